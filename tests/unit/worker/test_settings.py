@@ -1,0 +1,199 @@
+"""Settings hold or say what to do; secrets stay secret."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from worker.clouds import CLOUDS
+from worker.settings import InvalidSettings, Settings, load
+
+TENANT = "11111111-2222-3333-4444-555555555555"
+FLOW_URL = (
+    "https://abcdef0123456789abcdef01234567.89.environment.api.powerplatform.com/powerautomate/automations/direct/"
+    "workflows/0123456789abcdef0123456789abcdef/triggers/manual/paths/invoke?api-version=1"
+)
+GOOD = f"""
+[servicebus]
+namespace = "contoso.servicebus.windows.net"
+
+[claims]
+tenants = ["{TENANT}"]
+audiences = ["api://flow-worker"]
+
+[flows.create-quote]
+url = "{FLOW_URL}"
+role = "Quotes.Create"
+"""
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory and no FLOW_WORKER_ variables."""
+    for name in [name for name in os.environ if name.startswith("FLOW_WORKER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def loaded(folder: Path, text: str) -> Settings:
+    path = folder / "settings.toml"
+    path.write_text(text, encoding="utf-8")
+    return load(path)
+
+
+def fault(folder: Path, text: str) -> str:
+    with pytest.raises(InvalidSettings) as caught:
+        loaded(folder, text)
+    return str(caught.value)
+
+
+def test_a_small_file_is_enough(nowhere: Path) -> None:
+    settings = loaded(nowhere, GOOD)
+    assert [queue.name for queue in settings.request_queues] == ["flow-requests"]
+    assert settings.replies.default_queue == "flow-replies"
+    assert settings.facts.flow_scope == "https://service.flow.microsoft.com//.default"
+    assert settings.authority == "https://login.microsoftonline.com"
+    assert settings.flows["create-quote"].idempotent is False
+
+
+def test_a_file_in_the_working_directory_is_found(nowhere: Path) -> None:
+    (nowhere / "flow-worker.toml").write_text(GOOD, encoding="utf-8")
+    assert load().servicebus.namespace == "contoso.servicebus.windows.net"
+
+
+def test_the_environment_goes_before_dotenv_and_dotenv_before_the_file(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nowhere / ".env").write_text(
+        "FLOW_WORKER_RETRY_PAUSE_SECONDS=7\nFLOW_WORKER_SHUTDOWN_GRACE_SECONDS=7\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("FLOW_WORKER_SHUTDOWN_GRACE_SECONDS", "9")
+    settings = loaded(nowhere, "max_deliveries = 5\nretry_pause_seconds = 5\nshutdown_grace_seconds = 5\n" + GOOD)
+    assert (settings.shutdown_grace_seconds, settings.retry_pause_seconds, settings.max_deliveries) == (9, 7, 5)
+
+
+def test_a_nested_variable_joins_names_by_two_underscores(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOW_WORKER_SERVICEBUS__NAMESPACE", "fabrikam.servicebus.windows.net")
+    assert loaded(nowhere, GOOD).servicebus.namespace == "fabrikam.servicebus.windows.net"
+
+
+def test_every_missing_setting_is_named_at_once_with_its_remedy(nowhere: Path) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load()
+    text = str(caught.value)
+    for name in ("servicebus", "claims", "flows"):
+        assert f"{name}: required; set FLOW_WORKER_{name.upper()} or {name} in the TOML file" in text
+
+
+def test_a_number_out_of_bounds_names_its_field(nowhere: Path) -> None:
+    text = fault(nowhere, GOOD.replace("[claims]", "receive_wait_seconds = 0.1\n[claims]"))
+    assert "servicebus.receive_wait_seconds" in text
+    assert "FLOW_WORKER_SERVICEBUS__RECEIVE_WAIT_SECONDS" in text
+
+
+def test_a_misspelt_name_is_refused(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "request_queue: no such setting" in fault(nowhere, 'request_queue = "x"\n' + GOOD)
+    assert "role_name" in fault(nowhere, GOOD + 'role_name = "x"\n')
+    monkeypatch.setenv("FLOW_WORKER_SERVICE_BUS__NAMESPACE", "x")
+    assert "FLOW_WORKER_SERVICE_BUS__NAMESPACE: no such setting" in fault(nowhere, GOOD)
+
+
+def test_a_missing_or_broken_file_is_named(nowhere: Path) -> None:
+    with pytest.raises(InvalidSettings, match=r"absent\.toml: no such file"):
+        load(Path("absent.toml"))
+    assert "not valid TOML" in fault(nowhere, "flows = [")
+
+
+def test_one_way_into_service_bus_is_chosen(nowhere: Path) -> None:
+    both = GOOD.replace("[claims]", 'connection_string = "Endpoint=sb://x/;SharedAccessKey=hush"\n[claims]')
+    assert "exactly one of connection_string and namespace" in fault(nowhere, both)
+    assert "hush" not in fault(nowhere, both)
+
+
+@pytest.mark.parametrize(
+    ("connection_string", "expected"),
+    [("SharedAccessKey=hush", "Endpoint=sb://"), ("Endpoint=sb://x/;EntityPath=q;SharedAccessKey=hush", "EntityPath")],
+)
+def test_a_connection_string_of_the_wrong_kind_is_refused_without_repeating_it(
+    nowhere: Path, connection_string: str, expected: str
+) -> None:
+    text = fault(
+        nowhere,
+        GOOD.replace('namespace = "contoso.servicebus.windows.net"', f'connection_string = "{connection_string}"'),
+    )
+    assert expected in text
+    assert "hush" not in text
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (FLOW_URL + "&sp=%2Ftriggers&sv=1.0&sig=hush", "SAS signature"),
+        (FLOW_URL.replace("https:", "http:"), "not https"),
+        ("https://evil.example/powerautomate/hush", "no flow host of the public cloud"),
+        ("https://environment.api.powerplatform.com.evil.example/hush", "no flow host"),
+        ("https://notlogic.azure.com/hush", "no flow host"),
+        ("https://user:hush@x.environment.api.powerplatform.com/", "not an absolute URL"),
+        ("invoke?hush", "not an absolute URL"),
+    ],
+)
+def test_a_url_the_token_must_not_be_sent_to_is_refused_without_repeating_it(
+    nowhere: Path, url: str, expected: str
+) -> None:
+    text = fault(nowhere, GOOD.replace(FLOW_URL, url))
+    assert "flows.create-quote.url" in text
+    assert expected in text
+    assert "hush" not in text
+
+
+def test_a_sovereign_cloud_has_its_own_hosts_and_scope(nowhere: Path) -> None:
+    assert "no flow host of the gcc-high cloud" in fault(nowhere, 'cloud = "gcc-high"\n' + GOOD)
+    there = FLOW_URL.replace("api.powerplatform.com", "api.high.powerplatform.microsoft.us")
+    settings = loaded(nowhere, 'cloud = "gcc-high"\n' + GOOD.replace(FLOW_URL, there))
+    assert settings.facts.flow_scope == "https://high.service.flow.microsoft.us//.default"
+    assert settings.authority == "https://login.microsoftonline.us"
+
+
+def test_plain_http_is_for_hosts_named_in_the_settings(nowhere: Path) -> None:
+    here = GOOD.replace(FLOW_URL, "http://127.0.0.1:5380/flows/x")
+    assert "name '127.0.0.1:5380' in plain_http_hosts" in fault(nowhere, here)
+    loaded(nowhere, 'plain_http_hosts = ["127.0.0.1:5380"]\n' + here)
+    assert "not https" in fault(nowhere, 'plain_http_hosts = ["127.0.0.1:5381"]\n' + here)
+
+
+def test_an_issuer_without_tls_is_for_hosts_named_in_the_settings(nowhere: Path) -> None:
+    text = fault(nowhere, GOOD.replace("[claims]", '[claims]\nauthority = "http://127.0.0.1:5380"'))
+    assert "claims.authority is not https" in text
+
+
+def test_another_host_is_for_the_settings_to_name(nowhere: Path) -> None:
+    here = GOOD.replace(FLOW_URL, "https://flows.contoso.example/x")
+    assert "name the host in flow_hosts" in fault(nowhere, here)
+    loaded(nowhere, 'flow_hosts = ["flows.contoso.example"]\n' + here)
+
+
+def test_an_input_schema_must_be_one(nowhere: Path) -> None:
+    text = fault(nowhere, GOOD + 'input_schema = { type = "objekt" }\n')
+    assert "flows.create-quote.input_schema" in text
+    assert "not a JSON Schema at $.type" in text
+
+
+def test_the_echo_masks_every_secret(nowhere: Path) -> None:
+    text = GOOD.replace(
+        'namespace = "contoso.servicebus.windows.net"',
+        'connection_string = "Endpoint=sb://x.example/;SharedAccessKeyName=n;SharedAccessKey=hush"',
+    )
+    settings = loaded(nowhere, text)
+    for shown in (str(settings.echo()), repr(settings), str(settings)):
+        assert "hush" not in shown
+        assert "workflows/0123" not in shown
+    assert "shutdown_grace_seconds" in settings.echo()
+
+
+def test_every_clouds_scope_keeps_both_slashes() -> None:
+    for cloud in CLOUDS.values():
+        assert cloud.flow_scope.endswith("//.default")
+        assert cloud.flow_scope.startswith("https://")

@@ -1,0 +1,112 @@
+"""Issuers' signing keys, by OpenID discovery: cached, refreshed, and kept while the issuer cannot be reached.
+
+Entra rolls keys without a schedule and asks its clients to cache for a day, refresh hourly, and look again for an
+unknown key at most every five minutes (Microsoft Learn, "Signing key rollover").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import httpx
+from jwt import PyJWK, PyJWKSet, PyJWTError
+
+from worker.errors import NotKnownYet
+from worker.logs import log
+
+_log = logging.getLogger(__name__)
+_MAX_DOCUMENT_BYTES = 1024 * 1024
+
+
+@dataclass
+class _Held:
+    """What is held of one issuer. Times are of the injected clock; minus infinity: never."""
+
+    keys: dict[str, PyJWK] = field(default_factory=dict)
+    fetched_at: float = float("-inf")
+    tried_at: float = float("-inf")
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class IssuerKeys:
+    """Signing keys of any number of issuers. Concurrent questions for one issuer fetch once."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        *,
+        lifetime_seconds: float,
+        refresh_seconds: float,
+        cooldown_seconds: float,
+        fetch_seconds: float,
+        failure_pause_seconds: float = 5.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._lifetime = lifetime_seconds
+        self._refresh = refresh_seconds
+        self._cooldown = cooldown_seconds
+        self._deadline = fetch_seconds
+        self._failure_pause = failure_pause_seconds
+        self._now = now
+        self._held: dict[str, _Held] = {}
+
+    async def find(self, issuer: str, kid: str) -> PyJWK | None:
+        """See `SigningKeys.find`."""
+        held = self._held.setdefault(issuer, _Held())
+        if self._wants_fetch(held, kid):
+            async with held.lock:
+                if self._wants_fetch(held, kid):
+                    await self._fetch(issuer, held)
+        if self._now() - held.fetched_at > self._lifetime:
+            raise NotKnownYet("keys_unavailable", f"the signing keys of {issuer} cannot be had")
+        return held.keys.get(kid)
+
+    def _wants_fetch(self, held: _Held, kid: str) -> bool:
+        now = self._now()
+        if now - held.tried_at < self._failure_pause:
+            return False
+        age = now - held.fetched_at
+        return age > self._refresh or (kid not in held.keys and age > self._cooldown)
+
+    async def _fetch(self, issuer: str, held: _Held) -> None:
+        """Replace the issuer's keys; keep the last good ones if they cannot be had."""
+        held.tried_at = self._now()
+        try:
+            async with asyncio.timeout(self._deadline):
+                keys = await self._published_keys(issuer)
+        except (httpx.HTTPError, TimeoutError, ValueError, PyJWTError) as error:
+            log(
+                _log,
+                logging.WARNING,
+                "keys.unavailable",
+                f"The signing keys of {issuer} could not be fetched; "
+                + ("the last good ones stay in use." if held.keys else "claims wait until they can."),
+                error=f"{type(error).__name__}: {error}"[:300],
+            )
+            return
+        held.keys, held.fetched_at = keys, self._now()
+
+    async def _published_keys(self, issuer: str) -> dict[str, PyJWK]:
+        discovery = await self._document(f"{issuer}/.well-known/openid-configuration")
+        if discovery.get("issuer") != issuer:
+            raise ValueError("the discovery document is another issuer's")
+        where = discovery.get("jwks_uri")
+        if not isinstance(where, str) or not where.startswith("https:" if issuer.startswith("https:") else "http"):
+            raise ValueError("the discovery document names no usable jwks_uri")
+        keys = PyJWKSet.from_dict(await self._document(where)).keys
+        return {key.key_id: key for key in keys if key.key_id and key.key_type == "RSA"}
+
+    async def _document(self, url: str) -> dict[str, object]:
+        response = await self._client.get(url)
+        response.raise_for_status()
+        if len(response.content) > _MAX_DOCUMENT_BYTES:
+            raise ValueError("the answer is too large")
+        document = response.json()
+        if not isinstance(document, dict):
+            raise ValueError("the answer is not a JSON object")  # noqa: TRY004 - one error for every bad answer
+        return document

@@ -1,0 +1,71 @@
+"""All lanes, supervised: started together, watched, and drained in three steps.
+
+Stop taking requests → wait for those at hand for the grace period → stop waiting for their flows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from worker.health import Health
+from worker.lane import Lane
+from worker.logs import log
+
+_log = logging.getLogger(__name__)
+
+
+class Crew:
+    """Runs lanes until told to stop; the death of one stops all, loudly."""
+
+    def __init__(self, lanes: Sequence[Lane], health: Health, *, grace_seconds: float) -> None:
+        self._lanes = lanes
+        self._health = health
+        self._grace = grace_seconds
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def stop(self) -> None:
+        """Drain; called again, do not wait for the grace period to end."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Work until stopped and drained. Raises the error of a lane that died of a fault in the worker."""
+        tasks = [asyncio.create_task(lane.run(), name=lane.name) for lane in self._lanes]
+        stopped = asyncio.create_task(self._stop.wait(), name="stop signal")
+        await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not self._stop.is_set():
+            log(_log, logging.CRITICAL, "crew.lane_died", "A lane died of a fault; the worker stops.")
+        await self._drain(tasks)
+        await asyncio.gather(*tasks)
+
+    async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
+        self._health.draining = True
+        for lane in self._lanes:
+            lane.stop()
+        log(
+            _log,
+            logging.INFO,
+            "crew.draining",
+            f"Stopping: requests at hand have {self._grace:g} s to finish.",
+        )
+        hurry = asyncio.create_task(self._hurry.wait(), name="hurry signal")
+        finished = asyncio.gather(*(asyncio.wait([task]) for task in tasks))
+        await asyncio.wait([hurry, finished], timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not finished.done():
+            unfinished = sum(not task.done() for task in tasks)
+            log(
+                _log,
+                logging.WARNING,
+                "crew.interrupting",
+                f"{unfinished} lanes are not done; their flows are left.",
+            )
+            for lane in self._lanes:
+                lane.interrupt()
+            await finished
+        log(_log, logging.INFO, "crew.stopped", "Stopped; every request at hand was finished or given back.")

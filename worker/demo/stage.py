@@ -1,0 +1,238 @@
+"""The demo's stage: an emulator and a worker, each a process of its own, as a user would start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+START_SECONDS = 30.0
+STOP_SECONDS = 45.0
+
+ROLE = "Quotes.Create"
+_TENANT_INDEX = 3  # http://host:port/{tenant}/v2.0
+
+
+class StageError(Exception):
+    """A process did not start or stop as it should; the message says which and shows the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emulator:
+    """What the emulator said when it was ready."""
+
+    connection_string: str
+    identity_endpoint: str
+    identity_header: str
+    issuer: str
+    audience: str
+    flows_url: str
+
+    @property
+    def web_url(self) -> str:
+        """The base of everything the emulator serves over HTTP."""
+        return "/".join(self.issuer.split("/")[:3])
+
+    def mint(self, user: str, *roles: str, forged: bool = False) -> str:
+        """A token for the worker's own audience, as the issuer signs it, or forged."""
+        wanted = {"user": user, "roles": list(roles), "forged": forged, "audience": self.audience}
+        answer = httpx.post(f"{self.web_url}/emulator/token", json=wanted, timeout=10)
+        token: str = answer.raise_for_status().json()["access_token"]
+        return token
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Both processes, running."""
+
+    emulator: Emulator
+    folder: Path
+    worker: subprocess.Popen[str]
+
+
+@contextmanager
+def set_up(folder: Path) -> Iterator[Stage]:
+    """Start both, stop both. Logs and settings are in `folder`. Raises `StageError`."""
+    with ExitStack() as stack:
+        emulator = stack.enter_context(_emulator(folder))
+        worker = stack.enter_context(_worker(folder, emulator))
+        yield Stage(emulator, folder, worker)
+
+
+@contextmanager
+def _emulator(folder: Path) -> Iterator[Emulator]:
+    command = [sys.executable, "-m", "emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
+    log = folder / "emulator.log"
+    with log.open("w", encoding="utf-8") as errors:
+        process = _start(command, stdout=subprocess.PIPE, stderr=errors, cwd=_checkout(), env=os.environ)
+        try:
+            yield _ready(process, log)
+        finally:
+            _stop(process, "the emulator")
+
+
+def _ready(process: subprocess.Popen[str], log: Path) -> Emulator:
+    """Wait for the line `ready {…}`."""
+    assert process.stdout is not None  # noqa: S101 - it was asked for above
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True, name="emulator stdout").start()
+    try:
+        line = lines.get(timeout=START_SECONDS)
+    except queue.Empty:
+        raise StageError(f"The emulator was not ready within {START_SECONDS:g} s.\n{_tail(log)}") from None
+    if not line.startswith("ready "):
+        raise StageError(f"The emulator did not start.\n{_tail(log)}")
+    said = json.loads(line.removeprefix("ready "))
+    return Emulator(**{name: said[name] for name in Emulator.__dataclass_fields__})
+
+
+def _pump(stream: IO[str], lines: queue.Queue[str]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put("")  # the end: whoever waits is told
+
+
+@contextmanager
+def _worker(folder: Path, emulator: Emulator) -> Iterator[subprocess.Popen[str]]:
+    port = _free_port()
+    (folder / "flow-worker.toml").write_text(worker_settings(emulator, port), encoding="utf-8")
+    log = folder / "worker.log"
+    with log.open("w", encoding="utf-8") as errors:
+        command = [sys.executable, "-m", "worker", "run"]
+        process = _start(command, stdout=None, stderr=errors, cwd=folder, env=worker_environment(emulator))
+        try:
+            _wait_ready(process, port, log)
+            yield process
+        finally:
+            _stop(process, "the worker")
+
+
+def worker_environment(emulator: Emulator) -> Mapping[str, str]:
+    """The worker's variables: this process's own, without settings of another worker."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_WORKER_")}
+    paths = [str(_checkout()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return inherited | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "IDENTITY_ENDPOINT": emulator.identity_endpoint,
+        "IDENTITY_HEADER": emulator.identity_header,
+        "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": emulator.connection_string,
+        "FLOW_WORKER_CONFIG": "flow-worker.toml",
+    }
+
+
+def worker_settings(emulator: Emulator, health_port: int) -> str:
+    """The worker's TOML file for the emulator's default queues and flows."""
+    parts = emulator.issuer.split("/")
+    host = parts[2]
+    flows = "\n".join(
+        f'[flows.{name}]\nurl = "{emulator.flows_url}/{target}/triggers/manual/paths/invoke?api-version=1"\n'
+        f'role = "{ROLE}"\ntimeout_seconds = 30\n'
+        + (f"input_schema = {_QUOTE_SCHEMA}\n" if name == "create-quote" else "")
+        for name, target in _FLOWS.items()
+    )
+    return f"""plain_http_hosts = ["{host}"]
+shutdown_grace_seconds = 20
+
+[claims]
+authority = "{"/".join(parts[:_TENANT_INDEX])}"
+tenants = ["{parts[_TENANT_INDEX]}"]
+audiences = ["{emulator.audience}"]
+
+[[request_queues]]
+name = "flow-requests"
+lanes = 8
+
+[servicebus]
+receive_wait_seconds = 1
+
+[health]
+port = {health_port}
+
+{flows}"""
+
+
+_FLOWS = {
+    "create-quote": "create-quote",
+    "create-quote-unchecked": "create-quote",  # the same flow, its schema left to itself
+    "notify-team": "notify-team",
+    "slow-report": "slow-report",
+    "broken-approval": "broken-approval",
+}
+_QUOTE_SCHEMA = (
+    '{ type = "object", required = ["customer", "amount"], '
+    'properties = { customer = { type = "string" }, amount = { type = "number", exclusiveMinimum = 0 } } }'
+)
+
+
+def _wait_ready(process: subprocess.Popen[str], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise StageError(f"The worker ended at once, with status {process.returncode}.\n{_tail(log)}")
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    raise StageError(f"The worker was not ready within {START_SECONDS:g} s.\n{_tail(log)}")
+
+
+def _start(
+    command: list[str], *, stdout: int | None, stderr: IO[str], cwd: Path, env: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """A process in a group of its own, so that Ctrl-C reaches the demo alone and it can stop the two in order."""
+    if sys.platform == "win32":
+        flags, new_session = subprocess.CREATE_NEW_PROCESS_GROUP, False
+    else:
+        flags, new_session = 0, True
+    return subprocess.Popen(  # noqa: S603 - our own commands
+        command,
+        stdout=stdout,
+        stderr=stderr,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        cwd=cwd,
+        env=env,
+        creationflags=flags,
+        start_new_session=new_session,
+    )
+
+
+def _stop(process: subprocess.Popen[str], name: str) -> None:
+    """Ask to stop, as a user would: SIGTERM, or Ctrl-Break where there are no signals."""
+    if process.poll() is None:
+        process.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise StageError(f"Asked to stop, {name} did not within {STOP_SECONDS:g} s.") from None
+
+
+def _checkout() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -1,0 +1,45 @@
+"""The managed-identity token that flows admit: azure-identity's own credential, one for the process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import TracebackType
+from typing import Self
+
+from azure.core.exceptions import AzureError
+from azure.identity.aio import ManagedIdentityCredential
+
+from worker.errors import NotKnownYet
+
+
+class FlowIdentity:
+    """Gives the bearer token for the Flow service's audience; caching and refresh are the credential's."""
+
+    def __init__(self, scope: str, *, client_id: str | None, deadline_seconds: float) -> None:
+        self._scope = scope
+        self._deadline = deadline_seconds
+        self._credential = ManagedIdentityCredential(client_id=client_id)
+
+    async def __aenter__(self) -> Self:
+        await self._credential.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._credential.close()
+
+    async def token(self) -> str:
+        """The access token. Raises `NotKnownYet` whatever went wrong: no call has gone out yet.
+
+        The credential's own errors are as varied as its endpoints (a bare KeyError for an answer without
+        `resource`, JSON errors for a proxy's HTML page), so they are caught as broadly as it throws them.
+        """
+        try:
+            async with asyncio.timeout(self._deadline):
+                return (await self._credential.get_token(self._scope)).token
+        except (AzureError, TimeoutError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+            raise NotKnownYet(
+                "identity_unavailable", f"no managed-identity token could be had ({type(error).__name__})"
+            ) from error

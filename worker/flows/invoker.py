@@ -1,0 +1,163 @@
+"""The call of an HTTP-triggered flow: one POST, bounded in time and size, its answer as plain data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import TracebackType
+from typing import Protocol, Self
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from pydantic import JsonValue
+from pydantic_core import to_json
+
+from worker.errors import CallFailed
+from worker.flows.registry import Flow
+
+_TRACKING_PREFIX = "x-ms-"
+_RUN_ID = "x-ms-workflow-run-id"
+_MAX_TRACKING_HEADERS = 32
+_MAX_HEADER_CHARACTERS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a flow answered. `body` is None if it was larger than the worker reads."""
+
+    status: int
+    content_type: str | None
+    body: bytes | None
+    run_id: str | None
+    tracking: Mapping[str, str]
+
+
+class TokenSource(Protocol):
+    """Where the bearer token comes from."""
+
+    async def token(self) -> str:
+        """Raises `NotKnownYet` if none can be had just now."""
+        ...
+
+
+class Invoker:
+    """Calls flows over one bounded connection pool."""
+
+    def __init__(
+        self,
+        identity: TokenSource,
+        *,
+        connect_seconds: float,
+        max_connections: int,
+        keepalive_seconds: float,
+        max_response_bytes: int,
+    ) -> None:
+        self._identity = identity
+        self._max_response_bytes = max_response_bytes
+        self._client = http_client(
+            connect_seconds=connect_seconds,
+            max_connections=max_connections,
+            keepalive_seconds=keepalive_seconds,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def token(self) -> str:
+        """The bearer for the next call. Had before the call is counted as begun. Raises `NotKnownYet`."""
+        return await self._identity.token()
+
+    async def invoke(
+        self, flow: Flow, input_: JsonValue, *, token: str, correlation_id: str, traceparent: str | None
+    ) -> Answer:
+        """POST the input. Raises `CallFailed` if no whole answer came within the flow's timeout."""
+        headers = {
+            "authorization": f"Bearer {token}",
+            "content-type": "application/json",
+            "accept": "application/json, */*;q=0.5",
+            "x-ms-client-tracking-id": correlation_id,
+        }
+        if traceparent:
+            headers["traceparent"] = traceparent
+        try:
+            async with (
+                asyncio.timeout(flow.timeout_seconds),
+                self._client.stream("POST", flow.url, content=to_json(input_), headers=headers) as response,
+            ):
+                return await self._read(response)
+        except TimeoutError:
+            raise CallFailed(
+                "flow_timeout",
+                f"The flow did not answer within {flow.timeout_seconds:g} s.",
+                may_have_run=True,
+            ) from None
+        except (httpx.HTTPError, aiohttp.ClientError) as error:
+            raise _call_failed(error) from error
+
+    async def _read(self, response: httpx.Response) -> Answer:
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > self._max_response_bytes:
+                return _answer(response, None)
+        return _answer(response, bytes(body))
+
+
+def http_client(*, connect_seconds: float, max_connections: int, keepalive_seconds: float) -> httpx.AsyncClient:
+    """An httpx client on aiohttp's transport that keeps no cookies and follows no redirects.
+
+    A cookie would tie one sender's call to another's, and a redirect would carry the bearer elsewhere. aiohttp's
+    transport takes a tenth of the CPU of httpx's own (see docs/performance.md).
+    """
+    limits = httpx.Limits(max_connections=max_connections, keepalive_expiry=keepalive_seconds)
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=max_connections, keepalive_timeout=keepalive_seconds, ssl=httpx.create_ssl_context()
+        )
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    return httpx.AsyncClient(
+        transport=AiohttpTransport(client=session, limits=limits),
+        timeout=httpx.Timeout(None, connect=connect_seconds),
+        follow_redirects=False,
+        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+    )
+
+
+def _answer(response: httpx.Response, body: bytes | None) -> Answer:
+    tracking = {
+        name.lower(): value[:_MAX_HEADER_CHARACTERS]
+        for name, value in response.headers.items()
+        if name.lower().startswith(_TRACKING_PREFIX)
+    }
+    return Answer(
+        status=response.status_code,
+        content_type=response.headers.get("content-type"),
+        body=body,
+        run_id=tracking.get(_RUN_ID),
+        tracking=dict(sorted(tracking.items())[:_MAX_TRACKING_HEADERS]),
+    )
+
+
+def _call_failed(error: httpx.HTTPError | aiohttp.ClientError) -> CallFailed:
+    """Whether the request may have been sent decides all, and is read off aiohttp's own error.
+
+    The httpx transport reports a server that hung up in the middle as a *connect* timeout, which would make a run
+    that happened look like one that never began; only aiohttp's connector errors prove that nothing was sent.
+    """
+    cause = error.__cause__ if isinstance(error, httpx.HTTPError) else error
+    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL):
+        return CallFailed(
+            "flow_unreachable", f"The flow could not be reached ({type(cause).__name__}).", may_have_run=False
+        )
+    kind = type(cause or error).__name__
+    return CallFailed("flow_no_answer", f"The connection broke before the flow's answer ({kind}).", may_have_run=True)

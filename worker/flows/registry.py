@@ -1,0 +1,69 @@
+"""The flows that may be started, by name. A URL never comes from a message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jsonschema.protocols import Validator
+from jsonschema.validators import Draft202012Validator, validator_for
+from pydantic import JsonValue
+
+from worker.errors import Refused
+from worker.settings import FlowSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One flow. `url` is a secret: whoever has it and a token may start the flow."""
+
+    name: str
+    url: str = field(repr=False)
+    role: str
+    timeout_seconds: float
+    idempotent: bool
+    input_validator: Validator | None = field(default=None, repr=False)
+
+    def check_input(self, value: JsonValue) -> None:
+        """Raises `Refused` unless `value` fits the trigger's schema. The message names the place, not the value."""
+        if self.input_validator is None:
+            return
+        fault = next(iter(self.input_validator.iter_errors(value)), None)
+        if fault is not None:
+            rule = f"'{fault.validator}': {_shown(fault.validator_value)}"
+            raise Refused(
+                "input_schema_mismatch",
+                f"The input does not fit the schema of '{self.name}': {fault.json_path} fails {rule}.",
+            )
+
+
+class Registry:
+    """Finds a flow by its name."""
+
+    def __init__(self, flows: Mapping[str, FlowSettings]) -> None:
+        self._flows = {name: _flow(name, settings) for name, settings in flows.items()}
+
+    def find(self, name: str) -> Flow:
+        """Raises `Refused` if there is no such flow."""
+        try:
+            return self._flows[name]
+        except KeyError:
+            raise Refused("unknown_flow", "No flow of this name may be started here; check the name.") from None
+
+
+def _flow(name: str, settings: FlowSettings) -> Flow:
+    schema = settings.input_schema
+    return Flow(
+        name=name,
+        url=settings.url.get_secret_value(),
+        role=settings.role,
+        timeout_seconds=settings.timeout_seconds,
+        idempotent=settings.idempotent,
+        input_validator=None if schema is None else validator_for(schema, default=Draft202012Validator)(schema),
+    )
+
+
+def _shown(rule: Any) -> str:
+    text = str(rule)
+    return text if len(text) <= 200 else text[:200] + "…"

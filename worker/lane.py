@@ -1,0 +1,209 @@
+"""One lane: one receiver, one request at a time, its lock kept alive, its outcome carried out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from contracts.message import ReceivedMessage
+from worker.health import LaneHealth
+from worker.logs import log
+from worker.outcome import DeadLetter, Later, Outcome, Reply
+from worker.replies import Replies
+from worker.servicebus import BusTrouble, Delivery, LockLost, Receiver, ServiceBus
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_RENEW_AT = 1 / 3
+"""A lock is renewed when this part of its time is over: two renewals may fail before it is lost."""
+_TOO_LATE_SECONDS = 2.0
+"""A request whose lock ends sooner than this is not begun: it is on its way to someone else."""
+
+
+class Journey(Protocol):
+    """Decides what is to be done about a request."""
+
+    async def handle(self, message: ReceivedMessage) -> Outcome:
+        """Raises nothing but `CancelledError`, and that only if no flow was called."""
+        ...
+
+
+class Lane:
+    """Takes requests from one queue until told to stop, on a new connection whenever the old one fails."""
+
+    def __init__(
+        self,
+        name: str,
+        queue: str,
+        *,
+        bus: ServiceBus,
+        journey: Journey,
+        replies: Replies,
+        health: LaneHealth,
+        reconnect_max_seconds: float,
+    ) -> None:
+        self.name = name
+        self._queue = queue
+        self._bus = bus
+        self._journey = journey
+        self._replies = replies
+        self._health = health
+        self._reconnect_max = reconnect_max_seconds
+        self._stopping = asyncio.Event()
+        self._at_work: asyncio.Task[object] | None = None
+
+    def stop(self) -> None:
+        """Take no more requests; finish the one at hand."""
+        self._stopping.set()
+
+    def interrupt(self) -> None:
+        """Stop waiting for the flow or the reply queue: the request at hand is answered `unknown` or given back."""
+        self.stop()
+        if self._at_work is not None:
+            self._at_work.cancel()
+
+    async def run(self) -> None:
+        """Work until stopped. Returns then; raises only for a fault in the worker itself."""
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                async with self._bus.receiver(self._queue) as receiver:
+                    failures = 0
+                    self._health.connected()
+                    await self._consume(receiver)
+            except BusTrouble as trouble:
+                failures += 1
+                self._health.lost(str(trouble))
+                self._say_reconnecting(trouble, failures)
+                await self._pause(min(self._reconnect_max, 0.25 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311 - jitter
+
+    async def _consume(self, receiver: Receiver) -> None:
+        while not self._stopping.is_set():
+            delivery = await receiver.receive()
+            if delivery is not None:
+                await self._process(receiver, delivery)
+
+    async def _process(self, receiver: Receiver, delivery: Delivery) -> None:
+        if delivery.lock_seconds_left < _TOO_LATE_SECONDS:
+            self._say(logging.WARNING, "request.lock_too_short", "A request came too late to be begun.", delivery)
+            return
+        try:
+            async with self._kept_locked(receiver, delivery):
+                outcome = await self._outcome(delivery)
+                await self._publish(outcome)
+            await self._settle(receiver, delivery, outcome)
+        except LockLost:
+            self._say(
+                logging.WARNING,
+                "request.lock_lost",
+                "A request's lock was lost before it was settled; it will be delivered again. Raise the queue's lock "
+                "duration if flows are slow, or check the connection.",
+                delivery,
+            )
+
+    async def _outcome(self, delivery: Delivery) -> Outcome:
+        outcome = await self._interruptible(self._journey.handle(delivery.message))
+        return outcome or Later("interrupted", "the worker stopped before its flow was called", 0)
+
+    async def _publish(self, outcome: Outcome) -> None:
+        match outcome:
+            case (Reply() as reply) | DeadLetter(reply=Reply() as reply):
+                if not await self._interruptible(self._replies.publish(reply)):
+                    raise BusTrouble("the worker stopped before the reply queue accepted a result")
+            case Later(delay_seconds=delay):
+                await self._pause(delay)
+            case DeadLetter():
+                pass
+
+    async def _interruptible(self, work: Coroutine[Any, Any, _T]) -> _T | None:
+        """The work's result; None if `interrupt` ended it."""
+        task = asyncio.create_task(work, name=f"{self.name} at work")
+        self._at_work = task
+        try:
+            await asyncio.wait([task])
+            return None if task.cancelled() else task.result()
+        finally:
+            task.cancel()
+            self._at_work = None
+
+    async def _settle(self, receiver: Receiver, delivery: Delivery, outcome: Outcome) -> None:
+        match outcome:
+            case Reply(result=result):
+                await receiver.complete(delivery)
+                code = result.error.code if result.error else None
+                self._say(
+                    logging.INFO,
+                    "request.done",
+                    f"A request ended {result.status}.",
+                    delivery,
+                    flow=result.flow,
+                    code=code,
+                )
+            case DeadLetter(reason=reason, description=description):
+                await receiver.dead_letter(delivery, reason, description)
+                self._say(logging.WARNING, "request.dead_lettered", description, delivery, reason=reason)
+            case Later(code=code, cause=cause):
+                await receiver.abandon(delivery)
+                self._say(logging.WARNING, "request.given_back", f"A request waits: {cause}.", delivery, code=code)
+
+    @contextlib.asynccontextmanager
+    async def _kept_locked(self, receiver: Receiver, delivery: Delivery) -> AsyncIterator[None]:
+        """Renew the request's lock while the block runs. A lock that is lost is found out when settling."""
+        done = asyncio.Event()
+        keeper = asyncio.create_task(self._keep_locked(receiver, delivery, done), name=f"{self.name} lock")
+        try:
+            yield
+        finally:
+            # Not cancelled: a renewal under way holds the link, and ends within its own deadline.
+            done.set()
+            await keeper
+
+    async def _keep_locked(self, receiver: Receiver, delivery: Delivery, done: asyncio.Event) -> None:
+        while not await _set_within(done, max(0.2, delivery.lock_seconds_left * _RENEW_AT)):
+            try:
+                await receiver.renew(delivery)
+            except LockLost:
+                self._say(
+                    logging.WARNING, "request.lock_lost", "A request's lock was lost while its flow ran.", delivery
+                )
+                return
+            except BusTrouble as trouble:
+                self._say(logging.WARNING, "request.renew_failed", f"A lock could not be renewed: {trouble}", delivery)
+                if delivery.lock_seconds_left <= 0:
+                    return
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not longer than until told to stop."""
+        await _set_within(self._stopping, seconds)
+
+    def _say_reconnecting(self, trouble: BusTrouble, failures: int) -> None:
+        level = logging.WARNING if failures < 5 else logging.ERROR
+        sentence = f"The connection to '{self._queue}' failed and is made anew: {trouble}"
+        log(_log, level, "lane.reconnecting", sentence, lane=self.name, failures=failures)
+
+    def _say(self, level: int, event: str, sentence: str, delivery: Delivery, **fields: str | None) -> None:
+        message = delivery.message
+        log(
+            _log,
+            level,
+            event,
+            sentence,
+            lane=self.name,
+            message_id=message.message_id,
+            correlation_id=message.correlation_id or message.message_id,
+            delivery=message.delivery_count + 1,
+            **fields,
+        )
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event, at most this long; whether it is set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()

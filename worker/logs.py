@@ -1,0 +1,58 @@
+"""Log lines: one sentence for a person, a stable event name and fields for a machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Literal
+
+Field = str | int | float | bool | None
+
+
+def log(
+    logger: logging.Logger, level: int, event: str, sentence: str, *, exc_info: bool = False, **fields: Field
+) -> None:
+    """Write one line. `event` is stable across releases (dashboards count on it); `sentence` may change."""
+    logger.log(level, sentence, extra={"event": event, "fields": fields}, exc_info=exc_info)
+
+
+class _Text(logging.Formatter):
+    """`12:00:01.123 WARNING worker.lane: The sentence. [event key=value]`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        line = f"{at} {record.levelname:<7} {record.name}: {record.getMessage()}"
+        if event := getattr(record, "event", None):
+            fields = " ".join(f"{key}={value}" for key, value in getattr(record, "fields", {}).items())
+            line += f" [{event}{' ' if fields else ''}{fields}]"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line, for log collectors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Field] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "event": getattr(record, "event", None),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(level: str, form: Literal["text", "json"]) -> None:
+    """Send the worker's lines to stderr. The SDKs speak from WARNING on: below that they narrate every frame."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else _Text())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for noisy in ("azure", "httpx", "aiohttp.access", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

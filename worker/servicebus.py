@@ -1,0 +1,278 @@
+"""The only module of the worker that touches azure.servicebus: deadlines, error translation, settlement.
+
+Rules learned the hard way, kept here so that no one else needs to know them:
+
+- One receiver per lane, used by one task at a time: settling on a receiver that another task polls costs 0.2 s.
+- `prefetch_count=0`, and a receive is never cancelled while it works: it waits briefly and returns.
+- A sender is opened before use and used by one task at a time: concurrent cold sends fail.
+- Every SDK call has its own deadline: a frozen peer looks like an empty queue, and sends hang for minutes. After a
+  missed deadline the link's state is unknown, so the receiver or sender is thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self, TypeVar
+
+from azure.core.credentials_async import AsyncTokenCredential
+from azure.core.exceptions import AzureError
+from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
+from azure.servicebus import ServiceBusReceivedMessage, ServiceBusSubQueue
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
+from azure.servicebus.exceptions import (
+    MessageAlreadySettled,
+    MessageLockLostError,
+    MessageSizeExceededError,
+    MessagingEntityNotFoundError,
+    ServiceBusAuthorizationError,
+    ServiceBusError,
+)
+
+from contracts.message import Message, ReceivedMessage
+from contracts.servicebus import from_sdk, to_sdk
+from worker.logs import log
+from worker.settings import ServiceBusSettings
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_DEAD_LETTER_TEXT = 4096
+"""Service Bus takes reason and description up to this many characters each."""
+
+
+class BusTrouble(Exception):
+    """The connection cannot be used (any more): throw it away and make a new one."""
+
+
+class LockLost(Exception):
+    """The message's lock is gone: the broker will deliver it again, to whomever asks."""
+
+
+class TooLarge(Exception):
+    """The queue does not take a message of this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A request on loan: `message` is what it says, the rest is for settling it."""
+
+    message: ReceivedMessage
+    raw: ServiceBusReceivedMessage
+
+    @property
+    def lock_seconds_left(self) -> float:
+        """How long the lock still holds, by this machine's clock; negative once it is over."""
+        until = self.raw.locked_until_utc
+        return (until - datetime.now(UTC)).total_seconds() if until else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered:
+    """A message in a dead-letter queue, and why it is there."""
+
+    message_id: str | None
+    reason: str
+    description: str
+
+
+class Receiver:
+    """One peek-lock receiver on its own connection, for one task at a time."""
+
+    def __init__(self, sdk: ServiceBusReceiver, settings: ServiceBusSettings) -> None:
+        self._sdk = sdk
+        self._settings = settings
+        self._heard_at = time.monotonic()
+
+    async def receive(self) -> Delivery | None:
+        """The next request, None if none came within `receive_wait_seconds`. Raises `BusTrouble`."""
+        wait = self._settings.receive_wait_seconds
+        messages = await _bounded(
+            self._sdk.receive_messages(max_message_count=1, max_wait_time=wait),
+            wait + self._settings.settle_seconds,
+            "receive",
+        )
+        if not messages:
+            await self._probe_when_quiet()
+            return None
+        self._heard_at = time.monotonic()
+        return Delivery(from_sdk(messages[0]), messages[0])
+
+    async def complete(self, delivery: Delivery) -> None:
+        """Take the request off its queue. Raises `LockLost`, `BusTrouble`."""
+        await self._settle(self._sdk.complete_message(delivery.raw), "complete")
+
+    async def abandon(self, delivery: Delivery) -> None:
+        """Give the request back; its delivery count rises by one. Raises `LockLost`, `BusTrouble`."""
+        await self._settle(self._sdk.abandon_message(delivery.raw), "abandon")
+
+    async def dead_letter(self, delivery: Delivery, reason: str, description: str) -> None:
+        """Move the request to the dead-letter queue. Raises `LockLost`, `BusTrouble`."""
+        settling = self._sdk.dead_letter_message(
+            delivery.raw, reason=reason[:_DEAD_LETTER_TEXT], error_description=description[:_DEAD_LETTER_TEXT]
+        )
+        await self._settle(settling, "dead-letter")
+
+    async def renew(self, delivery: Delivery) -> None:
+        """Prolong the request's lock. Raises `LockLost`, `BusTrouble`."""
+        await _bounded(self._sdk.renew_message_lock(delivery.raw), self._settings.renew_seconds, "renew-lock")
+
+    async def _settle(self, settling: Awaitable[None], what: str) -> None:
+        await _bounded(settling, self._settings.settle_seconds, what)
+        self._heard_at = time.monotonic()
+
+    async def _probe_when_quiet(self) -> None:
+        """An empty receive proves nothing, so a silent broker is asked something it must answer."""
+        if time.monotonic() - self._heard_at < self._settings.probe_interval_seconds:
+            return
+        await _bounded(self._sdk.peek_messages(max_message_count=1), self._settings.settle_seconds, "probe")
+        self._heard_at = time.monotonic()
+
+
+class SenderPool:
+    """Up to `senders_per_queue` opened senders to one queue, each lent to one task at a time."""
+
+    def __init__(self, client: ServiceBusClient, queue: str, settings: ServiceBusSettings) -> None:
+        self._client = client
+        self._queue = queue
+        self._settings = settings
+        self._idle: list[ServiceBusSender] = []
+        self._slots = asyncio.Semaphore(settings.senders_per_queue)
+
+    async def send(self, message: Message) -> None:
+        """Returns once the broker has accepted the message. Raises `TooLarge`, `BusTrouble`."""
+        async with self._slots:
+            sender = self._idle.pop() if self._idle else await self._opened()
+            try:
+                await _bounded(sender.send_messages(to_sdk(message)), self._settings.send_seconds, "send")
+            except TooLarge:
+                self._idle.append(sender)
+                raise
+            except BaseException:
+                await _close_quietly(sender)
+                raise
+            self._idle.append(sender)
+
+    async def close(self) -> None:
+        """Close the idle senders; those lent out are closed with the client."""
+        senders, self._idle = self._idle, []
+        await asyncio.gather(*(_close_quietly(sender) for sender in senders))
+
+    async def _opened(self) -> ServiceBusSender:
+        sender = self._client.get_queue_sender(self._queue)
+        try:
+            await _bounded(sender.__aenter__(), self._settings.open_seconds, f"open a sender to '{self._queue}'")
+        except BaseException:
+            await _close_quietly(sender)
+            raise
+        return sender
+
+
+class ServiceBus:
+    """The way to Service Bus: one client and one credential for the process."""
+
+    def __init__(self, settings: ServiceBusSettings, *, client_id: str | None = None) -> None:
+        self._settings = settings
+        self._credential = credential_for(settings, client_id)
+        self._client = _client(settings, self._credential)
+        self._pools: dict[str, SenderPool] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.gather(*(pool.close() for pool in self._pools.values()))
+        await _close_quietly(self._client)
+        if self._credential is not None:
+            await self._credential.close()
+
+    @contextlib.asynccontextmanager
+    async def receiver(self, queue: str) -> AsyncIterator[Receiver]:
+        """A receiver on a connection of its own, opened. Raises `BusTrouble`."""
+        sdk = self._client.get_queue_receiver(queue, prefetch_count=0)
+        try:
+            await _bounded(sdk.__aenter__(), self._settings.open_seconds, f"open a receiver on '{queue}'")
+            yield Receiver(sdk, self._settings)
+        finally:
+            await _close_quietly(sdk)
+
+    async def send(self, queue: str, message: Message) -> None:
+        """See `SenderPool.send`."""
+        pool = self._pools.get(queue)
+        if pool is None:
+            pool = self._pools[queue] = SenderPool(self._client, queue, self._settings)
+        await pool.send(message)
+
+    async def dead_letters(self, queue: str, *, limit: int) -> list[DeadLettered]:
+        """Up to `limit` messages of the queue's dead-letter queue, looked at and left there. Raises `BusTrouble`."""
+        sdk = self._client.get_queue_receiver(queue, sub_queue=ServiceBusSubQueue.DEAD_LETTER, prefetch_count=0)
+        try:
+            await _bounded(sdk.__aenter__(), self._settings.open_seconds, f"open the dead-letter queue of '{queue}'")
+            peeked = await _bounded(sdk.peek_messages(limit), self._settings.settle_seconds, "peek")
+        finally:
+            await _close_quietly(sdk)
+        return [
+            DeadLettered(one.message_id, one.dead_letter_reason or "", one.dead_letter_error_description or "")
+            for one in peeked
+        ]
+
+
+async def _bounded(call: Awaitable[_T], seconds: float, what: str) -> _T:
+    """Await an SDK call under a deadline of our own and in our own errors."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await call
+    except MessageSizeExceededError as error:
+        raise TooLarge(str(error)) from error
+    except (MessageLockLostError, MessageAlreadySettled) as error:
+        raise LockLost(str(error)) from error
+    except TimeoutError as error:
+        raise BusTrouble(f"{what}: no answer within {seconds:g} s") from error
+    except MessagingEntityNotFoundError as error:
+        raise BusTrouble(f"{what}: there is no such queue; create it, or correct its name in the settings") from error
+    except ServiceBusAuthorizationError as error:
+        raise BusTrouble(f"{what}: not authorised; give the identity Azure Service Bus Data Receiver/Sender") from error
+    except (ServiceBusError, AzureError, OSError) as error:
+        raise BusTrouble(f"{what}: {type(error).__name__}: {error}") from error
+    except (AttributeError, ValueError, TypeError) as error:
+        # The SDK's own state breaks under a dropped connection ("'NoneType' object has no attribute …").
+        raise BusTrouble(f"{what}: the SDK failed with {type(error).__name__}: {error}") from error
+
+
+async def _close_quietly(closeable: ServiceBusClient | ServiceBusReceiver | ServiceBusSender) -> None:
+    """Closing is a courtesy to the broker: bounded, and its failure changes nothing."""
+    try:
+        async with asyncio.timeout(5):
+            await closeable.close()
+    except Exception as error:  # noqa: BLE001 - whatever the SDK throws while closing a broken connection
+        log(_log, logging.DEBUG, "servicebus.close_failed", f"Closing failed: {type(error).__name__}: {error}")
+
+
+def _client(settings: ServiceBusSettings, credential: AsyncTokenCredential | None) -> ServiceBusClient:
+    """The SDK retries little: the lane and the reply publisher retry on new connections, and say so."""
+    if settings.connection_string:
+        return ServiceBusClient.from_connection_string(
+            settings.connection_string.get_secret_value(), retry_total=1, retry_backoff_factor=0.2
+        )
+    if settings.namespace is None or credential is None:
+        raise ValueError("neither a connection string nor a namespace")  # ServiceBusSettings holds one of them
+    return ServiceBusClient(settings.namespace, credential, retry_total=1, retry_backoff_factor=0.2)
+
+
+def credential_for(
+    settings: ServiceBusSettings, client_id: str | None = None
+) -> ManagedIdentityCredential | DefaultAzureCredential | None:
+    """The credential to reach Service Bus with; None if the connection string is one."""
+    if settings.connection_string:
+        return None
+    if settings.credential == "default":
+        return DefaultAzureCredential(managed_identity_client_id=client_id)
+    return ManagedIdentityCredential(client_id=client_id)
