@@ -1,0 +1,92 @@
+"""Strict JSON (RFC 8259), both ways: what another language's parser might read differently is not JSON here."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, NoReturn
+
+from pydantic import AfterValidator, JsonValue
+
+MAX_DEPTH = 100
+"""Arrays and objects inside one another; beyond this, other readers' own limits begin."""
+
+
+class NotJson(ValueError):
+    """The text is not strict JSON, or the value has no JSON form. The message never quotes a value."""
+
+
+def parse(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonValue:
+    """Read UTF-8 JSON, with or without a byte order mark.
+
+    Raises `NotJson` for anything else, and for duplicate keys, NaN and infinities, numbers beyond a double, lone
+    surrogates and nesting beyond `max_depth`.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NotJson(f"is not UTF-8 (byte {error.start})") from None
+    try:
+        value: JsonValue = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise NotJson(f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise NotJson(f"is nested more than {max_depth} deep") from None
+    except NotJson:
+        raise
+    except ValueError:  # the interpreter's own limit for digits of an integer
+        raise NotJson("has a number with too many digits") from None
+    return checked(value, max_depth)
+
+
+def dump(value: JsonValue) -> bytes:
+    """Write compact UTF-8 JSON. Raises `NotJson` for NaN, infinities, lone surrogates and excessive nesting."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise NotJson("has a lone surrogate in a string") from None
+    except RecursionError:
+        raise NotJson(f"is nested more than {MAX_DEPTH} deep") from None
+    except ValueError:
+        raise NotJson("has a number that JSON cannot express (NaN or an infinity)") from None
+
+
+def checked(value: JsonValue, max_depth: int = MAX_DEPTH) -> JsonValue:
+    """The value itself. Raises `NotJson` if it cannot travel: nested too deep, or not expressible (see `dump`)."""
+    level: list[JsonValue] = [value]
+    for _ in range(max_depth + 1):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            break
+    else:
+        raise NotJson(f"is nested more than {max_depth} deep")
+    dump(value)
+    return value
+
+
+Json = Annotated[JsonValue, AfterValidator(lambda value: checked(value))]
+"""A field of a model that holds any JSON that can travel."""
+
+
+def _inside(value: JsonValue) -> list[JsonValue]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _unique(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise NotJson("has an object with a duplicate key")
+    return result
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise NotJson(f"has {name}, which is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise NotJson("has a number beyond the range of a double")
+    return number
