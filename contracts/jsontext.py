@@ -36,7 +36,7 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonValue:
         raise
     except ValueError:  # the interpreter's own limit for digits of an integer
         raise NotJson("has a number with too many digits") from None
-    return checked(value, max_depth)
+    return checked(value, max_depth=max_depth)
 
 
 def dump(value: JsonValue) -> bytes:
@@ -51,7 +51,7 @@ def dump(value: JsonValue) -> bytes:
         raise NotJson("has a number that JSON cannot express (NaN or an infinity)") from None
 
 
-def checked(value: JsonValue, max_depth: int = MAX_DEPTH) -> JsonValue:
+def checked(value: JsonValue, *, max_depth: int = MAX_DEPTH) -> JsonValue:
     """The value itself. Raises `NotJson` if it cannot travel: nested too deep, or not expressible (see `dump`)."""
     level: list[JsonValue] = [value]
     for _ in range(max_depth + 1):
@@ -64,7 +64,7 @@ def checked(value: JsonValue, max_depth: int = MAX_DEPTH) -> JsonValue:
     return value
 
 
-Json = Annotated[JsonValue, AfterValidator(lambda value: checked(value))]
+Json = Annotated[JsonValue, AfterValidator(checked)]
 """A field of a model that holds any JSON that can travel."""
 
 
