@@ -1,0 +1,177 @@
+"""What the HTTP side is made of: the identity, the flows, how they answer, and what goes wrong on purpose.
+
+In the configuration file the names are PascalCase, as in the official emulator's own sections (`DelaySeconds`); on the
+control endpoints, which change the same things while the emulator runs, they are snake_case (`delay_seconds`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+from jsonschema.exceptions import SchemaError
+from jsonschema.validators import Draft202012Validator, validator_for
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic.alias_generators import to_pascal
+
+FLOW_AUDIENCE = "https://service.flow.microsoft.com/"
+"""The public cloud's Flow service; the slash is part of it (Microsoft Learn, "Add OAuth authentication")."""
+
+TENANT_ID = UUID("6b1f3a52-0c6e-4f0d-9c7e-5d1e8a2b9f10")
+MANAGED_IDENTITY_OBJECT_ID = UUID("b7a4e2d9-3f58-4c61-8e0b-2f9d6c1a7e33")
+MANAGED_IDENTITY_CLIENT_ID = UUID("2e9c5b84-7d13-4a96-b5f2-81c0d3e6a4f7")
+
+HeaderText = Annotated[str, Field(pattern=r"^[^\r\n\x00]*$")]
+Seconds = Annotated[float, Field(ge=0, le=3600)]
+Resource = Annotated[str, Field(min_length=1, max_length=2048)]
+
+
+class Definition(BaseModel):
+    """Frozen, strict about names, and written either way (see the module's docstring)."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_pascal, validate_by_name=True, validate_by_alias=True
+    )
+
+
+class Content(Definition):
+    """A response's content: a text goes out as it stands, any other value as JSON, `body_base64` as its bytes."""
+
+    headers: dict[HeaderText, HeaderText] = Field(default_factory=dict)
+    content_type: HeaderText | None = None
+    body: JsonValue = None
+    body_base64: Base64Bytes | None = None
+
+    def payload(self) -> tuple[bytes, str]:
+        """The content's bytes and its type."""
+        if self.body_base64 is not None:
+            return self.body_base64, self.content_type or "application/octet-stream"
+        if self.body is None:
+            return b"", self.content_type or "text/plain; charset=utf-8"
+        if isinstance(self.body, str):
+            return self.body.encode(), self.content_type or "text/plain; charset=utf-8"
+        return json.dumps(self.body).encode(), self.content_type or "application/json; charset=utf-8"
+
+
+class Fault(Content):
+    """What goes wrong with the next `next_calls` calls, or with all of them.
+
+    - `respond`: answers with `status`, `headers` and the content instead of its own answer
+    - `delay`: its own answer, `delay_seconds` late (which every other kind honours as well)
+    - `throttle`: 429 with `retry_after`;  `html`: `status` with an HTML page, as proxies give
+    - `hang`: never answers
+    - `reset_before_reading`, `reset_after_reading`: the TCP connection is reset
+    - `close_midway`: the connection is reset half-way through the content
+    - `oversize`: a JSON text of `size_bytes`
+    """
+
+    kind: Literal[
+        "respond",
+        "delay",
+        "throttle",
+        "html",
+        "hang",
+        "reset_before_reading",
+        "reset_after_reading",
+        "close_midway",
+        "oversize",
+    ]
+    next_calls: int | None = Field(default=None, ge=1)
+    delay_seconds: Seconds = 0
+    status: int = Field(default=502, ge=200, le=599)
+    retry_after: HeaderText = "1"
+    size_bytes: int = Field(default=1024 * 1024, ge=2, le=1024**3)
+    starts_run: bool = True
+    """Whether a flow's answer names a run, as it does unless the platform turned the call away."""
+
+    @property
+    def turns_away(self) -> bool:
+        """Whether the call never gets as far as being checked."""
+        return self.kind in {"throttle", "reset_before_reading"}
+
+
+class FlowResponse(Content):
+    """A flow's Response action. Give at most one of `body`, `body_base64`, `echo` and `template`."""
+
+    status: int = 200
+    echo: bool = False
+    """Answer with the input."""
+    template: JsonValue = None
+    """A JSON value whose texts may hold `{input.customer}` and `{run_id}`; alone in a text, a placeholder keeps its
+    value's type."""
+
+    @field_validator("status")
+    @classmethod
+    def _allowed_status(cls, status: int) -> int:
+        if not (200 <= status < 300 or 400 <= status < 600):
+            raise ValueError("a Response action sends 2xx, 4xx or 5xx")
+        return status
+
+    @model_validator(mode="after")
+    def _one_content(self) -> Self:
+        given = [self.body is not None, self.body_base64 is not None, self.echo, self.template is not None]
+        if sum(given) > 1:
+            raise ValueError("give at most one of Body, BodyBase64, Echo and Template")
+        return self
+
+
+class FlowDefinition(Definition):
+    """A flow with an HTTP trigger, for specific users: the managed identity unless `allowed_object_ids` says else."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
+    state: Literal["Enabled", "Suspended", "Stopped", "Deleted"] = "Enabled"
+    input_schema: dict[str, JsonValue] | None = None
+    allowed_object_ids: tuple[UUID, ...] | None = None
+    """None: the managed identity alone. Empty: any user in the tenant."""
+    response: FlowResponse | None = Field(default_factory=FlowResponse)
+    """None: the flow has no Response action and is answered with 202 at once."""
+    delay_seconds: Seconds = 0
+    faults: tuple[Fault, ...] = ()
+
+    @field_validator("input_schema")
+    @classmethod
+    def _is_a_schema(cls, schema: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        if schema is not None:
+            try:
+                validator_for(schema, default=Draft202012Validator).check_schema(schema)
+            except SchemaError as error:
+                raise ValueError(f"not a JSON Schema: at {error.json_path}: {error.message}") from error
+        return schema
+
+
+class ManagedIdentity(Definition):
+    """The identity the emulator's host runs as."""
+
+    object_id: UUID = MANAGED_IDENTITY_OBJECT_ID
+    client_id: UUID = MANAGED_IDENTITY_CLIENT_ID
+
+
+class IdentityDefinition(Definition):
+    """The tenant, the managed identity, and who accepts which tokens."""
+
+    tenant_id: UUID = TENANT_ID
+    managed_identity: ManagedIdentity = Field(default_factory=ManagedIdentity)
+    identity_header: HeaderText | None = Field(default=None, min_length=1)
+    """The secret that guards the managed-identity endpoint; a new one at each start unless it is given."""
+    token_lifetime_seconds: int = Field(default=86_400, ge=1, le=7 * 86_400)
+    worker_audience: Resource = "api://flow-worker"
+    flow_audiences: tuple[Resource, ...] = Field(default=(FLOW_AUDIENCE,), min_length=1)
+    """The audiences flows admit, each exact to the last slash."""
+
+
+class HttpDefinition(Definition):
+    """The configuration file's section `FlowWorker`."""
+
+    identity: IdentityDefinition = Field(default_factory=IdentityDefinition)
+    flows: tuple[FlowDefinition, ...] = ()
+
+    @field_validator("flows")
+    @classmethod
+    def _names_differ(cls, flows: tuple[FlowDefinition, ...]) -> tuple[FlowDefinition, ...]:
+        names = [flow.name for flow in flows]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"there are two flows named '{twice[0]}'")
+        return flows
