@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 from aiohttp import web
 
@@ -45,29 +45,30 @@ def answers(fault: Fault | None) -> bool:
     return fault is None or fault.kind not in _NEVER_ANSWERED
 
 
-async def inflict(request: web.Request, fault: Fault) -> web.StreamResponse | None:
-    """Do to the call what the fault says. None: it only delays, the own answer follows."""
+async def inflict(request: web.Request, fault: Fault, headers: Mapping[str, str]) -> web.StreamResponse | None:
+    """Do to the call what the fault says; `headers` go with any answer. None: only a delay, the own answer follows."""
     await asyncio.sleep(fault.delay_seconds)
     match fault.kind:
         case "delay":
             return None
         case "respond":
             payload, content_type = fault.payload()
-            return _response(fault.status, payload, fault.headers | {"Content-Type": content_type})
+            return _response(fault.status, payload, {**headers, **fault.headers, "Content-Type": content_type})
         case "html":
-            return _response(fault.status, _HTML.encode(), {"Content-Type": "text/html"})
+            return _response(fault.status, _HTML.encode(), {**headers, "Content-Type": "text/html"})
         case "throttle":
             body = b'{"error":{"code":"TooManyRequests","message":"The rate limit was exceeded. Try again later."}}'
-            return _response(429, body, {"Content-Type": "application/json", "Retry-After": fault.retry_after})
+            throttled = {**headers, "Content-Type": "application/json", "Retry-After": fault.retry_after}
+            return _response(429, body, throttled)
         case "hang":
             await asyncio.Event().wait()
         case "reset_before_reading" | "reset_after_reading":
             return _reset(request)
         case "close_midway":
-            return await _cut(request, fault)
+            return await _cut(request, fault, headers)
         case "oversize":
             chunks = _long_text(fault.size_bytes)
-            return web.Response(status=200, body=chunks, headers={"Content-Type": "application/json"})
+            return web.Response(body=chunks, headers={**headers, "Content-Type": "application/json"})
     return None
 
 
@@ -87,10 +88,10 @@ def _reset(request: web.Request) -> web.StreamResponse:
     return web.Response()  # nobody is there to get it
 
 
-async def _cut(request: web.Request, fault: Fault) -> web.StreamResponse:
+async def _cut(request: web.Request, fault: Fault, headers: Mapping[str, str]) -> web.StreamResponse:
     payload, content_type = fault.payload()
     payload = payload or b'{"text": "' + b"x" * 1000 + b'"}'
-    response = web.StreamResponse(status=200, headers={"Content-Type": content_type})
+    response = web.StreamResponse(headers={**headers, "Content-Type": content_type})
     response.content_length = len(payload)
     await response.prepare(request)
     await response.write(payload[: len(payload) // 2])

@@ -1,4 +1,7 @@
-"""The managed-identity endpoint, in the App Service protocol (Microsoft Learn, "Managed identities for App Service")."""
+"""The managed-identity endpoint, in the App Service protocol.
+
+Source: Microsoft Learn, "How to use managed identities for App Service and Azure Functions", REST endpoint reference.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import time
 import uuid
 
 from aiohttp import web
+from pydantic import Field
 
 from emulator.definitions import Definition, Fault, IdentityDefinition
 from emulator.faults import Faults, inflict
@@ -20,7 +24,7 @@ class IdentityPatch(Definition):
     """What `PUT /emulator/identity` changes."""
 
     faults: tuple[Fault, ...] | None = None
-    token_lifetime_seconds: int | None = None
+    token_lifetime_seconds: int | None = Field(default=None, ge=1, le=7 * 86_400)
 
 
 class IdentityEndpoint:
@@ -45,11 +49,12 @@ class IdentityEndpoint:
         """`GET ?api-version=2019-08-01&resource=…[&client_id=…]` with `X-IDENTITY-HEADER`."""
         self.calls += 1
         fault = self.faults.strike()
-        answer = await inflict(request, fault) if fault else None
-        return answer or self._answer(request)
+        answer = await inflict(request, fault, {}) if fault else None
+        return self._answer(request) if answer is None else answer
 
     def _answer(self, request: web.Request) -> web.Response:
-        if not secrets.compare_digest(request.headers.get("X-IDENTITY-HEADER", "").encode(), self.header.encode()):
+        given = request.headers.get("X-IDENTITY-HEADER", "").encode(errors="surrogateescape")
+        if not secrets.compare_digest(given, self.header.encode()):
             return _refusal(401, "The X-IDENTITY-HEADER header is missing or is not this host's secret.")
         if request.query.get("api-version") != API_VERSION:
             return _refusal(400, f"The api-version must be {API_VERSION}.")

@@ -1,0 +1,176 @@
+"""What Power Automate checks before a run: the bearer, the flow's state, the input; and how it refuses.
+
+The codes and the forms of the messages are those that callers of the direct endpoint report; the rules for audience,
+tenant and object ID are Microsoft Learn's, "Add OAuth authentication for HTTP request triggers".
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import jwt
+from aiohttp import web
+from jsonschema.exceptions import ValidationError
+from jsonschema.protocols import Validator
+from jsonschema.validators import Draft202012Validator, validator_for
+from pydantic import JsonValue
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from emulator.definitions import FlowDefinition, IdentityDefinition
+from emulator.issuer import Issuer
+
+_TYPE_NAMES = {dict: "Object", list: "Array", str: "String", bool: "Boolean", int: "Integer", float: "Number"}
+
+
+class Refusal(Exception):
+    """The platform turns a call away; no run begins."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+    def response(self) -> web.Response:
+        """The refusal as the platform writes it."""
+        body = {"error": {"code": self.code, "message": self.message}}
+        return web.json_response(body, status=self.status, headers=tracking_headers())
+
+
+def tracking_headers() -> dict[str, str]:
+    """The headers that every answer of the platform carries."""
+    request_id = str(uuid.uuid4())
+    return {
+        "x-ms-correlation-id": str(uuid.uuid4()),
+        "x-ms-request-id": f"localhost:{request_id}",
+        "x-ms-tracking-id": request_id,
+    }
+
+
+class Doorman:
+    """Admits bearers of our own issuer's tokens, for the right audience, tenant and object ID."""
+
+    def __init__(self, issuer: Issuer, identity: IdentityDefinition) -> None:
+        self._issuer = issuer
+        self._identity = identity
+
+    def admit(self, request: web.Request, flow: FlowDefinition) -> None:
+        """Raises `Refusal` unless the request's bearer may start the flow."""
+        token = _bearer(request)
+        try:
+            claims = self._issuer.verify(token)
+        except jwt.PyJWTError:
+            raise _invalid_scheme() from None
+        allowed = flow.allowed_object_ids
+        if allowed is None:
+            allowed = (self._identity.managed_identity.object_id,)
+        tenant = str(self._identity.tenant_id)
+        if not (
+            claims.get("aud") in self._identity.flow_audiences
+            and claims.get("iss") in {self._issuer.v1(tenant), self._issuer.v2(tenant)}
+            and claims.get("tid") == tenant
+            and (not allowed or claims.get("oid") in {str(object_id) for object_id in allowed})
+        ):
+            raise Refusal(
+                403,
+                "MisMatchingOAuthClaims",
+                "One or more claims either missing or does not match with the open authentication access control "
+                "policy.",
+            )
+
+
+def _bearer(request: web.Request) -> str:
+    """The request's one bearer token. Raises `Refusal`."""
+    authorization = request.headers.get("Authorization")
+    if "sig" in request.query:
+        if authorization is None:
+            raise Refusal(
+                401,
+                "DirectApiInvalidAuthorizationScheme",
+                "The request has SAS authentication scheme while it is disabled under your access control policy.",
+            )
+        raise Refusal(
+            401,
+            "DirectApiRequestHasMoreThanOneAuthorization",
+            "The request has both SAS authorization scheme and OAuth authorization scheme. Only one scheme should be "
+            "used.",
+        )
+    if authorization is None:
+        raise Refusal(401, "DirectApiAuthorizationRequired", "The OAuth authorization scheme is required.")
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        raise _invalid_scheme()
+    return token.strip()
+
+
+def _invalid_scheme() -> Refusal:
+    return Refusal(
+        401,
+        "DirectApiInvalidAuthorizationScheme",
+        "The provided authorization token is not valid. The request should have a valid authorization header with "
+        "'Bearer' scheme.",
+    )
+
+
+def check_state(flow: FlowDefinition) -> None:
+    """Raises `Refusal` unless the flow is on. A flow that is off or deleted is answered with 400, not 404."""
+    if flow.state != "Enabled":
+        raise Refusal(
+            400,
+            "WorkflowTriggerIsNotEnabled",
+            f"Could not execute workflow '{flow.name}' trigger 'manual' with state '{flow.state}': trigger is not "
+            "enabled.",
+        )
+
+
+def parse_input(body: bytes, content_type: str) -> JsonValue:
+    """The trigger's input as a flow sees it: JSON if it says so and is so, otherwise a text; None without a body."""
+    if not body:
+        return None
+    text = body.decode(errors="replace")
+    if content_type == "application/json" or content_type.endswith("+json"):
+        try:
+            value: JsonValue = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+        return value
+    return text
+
+
+class InputSchema:
+    """A trigger's input schema, ready to check against. None admits anything."""
+
+    def __init__(self, schema: dict[str, JsonValue] | None) -> None:
+        self._validator: Validator | None = None
+        if schema is not None:
+            # An empty registry, because the default one fetches a $ref's URL.
+            self._validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
+
+    def check(self, value: JsonValue) -> None:
+        """Raises `Refusal` at the first mismatch."""
+        if self._validator is None:
+            return
+        try:
+            mismatch = next(self._validator.iter_errors(value), None)
+        except (Unresolvable, RecursionError) as error:
+            raise _mismatch(f"The schema cannot be applied: {error}") from error
+        if mismatch is not None:
+            raise _mismatch(_detail(mismatch))
+
+
+def _mismatch(detail: str) -> Refusal:
+    return Refusal(
+        400,
+        "TriggerInputSchemaMismatch",
+        "The input body for trigger 'manual' of type 'Request' did not match its schema definition. "
+        f"Error details: '{detail}'.",
+    )
+
+
+def _detail(mismatch: ValidationError) -> str:
+    if mismatch.validator == "type" and isinstance(mismatch.validator_value, str):
+        got = _TYPE_NAMES.get(type(mismatch.instance), "Null")
+        return f"Invalid type. Expected {mismatch.validator_value.capitalize()} but got {got}."
+    return f"{mismatch.message} (at {mismatch.json_path})"[:1000]
