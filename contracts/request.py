@@ -188,11 +188,11 @@ def _read_body(data: bytes) -> RequestBody:
     try:
         return RequestBody.model_validate(document)
     except ValidationError as error:
-        raise InvalidRequest("malformed_request", _explain(error)) from None
+        raise InvalidRequest("malformed_request", explain(error)) from None
 
 
-def _explain(error: ValidationError) -> str:
-    """Say which fields are wrong and how, without a word of what they held."""
+def explain(error: ValidationError) -> str:
+    """Which fields of a request are wrong and how, without a word of what they held."""
     problems = []
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         field = str(problem["loc"][0])[:64]
@@ -200,7 +200,7 @@ def _explain(error: ValidationError) -> str:
             problems.append(f"unknown field {field!r} (allowed: {', '.join(RequestBody.model_fields)})")
         else:
             problems.append(f"field {field!r}: {problem['msg']}")
-    return f"The body is not a flow request: {'; '.join(problems[:5])}."
+    return f"This is not a flow request: {'; '.join(problems[:5])}."
 
 
 def _traceparent(message: Message) -> str | None:

@@ -1,0 +1,182 @@
+"""The sender's client: one reply session per request, so that any process that knows the correlation ID can look."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self, Unpack
+
+from azure.core.credentials_async import AsyncTokenCredential
+from azure.servicebus.aio import ServiceBusClient
+from pydantic import JsonValue
+
+from contracts.client.background import Background
+from contracts.client.bus import Bus, Deadlines, ReplySession, pauses
+from contracts.client.errors import ResultTimeout, ServiceBusTrouble, SessionInUse, Unreachable
+from contracts.client.submission import Options, request_of
+from contracts.message import ReceivedMessage
+from contracts.result import FlowResult, InvalidResult
+
+
+class FlowClient:
+    """Posts requests to run flows and finds their results. An async context manager; its methods may run concurrently.
+
+    Beside what is said below, every method raises `Unreachable` or `Misconfigured` if Service Bus does not answer, or
+    refuses.
+    """
+
+    def __init__(
+        self,
+        fully_qualified_namespace: str,
+        credential: AsyncTokenCredential,
+        *,
+        request_queue: str = "flow-requests",
+        reply_queue: str = "flow-replies",
+        deadlines: Deadlines | None = None,
+        senders: int = 4,
+    ) -> None:
+        """`credential` needs Azure Service Bus Data Sender on the request queue and Data Receiver on the reply queue.
+
+        It stays the caller's to close. Up to `senders` requests are sent at a time, each on its own connection.
+        """
+        sdk = ServiceBusClient(fully_qualified_namespace, credential, retry_total=0)
+        self._set_up(sdk, request_queue, reply_queue, deadlines, senders)
+
+    @classmethod
+    def from_connection_string(
+        cls,
+        connection_string: str,
+        *,
+        request_queue: str = "flow-requests",
+        reply_queue: str = "flow-replies",
+        deadlines: Deadlines | None = None,
+        senders: int = 4,
+    ) -> Self:
+        """The same with a connection string, e.g. the emulator's."""
+        client = cls.__new__(cls)
+        sdk = ServiceBusClient.from_connection_string(connection_string, retry_total=0)
+        client._set_up(sdk, request_queue, reply_queue, deadlines, senders)
+        return client
+
+    def _set_up(
+        self, sdk: ServiceBusClient, request_queue: str, reply_queue: str, deadlines: Deadlines | None, senders: int
+    ) -> None:
+        self._bus = Bus(sdk, deadlines or Deadlines(), senders=senders)
+        self._request_queue = request_queue
+        self._reply_queue = reply_queue
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection. Nothing that was submitted is affected."""
+        await self._bus.close()
+
+    async def submit(self, flow: str, input: JsonValue = None, **options: Unpack[Options]) -> str:  # noqa: A002 - the contract's word
+        """Post a request; returns its correlation ID once the broker has it. See `Options`.
+
+        Raises `InvalidRequest` and `RequestTooLarge`.
+        """
+        request = request_of(flow, input, options, reply_to=self._reply_queue)
+        await self._bus.send(self._request_queue, request.to_message())
+        return request.correlation_id
+
+    async def poll(self, correlation_id: str) -> FlowResult | None:
+        """The result if it is there, left where it is. Takes about a second: it opens the session and closes it.
+
+        Raises `SessionInUse` while someone else looks into this session, and `InvalidResult`.
+        """
+        async with self._session(correlation_id) as session:
+            found = await session.find(correlation_id)
+        return FlowResult.from_message(found) if found else None
+
+    async def wait(self, correlation_id: str, timeout: float) -> FlowResult:
+        """The result as soon as it is there, left where it is. Lost connections are made anew.
+
+        The session is held meanwhile. Raises `ResultTimeout` after `timeout` seconds, `SessionInUse`, `InvalidResult`.
+        """
+        trouble: ServiceBusTrouble | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                for pause in pauses(0.2, 3.0):
+                    try:
+                        async with self._session(correlation_id) as session:
+                            found = await _found(session, correlation_id)
+                        return FlowResult.from_message(found)
+                    except SessionInUse as error:
+                        if trouble is None:
+                            raise
+                        trouble = error  # our own lock, from before the connection broke
+                    except Unreachable as error:
+                        trouble = error
+                    await asyncio.sleep(pause)
+        except TimeoutError:
+            raise ResultTimeout(correlation_id, timeout, trouble) from trouble
+        raise AssertionError("pauses are endless")
+
+    async def take(self, correlation_id: str, timeout: float = 0) -> FlowResult | None:
+        """The result, taken off the queue; None if it is not there within `timeout` seconds.
+
+        Raises `SessionInUse`, and `InvalidResult` after the message was put into the dead-letter queue.
+        """
+        async with self._session(correlation_id) as session:
+            found = await session.find(correlation_id)
+            if found is None and timeout > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(timeout):
+                        found = await _found(session, correlation_id)
+            return await _consume(session, found) if found else None
+
+    def background(self, *, max_unclaimed: int = 10_000) -> Background:
+        """For many requests at a time: one session for all results, handed to whoever waits. See `Background`."""
+        return Background(self._bus, self._request_queue, self._reply_queue, max_unclaimed=max_unclaimed)
+
+    @contextlib.asynccontextmanager
+    async def _session(self, correlation_id: str) -> AsyncIterator[ReplySession]:
+        try:
+            async with self._bus.session(self._reply_queue, correlation_id) as session:
+                yield session
+        except SessionInUse as error:
+            raise SessionInUse(f"correlation ID '{correlation_id}': {error}") from error
+
+
+async def _found(session: ReplySession, correlation_id: str) -> ReceivedMessage:
+    """Peeked, not received and abandoned: that would use up the message's deliveries."""
+    for pause in pauses(0.05, 1.0):
+        found = await session.find(correlation_id)
+        if found is not None:
+            return found
+        await asyncio.sleep(pause)
+        await session.keep_locked()
+    raise AssertionError("pauses are endless")
+
+
+async def _consume(session: ReplySession, found: ReceivedMessage) -> FlowResult:
+    """Receive up to the message that was found, and settle that one alone."""
+    others = []
+    give_up = time.monotonic() + 30
+    while time.monotonic() < give_up:
+        delivery = await session.receive(5.0)
+        if delivery is None:
+            continue
+        if delivery.message.sequence_number != found.sequence_number:
+            others.append(delivery)
+            continue
+        try:
+            result = FlowResult.from_message(delivery.message)
+        except InvalidResult as error:
+            await session.dead_letter(delivery, "invalid_result", str(error))
+            raise
+        await session.complete(delivery)
+        for other in others:
+            await session.abandon(other)
+        return result
+    raise Unreachable("the result was seen but could not be received within 30 s")
