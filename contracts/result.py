@@ -36,18 +36,13 @@ class InvalidResult(Exception):
 
 
 class Status(StrEnum):
-    """How a request ended."""
+    """How a request ended; `FlowResult.status` says what each means."""
 
     SUCCEEDED = "succeeded"
-    """The flow answered with success."""
     FAILED = "failed"
-    """The flow answered with an error, or could not be reached; `error` tells which."""
     REFUSED = "refused"
-    """The sender may not, or the request made no sense; no flow was called."""
     UNKNOWN = "unknown"
-    """The flow was called and may have run, but its answer is not known."""
     EXPIRED = "expired"
-    """The request's time to live ran out first; no flow was called."""
 
 
 class _Part(BaseModel):
@@ -84,7 +79,14 @@ class FlowResult(_Part):
 
     model_config = ConfigDict(title="Flow result")
 
-    status: Status
+    status: Status = Field(
+        description=(
+            "succeeded: the flow answered with success. failed: it answered with an error, or could not be reached. "
+            "refused: the sender may not, or the request made no sense; no flow was called. unknown: the flow was "
+            "called and may have run, but its answer is not known. expired: the time to live ran out first; no flow "
+            "was called."
+        )
+    )
     flow: str | None = Field(default=None, description="The flow asked for; null if the request could not be read.")
     output: jsontext.Json = Field(
         default=None, repr=False, description="The body of the flow's answer, in the form `output_encoding` names."
@@ -94,12 +96,12 @@ class FlowResult(_Part):
         default=None, description="How `output` is to be read; null if there is none."
     )
     http_status: int | None = Field(default=None, description="The flow's HTTP status; null if it did not answer.")
-    error: FlowError | None = None
+    error: FlowError | None = Field(default=None, description="Why it did not end well; null if it did.")
     attempts: int = Field(default=0, ge=0, description="How often the flow was called.")
-    run: FlowRun | None = None
+    run: FlowRun | None = Field(default=None, description="The flow's run; null if the flow did not answer.")
     times: Times = Times()
-    correlation_id: str = Field(min_length=1)
-    request_message_id: str = Field(min_length=1)
+    correlation_id: str = Field(min_length=1, description="The request's correlation ID.")
+    request_message_id: str = Field(min_length=1, description="The request's message ID.")
 
     def to_message(self, session_id: str, time_to_live: timedelta) -> Message:
         """The message to publish in the session `session_id`; publishing it twice is publishing it once."""
