@@ -1,0 +1,63 @@
+"""What two ends say before the first AMQP frame: protocol headers and SASL (part 2, section 2.2; part 5, section 5.3).
+
+Any mechanism on offer is accepted unseen: on Service Bus the proof is a token put to ``$cbs`` later on.
+"""
+
+from emulator.amqp.errors import FRAMING_ERROR, NOT_ALLOWED, UNAUTHORIZED_ACCESS, AmqpError
+from emulator.amqp.framing import AMQP_HEADER, SASL_FRAME, SASL_HEADER, Frame, FrameDecoder, ProtocolHeader
+from emulator.amqp.output import Output
+from emulator.amqp.performatives import SaslFrame, SaslInit, SaslMechanisms, SaslOutcome, decode_sasl, encode_frame_body
+
+MECHANISMS = ("MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL")
+
+_AUTHENTICATED = 0
+_AUTHENTICATION_FAILED = 1
+
+
+class Handshake:
+    """Takes part until both AMQP headers are exchanged, with or without SASL before them."""
+
+    def __init__(self, decoder: FrameDecoder, output: Output) -> None:
+        self._decoder = decoder
+        self._output = output
+        self._sasl_is_open = False
+        self._sasl_is_over = False
+        self.done = False
+
+    def handle(self, item: ProtocolHeader | Frame) -> None:
+        """Answer. Raises AmqpError when the two ends cannot come together; the connection is then over."""
+        if isinstance(item, ProtocolHeader):
+            self._header(item.data)
+        else:
+            self._sasl_frame(item)
+
+    def _header(self, header: bytes) -> None:
+        if header == AMQP_HEADER:
+            self._output.write(AMQP_HEADER)
+            self.done = True
+        elif header == SASL_HEADER and not self._sasl_is_over:
+            self._output.write(SASL_HEADER)
+            self._send(SaslMechanisms(MECHANISMS))
+            self._sasl_is_open = True
+        else:
+            self._output.write(AMQP_HEADER)
+            raise AmqpError(FRAMING_ERROR, f"the protocol header {header!r} is not the one of AMQP 1.0")
+
+    def _sasl_frame(self, frame: Frame) -> None:
+        if frame.kind != SASL_FRAME or not self._sasl_is_open:
+            raise AmqpError(FRAMING_ERROR, "a frame that is not SASL before the AMQP header")
+        init = decode_sasl(frame.body)
+        if not isinstance(init, SaslInit):
+            raise AmqpError(NOT_ALLOWED, f"a {type(init).__name__} where SaslInit is due")
+        if init.mechanism not in MECHANISMS:
+            self._send(SaslOutcome(_AUTHENTICATION_FAILED))
+            raise AmqpError(UNAUTHORIZED_ACCESS, f"choose a SASL mechanism among {', '.join(MECHANISMS)}")
+        # A peer that reads the outcome together with what follows it may wait for ever (rhea does), so it goes alone.
+        self._output.seal()
+        self._send(SaslOutcome(_AUTHENTICATED))
+        self._output.seal()
+        self._sasl_is_open, self._sasl_is_over = False, True
+        self._decoder.expect_header()
+
+    def _send(self, frame: SaslFrame) -> None:
+        self._output.write_frame(0, encode_frame_body(frame), kind=SASL_FRAME)

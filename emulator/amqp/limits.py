@@ -1,0 +1,43 @@
+"""How much one connection may ask of us."""
+
+from dataclasses import dataclass
+
+MIN_MAX_FRAME_SIZE = 512
+"""Bytes; no peer may ask for smaller frames (part 2, section 2.8)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Raises ValueError for a value the protocol cannot carry."""
+
+    max_frame_size: int = 65_536
+    """Bytes of one incoming frame."""
+    channel_max: int = 1_023
+    """The highest channel number, so one less than the sessions of a connection."""
+    handle_max: int = 255
+    """The highest link handle, so one less than the links of a session."""
+    max_message_size: int = 1_048_576
+    """Bytes of one incoming message; a link may set a lower bound when it is accepted."""
+    max_buffered_bytes: int = 67_108_864
+    """Bytes of all incoming messages that are not complete yet."""
+    incoming_window: int = 65_536
+    """Transfer frames a peer may send on a session before it must wait; refilled when half of it is used."""
+    idle_timeout_ms: int = 240_000
+    """What we ask of the peer: some frame at least this often. The Azure service asks for the same."""
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "max_frame_size": (MIN_MAX_FRAME_SIZE, 0xFFFF_FFFF),
+            "channel_max": (0, 0xFFFF),
+            "handle_max": (0, 0xFFFF_FFFF),
+            "max_message_size": (1, 0xFFFF_FFFF),
+            "max_buffered_bytes": (1, 0xFFFF_FFFF),
+            "incoming_window": (2, 0x7FFF_FFFF),
+            "idle_timeout_ms": (1, 0xFFFF_FFFF),
+        }
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from {low} to {high}")
+
+
+DEFAULT_LIMITS = Limits()
