@@ -54,7 +54,7 @@ class Crew:
             f"Stopping: requests at hand have {self._grace:g} s to finish.",
         )
         hurry = asyncio.create_task(self._hurry.wait(), name="hurry signal")
-        finished = asyncio.gather(*(asyncio.wait([task]) for task in tasks))
+        finished = asyncio.create_task(_all_done(tasks), name="lanes")
         await asyncio.wait([hurry, finished], timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if not finished.done():
@@ -69,3 +69,8 @@ class Crew:
                 lane.interrupt()
             await finished
         log(_log, logging.INFO, "crew.stopped", "Stopped; every request at hand was finished or given back.")
+
+
+async def _all_done(tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for all tasks, however they end."""
+    await asyncio.wait(tasks)

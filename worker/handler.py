@@ -110,7 +110,7 @@ class Handler:
         except NotKnownYet as reason:
             return self._later(case, reason.code, reason.message)
         except Exception as error:  # noqa: BLE001 - a fault of ours before the call: the request must outlive it
-            log(_log, logging.ERROR, "request.fault", "A request met a fault in the worker.", exc_info=True)
+            log(_log, logging.ERROR, "request.fault", "A request met a fault in the worker.")
             return self._later(case, "internal_error", f"a fault in the worker ({type(error).__name__})")
 
     async def _journey(self, request: FlowRequest, case: _Case) -> FlowResult:
@@ -155,7 +155,7 @@ class Handler:
                 raise
             return judge_failure(_INTERRUPTED, flow)
         except Exception:  # noqa: BLE001 - the call may have gone out: its result must be told
-            log(_log, logging.ERROR, "call.fault", "A call met a fault in the worker.", exc_info=True)
+            log(_log, logging.ERROR, "call.fault", "A call met a fault in the worker.")
             return judge_failure(_FAULT, flow)
 
     def _concluded(self, case: _Case, verdict: Verdict, started: datetime) -> FlowResult:

@@ -182,9 +182,8 @@ class Lane:
         await _set_within(self._stopping, seconds)
 
     def _say_reconnecting(self, trouble: BusTrouble, failures: int) -> None:
-        level = logging.WARNING if failures < 5 else logging.ERROR
         sentence = f"The connection to '{self._queue}' failed and is made anew: {trouble}"
-        log(_log, level, "lane.reconnecting", sentence, lane=self.name, failures=failures)
+        log(_log, logging.WARNING, "lane.reconnecting", sentence, lane=self.name, failures=failures)
 
     def _say(self, level: int, event: str, sentence: str, delivery: Delivery, **fields: str | None) -> None:
         message = delivery.message

@@ -11,11 +11,13 @@ from typing import Literal
 Field = str | int | float | bool | None
 
 
-def log(
-    logger: logging.Logger, level: int, event: str, sentence: str, *, exc_info: bool = False, **fields: Field
-) -> None:
-    """Write one line. `event` is stable across releases (dashboards count on it); `sentence` may change."""
-    logger.log(level, sentence, extra={"event": event, "fields": fields}, exc_info=exc_info)
+def log(logger: logging.Logger, level: int, event: str, sentence: str, **fields: Field) -> None:
+    """Write one line. `event` is stable across releases (dashboards count on it); `sentence` may change.
+
+    At ERROR and above, the exception being handled is shown with its traceback.
+    """
+    exc_info = level >= logging.ERROR and sys.exc_info()[0] is not None
+    logger.log(level, "%s", sentence, extra={"event": event, "fields": fields}, exc_info=exc_info)
 
 
 class _Text(logging.Formatter):

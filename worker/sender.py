@@ -6,11 +6,11 @@ import json
 import sys
 from pathlib import Path
 
-from azure.core.exceptions import AzureError
 from pydantic import JsonValue, SecretStr
 
-from contracts.client import FlowClient, ResultTimeout
-from contracts.result import FlowResult
+from contracts.client import FlowClient, RequestTooLarge, ResultTimeout, ServiceBusTrouble
+from contracts.request import InvalidRequest
+from contracts.result import FlowResult, InvalidResult
 from worker.servicebus import credential_for
 from worker.settings import Layered, ReplySettings, RequestQueue, ServiceBusSettings, load_as
 
@@ -41,8 +41,8 @@ async def send(
         async with _client(settings) as client:
             sent = await client.submit(flow, value, claim=settings.claim, correlation_id=correlation_id)
             return sent, await _waited(client, sent, wait_seconds) if wait_seconds > 0 else None
-    except (AzureError, TimeoutError, OSError) as error:
-        raise _unreachable(error) from error
+    except (ServiceBusTrouble, InvalidRequest, InvalidResult, RequestTooLarge) as error:
+        raise SenderError(str(error)) from error
 
 
 async def result(
@@ -56,8 +56,8 @@ async def result(
             if wait_seconds > 0:
                 return await _waited(client, correlation_id, wait_seconds)
             return await client.poll(correlation_id)
-    except (AzureError, TimeoutError, OSError) as error:
-        raise _unreachable(error) from error
+    except (ServiceBusTrouble, InvalidResult) as error:
+        raise SenderError(str(error)) from error
 
 
 def parse_input(fields: list[str], whole: str | None) -> JsonValue:
@@ -95,13 +95,14 @@ def _json(text: str, what: str) -> JsonValue:
 
 def _client(settings: SenderSettings) -> FlowClient:
     bus = settings.servicebus
-    queues = {"request_queue": settings.request_queues[0].name, "reply_queue": settings.replies.default_queue}
+    requests, replies = settings.request_queues[0].name, settings.replies.default_queue
     if bus.connection_string:
-        return FlowClient.from_connection_string(bus.connection_string.get_secret_value(), **queues)
+        secret = bus.connection_string.get_secret_value()
+        return FlowClient.from_connection_string(secret, request_queue=requests, reply_queue=replies)
     credential = credential_for(bus)
     if bus.namespace is None or credential is None:
         raise SenderError("neither a connection string nor a namespace is set")
-    return FlowClient(bus.namespace, credential, **queues)
+    return FlowClient(bus.namespace, credential, request_queue=requests, reply_queue=replies)
 
 
 async def _waited(client: FlowClient, correlation_id: str, seconds: float) -> FlowResult | None:
@@ -109,7 +110,3 @@ async def _waited(client: FlowClient, correlation_id: str, seconds: float) -> Fl
         return await client.wait(correlation_id, timeout=seconds)
     except ResultTimeout:
         return None
-
-
-def _unreachable(error: Exception) -> SenderError:
-    return SenderError(f"Service Bus cannot be reached or refused: {type(error).__name__}: {error}")

@@ -132,7 +132,7 @@ class FlowSettings(_Group):
     def _is_a_schema(cls, value: dict[str, JsonValue] | bool | None) -> dict[str, JsonValue] | bool | None:
         if value is not None:
             try:
-                validator_for(value, default=Draft202012Validator).check_schema(value)
+                validator_for(value, default=Draft202012Validator).check_schema(value)  # type: ignore[arg-type]  # stub: dict only
             except SchemaError as error:
                 raise ValueError(f"not a JSON Schema at {error.json_path}: {error.message}") from None
         return value
@@ -275,7 +275,8 @@ def load_as(kind: type[_S], config: Path | None, env_file: Path) -> _S:
     _refuse_unknown(path)
     bound = type(kind.__name__, (kind,), {"__module__": kind.__module__, "model_config": {"toml_file": path}})
     try:
-        return bound(_env_file=env_file)
+        loaded: _S = bound(_env_file=env_file)
+        return loaded
     except ValidationError as error:
         raise InvalidSettings("\n".join(_fault_lines(error))) from None
     except SettingsError as error:

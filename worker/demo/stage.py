@@ -23,6 +23,7 @@ START_SECONDS = 30.0
 STOP_SECONDS = 45.0
 
 ROLE = "Quotes.Create"
+_STOP_SIGNAL = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 _TENANT_INDEX = 3  # http://host:port/{tenant}/v2.0
 
 
@@ -215,7 +216,7 @@ def _start(
 def _stop(process: subprocess.Popen[str], name: str) -> None:
     """Ask to stop, as a user would: SIGTERM, or Ctrl-Break where there are no signals."""
     if process.poll() is None:
-        process.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
+        process.send_signal(_STOP_SIGNAL)
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:

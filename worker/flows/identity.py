@@ -38,7 +38,8 @@ class FlowIdentity:
         """
         try:
             async with asyncio.timeout(self._deadline):
-                return (await self._credential.get_token(self._scope)).token
+                token: str = (await self._credential.get_token(self._scope)).token
+                return token
         except (AzureError, TimeoutError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
             raise NotKnownYet(
                 "identity_unavailable", f"no managed-identity token could be had ({type(error).__name__})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from contracts.result import FlowError, FlowRun, Status, output_of
+from contracts.result import FlowError, FlowRun, OutputEncoding, Status, output_of
 from worker.errors import CallFailed
 from worker.flows.invoker import Answer
 from worker.flows.registry import Flow
@@ -23,7 +23,7 @@ class Verdict:
     error: FlowError | None = None
     output: JsonValue = None
     output_type: str | None = None
-    output_encoding: str | None = None
+    output_encoding: OutputEncoding | None = None
     http_status: int | None = None
     run: FlowRun | None = None
 

@@ -1,0 +1,35 @@
+"""Where a link points: an entity, its dead-letter queue, its `$management` node, or `$cbs`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+_MANAGEMENT = "/$management"
+
+
+class Node(Enum):
+    """What kind of node an address names."""
+
+    ENTITY = "entity"
+    MANAGEMENT = "management"
+    CBS = "cbs"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`entity` is lower-case, as the broker's names are compared; empty for `$cbs`."""
+
+    node: Node
+    entity: str
+
+
+def parse(address: str) -> Address:
+    """Read an address; scheme and authority, as Python sends them, are cut off."""
+    path = address.split("://", 1)[1].partition("/")[2] if "://" in address else address
+    path = path.strip("/").lower()
+    if path == "$cbs":
+        return Address(Node.CBS, "")
+    if path.endswith(_MANAGEMENT):
+        return Address(Node.MANAGEMENT, path.removesuffix(_MANAGEMENT))
+    return Address(Node.ENTITY, path)

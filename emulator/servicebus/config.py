@@ -1,0 +1,151 @@
+"""Queues from a file in the official emulator's `config.json` format."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MAX_LOCK_SECONDS = 300.0
+MAX_NAME_CHARACTERS = 260
+NEVER_SECONDS = 10_675_199 * 86_400.0
+"""What the service says for no time to live: the longest .NET time span."""
+
+_DURATION = re.compile(
+    r"P(?:(?P<days>\d+(?:\.\d+)?)D)?(?:T(?:(?P<hours>\d+(?:\.\d+)?)H)?(?:(?P<minutes>\d+(?:\.\d+)?)M)?"
+    r"(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?",
+)
+
+
+class ConfigError(ValueError):
+    """The configuration does not hold: `path` says where in the file, the message what to write instead."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """One queue's rules. Times in seconds; the defaults are the service's."""
+
+    name: str
+    lock_seconds: float = 60.0
+    max_delivery_count: int = 10
+    requires_session: bool = False
+    requires_duplicate_detection: bool = False
+    duplicate_detection_seconds: float = 600.0
+    default_ttl_seconds: float = NEVER_SECONDS
+    dead_letter_on_expiration: bool = False
+    max_message_bytes: int = 262_144
+
+
+def parse_entities(document: Mapping[str, object]) -> tuple[QueueSettings, ...]:
+    """The queues of `UserConfig.Namespaces[]`. Raises `ConfigError`."""
+    user_config = _mapping(document.get("UserConfig"), "UserConfig")
+    queues: list[QueueSettings] = []
+    for number, namespace in enumerate(_list(user_config.get("Namespaces"), "UserConfig.Namespaces")):
+        path = f"UserConfig.Namespaces[{number}]"
+        entry = _mapping(namespace, path)
+        if entry.get("Topics"):
+            raise ConfigError(f"{path}.Topics", "topics are not supported; use queues")
+        for index, queue in enumerate(_list(entry.get("Queues", []), f"{path}.Queues")):
+            queues.append(_queue(queue, f"{path}.Queues[{index}]"))
+    names = [queue.name.lower() for queue in queues]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError("UserConfig.Namespaces", f"there are two queues named '{name}'; names ignore case")
+    return tuple(queues)
+
+
+def _queue(value: object, path: str) -> QueueSettings:
+    entry = _mapping(value, path)
+    _only(entry, {"Name", "Properties"}, path)
+    name = entry.get("Name")
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARACTERS:
+        raise ConfigError(f"{path}.Name", f"must be a text of 1 to {MAX_NAME_CHARACTERS} characters")
+    return _Properties(_mapping(entry.get("Properties", {}), f"{path}.Properties"), f"{path}.Properties").settings(name)
+
+
+class _Properties:
+    """Reads a queue's `Properties`, each by its type."""
+
+    _KNOWN = frozenset(
+        {
+            "DeadLetteringOnMessageExpiration",
+            "DefaultMessageTimeToLive",
+            "DuplicateDetectionHistoryTimeWindow",
+            "ForwardDeadLetteredMessagesTo",
+            "ForwardTo",
+            "LockDuration",
+            "MaxDeliveryCount",
+            "RequiresDuplicateDetection",
+            "RequiresSession",
+        }
+    )
+
+    def __init__(self, values: Mapping[str, object], path: str) -> None:
+        _only(values, self._KNOWN, path)
+        self._values = values
+        self._path = path
+
+    def settings(self, name: str) -> QueueSettings:
+        for forward in ("ForwardTo", "ForwardDeadLetteredMessagesTo"):
+            if self._values.get(forward):
+                raise ConfigError(f"{self._path}.{forward}", "forwarding is not supported yet; leave it empty")
+        return QueueSettings(
+            name=name,
+            lock_seconds=self._seconds("LockDuration", 60.0, most=MAX_LOCK_SECONDS),
+            max_delivery_count=self._whole("MaxDeliveryCount", 10),
+            requires_session=self._flag("RequiresSession"),
+            requires_duplicate_detection=self._flag("RequiresDuplicateDetection"),
+            duplicate_detection_seconds=self._seconds("DuplicateDetectionHistoryTimeWindow", 600.0, most=7 * 86_400),
+            default_ttl_seconds=self._seconds("DefaultMessageTimeToLive", NEVER_SECONDS),
+            dead_letter_on_expiration=self._flag("DeadLetteringOnMessageExpiration"),
+        )
+
+    def _flag(self, name: str) -> bool:
+        value = self._values.get(name, False)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{self._path}.{name}", "must be true or false")
+        return value
+
+    def _whole(self, name: str, default: int) -> int:
+        value = self._values.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2000:
+            raise ConfigError(f"{self._path}.{name}", "must be a whole number from 1 to 2000")
+        return value
+
+    def _seconds(self, name: str, default: float, *, most: float = NEVER_SECONDS) -> float:
+        value = self._values.get(name)
+        if value is None or value == "":
+            return default
+        path = f"{self._path}.{name}"
+        parts = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        if parts is None or not any(parts.groupdict().values()):
+            raise ConfigError(path, "must be an ISO 8601 duration such as PT5M or P1DT12H")
+        given = {unit: float(amount or 0) for unit, amount in parts.groupdict().items()}
+        seconds = given["days"] * 86_400 + given["hours"] * 3600 + given["minutes"] * 60 + given["seconds"]
+        if not seconds > 0:
+            raise ConfigError(path, "must be longer than nothing")
+        if seconds > most and name != "DefaultMessageTimeToLive":
+            raise ConfigError(path, f"must be {most:g} seconds at most")
+        return min(seconds, NEVER_SECONDS)
+
+
+def _mapping(value: object, path: str) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(path, "must be a JSON object")
+    return value
+
+
+def _list(value: object, path: str) -> list[object]:
+    if not isinstance(value, list):
+        raise ConfigError(path, "must be a JSON array")
+    return value
+
+
+def _only(values: Mapping[str, object], known: frozenset[str] | set[str], path: str) -> None:
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{path}.{name}", f"no such property; known: {', '.join(sorted(known))}")

@@ -1,0 +1,128 @@
+"""A link on which a client receives messages from a queue, and settles them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+
+from emulator.amqp import Accepted, Error, Link, Modified, Outcome, Rejected, Released
+from emulator.servicebus.errors import (
+    ARGUMENT_ERROR,
+    MESSAGE_LOCK_LOST,
+    SESSION_LOCK_LOST,
+    ServiceBusError,
+)
+from emulator.servicebus.message import Message, deliver
+from emulator.servicebus.queue import Queue
+from emulator.servicebus.sessions import Session
+
+MAX_BACKLOG_BYTES = 4 * 1024 * 1024
+"""A client that does not read is sent no more while this much waits for it."""
+_DEAD_LETTER_FIELDS = ("DeadLetterReason", "DeadLetterErrorDescription")
+
+
+class Consumer:
+    """Pushes messages while the client gives credit. Under peek-lock the delivery tag is the lock token."""
+
+    def __init__(self, queue: Queue, link: Link, session: Session | None, wrote: Callable[[], None]) -> None:
+        self.keeps = link.attach.snd_settle_mode != 1
+        self._queue = queue
+        self._link = link
+        self._session = session
+        self._wrote = wrote
+        self._deliveries: dict[int, uuid.UUID] = {}
+
+    def start(self) -> None:
+        """Be served from now on."""
+        if self._session is not None:
+            self._queue.attach_to_session(self._session, self)
+        else:
+            self._queue.subscribe(self)
+
+    def stop(self) -> None:
+        """The link is gone. Locks outlive it, a session does not."""
+        if self._session is not None:
+            self._queue.release_session(self._session)
+        else:
+            self._queue.unsubscribe(self)
+
+    def flowed(self, *, drain: bool) -> None:
+        """The client changed its credit; a drain is answered when nothing more can be sent at once."""
+        self._queue.credit(self._session)
+        if drain:
+            self._link.drained()
+
+    def wants(self) -> bool:
+        """See `queue.Consumer`."""
+        link = self._link
+        return link.open and link.credit > 0 and link.session.connection.pending_output_bytes < MAX_BACKLOG_BYTES
+
+    def take(self, message: Message) -> None:
+        """See `queue.Consumer`."""
+        token = message.lock_token
+        tag = (token or uuid.uuid4()).bytes_le
+        delivery_id = self._link.send(deliver(message, lock_token=token), tag=tag, settled=token is None)
+        if token is not None:
+            self._deliveries[delivery_id] = token
+        self._wrote()
+
+    def session_lock_lost(self) -> None:
+        """See `sessions.LockHolder`."""
+        self._session = None
+        self._link.detach(Error(SESSION_LOCK_LOST, "The session's lock has expired.", {}))
+        self._wrote()
+
+    def deliveries_in(self, first: int, last: int) -> list[int]:
+        """Its unsettled deliveries in this range of IDs."""
+        if last - first > len(self._deliveries):
+            return sorted(number for number in self._deliveries if first <= number <= last)
+        return [number for number in range(first, last + 1) if number in self._deliveries]
+
+    def settle(self, delivery_id: int, state: Outcome | None, *, refuse: bool) -> Outcome | None:
+        """Carry out what the client says of a delivery; the state to answer with, None if it is not settled yet.
+
+        A refusal is a rejection with an error; the answer to a dead-lettering is a rejection without one.
+        """
+        token = self._deliveries[delivery_id]
+        reply: Outcome | None
+        if refuse:
+            reply = Rejected(Error(MESSAGE_LOCK_LOST, "The lock is lost, on demand.", {}))
+        else:
+            reply = self._reply(token, state)
+        if reply is not None:
+            del self._deliveries[delivery_id]
+        return reply
+
+    def _reply(self, token: uuid.UUID, state: Outcome | None) -> Outcome | None:
+        try:
+            return self._carry_out(token, state)
+        except ServiceBusError as error:
+            return Rejected(Error(error.condition, error.description, {}))
+
+    def _carry_out(self, token: uuid.UUID, state: Outcome | None) -> Outcome | None:
+        match state:
+            case Accepted():
+                self._queue.complete(token)
+            case Released():
+                self._queue.release(token)
+            case Modified(undeliverable_here=True, message_annotations=changes):
+                self._queue.defer(token, changes or {})
+                return Modified(delivery_failed=True, undeliverable_here=True)
+            case Modified(message_annotations=changes):
+                self._queue.abandon(token, changes or {})
+                return Modified(delivery_failed=True, undeliverable_here=False)
+            case Rejected(error=error):
+                info: Mapping[object, object] = (error.info if error is not None else None) or {}
+                given = {str(key): value for key, value in info.items()}
+                reason, description = (_text(given.pop(name, None)) for name in _DEAD_LETTER_FIELDS)
+                self._queue.dead_letter(token, reason, description, {**given})
+                return Rejected(None)
+            case None:
+                return None
+            case _:
+                raise ServiceBusError(ARGUMENT_ERROR, f"a delivery cannot be settled with {type(state).__name__}")
+        return state
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,193 @@
+"""`<entity>/$management`: peek, schedule, deferred messages, locks and sessions by request and response."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from emulator.amqp import Array, Int, Long, Symbol, Timestamp
+from emulator.servicebus.errors import (
+    ARGUMENT_ERROR,
+    NOT_IMPLEMENTED,
+    STATUS,
+    ServiceBusError,
+)
+from emulator.servicebus.message import Message, deliver, parse, peeked
+from emulator.servicebus.queue import Queue
+from emulator.servicebus.requests import Request, Response
+
+_PREFIX = "com.microsoft:"
+_T = TypeVar("_T")
+_EMPTY = object()
+
+
+def answer(queue: Queue, request: Request) -> Response:
+    """Do what the request asks of the queue; every refusal is an answer too."""
+    try:
+        body = _carry_out(queue, request)
+    except ServiceBusError as error:
+        return Response(
+            {
+                "statusCode": Int(STATUS.get(error.condition, 500)),
+                "statusDescription": error.description,
+                "errorCondition": Symbol(error.condition),
+            }
+        )
+    if body is _EMPTY:
+        return Response({"statusCode": Int(204), "statusDescription": "No Content"})
+    return Response({"statusCode": Int(200), "statusDescription": "OK"}, body)
+
+
+def _carry_out(queue: Queue, request: Request) -> object:
+    name = str(request.properties.get("operation", ""))
+    operation = _OPERATIONS.get(name)
+    if operation is None:
+        raise ServiceBusError(NOT_IMPLEMENTED, f"the operation '{name}' is not supported")
+    if not isinstance(request.body, Mapping):
+        raise ServiceBusError(ARGUMENT_ERROR, "the body must be a map")
+    return operation(queue, _Arguments(request.body))
+
+
+class _Arguments:
+    """A request's map, each value read by its type. Any integer width will do: documents and SDKs disagree."""
+
+    def __init__(self, values: Mapping[object, object]) -> None:
+        self._values = {str(key): value for key, value in values.items()}
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        value = self._values.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ServiceBusError(ARGUMENT_ERROR, f"'{name}' must be a whole number")
+        return int(value)
+
+    def text(self, name: str) -> str | None:
+        return self._optional(name, str)
+
+    def binary(self, name: str) -> bytes | None:
+        return self._optional(name, bytes)
+
+    def map(self, name: str) -> Mapping[object, object]:
+        return self._optional(name, dict) or {}
+
+    def numbers(self, name: str) -> list[int]:
+        return [int(number) for number in self._items(name, int)]
+
+    def tokens(self, name: str) -> list[uuid.UUID]:
+        return self._items(name, uuid.UUID)
+
+    def maps(self, name: str) -> list[dict[object, object]]:
+        return self._items(name, dict)
+
+    def _optional(self, name: str, kind: type[_T]) -> _T | None:
+        value = self._values.get(name)
+        if value is None or isinstance(value, kind):
+            return value
+        raise ServiceBusError(ARGUMENT_ERROR, f"'{name}' must be a {kind.__name__}")
+
+    def _items(self, name: str, kind: type[_T]) -> list[_T]:
+        values = self._values.get(name)
+        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            raise ServiceBusError(ARGUMENT_ERROR, f"'{name}' must be a list of {kind.__name__}")
+        return values
+
+
+def _renew_lock(queue: Queue, arguments: _Arguments) -> object:
+    ends = [queue.renew(token) for token in arguments.tokens("lock-tokens")]
+    return {"expirations": Array([_timestamp(end) for end in ends])}
+
+
+def _renew_session_lock(queue: Queue, arguments: _Arguments) -> object:
+    return {"expiration": _timestamp(queue.renew_session(arguments.text("session-id")))}
+
+
+def _peek(queue: Queue, arguments: _Arguments) -> object:
+    found = queue.peek(
+        arguments.whole("from-sequence-number"), arguments.whole("message-count"), arguments.text("session-id")
+    )
+    return {"messages": [{"message": peeked(message)} for message in found]} if found else _EMPTY
+
+
+def _schedule(queue: Queue, arguments: _Arguments) -> object:
+    messages = [_embedded(entry) for entry in arguments.maps("messages")]
+    return {"sequence-numbers": Array([Long(number) for number in queue.send(messages)])}
+
+
+def _cancel_scheduled(queue: Queue, arguments: _Arguments) -> object:
+    queue.cancel_scheduled(arguments.numbers("sequence-numbers"))
+    return {}
+
+
+def _receive_deferred(queue: Queue, arguments: _Arguments) -> object:
+    keep = arguments.whole("receiver-settle-mode", 1) == 1
+    messages = queue.receive_deferred(
+        arguments.numbers("sequence-numbers"), keep=keep, session_id=arguments.text("session-id")
+    )
+    return {"messages": [_deferred(message) for message in messages]}
+
+
+def _deferred(message: Message) -> dict[str, object]:
+    token = message.lock_token
+    entry: dict[str, object] = {"message": deliver(message, lock_token=token)}
+    return entry if token is None else entry | {"lock-token": token}
+
+
+def _update_disposition(queue: Queue, arguments: _Arguments) -> object:
+    status = arguments.text("disposition-status")
+    changes = arguments.map("properties-to-modify")
+    reason, description = arguments.text("deadletter-reason"), arguments.text("deadletter-description")
+    settle: dict[str | None, Callable[[uuid.UUID], None]] = {
+        "completed": queue.complete,
+        "abandoned": lambda token: queue.abandon(token, changes),
+        "defered": lambda token: queue.defer(token, changes),
+        "suspended": lambda token: queue.dead_letter(token, reason, description, changes),
+    }
+    if status not in settle:
+        raise ServiceBusError(ARGUMENT_ERROR, f"'disposition-status' must be one of {', '.join(map(str, settle))}")
+    for token in arguments.tokens("lock-tokens"):
+        settle[status](token)
+    return {}
+
+
+def _get_session_state(queue: Queue, arguments: _Arguments) -> object:
+    return {"session-state": queue.session_state(arguments.text("session-id"))}
+
+
+def _set_session_state(queue: Queue, arguments: _Arguments) -> object:
+    queue.set_session_state(arguments.text("session-id"), arguments.binary("session-state"))
+    return {}
+
+
+def _list_sessions(queue: Queue, arguments: _Arguments) -> object:
+    skip, top = arguments.whole("skip", 0), arguments.whole("top", 100)
+    found = queue.session_ids(skip, top)
+    # The key is misspelt by the service, and so by every SDK.
+    return {"skip": Int(skip + len(found)), "sessions-ids": found} if found else _EMPTY
+
+
+def _embedded(entry: Mapping[object, object]) -> Message:
+    payload = {str(key): value for key, value in entry.items()}.get("message")
+    if not isinstance(payload, bytes):
+        raise ServiceBusError(ARGUMENT_ERROR, "each entry of 'messages' must hold a 'message' of bytes")
+    message = parse(payload)
+    if message.scheduled_at is None:
+        raise ServiceBusError(ARGUMENT_ERROR, "the message says no time to schedule it at")
+    return message
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    return Timestamp(int(seconds * 1000))
+
+
+_OPERATIONS: dict[str, Callable[[Queue, _Arguments], object]] = {
+    _PREFIX + "renew-lock": _renew_lock,
+    _PREFIX + "renew-session-lock": _renew_session_lock,
+    _PREFIX + "peek-message": _peek,
+    _PREFIX + "schedule-message": _schedule,
+    _PREFIX + "cancel-scheduled-message": _cancel_scheduled,
+    _PREFIX + "receive-by-sequence-number": _receive_deferred,
+    _PREFIX + "update-disposition": _update_disposition,
+    _PREFIX + "get-session-state": _get_session_state,
+    _PREFIX + "set-session-state": _set_session_state,
+    _PREFIX + "get-message-sessions": _list_sessions,
+}
