@@ -106,22 +106,26 @@ class Consumer:
             case Released():
                 self._queue.release(token)
             case Modified(undeliverable_here=True, message_annotations=changes):
-                self._queue.defer(token, changes or {})
+                self._queue.defer(token, _named(changes))
                 return Modified(delivery_failed=True, undeliverable_here=True)
             case Modified(message_annotations=changes):
-                self._queue.abandon(token, changes or {})
+                self._queue.abandon(token, _named(changes))
                 return Modified(delivery_failed=True, undeliverable_here=False)
             case Rejected(error=error):
-                info: Mapping[object, object] = (error.info if error is not None else None) or {}
-                given = {str(key): value for key, value in info.items()}
+                given = dict((error.info if error is not None else None) or {})
                 reason, description = (_text(given.pop(name, None)) for name in _DEAD_LETTER_FIELDS)
-                self._queue.dead_letter(token, reason, description, {**given})
+                self._queue.dead_letter(token, reason, description, given)
                 return Rejected(None)
             case None:
                 return None
             case _:
                 raise ServiceBusError(ARGUMENT_ERROR, f"a delivery cannot be settled with {type(state).__name__}")
         return state
+
+
+def _named(changes: Mapping[object, object] | None) -> dict[str, object]:
+    """`properties-to-modify`; .NET writes its keys as symbols, others as strings."""
+    return {str(key): value for key, value in (changes or {}).items()}
 
 
 def _text(value: object) -> str | None:

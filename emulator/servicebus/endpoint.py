@@ -174,7 +174,7 @@ class Endpoint:
     def open_consumer(self, link: Link, queue: Queue, session: Session | None) -> None:
         """Answer a receiver's attach and begin to serve it."""
         source = link.attach.source
-        properties: dict[object, object] | None = None
+        properties: dict[str, object] | None = None
         if session is not None and source is not None:
             source = replace(source, filter={Symbol(_SESSION_FILTER): session.id})
             properties = {_LOCKED_UNTIL: Long(_TICKS_AT_EPOCH + int(session.locked_until * 10_000_000))}

@@ -67,8 +67,8 @@ class _Arguments:
     def binary(self, name: str) -> bytes | None:
         return self._optional(name, bytes)
 
-    def map(self, name: str) -> Mapping[object, object]:
-        return self._optional(name, dict) or {}
+    def map(self, name: str) -> Mapping[str, object]:
+        return {str(key): value for key, value in (self._optional(name, dict) or {}).items()}
 
     def numbers(self, name: str) -> list[int]:
         return [int(number) for number in self._items(name, int)]
@@ -87,9 +87,9 @@ class _Arguments:
 
     def _items(self, name: str, kind: type[_T]) -> list[_T]:
         values = self._values.get(name)
-        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        if not isinstance(values, list | tuple) or not all(isinstance(value, kind) for value in values):
             raise ServiceBusError(ARGUMENT_ERROR, f"'{name}' must be a list of {kind.__name__}")
-        return values
+        return list(values)
 
 
 def _renew_lock(queue: Queue, arguments: _Arguments) -> object:

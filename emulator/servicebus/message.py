@@ -123,13 +123,13 @@ def peeked(message: Message) -> bytes:
     return deliver(message, lock_token=None)
 
 
-def with_reason(message: Message, reason: str | None, description: str | None, more: Mapping[object, object]) -> None:
+def with_reason(message: Message, reason: str | None, description: str | None, more: Mapping[str, object]) -> None:
     """Write why a message is dead-lettered into its application properties."""
     properties: dict[object, object] = {}
     if message.application_properties:
         decoded = _value(message.application_properties, 0, len(message.application_properties))
         properties = dict(decoded) if isinstance(decoded, dict) else {}
-    properties.update((str(key), value) for key, value in more.items())
+    properties.update(more)
     for name, value in (("DeadLetterReason", reason), ("DeadLetterErrorDescription", description)):
         if value is not None:
             properties[name] = value
@@ -137,7 +137,7 @@ def with_reason(message: Message, reason: str | None, description: str | None, m
         message.application_properties = section(APPLICATION_PROPERTIES, properties)
 
 
-def modify(message: Message, changes: Mapping[object, object]) -> None:
+def modify(message: Message, changes: Mapping[str, object]) -> None:
     """Write `properties-to-modify` of a settlement into the application properties."""
     if changes:
         with_reason(message, None, None, changes)

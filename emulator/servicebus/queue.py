@@ -281,7 +281,7 @@ class Queue:
         """Done with. Raises `ServiceBusError` (lock lost), like all settlements."""
         self._remove(self._locked_by(token))
 
-    def abandon(self, token: uuid.UUID, changes: Mapping[object, object]) -> None:
+    def abandon(self, token: uuid.UUID, changes: Mapping[str, object]) -> None:
         """Give back; one more delivery is counted."""
         message = self._locked_by(token)
         modify(message, changes)
@@ -293,7 +293,7 @@ class Queue:
         self._give_back(self._locked_by(token), counted=False)
         self._pump()
 
-    def defer(self, token: uuid.UUID, changes: Mapping[object, object]) -> None:
+    def defer(self, token: uuid.UUID, changes: Mapping[str, object]) -> None:
         """Set aside; only `receive_deferred` finds it again."""
         message = self._locked_by(token)
         modify(message, changes)
@@ -301,7 +301,7 @@ class Queue:
         self._change_state(message, State.DEFERRED)
 
     def dead_letter(
-        self, token: uuid.UUID, reason: str | None, description: str | None, more: Mapping[object, object]
+        self, token: uuid.UUID, reason: str | None, description: str | None, more: Mapping[str, object]
     ) -> None:
         """Move to the dead-letter queue."""
         self._bury(self._locked_by(token), reason, description, more)
@@ -339,9 +339,7 @@ class Queue:
             self._locked.pop(message.lock_token, None)
             message.lock_token = None
 
-    def _bury(
-        self, message: Message, reason: str | None, description: str | None, more: Mapping[object, object]
-    ) -> None:
+    def _bury(self, message: Message, reason: str | None, description: str | None, more: Mapping[str, object]) -> None:
         if self.dead_letters is None:  # this is a dead-letter queue: there is nowhere else to put it
             self._unlock(message)
             self._wait_in_line(message)

@@ -57,5 +57,5 @@ class Session:
     @staticmethod
     def tell_lost(holder: Consumer | None) -> None:
         """Tell the former holder that its lock has expired."""
-        if isinstance(holder, LockHolder):
+        if holder is not None and isinstance(holder, LockHolder):
             holder.session_lock_lost()
