@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -22,6 +22,7 @@ from emulator.issuer import Issuer, TokenRequest
 MAX_REQUEST_BYTES = 100 * 1024 * 1024
 """What a flow takes (Microsoft Learn, "Limits of automated, scheduled, and instant flows": message size)."""
 
+QueueCounts = Mapping[str, Mapping[str, int]]
 _FLOWS = "/powerautomate/automations/direct/workflows"
 _STOP_SECONDS = 0.5
 _PATCH: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
@@ -63,12 +64,21 @@ class Web:
 
 
 @asynccontextmanager
-async def running_web(definition: HttpDefinition, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Web]:
-    """Serve until the block ends; port 0 picks a free one. Raises `OSError` if the port cannot be had."""
+async def running_web(
+    definition: HttpDefinition,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    queue_counts: Callable[[], QueueCounts] = dict,
+) -> AsyncIterator[Web]:
+    """Serve until the block ends; port 0 picks a free one. Raises `OSError` if the port cannot be had.
+
+    `queue_counts` is what `GET /emulator/queues` answers: each queue's messages by state.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listener:
         shown = f"[{host}]" if family == socket.AF_INET6 else host
-        site = _Site(f"http://{shown}:{listener.getsockname()[1]}", definition)
+        site = _Site(f"http://{shown}:{listener.getsockname()[1]}", definition, queue_counts)
         # A caller that hangs up ends its handler, or faults that hang would pile up.
         runner = web.AppRunner(
             site.application(), access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_SECONDS
@@ -84,7 +94,8 @@ async def running_web(definition: HttpDefinition, host: str = "127.0.0.1", port:
 class _Site:
     """The routes, and the handlers too small for a module of their own."""
 
-    def __init__(self, url: str, definition: HttpDefinition) -> None:
+    def __init__(self, url: str, definition: HttpDefinition, queue_counts: Callable[[], QueueCounts]) -> None:
+        self._queue_counts = queue_counts
         self._issuer = Issuer(url, definition.identity)
         self._issuer_faults = Faults()
         self._identity = IdentityEndpoint(self._issuer, definition.identity)
@@ -112,6 +123,7 @@ class _Site:
                 web.get(f"{tenant}/.well-known/openid-configuration", self._discovery_v1),
                 web.get(f"{tenant}/discovery/v2.0/keys", self._keys),
                 web.route("*", f"{_FLOWS}/{{name}}/triggers/manual/paths/invoke", self._flows.invoke),
+                web.get("/emulator/queues", self._queues),
                 web.post("/emulator/token", self._mint),
                 web.put("/emulator/flows/{name}", self._put_flow),
                 web.get("/emulator/flows/{name}/calls", self._calls),
@@ -134,6 +146,9 @@ class _Site:
         fault = self._issuer_faults.strike()
         answer = await inflict(request, fault, {}) if fault else None
         return web.json_response(document) if answer is None else answer
+
+    async def _queues(self, _: web.Request) -> web.Response:
+        return web.json_response(self._queue_counts())
 
     async def _mint(self, request: web.Request) -> web.Response:
         try:

@@ -1,0 +1,117 @@
+"""The whole emulator in one process: starts what listens, says where, stops on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from emulator.config import Config
+from emulator.server import AmqpServer
+from emulator.servicebus.broker import Broker
+from emulator.web import Web, running_web
+
+_log = logging.getLogger(__name__)
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK")
+
+
+class CannotListen(Exception):
+    """A port cannot be had; the message names it and the option that picks another."""
+
+    def __init__(self, host: str, port: int, option: str, error: OSError) -> None:
+        # asyncio writes the address into strerror once more
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        super().__init__(f"Cannot listen on {host}:{port}: {reason}; choose another with {option}")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where to listen; port 0 picks a free one."""
+
+    host: str = "127.0.0.1"
+    amqp_port: int = 5672
+    http_port: int = 5380
+
+
+@dataclass(frozen=True, slots=True)
+class Emulator:
+    """A running emulator."""
+
+    connection_string: str
+    web: Web
+    broker: Broker
+    amqp: AmqpServer
+
+    def ready(self) -> dict[str, str | None]:
+        """What a program needs to use it."""
+        return {
+            "connection_string": self.connection_string,
+            "admin_url": None,
+            "identity_endpoint": self.web.identity_endpoint,
+            "identity_header": self.web.identity_header,
+            "issuer": self.web.issuer,
+            "audience": self.web.audience,
+            "flows_url": self.web.flows_url,
+        }
+
+
+@asynccontextmanager
+async def running_emulator(config: Config, endpoints: Endpoints) -> AsyncIterator[Emulator]:
+    """Service Bus and web server, until the block ends. Raises `CannotListen`."""
+    broker = Broker(config.queues)
+    amqp = AmqpServer(broker)
+    async with AsyncExitStack() as stack:
+        with _naming(endpoints.host, endpoints.amqp_port, "--amqp-port"):
+            amqp_port = await amqp.start(endpoints.host, endpoints.amqp_port)
+        stack.push_async_callback(amqp.stop)
+        with _naming(endpoints.host, endpoints.http_port, "--http-port"):
+            web = await stack.enter_async_context(
+                running_web(config.http, endpoints.host, endpoints.http_port, queue_counts=broker.counts)
+            )
+        yield Emulator(connection_string(endpoints.host, amqp_port), web, broker, amqp)
+
+
+@contextmanager
+def _naming(host: str, port: int, option: str) -> Iterator[None]:
+    """Say which port it was that cannot be had."""
+    try:
+        yield
+    except OSError as error:
+        raise CannotListen(host, port, option, error) from error
+
+
+def connection_string(host: str, port: int) -> str:
+    """What the SDKs are given; any key does, the emulator grants every one."""
+    return (
+        f"Endpoint=sb://{host}:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
+        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
+    )
+
+
+async def serve_until_stopped(config: Config, endpoints: Endpoints, *, ready: Callable[[str], None]) -> None:
+    """Run the emulator until a signal; `ready` gets a line of JSON once it listens. Raises `CannotListen`."""
+    stop = asyncio.Event()
+    with _calling_on_signal(stop.set):
+        async with running_emulator(config, endpoints) as emulator:
+            ready(json.dumps(emulator.ready()))
+            _log.info("Serving queues %s", ", ".join(queue.name for queue in config.queues))
+            await stop.wait()
+            _log.info("Stopping.")
+
+
+@contextmanager
+def _calling_on_signal(call: Callable[[], object]) -> Iterator[None]:
+    """Plain signal handlers, because Windows' event loops have none of their own."""
+    loop = asyncio.get_running_loop()
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(call)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
