@@ -38,7 +38,7 @@ def load(path: Path | None = None) -> Config:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not UTF-8"
-        raise ConfigError(str(path), f"cannot be read: {reason}") from error
+        raise ConfigError("(file)", f"cannot be read: {reason}") from error
     return parse(text)
 
 

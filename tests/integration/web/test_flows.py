@@ -109,7 +109,7 @@ async def test_a_call_without_a_bearer_is_refused(web: Web, client: httpx.AsyncC
 async def test_another_scheme_or_no_token_at_all_is_an_invalid_scheme(
     web: Web, client: httpx.AsyncClient, authorization: str
 ) -> None:
-    headers = {"Authorization": authorization.encode()}
+    headers = [(b"Authorization", authorization.encode())]
     answer = await client.post(web.flow_url("create-quote"), json=QUOTE, headers=headers)
     check_refusal(answer, 401, "DirectApiInvalidAuthorizationScheme")
 

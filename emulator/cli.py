@@ -1,0 +1,99 @@
+"""The emulator's command line: `python -m emulator serve | token`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from emulator import config
+from emulator.host import CannotListen, Endpoints, serve_until_stopped
+from emulator.servicebus.config import ConfigError
+
+DEFAULT_HTTP_PORT = 5380
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a rich traceback prints locals, and locals hold tokens
+    help="Azure on a laptop: Service Bus over AMQP, managed identity, a token issuer, HTTP-triggered flows.",
+)
+
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")]
+
+
+def main() -> None:
+    """The module's entry point."""
+    cli(prog_name="python -m emulator")
+
+
+@cli.command()
+def serve(
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="A config.json in the official emulator's format.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    amqp_port: Port = 5672,
+    http_port: Port = DEFAULT_HTTP_PORT,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C. Prints `ready {…}` once it listens; logs go to stderr."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        loaded = config.load(config_file)
+    except ConfigError as error:
+        _fail(f"Configuration {config_file or config.DEFAULT}: {error}", status=2)
+    try:
+        asyncio.run(serve_until_stopped(loaded, Endpoints(host, amqp_port, http_port), ready=_say_ready))
+    except CannotListen as error:
+        _fail(str(error), status=1)
+
+
+@cli.command()
+def token(
+    user: Annotated[str, typer.Option(help="A name, which always gets the same object ID, or the object ID.")],
+    role: Annotated[list[str] | None, typer.Option(help="An app role; may be given more than once.")] = None,
+    audience: Annotated[str | None, typer.Option(help="Default: the worker's own.")] = None,
+    expires_in: Annotated[int, typer.Option(metavar="SECONDS", help="Negative: already expired.")] = 3600,
+    forged: Annotated[bool, typer.Option("--forged", help="Signed by a key the issuer never published.")] = False,
+    http_port: Annotated[int, typer.Option(min=1, max=65535)] = DEFAULT_HTTP_PORT,
+    url: Annotated[str | None, typer.Option(help="The emulator's HTTP address, instead of --http-port.")] = None,
+) -> None:
+    """Print a user's token, and nothing else, as the running emulator's issuer signs it."""
+    wanted: dict[str, object] = {
+        "user": user,
+        "roles": role or [],
+        "audience": audience,
+        "lifetime_seconds": expires_in,
+        "forged": forged,
+    }
+    typer.echo(_minted(url or f"http://127.0.0.1:{http_port}", wanted))
+
+
+def _minted(url: str, wanted: dict[str, object]) -> str:
+    import httpx  # imported here: `serve` should start fast
+
+    try:
+        answer = httpx.post(f"{url.rstrip('/')}/emulator/token", json=wanted, timeout=10)
+        said = answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        _fail(f"No emulator answers at {url} ({error}); start it with `python -m emulator serve`, or say --url", 1)
+    except ValueError:
+        _fail(f"What answers at {url} is not the emulator; say its address with --url", 1)
+    if answer.is_error:
+        _fail(f"The emulator refused: {said.get('error', {}).get('message', answer.status_code)}", 1)
+    minted: str = said["access_token"]
+    return minted
+
+
+def _say_ready(line: str) -> None:
+    typer.echo(f"ready {line}")
+    sys.stdout.flush()
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(status)
