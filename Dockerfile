@@ -1,0 +1,45 @@
+# The worker alone. Settings come from FLOW_WORKER_… variables, or from a flow-worker.toml mounted in /etc/flow-worker.
+#   docker build -t flow-worker .
+#   docker run --env-file worker.env --stop-timeout 40 flow-worker
+# Give it longer to stop than shutdown_grace_seconds (30 by default; docker's own default is 10), or it is killed with
+# requests in hand: they are delivered again, but a flow that is not idempotent then ends as `unknown`.
+ARG BASE_IMAGE=python:3.13-slim
+
+FROM ${BASE_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+
+# Filled from outside by the base image's pip, so that the worker's environment holds no installer.
+RUN python3 -m venv --without-pip /opt/flow-worker
+COPY requirements-worker.lock ./
+RUN python3 -m pip --python /opt/flow-worker install --quiet --require-hashes --only-binary :all: -r requirements-worker.lock
+
+# The build backend, pinned where the developers' own is; it stays in this stage.
+COPY requirements.lock ./
+RUN sed -n '/^setuptools==/,/# via/p' requirements.lock > backend.lock \
+    && python3 -m venv backend \
+    && backend/bin/python -m pip install --quiet --require-hashes --only-binary :all: -r backend.lock
+
+COPY pyproject.toml README.md ./
+COPY contracts contracts
+COPY worker worker
+RUN backend/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . \
+    && python3 -m pip --python /opt/flow-worker install --quiet --no-deps --no-index dist/*.whl
+
+
+FROM ${BASE_IMAGE}
+COPY --from=build /opt/flow-worker /opt/flow-worker
+
+# Probes of Kubernetes and Container Apps come from outside the container, hence the health endpoint's host.
+ENV PATH=/opt/flow-worker/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    FLOW_WORKER_HEALTH__HOST=0.0.0.0
+WORKDIR /etc/flow-worker
+
+# A number, because Kubernetes' runAsNonRoot cannot judge a name.
+USER 10001:10001
+EXPOSE 8080
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["flow-worker", "health"]
+ENTRYPOINT ["flow-worker"]
+CMD ["run"]
