@@ -157,7 +157,6 @@ async def test_what_is_no_token_is_refused(authority: EntraAuthority, token: str
 async def test_times_are_judged_when_the_request_was_sent_give_or_take_the_skew(
     authority: EntraAuthority, mint: Mint
 ) -> None:
-    assert time.time() + 10**9 > SENT + 600  # the clock of this machine plays no part below
     for at in (SENT + 600 + SKEW, SENT - 600 - SKEW):
         await authority.authenticate(SecretStr(mint()), datetime.fromtimestamp(at, UTC))
     assert await code_for(authority, mint(), SENT + 600 + SKEW + 1) == "claim_expired"
