@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import JsonValue
+
+from contracts.output import output_of
+from contracts.result import FlowResult, Status
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "application/problem+json", "Text/JSON; charset=utf-8"])
+def test_json_travels_as_json(media_type: str) -> None:
+    assert output_of(b'{"a": [1, null]}', media_type) == ({"a": [1, None]}, media_type, "json")
+
+
+def test_json_null_is_not_an_empty_body() -> None:
+    assert output_of(b"null", "application/json") == (None, "application/json", "json")
+    assert output_of(b"", "application/json") == (None, None, None)
+
+
+@pytest.mark.parametrize("body", [b"{oops", b'{"a": 1, "a": 2}', b"[NaN]", b'"\\ud800"', b"[" * 5000])
+def test_what_claims_to_be_json_and_is_not_travels_as_text(body: bytes) -> None:
+    assert output_of(body, "application/json") == (body.decode(), "application/json", "text")
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "text"),
+    [
+        (b"plain", "text/plain", "plain"),
+        ("grün".encode("latin-1"), "text/plain; charset=iso-8859-1", "grün"),
+        ("grün".encode(), 'text/html; charset="UTF-8"', "grün"),
+        (b"<a/>", "application/xml", "<a/>"),
+        (b"<a/>", "application/atom+xml;type=entry", "<a/>"),
+        (b"a=1", "application/x-www-form-urlencoded; charset=utf-8", "a=1"),
+    ],
+)
+def test_text_travels_as_text_in_the_character_set_it_names(body: bytes, media_type: str, text: str) -> None:
+    assert output_of(body, media_type) == (text, media_type, "text")
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type"),
+    [
+        (b"\x89PNG", "image/png"),
+        (b"anything", None),
+        (b"\xff\xfe\xfd", "text/plain"),
+        (b"text", "text/plain; charset=klingon"),
+        (b"text", "text/plain; charset=base64"),
+        (b"+2AA-", "text/plain; charset=utf-7"),
+        (b"\xff", "application/json"),
+    ],
+)
+def test_anything_else_travels_as_base64(body: bytes, media_type: str | None) -> None:
+    assert output_of(body, media_type) == (base64.b64encode(body).decode(), media_type, "base64")
+
+
+@given(st.binary(), st.none() | st.sampled_from(["application/json", "text/plain", "text/plain; charset=utf-16", "x"]))
+def test_whatever_a_flow_answers_fits_into_a_result(body: bytes, media_type: str | None) -> None:
+    output, output_type, encoding = output_of(body, media_type)
+    FlowResult(
+        status=Status.SUCCEEDED,
+        output=output,
+        output_type=output_type,
+        output_encoding=encoding,
+        correlation_id="c",
+        request_message_id="m",
+    )
+    if encoding == "base64":
+        assert isinstance(output, str)
+        assert base64.b64decode(output) == body
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5))
+def test_json_is_not_changed_on_its_way(value: JsonValue) -> None:
+    assert output_of(json.dumps(value).encode(), "application/json")[0] == value

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from pydantic import ValidationError
+
+from contracts.message import Message, fits_id
+from contracts.result import FlowError, FlowResult, InvalidResult, Status, reply_message_id
+from tests.unit.contracts.strategies import ids, results
+
+DAY = timedelta(days=1)
+
+
+def result(**fields: Any) -> FlowResult:  # Any: whatever FlowResult takes
+    return FlowResult.model_validate(
+        {"status": Status.SUCCEEDED, "flow": "f", "correlation_id": "c-1", "request_message_id": "m-1", **fields}
+    )
+
+
+@given(results)
+def test_a_result_comes_back_from_its_message_unchanged(result: FlowResult) -> None:
+    assert FlowResult.from_message(result.to_message("s", DAY)) == result
+
+
+def test_the_message_says_where_it_belongs_and_what_it_is() -> None:
+    message = result(status=Status.REFUSED).to_message("s-1", DAY)
+    assert (message.correlation_id, message.session_id, message.time_to_live) == ("c-1", "s-1", DAY)
+    assert message.content_type == "application/json"
+    assert message.application_properties == {"contract": "flow-result/1", "status": "refused", "flow": "f"}
+
+
+def test_an_unread_request_leaves_no_flow_property() -> None:
+    assert "flow" not in result(flow=None).to_message("s", DAY).application_properties
+
+
+@given(ids, ids, ids)
+def test_a_reply_has_one_message_id_that_service_bus_takes(message_id: str, correlation_id: str, session: str) -> None:
+    made = reply_message_id(message_id, correlation_id, session)
+    assert made == reply_message_id(message_id, correlation_id, session)
+    assert fits_id(made)
+
+
+def test_replies_to_different_requests_have_different_message_ids() -> None:
+    made = {reply_message_id(*key) for key in [("a", "b", "c"), ("ab", "", "c"), ("a", "bc", ""), ("c", "b", "a")]}
+    assert len(made) == 4
+
+
+def test_a_result_without_its_output_keeps_everything_else_and_says_how_large_it_was() -> None:
+    large = result(output="x" * 5000, output_type="text/plain", output_encoding="text", http_status=200)
+    small = large.without_output()
+    assert small.error is not None
+    assert small.error.code == "output_too_large"
+    assert str(len(large.to_message("s", DAY).body)) in small.error.message
+    assert (small.output, small.output_encoding) == (None, None)
+    assert (small.status, small.http_status, small.output_type) == (Status.SUCCEEDED, 200, "text/plain")
+    assert len(small.to_message("s", DAY).body) < 1000
+
+
+def test_an_error_that_stands_is_kept_when_the_output_is_dropped() -> None:
+    error = FlowError(code="http_500", message="The flow answered 500.")
+    assert result(status=Status.FAILED, error=error, output="x").without_output().error == error
+
+
+def test_fields_of_later_versions_are_passed_over() -> None:
+    message = result().to_message("s", DAY)
+    later = json.dumps({**json.loads(message.body), "cost": 3, "error": {"code": "c", "message": "m", "hint": "h"}})
+    read = FlowResult.from_message(dataclasses.replace(message, body=later.encode()))
+    assert read.error == FlowError(code="c", message="m")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"status": "done"}, "'status'"),
+        ({"attempts": "3"}, "'attempts'"),
+        ({"attempts": -1}, "'attempts'"),
+        ({"times": {"accepted": 1700000000}}, "'times.accepted'"),
+        ({"times": {"accepted": "2026-03-02T09:30:00"}}, "'times.accepted'"),
+        ({"output_encoding": "hex"}, "'output_encoding'"),
+        ({"correlation_id": None}, "'correlation_id'"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_named(change: dict[str, Any], complaint: str) -> None:  # Any: also wrong types
+    message = result().to_message("s", DAY)
+    body = json.dumps({**json.loads(message.body), **change}).encode()
+    with pytest.raises(InvalidResult, match=complaint):
+        FlowResult.from_message(dataclasses.replace(message, body=body))
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"null", b"{}", b"[" * 9999])
+def test_a_body_that_is_no_result_is_refused(body: bytes) -> None:
+    message = result().to_message("s", DAY)
+    with pytest.raises(InvalidResult, match="the body"):
+        FlowResult.from_message(dataclasses.replace(message, body=body))
+
+
+def test_another_contract_is_refused() -> None:
+    with pytest.raises(InvalidResult, match="flow-result/1"):
+        FlowResult.from_message(Message(body=result().to_message("s", DAY).body))
+
+
+def test_a_result_that_could_not_be_published_cannot_be_made() -> None:
+    with pytest.raises(ValidationError):
+        result(output=float("inf"))

@@ -1,0 +1,132 @@
+"""The conversions, over the bytes that the SDK itself writes and reads."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
+from azure.servicebus._pyamqp._encode import encode_payload
+from azure.servicebus._transport._pyamqp_transport import PyamqpTransport
+from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageProperties
+from hypothesis import given
+
+from contracts.message import Message, ReceivedMessage
+from contracts.request import FlowRequest
+from contracts.servicebus import from_sdk, to_sdk
+from tests.unit.contracts.strategies import requests
+
+
+def travelled(annotated: AmqpAnnotatedMessage) -> ReceivedMessage:
+    """As the other side gets it: encoded and decoded by the SDK's own codec."""
+    wire = bytearray()
+    encode_payload(wire, PyamqpTransport.to_outgoing_amqp_message(annotated))
+    return from_sdk(ServiceBusReceivedMessage.from_bytes(bytes(wire)))
+
+
+def sent(message: Message) -> ReceivedMessage:
+    return travelled(to_sdk(message).raw_amqp_message)
+
+
+FULL = Message(
+    body=b"\x00\xffbody",
+    content_type="application/json",
+    message_id="m",
+    correlation_id="c",
+    session_id="s",
+    reply_to="r",
+    reply_to_session_id="rs",
+    subject="Grüße",
+    time_to_live=timedelta(milliseconds=1500),
+    application_properties={"text": "ä", "whole": 7, "half": 0.5, "yes": True},
+)
+
+
+def test_every_field_arrives() -> None:
+    got = sent(FULL)
+    for field in ("body", "content_type", "message_id", "correlation_id", "session_id", "reply_to", "subject"):
+        assert getattr(got, field) == getattr(FULL, field)
+    assert got.reply_to_session_id == "rs"
+    assert got.time_to_live == FULL.time_to_live
+    assert got.application_properties == FULL.application_properties
+
+
+def test_what_is_absent_stays_absent() -> None:
+    got = sent(Message(body=b"", application_properties={"nothing": None}))
+    assert (got.body, got.correlation_id, got.session_id, got.time_to_live) == (b"", None, None, None)
+    assert got.application_properties == {}
+
+
+@given(requests)
+def test_a_request_survives_the_wire(request: FlowRequest) -> None:
+    got = FlowRequest.from_message(sent(request.to_message()))
+    cut = request.time_to_live and timedelta(milliseconds=request.time_to_live // timedelta(milliseconds=1))
+    assert got == request.model_copy(update={"time_to_live": cut})
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        (timedelta(microseconds=5), timedelta(milliseconds=1)),
+        (timedelta(milliseconds=300), timedelta(milliseconds=300)),
+        (timedelta(days=1000), timedelta(milliseconds=2**32 - 1)),
+    ],
+)
+def test_a_short_time_to_live_never_becomes_endless(asked: timedelta, kept: timedelta) -> None:
+    assert sent(Message(body=b"", time_to_live=asked)).time_to_live == kept
+
+
+def test_properties_of_other_types_arrive_as_text() -> None:
+    key = uuid.UUID(int=7)
+    sdk = ServiceBusMessage(b"", application_properties={"key": key, "bytes": b"abc"})
+    assert travelled(sdk.raw_amqp_message).application_properties == {"key": str(key), "bytes": "abc"}
+
+
+def test_ids_of_other_types_arrive_as_text() -> None:
+    properties = AmqpMessageProperties(message_id=uuid.UUID(int=7), correlation_id=b"\xff")
+    got = travelled(AmqpAnnotatedMessage(data_body=b"", properties=dict(properties)))
+    assert got.message_id == str(uuid.UUID(int=7))
+    assert got.correlation_id == "\\xff"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"data_body": [b"one", b"two"]}, b"onetwo"),
+        ({"value_body": None}, b""),
+        ({"value_body": '{"flow": "f"}'}, b'{"flow": "f"}'),
+        ({"value_body": b"\xff"}, b"\xff"),
+        ({"value_body": {"flow": "f", "input": {"amounts": [1, 2.5, None]}}}, None),
+        ({"value_body": 7}, b"7"),
+        ({"sequence_body": [[1, "two"], [3]]}, None),
+    ],
+)
+def test_every_kind_of_amqp_body_arrives_as_bytes(body: dict[str, Any], expected: bytes | None) -> None:  # Any: SDK's
+    got = travelled(AmqpAnnotatedMessage(**body, properties={"message_id": "m"})).body
+    if expected is not None:
+        assert got == expected
+    else:
+        assert got in (b'{"flow": "f", "input": {"amounts": [1, 2.5, null]}}', b'[[1, "two"], [3]]', b'[1, "two"]')
+
+
+def test_the_brokers_marks_are_read() -> None:
+    wire = bytearray()
+    encode_payload(
+        wire,
+        PyamqpTransport.to_outgoing_amqp_message(
+            AmqpAnnotatedMessage(
+                data_body=b"",
+                header={"delivery_count": 3, "time_to_live": 60_000},
+                annotations={
+                    "x-opt-sequence-number": 42,
+                    "x-opt-enqueued-time": datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
+                },
+            )
+        ),
+    )
+    got = from_sdk(ServiceBusReceivedMessage.from_bytes(bytes(wire)))
+    assert (got.delivery_count, got.sequence_number) == (3, 42)
+    assert got.enqueued_at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    assert got.expires_at == got.enqueued_at + timedelta(minutes=1)
