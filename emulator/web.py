@@ -1,4 +1,13 @@
-"""One web server for all that is HTTP: managed identity, token issuer, flows, and the control of their faults."""
+"""One web server for all that is HTTP: managed identity, token issuer, flows, and the control of their faults.
+
+Control, while it runs, in JSON with the field names of `emulator.definitions`:
+
+- `POST /emulator/token`                 mint a user's token, right or wrong (`TokenRequest`)
+- `PUT /emulator/flows/{name}`           merge fields into a flow's definition, or make a flow (`FlowDefinition`)
+- `GET /emulator/flows/{name}/calls`     the calls a flow has seen
+- `PUT /emulator/identity`, `GET` of it  faults and token lifetime; how many calls there were (`IdentityPatch`)
+- `PUT /emulator/issuer`                 faults of discovery and key set, key rotation (`IssuerPatch`)
+"""
 
 from __future__ import annotations
 
@@ -127,6 +136,7 @@ class _Site:
                 web.post("/emulator/token", self._mint),
                 web.put("/emulator/flows/{name}", self._put_flow),
                 web.get("/emulator/flows/{name}/calls", self._calls),
+                web.get("/emulator/identity", self._get_identity),
                 web.put("/emulator/identity", self._put_identity),
                 web.put("/emulator/issuer", self._put_issuer),
             ]
@@ -172,13 +182,16 @@ class _Site:
         except KeyError:
             return _error(404, "WorkflowNotFound", f"There is no flow '{name}'.")
 
+    async def _get_identity(self, _: web.Request) -> web.Response:
+        return web.json_response({"calls": self._identity.calls})
+
     async def _put_identity(self, request: web.Request) -> web.Response:
         try:
             patch = IdentityPatch.model_validate_json(await request.read(), by_name=True, by_alias=False)
         except ValidationError as error:
             return _bad_request(error)
         self._identity.change(patch)
-        return web.json_response({"calls": self._identity.calls})
+        return await self._get_identity(request)
 
     async def _put_issuer(self, request: web.Request) -> web.Response:
         try:

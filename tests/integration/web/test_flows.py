@@ -1,5 +1,7 @@
 """HTTP-triggered flows: who may start one, what is refused and how, what an answer carries."""
 
+import logging
+
 import httpx
 import jwt
 import pytest
@@ -139,6 +141,7 @@ async def test_a_token_that_is_not_the_issuers_or_is_over_is_an_invalid_scheme(
         {"audience": "api://flow-worker"},
         {"claims": {"aud": None}},
         {"claims": {"aud": [FLOW_AUDIENCE]}},
+        {"claims": {"iss": ["x"]}},
         {"tenant": OTHER_OBJECT},
         {"claims": {"tid": OTHER_OBJECT}},
         {"issuer": "https://sts.windows.net/x/"},
@@ -152,6 +155,17 @@ async def test_a_token_with_a_wrong_claim_does_not_match_the_policy(
     headers = await mint(web, client, **wanted)
     answer = await client.post(web.flow_url("create-quote"), json=QUOTE, headers=headers)
     assert "access control policy" in check_refusal(answer, 403, "MisMatchingOAuthClaims")
+
+
+async def test_the_log_tells_which_claim_it_was_and_not_the_token(
+    web: Web, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="emulator")
+    headers = await mint(web, client, audience="https://service.flow.microsoft.com")
+    await client.post(web.flow_url("create-quote"), json=QUOTE, headers=headers)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "emulator.admission"]
+    assert "{'aud': 'https://service.flow.microsoft.com'}" in line
+    assert headers["Authorization"].removeprefix("Bearer ") not in caplog.text
 
 
 async def test_a_flow_may_admit_other_object_ids_or_the_whole_tenant(

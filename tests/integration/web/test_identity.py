@@ -107,6 +107,7 @@ async def test_trouble_can_be_made_and_ends_after_the_calls_it_was_made_for(
             await credential.get_token(SCOPE)
         token = await credential.get_token(SCOPE)
     assert token.expires_on - time.time() < 601
+    assert (await client.get(f"{web.url}/emulator/identity")).json() == {"calls": 2}
 
 
 async def test_a_control_request_with_a_mistake_is_told_where_it_is(web: Web, client: httpx.AsyncClient) -> None:
