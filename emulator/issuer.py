@@ -179,7 +179,8 @@ class Issuer:
 
     @staticmethod
     def _signed(key: SigningKey, claims: Claims, *, kid: str) -> str:
-        return jwt.encode(claims, key.private, "RS256", headers={"kid": kid})
+        # One layer below jwt.encode, which refuses to write claims of the wrong type: those are wanted too.
+        return jwt.PyJWS().encode(json.dumps(claims).encode(), key.private, "RS256", headers={"kid": kid})
 
 
 def object_id_of(user: str) -> uuid.UUID:
