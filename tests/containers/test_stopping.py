@@ -9,7 +9,16 @@ import httpx
 import pytest
 
 from contracts.client import FlowClient
-from tests.containers.harness import ROLE, Emulator, container, free_port, running_worker, settings_for, stop
+from tests.containers.harness import (
+    ROLE,
+    START_SECONDS,
+    Emulator,
+    container,
+    free_port,
+    running_worker,
+    settings_for,
+    stop,
+)
 
 pytestmark = pytest.mark.timeout(600)  # the first test builds the image
 
@@ -48,6 +57,8 @@ def answer(url: str) -> int | None:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Look again and again, for what is looked at is in another process; the test's time limit ends it."""
+    """Look again and again, for what is looked at is in another process."""
+    deadline = time.monotonic() + START_SECONDS
     while not holds():
+        assert time.monotonic() < deadline, f"not so within {START_SECONDS} s"
         time.sleep(0.05)
