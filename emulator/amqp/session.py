@@ -100,13 +100,14 @@ class Session:
         room = self.connection.peer_max_frame_size - HEADER_SIZE
         transfer = Transfer(handle, delivery_id, tag, message_format, settled)
         body = encode_frame_body(transfer)
-        while len(payload) > room - len(body):
-            size = room - len(body)
-            self._outgoing.send_transfer(handle, encode_frame_body(replace(transfer, more=True)), payload[:size])
-            payload = payload[size:]
+        start = 0
+        while len(payload) - start > (size := room - len(body)):
+            more = encode_frame_body(replace(transfer, more=True))
+            self._outgoing.send_transfer(handle, more, payload[start : start + size])
+            start += size
             transfer = Transfer(handle)
             body = encode_frame_body(transfer)
-        self._outgoing.send_transfer(handle, body, payload)
+        self._outgoing.send_transfer(handle, body, payload[start:])
         return delivery_id
 
     def receive(self, performative: Performative, payload: bytes) -> None:
