@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT (Ctrl-C on Windows), drain, return."""
-    async with _crew(settings) as crew:
+    async with assembled(settings) as crew:
         _on_stop_signal(crew.stop)
         log(
             _log,
@@ -41,7 +41,8 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _crew(settings: Settings) -> AsyncIterator[Crew]:
+async def assembled(settings: Settings) -> AsyncIterator[Crew]:
+    """A crew with all it needs, ready to run."""
     health = Health()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(served(health, settings.health.host, settings.health.port))

@@ -20,8 +20,8 @@ class Crew:
     """Runs lanes until told to stop; the death of one stops all, loudly."""
 
     def __init__(self, lanes: Sequence[Lane], health: Health, *, grace_seconds: float) -> None:
+        self.health = health
         self._lanes = lanes
-        self._health = health
         self._grace = grace_seconds
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -44,7 +44,7 @@ class Crew:
         await asyncio.gather(*tasks)
 
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
-        self._health.draining = True
+        self.health.draining = True
         for lane in self._lanes:
             lane.stop()
         log(

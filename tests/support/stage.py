@@ -1,0 +1,132 @@
+"""An emulator and a worker in the test's own process and event loop, with real sockets between them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+
+from contracts.client import FlowClient
+from emulator import config
+from emulator.host import Emulator, Endpoints, running_emulator
+from emulator.issuer import TokenRequest
+from worker.app import assembled
+from worker.crew import Crew
+from worker.settings import Settings
+
+ROLE = "Quotes.Create"
+WAIT = 30.0
+
+JsonObject = dict[str, object]
+
+
+@dataclass
+class Stage:
+    """A running emulator, and the means to start workers and senders on it."""
+
+    emulator: Emulator
+    flows: dict[str, JsonObject] = field(default_factory=dict)
+
+    def claim(self, *roles: str, user: str = "ada", **changes: object) -> str:
+        """A token for the worker's audience; without roles given, one that may start the flows."""
+        wanted = {"user": user, "roles": list(roles) or [ROLE]} | changes
+        return self.emulator.web.tokens.mint(TokenRequest.model_validate(wanted))
+
+    async def put(self, what: str, change: JsonObject) -> None:
+        """Change a flow (`flows/NAME`), the `identity` endpoint or the `issuer` while they run."""
+        async with httpx.AsyncClient() as client:
+            answer = await client.put(f"{self.emulator.web.url}/emulator/{what}", json=change)
+            answer.raise_for_status()
+
+    async def calls(self, flow: str) -> list[JsonObject]:
+        """The calls a flow has seen."""
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(f"{self.emulator.web.url}/emulator/flows/{flow}/calls")
+            calls: list[JsonObject] = answer.raise_for_status().json()["calls"]
+            return calls
+
+    def settings(self, **changes: object) -> Settings:
+        """Settings for this emulator: quick to notice and quick to stop. `changes` are top-level TOML values."""
+        return Settings.model_validate(self._defaults() | changes)
+
+    def _defaults(self) -> JsonObject:
+        web = self.emulator.web
+        host = web.url.split("/")[2]
+        flow: JsonObject = {"role": ROLE, "timeout_seconds": 20}
+        return {
+            "servicebus": {
+                "connection_string": self.emulator.connection_string,
+                "receive_wait_seconds": 0.5,
+                "send_seconds": 5,
+                "settle_seconds": 5,
+                "renew_seconds": 5,
+                "open_seconds": 10,
+                "probe_interval_seconds": 2,
+                "reconnect_max_seconds": 1,
+            },
+            "request_queues": [{"name": "flow-requests", "lanes": 2}],
+            "claims": {
+                "authority": f"{web.url}",
+                "tenants": [str(web.tenant_id)],
+                "audiences": [web.audience],
+            },
+            "flows": {name: flow | {"url": web.flow_url(name)} | more for name, more in self.flows.items()},
+            "plain_http_hosts": [host],
+            "health": {"port": 0},
+            "retry_pause_seconds": 0.3,
+            "shutdown_grace_seconds": 10,
+        }
+
+    @asynccontextmanager
+    async def worker(self, settings: Settings | None = None) -> AsyncIterator[Crew]:
+        """A worker that is ready; drained at the end."""
+        async with assembled(settings or self.settings()) as crew:
+            task = asyncio.create_task(crew.run(), name="worker")
+            try:
+                await until(lambda: bool(crew.health.report()["ready"]))
+                yield crew
+            finally:
+                crew.stop()
+                await task
+
+    def client(self) -> FlowClient:
+        """A sender's client."""
+        return FlowClient.from_connection_string(self.emulator.connection_string)
+
+
+async def until(condition: object, seconds: float = WAIT) -> None:
+    """Wait until a callable says true; fails after `seconds`."""
+    assert callable(condition)
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.02)
+
+
+def short_lock(seconds: int) -> config.Config:
+    """The default configuration with a short lock on the request queue."""
+    document = json.loads(config.DEFAULT.read_text(encoding="utf-8"))
+    for queue in document["UserConfig"]["Namespaces"][0]["Queues"]:
+        queue["Properties"]["LockDuration"] = f"PT{seconds}S"
+    return config.parse(json.dumps(document))
+
+
+@asynccontextmanager
+async def running_stage(
+    monkeypatch: pytest.MonkeyPatch, configuration: config.Config | None = None, port: int = 0
+) -> AsyncIterator[Stage]:
+    """An emulator on free ports, azure-identity pointed to it, and the default flows registered."""
+    async with running_emulator(configuration or config.load(None), Endpoints("127.0.0.1", port, 0)) as emulator:
+        for name, value in emulator.web.environment().items():
+            monkeypatch.setenv(name, value)
+        flows: dict[str, JsonObject] = {
+            "create-quote": {},
+            "notify-team": {},
+            "slow-report": {},
+            "broken-approval": {},
+        }
+        yield Stage(emulator, flows)
