@@ -88,13 +88,13 @@ def write_composite(out: bytearray, value: object) -> None:
 def read_composite(value: object) -> object:
     """The composite that a decoded described list stands for. Raises DecodeError."""
     if not isinstance(value, Described):
-        raise DecodeError(f"expected a described list, got a {type(value).__name__}")
+        raise DecodeError(f"expected a described list, got {type(value).__name__}")
     descriptor = value.descriptor
     schema = _BY_DESCRIPTOR.get(descriptor) if isinstance(descriptor, int | str) else None
     if schema is None:
         raise DecodeError("the descriptor is not one of the AMQP types known here")
     if not isinstance(value.value, list):
-        raise DecodeError(f"{schema.name} is a list, not a {type(value.value).__name__}")
+        raise DecodeError(f"{schema.name} is a list, not {type(value.value).__name__}")
     return schema.build(*_read_fields(schema, value.value))
 
 
@@ -132,7 +132,7 @@ def _instance_of(kind: type, what: str, write: Writer) -> Wire:
     def read(value: object) -> object:
         if isinstance(value, kind):
             return value
-        raise DecodeError(f"expected {what}, got a {type(value).__name__}")
+        raise DecodeError(f"expected {what}, got {type(value).__name__}")
 
     return Wire(read, write)
 
@@ -144,7 +144,7 @@ def one_of(*classes: type) -> Wire:
         found = read_composite(value)
         if isinstance(found, classes):
             return found
-        raise DecodeError(f"a {type(found).__name__} has no place here")
+        raise DecodeError(f"{type(found).__name__} has no place here")
 
     return Wire(read, write_composite)
 

@@ -58,7 +58,7 @@ def write(out: bytearray, value: object) -> None:
     try:
         writer(out, value)
     except (struct.error, UnicodeEncodeError) as error:
-        raise EncodeError(f"a {type(value).__name__} does not fit its AMQP type: {error}") from error
+        raise EncodeError(f"{type(value).__name__} does not fit its AMQP type: {error}") from error
 
 
 def _amqp_type(value: object) -> type:
@@ -220,7 +220,7 @@ def _packed(layout: str) -> Writer:
 def _raw(width: int) -> Writer:
     def write_raw(out: bytearray, value: bytes) -> None:
         if len(value) != width:
-            raise EncodeError(f"a {type(value).__name__} has {width} bytes, not {len(value)}")
+            raise EncodeError(f"{type(value).__name__} has {width} bytes, not {len(value)}")
         out += value
 
     return write_raw

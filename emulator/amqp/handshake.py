@@ -48,7 +48,7 @@ class Handshake:
             raise AmqpError(FRAMING_ERROR, "a frame that is not SASL before the AMQP header")
         init = decode_sasl(frame.body)
         if not isinstance(init, SaslInit):
-            raise AmqpError(NOT_ALLOWED, f"a {type(init).__name__} where SaslInit is due")
+            raise AmqpError(NOT_ALLOWED, f"{type(init).__name__} where SaslInit is due")
         if init.mechanism not in MECHANISMS:
             self._send(SaslOutcome(_AUTHENTICATION_FAILED))
             raise AmqpError(UNAUTHORIZED_ACCESS, f"choose a SASL mechanism among {', '.join(MECHANISMS)}")

@@ -322,7 +322,7 @@ def decode_performative(body: bytes) -> tuple[Performative, int]:
     found = read_composite(described)
     if isinstance(found, Performative):
         return found, offset
-    raise DecodeError(f"a {type(found).__name__} is not a performative")
+    raise DecodeError(f"{type(found).__name__} is not a performative")
 
 
 def decode_sasl(body: bytes) -> SaslFrame:
@@ -331,4 +331,4 @@ def decode_sasl(body: bytes) -> SaslFrame:
     found = read_composite(described)
     if isinstance(found, SaslFrame) and offset == len(body):
         return found
-    raise DecodeError(f"a {type(found).__name__} is not the whole of a SASL frame")
+    raise DecodeError(f"{type(found).__name__} is not the whole of a SASL frame")

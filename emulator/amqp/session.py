@@ -140,8 +140,6 @@ class Session:
                 self._on_attach(performative)
             case Detach():
                 self._on_detach(performative)
-            case _:
-                raise SessionError(NOT_ALLOWED, f"{type(performative).__name__} is not for a session")
 
     def _on_attach(self, attach: Attach) -> None:
         if attach.handle > self.connection.limits.handle_max:

@@ -116,6 +116,7 @@ MALFORMED = {
     "a descriptor without a value": "00 53 75",
     "descriptors of descriptors of descriptors": "00" * 10_000,
     "an array of descriptors of descriptors": "f0 00000fff 00000001" + "00" * 10_000,
+    "an array of elements with a hundred descriptors each": "e0 ca 01" + "0040" * 100 + "40",
 }
 
 

@@ -215,7 +215,7 @@ def test_a_field_of_the_wrong_type_is_named() -> None:
     (closed,) = peer.connection.receive(framed(Open("x")).replace(b"\xa1\x01x", b"\xa0\x01x"))
     assert isinstance(closed, ConnectionClosed)
     assert closed.error is not None
-    assert closed.error.description == "open.container_id: expected a string, got a bytes"
+    assert closed.error.description == "open.container_id: expected a string, got bytes"
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_frame_size", 511), ("channel_max", 65_536), ("idle_timeout_ms", 0)])

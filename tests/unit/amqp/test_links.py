@@ -152,6 +152,16 @@ def test_a_refused_link_gets_an_attach_without_terminuses_and_a_closing_detach()
     assert peer.hear() == []
 
 
+def test_to_detach_a_link_that_was_never_answered_is_to_refuse_it() -> None:
+    peer = Peer().open().begin()
+    link = peer.attach(receives=False)
+    link.detach(Error("amqp:resource-limit-exceeded"))
+    (_, attach, _), (_, detach, _) = peer.hear()
+    assert isinstance(attach, Attach)
+    assert attach.target is None
+    assert detach == Detach(0, closed=True, error=Error("amqp:resource-limit-exceeded"))
+
+
 def test_an_answer_that_comes_after_the_peer_left_is_not_sent() -> None:
     peer = Peer().open().begin()
     link = peer.attach(receives=True)
@@ -615,6 +625,15 @@ def test_a_handle_beyond_the_limit_closes_the_connection() -> None:
     peer = Peer(Limits(handle_max=1)).open().begin()
     peer.link(1, receives=True)
     assert closed_with(peer.say(Attach("link", 2, RECEIVER))) == "amqp:connection:framing-error"
+
+
+def test_a_peer_is_not_given_a_handle_it_cannot_number() -> None:
+    peer = Peer().open()
+    peer.say(Begin(None, 0, 9, 9, handle_max=0))
+    peer.attach(0, receives=True)
+    ended = only(SessionEnded, peer.say(Attach("link", 1, RECEIVER)))
+    assert ended.error is not None
+    assert ended.error.condition == "amqp:not-allowed"
 
 
 def test_events_after_the_connection_broke_are_not_reported_but_those_before_it_are() -> None:
