@@ -20,7 +20,7 @@ from contracts.result import FlowResult, InvalidResult
 _log = logging.getLogger(__name__)
 
 _PREFETCH = 100
-_RECEIVE_SECONDS = 1.0
+_RECEIVE_SECONDS = 0.5
 """A receive is never cancelled, so this is also how long closing may take."""
 
 

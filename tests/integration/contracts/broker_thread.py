@@ -1,0 +1,154 @@
+"""A broker in a thread, and someone who plays the worker's part with the real SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from azure.core.exceptions import AzureError
+from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
+
+from contracts.request import FlowRequest
+from contracts.result import FlowResult, Status
+from contracts.servicebus import from_sdk, to_sdk
+from emulator.server import AmqpServer
+from emulator.servicebus.broker import Broker
+from emulator.servicebus.config import parse_entities
+
+_T = TypeVar("_T")
+
+_QUEUES = {
+    "UserConfig": {
+        "Namespaces": [
+            {
+                "Name": "tests",
+                "Queues": [
+                    {"Name": "flow-requests", "Properties": {"RequiresDuplicateDetection": True}},
+                    {
+                        "Name": "flow-replies",
+                        "Properties": {
+                            "RequiresSession": True,
+                            "RequiresDuplicateDetection": True,
+                            "LockDuration": "PT2S",
+                        },
+                    },
+                ],
+            }
+        ]
+    }
+}
+
+
+class BrokerThread:
+    """An emulator with the two queues; its messages outlive a restart."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="broker")
+        self._thread.start()
+        self.broker = Broker(parse_entities(_QUEUES))
+        self._server = AmqpServer(self.broker)
+        self._port = self._run(self._server.start("127.0.0.1", 0))
+
+    @property
+    def connection_string(self) -> str:
+        return (
+            f"Endpoint=sb://127.0.0.1:{self._port};SharedAccessKeyName=RootManageSharedAccessKey;"
+            "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
+        )
+
+    def count(self, queue: str) -> dict[str, int]:
+        """A queue's messages by state."""
+        return self.call(self.broker.counts)[queue]
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        """Call something of the broker's in the broker's thread."""
+
+        async def called() -> _T:
+            return function()
+
+        return self._run(called())
+
+    def set_fault(self, **faults: object) -> None:
+        """Switch faults of the broker (see `Faults`)."""
+
+        def switch() -> None:
+            for name, value in faults.items():
+                setattr(self.broker.faults, name, value)
+
+        self.call(switch)
+
+    def down(self) -> None:
+        """Stop listening and drop all connections."""
+        self._run(self._server.stop())
+
+    def up(self) -> None:
+        """Listen again on the same port, with the same messages."""
+        self._server = AmqpServer(self.broker)
+        self._run(self._server.start("127.0.0.1", self._port))
+
+    def close(self) -> None:
+        self.down()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:  # Any: what a coroutine yields is asyncio's affair
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+
+SILENT = "silent"
+"""A flow that gets no answer."""
+
+
+def echo(request: FlowRequest) -> FlowResult:
+    """The result of a flow that answers with its input."""
+    return FlowResult(
+        status=Status.SUCCEEDED,
+        flow=request.flow,
+        output=request.input,
+        output_encoding="json",
+        correlation_id=request.correlation_id,
+        request_message_id=request.message_id,
+    )
+
+
+class WorkerThread:
+    """Answers every request with its input, except those for the flow `SILENT`; reconnects by itself."""
+
+    def __init__(self, connection_string: str) -> None:
+        self.seen: list[FlowRequest] = []
+        self._connection_string = connection_string
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._work()), name="worker")
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    async def _work(self) -> None:
+        while not self._stopping.is_set():
+            with contextlib.suppress(AzureError, OSError, AttributeError, ValueError, TypeError):
+                await self._serve()
+
+    async def _serve(self) -> None:
+        async with (
+            ServiceBusClient.from_connection_string(self._connection_string, retry_total=0) as sdk,
+            sdk.get_queue_receiver("flow-requests", prefetch_count=50) as receiver,
+            sdk.get_queue_sender("flow-replies") as sender,
+        ):
+            while not self._stopping.is_set():
+                for raw in await receiver.receive_messages(max_message_count=1, max_wait_time=0.5):
+                    await self._answer(FlowRequest.from_message(from_sdk(raw)), sender)
+                    await receiver.complete_message(raw)
+
+    async def _answer(self, request: FlowRequest, sender: ServiceBusSender) -> None:
+        self.seen.append(request)
+        if request.flow != SILENT:
+            reply = echo(request).to_message(request.reply_to_session_id, timedelta(hours=1))
+            await sender.send_messages(to_sdk(reply))

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from contracts.client import FlowClientSync, ResultTimeout
+from contracts.request import InvalidRequest
+from tests.integration.contracts.broker_thread import BrokerThread
+
+
+@pytest.mark.usefixtures("answering")
+def test_the_synchronous_form_does_the_same(broker: BrokerThread) -> None:
+    with FlowClientSync.from_connection_string(broker.connection_string) as client:
+        correlation_id = client.submit("f", {"a": 1}, claim="token")
+        waited = client.wait(correlation_id, timeout=20)
+        assert waited.output == {"a": 1}
+        assert client.poll(correlation_id) == waited
+        assert client.take(correlation_id) == waited
+        assert client.poll(correlation_id) is None
+
+
+@pytest.mark.usefixtures("answering")
+def test_threads_may_share_one_background(broker: BrokerThread) -> None:
+    with (
+        FlowClientSync.from_connection_string(broker.connection_string) as client,
+        client.background() as background,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        results = list(pool.map(lambda number: background.request("f", number, timeout=40), range(40)))
+        correlation_id = background.submit("f", "apart")
+        assert background.wait(correlation_id, timeout=20).output == "apart"
+    assert [result.output for result in results] == list(range(40))
+
+
+def test_errors_come_through_as_they_are(broker: BrokerThread) -> None:
+    with FlowClientSync.from_connection_string(broker.connection_string) as client:
+        with pytest.raises(ResultTimeout, match=r"'c' within 0\.5 s"):
+            client.wait("c", timeout=0.5)
+        with pytest.raises(InvalidRequest):
+            client.submit("")
+
+
+def test_a_connection_string_that_is_none_is_refused_and_leaves_no_thread_behind() -> None:
+    before = threading.active_count()
+    with pytest.raises(ValueError):
+        FlowClientSync.from_connection_string("nonsense")
+    assert threading.active_count() == before
