@@ -94,7 +94,7 @@ class _Client(asyncio.Protocol):
         try:
             for event in self._connection.receive(data):
                 self._endpoint.handle(event)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, it must end this connection alone
             _log.exception("A connection met a fault in the emulator and is closed.")
             self._connection.close(Error(INTERNAL_ERROR, "A fault in the emulator; see its log.", {}))
         self._flush()

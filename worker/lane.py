@@ -55,6 +55,7 @@ class Lane:
         self._health = health
         self._reconnect_max = reconnect_max_seconds
         self._stopping = asyncio.Event()
+        self._interrupted = False
         self._at_work: asyncio.Task[object] | None = None
 
     def stop(self) -> None:
@@ -64,6 +65,7 @@ class Lane:
     def interrupt(self) -> None:
         """Stop waiting for the flow or the reply queue: the request at hand is answered `unknown` or given back."""
         self.stop()
+        self._interrupted = True
         if self._at_work is not None:
             self._at_work.cancel()
 
@@ -107,8 +109,10 @@ class Lane:
             )
 
     async def _outcome(self, delivery: Delivery) -> Outcome:
-        outcome = await self._interruptible(self._journey.handle(delivery.message))
-        return outcome or Later("interrupted", "the worker stopped before its flow was called", 0)
+        outcome = None
+        if not self._interrupted:  # a receive that was under way may have brought a request all the same
+            outcome = await self._interruptible(self._journey.handle(delivery.message))
+        return outcome or Later("interrupted", "the worker stopped", 0)
 
     async def _publish(self, outcome: Outcome) -> None:
         match outcome:

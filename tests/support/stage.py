@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ from worker.settings import Settings
 ROLE = "Quotes.Create"
 WAIT = 30.0
 
-JsonObject = dict[str, object]
+JsonObject = dict[str, Any]  # whatever JSON the emulator speaks
 
 
 @dataclass
@@ -36,6 +37,10 @@ class Stage:
         """A token for the worker's audience; without roles given, one that may start the flows."""
         wanted = {"user": user, "roles": list(roles) or [ROLE]} | changes
         return self.emulator.web.tokens.mint(TokenRequest.model_validate(wanted))
+
+    def depth(self, state: str, queue: str = "flow-requests") -> int:
+        """How many messages of a queue are in this state: `active`, `deferred`, `scheduled` or `dead_lettered`."""
+        return self.emulator.broker.counts()[queue][state]
 
     async def put(self, what: str, change: JsonObject) -> None:
         """Change a flow (`flows/NAME`), the `identity` endpoint or the `issuer` while they run."""
@@ -128,5 +133,6 @@ async def running_stage(
             "notify-team": {},
             "slow-report": {},
             "broken-approval": {},
+            "typed": {},
         }
         yield Stage(emulator, flows)

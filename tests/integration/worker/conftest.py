@@ -1,15 +1,38 @@
-"""A stage for each test: an emulator of its own."""
+"""One stage for each module: an emulator, a worker that is ready, a sender's client and its reply session."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
+from contracts.client import Background, FlowClient
 from tests.support.stage import Stage, running_stage
+from worker.settings import Settings
 
 
-@pytest.fixture
-async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    async with running_stage(monkeypatch) as running:
-        yield running
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage() -> AsyncIterator[Stage]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        async with running_stage(monkeypatch) as running:
+            yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def settings(stage: Stage) -> Settings:
+    queues = [{"name": "flow-requests", "lanes": 3}, {"name": "flow-continuations", "lanes": 1}]
+    return stage.settings(request_queues=queues, http={"max_response_bytes": 1_000_000})
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(stage: Stage, settings: Settings) -> AsyncIterator[FlowClient]:
+    """A sender's client, with a worker on the other side."""
+    async with stage.worker(settings), stage.client() as one:
+        yield one
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def background(client: FlowClient) -> AsyncIterator[Background]:
+    async with client.background() as one:
+        yield one
