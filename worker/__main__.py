@@ -1,5 +1,21 @@
-"""`python -m worker`: the same as `flow-worker`."""
+"""`flow-worker`, and `python -m worker`: the way in."""
 
-from worker.cli import main
+from __future__ import annotations
 
-main()
+import signal
+import sys
+
+
+def main() -> None:
+    """Run the command line. Asked to stop before it has begun, it has nothing to finish and exits 0.
+
+    As a container's first process it would otherwise not hear SIGTERM until its parts are imported.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from worker.cli import cli  # imported after the handler is there: it takes most of the start
+
+    cli(prog_name="flow-worker")
+
+
+if __name__ == "__main__":
+    main()

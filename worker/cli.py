@@ -34,11 +34,6 @@ _out = Console()
 _err = Console(stderr=True)
 
 
-def main() -> None:
-    """The console script."""
-    cli()
-
-
 @cli.command()
 def run(config: Config = None) -> None:
     """Take requests until SIGTERM or Ctrl-C, then finish what is at hand and exit 0."""

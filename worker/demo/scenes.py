@@ -71,28 +71,27 @@ def scenes(emulator: Emulator) -> list[Scene]:
     ]
 
 
-async def play_scene(client: FlowClient, scene: Scene) -> Ended:
+async def play_scene(client: FlowClient, scene: Scene, correlation_id: str) -> Ended:
     """Send the scene's request and wait for its result."""
     began = time.perf_counter()
-    correlation_id = await client.submit(scene.flow, scene.input, claim=scene.claim)
+    await client.submit(scene.flow, scene.input, claim=scene.claim, correlation_id=correlation_id)
     result = await client.wait(correlation_id, timeout=WAIT_SECONDS)
     seconds = time.perf_counter() - began
     code = result.error.code if result.error else None
     ok = (result.status, code) == (scene.status, scene.code)
     came_back = result.status if code is None else f"{result.status}: {code}"
-    return Ended(correlation_id, f"{scene.title} ({scene.flow})", came_back, _detail(result), seconds, ok, result)
+    return Ended(correlation_id, f"{scene.title}: {scene.flow}", came_back, _detail(result), seconds, ok, result)
 
 
-async def play_burst(client: FlowClient, claim: SecretStr, count: int, step: Callable[[], None]) -> Ended:
+async def play_burst(client: FlowClient, claim: SecretStr, count: int, name: str, step: Callable[[], None]) -> Ended:
     """Send `count` requests at once from a background integration; one reply session takes all results."""
     began = time.perf_counter()
-    name = f"burst-{uuid.uuid4().hex[:8]}"
     async with client.background() as background:
 
         async def one(number: int) -> bool:
             value: JsonValue = {"customer": f"Customer {number}", "amount": number}
             correlation_id = await background.submit(
-                "create-quote", value, claim=claim, correlation_id=f"{name}-{number:05}"
+                "create-quote", value, claim=claim, correlation_id=f"{name}-b{number}"
             )
             result = await background.wait(correlation_id, timeout=WAIT_SECONDS + count / 10)
             step()
@@ -102,8 +101,8 @@ async def play_burst(client: FlowClient, claim: SecretStr, count: int, step: Cal
     seconds = time.perf_counter() - began
     succeeded = sum(ended)
     return Ended(
-        f"{name}-00001 … {count:05}",
-        f"a burst of {count} (create-quote)",
+        f"{name}-b1 … b{count}",
+        f"a burst of {count}: create-quote",
         f"{succeeded} of {count} succeeded",
         f"{count / seconds:.0f} requests/s",
         seconds,

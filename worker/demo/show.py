@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -87,18 +88,19 @@ async def _perform(stage: Stage, burst: int, console: Console) -> Report:
         FlowClient.from_connection_string(emulator.connection_string) as client,
     ):
         await bus.send("flow-requests", unanswerable())
-        ended = []
+        ended: list[Ended] = []
+        name = f"demo-{secrets.token_hex(2)}"
         with _progress(console) as progress:
             single = progress.add_task("single requests", total=None)
             for scene in (played := scenes(emulator)):
                 progress.update(single, total=len(played), description=scene.title)
-                ended.append(await play_scene(client, scene))
+                ended.append(await play_scene(client, scene, f"{name}-{len(ended) + 1}"))
                 progress.advance(single)
             progress.update(single, description="single requests")
             if burst:
                 many = progress.add_task(f"a burst of {burst}", total=burst)
                 claim = SecretStr(emulator.mint("ada", ROLE))
-                ended.append(await play_burst(client, claim, burst, lambda: progress.advance(many)))
+                ended.append(await play_burst(client, claim, burst, name, lambda: progress.advance(many)))
         dead = await bus.dead_letters("flow-requests", limit=20)
         return Report(ended, _depths(emulator), dead)
 
@@ -128,17 +130,16 @@ def _show(report: Report, console: Console, *, as_json: bool) -> None:
 
 
 def _requests(report: Report) -> Table:
-    table = Table(title="What was asked, and what came back", title_justify="left", expand=True)
-    table.add_column("", width=1)
-    table.add_column("correlation ID", overflow="fold", min_width=18, ratio=2)
-    table.add_column("asked", ratio=3)
-    table.add_column("came back", ratio=3)
-    table.add_column("detail", ratio=4)
+    table = Table(title="What was asked, and what came back", title_justify="left", show_lines=True)
+    table.add_column("correlation ID", no_wrap=True)
+    table.add_column("asked")
+    table.add_column("came back", overflow="fold")
     table.add_column("took", justify="right", no_wrap=True)
     for one in report.ended:
-        mark = Text("✓", "green") if one.ok else Text("✗", "bold red")
-        status = Text(one.came_back, _STYLE.get(one.came_back.split(":")[0], ""))
-        table.add_row(mark, one.correlation_id, one.asked, status, Text(one.detail), f"{one.seconds:.2f} s")
+        mark = ("✓ ", "green") if one.ok else ("✗ ", "bold red")
+        style = _STYLE.get(one.came_back.split(":")[0], "")
+        came_back = Text.assemble(mark, (one.came_back, style), "\n", (one.detail, "dim"))
+        table.add_row(one.correlation_id, one.asked, came_back, f"{one.seconds:.1f} s")
     return table
 
 
