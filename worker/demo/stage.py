@@ -101,8 +101,9 @@ def _ready(process: subprocess.Popen[str], log: Path) -> Emulator:
 
 
 def _pump(stream: IO[str], lines: queue.Queue[str]) -> None:
-    for line in stream:
-        lines.put(line)
+    with stream:
+        for line in stream:
+            lines.put(line)
     lines.put("")  # the end: whoever waits is told
 
 

@@ -1,0 +1,96 @@
+"""Processes are killed and told to stop; nothing is lost by it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from contracts.client import FlowClient, FlowClientSync
+from tests.support.processes import start_emulator, start_worker, wait_ready
+from worker.demo.stage import ROLE
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def cleanup() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def test_a_worker_comes_back_by_itself_when_its_broker_was_killed(tmp_path: Path, cleanup: ExitStack) -> None:
+    amqp_port, http_port, health_port = free_port(), free_port(), free_port()
+    first, emulator = start_emulator(tmp_path, amqp_port, http_port)
+    cleanup.callback(first.kill)
+    worker = start_worker(tmp_path, emulator, health_port)
+    cleanup.callback(worker.kill)
+    wait_ready(worker, health_port)
+
+    first.kill()
+    wait_ready(worker, health_port, ready=False)
+    second, emulator = start_emulator(tmp_path, amqp_port, http_port)
+    cleanup.callback(second.kill)
+    wait_ready(worker, health_port, seconds=30)
+
+    with FlowClientSync.from_connection_string(emulator.connection_string) as client:
+        sent = client.submit("notify-team", {}, claim=emulator.mint("ada", ROLE))
+        result = client.wait(sent, timeout=30)
+    # A new emulator signs with new keys, which the worker has not asked for yet: it refuses, and says so.
+    assert result.status in {"succeeded", "refused"}
+    assert worker.stop() == 0
+    assert second.stop() == 0
+
+
+async def test_sigterm_during_a_burst_loses_no_request(tmp_path: Path, cleanup: ExitStack) -> None:
+    count = 120
+    broker, emulator = await asyncio.to_thread(start_emulator, tmp_path)
+    cleanup.callback(broker.kill)
+    health_port = free_port()
+    first = start_worker(tmp_path, emulator, health_port)
+    cleanup.callback(first.kill)
+    await asyncio.to_thread(wait_ready, first, health_port)
+    slow_down = {"delay_seconds": 0.2}
+    async with httpx.AsyncClient() as http:
+        await http.put(f"{emulator.web_url}/emulator/flows/create-quote", json=slow_down)
+    claim = await asyncio.to_thread(emulator.mint, "ada", ROLE)
+
+    async with (
+        FlowClient.from_connection_string(emulator.connection_string) as client,
+        client.background() as background,
+    ):
+        sent = [
+            await background.submit("create-quote", {"customer": "x", "amount": n + 1}, claim=claim)
+            for n in range(count)
+        ]
+        await background.wait(sent[0], timeout=30)
+        assert await asyncio.to_thread(first.stop) == 0
+        done_before = await depth(emulator.web_url)
+        second = start_worker(tmp_path, emulator, health_port)
+        cleanup.callback(second.kill)
+        results = await asyncio.gather(*(background.wait(one, timeout=60) for one in sent[1:]))
+    assert done_before > 0, "the first worker did them all: the burst was too small to be interrupted"
+    assert [result.status for result in results] == ["succeeded"] * (count - 1)
+    async with httpx.AsyncClient() as http:
+        calls = (await http.get(f"{emulator.web_url}/emulator/flows/create-quote/calls")).json()["calls"]
+    assert len(calls) == count  # none lost, none called twice
+    assert await asyncio.to_thread(second.stop) == 0
+
+
+async def depth(web_url: str) -> int:
+    """Requests that wait."""
+    async with httpx.AsyncClient() as http:
+        counts = (await http.get(f"{web_url}/emulator/queues")).json()
+    waiting: int = counts["flow-requests"]["active"]
+    return waiting

@@ -1,0 +1,92 @@
+"""Emulator and worker as processes of their own, for tests that kill them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from worker.demo import stage as demo
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Process:
+    """A running program and its log."""
+
+    popen: subprocess.Popen[str]
+    log: Path
+
+    def stop(self, seconds: float = 60) -> int:
+        """SIGTERM (Ctrl-Break on Windows), then wait; the exit status."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+        return self.popen.wait(seconds)
+
+    def kill(self) -> None:
+        """End it without a word; safe to call again."""
+        self.popen.kill()
+        self.popen.wait()
+        if self.popen.stdout is not None:
+            self.popen.stdout.close()
+
+
+def start(arguments: list[str], log: Path, env: Mapping[str, str] = os.environ, cwd: Path = CHECKOUT) -> Process:
+    """Start `python -m …`; its stderr goes to the log."""
+    flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    with log.open("a", encoding="utf-8") as errors:
+        popen = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            cwd=cwd,
+            env=dict(env),
+            creationflags=flags,
+        )
+    return Process(popen, log)
+
+
+def start_emulator(folder: Path, amqp_port: int = 0, http_port: int = 0) -> tuple[Process, demo.Emulator]:
+    """An emulator that listens."""
+    ports = ["--amqp-port", str(amqp_port), "--http-port", str(http_port)]
+    process = start(["emulator", "serve", *ports], folder / "emulator.log")
+    assert process.popen.stdout is not None
+    line = process.popen.stdout.readline()
+    assert line.startswith("ready "), process.log.read_text(encoding="utf-8")
+    said = json.loads(line.removeprefix("ready "))
+    return process, demo.Emulator(**{name: said[name] for name in demo.Emulator.__dataclass_fields__})
+
+
+def start_worker(folder: Path, emulator: demo.Emulator, health_port: int) -> Process:
+    """A worker with the demo's settings; ask `wait_ready` when it is ready."""
+    (folder / "flow-worker.toml").write_text(demo.worker_settings(emulator, health_port), encoding="utf-8")
+    return start(["worker", "run"], folder / "worker.log", demo.worker_environment(emulator), folder)
+
+
+def is_ready(health_port: int) -> bool:
+    """What the worker's health endpoint says."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{health_port}/health/ready", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait_ready(process: Process, health_port: int, *, ready: bool = True, seconds: float = 30) -> float:
+    """Wait until the worker is ready (or is not); how many seconds it took."""
+    began = time.monotonic()
+    while is_ready(health_port) is not ready:
+        assert process.popen.poll() is None, process.log.read_text(encoding="utf-8")
+        assert time.monotonic() - began < seconds, process.log.read_text(encoding="utf-8")
+        time.sleep(0.1)
+    return time.monotonic() - began
