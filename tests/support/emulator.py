@@ -1,0 +1,60 @@
+"""A Service Bus of its own for a test: in the test's event loop, or in a thread beside a synchronous one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from emulator.host import connection_string
+from emulator.server import AmqpServer
+from emulator.servicebus.broker import Broker
+from emulator.servicebus.config import QueueSettings
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Bus:
+    """A running Service Bus."""
+
+    connection_string: str
+    port: int
+    broker: Broker
+    server: AmqpServer
+
+
+@asynccontextmanager
+async def emulator(*queues: QueueSettings, port: int = 0) -> AsyncIterator[Bus]:
+    """Serve these queues in this event loop."""
+    broker = Broker(queues)
+    server = AmqpServer(broker)
+    bound = await server.start(HOST, port)
+    try:
+        yield Bus(connection_string(HOST, bound), bound, broker, server)
+    finally:
+        await server.stop()
+
+
+@contextmanager
+def emulator_in_thread(*queues: QueueSettings, port: int = 0) -> Iterator[Bus]:
+    """Serve these queues in a thread of their own, for clients that block."""
+    ready: list[Bus] = []
+    started, stop = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with emulator(*queues, port=port) as bus:
+            ready.append(bus)
+            started.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="emulator")
+    thread.start()
+    try:
+        assert started.wait(10), "the emulator did not start"
+        yield ready[0]
+    finally:
+        stop.set()
+        thread.join(10)
