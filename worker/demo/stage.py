@@ -152,6 +152,7 @@ shutdown_grace_seconds = 20
 authority = "{"/".join(parts[:_TENANT_INDEX])}"
 tenants = ["{parts[_TENANT_INDEX]}"]
 audiences = ["{emulator.audience}"]
+unknown_key_cooldown_seconds = 5  # a restarted emulator signs with a new key
 
 [[request_queues]]
 name = "flow-requests"
