@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Protocol, Self
+from urllib.parse import quote
 
 import aiohttp
 import httpx
@@ -83,7 +85,7 @@ class Invoker:
             "authorization": f"Bearer {token}",
             "content-type": "application/json",
             "accept": "application/json, */*;q=0.5",
-            "x-ms-client-tracking-id": correlation_id,
+            "x-ms-client-tracking-id": quote(correlation_id, safe=string.punctuation),  # it may hold anything
         }
         if traceparent:
             headers["traceparent"] = traceparent

@@ -169,6 +169,14 @@ async def test_a_request_sent_twice_is_run_once(stage: Stage, client: FlowClient
     assert len(await stage.calls("create-quote")) == before + 1
 
 
+async def test_a_correlation_id_may_hold_anything(stage: Stage, client: FlowClient) -> None:
+    wild = "ä\r\nX-Injected: 1 €"
+    await client.submit("create-quote", QUOTE, claim=stage.claim(), correlation_id=wild)
+    assert outcome(await client.take(wild, timeout=WAIT) or pytest.fail("no result")) == ("succeeded", None)
+    call = (await stage.calls("create-quote"))[-1]
+    assert call["client_tracking_id"] == "%C3%A4%0D%0AX-Injected:%201%20%E2%82%AC"
+
+
 async def test_a_burst_is_answered_whole(stage: Stage, background: Background) -> None:
     claim = stage.claim()
 
