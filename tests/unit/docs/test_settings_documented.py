@@ -16,9 +16,9 @@ ROW = re.compile(r"^\| `([\w.]+)` \| (.*?) \|", re.MULTILINE)
 
 def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Each setting's path and default; Ellipsis: required."""
-    inner = {"request_queues": RequestQueue, "flows": FlowSettings}
+    inner: dict[str, type[BaseModel]] = {"request_queues": RequestQueue, "flows": FlowSettings}
     for name, field in model.model_fields.items():
-        below = inner.get(name, field.annotation)
+        below: object = inner.get(name, field.annotation)
         if isinstance(below, type) and issubclass(below, BaseModel):
             yield from settings(below, f"{prefix}{name}.")
         else:
