@@ -20,6 +20,8 @@ from emulator.servicebus.requests import Request, Response
 _PREFIX = "com.microsoft:"
 _T = TypeVar("_T")
 _EMPTY = object()
+_ALL_SESSIONS_MS = 253_402_300_800_000
+"""`last-updated-time` when no moment is meant: the year 10000, .NET's largest date."""
 
 
 def answer(queue: Queue, request: Request) -> Response:
@@ -160,7 +162,9 @@ def _set_session_state(queue: Queue, arguments: _Arguments) -> object:
 
 def _list_sessions(queue: Queue, arguments: _Arguments) -> object:
     skip, top = arguments.whole("skip", 0), arguments.whole("top", 100)
-    found = queue.session_ids(skip, top)
+    after = arguments.whole("last-updated-time", _ALL_SESSIONS_MS)
+    state_after = None if after == _ALL_SESSIONS_MS else after / 1000
+    found = queue.session_ids(skip, top, state_after=state_after)
     # The key is misspelt by the service, and so by every SDK.
     return {"skip": Int(skip + len(found)), "sessions-ids": found} if found else _EMPTY
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from emulator.amqp import DecodeError, Described, Long, Symbol, Timestamp, UInt, ULong, decode, encode
+from emulator.amqp import DecodeError, Described, Int, Long, Symbol, Timestamp, UInt, ULong, decode, encode
 from emulator.amqp.sections import (
     AMQP_SEQUENCE,
     AMQP_VALUE,
@@ -151,7 +151,7 @@ def _annotated(message: Message, *, locked: bool) -> bytes:
         annotations[_LOCKED_UNTIL] = Timestamp(int(message.locked_until * 1000))
     state = State.SCHEDULED if message.was_scheduled and message.state is State.ACTIVE else message.state
     if state is not State.ACTIVE:
-        annotations[_STATE] = int(state)
+        annotations[_STATE] = Int(state)
     return b"".join(
         (
             section(MESSAGE_ANNOTATIONS, annotations),

@@ -253,9 +253,13 @@ class Queue:
 
     def receive_deferred(self, numbers: Iterable[int], *, keep: bool, session_id: str | None) -> list[Message]:
         """Take deferred messages by number, under a lock or for good. Raises `ServiceBusError`."""
-        messages = [self._in_state(number, State.DEFERRED) for number in numbers]
         session = self._held(session_id) if self.settings.requires_session else None
+        messages = [self._in_state(number, State.DEFERRED) for number in dict.fromkeys(numbers)]
         for message in messages:
+            if session is not None and message.session_id != session.id:
+                raise ServiceBusError(
+                    MESSAGE_NOT_FOUND, f"message {message.sequence_number} is not of session '{session.id}'"
+                )
             if message.lock_token is not None:
                 raise ServiceBusError(MESSAGE_LOCK_LOST, f"message {message.sequence_number} is locked by a receiver")
         for message in messages:
@@ -383,8 +387,9 @@ class Queue:
 
     def accept_session(self, session_id: str) -> Session:
         """Lock a named session. Raises `ServiceBusError` if another receiver holds it."""
+        self._end_overdue_sessions()  # else its former holder, not told yet, would let go of the new holder's lock
         session = self._session(session_id)
-        if session.is_locked(self._clock()):
+        if session.held:
             raise ServiceBusError(SESSION_CANNOT_BE_LOCKED, f"session '{session_id}' is locked by another receiver")
         self._lock_session(session)
         return session
@@ -405,14 +410,18 @@ class Queue:
         session.consumer = consumer
         self._pump_session(session)
 
-    def release_session(self, session: Session) -> None:
-        """The holder is gone: its messages go back and the session is free."""
+    def release_session(self, session: Session, *, counted: bool = False) -> None:
+        """The holder is gone: its messages go back and the session is free.
+
+        Closing a session counts no delivery, the end of its lock does (`counted`), as the service's documentation
+        of message sessions says.
+        """
         if self._sessions.get(session.id) is not session or not session.held:
             return
         session.free()
         self._held_sessions.pop(session.id, None)
         for message in [one for one in self._locked.values() if one.session_id == session.id]:
-            self._give_back(message, counted=True)
+            self._give_back(message, counted=counted)
         self._drop_if_empty(session)
         self._pump()
 
@@ -431,13 +440,18 @@ class Queue:
 
     def set_session_state(self, session_id: str | None, state: bytes | None) -> None:
         """Store something with the session; None clears it."""
-        self._held(session_id).state = state
+        session = self._held(session_id)
+        session.state, session.state_at = state, self._clock()
 
-    def session_ids(self, skip: int, top: int) -> list[str]:
-        """Sessions that have messages or state, by ID."""
-        with_messages = {message.session_id or "" for message in self._shelf.from_number(0)}
-        with_state = {session.id for session in self._sessions.values() if session.state is not None}
-        return sorted(with_messages | with_state)[skip : skip + top]
+    def session_ids(self, skip: int, top: int, *, state_after: float | None = None) -> list[str]:
+        """Sessions that have active messages or state, by ID; or only those whose state was set after a moment."""
+        with_state = [session for session in self._sessions.values() if session.state is not None]
+        if state_after is not None:
+            found = {session.id for session in with_state if session.state_at > state_after}
+        else:
+            active = (one for one in self._shelf.from_number(0) if one.state is State.ACTIVE)
+            found = {session.id for session in with_state} | {message.session_id or "" for message in active}
+        return sorted(found)[skip : skip + top]
 
     def _session(self, session_id: str) -> Session:
         session = self._sessions.get(session_id)
@@ -457,10 +471,16 @@ class Queue:
         session.locked_until = self._clock() + self.settings.lock_seconds
         self._changed()
 
-    def _serve_waiters(self) -> None:
+    def _end_overdue_sessions(self) -> None:
         now = self._clock()
+        for session in [one for one in self._held_sessions.values() if one.locked_until <= now]:
+            lost = session.consumer
+            self.release_session(session, counted=True)
+            session.tell_lost(lost)
+
+    def _serve_waiters(self) -> None:
         while self._waiters:
-            free = (one for one in self._waiting_sessions.values() if not one.is_locked(now))
+            free = (one for one in self._waiting_sessions.values() if not one.held)
             session = next(free, None)
             if session is None:
                 return
@@ -507,10 +527,7 @@ class Queue:
         for _, message in self._expiries.due(now):
             if self._is_here(message) and message.lock_token is None and message.expires_at <= now:
                 self._expire(message)
-        for session in [one for one in self._held_sessions.values() if one.locked_until <= now]:
-            lost = session.consumer
-            self.release_session(session)
-            session.tell_lost(lost)
+        self._end_overdue_sessions()
         for waiter in [one for one in self._waiters if one.until <= now]:
             self._waiters.remove(waiter)
             waiter.timed_out()

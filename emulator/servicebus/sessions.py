@@ -41,6 +41,7 @@ class Session:
         self.id = session_id
         self.line = Line()
         self.state: bytes | None = None
+        self.state_at = 0.0
         self.held = False
         self.locked_until = 0.0
         self.consumer: Consumer | None = None

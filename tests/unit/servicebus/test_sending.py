@@ -14,7 +14,6 @@ from emulator.servicebus.errors import (
 from emulator.servicebus.message import State
 from tests.unit.servicebus.rig import START, Rig, Taker, body, message, properties, token
 
-
 # --- order and limits --------------------------------------------------------------------------------------------
 
 
