@@ -2,7 +2,7 @@
 #   docker build -t flow-worker .
 #   docker run --env-file worker.env --stop-timeout 40 flow-worker
 # Give it longer to stop than shutdown_grace_seconds (30 by default; docker's own default is 10), or it is killed with
-# requests in hand: they are delivered again, but a flow that is not idempotent then ends as `unknown`.
+# requests in hand: they are delivered again, and their flows called again.
 ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build

@@ -7,11 +7,12 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. Asked to stop before it has begun, it has nothing to finish and exits 0.
+    """Run the command line. A worker that is asked to stop before it has begun has nothing to finish and exits 0.
 
     As a container's first process it would otherwise not hear SIGTERM until its parts are imported.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if sys.argv[1:2] == ["run"]:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from worker.cli import cli  # imported after the handler is there: it takes most of the start
 
     cli(prog_name="flow-worker")
