@@ -82,7 +82,7 @@ class Lane:
                 failures += 1
                 self._health.lost(str(trouble))
                 self._say_reconnecting(trouble, failures)
-                await self._pause(min(self._reconnect_max, 0.25 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                await self._pause(reconnect_pause(failures, self._reconnect_max))
 
     async def _consume(self, receiver: Receiver) -> None:
         while not self._stopping.is_set():
@@ -202,6 +202,12 @@ class Lane:
             delivery=message.delivery_count + 1,
             **fields,
         )
+
+
+def reconnect_pause(failures: int, most_seconds: float) -> float:
+    """Seconds to wait after so many failures in a row: doubling from half a second, with jitter."""
+    doublings = min(failures, 16)  # an outage of days must not overflow
+    return min(most_seconds, 0.25 * 2**doublings) * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

@@ -1,0 +1,12 @@
+"""What a lane reckons with, apart from its connection."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.lane import reconnect_pause
+
+
+@pytest.mark.parametrize("failures", [1, 5, 2_000, 1_000_000])
+def test_the_pause_before_reconnecting_grows_to_its_bound_and_never_overflows(failures: int) -> None:
+    assert 0.25 <= reconnect_pause(failures, 5) <= 5
