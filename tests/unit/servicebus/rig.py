@@ -59,17 +59,18 @@ class Waiting:
     """Someone who waits for a session; takes its messages once it has one."""
 
     queue: Queue
+    clock: Clock
     until: float
     taker: Taker = field(default_factory=Taker)
     session: Session | None = None
-    gave_up: bool = False
+    gave_up_at: float | None = None
 
     def granted(self, session: Session) -> None:
         self.session = session
         self.queue.attach_to_session(session, self.taker)
 
     def timed_out(self) -> None:
-        self.gave_up = True
+        self.gave_up_at = self.clock()
 
 
 class Rig:
@@ -107,7 +108,7 @@ class Rig:
 
     def next_session(self, wait: float = 60.0) -> Waiting:
         """Wait for the next session that is free."""
-        waiting = Waiting(self.queue, self.clock() + wait)
+        waiting = Waiting(self.queue, self.clock, self.clock() + wait)
         self.queue.accept_next_session(waiting)
         return waiting
 
