@@ -207,7 +207,7 @@ class Lane:
 def reconnect_pause(failures: int, most_seconds: float) -> float:
     """Seconds to wait after so many failures in a row: doubling from half a second, with jitter."""
     doublings = min(failures, 16)  # an outage of days must not overflow
-    return min(most_seconds, 0.25 * 2**doublings) * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
+    return min(most_seconds, 0.25 * (1 << doublings)) * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:
