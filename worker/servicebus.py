@@ -22,7 +22,6 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from azure.core.credentials_async import AsyncTokenCredential
-from azure.core.exceptions import AzureError
 from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 from azure.servicebus import ServiceBusReceivedMessage, ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
@@ -32,7 +31,6 @@ from azure.servicebus.exceptions import (
     MessageSizeExceededError,
     MessagingEntityNotFoundError,
     ServiceBusAuthorizationError,
-    ServiceBusError,
 )
 
 from contracts.message import Message, ReceivedMessage
@@ -240,11 +238,10 @@ async def _bounded(call: Awaitable[_T], seconds: float, what: str) -> _T:
         raise BusTrouble(f"{what}: there is no such queue; create it, or correct its name in the settings") from error
     except ServiceBusAuthorizationError as error:
         raise BusTrouble(f"{what}: not authorised; give the identity Azure Service Bus Data Receiver/Sender") from error
-    except (ServiceBusError, AzureError, OSError) as error:
+    except Exception as error:
+        # Its own errors, and whatever its state breaks into under a dropped connection ("'NoneType' object has no
+        # attribute …"): the remedy is the same, a new connection.
         raise BusTrouble(f"{what}: {type(error).__name__}: {error}") from error
-    except (AttributeError, ValueError, TypeError) as error:
-        # The SDK's own state breaks under a dropped connection ("'NoneType' object has no attribute …").
-        raise BusTrouble(f"{what}: the SDK failed with {type(error).__name__}: {error}") from error
 
 
 async def _close_quietly(closeable: ServiceBusClient | ServiceBusReceiver | ServiceBusSender) -> None:
