@@ -44,6 +44,14 @@ def test_every_property_is_read() -> None:
         ({"Name": "q", "Properties": {"RequiresSession": "yes"}}, "RequiresSession: must be true or false"),
         ({"Name": "q", "Properties": {"ForwardTo": "other"}}, "ForwardTo: forwarding is not supported"),
         ("q", "Queues[0]: must be a JSON object"),
+        ({"Name": "n" * 261}, "Name: must be a text of 1 to 260 characters"),
+        ({"Name": "q", "Properties": []}, "Queues[0].Properties: must be a JSON object"),
+        ({"Name": "q", "Properties": {"Colour": "red"}}, "Properties.Colour: no such property; known: DeadLettering"),
+        ({"Name": "q", "Properties": {"MaxDeliveryCount": True}}, "MaxDeliveryCount: must be a whole number"),
+        ({"Name": "q", "Properties": {"LockDuration": 60}}, "LockDuration: must be an ISO 8601 duration"),
+        ({"Name": "q", "Properties": {"LockDuration": "P"}}, "LockDuration: must be an ISO 8601 duration"),
+        ({"Name": "q", "Properties": {"LockDuration": "P1M"}}, "LockDuration: must be an ISO 8601 duration"),
+        ({"Name": "q", "Properties": {"DuplicateDetectionHistoryTimeWindow": "P8D"}}, "must be 604800 seconds at most"),
     ],
 )
 def test_a_fault_is_told_by_its_place_and_remedy(queue: object, said: str) -> None:
@@ -57,3 +65,22 @@ def test_topics_and_twins_are_refused_by_name() -> None:
         parse_entities(document(Topics=[{"Name": "t"}]))
     with pytest.raises(ConfigError, match="two queues named 'q'"):
         parse_entities(document({"Name": "q"}, {"Name": "Q"}))
+
+
+def test_a_time_to_live_beyond_all_means_none() -> None:
+    properties = {"DefaultMessageTimeToLive": "P10675199DT2H48M5.4775807S"}
+    assert parse_entities(document({"Name": "q", "Properties": properties})) == (QueueSettings("q"),)
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        ({}, "UserConfig: must be a JSON object"),
+        ({"UserConfig": {}}, "UserConfig.Namespaces: must be a JSON array"),
+        ({"UserConfig": {"Namespaces": [7]}}, r"UserConfig.Namespaces\[0\]: must be a JSON object"),
+        ({"UserConfig": {"Namespaces": [{"Queues": {}}]}}, r"UserConfig.Namespaces\[0\].Queues: must be a JSON array"),
+    ],
+)
+def test_a_file_of_another_shape_is_told_where_it_differs(whole: Mapping[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        parse_entities(whole)
