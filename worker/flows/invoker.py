@@ -117,7 +117,7 @@ def http_client(*, connect_seconds: float, max_connections: int, keepalive_secon
     """An httpx client on aiohttp's transport that keeps no cookies and follows no redirects.
 
     A cookie would tie one sender's call to another's, and a redirect would carry the bearer elsewhere. aiohttp's
-    transport takes a tenth of the CPU of httpx's own (see docs/performance.md).
+    transport takes about a tenth of the CPU of httpx's own.
     """
     limits = httpx.Limits(max_connections=max_connections, keepalive_expiry=keepalive_seconds)
 
