@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -254,19 +255,24 @@ async def test_a_session_whose_lock_ended_is_lost(client: ServiceBusClient) -> N
             await held.receive_messages(max_wait_time=2)
 
 
-async def test_what_is_not_allowed_is_refused_in_the_services_way(client: ServiceBusClient) -> None:
-    with pytest.raises(MessagingEntityNotFoundError):
-        async with client.get_queue_receiver("not-there"):
+async def refusal(opened: AbstractAsyncContextManager[object]) -> ServiceBusError:
+    """What opening a sender or receiver fails with."""
+    with pytest.raises(ServiceBusError) as error:
+        async with opened:
             pass
-    with pytest.raises(MessagingEntityNotFoundError):
-        async with client.get_queue_sender("not-there"):
-            pass
-    with pytest.raises(ServiceBusError, match="amqp:not-allowed"):
-        async with client.get_queue_receiver("sessions"):
-            pass
-    with pytest.raises(ServiceBusError, match="amqp:not-allowed"):
-        async with client.get_queue_receiver("plain", session_id="a"):
-            pass
+    return error.value
+
+
+async def test_what_is_not_there_or_not_allowed_is_refused_in_the_services_way(client: ServiceBusClient) -> None:
+    *missing, unlike, like = await asyncio.gather(
+        refusal(client.get_queue_receiver("not-there")),
+        refusal(client.get_queue_sender("not-there")),
+        refusal(client.get_queue_receiver("sessions")),
+        refusal(client.get_queue_receiver("plain", session_id="a")),
+    )
+    assert [type(error) for error in missing] == [MessagingEntityNotFoundError] * 2
+    assert "amqp:not-allowed" in str(unlike)
+    assert "amqp:not-allowed" in str(like)
     with pytest.raises(ServiceBusError, match="amqp:not-allowed"):
         await send(client, "sessions", ServiceBusMessage("no session"))
 
