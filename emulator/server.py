@@ -7,6 +7,7 @@ import logging
 
 from emulator.amqp import Connection, Error, Limits
 from emulator.servicebus.broker import Broker
+from emulator.servicebus.consumer import MAX_BACKLOG_BYTES
 from emulator.servicebus.endpoint import Endpoint
 from emulator.servicebus.errors import CONNECTION_FORCED, INTERNAL_ERROR
 
@@ -14,7 +15,9 @@ _log = logging.getLogger(__name__)
 _CONTAINER = "flow-worker-emulator"
 _HEARTBEAT_SECONDS = 30.0
 _PAUSE_ABOVE_BYTES = 4 * 1024 * 1024
-"""A client that does not read its answers is not read from either."""
+"""A client that does not read its answers is not read from either, and nothing more is written to it."""
+_GOODBYE_SECONDS = 1.0
+"""How long a client that is told to go may take to read what was said before."""
 
 
 class AmqpServer:
@@ -37,8 +40,14 @@ class AmqpServer:
         """Tell the clients, stop listening, drop all connections."""
         if self._server is not None:
             self._server.close()
-        for client in list(self._clients):
+        clients = list(self._clients)
+        for client in clients:
             client.close(Error(CONNECTION_FORCED, "The emulator is stopping.", {}))
+        if clients:
+            gone = [client.gone for client in clients]
+            await asyncio.wait(gone, timeout=_GOODBYE_SECONDS)
+            self.drop_connections()
+            await asyncio.wait(gone)
         if self._server is not None:
             await self._server.wait_closed()
         self._broker.close()
@@ -78,7 +87,10 @@ class _Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
         self._flush_scheduled = False
+        self._full = False
         self._held = bytearray()
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the connection is."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - create_server gives stream transports
@@ -104,15 +116,18 @@ class _Client(asyncio.Protocol):
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         self._endpoint.close()
+        self.gone.set_result(None)
 
     def pause_writing(self) -> None:
+        self._full = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._full = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
-            self._endpoint.writable()
+            self._flush()
 
     def close(self, error: Error) -> None:
         """Close with a reason the client can read."""
@@ -148,8 +163,13 @@ class _Client(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing() or self._broker.faults.frozen:
             return
-        for chunk in self._connection.take_output():
-            transport.write(chunk)
+        # What waits in the connection counts as the consumers' backlog; the transport takes any amount.
+        if not self._full or self._connection.closed:
+            held_back = self._connection.pending_output_bytes >= MAX_BACKLOG_BYTES
+            for chunk in self._connection.take_output():
+                transport.write(chunk)
+            if held_back:
+                self._endpoint.writable()
         if self._connection.closed:
             transport.close()
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from azure.servicebus import ServiceBusMessage
-from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import ServiceBusConnectionError, ServiceBusError, SessionLockLostError
 
 from emulator.server import AmqpServer
@@ -33,6 +33,20 @@ async def client(bus: Bus) -> AsyncIterator[ServiceBusClient]:
         yield one
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sender(client: ServiceBusClient) -> AsyncIterator[ServiceBusSender]:
+    """One for all that follows: it has to live through everything."""
+    async with client.get_queue_sender("plain") as one:
+        yield one
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def receiver(client: ServiceBusClient) -> AsyncIterator[ServiceBusReceiver]:
+    """One for all that follows, too."""
+    async with client.get_queue_receiver("plain") as one:
+        yield one
+
+
 async def next_body(receiver: ServiceBusReceiver) -> str:
     """Receive one message and complete it; what it says."""
     [got] = await receiver.receive_messages(max_wait_time=10)
@@ -40,41 +54,43 @@ async def next_body(receiver: ServiceBusReceiver) -> str:
     return str(got)
 
 
-async def test_links_that_break_between_two_uses_are_made_anew(bus: Bus, client: ServiceBusClient) -> None:
-    async with client.get_queue_sender("plain") as sender, client.get_queue_receiver("plain") as receiver:
-        await sender.send_messages(ServiceBusMessage("before"))
-        assert await next_body(receiver) == "before"
+async def test_links_that_break_between_two_uses_are_made_anew(
+    bus: Bus, sender: ServiceBusSender, receiver: ServiceBusReceiver
+) -> None:
+    await sender.send_messages(ServiceBusMessage("before"))
+    assert await next_body(receiver) == "before"
 
-        bus.server.drop_connections()
-        await sender.send_messages(ServiceBusMessage("after the connections broke"))
-        assert await next_body(receiver) == "after the connections broke"
+    bus.server.drop_connections()
+    await sender.send_messages(ServiceBusMessage("after the connections broke"))
+    assert await next_body(receiver) == "after the connections broke"
 
-        bus.server.force_detach("PLAIN")
-        await sender.send_messages(ServiceBusMessage("after the links were taken away"))
-        assert await next_body(receiver) == "after the links were taken away"
-
-
-async def test_a_waiting_receiver_outlives_a_restart(bus: Bus, client: ServiceBusClient) -> None:
-    async with client.get_queue_receiver("plain") as receiver:
-        waiting = asyncio.create_task(receiver.receive_messages(max_wait_time=20))
-        await asyncio.sleep(0.5)  # so that it waits
-        await bus.server.stop()
-        await asyncio.sleep(0.5)  # so that it meets a closed port
-        await bus.server.start(HOST, bus.port)
-        async with client.get_queue_sender("plain") as sender:
-            await sender.send_messages(ServiceBusMessage("after"))
-        got = await waiting or await receiver.receive_messages(max_wait_time=10)
-        assert [str(one) for one in got] == ["after"]
-        await receiver.complete_message(got[0])
+    bus.server.force_detach("PLAIN")
+    await sender.send_messages(ServiceBusMessage("after the links were taken away"))
+    assert await next_body(receiver) == "after the links were taken away"
 
 
-async def test_a_message_under_lock_outlives_the_connection_it_came_on(bus: Bus, client: ServiceBusClient) -> None:
-    async with client.get_queue_sender("plain") as sender, client.get_queue_receiver("plain") as receiver:
-        await sender.send_messages(ServiceBusMessage("held"))
-        [got] = await receiver.receive_messages(max_wait_time=10)
-        bus.server.drop_connections()
-        assert len(await receiver.peek_messages(5, sequence_number=1)) == 1
-        await receiver.complete_message(got)
+async def test_a_waiting_receiver_outlives_a_restart(
+    bus: Bus, sender: ServiceBusSender, receiver: ServiceBusReceiver
+) -> None:
+    waiting = asyncio.create_task(receiver.receive_messages(max_wait_time=20))
+    await asyncio.sleep(0.5)  # so that it waits
+    await bus.server.stop()
+    await asyncio.sleep(0.5)  # so that it meets a closed port
+    await bus.server.start(HOST, bus.port)
+    await sender.send_messages(ServiceBusMessage("after"))
+    got = await waiting or await receiver.receive_messages(max_wait_time=10)
+    assert [str(one) for one in got] == ["after"]
+    await receiver.complete_message(got[0])
+
+
+async def test_a_message_under_lock_outlives_the_connection_it_came_on(
+    bus: Bus, sender: ServiceBusSender, receiver: ServiceBusReceiver
+) -> None:
+    await sender.send_messages(ServiceBusMessage("held"))
+    [got] = await receiver.receive_messages(max_wait_time=10)
+    bus.server.drop_connections()
+    assert len(await receiver.peek_messages(5, sequence_number=1)) == 1
+    await receiver.complete_message(got)
     assert bus.broker.counts()["plain"]["active"] == 0
 
 
@@ -94,17 +110,18 @@ async def test_a_broken_connection_frees_its_session(bus: Bus, client: ServiceBu
             assert again.session.session_id == "s"
 
 
-async def test_a_frozen_broker_looks_like_an_empty_queue_until_it_thaws(bus: Bus, client: ServiceBusClient) -> None:
-    async with client.get_queue_sender("plain") as sender, client.get_queue_receiver("plain") as receiver:
-        await sender.send_messages(ServiceBusMessage("before"))
-        bus.server.freeze()
-        try:
-            assert await receiver.receive_messages(max_wait_time=1) == []
-        finally:
-            bus.server.thaw()
-        assert await next_body(receiver) == "before"
-        await sender.send_messages(ServiceBusMessage("after"))
-        assert await next_body(receiver) == "after"
+async def test_a_frozen_broker_looks_like_an_empty_queue_until_it_thaws(
+    bus: Bus, sender: ServiceBusSender, receiver: ServiceBusReceiver
+) -> None:
+    await sender.send_messages(ServiceBusMessage("before"))
+    assert await next_body(receiver) == "before"
+    bus.server.freeze()
+    try:
+        assert await receiver.receive_messages(max_wait_time=1) == []
+    finally:
+        bus.server.thaw()
+    await sender.send_messages(ServiceBusMessage("after"))
+    assert await next_body(receiver) == "after"
 
 
 async def test_no_broker_at_all_is_an_error_that_can_be_tried_again(bus: Bus) -> None:

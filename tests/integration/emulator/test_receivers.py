@@ -51,22 +51,25 @@ async def client(bus: Bus) -> AsyncIterator[ServiceBusClient]:
 class Senders:
     """A sender for each queue, opened when it is first needed: opening and closing one takes the SDK a second."""
 
-    def __init__(self, client: ServiceBusClient, stack: AsyncExitStack) -> None:
+    def __init__(self, client: ServiceBusClient) -> None:
         self._client = client
-        self._stack = stack
         self._opened: dict[str, ServiceBusSender] = {}
 
     async def __call__(self, queue: str, messages: list[ServiceBusMessage] | list[AmqpAnnotatedMessage]) -> None:
         """Send messages to a queue."""
         if queue not in self._opened:
-            self._opened[queue] = await self._stack.enter_async_context(self._client.get_queue_sender(queue))
+            self._opened[queue] = self._client.get_queue_sender(queue)
         await self._opened[queue].send_messages(messages)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(one.close() for one in self._opened.values()))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def send(client: ServiceBusClient) -> AsyncIterator[Senders]:
-    async with AsyncExitStack() as stack:
-        yield Senders(client, stack)
+    senders = Senders(client)
+    yield senders
+    await senders.close()
 
 
 def numbers(messages: Sequence[ServiceBusReceivedMessage]) -> list[int]:

@@ -1,0 +1,103 @@
+"""The server over bare sockets: strangers, half a handshake, a client that does not read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from emulator.amqp.framing import AMQP_HEADER, frame_header
+from emulator.amqp.performatives import Attach, Begin, Flow, Open, Performative, Source, Target, encode_frame_body
+from emulator.servicebus.config import QueueSettings
+from tests.support.emulator import HOST, Bus, emulator
+from tests.unit.servicebus.rig import message
+
+SECONDS = 10.0
+MESSAGES = 300
+MESSAGE_BYTES = 200_000
+
+
+@pytest.fixture
+async def bus() -> AsyncIterator[Bus]:
+    async with emulator(QueueSettings("plain")) as running:
+        yield running
+
+
+def frame(performative: Performative) -> bytes:
+    body = encode_frame_body(performative)
+    return frame_header(len(body), 0) + body
+
+
+RECEIVER = AMQP_HEADER + b"".join(
+    frame(one)
+    for one in (
+        Open("stranger", max_frame_size=65_536),
+        Begin(None, 0, 1_000_000, 1_000_000),
+        Attach("link", 0, True, source=Source("plain"), target=Target("here")),
+        Flow(0, 1_000_000, 0, 1_000_000, handle=0, delivery_count=0, link_credit=1_000_000),
+    )
+)
+"""All a client need say to be sent messages; the protocol lets it say so before it hears anything."""
+
+
+async def until_closed(reader: asyncio.StreamReader) -> bytes:
+    """All the server says until it hangs up."""
+    async with asyncio.timeout(SECONDS):
+        return await reader.read()
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"AMQP\x02\x01\x00\x00", AMQP_HEADER + b"\xff" * 64])
+async def test_a_stranger_is_hung_up_on_and_nobody_else_is_disturbed(bus: Bus, said: bytes) -> None:
+    friend, friends_writer = await asyncio.open_connection(HOST, bus.port)
+    friends_writer.write(AMQP_HEADER)
+    assert await friend.readexactly(8) == AMQP_HEADER
+    reader, writer = await asyncio.open_connection(HOST, bus.port)
+    writer.write(said)
+    assert (await until_closed(reader)).startswith(b"AMQP")
+    friends_writer.write(frame(Open("friend")))
+    async with asyncio.timeout(SECONDS):
+        assert await friend.readexactly(4) != b""
+    for one in (writer, friends_writer):
+        one.close()
+        await one.wait_closed()
+
+
+async def test_who_hangs_up_in_the_middle_of_a_frame_leaves_nothing_behind(bus: Bus) -> None:
+    _, writer = await asyncio.open_connection(HOST, bus.port)
+    writer.write(RECEIVER[:-3])
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    bus.broker.find("plain").send([message("x")])
+    assert bus.broker.counts()["plain"]["active"] == 1
+
+
+async def not_reading(bus: Bus) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client that asks for everything and then reads nothing of the 60 megabytes there are."""
+    reader, writer = await asyncio.open_connection(HOST, bus.port, limit=1024)
+    writer.write(RECEIVER)
+    async with asyncio.timeout(SECONDS):
+        await reader.readexactly(8)
+    for _ in range(MESSAGES // 10):
+        bus.broker.find("plain").send([message("x" * MESSAGE_BYTES) for _ in range(10)])
+        await asyncio.sleep(0)
+    return reader, writer
+
+
+async def test_a_client_that_does_not_read_is_sent_only_so_much_until_it_does(bus: Bus) -> None:
+    reader, writer = await not_reading(bus)
+    taken = [one for one in bus.broker.find("plain").peek(1, MESSAGES, None) if one.lock_token is not None]
+    assert 0 < len(taken) < MESSAGES
+    received = 0
+    async with asyncio.timeout(3 * SECONDS):
+        while received < MESSAGES * MESSAGE_BYTES:
+            received += len(await reader.read(1 << 20))
+    writer.close()
+
+
+async def test_stopping_does_not_wait_for_a_client_that_does_not_read(bus: Bus) -> None:
+    _, writer = await not_reading(bus)
+    async with asyncio.timeout(SECONDS):
+        await bus.server.stop()
+    writer.close()
