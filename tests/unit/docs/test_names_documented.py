@@ -1,0 +1,40 @@
+"""Error codes and event names are for programs: the pages have all of them, and none that are gone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+RAISED = re.compile(r'(?:Refused|NotKnownYet|CallFailed|InvalidRequest)\(\s*"(\w+)"')
+TOLD = re.compile(r'FlowError\(\s*code="(\w+)"')
+GIVEN_BACK = re.compile(r'_later\(case, "(\w+)"')
+LOGGED = re.compile(r'\(\s*_log,\s*[\w.]+,\s*"([\w.]+)"|self\._say\(\s*[\w.]+,\s*"([\w.]+)"')
+FIRST_CELL = re.compile(r"^\| (`[^|]*`) \|", re.MULTILINE)
+NAME = re.compile(r"`([\w.]+)`")
+
+
+def sources(*where: str) -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for name in where for path in sorted((ROOT / name).rglob("*.py")))
+
+
+def section(page: str, heading: str) -> str:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def first_cells(text: str) -> set[str]:
+    return {name for cell in FIRST_CELL.findall(text) for name in NAME.findall(cell)}
+
+
+def test_every_code_a_result_can_carry_is_explained() -> None:
+    code = sources("worker") + (ROOT / "contracts" / "request.py").read_text(encoding="utf-8")
+    used = {name for pattern in (RAISED, TOLD, GIVEN_BACK) for name in pattern.findall(code)}
+    used |= set(TOLD.findall((ROOT / "contracts" / "result.py").read_text(encoding="utf-8")))
+    documented = {name for name in first_cells(section("contract.md", "Codes")) if not name.startswith("http_")}
+    assert documented == used
+
+
+def test_every_event_of_the_log_is_explained() -> None:
+    used = {name for pair in LOGGED.findall(sources("worker")) for name in pair if name}
+    assert first_cells(section("operations.md", "Log")) == used
