@@ -1,7 +1,7 @@
 """What Power Automate checks before a run: the bearer, the flow's state, the input; and how it refuses.
 
-The codes and the forms of the messages are those that callers of the direct endpoint report; the rules for audience,
-tenant and object ID are Microsoft Learn's, "Add OAuth authentication for HTTP request triggers".
+The rules for audience, tenant and object ID are Microsoft Learn's, "Add OAuth authentication for HTTP request
+triggers".
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from emulator.behaviours import BEHAVIOURS, BehaviourName
 from emulator.definitions import FlowDefinition, IdentityDefinition
 from emulator.issuer import Issuer
 
@@ -27,13 +28,14 @@ _TYPE_NAMES = {dict: "Object", list: "Array", str: "String", bool: "Boolean", in
 
 
 class Refusal(Exception):
-    """The platform turns a call away; no run begins."""
+    """The platform turns a call away; no run begins. `details` are what the behaviour's message names."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
+    def __init__(self, name: BehaviourName, **details: str) -> None:
+        behaviour = BEHAVIOURS[name]
+        self.status = behaviour.status
+        self.code = behaviour.code
+        self.message = behaviour.said(**details)
+        super().__init__(self.message)
 
     def response(self) -> web.Response:
         """The refusal as the platform writes it."""
@@ -65,19 +67,14 @@ class Doorman:
             claims = self._issuer.verify(token)
         except (jwt.PyJWTError, RecursionError) as error:  # a token nested deeply enough exhausts the JSON parser
             _log.info("Flow %s turned a caller away: its token is not valid: %s", flow.name, error)
-            raise _invalid_scheme() from None
+            raise Refusal("DirectApiInvalidAuthorizationScheme") from None
         wrong = {
             name: claims.get(name) for name, allowed in self._policy(flow).items() if claims.get(name) not in allowed
         }
         if wrong:
             # The platform does not tell which claim it was; on a laptop one may know.
             _log.info("Flow %s turned a caller away: these claims do not match its policy: %s", flow.name, wrong)
-            raise Refusal(
-                403,
-                "MisMatchingOAuthClaims",
-                "One or more claims either missing or does not match with the open authentication access control "
-                "policy.",
-            )
+            raise Refusal("MisMatchingOAuthClaims")
 
     def _policy(self, flow: FlowDefinition) -> dict[str, list[str]]:
         """The values a claim may have."""
@@ -97,44 +94,21 @@ def _bearer(request: web.Request) -> str:
     """The request's one bearer token. Raises `Refusal`."""
     authorization = request.headers.get("Authorization")
     if "sig" in request.query:
-        if authorization is None:
-            raise Refusal(
-                401,
-                "DirectApiInvalidAuthorizationScheme",
-                "The request has SAS authentication scheme while it is disabled under your access control policy.",
-            )
         raise Refusal(
-            401,
-            "DirectApiRequestHasMoreThanOneAuthorization",
-            "The request has both SAS authorization scheme and OAuth authorization scheme. Only one scheme should be "
-            "used.",
+            "DirectApiSasDisabled" if authorization is None else "DirectApiRequestHasMoreThanOneAuthorization"
         )
     if authorization is None:
-        raise Refusal(401, "DirectApiAuthorizationRequired", "The OAuth authorization scheme is required.")
+        raise Refusal("DirectApiAuthorizationRequired")
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer":
-        raise _invalid_scheme()
+        raise Refusal("DirectApiInvalidAuthorizationScheme")
     return token.strip()
-
-
-def _invalid_scheme() -> Refusal:
-    return Refusal(
-        401,
-        "DirectApiInvalidAuthorizationScheme",
-        "The provided authorization token is not valid. The request should have a valid authorization header with "
-        "'Bearer' scheme.",
-    )
 
 
 def check_state(flow: FlowDefinition) -> None:
     """Raises `Refusal` unless the flow is on. A flow that is off or deleted is answered with 400, not 404."""
     if flow.state != "Enabled":
-        raise Refusal(
-            400,
-            "WorkflowTriggerIsNotEnabled",
-            f"Could not execute workflow '{flow.name}' trigger 'manual' with state '{flow.state}': trigger is not "
-            "enabled.",
-        )
+        raise Refusal("WorkflowTriggerIsNotEnabled", workflow=flow.name, state=flow.state)
 
 
 def parse_input(body: bytes, content_type: str) -> JsonValue:
@@ -173,12 +147,7 @@ class InputSchema:
 
 
 def _mismatch(detail: str) -> Refusal:
-    return Refusal(
-        400,
-        "TriggerInputSchemaMismatch",
-        "The input body for trigger 'manual' of type 'Request' did not match its schema definition. "
-        f"Error details: '{detail}'.",
-    )
+    return Refusal("TriggerInputSchemaMismatch", detail=detail)
 
 
 def _detail(mismatch: ValidationError) -> str:

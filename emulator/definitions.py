@@ -15,6 +15,8 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 from pydantic.alias_generators import to_pascal
 
+from emulator.behaviours import BEHAVIOURS, Behaviour, BehaviourName
+
 FLOW_AUDIENCE = "https://service.flow.microsoft.com/"
 """The public cloud's Flow service; the slash is part of it (Microsoft Learn, "Add OAuth authentication")."""
 
@@ -57,38 +59,64 @@ class Content(Definition):
 class Fault(Content):
     """What goes wrong with the next `next_calls` calls, or with all of them.
 
+    - `pass`: nothing; with `next_calls` it lets as many through before the next fault
     - `respond`: answers with `status`, `headers` and the content instead of its own answer
     - `delay`: its own answer, `delay_seconds` late (which every other kind honours as well)
-    - `throttle`: 429 with `retry_after`;  `html`: `status` with an HTML page, as proxies give
+    - `throttle`: 429 with `retry_after`, or the date in `retry_after_seconds`
+    - `html`: `status` with an HTML page, as proxies give;  `invalid_json`: 200 with half a JSON object
     - `hang`: never answers
     - `reset_before_reading`, `reset_after_reading`: the TCP connection is reset
     - `close_midway`: the connection is reset half-way through the content
     - `oversize`: a JSON text of `size_bytes`
+    - a name out of `emulator.behaviours`: that answer of the platform, before or after a run as it has it
     """
 
     kind: Literal[
+        "pass",
         "respond",
         "delay",
         "throttle",
         "html",
+        "invalid_json",
         "hang",
         "reset_before_reading",
         "reset_after_reading",
         "close_midway",
         "oversize",
+        BehaviourName,
     ]
     next_calls: int | None = Field(default=None, ge=1)
+    share: float = Field(default=1, gt=0, le=1)
+    """The part of its calls that it strikes, picked at random; the others pass."""
+    seed: int = 0
+    """The same seed picks the same calls."""
     delay_seconds: Seconds = 0
     status: int = Field(default=502, ge=200, le=599)
-    retry_after: HeaderText = "1"
+    retry_after: HeaderText | None = "1"
+    """Null: no such header."""
+    retry_after_seconds: Seconds | None = None
+    """Instead of `retry_after`: so far ahead, as an HTTP date in whole seconds, rounded up."""
     size_bytes: int = Field(default=1024 * 1024, ge=2, le=1024**3)
     starts_run: bool = True
-    """Whether a flow's answer names a run, as it does unless the platform turned the call away."""
+    """Whether a flow's answer names a run, as it does unless the platform turned the call away; nothing to `delay`
+    and the platform's own answers, where it is settled."""
+
+    @property
+    def behaviour(self) -> Behaviour | None:
+        """The platform's answer that it stands for."""
+        if self.kind == "throttle":
+            return BEHAVIOURS["TooManyRequests"]
+        return next((behaviour for name, behaviour in BEHAVIOURS.items() if name == self.kind), None)
 
     @property
     def turns_away(self) -> bool:
         """Whether the call never gets as far as being checked."""
-        return self.kind in {"throttle", "reset_before_reading"}
+        return self.kind == "reset_before_reading" or (self.behaviour is not None and not self.behaviour.ran)
+
+    @property
+    def begins_run(self) -> bool:
+        """Whether a call that it strikes begins a run nonetheless."""
+        return not self.turns_away and (self.starts_run or self.kind == "delay" or self.behaviour is not None)
 
 
 class FlowResponse(Content):
@@ -116,6 +144,23 @@ class FlowResponse(Content):
         return self
 
 
+class Asynchronous(Definition):
+    """A Response action with *Asynchronous response* on: 202 at once, and a status URL for the outcome.
+
+    The outcome is there after so many seconds (on top of the flow's `delay_seconds`) and so many polls, which are
+    answered with 202.
+    """
+
+    done_after_polls: int = Field(default=0, ge=0)
+    done_after_seconds: Seconds = 0
+    signed_status_url: bool = True
+    """Whether the status URL has a `sig`, and then takes no bearer; otherwise it wants one, as the trigger does."""
+    retry_after: HeaderText | None = None
+    """The header `Retry-After` of each 202."""
+    lost: bool = False
+    """The status URL knows nothing of the run."""
+
+
 class FlowDefinition(Definition):
     """A flow with an HTTP trigger, for specific users: the managed identity unless `allowed_object_ids` says else."""
 
@@ -127,8 +172,18 @@ class FlowDefinition(Definition):
     """None: the managed identity alone. Empty: any user in the tenant."""
     response: FlowResponse | None = Field(default_factory=FlowResponse)
     """None: the flow has no Response action and is answered with 202 at once."""
+    asynchronous: Asynchronous | None = None
     delay_seconds: Seconds = 0
+    """How long a run takes to its Response action."""
     faults: tuple[Fault, ...] = ()
+    poll_faults: tuple[Fault, ...] = ()
+    """What goes wrong with calls of a status URL."""
+
+    @model_validator(mode="after")
+    def _has_an_outcome(self) -> Self:
+        if self.asynchronous is not None and self.response is None:
+            raise ValueError("an asynchronous flow needs a Response")
+        return self
 
     @field_validator("input_schema")
     @classmethod

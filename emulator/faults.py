@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import socket
 import struct
 import sys
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
+from email.utils import formatdate
+from typing import NoReturn
 
 from aiohttp import web
 
+from emulator.behaviours import Behaviour
 from emulator.definitions import Fault
 
 _CHUNK = b"x" * 65_536
 _HTML = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+_HALF_JSON = b'{"quote": "Q-1", "lines": ['
 _NEVER_ANSWERED = frozenset({"hang", "reset_before_reading", "reset_after_reading"})
 
 
@@ -21,23 +29,37 @@ class Faults:
     """The faults in force, in the order they strike; each until its `next_calls` are used up."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
-        self._left: list[tuple[Fault, int | None]] = []
+        self._left: deque[_InForce] = deque()
         self.put(faults)
 
     def put(self, faults: Iterable[Fault]) -> None:
         """Replace the faults."""
-        self._left = [(fault, fault.next_calls) for fault in faults]
+        self._left = deque(_InForce(fault) for fault in faults)
 
     def strike(self) -> Fault | None:
         """The fault that this call meets."""
         if not self._left:
             return None
-        fault, left = self._left[0]
-        if left is not None:
-            self._left[0] = (fault, left - 1)
-            if left == 1:
-                del self._left[0]
-        return fault
+        first = self._left[0]
+        struck = first.strikes()
+        if first.left == 0:
+            self._left.popleft()
+        return first.fault if struck else None
+
+
+class _InForce:
+    """A fault, how many calls it is still there for (None: all), and the dice for its share of them."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self.left = fault.next_calls
+        self._dice = random.Random(fault.seed)  # noqa: S311 - which calls fail is no secret
+
+    def strikes(self) -> bool:
+        """Take one call, and say whether it is struck."""
+        if self.left is not None:
+            self.left -= 1
+        return self.fault.kind != "pass" and self._dice.random() < self.fault.share
 
 
 def answers(fault: Fault | None) -> bool:
@@ -47,21 +69,27 @@ def answers(fault: Fault | None) -> bool:
 
 async def inflict(request: web.Request, fault: Fault, headers: Mapping[str, str]) -> web.StreamResponse | None:
     """Do to the call what the fault says; `headers` go with any answer. None: only a delay, the own answer follows."""
+    if fault.kind != "delay":
+        return await instead(request, fault, headers)
     await asyncio.sleep(fault.delay_seconds)
+    return None
+
+
+async def instead(request: web.Request, fault: Fault, headers: Mapping[str, str]) -> web.StreamResponse:
+    """What the caller gets instead of an own answer. Raises `ValueError` for a fault that does not replace it."""
+    await asyncio.sleep(fault.delay_seconds)
+    if fault.behaviour is not None:
+        return _platform(request, fault, fault.behaviour, headers)
     match fault.kind:
-        case "delay":
-            return None
         case "respond":
             payload, content_type = fault.payload()
             return _response(fault.status, payload, {**headers, **fault.headers, "Content-Type": content_type})
         case "html":
             return _response(fault.status, _HTML.encode(), {**headers, "Content-Type": "text/html"})
-        case "throttle":
-            body = b'{"error":{"code":"TooManyRequests","message":"The rate limit was exceeded. Try again later."}}'
-            throttled = {**headers, "Content-Type": "application/json", "Retry-After": fault.retry_after}
-            return _response(429, body, throttled)
+        case "invalid_json":
+            return _response(200, _HALF_JSON, {**headers, "Content-Type": "application/json; charset=utf-8"})
         case "hang":
-            await asyncio.Event().wait()
+            return await _hang()
         case "reset_before_reading" | "reset_after_reading":
             return _reset(request)
         case "close_midway":
@@ -69,7 +97,32 @@ async def inflict(request: web.Request, fault: Fault, headers: Mapping[str, str]
         case "oversize":
             chunks = _long_text(fault.size_bytes)
             return web.Response(body=chunks, headers={**headers, "Content-Type": "application/json"})
-    return None
+        case _:
+            raise ValueError(f"'{fault.kind}' replaces no answer")
+
+
+async def _hang() -> NoReturn:
+    while True:
+        await asyncio.Event().wait()
+
+
+def _platform(
+    request: web.Request, fault: Fault, behaviour: Behaviour, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    named = {"workflow": "name", "run": "run_id"}
+    details = {detail: request.match_info[part] for detail, part in named.items() if part in request.match_info}
+    body = {"error": {"code": behaviour.code, "message": behaviour.said(**details)}}
+    pause = _retry_after(fault) if fault.kind == "throttle" else None
+    return web.json_response(
+        body, status=behaviour.status, headers={**headers, **({} if pause is None else {"Retry-After": pause})}
+    )
+
+
+def _retry_after(fault: Fault) -> str | None:
+    """The header's value, in one of its two forms (RFC 9110, section 10.2.3)."""
+    if fault.retry_after_seconds is None:
+        return fault.retry_after
+    return formatdate(math.ceil(time.time() + fault.retry_after_seconds), usegmt=True)
 
 
 def _response(status: int, payload: bytes, headers: dict[str, str]) -> web.Response:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import secrets
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 
 from aiohttp import web
 from pydantic import JsonValue
 
 from emulator.admission import Doorman, InputSchema, Refusal, check_state, parse_input, tracking_headers
 from emulator.definitions import Fault, FlowDefinition, FlowResponse
-from emulator.faults import Faults, answers, inflict
+from emulator.faults import Faults, answers, inflict, instead
+from emulator.runs import REMEMBERED, Call, Run, Runs, StatusUrl
 
-REMEMBERED_CALLS = 10_000
-"""Of each flow; older ones are forgotten."""
-
-_VERSION = "08584000000000000001"
 _PLACEHOLDER = re.compile(r"\{(input(?:\.[A-Za-z0-9_-]+)*|run_id)\}")
 _STRIPPED = re.compile(
     r"allow|content-(?!(?:disposition|encoding|type)$).*|cookie|expires|last-modified|set-cookie|transfer-encoding",
@@ -30,52 +24,33 @@ _STRIPPED = re.compile(
 """Headers the platform takes out of a Response action (Microsoft Learn, "Handle inbound HTTPS requests")."""
 
 
-@dataclass(slots=True)
-class Call:
-    """A call that reached a flow; never with its bearer."""
-
-    time: str
-    """ISO 8601, UTC."""
-    method: str
-    client_tracking_id: str | None
-    traceparent: str | None
-    content_type: str | None
-    run_id: str | None = None
-    """None: turned away before a run."""
-    body: JsonValue = None
-    status: int | None = None
-    """What was answered; None: nothing, or nothing yet."""
-    code: str | None = None
-    """The platform's error code, if it refused."""
-
-
 class Flow:
-    """One flow: its definition, the faults in force, the calls it has seen."""
+    """One flow: its definition, the faults in force, the calls it has seen, the runs that can be asked about."""
 
     def __init__(self, definition: FlowDefinition) -> None:
         self.definition = definition
         self.faults = Faults(definition.faults)
+        self.poll_faults = Faults(definition.poll_faults)
         self.schema = InputSchema(definition.input_schema)
-        self.calls: deque[Call] = deque(maxlen=REMEMBERED_CALLS)
+        self.calls: deque[Call] = deque(maxlen=REMEMBERED)
+        self.runs = Runs()
 
-    def redefine(self, definition: FlowDefinition, *, new_faults: bool) -> None:
-        """Go on under another definition. The faults in force stay unless there are new ones."""
+    def redefine(self, definition: FlowDefinition, changed: Iterable[str]) -> None:
+        """Go on under another definition. Faults in force stay unless they are among what changed."""
         self.definition = definition
         self.schema = InputSchema(definition.input_schema)
-        if new_faults:
+        if "faults" in changed:
             self.faults.put(definition.faults)
+        if "poll_faults" in changed:
+            self.poll_faults.put(definition.poll_faults)
 
-    def seen(self, request: web.Request) -> Call:
-        """Remember a call."""
-        call = Call(
-            time=datetime.now(UTC).isoformat(),
-            method=request.method,
-            client_tracking_id=request.headers.get("x-ms-client-tracking-id"),
-            traceparent=request.headers.get("traceparent"),
-            content_type=request.headers.get("Content-Type"),
-        )
-        self.calls.append(call)
-        return call
+    def begin(self, call: Call, request: web.Request, fault: Fault | None) -> Run:
+        """Begin a run; a fault that only delays makes it take that much longer."""
+        late = fault.delay_seconds if fault is not None and fault.kind == "delay" else 0
+        run = Run(self.definition, call, request, late)
+        if run.status is not None:
+            self.runs.add(run)
+        return run
 
 
 class FlowHost:
@@ -93,7 +68,7 @@ class FlowHost:
         if flow is None:
             self._flows[name] = Flow(definition)
         else:
-            flow.redefine(definition, new_faults="faults" in patch)
+            flow.redefine(definition, patch)
         return definition
 
     def calls(self, name: str) -> list[dict[str, object]]:
@@ -105,8 +80,9 @@ class FlowHost:
         name = request.match_info["name"]
         flow = self._flows.get(name)
         if flow is None:
-            return Refusal(404, "WorkflowNotFound", f"The workflow '{name}' could not be found.").response()
-        call = flow.seen(request)
+            return Refusal("WorkflowNotFound", workflow=name).response()
+        call = Call.of(request)
+        flow.calls.append(call)
         fault = flow.faults.strike()
         try:
             answer = await self._answer(request, flow, call, fault)
@@ -115,38 +91,88 @@ class FlowHost:
             return refusal.response()
         if answers(fault):
             call.status = answer.status
+            call.code = fault.behaviour.code if fault is not None and fault.behaviour is not None else None
         return answer
 
     async def _answer(self, request: web.Request, flow: Flow, call: Call, fault: Fault | None) -> web.StreamResponse:
         """The fault's answer, or the flow's own. Raises `Refusal`."""
+        if fault is None or fault.kind != "reset_before_reading":
+            call.body = parse_input(await request.read(), request.content_type)
         if fault is None or not fault.turns_away:
-            self._admit(request, flow, call, await request.read())
-            if fault is None or fault.starts_run:
-                call.run_id = _new_run_id()
-        headers = _headers(flow.definition, call)
-        answer = await inflict(request, fault, headers) if fault else None
-        return await _run(flow.definition, call, headers) if answer is None else answer
+            self._admit(request, flow, call)
+        if fault is not None and not fault.begins_run:
+            return await instead(request, fault, tracking_headers())
+        run = flow.begin(call, request, fault)
+        answer = await inflict(request, fault, run.headers()) if fault is not None else None
+        return await _first_answer(run) if answer is None else answer
 
-    def _admit(self, request: web.Request, flow: Flow, call: Call, body: bytes) -> None:
+    def _admit(self, request: web.Request, flow: Flow, call: Call) -> None:
         """Everything the platform checks before a run. Raises `Refusal`."""
-        call.body = parse_input(body, request.content_type)
         self._doorman.admit(request, flow.definition)
         check_state(flow.definition)
         if request.method != flow.definition.method:
-            raise Refusal(405, "MethodNotAllowed", f"The trigger takes {flow.definition.method} requests only.")
+            raise Refusal("MethodNotAllowed", detail=flow.definition.method)
         flow.schema.check(call.body)
 
+    async def poll(self, request: web.Request) -> web.StreamResponse:
+        """`GET …/{name}/runs/{run_id}/operations/{operation_id}`: 202 while the run goes on, then its outcome."""
+        name, run_id = request.match_info["name"], request.match_info["run_id"]
+        flow = self._flows.get(name)
+        run = flow.runs.get(run_id) if flow is not None else None
+        if flow is None or run is None or run.status is None:
+            return Refusal("WorkflowRunNotFound", workflow=name, run=run_id).response()
+        run.call.polls += 1
+        run.call.polled_with_bearer |= "Authorization" in request.headers
+        try:
+            return await self._status(request, run, run.status, flow.poll_faults.strike())
+        except Refusal as refusal:
+            return refusal.response()
 
-async def _run(flow: FlowDefinition, call: Call, headers: Mapping[str, str]) -> web.StreamResponse:
-    if flow.response is None:
-        return web.Response(status=202, headers=headers)
-    await asyncio.sleep(flow.delay_seconds)
-    payload, content_type = _content(flow.response, call)
-    own = {name: value for name, value in flow.response.headers.items() if not _STRIPPED.fullmatch(name)}
-    response = web.Response(status=flow.response.status, body=payload, headers=own)
-    response.headers.update(headers)
-    response.headers["Content-Type"] = content_type
-    return response
+    async def _status(
+        self, request: web.Request, run: Run, status: StatusUrl, fault: Fault | None
+    ) -> web.StreamResponse:
+        """The fault's answer, or how it stands with the run. Raises `Refusal`."""
+        if fault is not None and fault.turns_away:
+            return await instead(request, fault, tracking_headers())
+        status.admit(request, run.flow, self._doorman)
+        if not status.leads_here(request):
+            raise Refusal("WorkflowRunNotFound", workflow=run.flow.name, run=run.id)
+        answer = await inflict(request, fault, run.headers()) if fault is not None else None
+        return _next_answer(run, status) if answer is None else answer
+
+
+async def _first_answer(run: Run) -> web.Response:
+    """What the call that began the run gets."""
+    if run.status is not None:
+        return _pending(run, run.status)
+    if run.flow.response is None:
+        return web.Response(status=202, headers=run.headers())
+    await run.outcome()
+    return _response(run, run.flow.response)
+
+
+def _next_answer(run: Run, status: StatusUrl) -> web.Response:
+    """What a poll gets."""
+    if run.polled() and run.flow.response is not None:
+        return _response(run, run.flow.response)
+    return _pending(run, status)
+
+
+def _pending(run: Run, status: StatusUrl) -> web.Response:
+    headers = run.headers() | {"Location": status.location}
+    if status.retry_after is not None:
+        headers["Retry-After"] = status.retry_after
+    return web.Response(status=202, headers=headers)
+
+
+def _response(run: Run, response: FlowResponse) -> web.Response:
+    """The Response action's answer."""
+    payload, content_type = _content(response, run.call)
+    own = {name: value for name, value in response.headers.items() if not _STRIPPED.fullmatch(name)}
+    answer = web.Response(status=response.status, body=payload, headers=own)
+    answer.headers.update(run.headers())
+    answer.headers["Content-Type"] = content_type
+    return answer
 
 
 def _content(response: FlowResponse, call: Call) -> tuple[bytes, str]:
@@ -184,25 +210,3 @@ def _written(value: JsonValue) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _new_run_id() -> str:
-    """As the platform's look: digits, then the scale unit."""
-    return f"0858{secrets.randbelow(10**26):026}CU{secrets.randbelow(100):02}"
-
-
-def _headers(flow: FlowDefinition, call: Call) -> dict[str, str]:
-    """The tracking headers, and if there is a run those that name it."""
-    headers = tracking_headers()
-    if call.run_id is None:
-        return headers
-    return headers | {
-        "x-ms-client-tracking-id": call.client_tracking_id or call.run_id,
-        "x-ms-execution-location": "localhost",
-        "x-ms-trigger-history-name": call.run_id,
-        "x-ms-workflow-id": flow.name,
-        "x-ms-workflow-name": flow.name,
-        "x-ms-workflow-run-id": call.run_id,
-        "x-ms-workflow-system-id": f"/locations/localhost/scaleunits/local/workflows/{flow.name}",
-        "x-ms-workflow-version": _VERSION,
-    }

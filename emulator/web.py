@@ -4,7 +4,7 @@ Control, while it runs, in JSON with the field names of `emulator.definitions`:
 
 - `POST /emulator/token`                 mint a user's token, right or wrong (`TokenRequest`)
 - `PUT /emulator/flows/{name}`           merge fields into a flow's definition, or make a flow (`FlowDefinition`)
-- `GET /emulator/flows/{name}/calls`     the calls a flow has seen
+- `GET /emulator/flows/{name}/calls`     the calls a flow has seen, and what became of them (`emulator.runs.Call`)
 - `PUT /emulator/identity`, `GET` of it  faults and token lifetime; how many calls there were (`IdentityPatch`)
 - `PUT /emulator/issuer`                 faults of discovery and key set, key rotation (`IssuerPatch`)
 """
@@ -132,6 +132,7 @@ class _Site:
                 web.get(f"{tenant}/.well-known/openid-configuration", self._discovery_v1),
                 web.get(f"{tenant}/discovery/v2.0/keys", self._keys),
                 web.route("*", f"{_FLOWS}/{{name}}/triggers/manual/paths/invoke", self._flows.invoke),
+                web.get(f"{_FLOWS}/{{name}}/runs/{{run_id}}/operations/{{operation_id}}", self._flows.poll),
                 web.get("/emulator/queues", self._queues),
                 web.post("/emulator/token", self._mint),
                 web.put("/emulator/flows/{name}", self._put_flow),
