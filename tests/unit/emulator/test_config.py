@@ -31,6 +31,8 @@ def test_the_file_that_comes_along_has_the_three_queues_and_the_sample_flows() -
         "create-quote",
         "notify-team",
         "slow-report",
+        "quarterly-report",
+        "busy-ledger",
         "broken-approval",
     }
 
