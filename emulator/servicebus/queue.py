@@ -319,6 +319,16 @@ class Queue:
         self._lock_ends.add(message.locked_until, message)
         return message.locked_until
 
+    def expire_locks(self) -> int:
+        """End every message's lock now, for tests of what a client does then; how many there were."""
+        now = self._clock()
+        locked = [message for message in self._locked.values() if message.session_id not in self._held_sessions]
+        for message in locked:
+            message.locked_until = now
+            self._lock_ends.add(now, message)
+        self._changed()
+        return len(locked)
+
     def _locked_by(self, token: uuid.UUID) -> Message:
         message = self._locked.get(token)
         # The deadline counts, not the sweep: a lock that is over is lost even if nobody noticed yet.

@@ -321,3 +321,17 @@ def test_what_comes_due_sooner_is_announced() -> None:
         act()
         assert rig.changes > told
         told = rig.changes
+
+
+def test_locks_that_are_ended_on_demand_are_lost_and_their_messages_come_again() -> None:
+    rig = Rig()
+    rig.send("a")
+    taker = rig.receiver(1)
+    lock = token(taker.last)
+    assert rig.queue.expire_locks() == 1
+    with pytest.raises(ServiceBusError) as caught:
+        rig.queue.complete(lock)
+    assert caught.value.condition == MESSAGE_LOCK_LOST
+    taker.credit = 1
+    rig.queue.tick()
+    assert (taker.bodies, taker.last.delivery_count) == ([b"a", b"a"], 1)
