@@ -1,0 +1,40 @@
+"""Which store the journal is kept in, by the settings."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from worker.journal.entry import Rules
+from worker.journal.journal import Journal
+from worker.journal.sqlite import SqliteStore
+from worker.journal.store import Store
+from worker.settings import JournalSettings
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def open_journal(
+    settings: JournalSettings, *, client_id: str | None = None, now: Callable[[], datetime] = _utc_now
+) -> AsyncIterator[Journal]:
+    """The journal of the settings, closed at the end. `client_id`: of a user-assigned managed identity.
+
+    Raises `InvalidSettings` if it can never be used as it is set; one that is only away is waited for later.
+    """
+    rules = Rules(
+        retention=timedelta(seconds=settings.retention_seconds), overdue=timedelta(seconds=settings.overdue_seconds)
+    )
+    store = await _open_store(settings, client_id)
+    try:
+        yield Journal(store, rules, deadline_seconds=settings.deadline_seconds, now=now)
+    finally:
+        await store.close()
+
+
+async def _open_store(settings: JournalSettings, client_id: str | None) -> Store:
+    # Half the deadline: a busy file is then told as busy, not as one that does not answer.
+    return await SqliteStore.open(settings.path, busy_seconds=settings.deadline_seconds / 2)
