@@ -36,5 +36,20 @@ async def open_journal(
 
 
 async def _open_store(settings: JournalSettings, client_id: str | None) -> Store:
+    if settings.backend == "table":
+        return await _open_table(settings, client_id)
     # Half the deadline: a busy file is then told as busy, not as one that does not answer.
     return await SqliteStore.open(settings.path, busy_seconds=settings.deadline_seconds / 2)
+
+
+async def _open_table(settings: JournalSettings, client_id: str | None) -> Store:
+    from worker.journal.table import TableStore  # imported here: who keeps the journal in a file need not load the SDK
+
+    seconds = settings.deadline_seconds
+    if settings.table_connection_string is not None:
+        return await TableStore.by_connection_string(
+            settings.table_connection_string.get_secret_value(), settings.table_name, call_seconds=seconds
+        )
+    return await TableStore.by_identity(
+        settings.table_endpoint or "", settings.table_name, client_id=client_id, call_seconds=seconds
+    )

@@ -177,8 +177,7 @@ class Journal:
         """Delete entries past their time; how many there were."""
         purged = 0
         while purged < _MOST_PURGED:
-            async with self._deadline_kept():
-                some = await self._store.purge(self._now(), _PURGE_AT_ONCE)
+            some = await self._store.purge(self._now(), _PURGE_AT_ONCE)
             purged += some
             if some < _PURGE_AT_ONCE:
                 break

@@ -1,0 +1,105 @@
+"""Azurite's table service, Microsoft's own emulator: from npm, else from a container image that is there already."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from docker.errors import DockerException  # type: ignore[import-untyped]  # ships no types
+from testcontainers.core.config import testcontainers_config
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.docker_client import DockerClient
+from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+_MAIN = Path(__file__).with_name("azurite") / "node_modules" / "azurite" / "dist" / "src" / "table" / "main.js"
+_IMAGE = "mcr.microsoft.com/azure-storage/azurite:latest"
+_OPTIONS = ("--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent")
+_READY = "successfully started"
+_START_SECONDS = 30
+_PORT = 10002
+_ACCOUNT = "devstoreaccount1"
+# Not a secret: every Azurite has this key, and its documentation prints it.
+_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+@dataclass(frozen=True, slots=True)
+class Azurite:
+    """A running table service, empty at first."""
+
+    connection_string: str
+
+
+@asynccontextmanager
+async def azurite(folder: Path) -> AsyncIterator[Azurite]:
+    """A table service on a free port; `folder` takes what it writes. Skips the test if none can be had."""
+    node = shutil.which("node")
+    if node is not None and _MAIN.is_file():
+        async with _from_npm(node, folder) as port:
+            yield Azurite(connection_string(port))
+    else:
+        async with _from_image() as port:
+            yield Azurite(connection_string(port))
+
+
+def connection_string(port: int) -> str:
+    """Of a table service on this port of the loopback, whether or not anything listens there."""
+    endpoint = f"http://127.0.0.1:{port}/{_ACCOUNT}"
+    return f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={_KEY};TableEndpoint={endpoint};"
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on just now; Azurite cannot tell which one it chose itself."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port: int = one.getsockname()[1]
+    return port
+
+
+@asynccontextmanager
+async def _from_npm(node: str, folder: Path) -> AsyncIterator[int]:
+    port = free_port()
+    where = ("--tableHost", "127.0.0.1", "--tablePort", str(port), "--location", str(folder))
+    process = await asyncio.create_subprocess_exec(
+        node, str(_MAIN), *where, *_OPTIONS, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(_START_SECONDS):
+            said = b""
+            while _READY not in said.decode():
+                line = await process.stdout.readline()
+                assert line, f"Azurite did not start: {said.decode()}"
+                said += line
+        yield port
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@asynccontextmanager
+async def _from_image() -> AsyncIterator[int]:
+    container = await asyncio.to_thread(_container)
+    try:
+        yield int(container.get_exposed_port(_PORT))
+    finally:
+        await asyncio.to_thread(container.stop)
+
+
+def _container() -> DockerContainer:
+    remedy = "`npm install --prefix tests/support/azurite` gets it without Docker"
+    testcontainers_config.ryuk_disabled = True  # its reaper is one more image to pull; the fixture stops what it made
+    try:
+        client = DockerClient().client
+        client.images.get(_IMAGE)
+        client.close()
+    except DockerException as error:
+        pytest.skip(f"no Azurite: it is not installed, and there is no image of it ({type(error).__name__}); {remedy}")
+    command = " ".join(("azurite-table", "--tableHost", "0.0.0.0", *_OPTIONS))  # noqa: S104 - inside the container
+    container = DockerContainer(_IMAGE).with_command(command).with_exposed_ports(_PORT)
+    return container.waiting_for(LogMessageWaitStrategy(_READY)).start()
