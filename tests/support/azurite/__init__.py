@@ -17,7 +17,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-_MAIN = Path(__file__).with_name("azurite") / "node_modules" / "azurite" / "dist" / "src" / "table" / "main.js"
+_MAIN = Path(__file__).with_name("node_modules") / "azurite" / "dist" / "src" / "table" / "main.js"
 _IMAGE = "mcr.microsoft.com/azure-storage/azurite:latest"
 _OPTIONS = ("--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent")
 _READY = "successfully started"
@@ -63,9 +63,14 @@ def free_port() -> int:
 @asynccontextmanager
 async def _from_npm(node: str, folder: Path) -> AsyncIterator[int]:
     port = free_port()
-    where = ("--tableHost", "127.0.0.1", "--tablePort", str(port), "--location", str(folder))
     process = await asyncio.create_subprocess_exec(
-        node, str(_MAIN), *where, *_OPTIONS, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        node,
+        str(_MAIN),
+        *("--tableHost", "127.0.0.1", "--tablePort", str(port)),
+        *_OPTIONS,
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     try:
         assert process.stdout is not None

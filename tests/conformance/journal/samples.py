@@ -1,0 +1,45 @@
+"""Requests and results to keep a journal about."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from pydantic import JsonValue
+
+from contracts.result import FlowResult, Status
+from worker.journal import Begin, Claim, Journal, Step, Subject
+
+LEASE = timedelta(seconds=60)
+STEP = Step(
+    number=1,
+    kind="poll",
+    due=datetime(2026, 11, 23, 12, 0, 20, tzinfo=UTC),
+    calls=1,
+    code="flow_running",
+    cause="The flow is still running.",
+    status_url="https://flow.example/runs/1?sig=secret",
+)
+
+
+def subject(
+    message_id: str = "m-1", *, asks: str = "ada: quote", origin: str = "requests:1", number: int = 0
+) -> Subject:
+    return Subject(message_id=message_id, fingerprint=asks, origin=origin, number=number)
+
+
+def result(output: JsonValue = None, status: Status = Status.SUCCEEDED) -> FlowResult:
+    return FlowResult(
+        status=status,
+        output=output,
+        output_encoding="json",
+        attempts=1,
+        correlation_id="c-1",
+        request_message_id="m-1",
+    )
+
+
+async def claimed(journal: Journal, of: Subject | None = None) -> Claim:
+    """The claim on a request that nobody else is at."""
+    begun = await journal.begin(of or subject(), lease=LEASE, calls=0)
+    assert isinstance(begun, Begin), begun
+    return begun.claim
