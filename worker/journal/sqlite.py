@@ -61,7 +61,7 @@ class SqliteStore:
     @classmethod
     async def open(cls, path: Path, *, busy_seconds: float) -> Self:
         """Make or open the file. `busy_seconds`: how long to wait for another process. Raises `InvalidSettings`."""
-        return cls(await asyncio.to_thread(_connect, path, busy_seconds))
+        return cls(await asyncio.to_thread(connect, path, busy_seconds))
 
     async def read(self, key: str) -> Stored | None:
         """See `Store.read`."""
@@ -165,7 +165,8 @@ def _purge(connection: sqlite3.Connection, now: datetime, most: int) -> int:
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
-def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
+def connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
+    """A connection to the file, which is made if need be, for one thread at a time. Raises `InvalidSettings`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds flows' outputs; SQLite would ask the umask

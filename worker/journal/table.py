@@ -36,7 +36,8 @@ from worker.settings import InvalidSettings
 _log = logging.getLogger(__name__)
 
 _PART_BYTES = 60 * 1024
-_MOST_PARTS = 15
+_MOST_PARTS = 12
+"""720 KiB, which stay below 1 MiB in base64: beyond, aiohttp warns of bodies that hold up the event loop."""
 _PARTITION_DIGITS = 2
 """Of the key, which is a hash: 256 partitions, which the service may spread over its servers."""
 _DELETES_AT_ONCE = 16

@@ -103,7 +103,7 @@ async def test_a_result_as_large_as_flows_give_is_kept_whole(journal: Journal) -
     assert await journal.begin(subject(), lease=LEASE, calls=0) == Concluded(result(output), told=False)
 
 
-@pytest.mark.parametrize("kilobytes", [16, 200, 750])
+@pytest.mark.parametrize("kilobytes", [16, 200, 600])
 async def test_a_result_that_cannot_be_compressed_is_kept_whole(journal: Journal, kilobytes: int) -> None:
     # Hex digits are compressed to half: so many random bytes are so many bytes in the store.
     output = random.Random(kilobytes).randbytes(kilobytes * 1000).hex()  # noqa: S311 - the same each time

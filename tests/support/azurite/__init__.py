@@ -36,15 +36,18 @@ class Azurite:
 
 
 @asynccontextmanager
-async def azurite(folder: Path) -> AsyncIterator[Azurite]:
-    """A table service on a free port; `folder` takes what it writes. Skips the test if none can be had."""
+async def azurite(folder: Path, port: int | None = None) -> AsyncIterator[Azurite]:
+    """A table service on `port` (None: a free one); `folder` takes what it writes. Skips the test if none can be had.
+
+    A container's port is Docker's choice whatever `port` says.
+    """
     node = shutil.which("node")
     if node is not None and _MAIN.is_file():
-        async with _from_npm(node, folder) as port:
-            yield Azurite(connection_string(port))
+        async with _from_npm(node, folder, port or free_port()) as listening:
+            yield Azurite(connection_string(listening))
     else:
-        async with _from_image() as port:
-            yield Azurite(connection_string(port))
+        async with _from_image() as listening:
+            yield Azurite(connection_string(listening))
 
 
 def connection_string(port: int) -> str:
@@ -61,8 +64,7 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def _from_npm(node: str, folder: Path) -> AsyncIterator[int]:
-    port = free_port()
+async def _from_npm(node: str, folder: Path, port: int) -> AsyncIterator[int]:
     process = await asyncio.create_subprocess_exec(
         node,
         str(_MAIN),

@@ -1,0 +1,175 @@
+"""The journal's file: shared by processes, outliving them, and told of plainly if it cannot be used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.journal.conftest import Place
+from tests.conformance.journal.samples import LEASE, STEP, claimed, result, subject
+from tests.support.processes import CHECKOUT
+from worker.errors import NotKnownYet
+from worker.journal import Begin, Concluded, Journal, Waiting, open_journal
+from worker.journal.entry import Rules
+from worker.journal.sqlite import SCHEMA_VERSION, SqliteStore, connect
+from worker.settings import InvalidSettings, JournalSettings
+
+COUNT = 100
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(JournalSettings(path=tmp_path / "journal.sqlite3", deadline_seconds=1))
+
+
+@asynccontextmanager
+async def worker_process(place: Place, count: int = COUNT) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that has the journal open, by the machine's own clock; it goes on when it is told."""
+    place.now = datetime.now(UTC)
+    pipe = asyncio.subprocess.PIPE
+    command = [sys.executable, "-m", "tests.conformance.journal.process", str(place.settings.path), str(count)]
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, cwd=CHECKOUT)
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready" + os.linesep.encode()
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def won_by(process: asyncio.subprocess.Process) -> list[int]:
+    """Let it go on; the requests it got the claim on."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"go\n")
+    return [int(word) for word in (await process.stdout.readline()).split()]
+
+
+# --- processes ---------------------------------------------------------------------------------------------------
+
+
+async def test_of_two_processes_one_gets_each_claim(place: Place) -> None:
+    async with worker_process(place) as one, worker_process(place) as other:
+        mine, yours = await asyncio.gather(won_by(one), won_by(other))
+    assert sorted(mine + yours) == list(range(COUNT))
+
+
+async def test_what_was_concluded_is_there_after_the_process_was_killed(place: Place) -> None:
+    async with worker_process(place) as process:
+        await won_by(process)
+        process.kill()
+        await process.wait()
+        async with place.journal() as journal:
+            for number in range(COUNT):
+                begun = await journal.begin(subject(str(number)), lease=LEASE, calls=0)
+                assert begun == Concluded(result(number), told=False)
+
+
+# --- trouble while it works --------------------------------------------------------------------------------------
+
+
+async def test_a_conclusion_waits_for_a_file_that_others_hold(place: Place) -> None:
+    async with place.journal() as journal:
+        claim = await claimed(journal)
+        with closing(sqlite3.connect(place.settings.path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            concluding = asyncio.create_task(journal.conclude(claim, result(7)))
+            # Longer than one attempt waits (half the deadline), so that it takes a second one.
+            await asyncio.sleep(0.6)
+            assert not concluding.done()
+            other.rollback()
+            assert await concluding == result(7)
+        assert isinstance(await journal.begin(subject(), lease=LEASE, calls=0), Concluded)
+
+
+async def test_a_file_that_others_hold_for_too_long_is_not_known_yet(place: Place) -> None:
+    async with place.journal() as journal:
+        with closing(sqlite3.connect(place.settings.path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(NotKnownYet) as told:
+                await journal.begin(subject(), lease=LEASE, calls=0)
+            assert told.value.code == "journal_unavailable"
+            other.rollback()
+        assert isinstance(await journal.begin(subject(), lease=LEASE, calls=0), Begin)
+
+
+async def test_a_full_disk_is_not_known_yet_and_costs_nothing_that_was_there(place: Place) -> None:
+    connection = connect(place.settings.path, 1)
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite says the same then as of a full disk
+    store = SqliteStore(connection)
+    rules = Rules(retention=timedelta(days=7), overdue=timedelta(days=1))
+    journal = Journal(store, rules, deadline_seconds=1, now=lambda: place.now)
+    claim = await claimed(journal)
+    await journal.wait(claim, STEP)
+    with pytest.raises(NotKnownYet, match="full"):
+        await journal.conclude(claim, result(os.urandom(100_000).hex()))
+    assert await journal.begin(subject(), lease=LEASE, calls=0) == Waiting(STEP, "requests:1")
+    await store.close()
+
+
+async def test_an_entry_of_an_unknown_version_is_left_alone(place: Place) -> None:
+    async with place.journal() as journal:
+        await claimed(journal)
+        with closing(sqlite3.connect(place.settings.path)) as other, other:
+            other.execute("UPDATE entry SET document = '{\"news\": 1}'")
+        with pytest.raises(NotKnownYet, match="version"):
+            await journal.begin(subject(), lease=LEASE, calls=0)
+
+
+# --- opening -----------------------------------------------------------------------------------------------------
+
+
+async def refusal(path: Path) -> str:
+    """What is said of a file that cannot be used."""
+    with pytest.raises(InvalidSettings) as refused:
+        async with open_journal(JournalSettings(path=path)):
+            pass
+    return str(refused.value)
+
+
+async def test_the_file_and_its_folder_are_made_and_are_nobody_elses_business(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "journal.sqlite3"
+    async with open_journal(JournalSettings(path=path)) as journal:
+        await claimed(journal)
+        modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert path.name in modes
+    if os.name == "posix":
+        assert set(modes.values()) == {0o600}
+
+
+async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "letters.txt"
+    path.write_text("Dear Sir or Madam, " * 100, encoding="utf-8")
+    said = await refusal(path)
+    assert said.startswith(f"journal.path: '{path}'")
+    assert path.read_text(encoding="utf-8").startswith("Dear")
+
+
+async def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    assert (await refusal(tmp_path)).startswith(f"journal.path: '{tmp_path}'")
+
+
+async def test_a_file_of_a_later_version_is_refused(place: Place) -> None:
+    async with place.journal():
+        pass
+    with closing(sqlite3.connect(place.settings.path)) as other:
+        other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    assert "later version" in await refusal(place.settings.path)
+
+
+async def test_a_journal_that_was_closed_is_not_known_yet(place: Place) -> None:
+    async with place.journal() as journal:
+        pass
+    with pytest.raises(NotKnownYet, match="closed"):
+        await journal.begin(subject(), lease=LEASE, calls=0)

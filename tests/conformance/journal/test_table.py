@@ -1,0 +1,210 @@
+"""The journal's table: away, silent, full or not there yet; a request waits then, and no flow is called."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+from azure.data.tables.aio import TableClient
+from pydantic import SecretStr
+
+from tests.conformance.journal.conftest import Place, table_place
+from tests.conformance.journal.samples import LEASE, claimed, result, subject
+from tests.support.azurite import Azurite, azurite, connection_string, free_port
+from worker.errors import NotKnownYet
+from worker.journal import Begin, Concluded, open_journal
+from worker.journal.store import TooLarge
+from worker.journal.table import TableStore
+from worker.settings import InvalidSettings, JournalSettings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DEADLINE = 1.0
+
+
+@pytest.fixture
+def place(tables: Azurite) -> Place:
+    return table_place(tables)
+
+
+def place_at(connection_string: str) -> Place:
+    return Place(
+        JournalSettings(
+            backend="table", table_connection_string=SecretStr(connection_string), deadline_seconds=DEADLINE
+        )
+    )
+
+
+@contextmanager
+def not_known_within(seconds: float) -> Iterator[pytest.ExceptionInfo[NotKnownYet]]:
+    began = time.monotonic()
+    with pytest.raises(NotKnownYet) as told:
+        yield told
+    assert told.value.code == "journal_unavailable"
+    assert time.monotonic() - began < seconds + 0.5  # the test machine's own slowness
+
+
+# --- away --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_table_that_goes_away_is_not_known_yet(tmp_path: Path) -> None:
+    async with azurite(tmp_path) as tables:
+        journal_opened = place_at(tables.connection_string).journal()
+        journal = await journal_opened.__aenter__()
+        claim = await claimed(journal)
+    try:
+        with not_known_within(DEADLINE):
+            await journal.begin(subject("m-2"), lease=LEASE, calls=0)
+        with not_known_within(DEADLINE) as told:
+            await journal.conclude(claim, result())
+        assert "127.0.0.1" not in str(told.value)
+        with not_known_within(DEADLINE):
+            await journal.purge()
+    finally:
+        await journal_opened.__aexit__(None, None, None)
+
+
+async def test_a_table_that_never_answers_is_not_known_yet() -> None:
+    async with silent_port() as port, place_at(connection_string(port)).journal() as journal:
+        with not_known_within(DEADLINE):
+            await journal.begin(subject(), lease=LEASE, calls=0)
+        with not_known_within(DEADLINE):
+            await journal.purge()
+
+
+@asynccontextmanager
+async def silent_port() -> AsyncIterator[int]:
+    """A port that takes connections and says nothing."""
+    closing = asyncio.Event()
+
+    async def keep(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await closing.wait()
+        writer.close()
+
+    server = await asyncio.start_server(keep, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        closing.set()
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_worker_starts_without_its_table_and_uses_it_when_it_comes(tmp_path: Path) -> None:
+    """The port is silent first, so that Azurite can have it later."""
+    port = free_port()
+    async with place_at(connection_string(port)).journal() as journal:
+        with not_known_within(DEADLINE):
+            await journal.begin(subject(), lease=LEASE, calls=0)
+        async with azurite(tmp_path, port) as tables:
+            if tables.connection_string != connection_string(port):
+                pytest.skip("Azurite from an image chooses its port itself")
+            assert isinstance(await journal.begin(subject(), lease=LEASE, calls=0), Begin)
+
+
+async def test_a_table_that_was_deleted_is_made_anew(place: Place) -> None:
+    secret = place.settings.table_connection_string
+    assert secret is not None
+    async with (
+        place.journal() as journal,
+        TableClient.from_connection_string(secret.get_secret_value(), place.settings.table_name) as other,
+    ):
+        await other.delete_table()
+        with not_known_within(place.settings.deadline_seconds):
+            await journal.begin(subject(), lease=LEASE, calls=0)
+        assert isinstance(await journal.begin(subject(), lease=LEASE, calls=0), Begin)
+
+
+# --- a claim that was written though the answer was lost ---------------------------------------------------------
+
+
+class _AnswerLost(TableStore):
+    """A table whose first answer to a write is lost on the way."""
+
+    lost = False
+
+    async def write(self, *args: object) -> str | None:
+        written = await super().write(*args)  # type: ignore[arg-type]  # passed on as they are
+        if not self.lost:
+            self.lost = True
+            raise NotKnownYet("journal_unavailable", "the answer was lost")
+        return written
+
+
+async def test_a_claim_whose_answer_was_lost_is_no_call(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a flow that may not be called twice would never be called, and its request be told `unknown`."""
+    monkeypatch.setattr("worker.journal.table.TableStore", _AnswerLost)
+    async with place.journal() as journal:
+        with pytest.raises(NotKnownYet):
+            await journal.begin(subject(), lease=LEASE, calls=0)
+        begun = await journal.begin(subject(), lease=LEASE, calls=0)
+    assert isinstance(begun, Begin)
+    assert not begun.interrupted
+
+
+async def test_a_conclusion_whose_answer_was_lost_is_found_to_stand(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.journal() as first:
+        claim = await claimed(first)
+    monkeypatch.setattr("worker.journal.table.TableStore", _AnswerLost)
+    async with place.journal() as journal:
+        assert await journal.conclude(claim, result(7)) == result(7)
+
+
+# --- sizes -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_result_too_large_for_the_table_is_told_once_and_kept_without_its_output(place: Place) -> None:
+    large = result(os.urandom(1_000_000).hex())
+    async with place.journal() as journal:
+        assert await journal.conclude(await claimed(journal), large) == large
+        again = await journal.begin(subject(), lease=LEASE, calls=0)
+        assert isinstance(again, Concluded)
+        assert again.result.error is not None
+        assert (again.result.output, again.result.error.code) == (None, "output_too_large")
+        assert again.result.status == large.status
+        found = await journal.find("m-1")
+    assert found is not None
+    assert "output_too_large" in found.story[-1].detail
+
+
+async def test_the_service_takes_what_the_store_takes(place: Place) -> None:
+    secret = place.settings.table_connection_string
+    assert secret is not None
+    store = await TableStore.by_connection_string(secret.get_secret_value(), "sizes", call_seconds=10)
+    try:
+        most = os.urandom(12 * 60 * 1024 - 1000)
+        assert await store.write("aa01", most, None, place.now) is not None
+        stored = await store.read("aa01")
+        assert stored is not None
+        assert stored.document == most
+        with pytest.raises(TooLarge):
+            await store.write("aa02", os.urandom(12 * 60 * 1024 + 1), None, place.now)
+    finally:
+        await store.close()
+
+
+# --- opening -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("table_connection_string", "AccountName=a;Secret"),
+        ("table_connection_string", "AccountKey=cm9zZWJ1ZA=="),
+        ("table_endpoint", "http://contoso.table.core.windows.net"),
+    ],
+)
+async def test_a_table_that_can_never_be_used_is_refused_at_once(field: str, value: str) -> None:
+    settings = JournalSettings.model_validate({"backend": "table", field: value})
+    with pytest.raises(InvalidSettings, match=f"journal.{field}") as refused:
+        async with open_journal(settings):
+            pass
+    assert "cm9zZWJ1ZA" not in str(refused.value)
+    assert "Secret" not in str(refused.value)
