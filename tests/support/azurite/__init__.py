@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ _MAIN = Path(__file__).with_name("node_modules") / "azurite" / "dist" / "src" / 
 _IMAGE = "mcr.microsoft.com/azure-storage/azurite:latest"
 _OPTIONS = ("--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent")
 _READY = "successfully started"
+_REMEDY = "`npm install --prefix tests/support/azurite` gets it without Docker"
 _START_SECONDS = 30
 _PORT = 10002
 _ACCOUNT = "devstoreaccount1"
@@ -36,15 +37,17 @@ class Azurite:
 
 
 @asynccontextmanager
-async def azurite(folder: Path, port: int | None = None) -> AsyncIterator[Azurite]:
+async def azurite(folder: Path, port: int | None = None, *options: str) -> AsyncIterator[Azurite]:
     """A table service on `port` (None: a free one); `folder` takes what it writes. Skips the test if none can be had.
 
-    A container's port is Docker's choice whatever `port` says.
+    `port` and further options, such as certificates, are for Azurite from npm only.
     """
     node = shutil.which("node")
     if node is not None and _MAIN.is_file():
-        async with _from_npm(node, folder, port or free_port()) as listening:
+        async with _from_npm(node, folder, port or free_port(), options) as listening:
             yield Azurite(connection_string(listening))
+    elif port is not None or options:
+        pytest.skip(f"no Azurite that could be told how to listen; {_REMEDY}")
     else:
         async with _from_image() as listening:
             yield Azurite(connection_string(listening))
@@ -64,12 +67,13 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def _from_npm(node: str, folder: Path, port: int) -> AsyncIterator[int]:
+async def _from_npm(node: str, folder: Path, port: int, options: Sequence[str]) -> AsyncIterator[int]:
     process = await asyncio.create_subprocess_exec(
         node,
         str(_MAIN),
         *("--tableHost", "127.0.0.1", "--tablePort", str(port)),
         *_OPTIONS,
+        *options,
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -99,14 +103,13 @@ async def _from_image() -> AsyncIterator[int]:
 
 
 def _container() -> DockerContainer:
-    remedy = "`npm install --prefix tests/support/azurite` gets it without Docker"
     testcontainers_config.ryuk_disabled = True  # its reaper is one more image to pull; the fixture stops what it made
     try:
         client = DockerClient().client
         client.images.get(_IMAGE)
         client.close()
     except DockerException as error:
-        pytest.skip(f"no Azurite: it is not installed, and there is no image of it ({type(error).__name__}); {remedy}")
+        pytest.skip(f"no Azurite: it is not installed, and there is no image of it ({type(error).__name__}); {_REMEDY}")
     command = " ".join(("azurite-table", "--tableHost", "0.0.0.0", *_OPTIONS))  # noqa: S104 - inside the container
     container = DockerContainer(_IMAGE).with_command(command).with_exposed_ports(_PORT)
     return container.waiting_for(LogMessageWaitStrategy(_READY)).start()

@@ -1,0 +1,22 @@
+"""Concludes a request and finds it again: `python -m tests.conformance.journal.by_identity ENDPOINT CLIENT_ID`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from tests.conformance.journal.samples import LEASE, claimed, result, subject
+from worker.journal import open_journal
+from worker.settings import JournalSettings
+
+
+async def main(endpoint: str, client_id: str) -> None:
+    settings = JournalSettings(backend="table", table_endpoint=endpoint)
+    async with open_journal(settings, client_id=client_id) as journal:
+        await journal.conclude(await claimed(journal), result(7))
+        begun = await journal.begin(subject(), lease=LEASE, calls=0)
+    sys.stdout.write(f"{type(begun).__name__}\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
