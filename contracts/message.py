@@ -27,6 +27,8 @@ class Message:
     reply_to_session_id: str | None = None
     subject: str | None = None
     time_to_live: timedelta | None = None
+    scheduled_at: datetime | None = None
+    """Not to be delivered before; None: at once."""
     application_properties: Mapping[str, PropertyValue] = field(default_factory=dict)
 
 

@@ -97,21 +97,31 @@ class FlowResult(_Part):
     )
     http_status: int | None = Field(default=None, description="The flow's HTTP status; null if it did not answer.")
     error: FlowError | None = Field(default=None, description="Why it did not end well; null if it did.")
+    note: str | None = Field(
+        default=None,
+        description=(
+            "A code that says more about a success; accepted_without_response: the flow took the call and goes on by "
+            "itself, it has no response to give."
+        ),
+    )
     attempts: int = Field(default=0, ge=0, description="How often the flow was called.")
     run: FlowRun | None = Field(default=None, description="The flow's run; null if the flow did not answer.")
     times: Times = Times()
     correlation_id: str = Field(min_length=1, description="The request's correlation ID.")
     request_message_id: str = Field(min_length=1, description="The request's message ID.")
 
-    def to_message(self, session_id: str, time_to_live: timedelta) -> Message:
-        """The message to publish in the session `session_id`; publishing it twice is publishing it once."""
+    def to_message(self, session_id: str, time_to_live: timedelta, *, variant: str = "") -> Message:
+        """The message to publish in the session `session_id`; publishing it twice is publishing it once.
+
+        `variant` tells apart the results of two requests with the same IDs.
+        """
         properties: dict[str, PropertyValue] = {"contract": CONTRACT, "status": self.status.value}
         if self.flow is not None:
             properties["flow"] = self.flow
         return Message(
             body=self._body(),
             content_type=CONTENT_TYPE,
-            message_id=reply_message_id(self.request_message_id, self.correlation_id, session_id),
+            message_id=reply_message_id(self.request_message_id, self.correlation_id, session_id, variant),
             correlation_id=self.correlation_id,
             session_id=session_id,
             subject=self.flow,
@@ -144,9 +154,9 @@ class FlowResult(_Part):
         return jsontext.dump(self.model_dump(mode="json"))
 
 
-def reply_message_id(request_message_id: str, correlation_id: str, session_id: str) -> str:
+def reply_message_id(request_message_id: str, correlation_id: str, session_id: str, variant: str = "") -> str:
     """The one message ID of a request's result, so that duplicate detection drops a second copy of it."""
-    key = jsontext.dump([request_message_id, correlation_id, session_id])
+    key = jsontext.dump([request_message_id, correlation_id, session_id, *([variant] if variant else [])])
     return f"result-{hashlib.sha256(key).hexdigest()}"
 
 

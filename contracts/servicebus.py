@@ -26,6 +26,7 @@ def to_sdk(message: Message) -> ServiceBusMessage:
         reply_to=message.reply_to,
         reply_to_session_id=message.reply_to_session_id,
         subject=message.subject,
+        scheduled_enqueue_time_utc=message.scheduled_at,
         application_properties={key: one for key, one in message.application_properties.items() if one is not None},
     )
     header = sdk.raw_amqp_message.header
