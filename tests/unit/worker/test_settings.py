@@ -67,12 +67,11 @@ def test_a_file_in_the_working_directory_is_found(nowhere: Path) -> None:
 def test_the_environment_goes_before_dotenv_and_dotenv_before_the_file(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (nowhere / ".env").write_text(
-        "FLOW_WORKER_RETRY_PAUSE_SECONDS=7\nFLOW_WORKER_SHUTDOWN_GRACE_SECONDS=7\n", encoding="utf-8"
-    )
+    (nowhere / ".env").write_text("FLOW_WORKER_CLOUD=gcc\nFLOW_WORKER_SHUTDOWN_GRACE_SECONDS=7\n", encoding="utf-8")
     monkeypatch.setenv("FLOW_WORKER_SHUTDOWN_GRACE_SECONDS", "9")
-    settings = loaded(nowhere, "max_deliveries = 5\nretry_pause_seconds = 5\nshutdown_grace_seconds = 5\n" + GOOD)
-    assert (settings.shutdown_grace_seconds, settings.retry_pause_seconds, settings.max_deliveries) == (9, 7, 5)
+    hosts = 'flow_hosts = ["*.environment.api.powerplatform.com"]\n'
+    settings = loaded(nowhere, f'cloud = "public"\n{hosts}shutdown_grace_seconds = 5\n' + GOOD)
+    assert (settings.shutdown_grace_seconds, settings.cloud, len(settings.flow_hosts)) == (9, "gcc", 1)
 
 
 def test_a_nested_variable_joins_names_by_two_underscores(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

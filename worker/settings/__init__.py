@@ -1,0 +1,153 @@
+"""The worker's settings: environment (`FLOW_WORKER_…`), `.env`, and a TOML file; checked at start, echoed masked.
+
+Precedence: environment, then `.env`, then the TOML file. Nested names are joined by two underscores:
+`FLOW_WORKER_SERVICEBUS__NAMESPACE` is `[servicebus] namespace`. Units stand in the names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import Field, JsonValue, model_validator
+
+from worker.clouds import CLOUDS, Cloud, CloudName, host_matches
+from worker.settings import loading
+from worker.settings.groups import (
+    ClaimSettings,
+    ContinuationSettings,
+    DeadLetterSettings,
+    FlowSettings,
+    HealthSettings,
+    HttpSettings,
+    IdentitySettings,
+    JournalSettings,
+    LogSettings,
+    PacingSettings,
+    ReplySettings,
+    RequestQueue,
+    RetrySettings,
+    ServiceBusSettings,
+)
+from worker.settings.loading import InvalidSettings, Layered
+
+__all__ = [
+    "ClaimSettings",
+    "ContinuationSettings",
+    "DeadLetterSettings",
+    "FlowSettings",
+    "HealthSettings",
+    "HttpSettings",
+    "IdentitySettings",
+    "InvalidSettings",
+    "JournalSettings",
+    "Layered",
+    "LogSettings",
+    "PacingSettings",
+    "ReplySettings",
+    "RequestQueue",
+    "RetrySettings",
+    "ServiceBusSettings",
+    "Settings",
+    "load",
+    "load_as",
+]
+
+
+class Settings(Layered):
+    """All settings of one worker process."""
+
+    servicebus: ServiceBusSettings
+    request_queues: Annotated[tuple[RequestQueue, ...], Field(min_length=1)] = (RequestQueue(name="flow-requests"),)
+    continuations: ContinuationSettings = ContinuationSettings()
+    replies: ReplySettings = ReplySettings()
+    journal: JournalSettings = JournalSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    claims: ClaimSettings
+    identity: IdentitySettings = IdentitySettings()
+    cloud: CloudName = CloudName.PUBLIC
+    flows: Annotated[dict[str, FlowSettings], Field(min_length=1)]
+    retry: RetrySettings = RetrySettings()
+    pacing: PacingSettings = PacingSettings()
+    flow_hosts: tuple[str, ...] = Field(default=(), description="hosts flows may live on beside the cloud's own")
+    plain_http_hosts: tuple[str, ...] = Field(default=(), description="host:port that may be called without TLS")
+    http: HttpSettings = HttpSettings()
+    health: HealthSettings = HealthSettings()
+    log: LogSettings = LogSettings()
+    shutdown_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+
+    @property
+    def facts(self) -> Cloud:
+        """The fixed facts of the chosen cloud."""
+        return CLOUDS[self.cloud]
+
+    @property
+    def authority(self) -> str:
+        """The base URL of token issuers, without a trailing slash."""
+        return (self.claims.authority or self.facts.authority).rstrip("/")
+
+    @property
+    def known_flow_hosts(self) -> tuple[str, ...]:
+        """Host patterns that flows, and the status URLs of their runs, may live on."""
+        plain = (host.rsplit(":", 1)[0] for host in self.plain_http_hosts)
+        return (*self.facts.flow_hosts, *self.flow_hosts, *plain)
+
+    @model_validator(mode="after")
+    def _continuations_have_a_queue_of_their_own(self) -> Self:
+        """What a continuation says is believed, so nobody but the worker may send to its queue."""
+        others = {queue.name.lower() for queue in self.request_queues} | {name.lower() for name in self.replies.queues}
+        if self.continuations.queue.lower() in others:
+            raise ValueError(
+                f"continuations.queue '{self.continuations.queue}' is a request or reply queue too, which others may "
+                "send to; give continuations a queue of their own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _urls_go_where_they_may(self) -> Self:
+        for name, flow in self.flows.items():
+            self._check_flow_url(name, flow.url.get_secret_value())
+        parts = urlsplit(self.authority)
+        if parts.scheme != "https" and parts.netloc not in self.plain_http_hosts:
+            raise ValueError(f"claims.authority is not https; use https, or name '{parts.netloc}' in plain_http_hosts")
+        return self
+
+    def _check_flow_url(self, name: str, url: str) -> None:
+        """Refuse a URL the managed-identity token must not be sent to. The URL itself is a secret: not repeated."""
+        parts = urlsplit(url)
+        if not parts.hostname or parts.username:
+            raise ValueError(f"flows.{name}.url is not an absolute URL; copy it from the flow's trigger")
+        if "sig" in parse_qs(parts.query, keep_blank_values=True):
+            raise ValueError(
+                f"flows.{name}.url carries a SAS signature (sig=) and would be called with a bearer token too, which "
+                "flows refuse; set the trigger to 'Specific users in my tenant' and copy its new URL"
+            )
+        if parts.scheme != "https" and not (parts.scheme == "http" and parts.netloc in self.plain_http_hosts):
+            raise ValueError(f"flows.{name}.url is not https; use https, or name '{parts.netloc}' in plain_http_hosts")
+        if not any(host_matches(parts.hostname, pattern) for pattern in self.known_flow_hosts):
+            raise ValueError(
+                f"flows.{name}.url points to '{parts.hostname}', which is no flow host of the {self.cloud} cloud "
+                f"({', '.join(self.facts.flow_hosts)}); set the right cloud, or name the host in flow_hosts"
+            )
+
+    def echo(self) -> dict[str, JsonValue]:
+        """All settings as JSON, secrets masked."""
+        return self.model_dump(mode="json")
+
+
+_S = TypeVar("_S", bound=Layered)
+
+
+def load(config: Path | None = None, env_file: Path = Path(".env")) -> Settings:
+    """Read and check the worker's settings; see `load_as`."""
+    return load_as(Settings, config, env_file)
+
+
+def load_as(kind: type[_S], config: Path | None, env_file: Path) -> _S:
+    """Read and check the worker's settings, or the part of them that a command needs.
+
+    `config` is the TOML file; default: `$FLOW_WORKER_CONFIG`, then `flow-worker.toml` here if there is one.
+    Raises `InvalidSettings` naming every fault at once.
+    """
+    return loading.load_as(kind, config, env_file, set(Settings.model_fields))
