@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +12,9 @@ from azure.core.exceptions import AzureError
 from azure.identity.aio import ManagedIdentityCredential
 
 from worker.errors import NotKnownYet
+
+_RENEWED_AT_MOST_EVERY = 30.0
+"""Seconds. Many calls may meet the same 401 at once."""
 
 
 class FlowIdentity:
@@ -20,6 +24,7 @@ class FlowIdentity:
         self._scope = scope
         self._deadline = deadline_seconds
         self._credential = ManagedIdentityCredential(client_id=client_id)
+        self._renewed_at = -_RENEWED_AT_MOST_EVERY
 
     async def __aenter__(self) -> Self:
         await self._credential.__aenter__()
@@ -30,17 +35,28 @@ class FlowIdentity:
     ) -> None:
         await self._credential.close()
 
-    async def token(self) -> str:
+    async def token(self, *, fresh: bool = False) -> str:
         """The access token. Raises `NotKnownYet` whatever went wrong: no call has gone out yet.
+
+        `fresh` asks past the credential's cache, as after a flow's 401; but a token renewed just now is not renewed
+        again: the platform keeps its own cache, and there is none fresher to be had.
 
         The credential's own errors are as varied as its endpoints (a bare KeyError for an answer without
         `resource`, JSON errors for a proxy's HTML page), so they are caught as broadly as it throws them.
         """
         try:
             async with asyncio.timeout(self._deadline):
+                if fresh and time.monotonic() - self._renewed_at >= _RENEWED_AT_MOST_EVERY:
+                    return await self._renewed()
                 token: str = (await self._credential.get_token(self._scope)).token
                 return token
         except (AzureError, TimeoutError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
             raise NotKnownYet(
                 "identity_unavailable", f"no managed-identity token could be had ({type(error).__name__})"
             ) from error
+
+    async def _renewed(self) -> str:
+        """Claims make the credential pass over its cache (azure-identity, `ManagedIdentityClientBase`)."""
+        token: str = (await self._credential.get_token(self._scope, claims="{}")).token
+        self._renewed_at = time.monotonic()
+        return token

@@ -1,11 +1,11 @@
-"""The call of an HTTP-triggered flow: one POST, bounded in time and size, its answer as plain data."""
+"""The call of an HTTP-triggered flow: one request, bounded in time and size, its answer as plain data."""
 
 from __future__ import annotations
 
 import asyncio
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Protocol, Self
@@ -19,6 +19,9 @@ from pydantic_core import to_json
 
 from worker.errors import CallFailed
 from worker.flows.registry import Flow
+from worker.flows.status_url import is_signed
+
+STATUS_URL_NOT_ALLOWED = "status_url_not_allowed"
 
 _TRACKING_PREFIX = "x-ms-"
 _RUN_ID = "x-ms-workflow-run-id"
@@ -35,13 +38,16 @@ class Answer:
     body: bytes | None
     run_id: str | None
     tracking: Mapping[str, str]
+    retry_after: str | None = None
+    location: str | None = field(default=None, repr=False)
+    """Absolute. A secret: it may carry a signature."""
 
 
 class TokenSource(Protocol):
     """Where the bearer token comes from."""
 
-    async def token(self) -> str:
-        """Raises `NotKnownYet` if none can be had just now."""
+    async def token(self, *, fresh: bool = False) -> str:
+        """Raises `NotKnownYet` if none can be had just now. `fresh`: not the one that was refused."""
         ...
 
 
@@ -73,9 +79,12 @@ class Invoker:
     ) -> None:
         await self._client.aclose()
 
-    async def token(self) -> str:
-        """The bearer for the next call. Had before the call is counted as begun. Raises `NotKnownYet`."""
-        return await self._identity.token()
+    async def token(self, *, fresh: bool = False) -> str:
+        """The bearer for the next call. Had before the call is counted as begun. Raises `NotKnownYet`.
+
+        `fresh`: past all caches, because a flow refused the last one.
+        """
+        return await self._identity.token(fresh=fresh)
 
     async def invoke(
         self, flow: Flow, input_: JsonValue, *, token: str, correlation_id: str, traceparent: str | None
@@ -89,17 +98,35 @@ class Invoker:
         }
         if traceparent:
             headers["traceparent"] = traceparent
+        return await self._request("POST", flow.url, flow.timeout_seconds, headers, to_json(input_))
+
+    async def poll(self, flow: Flow, status_url: str, *, token: str) -> Answer:
+        """GET how it stands with a run. Raises `CallFailed`; asking again is safe for every flow.
+
+        The bearer goes along only if the URL carries no signature of its own.
+        """
+        if not flow.status_hosts.allow(status_url):
+            raise CallFailed(STATUS_URL_NOT_ALLOWED, "The status URL leads to a host not allowed.", may_have_run=False)
+        headers = {"accept": "application/json, */*;q=0.5"}
+        if not is_signed(status_url):
+            headers["authorization"] = f"Bearer {token}"
+        try:
+            return await self._request("GET", status_url, flow.timeout_seconds, headers)
+        except CallFailed as failure:
+            raise CallFailed(failure.code, failure.message, may_have_run=False) from failure
+
+    async def _request(
+        self, method: str, url: str, seconds: float, headers: Mapping[str, str], content: bytes | None = None
+    ) -> Answer:
         try:
             async with (
-                asyncio.timeout(flow.timeout_seconds),
-                self._client.stream("POST", flow.url, content=to_json(input_), headers=headers) as response,
+                asyncio.timeout(seconds),
+                self._client.stream(method, url, content=content, headers=headers) as response,
             ):
                 return await self._read(response)
         except TimeoutError:
             raise CallFailed(
-                "flow_timeout",
-                f"The flow did not answer within {flow.timeout_seconds:g} s.",
-                may_have_run=True,
+                "flow_timeout", f"The flow did not answer within {seconds:g} s.", may_have_run=True
             ) from None
         except (httpx.HTTPError, aiohttp.ClientError) as error:
             raise _call_failed(error) from error
@@ -147,7 +174,19 @@ def _answer(response: httpx.Response, body: bytes | None) -> Answer:
         body=body,
         run_id=tracking.get(_RUN_ID),
         tracking=dict(sorted(tracking.items())[:_MAX_TRACKING_HEADERS]),
+        retry_after=response.headers.get("retry-after"),
+        location=_location(response),
     )
+
+
+def _location(response: httpx.Response) -> str | None:
+    location: str | None = response.headers.get("location")
+    if not location:
+        return None
+    try:
+        return str(response.url.join(location))
+    except httpx.InvalidURL:
+        return location
 
 
 def _call_failed(error: httpx.HTTPError | aiohttp.ClientError) -> CallFailed:

@@ -11,7 +11,8 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from pydantic import JsonValue
 
 from worker.errors import Refused
-from worker.settings import FlowSettings
+from worker.flows.status_url import NOWHERE, StatusHosts
+from worker.settings import FlowSettings, RetrySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,9 @@ class Flow:
     timeout_seconds: float
     idempotent: bool
     input_validator: Validator | None = field(default=None, repr=False)
+    retry: RetrySettings | None = None
+    """How long its requests are tried; None: as the worker's own settings say."""
+    status_hosts: StatusHosts = NOWHERE
 
     def check_input(self, value: JsonValue) -> None:
         """Raises `Refused` unless `value` fits the trigger's schema. The message names the place, not the value."""
@@ -41,8 +45,8 @@ class Flow:
 class Registry:
     """Finds a flow by its name."""
 
-    def __init__(self, flows: Mapping[str, FlowSettings]) -> None:
-        self._flows = {name: _flow(name, settings) for name, settings in flows.items()}
+    def __init__(self, flows: Mapping[str, FlowSettings], status_hosts: StatusHosts = NOWHERE) -> None:
+        self._flows = {name: _flow(name, settings, status_hosts) for name, settings in flows.items()}
 
     def find(self, name: str) -> Flow:
         """Raises `Refused` if there is no such flow."""
@@ -52,7 +56,7 @@ class Registry:
             raise Refused("unknown_flow", "No flow of this name may be started here; check the name.") from None
 
 
-def _flow(name: str, settings: FlowSettings) -> Flow:
+def _flow(name: str, settings: FlowSettings, status_hosts: StatusHosts) -> Flow:
     schema = settings.input_schema
     return Flow(
         name=name,
@@ -61,6 +65,8 @@ def _flow(name: str, settings: FlowSettings) -> Flow:
         timeout_seconds=settings.timeout_seconds,
         idempotent=settings.idempotent,
         input_validator=None if schema is None else validator_for(schema, default=Draft202012Validator)(schema),
+        retry=settings.retry,
+        status_hosts=status_hosts,
     )
 
 

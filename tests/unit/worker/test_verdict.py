@@ -1,0 +1,473 @@
+"""What each answer of a flow means, with the bodies that callers of the direct endpoint report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from pydantic import JsonValue
+
+from worker.errors import CallFailed
+from worker.flows import platform
+from worker.flows.invoker import Answer
+from worker.flows.registry import Flow
+from worker.flows.status_url import StatusHosts, is_signed
+from worker.flows.verdict import Kind, Sign, Verdict, judge, judge_failure, judge_poll
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+RUN = "08584"
+STATUS_URL = "https://x.environment.api.powerplatform.com/runs/08584/operations/1?api-version=1"
+HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
+JSON = "application/json; charset=utf-8"
+HTML_TYPE = "text/html"
+
+NOT_ENABLED = "Could not execute workflow '4f' trigger 'manual' with state '{}': trigger is not enabled."
+BAD_TOKEN = (
+    "The provided authorization token is not valid. The request should have a valid authorization header with "
+    "'Bearer' scheme."
+)
+SAS_DISABLED = "The request has SAS authentication scheme while it is disabled under your access control policy."
+CLAIMS = "One or more claims either missing or does not match with the open authentication access control policy."
+MISMATCH = (
+    "The input body for trigger 'manual' of type 'Request' did not match its schema definition. "
+    "Error details: 'Invalid type. Expected Object but got String.'."
+)
+NO_UPSTREAM = "The server did not receive a response from an upstream server."
+
+
+def flow(*, idempotent: bool = False) -> Flow:
+    hosts = StatusHosts(("*.environment.api.powerplatform.com", "*.logic.azure.com"), {"127.0.0.1:5080"})
+    return Flow("f", "https://x.logic.azure.com/", "Flow.Invoke", 1.0, idempotent, status_hosts=hosts)
+
+
+def answer(
+    status: int,
+    body: JsonValue | bytes = b"",
+    content_type: str | None = JSON,
+    *,
+    run: str | None = None,
+    retry_after: str | None = None,
+    location: str | None = None,
+) -> Answer:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    tracking = {"x-ms-request-id": "westeurope:1"} | ({"x-ms-workflow-run-id": run} if run else {})
+    return Answer(status, content_type, content, run, tracking, retry_after, location)
+
+
+def error(code: str, message: str) -> JsonValue:
+    return {"error": {"code": code, "message": message}}
+
+
+def judged(one: Answer, *, idempotent: bool = False, fresh_token: bool = False) -> Verdict:
+    return judge(one, flow(idempotent=idempotent), now=NOW, fresh_token=fresh_token)
+
+
+def polled(one: Answer | CallFailed, *, fresh_token: bool = False) -> Verdict:
+    return judge_poll(one, flow(), status_url=STATUS_URL, now=NOW, fresh_token=fresh_token)
+
+
+def told(verdict: Verdict) -> tuple[Kind, str | None]:
+    return verdict.kind, verdict.error.code if verdict.error else None
+
+
+# --- refused for good: every flow, and the sentence says what to fix ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "remedy"),
+    [
+        (400, "TriggerInputSchemaMismatch", MISMATCH, "send what the schema asks for"),
+        (400, "WorkflowTriggerIsNotEnabled", NOT_ENABLED.format("Suspended"), "turn it on"),
+        (400, "WorkflowTriggerIsNotEnabled", NOT_ENABLED.format("Stopped"), "turn it on"),
+        (400, "WorkflowTriggerIsNotEnabled", NOT_ENABLED.format("Deleted"), "new URL"),
+        (401, "DirectApiRequestHasMoreThanOneAuthorization", "Only one scheme should be used.", "signature beside"),
+        (401, "OAuthAccessPolicyNotFound", "", "signed URLs only"),
+        (401, "DirectApiInvalidAuthorizationSignature", "The signature is not valid.", "copy its URL anew"),
+        (403, "MisMatchingOAuthClaims", CLAIMS, "object ID"),
+        (401, "MisMatchingOAuthClaims", CLAIMS, "trailing slash"),
+        (403, "MisMatchingOAuthClaims", CLAIMS, "app-only"),
+        (403, "AuthorizationFailed", "The client IP address is not in the allowed ranges.", "outbound addresses"),
+        (404, "WorkflowNotFound", "The workflow '4f' could not be found.", "copy the URL"),
+        (405, "MethodNotAllowed", "The trigger takes GET requests only.", "POST"),
+    ],
+)
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_call_refused_for_good_says_what_to_fix(
+    status: int, code: str, message: str, remedy: str, idempotent: bool
+) -> None:
+    verdict = judged(answer(status, error(code, message)), idempotent=idempotent)
+    assert (told(verdict), verdict.http_status) == ((Kind.FAILED, code), status)
+    assert verdict.error is not None
+    assert remedy in verdict.error.message
+    assert message in verdict.error.message
+    assert not verdict.error.retryable
+    assert verdict.output is None  # what the platform says is no output of the flow's
+    assert verdict.sign is Sign.WELL
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(400, "make sense"), (403, "forbids"), (404, "copy the URL"), (405, "POST"), (414, "414")]
+)
+@pytest.mark.parametrize(("body", "kind"), [(b"", None), (HTML, HTML_TYPE)])
+def test_a_refusal_without_a_code_is_judged_by_its_status(
+    status: int, remedy: str, body: bytes, kind: str | None
+) -> None:
+    verdict = judged(answer(status, body, kind))
+    assert told(verdict) == (Kind.FAILED, f"http_{status}")
+    assert verdict.error is not None
+    assert remedy in verdict.error.message
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed(status: int) -> None:
+    verdict = judged(answer(status, location="https://elsewhere.example/"))
+    assert told(verdict) == (Kind.FAILED, f"http_{status}")
+
+
+# --- refused before a run: tried again with every flow -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        error("TooManyRequests", "The rate limit was exceeded."),
+        {"statusCode": 429, "message": "Rate limit is exceeded. Try again in 5 seconds."},
+        b"",
+        HTML,
+    ],
+)
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_throttled_call_is_made_again(body: JsonValue | bytes, idempotent: bool) -> None:
+    verdict = judged(answer(429, body, retry_after="7"), idempotent=idempotent)
+    assert (verdict.kind, verdict.sign, verdict.not_before) == (
+        Kind.RETRY,
+        Sign.THROTTLED,
+        NOW + timedelta(seconds=7),
+    )
+    assert verdict.error is not None
+    assert verdict.error.retryable
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("0", None),
+        ("-5", None),
+        ("nonsense", None),
+        ("nan", None),
+        ("inf", None),
+        ("1e999", None),
+        ("1.5", 1.5),
+        (" 12 ", 12),
+        ("99999999999999999999", 86_400),
+        (format_datetime(NOW + timedelta(seconds=30), usegmt=True), 30),
+        (format_datetime(NOW - timedelta(seconds=30), usegmt=True), None),
+        (format_datetime(NOW + timedelta(days=30), usegmt=True), 86_400),
+        ("Mon, 23 Nov 2026 12:00:30 -0000", 30),
+        ("Mon, 99 Nov 2026 12:00:30 GMT", None),
+    ],
+)
+def test_retry_after_is_understood_in_both_forms_and_bounded(retry_after: str | None, seconds: float | None) -> None:
+    verdict = judged(answer(429, retry_after=retry_after))
+    assert verdict.not_before == (None if seconds is None else NOW + timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("DirectApiAuthorizationRequired", "The OAuth authorization scheme is required."),
+        ("DirectApiInvalidAuthorizationScheme", BAD_TOKEN),
+        ("DirectApiInvalidAuthorizationScheme", SAS_DISABLED),
+        ("SomethingNew", "?"),
+    ],
+)
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_refused_token_is_fetched_anew_once(code: str, message: str, idempotent: bool) -> None:
+    first = judged(answer(401, error(code, message)), idempotent=idempotent)
+    assert (told(first), first.fresh_token) == ((Kind.RETRY, code), True)
+    second = judged(answer(401, error(code, message)), idempotent=idempotent, fresh_token=True)
+    assert (told(second), second.fresh_token) == ((Kind.FAILED, code), False)
+    assert second.error is not None
+    assert "trigger" in second.error.message
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_flow_that_could_not_be_reached_is_called_again(idempotent: bool) -> None:
+    verdict = judge_failure(CallFailed("flow_unreachable", "No.", may_have_run=False), flow(idempotent=idempotent))
+    assert (told(verdict), verdict.sign) == ((Kind.RETRY, "flow_unreachable"), Sign.UNWELL)
+
+
+# --- sent, but not answered: only an idempotent flow is called again ---------------------------------------------
+
+
+UNANSWERED: list[tuple[Answer, str]] = [
+    (answer(502, error("NoResponse", NO_UPSTREAM), run=RUN), "NoResponse"),
+    (answer(502, error("NoResponse", NO_UPSTREAM)), "NoResponse"),
+    (answer(502, HTML, HTML_TYPE), "http_502"),
+    (answer(502, HTML, HTML_TYPE, run=RUN), "http_502"),
+    (answer(502, HTML, JSON), "http_502"),
+    (answer(504, b"504 GATEWAY TIMEOUT", "text/plain"), "http_504"),
+    (answer(504, error("GatewayTimeout", "504 GATEWAY TIMEOUT"), run=RUN), "GatewayTimeout"),
+    (answer(408, error("RequestTimeout", "The client timed out.")), "RequestTimeout"),
+    (answer(408, b"", None, run=RUN), "http_408"),
+    (answer(503, {"statusCode": 503, "message": "Service Unavailable"}), "http_503"),
+    (answer(500, error("InternalServerError", "Encountered internal server error.")), "InternalServerError"),
+    (answer(502, b'{"error": {"code": "NoResponse", "mess', JSON), "http_502"),
+]
+
+
+@pytest.mark.parametrize(("one", "code"), UNANSWERED)
+def test_an_unanswered_call_is_unknown_and_names_the_run(one: Answer, code: str) -> None:
+    verdict = judged(one)
+    assert (told(verdict), verdict.sign) == ((Kind.UNKNOWN, code), Sign.UNWELL)
+    assert verdict.run is not None
+    assert verdict.run.run_id == one.run_id
+    assert verdict.error is not None
+    assert "run history" in verdict.error.message
+    assert not verdict.error.retryable
+
+
+@pytest.mark.parametrize(("one", "code"), UNANSWERED)
+def test_an_unanswered_call_of_an_idempotent_flow_is_made_again(one: Answer, code: str) -> None:
+    verdict = judged(one, idempotent=True)
+    assert (told(verdict), verdict.sign) == ((Kind.RETRY, code), Sign.UNWELL)
+
+
+def test_a_gateway_that_says_when_to_come_back_is_heard() -> None:
+    verdict = judged(answer(503, b"", None, retry_after="9"), idempotent=True)
+    assert verdict.not_before == NOW + timedelta(seconds=9)
+
+
+@pytest.mark.parametrize(("idempotent", "kind"), [(True, Kind.RETRY), (False, Kind.UNKNOWN)])
+@pytest.mark.parametrize("code", ["flow_timeout", "flow_no_answer"])
+def test_a_lost_answer_is_asked_for_again_only_if_that_does_no_harm(code: str, idempotent: bool, kind: Kind) -> None:
+    verdict = judge_failure(CallFailed(code, "Lost.", may_have_run=True), flow(idempotent=idempotent))
+    assert (told(verdict), verdict.sign) == ((kind, code), Sign.UNWELL)
+
+
+def test_what_the_worker_broke_off_says_nothing_of_the_flow() -> None:
+    failure = CallFailed("interrupted", "Stopped.", may_have_run=True, is_flows=False)
+    assert judge_failure(failure, flow()).sign is Sign.NEUTRAL
+
+
+# --- the flow's own answers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "output", "encoding"),
+    [
+        ({"id": 7}, JSON, {"id": 7}, "json"),
+        (b"", None, None, None),
+        (b"", JSON, None, None),
+        (b"plain", "text/plain", "plain", "text"),
+        (b"{broken", JSON, "{broken", "text"),
+        (HTML, HTML_TYPE, HTML.decode(), "text"),
+        (b"\xff\x00", None, "/wA=", "base64"),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 201, 204, 206, 299])
+def test_any_success_is_the_flows_output_whatever_its_type(
+    status: int, body: JsonValue | bytes, kind: str | None, output: JsonValue, encoding: str | None
+) -> None:
+    verdict = judged(answer(status, body, kind, run=RUN))
+    assert told(verdict) == (Kind.SUCCEEDED, None)
+    assert (verdict.output, verdict.output_encoding, verdict.http_status) == (output, encoding, status)
+    assert verdict.note is None
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 422, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("run", [RUN, None])
+def test_a_flows_own_error_is_its_answer_and_not_tried_again(status: int, run: str | None) -> None:
+    verdict = judged(answer(status, {"reason": "sold out"}, run=run))
+    assert (told(verdict), verdict.output) == ((Kind.FAILED, f"http_{status}"), {"reason": "sold out"})
+    assert verdict.sign is Sign.WELL
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(401, "MisMatchingOAuthClaims"), (400, "TriggerInputSchemaMismatch"), (429, "TooManyRequests"), (502, "SoldOut")],
+)
+def test_a_flow_that_imitates_the_platform_is_told_by_its_run(status: int, code: str) -> None:
+    verdict = judged(answer(status, error(code, "Mine."), run=RUN))
+    assert told(verdict) == (Kind.FAILED, code)
+    assert verdict.error is not None
+    assert verdict.error.message == "Mine."
+    assert verdict.output == error(code, "Mine.")
+
+
+def test_an_idempotent_flow_that_says_not_now_itself_is_called_again() -> None:
+    verdict = judged(answer(429, {"reason": "busy"}, run=RUN, retry_after="3"), idempotent=True)
+    assert (verdict.kind, verdict.not_before) == (Kind.RETRY, NOW + timedelta(seconds=3))
+
+
+@pytest.mark.parametrize(("status", "kind"), [(200, Kind.SUCCEEDED), (500, Kind.FAILED)])
+def test_an_answer_larger_than_the_worker_reads_is_not_taken_for_a_lost_one(status: int, kind: Kind) -> None:
+    verdict = judged(Answer(status, JSON, None, RUN, {}))
+    assert told(verdict) == (kind, "output_too_large")
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error": "text"}', b'{"error": {"code": 7}}', b"[1]", b"null", b"[" * 100_000, b'{"error": null}']
+)
+def test_an_odd_error_body_is_an_error_all_the_same(body: bytes) -> None:
+    verdict = judged(answer(422, body, run=RUN))
+    assert told(verdict) == (Kind.FAILED, "http_422")
+
+
+def test_codes_and_messages_of_others_are_kept_short() -> None:
+    verdict = judged(answer(400, error("C" * 5000, "m" * 5000)))
+    assert verdict.error is not None
+    assert (len(verdict.error.code), len(verdict.error.message)) == (200, 1000)
+
+
+# --- 202 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        STATUS_URL,
+        STATUS_URL + "&sp=%2Fruns&sv=1.0&sig=abc",
+        "https://prod-7.westeurope.logic.azure.com:443/workflows/4f/runs/1/operations/2",
+        "http://127.0.0.1:5080/runs/1",
+    ],
+)
+def test_an_accepted_call_is_looked_after_at_its_status_url(url: str) -> None:
+    verdict = judged(answer(202, location=url, retry_after="20", run=RUN))
+    assert (verdict.kind, verdict.status_url, verdict.not_before) == (Kind.ACCEPTED, url, NOW + timedelta(seconds=20))
+    assert url not in repr(verdict)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example/runs/1",
+        "http://x.logic.azure.com/runs/1",
+        "https://logic.azure.com.evil.example/",
+        "https://user:word@x.logic.azure.com/",
+        "https://x.logic.azure.com@evil.example/",
+        "http://127.0.0.1:5081/",
+        "file:///etc/passwd",
+        "//x.logic.azure.com/",
+        "https://x.logic.azure.com:port/",
+        "https://[::1",
+        "",
+    ],
+)
+def test_a_status_url_elsewhere_is_never_asked(url: str) -> None:
+    verdict = judged(answer(202, location=url, run=RUN))
+    assert told(verdict) == (Kind.UNKNOWN, "status_url_not_allowed")
+    assert verdict.error is not None
+    assert "flow_hosts" in verdict.error.message
+    assert not url or url not in verdict.error.message
+
+
+def test_an_accepted_call_without_a_status_url_has_succeeded() -> None:
+    verdict = judged(answer(202, b"", None, run=RUN))
+    assert (told(verdict), verdict.output, verdict.note) == (
+        (Kind.SUCCEEDED, None),
+        None,
+        "accepted_without_response",
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "signed"),
+    [
+        (STATUS_URL, False),
+        (STATUS_URL + "&sig=a", True),
+        (STATUS_URL + "&SIG=a", True),
+        (STATUS_URL + "&s%69g=a", True),
+        (STATUS_URL + "&sig=", True),
+        (STATUS_URL + "&signature=a", False),
+        ("https://x.logic.azure.com/sig=a", False),
+        ("https://[::1", True),
+    ],
+)
+def test_a_signed_status_url_is_told_from_one_that_needs_the_token(url: str, signed: bool) -> None:
+    assert is_signed(url) is signed
+
+
+# --- looking at a run --------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_goes_on_is_looked_at_again_where_it_says() -> None:
+    moved = STATUS_URL + "&moved=1"
+    assert polled(answer(202)).status_url == STATUS_URL
+    assert polled(answer(202, location=moved)).status_url == moved
+    assert told(polled(answer(202, location="https://evil.example/"))) == (Kind.UNKNOWN, "status_url_not_allowed")
+
+
+def test_a_run_that_ended_is_told_as_its_response_says() -> None:
+    assert (polled(answer(200, {"id": 7})).kind, polled(answer(200, {"id": 7})).output) == (Kind.SUCCEEDED, {"id": 7})
+    failed = polled(answer(422, error("SoldOut", "No more."), run=RUN))
+    assert (told(failed), failed.output) == ((Kind.FAILED, "SoldOut"), error("SoldOut", "No more."))
+    assert told(polled(answer(409, error("SoldOut", "No more.")))) == (Kind.FAILED, "SoldOut")
+
+
+@pytest.mark.parametrize(
+    "happened",
+    [
+        CallFailed("flow_unreachable", "No.", may_have_run=False),
+        CallFailed("flow_timeout", "No.", may_have_run=False),
+        answer(429, retry_after="3"),
+        answer(408),
+        answer(500, error("InternalServerError", "?")),
+        answer(502, HTML, HTML_TYPE),
+        answer(502, error("NoResponse", NO_UPSTREAM), run=RUN),
+        answer(503),
+        answer(504),
+    ],
+)
+def test_a_look_that_failed_is_repeated_for_every_flow(happened: Answer | CallFailed) -> None:
+    assert polled(happened).kind is Kind.RETRY
+
+
+def test_a_look_refused_for_its_token_is_repeated_once_with_another() -> None:
+    refusal = answer(401, error("DirectApiInvalidAuthorizationScheme", BAD_TOKEN))
+    assert (polled(refusal).kind, polled(refusal).fresh_token) == (Kind.RETRY, True)
+    assert polled(refusal, fresh_token=True).kind is Kind.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(403, "AuthorizationFailed"), (404, "WorkflowRunNotFound"), (410, "Gone"), (403, "MisMatchingOAuthClaims")],
+)
+def test_a_run_that_cannot_be_looked_at_is_unknown(status: int, code: str) -> None:
+    verdict = polled(answer(status, error(code, "No.")))
+    assert told(verdict) == (Kind.UNKNOWN, code)
+    assert verdict.error is not None
+    assert "run history" in verdict.error.message
+    assert verdict.run is None  # the call's own is kept
+
+
+def test_a_status_url_not_allowed_any_more_ends_the_looking() -> None:
+    failure = CallFailed("status_url_not_allowed", "No.", may_have_run=False)
+    assert told(polled(failure)) == (Kind.UNKNOWN, "status_url_not_allowed")
+
+
+# --- all of it ---------------------------------------------------------------------------------------------------
+
+
+BODIES: Mapping[str, JsonValue | bytes] = {
+    "nothing": b"",
+    "html": HTML,
+    "platform": error("X", "y"),
+    "own": {"a": 1},
+    "gateway": {"statusCode": 1, "message": "m"},
+    **{code: error(code, "y") for code in platform.REMEDIES},
+}
+
+
+@pytest.mark.parametrize("status", range(200, 600))
+def test_nothing_sends_a_flow_that_is_not_idempotent_a_second_call_after_a_run(status: int) -> None:
+    for body in BODIES.values():
+        for location in (None, STATUS_URL):
+            verdict = judged(answer(status, body, run=RUN, location=location))
+            assert verdict.kind is not Kind.RETRY, body
+            assert (verdict.error is None) == (verdict.kind in {Kind.SUCCEEDED, Kind.ACCEPTED})
