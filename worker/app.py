@@ -9,19 +9,30 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+from worker import intake
 from worker.access.keys import IssuerKeys
 from worker.access.tokens import EntraAuthority
+from worker.chore import Chore
+from worker.conclusion import Conclusions, Rules
 from worker.crew import Crew
+from worker.deadletter_watch import DeadLetterWatch
 from worker.flows.identity import FlowIdentity
 from worker.flows.invoker import Invoker, http_client
+from worker.flows.pacing import Limits, Pacing
 from worker.flows.registry import Registry
-from worker.handler import Handler
+from worker.flows.status_url import StatusHosts
+from worker.handler import Handler, Reader
 from worker.health import Health, served
+from worker.journal import Journal
+from worker.journal.choice import open_journal
 from worker.lane import Lane
 from worker.logs import log
+from worker.outbox import Outbox
 from worker.replies import Replies
+from worker.schedule import Schedule
 from worker.servicebus import ServiceBus
-from worker.settings import Settings
+from worker.settings import PacingSettings, Settings
+from worker.sole_sender import require_sole_sender
 
 _log = logging.getLogger(__name__)
 
@@ -47,33 +58,65 @@ async def assembled(settings: Settings) -> AsyncIterator[Crew]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(served(health, settings.health.host, settings.health.port))
         bus = await stack.enter_async_context(ServiceBus(settings.servicebus, client_id=settings.identity.client_id))
+        await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
+        journal = await stack.enter_async_context(open_journal(settings.journal, client_id=settings.identity.client_id))
         handler = _handler(
             settings,
             await stack.enter_async_context(_invoker(settings)),
             await stack.enter_async_context(_keys(settings)),
+            journal,
         )
+        outbox = Outbox(bus)
         replies = Replies(
-            bus,
+            outbox,
             time_to_live=timedelta(seconds=settings.replies.time_to_live_seconds),
             publish_seconds=settings.replies.publish_seconds,
         )
+        continuations = settings.continuations
+        schedule = Schedule(outbox, continuations.queue, schedule_seconds=continuations.schedule_seconds)
         lanes = [
             Lane(
-                f"{queue.name}#{number}",
-                queue.name,
+                f"{queue}#{number}",
+                queue,
                 bus=bus,
                 journey=handler,
+                read=read,
                 replies=replies,
-                health=health.lane(queue.name),
+                schedule=schedule,
+                health=health.lane(queue),
                 reconnect_max_seconds=settings.servicebus.reconnect_max_seconds,
             )
-            for queue in settings.request_queues
-            for number in range(queue.lanes)
+            for queue, read, count in _queues(settings)
+            for number in range(count)
         ]
-        yield Crew(lanes, health, grace_seconds=settings.shutdown_grace_seconds)
+        watches = [
+            Chore(
+                f"dead letters of {queue}",
+                DeadLetterWatch(
+                    queue,
+                    read,
+                    bus=bus,
+                    handler=handler,
+                    replies=replies,
+                    schedule=schedule,
+                    oldest=timedelta(seconds=settings.journal.retention_seconds / 2),
+                ).look,
+                every_seconds=settings.dead_letters.interval_seconds,
+            )
+            for queue, read, _ in _queues(settings)
+            if settings.dead_letters.watch
+        ]
+        purge = Chore("journal purge", journal.purge, every_seconds=settings.journal.purge_interval_seconds)
+        yield Crew([*lanes, *watches, purge], health, grace_seconds=settings.shutdown_grace_seconds)
 
 
-def _handler(settings: Settings, invoker: Invoker, keys: IssuerKeys) -> Handler:
+def _queues(settings: Settings) -> list[tuple[str, Reader, int]]:
+    """Each queue the worker listens to, how its messages are read, and by how many lanes."""
+    requests = [(queue.name, intake.requests_of(queue.name), queue.lanes) for queue in settings.request_queues]
+    return [*requests, (settings.continuations.queue, intake.continuation, settings.continuations.lanes)]
+
+
+def _handler(settings: Settings, invoker: Invoker, keys: IssuerKeys, journal: Journal) -> Handler:
     authority = EntraAuthority(
         keys,
         authority=settings.authority,
@@ -81,16 +124,27 @@ def _handler(settings: Settings, invoker: Invoker, keys: IssuerKeys) -> Handler:
         audiences=settings.claims.audiences,
         skew_seconds=settings.claims.clock_skew_seconds,
     )
+    rules = Rules(settings.replies.queues, settings.replies.default_queue, settings.retry)
     return Handler(
         authority=authority,
-        registry=Registry(settings.flows),
+        registry=Registry(settings.flows, StatusHosts(settings.known_flow_hosts, frozenset(settings.plain_http_hosts))),
         caller=invoker,
+        pacing=Pacing({name: _limits(flow.pacing or settings.pacing) for name, flow in settings.flows.items()}, _now),
+        journal=journal,
+        conclusions=Conclusions(journal, rules, _now),
         reply_queues=settings.replies.queues,
-        default_reply_queue=settings.replies.default_queue,
-        retry_pause_seconds=settings.retry_pause_seconds,
-        max_deliveries=settings.max_deliveries,
-        now=lambda: datetime.now(UTC),
+        retry=settings.retry,
+        lease_slack_seconds=settings.journal.lease_slack_seconds,
+        now=_now,
     )
+
+
+def _limits(pacing: PacingSettings) -> Limits:
+    return Limits(**pacing.model_dump())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 @asynccontextmanager

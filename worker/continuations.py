@@ -7,18 +7,24 @@ what was proven already (the principal), so it needs no second proof; only what 
 from __future__ import annotations
 
 import hashlib
+import json
+import random
+from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
 from contracts import jsontext
-from contracts.message import Message
-from contracts.request import ReplyAddress
+from contracts.message import Message, ReceivedMessage
+from contracts.request import FlowRequest, ReplyAddress
 from contracts.result import FlowRun
 from worker.access.principal import Principal
+from worker.journal import Step
+from worker.settings import RetrySettings
 
 CONTRACT = "flow-continuation/1"
 CONTENT_TYPE = "application/json"
+_MOST_DOUBLINGS = 32
 
 
 class InvalidContinuation(Exception):
@@ -62,19 +68,70 @@ class Continuation(BaseModel):
     fresh_token: bool = False
     started: AwareDatetime | None = None
     status_url: SecretStr | None = None
+    poll_failures: Annotated[int, Field(ge=0)] = 0
+    """Polls that failed in a row."""
     run: FlowRun | None = None
+
+    @classmethod
+    def of(cls, request: FlowRequest, message: ReceivedMessage, queue: str) -> Self:
+        """The request itself, as it was taken from `queue`."""
+        return cls(
+            origin=f"{queue}:{message.sequence_number}:{message.enqueued_at.isoformat()}",
+            number=0,
+            request_queue=queue,
+            flow=request.flow,
+            input=request.input,
+            input_hash=_hash(json.dumps(request.input, sort_keys=True)),
+            claim=request.claim,
+            on_behalf_of=request.on_behalf_of,
+            message_id=request.message_id,
+            correlation_id=request.correlation_id,
+            reply_to=request.reply_to,
+            reply_to_session_id=request.reply_to_session_id,
+            traceparent=request.traceparent,
+            accepted=message.enqueued_at,
+            expires_at=message.expires_at,
+        )
 
     @field_serializer("claim", "status_url", when_used="json")
     def _in_clear(self, secret: SecretStr | None) -> str | None:
         """In the message itself it must be readable; everywhere else it stays masked."""
         return secret.get_secret_value() if secret else None
 
+    def at(self, step: Step) -> Self:
+        """The same request, at the step that the journal says is next."""
+        return self.model_copy(
+            update={
+                "number": step.number,
+                "waits": 0,
+                "kind": step.kind,
+                "input": None if step.kind == "poll" else self.input,
+                "calls": step.calls,
+                "code": step.code,
+                "cause": step.cause,
+                "status_url": SecretStr(step.status_url) if step.status_url else None,
+                "fresh_token": step.fresh_token,
+                "run": step.run,
+                "started": step.started,
+                "poll_failures": step.failures,
+            }
+        )
+
     @property
     def address(self) -> ReplyAddress:
         """Where the result belongs."""
         return ReplyAddress(self.message_id, self.correlation_id, self.reply_to_session_id, self.reply_to)
 
-    def to_message(self) -> Message:
+    @property
+    def fingerprint(self) -> str:
+        """What makes two messages the same request: who asks, for what, and where the answer goes."""
+        principal = self.principal
+        who = [principal.authority, principal.tenant, principal.oid] if principal else []
+        what = [self.on_behalf_of, self.flow, self.input_hash]
+        where = [self.correlation_id, self.reply_to_session_id, self.reply_to]
+        return _hash(json.dumps([who, what, where]))
+
+    def to_message(self, due: datetime | None = None) -> Message:
         """The message to schedule; scheduling it twice is scheduling it once."""
         return Message(
             body=self.model_dump_json(exclude_none=True).encode(),
@@ -82,6 +139,7 @@ class Continuation(BaseModel):
             message_id=self.continuation_id,
             correlation_id=self.correlation_id,
             subject=self.flow,
+            scheduled_at=due,
             application_properties={"contract": CONTRACT},
         )
 
@@ -92,8 +150,7 @@ class Continuation(BaseModel):
         It follows from what the broker gave the request, not from what its sender wrote: no sender can make another's
         continuation look like a copy.
         """
-        key = jsontext.dump([self.origin, self.message_id, self.number, self.waits])
-        return f"continuation-{hashlib.sha256(key).hexdigest()}"
+        return f"continuation-{_hash(json.dumps([self.origin, self.message_id, self.number, self.waits]))}"
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
@@ -106,3 +163,22 @@ class Continuation(BaseModel):
             problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(step) for step in problem["loc"])[:128]
             raise InvalidContinuation(f"'{where}': {problem['msg']}") from None
+
+
+def retry_pause(retry: RetrySettings, failures: int) -> timedelta:
+    """How long to wait after so many failures: exponential with full jitter, so that callers do not come back at once.
+
+    ("Exponential backoff and jitter", AWS Architecture Blog: full jitter makes the fewest calls under contention.)
+    """
+    longest = min(retry.max_pause_seconds, retry.base_seconds * (1 << min(failures, _MOST_DOUBLINGS)))
+    return timedelta(seconds=random.uniform(0, longest))  # noqa: S311 - jitter, not a secret
+
+
+def poll_pause(retry: RetrySettings, running: timedelta) -> timedelta:
+    """How long to wait before looking for a run's outcome again: a tenth of the time it runs already, within bounds."""
+    seconds = max(retry.poll_seconds, min(retry.max_pause_seconds, running.total_seconds() / 10))
+    return timedelta(seconds=seconds)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""All lanes, supervised: started together, watched, and drained in three steps.
+"""All lanes and chores, supervised: started together, watched, and drained in three steps.
 
 Stop taking requests → wait for those at hand for the grace period → stop waiting for their flows.
 """
@@ -8,20 +8,38 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Protocol
 
 from worker.health import Health
-from worker.lane import Lane
 from worker.logs import log
 
 _log = logging.getLogger(__name__)
 
 
-class Crew:
-    """Runs lanes until told to stop; the death of one stops all, loudly."""
+class Hand(Protocol):
+    """One of the crew: a lane, or a chore."""
 
-    def __init__(self, lanes: Sequence[Lane], health: Health, *, grace_seconds: float) -> None:
+    name: str
+
+    async def run(self) -> None:
+        """Work until stopped. Raises only for a fault in the worker itself."""
+        ...
+
+    def stop(self) -> None:
+        """Begin nothing new; finish what is at hand."""
+        ...
+
+    def interrupt(self) -> None:
+        """Do not wait for what is at hand."""
+        ...
+
+
+class Crew:
+    """Runs all hands until told to stop; the death of one stops all, loudly."""
+
+    def __init__(self, hands: Sequence[Hand], health: Health, *, grace_seconds: float) -> None:
         self.health = health
-        self._lanes = lanes
+        self._hands = hands
         self._grace = grace_seconds
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -33,20 +51,20 @@ class Crew:
         self._stop.set()
 
     async def run(self) -> None:
-        """Work until stopped and drained. Raises the error of a lane that died of a fault in the worker."""
-        tasks = [asyncio.create_task(lane.run(), name=lane.name) for lane in self._lanes]
+        """Work until stopped and drained. Raises the error of the one that died of a fault in the worker."""
+        tasks = [asyncio.create_task(hand.run(), name=hand.name) for hand in self._hands]
         stopped = asyncio.create_task(self._stop.wait(), name="stop signal")
         await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not self._stop.is_set():
-            log(_log, logging.CRITICAL, "crew.lane_died", "A lane died of a fault; the worker stops.")
+            log(_log, logging.CRITICAL, "crew.hand_died", "A lane or chore died of a fault; the worker stops.")
         await self._drain(tasks)
         await asyncio.gather(*tasks)
 
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
         self.health.draining = True
-        for lane in self._lanes:
-            lane.stop()
+        for hand in self._hands:
+            hand.stop()
         log(
             _log,
             logging.INFO,
@@ -63,10 +81,10 @@ class Crew:
                 _log,
                 logging.WARNING,
                 "crew.interrupting",
-                f"{unfinished} lanes are not done; their flows are left.",
+                f"{unfinished} are not done; their flows are left.",
             )
-            for lane in self._lanes:
-                lane.interrupt()
+            for hand in self._hands:
+                hand.interrupt()
             await finished
         log(_log, logging.INFO, "crew.stopped", "Stopped; every request at hand was finished or given back.")
 

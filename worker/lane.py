@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from contracts.message import ReceivedMessage
+from worker.handler import Reader
 from worker.health import LaneHealth
 from worker.logs import log
-from worker.outcome import DeadLetter, Later, Outcome, Reply
+from worker.outcome import Continue, DeadLetter, Done, GiveBack, Outcome, Reply
 from worker.replies import Replies
-from worker.servicebus import BusTrouble, Delivery, LockLost, Receiver, ServiceBus
+from worker.schedule import Schedule
+from worker.servicebus import BusTrouble, Delivery, LockLost, Receiver, ServiceBus, TooLarge
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -28,8 +30,12 @@ _TOO_LATE_SECONDS = 2.0
 class Journey(Protocol):
     """Decides what is to be done about a request."""
 
-    async def handle(self, message: ReceivedMessage) -> Outcome:
-        """Raises nothing but `CancelledError`, and that only if no flow was called."""
+    async def handle(self, message: ReceivedMessage, read: Reader) -> Outcome:
+        """Raises nothing but `CancelledError`, and that only if no flow was called, or it may be called again."""
+        ...
+
+    async def told(self, reply: Reply) -> None:
+        """A result was accepted by its reply queue."""
         ...
 
 
@@ -43,7 +49,9 @@ class Lane:
         *,
         bus: ServiceBus,
         journey: Journey,
+        read: Reader,
         replies: Replies,
+        schedule: Schedule,
         health: LaneHealth,
         reconnect_max_seconds: float,
     ) -> None:
@@ -51,7 +59,9 @@ class Lane:
         self._queue = queue
         self._bus = bus
         self._journey = journey
+        self._read = read
         self._replies = replies
+        self._schedule = schedule
         self._health = health
         self._reconnect_max = reconnect_max_seconds
         self._stopping = asyncio.Event()
@@ -96,8 +106,7 @@ class Lane:
             return
         try:
             async with self._kept_locked(receiver, delivery):
-                outcome = await self._outcome(delivery)
-                await self._publish(outcome)
+                outcome = await self._send(await self._outcome(delivery))
             await self._settle(receiver, delivery, outcome)
         except LockLost:
             self._say(
@@ -111,18 +120,31 @@ class Lane:
     async def _outcome(self, delivery: Delivery) -> Outcome:
         outcome = None
         if not self._interrupted:  # a receive that was under way may have brought a request all the same
-            outcome = await self._interruptible(self._journey.handle(delivery.message))
-        return outcome or Later("interrupted", "the worker stopped", 0)
+            outcome = await self._interruptible(self._journey.handle(delivery.message, self._read))
+        return outcome or GiveBack("interrupted", "the worker stopped")
 
-    async def _publish(self, outcome: Outcome) -> None:
+    async def _send(self, outcome: Outcome) -> Outcome:
+        """Send what is to be sent before the request is settled; the outcome to settle it by."""
         match outcome:
+            case Continue(continuation=continuation, due=due, otherwise=otherwise):
+                try:
+                    await self._sent(self._schedule.put(continuation, due))
+                except TooLarge:
+                    return await self._send(otherwise)
             case (Reply() as reply) | DeadLetter(reply=Reply() as reply):
-                if not await self._interruptible(self._replies.publish(reply)):
-                    raise BusTrouble("the worker stopped before the reply queue accepted a result")
-            case Later(delay_seconds=delay):
-                await self._pause(delay)
-            case DeadLetter():
-                pass
+                await self._sent(self._replies.publish(reply))
+                await self._journey.told(reply)
+        return outcome
+
+    async def _sent(self, sending: Coroutine[Any, Any, None]) -> None:
+        """Raises `BusTrouble` if the worker was stopped before the queue accepted."""
+
+        async def accepted() -> bool:
+            await sending
+            return True
+
+        if not await self._interruptible(accepted()):
+            raise BusTrouble("the worker stopped before a queue accepted what had to be sent")
 
     async def _interruptible(self, work: Coroutine[Any, Any, _T]) -> _T | None:
         """The work's result; None if `interrupt` ended it."""
@@ -151,9 +173,24 @@ class Lane:
             case DeadLetter(reason=reason, description=description):
                 await receiver.dead_letter(delivery, reason, description)
                 self._say(logging.WARNING, "request.dead_lettered", description, delivery, reason=reason)
-            case Later(code=code, cause=cause):
+            case Continue(continuation=next_, due=due):
+                await receiver.complete(delivery)
+                self._say(
+                    logging.INFO,
+                    "request.waits",
+                    f"A request waits until {due:%H:%M:%S}: {next_.cause}",
+                    delivery,
+                    flow=next_.flow,
+                    code=next_.code,
+                )
+            case Done(code=code, sentence=sentence):
+                await receiver.complete(delivery)
+                self._say(logging.INFO, "request.nothing_left", sentence, delivery, code=code)
+            case GiveBack(code=code, cause=cause):
                 await receiver.abandon(delivery)
-                self._say(logging.WARNING, "request.given_back", f"A request waits: {cause}.", delivery, code=code)
+                self._say(
+                    logging.WARNING, "request.given_back", f"A request is given back: {cause}.", delivery, code=code
+                )
 
     @contextlib.asynccontextmanager
     async def _kept_locked(self, receiver: Receiver, delivery: Delivery) -> AsyncIterator[None]:

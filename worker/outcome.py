@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from contracts.request import ReplyAddress
 from contracts.result import FlowResult
+from worker.continuations import Continuation
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """Where the journal has a result: once it is told, the journal wants to know for which origin."""
+
+    message_id: str
+    origin: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +25,9 @@ class Reply:
     result: FlowResult
     address: ReplyAddress
     queue: str
+    entered: Entered | None = None
+    variant: str = ""
+    """Tells results apart that share an address and a message ID: of a conflict, which is another request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +40,28 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class Later:
-    """Give the request back to its queue after `delay_seconds`: nothing was run, and nothing was decided."""
+class Continue:
+    """Schedule `continuation` for `due`; then this message is done. `otherwise` if the queue does not take its size."""
+
+    continuation: Continuation
+    due: datetime
+    otherwise: DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing is left to be done for this message: another carries its request on, or its result was told."""
+
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """Give the message back to its queue: nothing was decided."""
 
     code: str
     cause: str
-    delay_seconds: float
 
 
-Outcome = Reply | DeadLetter | Later
+Outcome = Reply | DeadLetter | Continue | Done | GiveBack

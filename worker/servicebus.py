@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from azure.core.credentials_async import AsyncTokenCredential
+from azure.core.exceptions import AzureError
 from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 from azure.servicebus import ServiceBusReceivedMessage, ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
+from azure.servicebus.aio.management import ServiceBusAdministrationClient
 from azure.servicebus.exceptions import (
     MessageAlreadySettled,
     MessageLockLostError,
@@ -43,6 +46,8 @@ _T = TypeVar("_T")
 
 _DEAD_LETTER_TEXT = 4096
 """Service Bus takes reason and description up to this many characters each."""
+
+_PEEKED_AT_ONCE = 100
 
 
 class BusTrouble(Exception):
@@ -75,7 +80,7 @@ class Delivery:
 class DeadLettered:
     """A message in a dead-letter queue, and why it is there."""
 
-    message_id: str | None
+    message: ReceivedMessage
     reason: str
     description: str
 
@@ -131,6 +136,29 @@ class Receiver:
             return
         await _bounded(self._sdk.peek_messages(max_message_count=1), self._settings.settle_seconds, "probe")
         self._heard_at = time.monotonic()
+
+
+class DeadLetterQueue:
+    """The messages that a queue's dead-letter queue holds."""
+
+    def __init__(self, sdk: ServiceBusReceiver, settings: ServiceBusSettings) -> None:
+        self._sdk = sdk
+        self._settings = settings
+
+    async def peek(self, *, from_sequence: int = 0) -> AsyncIterator[DeadLettered]:
+        """Each message from that sequence number on, in order; all of them stay. Raises `BusTrouble`."""
+        while True:
+            page = await _bounded(
+                self._sdk.peek_messages(_PEEKED_AT_ONCE, sequence_number=from_sequence),
+                self._settings.settle_seconds,
+                "peek",
+            )
+            if not page:
+                return
+            for raw in page:
+                message = from_sdk(raw)
+                from_sequence = message.sequence_number + 1
+                yield DeadLettered(message, raw.dead_letter_reason or "", raw.dead_letter_error_description or "")
 
 
 class SenderPool:
@@ -209,18 +237,42 @@ class ServiceBus:
             pool = self._pools[queue] = SenderPool(self._client, queue, self._settings)
         await pool.send(message)
 
-    async def dead_letters(self, queue: str, *, limit: int) -> list[DeadLettered]:
-        """Up to `limit` messages of the queue's dead-letter queue, looked at and left there. Raises `BusTrouble`."""
+    async def other_senders(self, queue: str) -> list[str] | None:
+        """Names of the queue's own shared access policies, other than ours, that may send; None: we may not look."""
+        secret = self._settings.connection_string
+        text = secret.get_secret_value() if secret else ""
+        if "usedevelopmentemulator=true" in text.lower():
+            return None  # it has no administration over https
+        try:
+            async with asyncio.timeout(self._settings.open_seconds), self._administration(text) as administration:
+                rules = (await administration.get_queue(queue)).authorization_rules or []
+        except (AzureError, TimeoutError) as error:
+            log(_log, logging.DEBUG, "servicebus.policies_unread", f"Policies not read: {type(error).__name__}")
+            return None
+        own = re.search(r"SharedAccessKeyName=([^;]+)", text, re.IGNORECASE)
+        return [
+            str(rule.key_name)
+            for rule in rules
+            if {str(getattr(right, "value", right)) for right in rule.rights or []} & {"Send", "Manage"}
+            and not (own and rule.key_name == own[1])
+        ]
+
+    def _administration(self, connection_string: str) -> ServiceBusAdministrationClient:
+        if connection_string:
+            return ServiceBusAdministrationClient.from_connection_string(connection_string, retry_total=1)
+        if self._settings.namespace is None or self._credential is None:
+            raise ValueError("neither a connection string nor a namespace")  # ServiceBusSettings holds one of them
+        return ServiceBusAdministrationClient(self._settings.namespace, self._credential, retry_total=1)
+
+    @contextlib.asynccontextmanager
+    async def dead_letter_queue(self, queue: str) -> AsyncIterator[DeadLetterQueue]:
+        """The dead-letter queue of a queue, opened. Raises `BusTrouble`."""
         sdk = self._client.get_queue_receiver(queue, sub_queue=ServiceBusSubQueue.DEAD_LETTER, prefetch_count=0)
         try:
             await _bounded(sdk.__aenter__(), self._settings.open_seconds, f"open the dead-letter queue of '{queue}'")
-            peeked = await _bounded(sdk.peek_messages(limit), self._settings.settle_seconds, "peek")
+            yield DeadLetterQueue(sdk, self._settings)
         finally:
             await _close_quietly(sdk)
-        return [
-            DeadLettered(one.message_id, one.dead_letter_reason or "", one.dead_letter_error_description or "")
-            for one in peeked
-        ]
 
 
 async def _bounded(call: Awaitable[_T], seconds: float, what: str) -> _T:

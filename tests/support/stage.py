@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -18,6 +20,7 @@ from emulator.host import Emulator, Endpoints, running_emulator
 from emulator.issuer import TokenRequest
 from worker.app import assembled
 from worker.crew import Crew
+from worker.servicebus import DeadLettered, ServiceBus
 from worker.settings import Settings
 
 ROLE = "Quotes.Create"
@@ -31,6 +34,8 @@ class Stage:
     """A running emulator, and the means to start workers and senders on it."""
 
     emulator: Emulator
+    folder: Path
+    """For what workers leave behind: their journal."""
     flows: dict[str, JsonObject] = field(default_factory=dict)
 
     def claim(self, *roles: str, user: str = "ada", **changes: object) -> str:
@@ -57,35 +62,8 @@ class Stage:
 
     def settings(self, **changes: object) -> Settings:
         """Settings for this emulator: quick to notice and quick to stop. `changes` are top-level TOML values."""
-        return Settings.model_validate(self._defaults() | changes)
-
-    def _defaults(self) -> JsonObject:
-        web = self.emulator.web
-        host = web.url.split("/")[2]
-        flow: JsonObject = {"role": ROLE, "timeout_seconds": 20}
-        return {
-            "servicebus": {
-                "connection_string": self.emulator.connection_string,
-                "receive_wait_seconds": 0.5,
-                "send_seconds": 5,
-                "settle_seconds": 5,
-                "renew_seconds": 5,
-                "open_seconds": 10,
-                "probe_interval_seconds": 2,
-                "reconnect_max_seconds": 1,
-            },
-            "request_queues": [{"name": "flow-requests", "lanes": 2}],
-            "claims": {
-                "authority": f"{web.url}",
-                "tenants": [str(web.tenant_id)],
-                "audiences": [web.audience],
-            },
-            "flows": {name: flow | {"url": web.flow_url(name)} | more for name, more in self.flows.items()},
-            "plain_http_hosts": [host],
-            "health": {"port": 0},
-            "retry_pause_seconds": 0.3,
-            "shutdown_grace_seconds": 10,
-        }
+        journal = {"path": str(self.folder / "journal.sqlite3")}
+        return Settings.model_validate(worker_settings(self.emulator, self.flows) | {"journal": journal} | changes)
 
     @asynccontextmanager
     async def worker(self, settings: Settings | None = None) -> AsyncIterator[Crew]:
@@ -104,6 +82,33 @@ class Stage:
         return FlowClient.from_connection_string(self.emulator.connection_string)
 
 
+def worker_settings(emulator: Emulator, flows: JsonObject) -> JsonObject:
+    """Settings for a worker on this emulator, as a TOML file would have them: quick to notice and quick to stop."""
+    web = emulator.web
+    flow: JsonObject = {"role": ROLE, "timeout_seconds": 20}
+    return {
+        "servicebus": {
+            "connection_string": emulator.connection_string,
+            "receive_wait_seconds": 0.5,
+            "send_seconds": 5,
+            "settle_seconds": 5,
+            "renew_seconds": 5,
+            "open_seconds": 10,
+            "probe_interval_seconds": 2,
+            "reconnect_max_seconds": 1,
+        },
+        "request_queues": [{"name": "flow-requests", "lanes": 2}],
+        "continuations": {"lanes": 1},
+        "claims": {"authority": web.url, "tenants": [str(web.tenant_id)], "audiences": [web.audience]},
+        "flows": {name: flow | {"url": web.flow_url(name)} | more for name, more in flows.items()},
+        "retry": {"base_seconds": 0.2, "max_pause_seconds": 1, "poll_seconds": 0.2},
+        "dead_letters": {"interval_seconds": 0.3},
+        "plain_http_hosts": [web.url.split("/")[2]],
+        "health": {"port": 0},
+        "shutdown_grace_seconds": 10,
+    }
+
+
 async def until(condition: object, seconds: float = WAIT) -> None:
     """Wait until a callable says true; fails after `seconds`."""
     assert callable(condition)
@@ -113,10 +118,19 @@ async def until(condition: object, seconds: float = WAIT) -> None:
 
 
 def short_lock(seconds: int) -> config.Config:
-    """The default configuration with a short lock on the request queue."""
+    """The default configuration with a short lock on the queues the worker listens to."""
+    return configured(
+        {"flow-requests": {"LockDuration": f"PT{seconds}S"}, "flow-continuations": {"LockDuration": f"PT{seconds}S"}}
+    )
+
+
+def configured(changes: Mapping[str, JsonObject]) -> config.Config:
+    """The default configuration with other queue properties, or further queues."""
     document = json.loads(config.DEFAULT.read_text(encoding="utf-8"))
-    for queue in document["UserConfig"]["Namespaces"][0]["Queues"]:
-        queue["Properties"]["LockDuration"] = f"PT{seconds}S"
+    queues = {queue["Name"]: queue for queue in document["UserConfig"]["Namespaces"][0]["Queues"]}
+    for name, properties in changes.items():
+        queues.setdefault(name, {"Name": name, "Properties": {}})["Properties"] |= properties
+    document["UserConfig"]["Namespaces"][0]["Queues"] = list(queues.values())
     return config.parse(json.dumps(document))
 
 
@@ -125,14 +139,25 @@ async def running_stage(
     monkeypatch: pytest.MonkeyPatch, configuration: config.Config | None = None, port: int = 0
 ) -> AsyncIterator[Stage]:
     """An emulator on free ports, azure-identity pointed to it, and the default flows registered."""
-    async with running_emulator(configuration or config.load(None), Endpoints("127.0.0.1", port, 0)) as emulator:
-        for name, value in emulator.web.environment().items():
-            monkeypatch.setenv(name, value)
-        flows: dict[str, JsonObject] = {
-            "create-quote": {},
-            "notify-team": {},
-            "slow-report": {},
-            "broken-approval": {},
-            "typed": {},
-        }
-        yield Stage(emulator, flows)
+    with TemporaryDirectory(prefix="flow-worker-stage-") as folder:
+        async with running_emulator(configuration or config.load(None), Endpoints("127.0.0.1", port, 0)) as emulator:
+            yield _on(emulator, Path(folder), monkeypatch)
+
+
+async def dead_letters(bus: ServiceBus, queue: str) -> list[DeadLettered]:
+    """What the queue's dead-letter queue holds."""
+    async with bus.dead_letter_queue(queue) as dead:
+        return [letter async for letter in dead.peek()]
+
+
+def _on(emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    for name, value in emulator.web.environment().items():
+        monkeypatch.setenv(name, value)
+    flows: dict[str, JsonObject] = {
+        "create-quote": {},
+        "notify-team": {},
+        "slow-report": {},
+        "broken-approval": {},
+        "typed": {},
+    }
+    return Stage(emulator, folder, flows)

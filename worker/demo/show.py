@@ -101,8 +101,8 @@ async def _perform(stage: Stage, burst: int, console: Console) -> Report:
                 many = progress.add_task(f"a burst of {burst}", total=burst)
                 claim = SecretStr(emulator.mint("ada", ROLE))
                 ended.append(await play_burst(client, claim, burst, name, lambda: progress.advance(many)))
-        dead = await bus.dead_letters("flow-requests", limit=20)
-        return Report(ended, _depths(emulator), dead)
+        async with bus.dead_letter_queue("flow-requests") as dead_letters:
+            return Report(ended, _depths(emulator), [letter async for letter in dead_letters.peek()])
 
 
 def _depths(emulator: Emulator) -> dict[str, dict[str, int]]:
@@ -159,7 +159,7 @@ def _dead_letters(report: Report) -> Table:
     for name in ("message ID", "reason", "description"):
         table.add_column(name, overflow="fold")
     for one in report.dead_letters:
-        table.add_row(one.message_id, one.reason, one.description)
+        table.add_row(one.message.message_id, one.reason, one.description)
     return table
 
 
@@ -180,7 +180,7 @@ def _as_json(report: Report) -> dict[str, JsonValue]:
         ],
         "queues": {name: dict(depth) for name, depth in report.queues.items()},
         "dead_letters": [
-            {"message_id": one.message_id, "reason": one.reason, "description": one.description}
+            {"message_id": one.message.message_id, "reason": one.reason, "description": one.description}
             for one in report.dead_letters
         ],
     }

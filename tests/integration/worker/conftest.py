@@ -8,20 +8,20 @@ import pytest
 import pytest_asyncio
 
 from contracts.client import Background, FlowClient
-from tests.support.stage import Stage, running_stage
+from tests.support.stage import Stage, configured, running_stage
 from worker.settings import Settings
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage() -> AsyncIterator[Stage]:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        async with running_stage(monkeypatch) as running:
+        async with running_stage(monkeypatch, configured({"more-requests": {}})) as running:
             yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def settings(stage: Stage) -> Settings:
-    queues = [{"name": "flow-requests", "lanes": 3}, {"name": "flow-continuations", "lanes": 1}]
+    queues = [{"name": "flow-requests", "lanes": 3}, {"name": "more-requests", "lanes": 1}]
     return stage.settings(request_queues=queues, http={"max_response_bytes": 1_000_000})
 
 

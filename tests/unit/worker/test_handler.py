@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import JsonValue, SecretStr
@@ -14,13 +15,18 @@ from pydantic import JsonValue, SecretStr
 from contracts.message import ReceivedMessage
 from contracts.request import CONTRACT
 from contracts.result import Status
+from worker import intake
 from worker.access.principal import Principal
+from worker.conclusion import Conclusions, Rules
 from worker.errors import CallFailed, NotKnownYet, Refused
 from worker.flows.invoker import Answer
+from worker.flows.pacing import Limits, Pacing
 from worker.flows.registry import Flow, Registry
+from worker.flows.status_url import StatusHosts
 from worker.handler import Handler
-from worker.outcome import DeadLetter, Later, Outcome, Reply
-from worker.settings import FlowSettings
+from worker.journal import Journal, open_journal
+from worker.outcome import Continue, DeadLetter, Done, Outcome, Reply
+from worker.settings import FlowSettings, JournalSettings, PacingSettings, RetrySettings
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 CLAIM = "a-claim-that-must-not-be-seen"
@@ -34,6 +40,7 @@ class KnownSenders:
     """An authority that knows one claim, or has a fixed answer for any."""
 
     instead: Exception | None = None
+    principal: Principal = ADA
     asked_at: list[datetime] = field(default_factory=list)
 
     async def authenticate(self, claim: SecretStr | None, enqueued_at: datetime) -> Principal:
@@ -42,7 +49,7 @@ class KnownSenders:
             raise self.instead
         if claim is None or claim.get_secret_value() != CLAIM:
             raise Refused("claim_invalid", "no")
-        return ADA
+        return self.principal
 
 
 @dataclass
@@ -51,13 +58,16 @@ class ScriptedFlow:
 
     answer: Answer | Exception | None = None
     token_trouble: Exception | None = None
+    answers: list[Answer | Exception] = field(default_factory=list)
+    """Given first, one for each call."""
+    polls: list[str] = field(default_factory=list)
     calls: list[Mapping[str, object]] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def token(self) -> str:
+    async def token(self, *, fresh: bool = False) -> str:
         if self.token_trouble:
             raise self.token_trouble
-        return "bearer"
+        return "fresh bearer" if fresh else "bearer"
 
     async def invoke(
         self, flow: Flow, input_: JsonValue, *, token: str, correlation_id: str, traceparent: str | None
@@ -65,18 +75,33 @@ class ScriptedFlow:
         self.calls.append(
             {"flow": flow.name, "input": input_, "token": token, "id": correlation_id, "trace": traceparent}
         )
+        return await self._answered()
+
+    async def poll(self, flow: Flow, status_url: str, *, token: str) -> Answer:
+        self.polls.append(status_url)
+        return await self._answered()
+
+    async def _answered(self) -> Answer:
         self.called.set()
-        if self.answer is None:
+        answer = self.answers.pop(0) if self.answers else self.answer
+        if answer is None:
             await asyncio.Event().wait()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        assert self.answer is not None
-        return self.answer
+        if isinstance(answer, Exception):
+            raise answer
+        assert answer is not None
+        return answer
 
 
-def answered(status: int, body: object = None, content_type: str | None = "application/json") -> Answer:
+def answered(
+    status: int,
+    body: object = None,
+    content_type: str | None = "application/json",
+    run: str | None = "08585",
+    **more: str,
+) -> Answer:
     raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(status, content_type, raw, RUN_HEADERS.get("x-ms-workflow-run-id"), RUN_HEADERS)
+    headers = RUN_HEADERS if run else {}
+    return Answer(status, content_type, raw, run, headers, **more)
 
 
 def flow_settings(*, idempotent: bool = False, schema: dict[str, JsonValue] | None = None) -> FlowSettings:
@@ -85,24 +110,72 @@ def flow_settings(*, idempotent: bool = False, schema: dict[str, JsonValue] | No
     )
 
 
-def handler(flow: ScriptedFlow, senders: KnownSenders | None = None, *, max_deliveries: int = 8) -> Handler:
-    registry = Registry(
-        {
-            "quote": flow_settings(schema=SCHEMA),
-            "again": flow_settings(idempotent=True),
-            "admin": FlowSettings(url=SecretStr("https://flow.example/x"), role="Admin.All"),
-        }
-    )
-    return Handler(
-        authority=senders or KnownSenders(),
-        registry=registry,
-        caller=flow,
-        reply_queues=("flow-replies", "other-replies"),
-        default_reply_queue="flow-replies",
-        retry_pause_seconds=5,
-        max_deliveries=max_deliveries,
-        now=lambda: NOW,
-    )
+RETRY = RetrySettings(max_calls=3, max_age_seconds=600, base_seconds=2, max_pause_seconds=60, poll_seconds=20)
+FLOWS = {
+    "quote": flow_settings(schema=SCHEMA),
+    "again": flow_settings(idempotent=True),
+    "admin": FlowSettings(url=SecretStr("https://flow.example/x"), role="Admin.All"),
+}
+
+
+@dataclass
+class Clock:
+    """Stands still until told."""
+
+    now: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class Worker:
+    """A handler with a real journal, and a clock that is set by hand."""
+
+    journal: Journal
+    clock: Clock
+    pacing: PacingSettings = field(default_factory=PacingSettings)
+
+    def __post_init__(self) -> None:
+        limits = Limits(**self.pacing.model_dump())
+        self._pacing = Pacing(dict.fromkeys(FLOWS, limits), self.clock)
+
+    def handler(self, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Handler:
+        queues = ("flow-replies", "other-replies")
+        return Handler(
+            authority=senders or KnownSenders(),
+            registry=Registry(FLOWS, StatusHosts(("flow.example",))),
+            caller=flow,
+            pacing=self._pacing,
+            journal=self.journal,
+            conclusions=Conclusions(self.journal, Rules(queues, "flow-replies", RETRY), self.clock),
+            reply_queues=queues,
+            retry=RETRY,
+            lease_slack_seconds=30,
+            now=self.clock,
+        )
+
+    async def take(
+        self, message: ReceivedMessage, flow: ScriptedFlow | None = None, senders: KnownSenders | None = None
+    ) -> Outcome:
+        """What a worker decides about a message of the request queue."""
+        return await self.handler(flow or ScriptedFlow(), senders).handle(message, intake.requests_of("flow-requests"))
+
+    async def resume(self, outcome: Outcome, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Outcome:
+        """What a worker decides about the continuation that an outcome scheduled, when it is due."""
+        assert isinstance(outcome, Continue), outcome
+        self.clock.now = max(self.clock.now, outcome.due)
+        sent = outcome.continuation.to_message()
+        fields = {name: getattr(sent, name) for name in ("body", "message_id", "application_properties")}
+        message = ReceivedMessage(**fields, enqueued_at=self.clock.now)
+        return await self.handler(flow, senders).handle(message, intake.continuation)
+
+
+@pytest.fixture
+async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
+    clock = Clock()
+    async with open_journal(JournalSettings(path=tmp_path / "journal.sqlite3"), now=clock) as journal:
+        yield Worker(journal, clock)
 
 
 def request(flow: str = "quote", **changes: object) -> ReceivedMessage:
@@ -123,10 +196,10 @@ def reply_of(outcome: Outcome) -> Reply:
     return outcome
 
 
-async def test_a_request_that_may_and_fits_is_called_and_answered() -> None:
+async def test_a_request_that_may_and_fits_is_called_and_answered(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200, {"quote": 7}))
     message = request(correlation_id="c-1", reply_to="other-replies", reply_to_session_id="s-1")
-    reply = reply_of(await handler(flow).handle(message))
+    reply = reply_of(await worker.take(message, flow))
     assert flow.calls == [
         {"flow": "quote", "input": {"customer": "Contoso"}, "token": "bearer", "id": "c-1", "trace": None}
     ]
@@ -143,15 +216,15 @@ async def test_a_request_that_may_and_fits_is_called_and_answered() -> None:
     assert (result.times.accepted, result.times.started) == (NOW - timedelta(seconds=3), NOW)
 
 
-async def test_correlation_and_session_default_to_the_message_id() -> None:
-    reply = reply_of(await handler(ScriptedFlow(answered(202))).handle(request()))
+async def test_correlation_and_session_default_to_the_message_id(worker: Worker) -> None:
+    reply = reply_of(await worker.take(request(), ScriptedFlow(answered(202))))
     assert (reply.result.correlation_id, reply.address.session_id, reply.queue) == ("m-1", "m-1", "flow-replies")
     assert (reply.result.status, reply.result.output) == (Status.SUCCEEDED, None)
 
 
-async def test_the_claim_is_judged_at_the_time_the_broker_enqueued_it() -> None:
+async def test_the_claim_is_judged_at_the_time_the_broker_enqueued_it(worker: Worker) -> None:
     senders = KnownSenders()
-    await handler(ScriptedFlow(answered(200)), senders).handle(request())
+    await worker.take(request(), ScriptedFlow(answered(200)), senders)
     assert senders.asked_at == [NOW - timedelta(seconds=3)]
 
 
@@ -168,96 +241,215 @@ async def test_the_claim_is_judged_at_the_time_the_broker_enqueued_it() -> None:
         (request(application_properties={"contract": "flow-request/9"}), "unsupported_contract"),
     ],
 )
-async def test_what_may_not_be_is_refused_with_its_own_code_and_not_called(message: ReceivedMessage, code: str) -> None:
+async def test_what_may_not_be_is_refused_with_its_own_code_and_not_called(
+    worker: Worker, message: ReceivedMessage, code: str
+) -> None:
     flow = ScriptedFlow(answered(200))
-    reply = reply_of(await handler(flow).handle(message))
+    reply = reply_of(await worker.take(message, flow))
     assert (reply.result.status, reply.result.error and reply.result.error.code) == (Status.REFUSED, code)
     assert reply.queue == "flow-replies"
     assert flow.calls == []
     assert reply.result.attempts == 0
 
 
-async def test_a_refusal_names_the_place_in_the_input_but_not_its_value() -> None:
+async def test_a_refusal_names_the_place_in_the_input_but_not_its_value(worker: Worker) -> None:
     message = request(input={"customer": "Contoso", "n": "sensitive"})
-    reply = reply_of(await handler(ScriptedFlow()).handle(message))
+    reply = reply_of(await worker.take(message, ScriptedFlow()))
     text = reply.result.model_dump_json()
     assert "$.n" in text
     assert "sensitive" not in text
 
 
-async def test_no_result_ever_holds_the_claim() -> None:
+async def test_no_result_ever_holds_the_claim(worker: Worker) -> None:
     for message in (request(), request("nothing"), request("admin"), request(input=5)):
-        reply = reply_of(await handler(ScriptedFlow(answered(500))).handle(message))
+        reply = reply_of(await worker.take(message, ScriptedFlow(answered(500))))
         assert CLAIM not in reply.result.model_dump_json()
         assert CLAIM not in repr(reply)
 
 
-async def test_what_cannot_be_answered_is_dead_lettered_with_a_reason() -> None:
-    outcome = await handler(ScriptedFlow()).handle(request(message_id=None))
+async def test_what_cannot_be_answered_is_dead_lettered_with_a_reason(worker: Worker) -> None:
+    outcome = await worker.take(request(message_id=None), ScriptedFlow())
     assert isinstance(outcome, DeadLetter)
     assert (outcome.reason, outcome.reply) == ("message_id_missing", None)
     assert CLAIM not in outcome.description
 
 
-async def test_a_request_whose_time_has_run_out_is_not_called() -> None:
+async def test_a_request_whose_time_has_run_out_is_not_called(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200))
-    reply = reply_of(await handler(flow).handle(request(expires_at=NOW)))
+    reply = reply_of(await worker.take(request(expires_at=NOW), flow))
     assert reply.result.status is Status.EXPIRED
     assert flow.calls == []
 
 
-async def test_a_flows_own_error_is_passed_on() -> None:
-    body = {"error": {"code": "NoResponse", "message": "The server did not receive a response."}}
-    result = reply_of(await handler(ScriptedFlow(answered(502, body))).handle(request())).result
-    assert result.error is not None
-    assert (result.status, result.http_status, result.error.code) == (Status.FAILED, 502, "NoResponse")
-    assert result.output == body
-
-
-async def test_an_error_without_a_code_is_named_by_its_status() -> None:
-    answer = answered(503, b"<html>busy</html>", "text/html")
-    result = reply_of(await handler(ScriptedFlow(answer)).handle(request())).result
-    assert result.error is not None
-    assert (result.error.code, result.output_encoding) == ("http_503", "text")
-
-
-async def test_an_answer_too_large_to_read_is_a_success_without_output() -> None:
+async def test_an_answer_too_large_to_read_is_a_success_without_output(worker: Worker) -> None:
     answer = replace(answered(200), body=None)
-    result = reply_of(await handler(ScriptedFlow(answer)).handle(request())).result
+    result = reply_of(await worker.take(request(), ScriptedFlow(answer))).result
     assert result.error is not None
     assert (result.status, result.output, result.error.code) == (Status.SUCCEEDED, None, "output_too_large")
 
 
-@pytest.mark.parametrize(
-    ("flow", "may_have_run", "status", "retryable"),
-    [
-        ("quote", False, Status.FAILED, True),
-        ("quote", True, Status.UNKNOWN, False),
-        ("again", True, Status.FAILED, True),
-    ],
-)
-async def test_a_call_without_an_answer_is_unknown_only_if_it_may_have_run_and_may_not_run_again(
-    flow: str, may_have_run: bool, status: Status, retryable: bool
-) -> None:
-    trouble = CallFailed("flow_no_answer", "gone", may_have_run=may_have_run)
-    result = reply_of(await handler(ScriptedFlow(trouble)).handle(request(flow))).result
+# --- again, later ------------------------------------------------------------------------------------------------
+
+NOT_SENT = CallFailed("flow_unreachable", "no connection", may_have_run=False)
+NO_ANSWER = CallFailed("flow_no_answer", "gone", may_have_run=True)
+
+
+async def test_a_call_that_never_began_is_made_again_for_every_flow(worker: Worker) -> None:
+    flow = ScriptedFlow(answered(200, {"quote": 7}), answers=[NOT_SENT])
+    waits = await worker.take(request(), flow)
+    assert isinstance(waits, Continue)
+    assert NOW <= waits.due <= NOW + timedelta(seconds=4)
+    result = reply_of(await worker.resume(waits, flow)).result
+    assert (result.status, result.output, result.attempts) == (Status.SUCCEEDED, {"quote": 7}, 2)
+    assert (result.times.accepted, result.times.started) == (NOW - timedelta(seconds=3), NOW)
+
+
+async def test_a_call_without_an_answer_is_made_again_only_if_the_flow_is_idempotent(worker: Worker) -> None:
+    flow = ScriptedFlow(answered(200), answers=[NO_ANSWER, NO_ANSWER])
+    result = reply_of(await worker.take(request("quote", message_id="m-2"), flow)).result
     assert result.error is not None
-    assert (result.status, result.error.retryable) == (status, retryable)
+    assert (result.status, result.error.code, result.attempts) == (Status.UNKNOWN, "flow_no_answer", 1)
+    waits = await worker.take(request("again"), flow)
+    assert reply_of(await worker.resume(waits, flow)).result.status is Status.SUCCEEDED
+
+
+async def test_a_continuation_carries_no_claim_and_needs_none(worker: Worker) -> None:
+    flow = ScriptedFlow(answered(200), answers=[NOT_SENT])
+    waits = await worker.take(request(), flow)
+    assert isinstance(waits, Continue)
+    assert CLAIM.encode() not in waits.continuation.to_message().body
+    nobody = KnownSenders(instead=Refused("claim_invalid", "asked again"))
+    assert reply_of(await worker.resume(waits, flow, nobody)).result.status is Status.SUCCEEDED
+
+
+async def test_out_of_attempts_is_failed_with_the_last_cause_and_kept_for_a_person(worker: Worker) -> None:
+    flow = ScriptedFlow(NOT_SENT)
+    outcome = await worker.take(request(), flow)
+    for _ in range(RETRY.max_calls - 1):
+        outcome = await worker.resume(outcome, flow)
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reply is not None
+    result = outcome.reply.result
+    assert result.error is not None
+    assert (outcome.reason, result.status, result.attempts) == ("flow_unreachable", Status.FAILED, 3)
+    assert "after 3 calls" in result.error.message
+    assert len(flow.calls) == RETRY.max_calls
+
+
+async def test_too_old_is_failed_before_it_is_called_again(worker: Worker) -> None:
+    flow = ScriptedFlow(answered(429, run=None, retry_after="601"))
+    outcome = await worker.take(request(), flow)
+    assert isinstance(outcome, DeadLetter)
+    assert "after 600 s" in outcome.description
+
+
+async def test_a_call_is_not_made_again_after_the_requests_time_to_live(worker: Worker) -> None:
+    flow = ScriptedFlow(answered(429, run=None, retry_after="60"))
+    outcome = await worker.take(request(expires_at=NOW + timedelta(seconds=30)), flow)
+    assert isinstance(outcome, DeadLetter)
+    assert "time to live" in outcome.description
+
+
+async def test_retry_after_is_honoured(worker: Worker) -> None:
+    outcome = await worker.take(request(), ScriptedFlow(answered(429, run=None, retry_after="100")))
+    assert isinstance(outcome, Continue)
+    assert outcome.due >= NOW + timedelta(seconds=100)
+
+
+async def test_a_401_is_tried_once_with_a_fresh_token(worker: Worker) -> None:
+    refused = answered(401, {"error": {"code": "DirectApiInvalidAuthorizationScheme", "message": "expired"}}, run=None)
+    flow = ScriptedFlow(refused)
+    outcome = await worker.resume(await worker.take(request(), flow), flow)
+    assert [call["token"] for call in flow.calls] == ["bearer", "fresh bearer"]
+    assert reply_of(outcome).result.status is Status.FAILED
+
+
+async def test_the_same_continuation_has_the_same_id_and_another_has_not(worker: Worker) -> None:
+    flow = ScriptedFlow(NOT_SENT)
+    first = await worker.take(request(), flow)
+    again = await worker.take(request(), flow)  # delivered again: it was journalled, but was it scheduled?
+    second = await worker.resume(first, flow)
+    assert isinstance(first, Continue)
+    assert isinstance(again, Continue)
+    assert isinstance(second, Continue)
+    assert first.continuation.continuation_id == again.continuation.continuation_id
+    assert first.due == again.due
+    assert second.continuation.continuation_id != first.continuation.continuation_id
+    assert len(flow.calls) == 2
+
+
+async def test_a_message_that_is_carried_on_elsewhere_is_done(worker: Worker) -> None:
+    flow = ScriptedFlow(NOT_SENT)
+    second = await worker.resume(await worker.take(request(), flow), flow)
+    assert isinstance(second, Continue)
+    superseded = await worker.take(request(), flow)
+    assert isinstance(superseded, Done)
+    assert superseded.code == "superseded"
+    assert len(flow.calls) == 2
+
+
+# --- a flow that answers 202 -------------------------------------------------------------------------------------
+
+STATUS_URL = "https://flow.example/runs/1?sig=secret"
+
+
+async def test_an_accepted_flow_is_polled_until_it_is_done(worker: Worker) -> None:
+    running = answered(202, location=STATUS_URL)
+    flow = ScriptedFlow(answered(200, {"done": True}), answers=[running, running, running])
+    outcome = await worker.take(request(), flow)
+    for _ in range(3):
+        assert isinstance(outcome, Continue)
+        assert outcome.due >= worker.clock.now + timedelta(seconds=20)
+        assert outcome.continuation.input is None
+        assert "secret" not in repr(outcome)
+        outcome = await worker.resume(outcome, flow)
+    result = reply_of(outcome).result
+    assert (result.status, result.output, result.attempts) == (Status.SUCCEEDED, {"done": True}, 1)
+    assert (len(flow.calls), flow.polls) == (1, [STATUS_URL] * 3)
+
+
+async def test_an_accepted_flow_may_run_longer_than_any_bound_of_retries(worker: Worker) -> None:
+    running = answered(202, location=STATUS_URL)
+    flow = ScriptedFlow(running)
+    outcome = await worker.take(request(), flow)
+    worker.clock.now += timedelta(days=20)
+    flow.answers = [NO_ANSWER, running, answered(200)]
+    for _ in range(2):
+        outcome = await worker.resume(outcome, flow)
+    assert reply_of(await worker.resume(outcome, flow)).result.status is Status.SUCCEEDED
+
+
+async def test_a_run_whose_outcome_cannot_be_learnt_is_unknown_with_its_run_id(worker: Worker) -> None:
+    flow = ScriptedFlow(NO_ANSWER, answers=[answered(202, location=STATUS_URL)])
+    outcome = await worker.take(request(), flow)
+    for _ in range(RETRY.max_poll_failures):
+        outcome = await worker.resume(outcome, flow)
+    result = reply_of(outcome).result
+    assert (result.status, result.run and result.run.run_id) == (Status.UNKNOWN, "08585")
+
+
+# --- what waits --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["keys", "token"])
-async def test_what_is_not_known_yet_is_neither_run_nor_denied(where: str) -> None:
+async def test_what_is_not_known_yet_is_neither_run_nor_denied(worker: Worker, where: str) -> None:
     trouble = NotKnownYet("keys_unavailable", "the keys cannot be had")
     flow = ScriptedFlow(answered(200), token_trouble=trouble if where == "token" else None)
     senders = KnownSenders(instead=trouble if where == "keys" else None)
-    outcome = await handler(flow, senders).handle(request())
-    assert outcome == Later("keys_unavailable", "the keys cannot be had", 5)
+    outcome = await worker.take(request(), flow, senders)
+    assert isinstance(outcome, Continue)
+    assert outcome.continuation.code == "keys_unavailable"
     assert flow.calls == []
+    flow.token_trouble = None
+    known = KnownSenders()
+    assert reply_of(await worker.resume(outcome, flow, known)).result.status is Status.SUCCEEDED
+    if where == "keys":  # the claim is judged then as it would have been at first
+        assert known.asked_at == [NOW - timedelta(seconds=3)]
 
 
-async def test_what_is_not_known_for_too_long_is_answered_and_kept_for_a_person() -> None:
+async def test_what_is_not_known_for_too_long_is_answered_and_kept_for_a_person(worker: Worker) -> None:
     senders = KnownSenders(instead=NotKnownYet("keys_unavailable", "the keys cannot be had"))
-    outcome = await handler(ScriptedFlow(), senders, max_deliveries=3).handle(request(delivery_count=2))
+    outcome = await worker.take(request(enqueued_at=NOW - timedelta(seconds=601)), ScriptedFlow(), senders)
     assert isinstance(outcome, DeadLetter)
     assert outcome.reply is not None
     result = outcome.reply.result
@@ -265,34 +457,117 @@ async def test_what_is_not_known_for_too_long_is_answered_and_kept_for_a_person(
     assert (outcome.reason, result.status, result.error.retryable) == ("keys_unavailable", Status.FAILED, True)
 
 
-async def test_a_fault_before_the_call_gives_the_request_back() -> None:
+async def test_without_a_journal_no_flow_is_called(worker: Worker, tmp_path: Path) -> None:
+    async with open_journal(JournalSettings(path=tmp_path / "closed.sqlite3")) as journal:
+        pass
+    flow = ScriptedFlow(answered(200))
+    outcome = await Worker(journal, Clock()).take(request(), flow)
+    assert isinstance(outcome, Continue)
+    assert (outcome.continuation.code, flow.calls) == ("journal_unavailable", [])
+
+
+async def test_a_fault_before_the_call_makes_the_request_wait(worker: Worker) -> None:
     senders = KnownSenders(instead=RuntimeError("a bug"))
-    outcome = await handler(ScriptedFlow(), senders).handle(request())
-    assert isinstance(outcome, Later)
-    assert outcome.code == "internal_error"
+    outcome = await worker.take(request(), ScriptedFlow(), senders)
+    assert isinstance(outcome, Continue)
+    assert outcome.continuation.code == "internal_error"
 
 
-async def test_a_fault_during_the_call_is_told_as_unknown() -> None:
-    result = reply_of(await handler(ScriptedFlow(RuntimeError("a bug"))).handle(request())).result
+async def test_a_fault_during_the_call_is_told_as_unknown(worker: Worker) -> None:
+    result = reply_of(await worker.take(request(), ScriptedFlow(RuntimeError("a bug")))).result
     assert result.error is not None
     assert (result.status, result.error.code) == (Status.UNKNOWN, "internal_error")
 
 
-async def interrupted(flow_name: str) -> asyncio.Task[Outcome]:
+async def test_a_throttled_flow_is_left_alone_and_what_it_concluded_is_told_all_the_same(worker: Worker) -> None:
+    flow = ScriptedFlow(answered(200), answers=[answered(200), answered(429, run=None, retry_after="100")])
+    done = reply_of(await worker.take(request(message_id="m-done"), flow))
+    await worker.take(request(message_id="m-throttled"), flow)
+    waits = await worker.take(request(message_id="m-next"), flow)
+    assert isinstance(waits, Continue)
+    assert (waits.continuation.code, len(flow.calls)) == ("flow_throttled", 2)
+    assert waits.due >= NOW + timedelta(seconds=100)
+    again = reply_of(await worker.take(request(message_id="m-done"), flow))
+    assert again.result == done.result
+
+
+# --- recall ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_request_that_is_delivered_again_is_answered_from_the_journal(worker: Worker) -> None:
+    flow = ScriptedFlow(answered(200, {"quote": 7}))
+    first = reply_of(await worker.take(request(), flow))
+    second = reply_of(await worker.take(request(), flow))
+    assert second.result == first.result
+    assert len(flow.calls) == 1
+
+
+async def test_a_result_that_was_told_is_not_told_again(worker: Worker) -> None:
+    flow = ScriptedFlow(answered(200))
+    handler = worker.handler(flow)
+    await handler.told(reply_of(await worker.take(request(), flow)))
+    outcome = await worker.take(request(), flow)
+    assert isinstance(outcome, Done)
+    assert outcome.code == "already_answered"
+
+
+async def test_what_was_called_is_told_even_if_it_may_not_be_called_any_more(worker: Worker) -> None:
+    flow = ScriptedFlow(answered(200))
+    first = reply_of(await worker.take(request(), flow))
+    demoted = KnownSenders(principal=replace(ADA, roles=frozenset()))
+    assert reply_of(await worker.take(request(), flow, demoted)).result == first.result
+
+
+@pytest.mark.parametrize("changes", [{"input": {"customer": "Fabrikam"}}, {"flow": "again"}, {"correlation_id": "c-2"}])
+async def test_another_request_under_the_same_message_id_learns_nothing(
+    worker: Worker, changes: dict[str, object]
+) -> None:
+    flow = ScriptedFlow(answered(200, {"secret": 7}))
+    first = reply_of(await worker.take(request(), flow))
+    other = reply_of(await worker.take(request(**changes), flow))  # type: ignore[arg-type]  # the tests name real fields
+    assert other.result.error is not None
+    assert (other.result.status, other.result.error.code) == (Status.REFUSED, "message_id_conflict")
+    assert "secret" not in other.result.model_dump_json()
+    assert other.variant != first.variant
+    assert len(flow.calls) == 1
+
+
+async def test_another_sender_under_the_same_message_id_learns_nothing(worker: Worker) -> None:
+    flow = ScriptedFlow(answered(200, {"secret": 7}))
+    await worker.take(request(), flow)
+    bob = KnownSenders(principal=replace(ADA, oid="bob"))
+    other = reply_of(await worker.take(request(), flow, bob))
+    assert other.result.error is not None
+    assert other.result.error.code == "message_id_conflict"
+
+
+async def test_a_request_that_another_worker_is_at_waits_for_it(worker: Worker) -> None:
+    flow, other = ScriptedFlow(None), ScriptedFlow(answered(200))
+    at_work = asyncio.create_task(worker.take(request(), flow))
+    await flow.called.wait()
+    outcome = await worker.take(request(), other)
+    assert isinstance(outcome, Continue)
+    assert (outcome.continuation.code, other.calls) == ("call_under_way", [])
+    at_work.cancel()
+    assert reply_of(await at_work).result.status is Status.UNKNOWN
+
+
+async def interrupted(worker: Worker, flow_name: str) -> asyncio.Task[Outcome]:
     """A journey that is cancelled while its flow runs."""
     flow = ScriptedFlow(None)
-    task = asyncio.create_task(handler(flow).handle(request(flow_name)))
+    task = asyncio.create_task(worker.take(request(flow_name), flow))
     await flow.called.wait()
     task.cancel()
     await asyncio.wait([task])
     return task
 
 
-async def test_an_interrupted_call_of_a_flow_that_may_not_run_twice_is_answered_unknown() -> None:
-    result = reply_of((await interrupted("quote")).result()).result
+async def test_an_interrupted_call_of_a_flow_that_may_not_run_twice_is_answered_unknown(worker: Worker) -> None:
+    result = reply_of((await interrupted(worker, "quote")).result()).result
     assert result.error is not None
     assert (result.status, result.error.code) == (Status.UNKNOWN, "interrupted")
 
 
-async def test_an_interrupted_call_of_an_idempotent_flow_is_left_to_be_called_again() -> None:
-    assert (await interrupted("again")).cancelled()
+async def test_an_interrupted_call_of_an_idempotent_flow_is_left_to_be_called_again_at_once(worker: Worker) -> None:
+    assert (await interrupted(worker, "again")).cancelled()
+    assert reply_of(await worker.take(request("again"), ScriptedFlow(answered(200)))).result.status is Status.SUCCEEDED

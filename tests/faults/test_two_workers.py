@@ -1,0 +1,54 @@
+"""Two workers on the same queues while locks expire under them: still one result each, and no flow called twice."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.support.azurite import azurite
+from tests.support.stage import WAIT, JsonObject, running_stage, short_lock, until
+
+REQUESTS = 40
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("backend", ["sqlite", "table"])
+async def test_locks_that_expire_cost_no_second_call_and_no_second_result(
+    backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if backend == "sqlite":
+        await _play(monkeypatch, {"path": str(tmp_path / "journal.sqlite3")})
+    else:
+        async with azurite(tmp_path) as tables:
+            await _play(monkeypatch, {"backend": "table", "table_connection_string": tables.connection_string})
+
+
+async def _play(monkeypatch: pytest.MonkeyPatch, journal: JsonObject) -> None:
+    async with running_stage(monkeypatch, short_lock(5)) as stage:
+        stage.flows["create-quote"] = {"timeout_seconds": 3}  # a lease is as long, and a lost lock is waited out for it
+        await stage.put("flows/create-quote", {"delay_seconds": 0.3, "input_schema": None})
+        queues = [{"name": "flow-requests", "lanes": 4}]
+        settings = stage.settings(journal=journal | {"lease_slack_seconds": 1}, request_queues=queues)
+        requests = stage.emulator.broker.find("flow-requests")
+        async with (
+            stage.worker(settings),
+            stage.worker(settings),
+            stage.client() as client,
+            client.background() as background,
+        ):
+            claim = stage.claim()
+            sent = [await background.submit("create-quote", {"n": n}, claim=claim) for n in range(REQUESTS)]
+            expired = 0
+            while len(await stage.calls("create-quote")) < REQUESTS:
+                expired += requests.expire_locks()
+                await asyncio.sleep(0.25)
+            results = await asyncio.gather(*(background.wait(one, WAIT) for one in sent))
+            for queue in ("flow-requests", "flow-continuations"):
+                await until(lambda queue=queue: not stage.depth("active", queue) + stage.depth("scheduled", queue))
+        assert expired > 0, "no lock was ever held: nothing was tested"
+        assert {result.status for result in results} == {"succeeded"}
+        assert len(await stage.calls("create-quote")) == REQUESTS
+        replies = stage.emulator.broker.find("flow-replies")
+        assert len(replies.peek(0, 10 * REQUESTS, None)) <= REQUESTS  # those that background left, none twice

@@ -1,0 +1,63 @@
+"""A worker that is killed (SIGKILL, no clean-up) when so many requests have come to a named point of the journey.
+
+`python -m tests.support.doomed SETTINGS.json POINT COUNT`. All else is the real worker: only the method at the point is
+wrapped. Without a point it is an ordinary worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from worker.app import run
+from worker.flows.invoker import Invoker
+from worker.journal import Journal
+from worker.logs import configure
+from worker.replies import Replies
+from worker.schedule import Schedule
+from worker.servicebus import Receiver
+from worker.settings import Settings
+
+POINTS: dict[str, tuple[type, str]] = {
+    "before the call": (Invoker, "invoke"),
+    "after the call, before the journal": (Journal, "conclude"),
+    "after the journal, before the reply": (Replies, "publish"),
+    "after the reply, before it is marked": (Journal, "told"),
+    "after the reply, before it is settled": (Receiver, "complete"),
+    "before the schedule": (Schedule, "put"),
+    "between schedule and complete": (Receiver, "complete"),
+}
+
+
+def doom(owner: type, method: str, count: int) -> None:
+    """The `count`-th call of the method, and all before it, never begin: the process dies first."""
+    original: Callable[..., Awaitable[Any]] = getattr(owner, method)
+    arrived = 0
+
+    async def instead(*_: object, **__: object) -> Any:
+        nonlocal arrived
+        arrived += 1
+        if arrived == count:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        await asyncio.Event().wait()
+
+    assert original is not None
+    setattr(owner, method, instead)
+
+
+def main() -> None:
+    path, *point = sys.argv[1:]
+    if point:
+        doom(*POINTS[point[0]], int(point[1]))
+    configure("INFO", "text")
+    asyncio.run(run(Settings.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Answers requests that the broker itself moved to a dead-letter queue. They stay there, for people.
+
+The worker answers before it dead-letters a request; the broker does not. It is the one that gives up when a request's
+time to live is over or it was delivered too often, and its sender would wait for a result that never comes.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+
+from contracts.result import FlowError, Status
+from worker.errors import NotKnownYet
+from worker.handler import Handler, Reader
+from worker.logs import log
+from worker.outcome import Continue, Done, Reply
+from worker.replies import Replies
+from worker.schedule import Schedule
+from worker.servicebus import DeadLettered, ServiceBus
+
+_log = logging.getLogger(__name__)
+
+_EXPIRED = FlowError(
+    code="request_expired", message="The request's time to live ran out before its flow could be called."
+)
+_DELIVERIES = FlowError(
+    code="deliveries_exceeded",
+    message="The request was delivered too often without an end, and is kept in the dead-letter queue.",
+    retryable=True,
+)
+_BY_BROKER: dict[str, tuple[Status, FlowError]] = {
+    "TTLExpiredException": (Status.EXPIRED, _EXPIRED),
+    "MaxDeliveryCountExceeded": (Status.FAILED, _DELIVERIES),
+}
+"""The reasons Service Bus gives itself (Microsoft Learn, "Service Bus dead-letter queues")."""
+
+
+class DeadLetterWatch:
+    """Looks through one queue's dead-letter queue, each time from where it is not done yet."""
+
+    def __init__(
+        self,
+        queue: str,
+        read: Reader,
+        *,
+        bus: ServiceBus,
+        handler: Handler,
+        replies: Replies,
+        schedule: Schedule,
+        oldest: timedelta,
+    ) -> None:
+        self._queue = queue
+        self._read = read
+        self._bus = bus
+        self._handler = handler
+        self._replies = replies
+        self._schedule = schedule
+        self._oldest = oldest
+        self._next = 0
+
+    async def look(self) -> None:
+        """Answer what has no answer yet. Raises `BusTrouble`, `NotKnownYet`; what is left is done the next time."""
+        done_until = self._next
+        waiting = False
+        async with self._bus.dead_letter_queue(self._queue) as dead:
+            async for letter in dead.peek(from_sequence=self._next):
+                waiting = waiting or not await self._answered(letter)
+                if not waiting:
+                    done_until = letter.message.sequence_number + 1
+        self._next = done_until
+
+    async def _answered(self, letter: DeadLettered) -> bool:
+        """Whether nothing is left to be told of this one."""
+        verdict = _BY_BROKER.get(letter.reason)
+        if verdict is None or letter.message.enqueued_at < datetime.now(UTC) - self._oldest:
+            return True
+        try:
+            outcome = await self._handler.answer_dead(letter.message, self._read, *verdict)
+        except NotKnownYet as reason:
+            log(_log, logging.WARNING, "deadletter.waits", f"A dead-lettered request is answered later: {reason}")
+            return False
+        match outcome:
+            case Reply() as reply:
+                await self._replies.publish(reply)
+                await self._handler.told(reply)
+                self._say(letter, reply)
+            case Continue(continuation=continuation, due=due) if continuation.waits == 0:
+                await self._schedule.put(continuation, due)
+            case Done():
+                pass
+            case _:
+                return False
+        return True
+
+    def _say(self, letter: DeadLettered, reply: Reply) -> None:
+        log(
+            _log,
+            logging.WARNING,
+            "deadletter.answered",
+            f"A request that the broker dead-lettered ({letter.reason}) was answered {reply.result.status}.",
+            queue=self._queue,
+            message_id=letter.message.message_id,
+            correlation_id=reply.address.correlation_id,
+        )
