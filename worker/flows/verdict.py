@@ -211,10 +211,11 @@ def _retry(answer: Answer, said: Said, now: datetime, sign: Sign) -> Verdict:
 
 
 def _platform(kind: Kind, answer: Answer, said: Said, advice: str, *, retryable: bool = False) -> Verdict:
-    """An end by the platform's error. Its body is no output of the flow's; what it says goes into the message."""
+    """An end by the platform's error. Its body is kept: nobody is certain who wrote it."""
     words = f"{advice} (Power Automate: {said.message})" if said.message else advice
     error = _error(said.code or _status_code(answer), words, retryable=retryable)
-    return Verdict(kind, error, http_status=answer.status, run=_run(answer))
+    output, output_type, encoding = output_of(answer.body or b"", answer.content_type)
+    return Verdict(kind, error, output, output_type, encoding, answer.status, _run(answer))
 
 
 def _error(code: str, message: str, *, retryable: bool = False) -> FlowError:

@@ -104,7 +104,7 @@ def test_a_call_refused_for_good_says_what_to_fix(
     assert remedy in verdict.error.message
     assert message in verdict.error.message
     assert not verdict.error.retryable
-    assert verdict.output is None  # what the platform says is no output of the flow's
+    assert verdict.output == error(code, message)
     assert verdict.sign is Sign.WELL
 
 
