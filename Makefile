@@ -13,7 +13,7 @@ demo: $(READY)   ## the main job, end to end, on the emulator
 	@$(BIN)/flow-worker demo
 
 test: $(READY) lint  ## all tests, after types, style and layer rules
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 lint: $(READY)   ## types, style and layer rules
 	$(BIN)/ruff check .
