@@ -60,7 +60,8 @@ async def identity_endpoint() -> AsyncIterator[tuple[str, list[dict[str, str]]]]
             return web.Response(status=401)
         asked.append(dict(request.query))
         now = int(time.time())
-        claims = {"aud": request.query["resource"], "iss": "https://sts.windows.net/t/", "nbf": now, "exp": now + 3600}
+        times = {"iat": now, "nbf": now, "exp": now + 3600}
+        claims = {"aud": request.query["resource"], "iss": "https://sts.windows.net/t/", **times}
         token = jwt.encode(claims, "Azurite reads the claims and not the signature", algorithm="HS256")
         return web.json_response(
             {"access_token": token, "expires_on": str(now + 3600), "resource": claims["aud"], "token_type": "Bearer"}
