@@ -19,6 +19,8 @@ from typing import IO
 
 import httpx
 
+from worker.demo import flows
+
 START_SECONDS = 30.0
 STOP_SECONDS = 45.0
 
@@ -54,6 +56,21 @@ class Emulator:
         token: str = answer.raise_for_status().json()["access_token"]
         return token
 
+    def seen(self, flow: str, correlation_id: str) -> Seen:
+        """What a flow has seen of a request."""
+        answer = httpx.get(f"{self.web_url}/emulator/flows/{flows.target(flow)}/calls", timeout=10)
+        calls = answer.json()["calls"] if answer.status_code == 200 else []  # 404: there is no such flow
+        ours = [call for call in calls if call["client_tracking_id"] == correlation_id]
+        return Seen(calls=len(ours), polls=sum(call["polls"] for call in ours))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How often a flow was called, and how often its status URL was asked."""
+
+    calls: int
+    polls: int
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -69,6 +86,7 @@ def set_up(folder: Path) -> Iterator[Stage]:
     """Start both, stop both. Logs and settings are in `folder`. Raises `StageError`."""
     with ExitStack() as stack:
         emulator = stack.enter_context(_emulator(folder))
+        flows.define(emulator.web_url)
         worker = stack.enter_context(_worker(folder, emulator))
         yield Stage(emulator, folder, worker)
 
@@ -139,12 +157,6 @@ def worker_settings(emulator: Emulator, health_port: int) -> str:
     """The worker's TOML file for the emulator's default queues and flows."""
     parts = emulator.issuer.split("/")
     host = parts[2]
-    flows = "\n".join(
-        f'[flows.{name}]\nurl = "{emulator.flows_url}/{target}/triggers/manual/paths/invoke?api-version=1"\n'
-        f'role = "{ROLE}"\ntimeout_seconds = 30\n'
-        + (f"input_schema = {_QUOTE_SCHEMA}\n" if name == "create-quote" else "")
-        for name, target in _FLOWS.items()
-    )
     return f"""plain_http_hosts = ["{host}"]
 shutdown_grace_seconds = 20
 
@@ -161,23 +173,14 @@ lanes = 8
 [servicebus]
 receive_wait_seconds = 1
 
+[retry]
+base_seconds = 0.5
+poll_seconds = 0.5
+
 [health]
 port = {health_port}
 
-{flows}"""
-
-
-_FLOWS = {
-    "create-quote": "create-quote",
-    "create-quote-unchecked": "create-quote",  # the same flow, its schema left to itself
-    "notify-team": "notify-team",
-    "slow-report": "slow-report",
-    "broken-approval": "broken-approval",
-}
-_QUOTE_SCHEMA = (
-    '{ type = "object", required = ["customer", "amount"], '
-    'properties = { customer = { type = "string" }, amount = { type = "number", exclusiveMinimum = 0 } } }'
-)
+{flows.as_toml(emulator.flows_url, ROLE)}"""
 
 
 def _wait_ready(process: subprocess.Popen[str], port: int, log: Path) -> None:

@@ -1,0 +1,100 @@
+"""The demo's flows: what each is on the emulator, and what the worker is told of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import httpx
+from pydantic import JsonValue
+
+_QUOTE_SCHEMA = (
+    '{ type = "object", required = ["customer", "amount"], '
+    'properties = { customer = { type = "string" }, amount = { type = "number", exclusiveMinimum = 0 } } }'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoFlow:
+    """One flow of the demo."""
+
+    name: str
+    """What senders call it."""
+    target: str
+    """What the emulator calls it."""
+    definition: Mapping[str, JsonValue] | None = None
+    """What to make of it on the emulator, in the names of `emulator.definitions`; None: it is among the defaults."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the worker beside URL, role and timeout, as TOML values."""
+
+
+def _own(name: str, definition: Mapping[str, JsonValue], **settings: str) -> DemoFlow:
+    return DemoFlow(name, name, definition, settings)
+
+
+_ENTRY: JsonValue = {"template": {"entry": "{run_id}"}}
+_RESET: JsonValue = {"kind": "reset_after_reading", "next_calls": 1}
+
+FLOWS = (
+    DemoFlow("create-quote", "create-quote", settings={"input_schema": _QUOTE_SCHEMA}),
+    DemoFlow("create-quote-unchecked", "create-quote"),  # the same flow, its schema left to itself
+    DemoFlow("notify-team", "notify-team"),
+    DemoFlow("slow-report", "slow-report"),
+    DemoFlow("broken-approval", "broken-approval"),
+    _own(
+        "throttled-sync",
+        {"faults": [{"kind": "throttle", "retry_after": "1", "next_calls": 2}], "response": _ENTRY},
+    ),
+    _own(
+        "long-approval",
+        {
+            "asynchronous": {"done_after_polls": 2, "retry_after": "1"},
+            "response": {"template": {"approved": True, "run": "{run_id}"}},
+        },
+    ),
+    _own("charge-card", {"faults": [_RESET], "response": _ENTRY}),
+    _own("rebuild-index", {"faults": [_RESET], "response": _ENTRY}, idempotent="true"),
+    _own(
+        "sync-inventory",
+        {"faults": [{"kind": "NoResponse"}], "response": _ENTRY},
+        idempotent="true",
+        retry="{ max_calls = 2, base_seconds = 0.5 }",
+    ),
+)
+
+
+def target(name: str) -> str:
+    """What the emulator calls the flow that senders know by `name`; the same for a flow nobody registered."""
+    return next((flow.target for flow in FLOWS if flow.name == name), name)
+
+
+def define(web_url: str) -> None:
+    """Make the flows on the emulator that are not among its defaults. Raises `httpx.HTTPError`."""
+    for flow in FLOWS:
+        if flow.definition is not None:
+            _put(web_url, flow.target, flow.definition)
+
+
+def repair(web_url: str, name: str) -> None:
+    """From now on nothing goes wrong with the flow. Raises `httpx.HTTPError`."""
+    _put(web_url, name, {"faults": []})
+
+
+def as_toml(flows_url: str, role: str) -> str:
+    """The worker's tables `[flows.NAME]`."""
+    return "\n".join(_table(flow, flows_url, role) for flow in FLOWS)
+
+
+def _table(flow: DemoFlow, flows_url: str, role: str) -> str:
+    settings = {
+        "url": json.dumps(f"{flows_url}/{flow.target}/triggers/manual/paths/invoke?api-version=1"),
+        "role": json.dumps(role),
+        "timeout_seconds": "30",
+        **flow.settings,
+    }
+    return f"[flows.{flow.name}]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
+
+
+def _put(web_url: str, name: str, changes: Mapping[str, JsonValue]) -> None:
+    httpx.put(f"{web_url}/emulator/flows/{name}", json=dict(changes), timeout=10).raise_for_status()
