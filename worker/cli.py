@@ -1,4 +1,4 @@
-"""The door: `flow-worker run | check | health | send | result | demo`."""
+"""The door: `flow-worker run | check | health | send | result | deadletters | journal | demo`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import httpx
 import typer
-from rich.console import Console
 
 from contracts.result import FlowResult
-from worker import logs, sender, settings
+from worker import logs, sender, settings, terminal
+from worker.people import deadletters, journal
 from worker.settings import InvalidSettings, Settings
+from worker.terminal import AsJson, Config, EnvFile
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -24,14 +25,8 @@ cli = typer.Typer(
     help="Starts Power Automate flows from Service Bus requests and replies by correlation ID.",
 )
 
-Config = Annotated[
-    Path | None, typer.Option("--config", help="TOML file; default: $FLOW_WORKER_CONFIG, flow-worker.toml")
-]
-EnvFile = Annotated[Path, typer.Option("--env-file", help="File of FLOW_WORKER_… variables to read besides.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-_out = Console()
-_err = Console(stderr=True)
+cli.add_typer(deadletters.cli, name="deadletters")
+cli.add_typer(journal.cli, name="journal")
 
 
 @cli.command()
@@ -41,18 +36,22 @@ def run(config: Config = None) -> None:
 
     loaded = _loaded(config)
     logs.configure(loaded.log.level, loaded.log.format)
-    _err.print_json(json.dumps({"settings": loaded.echo()}), indent=None, highlight=False)
+    terminal.err.print_json(json.dumps({"settings": loaded.echo()}), indent=None, highlight=False)
     try:
         asyncio.run(app.run(loaded))
+    except InvalidSettings as error:  # what shows only at the queues and at the journal
+        terminal.fail(f"The settings do not hold:\n{error}", 2)
     except OSError as error:
-        _fail(f"{error}; is the health port ({loaded.health.host}:{loaded.health.port}) taken? Set health.port", 1)
+        terminal.fail(
+            f"{error}; is the health port ({loaded.health.host}:{loaded.health.port}) taken? Set health.port", 1
+        )
 
 
 @cli.command()
 def check(config: Config = None) -> None:
     """Check the settings and print them, secrets masked."""
-    _out.print_json(json.dumps(_loaded(config).echo()))
-    _err.print("The settings hold.")
+    terminal.out.print_json(json.dumps(_loaded(config).echo()))
+    terminal.err.print("The settings hold.")
 
 
 @cli.command()
@@ -68,7 +67,7 @@ def health(
     try:
         answer = httpx.get(f"{url}/health/ready", timeout=5)
     except httpx.HTTPError as error:
-        _fail(f"No worker answers at {url} ({type(error).__name__}).", 1)
+        terminal.fail(f"No worker answers at {url} ({type(error).__name__}).", 1)
     typer.echo(answer.text)
     raise typer.Exit(0 if answer.status_code == 200 else 1)
 
@@ -92,7 +91,7 @@ def send(
         chosen = sender.load(config, env_file)
         sent, result = asyncio.run(sender.send(chosen, flow, value, correlation_id, wait))
     except (InvalidSettings, sender.SenderError) as error:
-        _fail(str(error), 2)
+        terminal.fail(str(error), 2)
     typer.echo(sent, err=wait > 0)
     if wait > 0:
         _show(result, sent, as_json=as_json)
@@ -111,7 +110,7 @@ def result(
     try:
         found = asyncio.run(sender.result(sender.load(config, env_file), correlation_id, wait, take=take))
     except (InvalidSettings, sender.SenderError) as error:
-        _fail(str(error), 2)
+        terminal.fail(str(error), 2)
     _show(found, correlation_id, as_json=as_json)
 
 
@@ -123,7 +122,7 @@ def demo(
 ) -> None:
     """Play the main job end to end on the emulator; exit 0 if every request ended as it should."""
     if importlib.util.find_spec("emulator") is None:
-        _fail("The demo needs the emulator, which this installation leaves out; run it from a checkout.", 2)
+        terminal.fail("The demo needs the emulator, which this installation leaves out; run it from a checkout.", 2)
     from worker.demo import play
 
     raise typer.Exit(play(as_json=as_json, keep=keep, burst=burst))
@@ -131,11 +130,11 @@ def demo(
 
 def _show(found: FlowResult | None, correlation_id: str, *, as_json: bool) -> None:
     if found is None:
-        _fail(f"No result for {correlation_id} (yet).", 3)
+        terminal.fail(f"No result for {correlation_id} (yet).", 3)
     if as_json or not sys.stdout.isatty():
         typer.echo(found.model_dump_json(exclude_none=True))
     else:
-        _out.print_json(found.model_dump_json(exclude_none=True))
+        terminal.out.print_json(found.model_dump_json(exclude_none=True))
     raise typer.Exit(0 if found.status == "succeeded" else 1)
 
 
@@ -143,9 +142,4 @@ def _loaded(config: Path | None) -> Settings:
     try:
         return settings.load(config)
     except InvalidSettings as error:
-        _fail(f"The settings do not hold:\n{error}", 2)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    _err.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(code)
+        terminal.fail(f"The settings do not hold:\n{error}", 2)

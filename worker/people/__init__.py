@@ -1,0 +1,1 @@
+"""What people do by hand: look after dead letters, and read one request's story."""

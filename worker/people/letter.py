@@ -1,0 +1,135 @@
+"""One dead letter as people look at it: what it is, why it lies there, and nothing that is secret."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from pydantic import JsonValue
+
+from contracts.message import ReceivedMessage
+from contracts.request import FlowRequest, InvalidRequest, Unanswerable
+from worker.continuations import Continuation, InvalidContinuation
+from worker.servicebus import DeadLettered
+
+MASK = "***"
+_SECRETS = re.compile(r"eyJ[\w-]+\.[\w-]+(\.[\w-]*)?|(?<=\bsig=)[^&\s\"']+")
+"""Tokens (JWS compact form: base64url of `{"…`) and the signatures of URLs."""
+
+
+class Unreadable(Exception):
+    """The message is neither a request nor a continuation; says why, and quotes nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter without its body, so that very many can be held."""
+
+    queue: str
+    """Whose dead-letter queue it lies in."""
+    sequence_number: int
+    enqueued_at: datetime
+    message_id: str | None
+    correlation_id: str | None
+    flow: str | None
+    """None if it cannot be read."""
+    reason: str
+    description: str
+    size: int
+    """Bytes of its body."""
+    obstacle: str | None
+    """Why it cannot be replayed; None if it can."""
+
+    @classmethod
+    def of(cls, queue: str, dead: DeadLettered, *, continuations: str) -> Self:
+        """What lies in the dead-letter queue of `queue`; `continuations` is the name of the continuation queue."""
+        message = dead.message
+        flow, obstacle = _flow_and_obstacle(message, queue, continuations)
+        return cls(
+            queue=queue,
+            sequence_number=message.sequence_number,
+            enqueued_at=message.enqueued_at,
+            message_id=message.message_id,
+            correlation_id=message.correlation_id or message.message_id,
+            flow=flow,
+            reason=masked(dead.reason),
+            description=masked(dead.description),
+            size=len(message.body),
+            obstacle=obstacle,
+        )
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """For programs."""
+        return {
+            "queue": self.queue,
+            "sequence_number": self.sequence_number,
+            "enqueued_at": self.enqueued_at.isoformat(),
+            "message_id": self.message_id,
+            "correlation_id": self.correlation_id,
+            "flow": self.flow,
+            "reason": self.reason,
+            "description": self.description,
+            "body_bytes": self.size,
+            "not_replayable": self.obstacle,
+        }
+
+
+def read(message: ReceivedMessage, queue: str, continuations: str) -> Continuation:
+    """The request that the message is or carries on. Raises `Unreadable`."""
+    try:
+        if queue == continuations:
+            return Continuation.from_message(message)
+        return Continuation.of(FlowRequest.from_message(message), message, queue)
+    except (InvalidRequest, Unanswerable, InvalidContinuation) as error:
+        raise Unreadable(str(error)) from None
+
+
+def _flow_and_obstacle(message: ReceivedMessage, queue: str, continuations: str) -> tuple[str | None, str | None]:
+    try:
+        errand = read(message, queue, continuations)
+    except Unreadable as error:
+        return None, masked(str(error))
+    return errand.flow, obstacle_of(errand)
+
+
+def obstacle_of(errand: Continuation) -> str | None:
+    """Why this request cannot be replayed, although it can be read; None if it can."""
+    if errand.kind == "poll":
+        return "It was looking for the outcome of a run and has no input any more: look at the run, or ask anew."
+    return None
+
+
+def whole(letter: Letter, message: ReceivedMessage, *, continuations: str, with_input: bool) -> dict[str, JsonValue]:
+    """Everything of one dead letter, secrets masked; its input only if asked for."""
+    return letter.as_json() | {
+        "delivery_count": message.delivery_count,
+        "expires_at": message.expires_at.isoformat() if message.expires_at else None,
+        "content_type": message.content_type,
+        "subject": message.subject,
+        "reply_to": message.reply_to,
+        "reply_to_session_id": message.reply_to_session_id,
+        "application_properties": {
+            name: masked(value) if isinstance(value, str) else value
+            for name, value in message.application_properties.items()
+        },
+        "request": _request(message, letter.queue, continuations, with_input=with_input),
+    }
+
+
+def _request(message: ReceivedMessage, queue: str, continuations: str, *, with_input: bool) -> JsonValue:
+    try:
+        errand = read(message, queue, continuations)
+    except Unreadable:
+        return None
+    shown: dict[str, JsonValue] = errand.model_dump(
+        mode="json", exclude={"claim", "status_url", "input"}, exclude_none=True
+    )
+    shown |= {name: MASK for name in ("claim", "status_url") if getattr(errand, name) is not None}
+    return shown | ({"input": errand.input} if with_input else {})
+
+
+def masked(text: str) -> str:
+    """The text without tokens and signatures, should anybody have written one there."""
+    return _SECRETS.sub(MASK, text)

@@ -1,0 +1,127 @@
+"""Replaying and discarding dead letters: what is done with each, one after the other."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+from pydantic import JsonValue
+
+from contracts.message import ReceivedMessage
+from worker.continuations import Continuation
+from worker.people.letter import Letter, Unreadable, obstacle_of, read
+from worker.servicebus import BusTrouble, DeadLetterQueue, Delivery, LockLost, ServiceBus, TooLarge
+
+_REPLAYS = uuid.UUID("5b0d3f5e-8a53-4f0e-9c33-6a0f1f0c7d11")
+"""Namespace of the message IDs of replays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of one dead letter."""
+
+    letter: Letter
+    new_message_id: str | None = None
+    """Of the request that a replay made."""
+    left: str | None = None
+    """Why it still lies there; None if it does not."""
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """For programs."""
+        return (
+            self.letter.as_json()
+            | {"done": self.left is None, "left": self.left}
+            | ({"new_message_id": self.new_message_id} if self.new_message_id else {})
+        )
+
+
+class Left(Exception):
+    """The message stays where it is; says why."""
+
+
+Act = Callable[[Letter, ReceivedMessage], Awaitable[str | None]]
+"""Does what is to be done before a dead letter is deleted; the new message ID, if there is one.
+
+Raises `Left`, `BusTrouble`.
+"""
+
+
+def replay(bus: ServiceBus, continuations: str) -> Act:
+    """Make a new request of the old one, in the continuation queue."""
+
+    async def act(letter: Letter, message: ReceivedMessage) -> str:
+        try:
+            errand = read(message, letter.queue, continuations)
+        except Unreadable as error:
+            raise Left(str(error)) from None
+        if (obstacle := obstacle_of(errand)) is not None:
+            raise Left(obstacle)
+        again = anew(errand, letter.queue, letter.sequence_number)
+        try:
+            await bus.send(continuations, again.to_message())
+        except TooLarge:
+            raise Left(f"'{continuations}' does not take a message of this size.") from None
+        return again.message_id
+
+    return act
+
+
+async def discard(letter: Letter, message: ReceivedMessage) -> None:
+    """Nothing is to be done before it is deleted."""
+
+
+def anew(errand: Continuation, queue: str, sequence_number: int) -> Continuation:
+    """The same request as a new one: from the beginning, with a message ID of its own, answered to the same address.
+
+    The ID follows from the dead letter, so that a replay that broke off before the dead letter was deleted and is
+    repeated makes no second request. `accepted` stays: a claim is judged as of then.
+    """
+    message_id = str(uuid.uuid5(_REPLAYS, json.dumps([queue, sequence_number, errand.message_id])))
+    return Continuation(
+        origin=f"replay:{queue}:{sequence_number}:{message_id}",
+        number=0,
+        request_queue=errand.request_queue,
+        flow=errand.flow,
+        input=errand.input,
+        input_hash=errand.input_hash,
+        claim=errand.claim,
+        on_behalf_of=errand.on_behalf_of,
+        principal=errand.principal,
+        message_id=message_id,
+        correlation_id=errand.correlation_id,
+        reply_to=errand.reply_to,
+        reply_to_session_id=errand.reply_to_session_id,
+        traceparent=errand.traceparent,
+        accepted=errand.accepted,
+    )
+
+
+async def settle(bus: ServiceBus, letters: Iterable[Letter], act: Act, say: Callable[[Settled], None]) -> None:
+    """Do it with each of them, and say at once what became of it. What cannot be done now is left, and said so."""
+    for queue, some in groupby(letters, key=lambda letter: letter.queue):
+        missing = {letter.sequence_number: letter for letter in some}
+        why = "It is not there any more, or another receiver has it just now."
+        try:
+            async with bus.dead_letter_queue(queue) as dead:
+                async for delivery in dead.take(missing):
+                    number = delivery.message.sequence_number
+                    say(await _settled(dead, missing[number], delivery, act))
+                    del missing[number]
+        except BusTrouble as trouble:
+            why = f"Service Bus: {trouble}"
+        for letter in missing.values():
+            say(Settled(letter, left=why))
+
+
+async def _settled(dead: DeadLetterQueue, letter: Letter, delivery: Delivery, act: Act) -> Settled:
+    try:
+        new_message_id = await act(letter, delivery.message)
+        await dead.complete(delivery)
+    except Left as why:
+        return Settled(letter, left=str(why))
+    except LockLost:
+        return Settled(letter, left="Its lock ran out before it could be deleted; the same command again is safe.")
+    return Settled(letter, new_message_id)

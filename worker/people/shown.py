@@ -1,0 +1,107 @@
+"""Dead letters at the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from pydantic import JsonValue
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from worker.people.letter import Letter
+from worker.people.selection import by_reason
+from worker.people.settling import Settled
+from worker.terminal import plain
+
+_LONGEST_DESCRIPTION = 160
+_MOST_NAMED = 20
+
+
+def when(time: datetime) -> str:
+    """In UTC, to the second."""
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def listed(console: Console, letters: Sequence[Letter], limit: int | None) -> None:
+    """The first `limit` of them by queue, and how many there are of each reason."""
+    shown = letters[:limit] if limit else letters
+    for queue in dict.fromkeys(letter.queue for letter in shown):
+        console.print(_table(queue, [letter for letter in shown if letter.queue == queue]))
+    console.print(counted(letters))
+    if len(shown) < len(letters):
+        console.print(f"{len(letters) - len(shown)} more are not shown.", highlight=False)
+
+
+def counted(letters: Sequence[Letter]) -> Text:
+    """How many there are, and of each reason."""
+    reasons = ", ".join(f"{count} {reason or 'no reason given'}" for reason, count in by_reason(letters))
+    return plain(f"{_messages(len(letters))}{': ' if reasons else ''}{reasons}", "bold")
+
+
+def _table(queue: str, letters: Sequence[Letter]) -> Table:
+    table = Table(title=f"dead letters of {queue}", title_justify="left", expand=False)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("enqueued (UTC)", min_width=10, max_width=19)
+    table.add_column("message ID\ncorrelation ID", min_width=20, overflow="fold")
+    table.add_column("flow: reason\ndescription", overflow="fold")
+    for letter in letters:
+        table.add_row(str(letter.sequence_number), when(letter.enqueued_at), _ids(letter), _why(letter))
+    return table
+
+
+def _ids(letter: Letter) -> Text:
+    ids = plain(letter.message_id or "(none)")
+    if letter.correlation_id != letter.message_id:
+        ids.append("\n").append_text(plain(letter.correlation_id, "dim"))
+    return ids
+
+
+def _why(letter: Letter) -> Text:
+    flow = plain(letter.flow, "cyan") if letter.flow is not None else Text("(unreadable)", "red")
+    short = letter.description[:_LONGEST_DESCRIPTION]
+    short += "…" if short != letter.description else ""
+    why = flow.append(": ").append_text(plain(letter.reason or "no reason given", "yellow"))
+    return why.append("\n").append_text(plain(short.replace("\n", " "), "dim")) if short else why
+
+
+def whole(console: Console, document: dict[str, JsonValue]) -> None:
+    """Everything of one, a line for each thing."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    for name, value in _lines(document):
+        grid.add_row(plain(name), plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+    console.print(Group(plain(f"Dead letter {document['sequence_number']} of {document['queue']}", "bold"), grid))
+
+
+def _lines(document: dict[str, JsonValue], before: str = "") -> Iterator[tuple[str, JsonValue]]:
+    for name, value in document.items():
+        if name == "input":
+            yield before + name, json.dumps(value, indent=2, ensure_ascii=False)
+        elif isinstance(value, dict) and value:
+            yield from _lines(value, f"{before}{name}.")
+        elif value not in (None, "", {}):
+            yield before + name, value
+
+
+def settled(console: Console, outcomes: Sequence[Settled], done: str) -> None:
+    """How many were done, the new message IDs unless they are many, and each one that was left with its reason."""
+    left = [one for one in outcomes if one.left is not None]
+    new = [one for one in outcomes if one.new_message_id is not None]
+    for one in new if len(new) <= _MOST_NAMED else []:
+        console.print(plain(f"{_name(one.letter)} goes on as {one.new_message_id}"), soft_wrap=True)
+    for one in left:
+        console.print(plain(f"{_name(one.letter)} is left: {one.left}", "yellow"), soft_wrap=True)
+    summary = f"{done} {_messages(len(outcomes) - len(left))}, left {len(left)}."
+    console.print(summary, style="yellow" if left else "green", highlight=False)
+
+
+def _name(letter: Letter) -> str:
+    return f"{letter.queue} {letter.sequence_number}"
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'' if count == 1 else 's'}"
