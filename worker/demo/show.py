@@ -10,11 +10,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 from pydantic import JsonValue, SecretStr
@@ -24,12 +26,16 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts.client import FlowClient
+from worker.demo.dead_letter import REQUESTS, lying, play_dead_letter
 from worker.demo.scenes import Ended, play_burst, play_scene, scenes, unanswerable
-from worker.demo.stage import ROLE, Emulator, Stage, StageError, set_up
-from worker.servicebus import DeadLettered, ServiceBus
+from worker.demo.stage import JOURNAL, ROLE, Emulator, Stage, StageError, set_up
+from worker.people.letter import Letter
+from worker.servicebus import ServiceBus
 from worker.settings import ServiceBusSettings
 
 KEPT_FOLDER = Path(".demo")
+_LONGEST_DETAIL = 160
+_T = TypeVar("_T")
 _STYLE = {"succeeded": "green", "refused": "yellow", "failed": "red", "unknown": "magenta"}
 
 
@@ -37,16 +43,29 @@ _STYLE = {"succeeded": "green", "refused": "yellow", "failed": "red", "unknown":
 class Report:
     """All that the demo found."""
 
-    ended: list[Ended]
+    single: list[Ended]
+    burst: Ended | None
     queues: dict[str, dict[str, int]]
-    dead_letters: list[DeadLettered]
+    dead_letters: list[Letter]
+
+    @property
+    def ended(self) -> list[Ended]:
+        """All requests, in the order they are shown."""
+        return [*self.single, *filter(None, [self.burst])]
 
     @property
     def ok(self) -> bool:
-        """Whether every request ended as it should, and only the unanswerable one was dead-lettered."""
-        return all(one.ok for one in self.ended) and [one.reason for one in self.dead_letters] == [
-            "correlation_id_too_long"
-        ]
+        """Whether every request ended as it should, each by one result, and only the unanswerable one is left."""
+        return (
+            all(one.ok for one in self.ended)
+            and self.queues["flow-replies"]["active"] == self.results
+            and [one.reason for one in self.dead_letters] == ["correlation_id_too_long"]
+        )
+
+    @property
+    def results(self) -> int:
+        """How many results lie in the reply queue if each request has one: the burst's are taken off it."""
+        return len({one.correlation_id for one in self.single})
 
 
 def play(*, as_json: bool, keep: bool, burst: int) -> int:
@@ -60,7 +79,7 @@ def play(*, as_json: bool, keep: bool, burst: int) -> int:
                 report = asyncio.run(_perform(stage, burst, console))
                 _show(report, console, as_json=as_json)
                 if keep:
-                    _hold_open(stage, console)
+                    _hold_open(stage, report, console)
     except StageError as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return 1
@@ -81,28 +100,41 @@ def _folder(*, keep: bool) -> Iterator[Path]:
 
 
 async def _perform(stage: Stage, burst: int, console: Console) -> Report:
-    emulator = stage.emulator
-    settings = ServiceBusSettings(connection_string=SecretStr(emulator.connection_string))
+    settings = ServiceBusSettings(connection_string=SecretStr(stage.emulator.connection_string))
     async with (
         ServiceBus(settings) as bus,
-        FlowClient.from_connection_string(emulator.connection_string) as client,
+        FlowClient.from_connection_string(stage.emulator.connection_string) as client,
     ):
-        await bus.send("flow-requests", unanswerable())
-        ended: list[Ended] = []
+        await bus.send(REQUESTS, unanswerable())
         name = f"demo-{secrets.token_hex(2)}"
         with _progress(console) as progress:
-            single = progress.add_task("single requests", total=None)
-            for scene in (played := scenes(emulator)):
-                progress.update(single, total=len(played), description=scene.title)
-                ended.append(await play_scene(client, scene, f"{name}-{len(ended) + 1}"))
-                progress.advance(single)
-            progress.update(single, description="single requests")
-            if burst:
-                many = progress.add_task(f"a burst of {burst}", total=burst)
-                claim = SecretStr(emulator.mint("ada", ROLE))
-                ended.append(await play_burst(client, claim, burst, name, lambda: progress.advance(many)))
-        async with bus.dead_letter_queue("flow-requests") as dead_letters:
-            return Report(ended, _depths(emulator), [letter async for letter in dead_letters.peek()])
+            single = await _single(stage.emulator, bus, client, name, progress)
+            many = await _burst(stage.emulator, client, name, burst, progress) if burst else None
+        return Report(single, many, _depths(stage.emulator), await lying(bus))
+
+
+async def _single(
+    emulator: Emulator, bus: ServiceBus, client: FlowClient, name: str, progress: Progress
+) -> list[Ended]:
+    """The single requests, all at once: each waits for something else."""
+    played = scenes(emulator)
+    task = progress.add_task("single requests", total=len(played) + 1)
+
+    async def shown(playing: Awaitable[_T]) -> _T:
+        ended = await playing
+        progress.advance(task)
+        return ended
+
+    alone = (play_scene(emulator, client, scene, f"{name}-{number}") for number, scene in enumerate(played, 1))
+    dead = play_dead_letter(emulator, bus, client, f"{name}-{len(played) + 1}")
+    ended, twice = await asyncio.gather(asyncio.gather(*map(shown, alone)), shown(dead))
+    return [*ended, *twice]
+
+
+async def _burst(emulator: Emulator, client: FlowClient, name: str, count: int, progress: Progress) -> Ended:
+    task = progress.add_task(f"a burst of {count}", total=count)
+    claim = SecretStr(emulator.mint("ada", ROLE))
+    return await play_burst(client, claim, count, name, lambda: progress.advance(task))
 
 
 def _depths(emulator: Emulator) -> dict[str, dict[str, int]]:
@@ -138,9 +170,19 @@ def _requests(report: Report) -> Table:
     for one in report.ended:
         mark = ("✓ ", "green") if one.ok else ("✗ ", "bold red")
         style = _STYLE.get(one.came_back.split(":")[0], "")
-        came_back = Text.assemble(mark, (one.came_back, style), "\n", (one.detail, "dim"))
+        detail = textwrap.shorten(one.detail, _LONGEST_DETAIL, placeholder=" …")
+        came_back = Text.assemble(mark, (one.came_back, style), _effort(one), "\n", (detail, "dim"))
         table.add_row(one.correlation_id, one.asked, came_back, f"{one.seconds:.1f} s")
     return table
+
+
+def _effort(one: Ended) -> str:
+    """What it took, if it took more than one call."""
+    if one.seen is None:
+        return ""
+    counts = {"calls": one.seen.calls, "polls": one.seen.polls}
+    efforts = [f"{count} {what}" for what, count in counts.items() if count > 1]
+    return f" ({', '.join(efforts)})" if efforts else ""
 
 
 def _queues(report: Report) -> Table:
@@ -155,11 +197,11 @@ def _queues(report: Report) -> Table:
 
 
 def _dead_letters(report: Report) -> Table:
-    table = Table(title="The dead-letter queue of flow-requests: what could not be answered", title_justify="left")
-    for name in ("message ID", "reason", "description"):
-        table.add_column(name, overflow="fold")
+    table = Table(title="The dead-letter queues: what could not be answered", title_justify="left")
+    table.add_column("queue\nmessage ID", overflow="fold")
+    table.add_column("reason\ndescription", overflow="fold")
     for one in report.dead_letters:
-        table.add_row(one.message.message_id, one.reason, one.description)
+        table.add_row(f"{one.queue}\n{one.message_id}", Text(f"{one.reason}\n{one.description}"))
     return table
 
 
@@ -174,20 +216,27 @@ def _as_json(report: Report) -> dict[str, JsonValue]:
                 "detail": one.detail,
                 "seconds": round(one.seconds, 3),
                 "ok": one.ok,
+                "calls": one.seen.calls if one.seen else None,
+                "polls": one.seen.polls if one.seen else None,
                 "result": one.result.model_dump(mode="json", exclude_none=True) if one.result else None,
             }
             for one in report.ended
         ],
         "queues": {name: dict(depth) for name, depth in report.queues.items()},
         "dead_letters": [
-            {"message_id": one.message.message_id, "reason": one.reason, "description": one.description}
+            {
+                "queue": one.queue,
+                "message_id": one.message_id,
+                "reason": one.reason,
+                "description": one.description,
+            }
             for one in report.dead_letters
         ],
     }
 
 
-def _hold_open(stage: Stage, console: Console) -> None:
-    """Tell how to send and poll oneself, and wait for Ctrl-C."""
+def _hold_open(stage: Stage, report: Report, console: Console) -> None:
+    """Tell how to send, poll and look behind the scenes oneself, and wait for Ctrl-C."""
     env_file = _write_sender_settings(stage)
     command = _own_command()
     console.print("\nThe stage stays up. In another terminal, here:", style="bold")
@@ -195,6 +244,8 @@ def _hold_open(stage: Stage, console: Console) -> None:
         f"{command} send create-quote customer=Contoso amount:=125 --wait 30 --env-file {env_file}",
         f"{command} send slow-report month=2026-11 --env-file {env_file}",
         f"{command} result ID --env-file {env_file}",
+        f"{command} deadletters list --env-file {env_file}",
+        f"{command} journal show {_most_called(report)} --env-file {env_file}",
     ):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"The worker's log: {KEPT_FOLDER / 'worker.log'}. Ctrl-C ends it all.", highlight=False)
@@ -207,12 +258,19 @@ def _hold_open(stage: Stage, console: Console) -> None:
     raise StageError("The worker ended by itself; its log tells why.")
 
 
+def _most_called(report: Report) -> str:
+    """The message ID of the request that has most to tell."""
+    results = [one.result for one in report.single if one.result]
+    return max(results, key=lambda result: result.attempts).request_message_id if results else "ID"
+
+
 def _write_sender_settings(stage: Stage) -> Path:
-    """What `send` and `result` need, claim included: readable by this user alone."""
+    """What these commands need, claim included: readable by this user alone."""
     path = stage.folder / "sender.env"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(f"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING='{stage.emulator.connection_string}'\n")
+        file.write(f"FLOW_WORKER_JOURNAL__PATH='{(stage.folder / JOURNAL).as_posix()}'\n")
         file.write(f"FLOW_WORKER_CLAIM='{stage.emulator.mint('ada', ROLE)}'\n")
     return path.relative_to(Path.cwd())
 

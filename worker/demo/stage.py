@@ -25,12 +25,14 @@ START_SECONDS = 30.0
 STOP_SECONDS = 45.0
 
 ROLE = "Quotes.Create"
+JOURNAL = "journal.sqlite3"
+"""The worker's journal, in the folder it runs in."""
 _STOP_SIGNAL = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 _TENANT_INDEX = 3  # http://host:port/{tenant}/v2.0
 
 
 class StageError(Exception):
-    """A process did not start or stop as it should; the message says which and shows the end of its log."""
+    """The demo cannot go on; the message says why, and shows the end of the log of a process that is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,9 @@ lanes = 8
 
 [servicebus]
 receive_wait_seconds = 1
+
+[journal]
+path = "{JOURNAL}"
 
 [retry]
 base_seconds = 0.5

@@ -139,11 +139,21 @@ def test_the_demo_ends_well_and_says_so_in_json(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert report["ok"] is True
-    ended = {request["asked"].split(":")[0]: request["came_back"] for request in report["requests"]}
-    assert ended["a front end asks for a quote"] == "succeeded"
-    assert ended["a sender without the role"] == "refused: role_missing"
-    assert ended["a forged claim"] == "refused: claim_invalid"
-    assert ended["a burst of 20"] == "20 of 20 succeeded"
+    ended = {request["asked"].split(":")[0]: request for request in report["requests"]}
+    came_back = {asked: request["came_back"] for asked, request in ended.items()}
+    assert came_back["a front end asks for a quote"] == "succeeded"
+    assert came_back["a sender without the role"] == "refused: role_missing"
+    assert came_back["a forged claim"] == "refused: claim_invalid"
+    assert came_back["a burst of 20"] == "20 of 20 succeeded"
+    throttled, card = ended["a throttled flow, called again"], ended["an answer lost, not to be called twice"]
+    assert (throttled["came_back"], throttled["calls"], throttled["result"]["attempts"]) == ("succeeded", 3, 3)
+    assert (card["came_back"], card["calls"]) == ("unknown: flow_no_answer", 1)
+    assert came_back["a flow that answers by status URL"] == "succeeded"
+    given_up, replayed = ended["a flow that stays down, dead-lettered"], ended["the same, repaired and replayed"]
+    assert (given_up["came_back"], replayed["came_back"]) == ("failed: NoResponse", "succeeded")
+    assert given_up["correlation_id"] == replayed["correlation_id"]
+    assert given_up["result"]["request_message_id"] != replayed["result"]["request_message_id"]
     assert [dead["reason"] for dead in report["dead_letters"]] == ["correlation_id_too_long"]
     assert report["queues"]["flow-requests"]["dead_lettered"] == 1
+    assert report["queues"]["flow-continuations"]["dead_lettered"] == 0
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
