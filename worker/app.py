@@ -31,7 +31,7 @@ from worker.outbox import Outbox
 from worker.replies import Replies
 from worker.schedule import Schedule
 from worker.servicebus import ServiceBus
-from worker.settings import PacingSettings, Settings
+from worker.settings import Settings
 from worker.sole_sender import require_sole_sender
 
 _log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _handler(settings: Settings, invoker: Invoker, keys: IssuerKeys, journal: Jo
         authority=authority,
         registry=Registry(settings.flows, StatusHosts(settings.known_flow_hosts, frozenset(settings.plain_http_hosts))),
         caller=invoker,
-        pacing=Pacing({name: _limits(flow.pacing or settings.pacing) for name, flow in settings.flows.items()}, _now),
+        pacing=_pacing(settings),
         journal=journal,
         conclusions=Conclusions(journal, rules, _now),
         reply_queues=settings.replies.queues,
@@ -139,8 +139,9 @@ def _handler(settings: Settings, invoker: Invoker, keys: IssuerKeys, journal: Jo
     )
 
 
-def _limits(pacing: PacingSettings) -> Limits:
-    return Limits(**pacing.model_dump())
+def _pacing(settings: Settings) -> Pacing:
+    limits = {name: Limits(**(flow.pacing or settings.pacing).model_dump()) for name, flow in settings.flows.items()}
+    return Pacing(limits, _now, lanes=sum(lanes for _, _, lanes in _queues(settings)))
 
 
 def _now() -> datetime:

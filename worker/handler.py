@@ -138,13 +138,13 @@ class Handler:
         token = await self._caller.token(fresh=errand.fresh_token)
         if errand.kind == "poll":  # starts nothing, so it is not paced
             return await self._claimed(errand, flow, token, _Paced())
-        if (not_now := self._pacing.enter(errand.flow, errand.origin)) is not None:
+        if (not_now := await self._pacing.admitted(errand.flow, errand.origin)) is not None:
             return await self._not_now(errand, not_now)
         paced = _Paced()
         try:
             return await self._claimed(errand, flow, token, paced)
         finally:
-            self._pacing.leave(errand.flow, sign=paced.sign, until=paced.until)
+            self._pacing.leave(errand.flow, ticket=errand.origin, sign=paced.sign, until=paced.until)
 
     async def _claimed(self, errand: Continuation, flow: Flow, token: str, paced: _Paced) -> Outcome:
         begun = await self._begin(errand, flow.timeout_seconds)
