@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import ceil
 
 from worker.flows.pacing.backoff import Backoff
 from worker.flows.pacing.line import Line
@@ -26,6 +27,8 @@ _LATEST_SECONDS = 60.0
 """An estimate that is further off is worth nothing."""
 _UNKNOWN_SECONDS = 1.0
 """What a call is taken to last as long as none has ended."""
+_KEPT = 1 / 4
+"""The part of the places (one at least) that stays free for those who were first: they may be with another replica."""
 _SMOOTHING = 0.2
 """The weight of the latest call in the running average."""
 
@@ -116,8 +119,7 @@ class Gate:
             return closed
         owed = self._line.owed_before(ticket, now)
         for free, size, code, cause in self._bounds():
-            # Places are kept for those who were first. No more than half: they may have gone to another replica.
-            if free <= min(owed, (size + 1) // 2):
+            if free <= min(owed, ceil(size * _KEPT)):
                 return Refusal(code, cause)
         return None
 
@@ -211,7 +213,7 @@ class Gate:
             self._pause.begin(now)
         else:
             self._failures += 1
-            if self._breaker.times or self._failures >= self._limits.breaker_failures:
+            if self._failures >= self._limits.breaker_failures:
                 self._trusted = 1
                 self._breaker.begin(now)
 
