@@ -1,71 +1,35 @@
-"""The demo's run and what it shows: one table of requests, the queues' depths, the dead-letter queue."""
+"""The demo's run: all scenes on one stage, which may be held open afterwards."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import shutil
 import signal
 import sys
 import tempfile
-import textwrap
 import threading
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import httpx
-from pydantic import JsonValue, SecretStr
+from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from contracts.client import FlowClient
 from worker.demo.dead_letter import REQUESTS, lying, play_dead_letter
+from worker.demo.report import Report, show
 from worker.demo.scenes import Ended, play_burst, play_scene, scenes, unanswerable
 from worker.demo.stage import JOURNAL, ROLE, Emulator, Stage, StageError, set_up
-from worker.people.letter import Letter
 from worker.servicebus import ServiceBus
 from worker.settings import ServiceBusSettings
 
 KEPT_FOLDER = Path(".demo")
-_LONGEST_DETAIL = 160
 _T = TypeVar("_T")
-_STYLE = {"succeeded": "green", "refused": "yellow", "failed": "red", "unknown": "magenta"}
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All that the demo found."""
-
-    single: list[Ended]
-    burst: Ended | None
-    queues: dict[str, dict[str, int]]
-    dead_letters: list[Letter]
-
-    @property
-    def ended(self) -> list[Ended]:
-        """All requests, in the order they are shown."""
-        return [*self.single, *filter(None, [self.burst])]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every request ended as it should, each by one result, and only the unanswerable one is left."""
-        return (
-            all(one.ok for one in self.ended)
-            and self.queues["flow-replies"]["active"] == self.results
-            and [one.reason for one in self.dead_letters] == ["correlation_id_too_long"]
-        )
-
-    @property
-    def results(self) -> int:
-        """How many results lie in the reply queue if each request has one: the burst's are taken off it."""
-        return len({one.correlation_id for one in self.single})
 
 
 def play(*, as_json: bool, keep: bool, burst: int) -> int:
@@ -77,7 +41,7 @@ def play(*, as_json: bool, keep: bool, burst: int) -> int:
             console.print("Starting an emulator and a worker …")
             with set_up(folder) as stage:
                 report = asyncio.run(_perform(stage, burst, console))
-                _show(report, console, as_json=as_json)
+                show(report, console, as_json=as_json)
                 if keep:
                     _hold_open(stage, report, console)
     except StageError as error:
@@ -146,93 +110,6 @@ def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
-
-
-def _show(report: Report, console: Console, *, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(_as_json(report), indent=2) + "\n")
-        return
-    console.print(_requests(report))
-    console.print(_queues(report))
-    console.print(_dead_letters(report))
-    if report.ok:
-        console.print("Every request ended as it should.", style="bold green")
-    else:
-        console.print("Some requests ended otherwise than they should: see ✗ above.", style="bold red")
-
-
-def _requests(report: Report) -> Table:
-    table = Table(title="What was asked, and what came back", title_justify="left", show_lines=True)
-    table.add_column("correlation ID", no_wrap=True)
-    table.add_column("asked")
-    table.add_column("came back", overflow="fold")
-    table.add_column("took", justify="right", no_wrap=True)
-    for one in report.ended:
-        mark = ("✓ ", "green") if one.ok else ("✗ ", "bold red")
-        style = _STYLE.get(one.came_back.split(":")[0], "")
-        detail = textwrap.shorten(one.detail, _LONGEST_DETAIL, placeholder=" …")
-        came_back = Text.assemble(mark, (one.came_back, style), _effort(one), "\n", (detail, "dim"))
-        table.add_row(one.correlation_id, one.asked, came_back, f"{one.seconds:.1f} s")
-    return table
-
-
-def _effort(one: Ended) -> str:
-    """What it took, if it took more than one call."""
-    if one.seen is None:
-        return ""
-    counts = {"calls": one.seen.calls, "polls": one.seen.polls}
-    efforts = [f"{count} {what}" for what, count in counts.items() if count > 1]
-    return f" ({', '.join(efforts)})" if efforts else ""
-
-
-def _queues(report: Report) -> Table:
-    table = Table(title="The queues now", title_justify="left")
-    table.add_column("queue")
-    counts = list(dict.fromkeys(name for queue in report.queues.values() for name in queue))
-    for name in counts:
-        table.add_column(name.replace("_", " "), justify="right")
-    for queue, depth in report.queues.items():
-        table.add_row(queue, *(str(depth.get(name, 0)) for name in counts))
-    return table
-
-
-def _dead_letters(report: Report) -> Table:
-    table = Table(title="The dead-letter queues: what could not be answered", title_justify="left")
-    table.add_column("queue\nmessage ID", overflow="fold")
-    table.add_column("reason\ndescription", overflow="fold")
-    for one in report.dead_letters:
-        table.add_row(f"{one.queue}\n{one.message_id}", Text(f"{one.reason}\n{one.description}"))
-    return table
-
-
-def _as_json(report: Report) -> dict[str, JsonValue]:
-    return {
-        "ok": report.ok,
-        "requests": [
-            {
-                "correlation_id": one.correlation_id,
-                "asked": one.asked,
-                "came_back": one.came_back,
-                "detail": one.detail,
-                "seconds": round(one.seconds, 3),
-                "ok": one.ok,
-                "calls": one.seen.calls if one.seen else None,
-                "polls": one.seen.polls if one.seen else None,
-                "result": one.result.model_dump(mode="json", exclude_none=True) if one.result else None,
-            }
-            for one in report.ended
-        ],
-        "queues": {name: dict(depth) for name, depth in report.queues.items()},
-        "dead_letters": [
-            {
-                "queue": one.queue,
-                "message_id": one.message_id,
-                "reason": one.reason,
-                "description": one.description,
-            }
-            for one in report.dead_letters
-        ],
-    }
 
 
 def _hold_open(stage: Stage, report: Report, console: Console) -> None:
