@@ -56,6 +56,10 @@ REMEDIES: Mapping[str, str] = {
     "WorkflowNotFound": "There is no flow at its URL: copy the URL from the flow's trigger into the worker's settings.",
     "WorkflowRunNotFound": "The flow's run is not known any more: look for it in the flow's run history.",
     "MethodNotAllowed": "The flow's trigger does not take POST: set its method to POST.",
+    NO_RESPONSE: (
+        "The flow's run gave no answer: an action before its Response failed, or it took longer than the 120 s that a "
+        "call may last; for longer runs make the Response asynchronous."
+    ),
 }
 """What to do about a code, as a sentence for whoever looks after the flow."""
 
@@ -65,6 +69,11 @@ _BY_STATUS: Mapping[int, str] = {
     403: "The flow's endpoint forbids the call: check its trigger's access settings and its caller restrictions.",
     404: REMEDIES["WorkflowNotFound"],
     405: REMEDIES["MethodNotAllowed"],
+    408: "The flow's answer did not come in time.",
+    429: "The flow is called more often than it may be.",
+    502: "The flow's answer did not come through.",
+    503: "The flow's endpoint is not available just now.",
+    504: "The flow's answer did not come in time.",
 }
 
 _GATEWAY_CODES = frozenset({NO_RESPONSE, "GatewayTimeout", "RequestTimeout", "BadGateway", "ServiceUnavailable"})

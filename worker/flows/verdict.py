@@ -201,7 +201,8 @@ def _token_refused(answer: Answer, said: Said, now: datetime, *, fresh_token: bo
 def _unanswered(answer: Answer, flow: Flow, said: Said, now: datetime) -> Verdict:
     if flow.idempotent:
         return _retry(answer, said, now, Sign.UNWELL)
-    advice = "The flow may have run, or still be running: look into its run history before sending the request again."
+    look = "The flow may have run, or still be running: look into its run history before sending the request again."
+    advice = f"{look} {platform.remedy(said.code, answer.status)}"
     return replace(_platform(Kind.UNKNOWN, answer, said, advice), sign=Sign.UNWELL)
 
 
