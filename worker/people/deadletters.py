@@ -19,7 +19,7 @@ from worker.people import letter, shown
 from worker.people.letter import Letter
 from worker.people.selection import Selection
 from worker.people.settling import Act, Settled, discard, replay, settle
-from worker.servicebus import BusTrouble, ServiceBus
+from worker.servicebus import BusTrouble, DeadLettered, ServiceBus
 from worker.settings import (
     ContinuationSettings,
     IdentitySettings,
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 cli = typer.Typer(no_args_is_help=True, help="Look after what lies in the dead-letter queues.")
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Sequence numbers or message IDs.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Sequence numbers, message or correlation IDs.")]
 Queues = Annotated[list[str] | None, typer.Option("--queue", help="Only of this queue; may be given again.")]
 Reason = Annotated[str | None, typer.Option(help="Only those with this dead-letter reason.")]
 Flow = Annotated[str | None, typer.Option(help="Only those that ask for this flow.")]
@@ -75,7 +75,7 @@ def list_(
 
 @cli.command()
 def show(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="Its sequence number or message ID.")],
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Its sequence number, message or correlation ID.")],
     queue: Queues = None,
     with_input: Annotated[bool, typer.Option("--input", help="Show the flow's input too.")] = False,
     as_json: AsJson = False,
@@ -86,13 +86,10 @@ def show(
     settings = _loaded(config, env_file)
     selection = replace(_all_of(settings, queue), ids=frozenset({id_}))
 
-    async def found(bus: ServiceBus) -> list[dict[str, JsonValue]]:
-        return [
-            letter.whole(one, dead.message, continuations=selection.continuations, with_input=with_input)
-            async for one, dead in selection.found(bus)
-        ]
+    def whole(one: Letter, dead: DeadLettered) -> dict[str, JsonValue]:
+        return letter.whole(one, dead.message, continuations=selection.continuations, with_input=with_input)
 
-    documents = _on_bus(settings, found)
+    documents = _on_bus(settings, lambda bus: selection.found(bus, whole))
     if not documents:
         terminal.fail(f"No dead letter {id_} in {', '.join(selection.queues)}.", 3)
     if as_json:
@@ -173,7 +170,7 @@ def _chosen(
     if everything and ids:
         terminal.fail("Give either IDs or --all, not both.", 2)
     if not (everything or ids or reason or flow):
-        terminal.fail("Say which: by sequence number or message ID, by --reason, by --flow, or --all.", 2)
+        terminal.fail("Say which: by sequence number, message or correlation ID, by --reason, by --flow, or --all.", 2)
     selection = replace(_all_of(settings, queue), ids=frozenset(ids or ()), reason=reason, flow=flow)
     letters = _on_bus(settings, selection.letters)
     if missing := selection.not_among(letters):

@@ -18,6 +18,9 @@ MASK = "***"
 _SECRETS = re.compile(r"eyJ[\w-]+\.[\w-]+(\.[\w-]*)?|(?<=\bsig=)[^&\s\"']+")
 """Tokens (JWS compact form: base64url of `{"…`) and the signatures of URLs."""
 
+_TOLD_ALREADY = ("DeadLetterReason", "DeadLetterErrorDescription")
+"""The service keeps reason and description among the application properties."""
+
 
 class Unreadable(Exception):
     """The message is neither a request nor a continuation; says why, and quotes nothing of it."""
@@ -113,6 +116,7 @@ def whole(letter: Letter, message: ReceivedMessage, *, continuations: str, with_
         "application_properties": {
             name: masked(value) if isinstance(value, str) else value
             for name, value in message.application_properties.items()
+            if name not in _TOLD_ALREADY
         },
         "request": _request(message, letter.queue, continuations, with_input=with_input),
     }
@@ -124,7 +128,7 @@ def _request(message: ReceivedMessage, queue: str, continuations: str, *, with_i
     except Unreadable:
         return None
     shown: dict[str, JsonValue] = errand.model_dump(
-        mode="json", exclude={"claim", "status_url", "input"}, exclude_none=True
+        mode="json", exclude={"claim", "status_url", "input", "input_hash"}, exclude_defaults=True
     )
     shown |= {name: MASK for name in ("claim", "status_url") if getattr(errand, name) is not None}
     return shown | ({"input": errand.input} if with_input else {})

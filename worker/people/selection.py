@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from worker.people.letter import Letter
 from worker.servicebus import DeadLettered, ServiceBus
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,22 +22,30 @@ class Selection:
     continuations: str
     """Name of the continuation queue."""
     ids: frozenset[str] = frozenset()
-    """Sequence numbers or message IDs."""
+    """Sequence numbers, message IDs or correlation IDs."""
     reason: str | None = None
     flow: str | None = None
 
-    async def found(self, bus: ServiceBus) -> AsyncIterator[tuple[Letter, DeadLettered]]:
-        """Each one that is meant, in the order of the queues and of their sequence. Raises `BusTrouble`."""
-        for queue in self.queues:
-            async with bus.dead_letter_queue(queue) as dead:
-                async for one in dead.peek():
-                    letter = Letter.of(queue, one, continuations=self.continuations)
-                    if self._means(letter):
-                        yield letter, one
+    async def found(self, bus: ServiceBus, shape: Callable[[Letter, DeadLettered], _T]) -> list[_T]:
+        """What `shape` makes of each one meant, in the order of the queues and of their sequence. Raises `BusTrouble`.
+
+        Only that is held: bodies may be many and large.
+        """
+        by_queue = await asyncio.gather(*(self._found_in(queue, bus, shape) for queue in self.queues))
+        return [one for some in by_queue for one in some]
 
     async def letters(self, bus: ServiceBus) -> list[Letter]:
-        """The same, without their bodies. Raises `BusTrouble`."""
-        return [letter async for letter, _ in self.found(bus)]
+        """All that are meant. Raises `BusTrouble`."""
+        return await self.found(bus, lambda letter, _: letter)
+
+    async def _found_in(self, queue: str, bus: ServiceBus, shape: Callable[[Letter, DeadLettered], _T]) -> list[_T]:
+        async with bus.dead_letter_queue(queue) as dead:
+            found = []
+            async for one in dead.peek():
+                letter = Letter.of(queue, one, continuations=self.continuations)
+                if self._means(letter):
+                    found.append(shape(letter, one))
+            return found
 
     def not_among(self, letters: Iterable[Letter]) -> list[str]:
         """The IDs that none of these has."""
@@ -53,4 +65,4 @@ def by_reason(letters: Iterable[Letter]) -> list[tuple[str, int]]:
 
 
 def _ids(letter: Letter) -> set[str]:
-    return {str(letter.sequence_number), *filter(None, [letter.message_id])}
+    return {str(letter.sequence_number), *filter(None, [letter.message_id, letter.correlation_id])}

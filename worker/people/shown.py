@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from pydantic import JsonValue
-from rich.console import Console, Group
+from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,10 @@ from worker.terminal import plain
 
 _LONGEST_DESCRIPTION = 160
 _MOST_NAMED = 20
+_UUID = 36
+_LONGEST_ID = 56
+_WIDE = 110
+"""Columns of a terminal that has room for a time in one line."""
 
 
 def when(time: datetime) -> str:
@@ -29,7 +34,7 @@ def listed(console: Console, letters: Sequence[Letter], limit: int | None) -> No
     """The first `limit` of them by queue, and how many there are of each reason."""
     shown = letters[:limit] if limit else letters
     for queue in dict.fromkeys(letter.queue for letter in shown):
-        console.print(_table(queue, [letter for letter in shown if letter.queue == queue]))
+        console.print(_table(queue, [letter for letter in shown if letter.queue == queue], wide=console.width >= _WIDE))
     console.print(counted(letters))
     if len(shown) < len(letters):
         console.print(f"{len(letters) - len(shown)} more are not shown.", highlight=False)
@@ -41,15 +46,22 @@ def counted(letters: Sequence[Letter]) -> Text:
     return plain(f"{_messages(len(letters))}{': ' if reasons else ''}{reasons}", "bold")
 
 
-def _table(queue: str, letters: Sequence[Letter]) -> Table:
-    table = Table(title=f"dead letters of {queue}", title_justify="left", expand=False)
+def _table(queue: str, letters: Sequence[Letter], *, wide: bool) -> Table:
+    table = Table(
+        title=plain(f"dead letters of {queue}"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("enqueued (UTC)", min_width=10, max_width=19)
-    table.add_column("message ID\ncorrelation ID", min_width=20, overflow="fold")
+    table.add_column("enqueued (UTC)", width=19 if wide else 10)
+    table.add_column("message ID\ncorrelation ID", width=_id_width(letters) if wide else _UUID, overflow="fold")
     table.add_column("flow: reason\ndescription", overflow="fold")
     for letter in letters:
         table.add_row(str(letter.sequence_number), when(letter.enqueued_at), _ids(letter), _why(letter))
     return table
+
+
+def _id_width(letters: Sequence[Letter]) -> int:
+    longest = max(len(one or "") for letter in letters for one in (letter.message_id, letter.correlation_id))
+    return max(_UUID, min(longest, _LONGEST_ID))
 
 
 def _ids(letter: Letter) -> Text:
@@ -69,22 +81,28 @@ def _why(letter: Letter) -> Text:
 
 def whole(console: Console, document: dict[str, JsonValue]) -> None:
     """Everything of one, a line for each thing."""
+    console.print(plain(f"Dead letter {document['sequence_number']} of {document['queue']}", "bold cyan"))
+    parts = {name: value for name, value in document.items() if isinstance(value, dict)}
+    console.print(_grid({name: value for name, value in document.items() if name not in parts}))
+    for name, part in parts.items():
+        if part:
+            console.print(plain(name.replace("_", " "), "bold cyan"))
+            console.print(_grid(part))
+
+
+def _grid(part: Mapping[str, JsonValue]) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
-    for name, value in _lines(document):
-        grid.add_row(plain(name), plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
-    console.print(Group(plain(f"Dead letter {document['sequence_number']} of {document['queue']}", "bold"), grid))
+    for name, value in part.items():
+        if name == "input" or value not in (None, ""):
+            text = value if isinstance(value, str) and name != "input" else _json(value)
+            grid.add_row(plain(name.replace("_", " ")), plain(text))
+    return grid
 
 
-def _lines(document: dict[str, JsonValue], before: str = "") -> Iterator[tuple[str, JsonValue]]:
-    for name, value in document.items():
-        if name == "input":
-            yield before + name, json.dumps(value, indent=2, ensure_ascii=False)
-        elif isinstance(value, dict) and value:
-            yield from _lines(value, f"{before}{name}.")
-        elif value not in (None, "", {}):
-            yield before + name, value
+def _json(value: JsonValue) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def settled(console: Console, outcomes: Sequence[Settled], done: str) -> None:
