@@ -14,8 +14,6 @@ from pydantic import JsonValue
 
 from worker.flows.invoker import Answer
 
-NO_RESPONSE = "NoResponse"
-
 TOKEN_TROUBLE = frozenset({"DirectApiAuthorizationRequired", "DirectApiInvalidAuthorizationScheme"})
 """Codes that a newer token may cure."""
 
@@ -56,7 +54,7 @@ REMEDIES: Mapping[str, str] = {
     "WorkflowNotFound": "There is no flow at its URL: copy the URL from the flow's trigger into the worker's settings.",
     "WorkflowRunNotFound": "The flow's run is not known any more: look for it in the flow's run history.",
     "MethodNotAllowed": "The flow's trigger does not take POST: set its method to POST.",
-    NO_RESPONSE: (
+    "NoResponse": (
         "The flow's run gave no answer: an action before its Response failed, or it took longer than the 120 s that a "
         "call may last; for longer runs make the Response asynchronous."
     ),
@@ -76,7 +74,7 @@ _BY_STATUS: Mapping[int, str] = {
     504: "The flow's answer did not come in time.",
 }
 
-_GATEWAY_CODES = frozenset({NO_RESPONSE, "GatewayTimeout", "RequestTimeout", "BadGateway", "ServiceUnavailable"})
+_GATEWAY_CODES = frozenset({"NoResponse", "GatewayTimeout", "RequestTimeout", "BadGateway", "ServiceUnavailable"})
 """Codes the platform uses although a run may have begun."""
 
 _UNANSWERED = frozenset({408, 502, 503, 504})
@@ -117,6 +115,11 @@ def wrote(answer: Answer, said: Said) -> bool:
     if answer.run_id is not None:
         return said.code in _GATEWAY_CODES or (answer.status in _UNANSWERED and not said.is_json)
     return said.code is not None or said.is_gateways or not said.is_json
+
+
+def is_no_answer(answer: Answer, said: Said) -> bool:
+    """Whether an error of the platform's stands for a run that may have begun and gave no answer."""
+    return said.code in _GATEWAY_CODES or answer.status == 408 or answer.status >= 500
 
 
 def remedy(code: str | None, status: int) -> str:

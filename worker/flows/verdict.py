@@ -83,12 +83,12 @@ def judge(answer: Answer, flow: Flow, *, now: datetime, fresh_token: bool) -> Ve
     said = platform.read(answer.body)
     if not platform.wrote(answer, said):
         return _own_error(answer, flow, said, now)
+    if platform.is_no_answer(answer, said):
+        return _unanswered(answer, flow, said, now)
     if answer.status == 429:
         return _retry(answer, said, now, Sign.THROTTLED)
     if answer.status == 401 and said.code not in platform.REMEDIES.keys() - platform.TOKEN_TROUBLE:
         return _token_refused(answer, said, now, fresh_token=fresh_token)
-    if said.code == platform.NO_RESPONSE or answer.status == 408 or answer.status >= 500:
-        return _unanswered(answer, flow, said, now)
     return _platform(Kind.FAILED, answer, said, platform.remedy(said.code, answer.status))
 
 
@@ -120,10 +120,10 @@ def _judge_status(answer: Answer, flow: Flow, status_url: str, now: datetime, *,
     said = platform.read(answer.body)
     if not platform.wrote(answer, said):
         return _own_answer(answer, said)
+    if answer.status == 429 or platform.is_no_answer(answer, said):
+        return _retry(answer, said, now, Sign.NEUTRAL)
     if answer.status == 401 and not fresh_token:
         return replace(_retry(answer, said, now, Sign.NEUTRAL), fresh_token=True)
-    if answer.status in {408, 429} or answer.status >= 500:
-        return _retry(answer, said, now, Sign.NEUTRAL)
     if answer.status in _RUN_NOT_READABLE or answer.status < 400:
         advice = "The flow ran, but how it ended cannot be read: look into its run history."
         return _platform(Kind.UNKNOWN, answer, said, f"{advice} {platform.remedy(said.code, answer.status)}")
