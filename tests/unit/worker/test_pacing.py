@@ -184,7 +184,7 @@ def test_a_429_without_a_time_pauses_longer_each_time_until_the_flow_is_well(clo
 
 def test_many_429s_at_once_are_one_pause(clock: Clock) -> None:
     pacing = one_flow(clock, replace(LIMITS, max_in_flight=10))
-    fill(pacing, "f")
+    fill(pacing, "f", most=10)
     clock.advance(1)
     for _ in range(10):
         pacing.leave("f", sign=Sign.THROTTLED, until=None)
@@ -313,7 +313,7 @@ def test_who_comes_back_late_goes_before_those_due_later(clock: Clock) -> None:
 
 def test_who_comes_back_late_takes_no_turn_from_those_due_about_then(clock: Clock) -> None:
     pacing = one_flow(clock, replace(LIMITS, max_in_flight=4))
-    fill(pacing, "f")
+    fill(pacing, "f", most=4)
     refused(pacing, "other")
     clock.advance_to(refused(pacing, "late").until + timedelta(seconds=1))
     refused(pacing, "late")
@@ -350,13 +350,13 @@ def test_a_ticket_overtaken_by_later_ones_is_taken_to_be_elsewhere(clock: Clock)
 
 
 def test_tickets_that_are_elsewhere_keep_no_more_than_a_quarter_of_the_places(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=4))
-    fill(pacing, "f")
+    pacing = one_flow(clock, replace(LIMITS, max_in_flight=8))
+    fill(pacing, "f", most=8)
     last = max(refused(pacing, f"w{n}").until for n in range(10))
-    for _ in range(4):
+    for _ in range(8):
         pacing.leave("f", sign=Sign.WELL, until=None)
     clock.advance_to(last)
-    assert [pacing.enter("f", f"new{n}") is None for n in range(4)] == [True, True, True, False]
+    assert fill(pacing, "f") == 6
 
 
 def test_however_many_wait_the_memory_is_bounded(clock: Clock) -> None:
