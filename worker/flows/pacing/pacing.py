@@ -35,11 +35,12 @@ class Pacing:
     may not call now are told when to come back, one after another, and find a place kept for them; one that never
     comes back (another replica took it) is forgotten.
 
-    Flows share only the lanes. Of `lanes`, a quarter is the reserve: calls in flight leave it free, except that a flow
-    with none in flight may always take one of it unless its last call failed, and one that is not slow may take more
-    as long as one lane is left. Beyond that, `admitted` lets a request wait in its lane for a fraction of a second, but
-    only for a flow whose calls end as fast: so the backlog of a quick flow does not go through the continuation queue,
-    and the reserve is free again in that fraction of a second if the flow begins to hang.
+    Flows share only the lanes. Of `lanes`, a quarter is the reserve, and no flow's calls hold more than the rest. All
+    calls together leave the reserve free, except that a flow with none in flight may always take one of it unless its
+    last call failed, and one that is not slow may take more as long as one lane is left. Beyond that, `admitted` lets a
+    request wait in its lane for a fraction of a second, but only for a flow whose calls end as fast: so the backlog of
+    a quick flow does not go through the continuation queue, and the reserve is free again in that fraction of a second
+    if the flow begins to hang.
 
     The default limits are Power Automate's for the low performance profile: 4,500 invoke calls in 5 minutes; some 1,000
     concurrent inbound calls, of which one worker takes 100 (Microsoft Learn, "Limits of automated, scheduled, and
