@@ -141,7 +141,7 @@ def _handler(settings: Settings, invoker: Invoker, keys: IssuerKeys, journal: Jo
 
 def _pacing(settings: Settings) -> Pacing:
     limits = {name: Limits(**(flow.pacing or settings.pacing).model_dump()) for name, flow in settings.flows.items()}
-    return Pacing(limits, _now, lanes=sum(lanes for _, _, lanes in _queues(settings)))
+    return Pacing(limits, _now, lanes={queue: lanes for queue, _, lanes in _queues(settings)})
 
 
 def _now() -> datetime:
@@ -160,6 +160,7 @@ async def _invoker(settings: Settings) -> AsyncIterator[Invoker]:
         connect_seconds=settings.http.connect_seconds,
         max_connections=settings.http.max_connections,
         keepalive_seconds=settings.http.keepalive_seconds,
+        status_seconds=settings.http.status_seconds,
         max_response_bytes=settings.http.max_response_bytes,
     )
     async with identity, invoker:

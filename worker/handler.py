@@ -21,7 +21,7 @@ from worker.conclusion import Conclusions
 from worker.continuations import Continuation, InvalidContinuation
 from worker.errors import CallFailed, NotKnownYet, Refused
 from worker.flows.invoker import Answer
-from worker.flows.pacing import NotNow, Pacing
+from worker.flows.pacing import NotNow, Pacing, looks_at
 from worker.flows.registry import Flow, Registry
 from worker.flows.verdict import Sign, Verdict, judge, judge_failure, judge_poll
 from worker.journal import Begin, Begun, Busy, Claim, Concluded, Conflict, Journal, Subject, Waiting
@@ -104,8 +104,8 @@ class Handler:
         self._lease_slack = lease_slack_seconds
         self._now = now
 
-    async def handle(self, message: ReceivedMessage, read: Reader) -> Outcome:
-        """Take one message as far as it goes.
+    async def handle(self, message: ReceivedMessage, read: Reader, queue: str) -> Outcome:
+        """Take one message, delivered to a lane of `queue`, as far as it goes.
 
         Raises nothing but `CancelledError`, and that only if no flow was called or the flow may be called again.
         """
@@ -119,7 +119,7 @@ class Handler:
             return self._conclusions.refuse_unread(message, no)
         try:
             errand = await self._proven(errand)
-            return await self._journey(errand)
+            return await self._journey(errand, queue)
         except Refused as no:
             return self._refuse(errand, FlowError(code=no.code, message=no.message))
         except NotKnownYet as reason:
@@ -128,7 +128,7 @@ class Handler:
             log(_log, logging.ERROR, "request.fault", "A request met a fault in the worker.")
             return self._put_off(errand, "internal_error", f"a fault in the worker ({type(error).__name__})")
 
-    async def _journey(self, errand: Continuation) -> Outcome:
+    async def _journey(self, errand: Continuation, queue: str) -> Outcome:
         try:
             flow = self._authorised(errand)
         except Refused as no:
@@ -136,15 +136,14 @@ class Handler:
         if self._is_expired(errand):
             return await self._deny(errand, Status.EXPIRED, _EXPIRED)
         token = await self._caller.token(fresh=errand.fresh_token)
-        if errand.kind == "poll":  # starts nothing, so it is not paced
-            return await self._claimed(errand, flow, token, _Paced())
-        if (not_now := await self._pacing.admitted(errand.flow, errand.origin)) is not None:
+        paced_as = errand.flow if errand.kind == "call" else looks_at(errand.flow)
+        if (not_now := await self._pacing.admitted(paced_as, errand.origin, queue)) is not None:
             return await self._not_now(errand, not_now)
         paced = _Paced()
         try:
             return await self._claimed(errand, flow, token, paced)
         finally:
-            self._pacing.leave(errand.flow, ticket=errand.origin, sign=paced.sign, until=paced.until)
+            self._pacing.leave(paced_as, errand.origin, queue, sign=paced.sign, until=paced.until)
 
     async def _claimed(self, errand: Continuation, flow: Flow, token: str, paced: _Paced) -> Outcome:
         begun = await self._begin(errand, flow.timeout_seconds)
@@ -158,7 +157,7 @@ class Handler:
         else:
             errand = errand.model_copy(update={"calls": errand.calls + 1, "started": errand.started or self._now()})
             verdict = await self._call(errand, flow, token, begun.claim)
-            paced.sign, paced.until = verdict.sign, verdict.not_before
+        paced.sign, paced.until = verdict.sign, verdict.not_before
         return await self._conclusions.judged(errand, begun.claim, verdict, flow.retry or self._retry)
 
     # --- who asks, and whether they may --------------------------------------------------------------------------

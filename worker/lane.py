@@ -30,7 +30,7 @@ _TOO_LATE_SECONDS = 2.0
 class Journey(Protocol):
     """Decides what is to be done about a request."""
 
-    async def handle(self, message: ReceivedMessage, read: Reader) -> Outcome:
+    async def handle(self, message: ReceivedMessage, read: Reader, queue: str) -> Outcome:
         """Raises nothing but `CancelledError`, and that only if no flow was called, or it may be called again."""
         ...
 
@@ -120,7 +120,7 @@ class Lane:
     async def _outcome(self, delivery: Delivery) -> Outcome:
         outcome = None
         if not self._interrupted:  # a receive that was under way may have brought a request all the same
-            outcome = await self._interruptible(self._journey.handle(delivery.message, self._read))
+            outcome = await self._interruptible(self._journey.handle(delivery.message, self._read, self._queue))
         return outcome or GiveBack("interrupted", "the worker stopped")
 
     async def _send(self, outcome: Outcome) -> Outcome:

@@ -61,9 +61,11 @@ class Invoker:
         connect_seconds: float,
         max_connections: int,
         keepalive_seconds: float,
+        status_seconds: float,
         max_response_bytes: int,
     ) -> None:
         self._identity = identity
+        self._status_seconds = status_seconds
         self._max_response_bytes = max_response_bytes
         self._client = http_client(
             connect_seconds=connect_seconds,
@@ -111,7 +113,7 @@ class Invoker:
         if not is_signed(status_url):
             headers["authorization"] = f"Bearer {token}"
         try:
-            return await self._request("GET", status_url, flow.timeout_seconds, headers)
+            return await self._request("GET", status_url, self._status_seconds, headers)
         except CallFailed as failure:
             raise CallFailed(failure.code, failure.message, may_have_run=False) from failure
 

@@ -102,11 +102,14 @@ def judge_failure(failure: CallFailed, flow: Flow) -> Verdict:
 def judge_poll(
     happened: Answer | CallFailed, flow: Flow, *, status_url: str, now: datetime, fresh_token: bool
 ) -> Verdict:
-    """The verdict on a look at a run's status URL. Asking again is safe for every flow; calling again is not."""
+    """The verdict on a look at a run's status URL. Asking again is safe for every flow; calling again is not.
+
+    A look that failed is no sign of anything but itself: looks are counted per run, so that each comes to an end.
+    """
     if isinstance(happened, CallFailed):
         if happened.code == STATUS_URL_NOT_ALLOWED:
             return _status_url_not_allowed(None)
-        return Verdict(Kind.RETRY, FlowError(code=happened.code, message=happened.message))
+        return Verdict(Kind.RETRY, FlowError(code=happened.code, message=happened.message), sign=Sign.NEUTRAL)
     verdict = _judge_status(happened, flow, status_url, now, fresh_token=fresh_token)
     # The run is known from the call; an answer that names none does not make it unknown.
     return verdict if happened.run_id is not None else replace(verdict, run=None)
@@ -123,7 +126,7 @@ def _judge_status(answer: Answer, flow: Flow, status_url: str, now: datetime, *,
     if answer.status == 429 or platform.is_no_answer(answer, said):
         return _retry(answer, said, now, Sign.NEUTRAL)
     if answer.status == 401 and not fresh_token:
-        return replace(_retry(answer, said, now, Sign.NEUTRAL), fresh_token=True)
+        return replace(_retry(answer, said, now, Sign.WELL), fresh_token=True)
     if answer.status in _RUN_NOT_READABLE or answer.status < 400:
         advice = "The flow ran, but how it ended cannot be read: look into its run history."
         return _platform(Kind.UNKNOWN, answer, said, f"{advice} {platform.remedy(said.code, answer.status)}")

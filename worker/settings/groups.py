@@ -88,7 +88,7 @@ class ContinuationSettings(_Group):
     """The queue in which requests wait for their next step. Nobody but the worker may send to it."""
 
     queue: QueueName = "flow-continuations"
-    lanes: Annotated[int, Field(ge=1, le=256)] = 4
+    lanes: Annotated[int, Field(ge=1, le=256)] = 8
     schedule_seconds: Seconds = 60.0
     sole_sender: Literal["where-readable", "required", "trusted"] = "where-readable"
 
@@ -174,6 +174,7 @@ class HttpSettings(_Group):
     """Calls to flows: how many at once, how patient, how large."""
 
     connect_seconds: Seconds = 10.0
+    status_seconds: Seconds = 30.0
     max_connections: Annotated[int, Field(ge=1, le=10_000)] = 100
     keepalive_seconds: Annotated[float, Field(ge=1, le=300)] = 15.0
     max_response_bytes: Annotated[int, Field(ge=1024, le=120 * 1024 * 1024)] = 8 * 1024 * 1024

@@ -29,7 +29,12 @@ async def invoker() -> AsyncIterator[Invoker]:
     async with (
         FlowIdentity(SCOPE, client_id=None, deadline_seconds=10) as identity,
         Invoker(
-            identity, connect_seconds=5, max_connections=4, keepalive_seconds=15, max_response_bytes=10_000
+            identity,
+            connect_seconds=5,
+            max_connections=4,
+            keepalive_seconds=15,
+            status_seconds=10,
+            max_response_bytes=10_000,
         ) as invoker,
     ):
         yield invoker

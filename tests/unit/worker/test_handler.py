@@ -159,7 +159,8 @@ class Worker:
         self, message: ReceivedMessage, flow: ScriptedFlow | None = None, senders: KnownSenders | None = None
     ) -> Outcome:
         """What a worker decides about a message of the request queue."""
-        return await self.handler(flow or ScriptedFlow(), senders).handle(message, intake.requests_of("flow-requests"))
+        handler = self.handler(flow or ScriptedFlow(), senders)
+        return await handler.handle(message, intake.requests_of("flow-requests"), "flow-requests")
 
     async def resume(self, outcome: Outcome, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Outcome:
         """What a worker decides about the continuation that an outcome scheduled, when it is due."""
@@ -168,7 +169,7 @@ class Worker:
         sent = outcome.continuation.to_message()
         fields = {name: getattr(sent, name) for name in ("body", "message_id", "application_properties")}
         message = ReceivedMessage(**fields, enqueued_at=self.clock.now)
-        return await self.handler(flow, senders).handle(message, intake.continuation)
+        return await self.handler(flow, senders).handle(message, intake.continuation, "flow-continuations")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.flows.pacing import Limits, NotNow, Pacing
+from worker.flows.pacing import PATIENCE_SECONDS, Limits, NotNow, Pacing
 from worker.flows.verdict import Sign
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -25,6 +26,8 @@ LIMITS = Limits(
     breaker_seconds=30.0,
     breaker_max_seconds=100.0,
 )
+QUEUE = "requests"
+OTHER_QUEUE = "continuations"
 AT_ONCE = 1.0
 """Seconds of patience that no test waits for: the place comes at once, or the wait is refused."""
 
@@ -48,29 +51,61 @@ def clock() -> Clock:
     return Clock()
 
 
-def one_flow(clock: Clock, limits: Limits = LIMITS) -> Pacing:
-    return Pacing({"f": limits}, clock)
+class Asked:
+    """The pacing, asked for lanes of one queue unless another is named; where no ticket is, the oldest call ends."""
+
+    def __init__(self, pacing: Pacing) -> None:
+        self._pacing = pacing
+        self._begun: dict[str, list[str]] = defaultdict(list)
+        self.state = pacing.state
+
+    def enter(self, flow: str, ticket: str, queue: str = QUEUE) -> NotNow | None:
+        return self._noted(flow, ticket, self._pacing.enter(flow, ticket, queue))
+
+    async def admitted(
+        self, flow: str, ticket: str, queue: str = QUEUE, *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> NotNow | None:
+        said = await self._pacing.admitted(flow, ticket, queue, patience_seconds=patience_seconds)
+        return self._noted(flow, ticket, said)
+
+    def leave(
+        self, flow: str, *, sign: Sign, until: datetime | None, ticket: str | None = None, queue: str = QUEUE
+    ) -> None:
+        ticket = self._begun[flow][0] if ticket is None else ticket
+        self._begun[flow].remove(ticket)
+        self._pacing.leave(flow, ticket, queue, sign=sign, until=until)
+
+    def _noted(self, flow: str, ticket: str, said: NotNow | None) -> NotNow | None:
+        if said is None:
+            self._begun[flow].append(ticket)
+        return said
 
 
-def flows(clock: Clock, *names: str, lanes: int, max_in_flight: int = 100) -> Pacing:
-    return Pacing(dict.fromkeys(names, replace(LIMITS, max_in_flight=max_in_flight)), clock, lanes=lanes)
+def one_flow(clock: Clock, limits: Limits = LIMITS) -> Asked:
+    return Asked(Pacing({"f": limits}, clock))
 
 
-def call(pacing: Pacing, sign: Sign, until: datetime | None = None, flow: str = "f", ticket: str = "call") -> None:
+def flows(clock: Clock, *names: str, lanes: int, max_in_flight: int = 100, others: int = 0) -> Asked:
+    limits = dict.fromkeys(names, replace(LIMITS, max_in_flight=max_in_flight))
+    return Asked(Pacing(limits, clock, lanes={QUEUE: lanes, OTHER_QUEUE: others}))
+
+
+def call(pacing: Asked, sign: Sign, until: datetime | None = None, flow: str = "f", ticket: str = "call") -> None:
     """One call that ends at once."""
     assert pacing.enter(flow, ticket) is None
     pacing.leave(flow, sign=sign, until=until, ticket=ticket)
 
 
-def refused(pacing: Pacing, ticket: str, flow: str = "f") -> NotNow:
+def refused(pacing: Asked, ticket: str, flow: str = "f") -> NotNow:
     not_now = pacing.enter(flow, ticket)
     assert not_now is not None
     return not_now
 
 
-def fill(pacing: Pacing, flow: str, most: int = 100) -> int:
+def fill(pacing: Asked, flow: str, most: int = 100, queue: str = QUEUE) -> int:
     """How many calls of the flow get in, one after another."""
-    return sum(1 for _ in itertools.takewhile(lambda n: pacing.enter(flow, f"{flow}{n}") is None, range(most)))
+    tickets = (f"{queue}{flow}{n}" for n in range(most))
+    return sum(1 for _ in itertools.takewhile(lambda ticket: pacing.enter(flow, ticket, queue) is None, tickets))
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
@@ -209,7 +244,7 @@ def test_a_429_whose_time_is_over_pauses_all_the_same(clock: Clock) -> None:
 # --- breaker ---------------------------------------------------------------------------------------------------------
 
 
-def broken(clock: Clock) -> Pacing:
+def broken(clock: Clock) -> Asked:
     pacing = one_flow(clock)
     for _ in range(3):
         call(pacing, Sign.UNWELL)
@@ -268,10 +303,10 @@ def test_failures_of_calls_begun_before_the_breaker_opened_do_not_open_it_again(
     pacing = one_flow(clock, replace(LIMITS, max_in_flight=10))
     fill(pacing, "f")
     for n in range(9):
-        pacing.leave("f", sign=Sign.UNWELL, until=None, ticket=f"f{n}")
+        pacing.leave("f", sign=Sign.UNWELL, until=None, ticket=f"{QUEUE}f{n}")
     clock.advance(30)
     assert pacing.enter("f", "probe") is None, "a call that hangs since before is no probe"
-    pacing.leave("f", sign=Sign.UNWELL, until=None, ticket="f9")
+    pacing.leave("f", sign=Sign.UNWELL, until=None, ticket=f"{QUEUE}f9")
     pacing.leave("f", sign=Sign.WELL, until=None, ticket="probe")
     assert pacing.enter("f", "a") is None
 
@@ -279,7 +314,7 @@ def test_failures_of_calls_begun_before_the_breaker_opened_do_not_open_it_again(
 # --- who is next -----------------------------------------------------------------------------------------------------
 
 
-def waiting_for_one_place(clock: Clock) -> Pacing:
+def waiting_for_one_place(clock: Clock) -> Asked:
     """One call at a time; one call is under way, and the ticket "first" waits for it to end."""
     pacing = one_flow(clock, replace(LIMITS, max_in_flight=1))
     assert pacing.enter("f", "call") is None
@@ -388,6 +423,24 @@ def test_a_flow_that_begins_to_hang_leaves_a_lane_to_the_others(clock: Clock, la
     assert pacing.enter("g", "a") is None
 
 
+def test_a_flow_that_holds_lanes_of_one_queue_leaves_some_of_each(clock: Clock) -> None:
+    """A message waits for the lanes of its own queue: lanes free elsewhere are no help to it."""
+    pacing = flows(clock, "f", "g", lanes=8, others=4)
+    assert (fill(pacing, "f"), fill(pacing, "f", queue=OTHER_QUEUE)) == (6, 3)
+    assert pacing.enter("g", "a") is None
+    assert pacing.enter("g", "b", OTHER_QUEUE) is None
+    for _ in range(6):
+        pacing.leave("f", sign=Sign.WELL, until=None)
+    assert fill(pacing, "g") == 5
+
+
+def test_a_queue_with_one_lane_lends_it_to_anyone(clock: Clock) -> None:
+    pacing = flows(clock, "f", "g", lanes=1)
+    call(pacing, Sign.UNWELL)
+    call(pacing, Sign.WELL)
+    call(pacing, Sign.WELL, flow="g")
+
+
 def test_two_flows_that_begin_to_hang_leave_a_lane_to_the_others(clock: Clock) -> None:
     pacing = flows(clock, "f", "g", "h", lanes=12)
     assert fill(pacing, "f") + fill(pacing, "g") == 11
@@ -430,7 +483,7 @@ def test_a_throttled_and_a_broken_flow_do_not_slow_another(clock: Clock) -> None
 # --- patience --------------------------------------------------------------------------------------------------------
 
 
-async def asking(pacing: Pacing, *tickets: str, flow: str = "f") -> list[asyncio.Task[NotNow | None]]:
+async def asking(pacing: Asked, *tickets: str, flow: str = "f") -> list[asyncio.Task[NotNow | None]]:
     """Requests that ask for a place and were given the time to wait for it."""
     tasks = [asyncio.create_task(pacing.admitted(flow, each, patience_seconds=AT_ONCE)) for each in tickets]
     for _ in range(3):

@@ -185,12 +185,12 @@ class Gate:
 
     # --- what came of it -----------------------------------------------------------------------------------------
 
-    def leave(self, ticket: str | None, sign: Sign, until: datetime | None, now: datetime) -> None:
-        """A call has ended; the oldest, if it is not said which.
+    def leave(self, ticket: str, sign: Sign, until: datetime | None, now: datetime) -> None:
+        """The call of that ticket has ended.
 
         What was begun before a pause says nothing of the time after it, except when the flow names a time itself.
         """
-        call = next((call for call in self._calls if call.ticket == ticket), self._calls[0])
+        call = next(call for call in self._calls if call.ticket == ticket)
         self._calls.remove(call)
         if sign is Sign.NEUTRAL:
             return

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from worker.flows.pacing.gate import BUSY, FlowState, Gate, Limits, NotNow, Refusal
+from worker.flows.pacing.lanes import Health, Lanes
 from worker.flows.verdict import Sign
 
 PATIENCE_SECONDS = 0.25
 """How long a lane waits for a call of a quick flow to end: the way through the continuation queue takes longer."""
-_RESERVE = 4
-"""One in so many lanes is not for one flow alone."""
 
 _LANES_TAKEN = Refusal(BUSY, "other lanes of the worker are kept free for other flows")
 
@@ -23,8 +21,14 @@ _LANES_TAKEN = Refusal(BUSY, "other lanes of the worker are kept free for other 
 class _Waiter:
     flow: str
     ticket: str
+    queue: str
     admitted: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     """False: it is no use waiting any longer."""
+
+
+def looks_at(flow: str) -> str:
+    """The name under which looks at the flow's runs are paced: apart from its calls, which they are not."""
+    return f"{flow} (status)"
 
 
 class Pacing:
@@ -35,55 +39,58 @@ class Pacing:
     may not call now are told when to come back, one after another, and find a place kept for them; one that never
     comes back (another replica took it) is forgotten.
 
-    Flows share only the lanes. Of `lanes`, a quarter is the reserve, and no flow's calls hold more than the rest. All
-    calls together leave the reserve free, except that a flow with none in flight may always take one of it unless its
-    last call failed, and one that is not slow may take more as long as one lane is left. Beyond that, `admitted` lets a
-    request wait in its lane for a fraction of a second, but only for a flow whose calls end as fast: so the backlog of
-    a quick flow does not go through the continuation queue, and the reserve is free again in that fraction of a second
-    if the flow begins to hang.
+    Flows share only the lanes, see `Lanes`. Beyond those a flow may hold, `admitted` lets a request wait in its lane
+    for a fraction of a second, but only for a flow whose calls end as fast: so the backlog of a quick flow does not go
+    through the continuation queue, and the reserve is free again in that fraction of a second if the flow hangs.
 
     The default limits are Power Automate's for the low performance profile: 4,500 invoke calls in 5 minutes; some 1,000
     concurrent inbound calls, of which one worker takes 100 (Microsoft Learn, "Limits of automated, scheduled, and
     instant flows").
     """
 
-    def __init__(self, limits: Mapping[str, Limits], now: Callable[[], datetime], *, lanes: int | None = None) -> None:
-        """`now`: the time in UTC, aware. `lanes`: of the process, on all queues; None: they are no concern here."""
-        shared = lanes is not None and lanes > 1 and len(limits) > 1
-        self._lanes = lanes if shared and lanes is not None else sys.maxsize
-        self._common = self._lanes - max(1, self._lanes // _RESERVE)
-        self._gates = {flow: Gate(limit, self._common) for flow, limit in limits.items()}
+    def __init__(
+        self, limits: Mapping[str, Limits], now: Callable[[], datetime], *, lanes: Mapping[str, int] | None = None
+    ) -> None:
+        """`now`: the time in UTC, aware. `lanes`: of each queue of this process; None: they are no concern here."""
+        self._lanes = Lanes(lanes if lanes is not None and len(limits) > 1 else {})
+        most = self._lanes.most_for_one
+        self._gates = {name: Gate(limit, most) for flow, limit in limits.items() for name in (flow, looks_at(flow))}
         self._now = now
         self._waiters: list[_Waiter] = []
 
-    def enter(self, flow: str, ticket: str) -> NotNow | None:
+    def enter(self, flow: str, ticket: str, queue: str) -> NotNow | None:
         """None: call `flow` now, and `leave` when that is over. Otherwise come back, as the same `ticket`, when due.
 
-        `ticket`: what stays the same of a request however often it comes. Raises `KeyError` for an unknown flow.
+        `ticket`: what stays the same of a request however often it comes. `queue`: whose lane is to be held meanwhile.
+        Raises `KeyError` for an unknown flow.
         """
         now = self._now()
-        if (refusal := self._admit(flow, ticket, now)) is None:
+        if (refusal := self._admit(flow, ticket, queue, now)) is None:
             return None
         return self._gates[flow].put_off(ticket, refusal, now)
 
-    async def admitted(self, flow: str, ticket: str, *, patience_seconds: float = PATIENCE_SECONDS) -> NotNow | None:
+    async def admitted(
+        self, flow: str, ticket: str, queue: str, *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> NotNow | None:
         """As `enter`, but waits up to `patience_seconds` for a place if one is likely to become free by then.
 
         Cancelled, it leaves nothing behind.
         """
-        refusal = self._admit(flow, ticket, self._now())
+        refusal = self._admit(flow, ticket, queue, self._now())
         if refusal is None:
             return None
-        if refusal.code != BUSY or not self._is_worth_waiting(flow, patience_seconds):
-            return self.enter(flow, ticket)
-        return None if await self._wait(_Waiter(flow, ticket), patience_seconds) else self.enter(flow, ticket)
+        waits = refusal.code == BUSY and self._is_worth_waiting(flow, patience_seconds)
+        if waits and await self._wait(_Waiter(flow, ticket, queue), patience_seconds):
+            return None
+        return self.enter(flow, ticket, queue)
 
-    def leave(self, flow: str, *, sign: Sign, until: datetime | None, ticket: str | None = None) -> None:
+    def leave(self, flow: str, ticket: str, queue: str, *, sign: Sign, until: datetime | None) -> None:
         """A call is over, or never came about. To be called once for each that entered, in a `finally`.
 
         `sign`: what it says of the flow's health; NEUTRAL for one that was cancelled or not made. `until`: the time
-        the flow gave with a 429. `ticket`: whose call; without it the oldest is taken to have ended.
+        the flow gave with a 429.
         """
+        self._lanes.give_back(queue, flow)
         self._gates[flow].leave(ticket, sign, until, self._now())
         self._wake()
 
@@ -92,22 +99,15 @@ class Pacing:
         now = self._now()
         return {flow: gate.state(now) for flow, gate in self._gates.items()}
 
-    def _admit(self, flow: str, ticket: str, now: datetime) -> Refusal | None:
+    def _admit(self, flow: str, ticket: str, queue: str, now: datetime) -> Refusal | None:
         gate = self._gates[flow]
         refusal = gate.refusal(ticket, now)
-        if refusal is None and not self._has_lane(gate, now):
+        if refusal is None and not self._lanes.has_one(queue, flow, Health(gate.is_slow(now), gate.has_failed)):
             refusal = _LANES_TAKEN
         if refusal is None:
             gate.admit(ticket, now)
+            self._lanes.take(queue, flow)
         return refusal
-
-    def _has_lane(self, gate: Gate, now: datetime) -> bool:
-        taken = sum(each.in_flight for each in self._gates.values())
-        if taken < self._common:
-            return True
-        if not gate.in_flight:
-            return not gate.has_failed
-        return taken < self._lanes - 1 and not gate.is_slow(now)
 
     # --- patience ------------------------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Pacing:
             await asyncio.wait([waiter.admitted], timeout=seconds)
         except asyncio.CancelledError:
             if waiter.admitted.done() and waiter.admitted.result():
-                self.leave(waiter.flow, sign=Sign.NEUTRAL, until=None, ticket=waiter.ticket)
+                self.leave(waiter.flow, waiter.ticket, waiter.queue, sign=Sign.NEUTRAL, until=None)
             raise
         finally:
             self._waiters.remove(waiter)
@@ -133,6 +133,6 @@ class Pacing:
         for waiter in self._waiters:
             if waiter.admitted.done():
                 continue
-            refusal = self._admit(waiter.flow, waiter.ticket, now)
+            refusal = self._admit(waiter.flow, waiter.ticket, waiter.queue, now)
             if refusal is None or refusal.code != BUSY:
                 waiter.admitted.set_result(refusal is None)
