@@ -16,7 +16,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -48,6 +48,7 @@ _DEAD_LETTER_TEXT = 4096
 """Service Bus takes reason and description up to this many characters each."""
 
 _PEEKED_AT_ONCE = 100
+_TAKEN_AT_ONCE = 100
 
 
 class BusTrouble(Exception):
@@ -144,6 +145,7 @@ class DeadLetterQueue:
     def __init__(self, sdk: ServiceBusReceiver, settings: ServiceBusSettings) -> None:
         self._sdk = sdk
         self._settings = settings
+        self._held: dict[int, ServiceBusReceivedMessage] = {}
 
     async def peek(self, *, from_sequence: int = 0) -> AsyncIterator[DeadLettered]:
         """Each message from that sequence number on, in order; all of them stay. Raises `BusTrouble`."""
@@ -159,6 +161,40 @@ class DeadLetterQueue:
                 message = from_sdk(raw)
                 from_sequence = message.sequence_number + 1
                 yield DeadLettered(message, raw.dead_letter_reason or "", raw.dead_letter_error_description or "")
+
+    async def take(self, sequence_numbers: Iterable[int]) -> AsyncIterator[Delivery]:
+        """Each of these messages that is there, locked until it is completed. Raises `BusTrouble`.
+
+        The service hands dead letters out in its own order only. Those that are not wanted are held meanwhile, so that
+        they do not come again, and given back when the queue is closed; no delivery count is too high for them.
+        """
+        missing = set(sequence_numbers)
+        while missing and (batch := await self._batch()):
+            if all(raw.sequence_number in self._held for raw in batch):
+                return  # locks run out and it begins again from the front: all that can be had was here
+            self._held |= {raw.sequence_number or 0: raw for raw in batch}
+            for raw in batch:
+                if raw.sequence_number in missing:
+                    missing.discard(raw.sequence_number)
+                    yield Delivery(from_sdk(raw), raw)
+
+    async def complete(self, delivery: Delivery) -> None:
+        """Delete a message that was taken. Raises `LockLost`, `BusTrouble`."""
+        await _bounded(self._sdk.complete_message(delivery.raw), self._settings.settle_seconds, "complete")
+        self._held.pop(delivery.message.sequence_number, None)
+
+    async def give_back(self) -> None:
+        """Let go of what was taken and not completed. If that fails, it comes back when its lock ends."""
+        held, self._held = self._held, {}
+        with contextlib.suppress(BusTrouble):
+            for raw in held.values():
+                with contextlib.suppress(LockLost):
+                    await _bounded(self._sdk.abandon_message(raw), self._settings.settle_seconds, "abandon")
+
+    async def _batch(self) -> list[ServiceBusReceivedMessage]:
+        wait = self._settings.receive_wait_seconds
+        receiving = self._sdk.receive_messages(max_message_count=_TAKEN_AT_ONCE, max_wait_time=wait)
+        return await _bounded(receiving, wait + self._settings.settle_seconds, "receive")
 
 
 class SenderPool:
@@ -270,7 +306,11 @@ class ServiceBus:
         sdk = self._client.get_queue_receiver(queue, sub_queue=ServiceBusSubQueue.DEAD_LETTER, prefetch_count=0)
         try:
             await _bounded(sdk.__aenter__(), self._settings.open_seconds, f"open the dead-letter queue of '{queue}'")
-            yield DeadLetterQueue(sdk, self._settings)
+            dead = DeadLetterQueue(sdk, self._settings)
+            try:
+                yield dead
+            finally:
+                await dead.give_back()
         finally:
             await _close_quietly(sdk)
 
