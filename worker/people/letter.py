@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
@@ -12,11 +11,8 @@ from pydantic import JsonValue
 from contracts.message import ReceivedMessage
 from contracts.request import FlowRequest, InvalidRequest, Unanswerable
 from worker.continuations import Continuation, InvalidContinuation
+from worker.people.masking import MASK, masked
 from worker.servicebus import DeadLettered
-
-MASK = "***"
-_SECRETS = re.compile(r"eyJ[\w-]+\.[\w-]+(\.[\w-]*)?|(?<=\bsig=)[^&\s\"']+")
-"""Tokens (JWS compact form: base64url of `{"…`) and the signatures of URLs."""
 
 _TOLD_ALREADY = ("DeadLetterReason", "DeadLetterErrorDescription")
 """The service keeps reason and description among the application properties."""
@@ -132,8 +128,3 @@ def _request(message: ReceivedMessage, queue: str, continuations: str, *, with_i
     )
     shown |= {name: MASK for name in ("claim", "status_url") if getattr(errand, name) is not None}
     return shown | ({"input": errand.input} if with_input else {})
-
-
-def masked(text: str) -> str:
-    """The text without tokens and signatures, should anybody have written one there."""
-    return _SECRETS.sub(MASK, text)

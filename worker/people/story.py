@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 from pydantic import JsonValue, TypeAdapter
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from contracts.result import FlowResult
 from worker.journal import Entry
-from worker.people.letter import masked
+from worker.people.masking import masked, masked_all
 from worker.people.shown import when
 from worker.terminal import plain
 
@@ -29,9 +30,10 @@ def as_json(entry: Entry, *, with_output: bool) -> dict[str, JsonValue]:
     document: dict[str, JsonValue] = _entries.dump_python(
         entry, mode="json", exclude={"fingerprint": True, "holder": {"token"}, "step": {"status_url"}}
     )
-    if not with_output and isinstance(result := document["result"], dict):
-        result.pop("output", None)
-    return document
+    result = document["result"]
+    output = result.pop("output") if isinstance(result, dict) else None
+    shown = {name: masked_all(value) for name, value in document.items()}
+    return shown | ({"output": output} if with_output else {})
 
 
 def told(console: Console, entry: Entry, *, with_output: bool) -> None:
@@ -84,7 +86,7 @@ def _ending(result: FlowResult, *, with_output: bool) -> list[tuple[str, str | T
 
 
 def _timeline(entry: Entry) -> Table:
-    table = Table(title="story (UTC)", title_justify="left")
+    table = Table(title="story (UTC)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("when", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("what", no_wrap=True)

@@ -1,0 +1,129 @@
+"""`flow-worker journal show`, on the journal of a worker that worked; and what `run` finds wrong at its start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.support.processes import CHECKOUT
+from tests.support.stage import WAIT, running_stage
+from worker.cli import cli
+from worker.journal import Begin, Step, Subject, open_journal
+from worker.settings import JournalSettings
+
+SETTINGS = """
+[servicebus]
+connection_string = "Endpoint=sb://127.0.0.1;SharedAccessKeyName=n;SharedAccessKey=a;UseDevelopmentEmulator=true"
+[claims]
+tenants = ["6b1f3a52-0c6e-4f0d-9c7e-5d1e8a2b9f10"]
+audiences = ["api://flow-worker"]
+[flows.create-quote]
+url = "https://prod.westeurope.logic.azure.com/workflows/1/triggers/manual/paths/invoke"
+role = "Quotes.Create"
+[health]
+port = 0
+"""
+HUSH = "https://prod.example/runs/1?sig=hushhush"
+
+
+def show(*arguments: str, journal: Path) -> Result:
+    environment = {"FLOW_WORKER_JOURNAL__PATH": str(journal), "COLUMNS": "80"}
+    return CliRunner(env=environment).invoke(cli, ["journal", "show", *arguments])
+
+
+async def test_a_request_that_was_answered_has_a_story(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_stage(monkeypatch) as stage, stage.client() as client:
+        async with stage.worker():
+            sent = await client.submit("create-quote", {"customer": "Contoso Ltd", "amount": 1}, claim=stage.claim())
+            result = await client.take(sent, WAIT)
+        assert result is not None
+        journal = stage.folder / "journal.sqlite3"
+        done = await asyncio.to_thread(show, result.request_message_id, journal=journal)
+        with_output = await asyncio.to_thread(show, result.request_message_id, "--output", journal=journal)
+        as_json = await asyncio.to_thread(show, result.request_message_id, "--json", journal=journal)
+    assert done.exit_code == 0, done.output
+    for told in ["concluded: has its result", "succeeded", "create-quote", sent, "begun", "told", "HTTP status"]:
+        assert told in done.stdout
+    assert "Contoso Ltd" not in done.stdout + as_json.stdout
+    assert "Contoso Ltd" in with_output.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    document = json.loads(as_json.stdout)
+    assert [event["what"] for event in document["story"]] == ["begun", "concluded", "told"]
+    assert document["result"]["status"] == "succeeded"
+
+
+async def test_a_request_that_waits_says_for_what_and_not_where_its_run_is(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.sqlite3"
+    async with open_journal(JournalSettings(path=journal)) as opened:
+        began = await opened.begin(Subject("waits", "f", "q:1:then", 0), lease=timedelta(seconds=9), calls=0)
+        assert isinstance(began, Begin)
+        due = datetime.now(UTC) + timedelta(seconds=90)
+        step = Step(1, "poll", due, 1, "still_running", f"the run goes on at {HUSH}", status_url=HUSH)
+        await opened.wait(began.claim, step)
+    done = await asyncio.to_thread(show, "waits", journal=journal)
+    as_json = await asyncio.to_thread(show, "waits", "--json", journal=journal)
+    assert done.exit_code == 0, done.output
+    assert "waiting: waits for its next step" in done.stdout
+    assert "still_running" in done.stdout
+    assert f"{due:%H:%M:%S}" in done.stdout
+    assert json.loads(as_json.stdout)["step"]["kind"] == "poll"
+    assert "hushhush" not in done.stdout + as_json.stdout
+
+
+async def test_a_request_the_journal_does_not_know_is_told_so_with_status_3(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.sqlite3"
+    async with open_journal(JournalSettings(path=journal)):
+        pass
+    done = await asyncio.to_thread(show, "nobody", journal=journal)
+    assert done.exit_code == 3
+    assert "nothing about nobody" in done.stderr
+
+
+def test_a_journal_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    done = show("any", journal=tmp_path / "absent.sqlite3")
+    assert done.exit_code == 2
+    assert "there is no journal at" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_of_a_later_version_is_told_and_not_a_traceback(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.sqlite3"
+    connection = sqlite3.connect(journal)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    done = show("any", journal=journal)
+    assert done.exit_code == 2
+    assert "version" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('[continuations]\nsole_sender = "required"', "continuations.sole_sender is 'required'"),
+        ('[journal]\npath = "."', "journal.path: '.' cannot be used"),
+    ],
+)
+def test_settings_that_turn_out_wrong_at_the_start_are_told_like_others(tmp_path: Path, more: str, said: str) -> None:
+    (tmp_path / "flow-worker.toml").write_text(f"{SETTINGS}\n{more}\n", encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_WORKER_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "worker", "run"],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
