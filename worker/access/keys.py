@@ -58,7 +58,7 @@ class IssuerKeys:
     async def find(self, issuer: str, kid: str) -> PyJWK | None:
         """See `SigningKeys.find`."""
         held = self._held.setdefault(issuer, _Held())
-        if self._wants_fetch(held, kid):
+        if self._wants_fetch(held, kid) or (held.lock.locked() and kid not in held.keys):  # it may be on its way
             async with held.lock:
                 if self._wants_fetch(held, kid):
                     await self._fetch(issuer, held)

@@ -30,7 +30,8 @@ class Issuer:
     )
     asked: int = 0
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0)  # as over a network: others ask meanwhile
         if self.down:
             raise httpx.ConnectError("down")
         if request.url.path.endswith("openid-configuration"):

@@ -1,0 +1,62 @@
+"""One flow's trouble is its own: whatever a flow does, the others are called as if it were not there."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pydantic import JsonValue
+
+from contracts.client import Background
+from contracts.result import FlowResult, Status
+from tests.support.stage import WAIT, JsonObject, Stage, until
+from worker.settings import Settings
+
+QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
+NOISE = 12
+LANES = 4
+NEVER = 300.0
+"""Seconds: longer than any test here may last."""
+
+
+def settings_for(stage: Stage, **of_flow: object) -> Settings:
+    """A worker with a few lanes, and a neighbour that may be waited for longer than the test lasts."""
+    stage.flows["notify-team"] = {"timeout_seconds": NEVER, **of_flow}
+    return stage.settings(
+        request_queues=[{"name": "flow-requests", "lanes": LANES}],
+        continuations={"lanes": LANES},
+        http={"status_seconds": NEVER},
+        shutdown_grace_seconds=0.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "idempotent"),
+    [
+        ({"faults": [{"kind": "hang"}]}, False),
+        ({"faults": [{"kind": "throttle", "retry_after": "300"}]}, False),
+        ({"faults": [{"kind": "html", "status": 502}]}, True),
+        ({"asynchronous": {"done_after_polls": 0}, "poll_faults": [{"kind": "hang"}], "response": {}}, False),
+    ],
+    ids=["hangs", "is throttled", "is broken", "never says how its runs end"],
+)
+async def test_a_flow_in_trouble_leaves_lanes_to_the_others(
+    stage: Stage, behaviour: JsonObject, idempotent: bool
+) -> None:
+    await stage.put("flows/notify-team", behaviour)
+    async with stage.worker(settings_for(stage, idempotent=idempotent)), stage.client() as client:
+        for _ in range(NOISE):
+            await client.submit("notify-team", QUOTE, claim=stage.claim())
+        await until(lambda: stage.depth("active") < LANES)  # those that lanes hold count too
+        throttled_once = {"faults": [{"kind": "throttle", "retry_after": "0", "next_calls": 1}]}
+        async with asyncio.timeout(WAIT), client.background() as background:
+            await request(stage, background)
+            await stage.put("flows/create-quote", throttled_once)  # so that it needs a lane of the continuations too
+            result = await request(stage, background)
+    assert result.attempts == 2
+
+
+async def request(stage: Stage, background: Background) -> FlowResult:
+    result = await background.request("create-quote", QUOTE, WAIT, claim=stage.claim())
+    assert result.status is Status.SUCCEEDED
+    return result
