@@ -124,7 +124,7 @@ class Conclusions:
     ) -> Outcome:
         """Nothing was called and nothing is decided: come back later, unless that was said for too long."""
         due = until or self._now() + retry_pause(retry, errand.waits)
-        if errand.kind == "call" and due - errand.accepted > timedelta(seconds=retry.max_age_seconds):
+        if errand.kind == "call" and due - errand.tried_since > timedelta(seconds=retry.max_age_seconds):
             return self._give_up(errand, code, f"Given up after {retry.max_age_seconds:g} s: {cause}.")
         return self.scheduled(errand.model_copy(update={"waits": errand.waits + 1, "code": code, "cause": cause}), due)
 
@@ -175,7 +175,7 @@ class Conclusions:
         """Why a call that would be due then is not made any more, if it is not."""
         if errand.calls >= retry.max_calls:
             return f"after {errand.calls} calls"
-        if due - errand.accepted > timedelta(seconds=retry.max_age_seconds):
+        if due - errand.tried_since > timedelta(seconds=retry.max_age_seconds):
             return f"after {retry.max_age_seconds:g} s"
         if errand.expires_at is not None and due >= errand.expires_at:
             return "at the end of the request's time to live"

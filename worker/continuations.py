@@ -56,7 +56,9 @@ class Continuation(BaseModel):
     reply_to_session_id: str
     traceparent: str | None = None
     accepted: AwareDatetime
-    """When the broker enqueued the request: its claim is judged then."""
+    """When the broker enqueued the request: its claim is judged as of then."""
+    replayed: AwareDatetime | None = None
+    """When a person put it on its way again: it is tried for as long as a new request."""
     expires_at: AwareDatetime | None = None
     calls: Annotated[int, Field(ge=0)] = 0
     """Calls made so far."""
@@ -116,6 +118,11 @@ class Continuation(BaseModel):
                 "poll_failures": step.failures,
             }
         )
+
+    @property
+    def tried_since(self) -> datetime:
+        """Since when it is being tried."""
+        return self.replayed or self.accepted
 
     @property
     def address(self) -> ReplyAddress:

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import groupby
 
 from pydantic import JsonValue
@@ -59,7 +60,7 @@ def replay(bus: ServiceBus, continuations: str) -> Act:
             raise Left(str(error)) from None
         if (obstacle := obstacle_of(errand)) is not None:
             raise Left(obstacle)
-        again = anew(errand, letter.queue, letter.sequence_number)
+        again = anew(errand, letter.queue, letter.sequence_number, datetime.now(UTC))
         try:
             await bus.send(continuations, again.to_message())
         except TooLarge:
@@ -73,7 +74,7 @@ async def discard(letter: Letter, message: ReceivedMessage) -> None:
     """Nothing is to be done before it is deleted."""
 
 
-def anew(errand: Continuation, queue: str, sequence_number: int) -> Continuation:
+def anew(errand: Continuation, queue: str, sequence_number: int, replayed: datetime) -> Continuation:
     """The same request as a new one: from the beginning, with a message ID of its own, answered to the same address.
 
     The ID follows from the dead letter, so that a replay that broke off before the dead letter was deleted and is
@@ -96,6 +97,7 @@ def anew(errand: Continuation, queue: str, sequence_number: int) -> Continuation
         reply_to_session_id=errand.reply_to_session_id,
         traceparent=errand.traceparent,
         accepted=errand.accepted,
+        replayed=replayed,
     )
 
 

@@ -26,6 +26,7 @@ from worker.flows.status_url import StatusHosts
 from worker.handler import Handler
 from worker.journal import Journal, open_journal
 from worker.outcome import Continue, DeadLetter, Done, Outcome, Reply
+from worker.people.settling import anew
 from worker.settings import FlowSettings, JournalSettings, PacingSettings, RetrySettings
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -342,6 +343,17 @@ async def test_too_old_is_failed_before_it_is_called_again(worker: Worker) -> No
     outcome = await worker.take(request(), flow)
     assert isinstance(outcome, DeadLetter)
     assert "after 600 s" in outcome.description
+
+
+async def test_a_replayed_request_is_tried_for_as_long_as_a_new_one(worker: Worker) -> None:
+    throttled = ScriptedFlow(answered(429, run=None))
+    waiting = await worker.take(request(), throttled)
+    assert isinstance(waiting, Continue)
+    worker.clock.now += timedelta(days=3)
+    again = anew(waiting.continuation, "flow-requests", 7, worker.clock.now)
+    outcome = await worker.resume(replace(waiting, continuation=again), throttled)
+    assert isinstance(outcome, Continue)
+    assert outcome.continuation.calls == 1
 
 
 async def test_a_call_is_not_made_again_after_the_requests_time_to_live(worker: Worker) -> None:
