@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 
 class Refused(Exception):
     """The sender may not have this, or asked for it wrongly: answered `refused`, never tried again.
@@ -16,12 +18,16 @@ class Refused(Exception):
 
 
 class NotKnownYet(Exception):
-    """What is needed to decide or to call cannot be had just now: the request waits; it is neither run nor denied."""
+    """What is needed to decide or to call cannot be had just now: the request waits; it is neither run nor denied.
 
-    def __init__(self, code: str, message: str) -> None:
+    `until`: when to come back, where that is known.
+    """
+
+    def __init__(self, code: str, message: str, *, until: datetime | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.until = until
 
 
 class CallFailed(Exception):

@@ -123,7 +123,7 @@ class Handler:
         except Refused as no:
             return self._refuse(errand, FlowError(code=no.code, message=no.message))
         except NotKnownYet as reason:
-            return self._put_off(errand, reason.code, reason.message)
+            return self._put_off(errand, reason.code, reason.message, reason.until)
         except Exception as error:  # noqa: BLE001 - a fault of ours before the call: the request must outlive it
             log(_log, logging.ERROR, "request.fault", "A request met a fault in the worker.")
             return self._put_off(errand, "internal_error", f"a fault in the worker ({type(error).__name__})")
