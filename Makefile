@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint schema lock clean help
+.PHONY: demo test bench lint schema lock clean help
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -14,6 +14,9 @@ demo: $(READY)   ## the main job, end to end, on the emulator
 
 test: $(READY) lint  ## all tests, after types, style and layer rules
 	$(BIN)/python -m pytest -n 4 --dist loadfile
+
+bench: $(READY)  ## how much one flow's trouble costs the others, as a ratio (4 minutes)
+	$(BIN)/python -m bench.noisy_neighbour
 
 lint: $(READY)   ## types, style and layer rules
 	$(BIN)/ruff check .

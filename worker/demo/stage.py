@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,14 +87,15 @@ class Stage:
 def set_up(folder: Path) -> Iterator[Stage]:
     """Start both, stop both. Logs and settings are in `folder`. Raises `StageError`."""
     with ExitStack() as stack:
-        emulator = stack.enter_context(_emulator(folder))
+        emulator = stack.enter_context(running_emulator(folder))
         flows.define(emulator.web_url)
-        worker = stack.enter_context(_worker(folder, emulator))
+        worker = stack.enter_context(running_worker(folder, emulator, worker_settings))
         yield Stage(emulator, folder, worker)
 
 
 @contextmanager
-def _emulator(folder: Path) -> Iterator[Emulator]:
+def running_emulator(folder: Path) -> Iterator[Emulator]:
+    """An emulator on free ports. Raises `StageError`."""
     command = [sys.executable, "-m", "emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
     log = folder / "emulator.log"
     with log.open("w", encoding="utf-8") as errors:
@@ -128,9 +129,12 @@ def _pump(stream: IO[str], lines: queue.Queue[str]) -> None:
 
 
 @contextmanager
-def _worker(folder: Path, emulator: Emulator) -> Iterator[subprocess.Popen[str]]:
+def running_worker(
+    folder: Path, emulator: Emulator, settings: Callable[[Emulator, int], str]
+) -> Iterator[subprocess.Popen[str]]:
+    """A worker that is ready. `settings`: its TOML file, given its health port. Raises `StageError`."""
     port = _free_port()
-    (folder / "flow-worker.toml").write_text(worker_settings(emulator, port), encoding="utf-8")
+    (folder / "flow-worker.toml").write_text(settings(emulator, port), encoding="utf-8")
     log = folder / "worker.log"
     with log.open("w", encoding="utf-8") as errors:
         command = [sys.executable, "-m", "worker", "run"]

@@ -1,0 +1,215 @@
+"""How much one flow's trouble costs the others: `python -m bench.noisy_neighbour` (`make bench`).
+
+In turn, and each time with an emulator and a worker of its own: good flows alone, and the same good flows with as many
+requests again for a flow that hangs and one that is throttled. Said is the ratio of the good requests' median time,
+from submit to result. The worker has its default settings, except that its lanes may be set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import httpx
+import typer
+from pydantic import JsonValue, SecretStr
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from bench.samples import Summary
+from contracts.client import Background, FlowClient
+from worker.demo.stage import ROLE, Emulator, running_emulator, running_worker
+
+GOAL = 1.2
+"""The good requests' median time may be so many times what it is alone."""
+GOOD, HANGS, THROTTLED = "good", "hangs", "throttled"
+BEHAVIOURS: Mapping[str, JsonValue] = {
+    GOOD: {"delay_seconds": 0.02, "response": {"echo": True}},
+    HANGS: {"faults": [{"kind": "hang"}]},
+    THROTTLED: {"faults": [{"kind": "throttle", "retry_after": "5"}]},
+}
+_INPUT: JsonValue = {"customer": "Contoso", "note": "x" * 2000}
+_WARM_UP = 20
+_LONGEST_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is asked of the worker in each turn."""
+
+    seconds: float
+    good_per_second: float
+    lanes: int
+
+
+@dataclass
+class Measured:
+    """The good requests' times in seconds, turn by turn."""
+
+    alone: list[list[float]] = field(default_factory=list)
+    beside: list[list[float]] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Median beside trouble over median alone, over all turns."""
+        return self.summary(self.beside).median / self.summary(self.alone).median
+
+    @staticmethod
+    def summary(turns: list[list[float]]) -> Summary:
+        """Of all turns together."""
+        return Summary.of([seconds for turn in turns for seconds in turn])
+
+
+def measure(rounds: int, load: Load, console: Console) -> Measured:
+    """`rounds` times alone and beside trouble, in turn."""
+    measured = Measured()
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("turns", total=2 * rounds)
+        for _ in range(rounds):
+            for turns, noisy in ((measured.alone, False), (measured.beside, True)):
+                turns.append(_turn(load, noisy=noisy))
+                progress.advance(task)
+    return measured
+
+
+def _turn(load: Load, *, noisy: bool) -> list[float]:
+    with TemporaryDirectory(prefix="flow-worker-bench-") as folder, running_emulator(Path(folder)) as emulator:
+        for name, behaviour in BEHAVIOURS.items():
+            httpx.put(f"{emulator.web_url}/emulator/flows/{name}", json=behaviour).raise_for_status()
+        with running_worker(Path(folder), emulator, lambda said, port: _settings(said, port, load.lanes)):
+            return asyncio.run(_play(emulator, load, noisy=noisy))
+
+
+async def _play(emulator: Emulator, load: Load, *, noisy: bool) -> list[float]:
+    claim = SecretStr(emulator.mint("ada", ROLE))
+    async with FlowClient.from_connection_string(emulator.connection_string) as client, client.background() as good:
+        await asyncio.gather(*(_timed(good, claim) for _ in range(_WARM_UP)))
+        async with asyncio.TaskGroup() as tasks:
+            noise = tasks.create_task(_noise(client, claim, load)) if noisy else None
+            times = await _at_rate(good, claim, load)
+            if noise is not None:
+                await noise
+    return times
+
+
+async def _at_rate(good: Background, claim: SecretStr, load: Load) -> list[float]:
+    """Requests at a steady rate, however long each takes."""
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as tasks:
+        asked = []
+        for number in range(round(load.seconds * load.good_per_second)):
+            await asyncio.sleep(began + number / load.good_per_second - time.perf_counter())
+            asked.append(tasks.create_task(_timed(good, claim)))
+    return [task.result() for task in asked]
+
+
+async def _timed(good: Background, claim: SecretStr) -> float:
+    began = time.perf_counter()
+    result = await good.request(GOOD, _INPUT, _LONGEST_SECONDS, claim=claim)
+    if result.status != "succeeded":
+        raise RuntimeError(f"a good request ended {result.status}: {result.error}")
+    return time.perf_counter() - began
+
+
+async def _noise(client: FlowClient, claim: SecretStr, load: Load) -> None:
+    """As many requests as the good ones, for the two flows in trouble by turns; nobody waits for their results."""
+    began = time.perf_counter()
+    for number in range(round(load.seconds * load.good_per_second)):
+        await asyncio.sleep(began + number / load.good_per_second - time.perf_counter())
+        await client.submit((HANGS, THROTTLED)[number % 2], _INPUT, claim=claim)
+
+
+def _settings(emulator: Emulator, health_port: int, lanes: int) -> str:
+    base, tenant = emulator.web_url, emulator.issuer.split("/")[3]
+    flows = "".join(
+        f'[flows.{name}]\nurl = "{emulator.flows_url}/{name}/triggers/manual/paths/invoke?api-version=1"\n'
+        f'role = "{ROLE}"\n\n'
+        for name in BEHAVIOURS
+    )
+    return f"""plain_http_hosts = ["{base.split("/")[2]}"]
+shutdown_grace_seconds = 0
+
+[claims]
+authority = "{base}"
+tenants = ["{tenant}"]
+audiences = ["{emulator.audience}"]
+
+[[request_queues]]
+name = "flow-requests"
+lanes = {lanes}
+
+[health]
+port = {health_port}
+
+{flows}"""
+
+
+# --- what is said ------------------------------------------------------------------------------------------------
+
+
+def as_json(measured: Measured, load: Load) -> dict[str, object]:
+    """Everything, for programs. Times are in seconds."""
+    return {
+        "load": asdict(load),
+        "alone": asdict(measured.summary(measured.alone)),
+        "beside": asdict(measured.summary(measured.beside)),
+        "turns": {
+            "alone": [asdict(Summary.of(turn)) for turn in measured.alone],
+            "beside": [asdict(Summary.of(turn)) for turn in measured.beside],
+        },
+        "ratio": measured.ratio,
+        "goal": GOAL,
+    }
+
+
+def _show(measured: Measured, load: Load, console: Console) -> None:
+    rate = load.good_per_second
+    table = Table(
+        title=f"{rate:g} good requests/s, alone and beside {rate:g}/s for flows in trouble; {load.lanes} lanes",
+        title_justify="left",
+    )
+    for name in ("turn", "", "requests", "median", "p99"):
+        table.add_column(name, justify="left" if name in {"turn", ""} else "right")
+    for number, (alone, beside) in enumerate(zip(measured.alone, measured.beside, strict=True), 1):
+        table.add_row(str(number), "alone", *_cells(Summary.of(alone)))
+        table.add_row("", "beside", *_cells(Summary.of(beside)), end_section=True)
+    table.add_row("all", "alone", *_cells(measured.summary(measured.alone)))
+    table.add_row("", "beside", *_cells(measured.summary(measured.beside)))
+    console.print(table)
+    console.print(f"Ratio of the medians: {measured.ratio:.2f} (goal: at most {GOAL:g})")
+
+
+def _cells(summary: Summary) -> tuple[str, str, str]:
+    return str(summary.count), f"{summary.median * 1000:.1f} ms", f"{summary.p99 * 1000:.1f} ms"
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 4,
+    seconds: Annotated[float, typer.Option(min=0.5, help="How long each time.")] = 15.0,
+    rate: Annotated[float, typer.Option(min=1, help="Good requests a second.")] = 15.0,
+    lanes: Annotated[int, typer.Option(min=2, help="Lanes of the request queue.")] = 8,
+    check: Annotated[bool, typer.Option("--check", help="Exit 1 if the goal is missed.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How much one flow's trouble costs the others, as a ratio of medians."""
+    load = Load(seconds, rate, lanes)
+    console = Console(stderr=json_)
+    measured = measure(rounds, load, console)
+    if json_:
+        sys.stdout.write(json.dumps(as_json(measured, load), indent=2) + "\n")
+    else:
+        _show(measured, load, console)
+    if check and measured.ratio > GOAL:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
