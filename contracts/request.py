@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from datetime import timedelta
@@ -164,6 +166,20 @@ class FlowRequest(RequestBody):
             time_to_live=message.time_to_live or None,
             traceparent=_traceparent(message),
         )
+
+
+def digest(flow: str, value: JsonValue, on_behalf_of: str | None) -> str:
+    """What a claim may be bound to instead of the message ID: SHA-256, in hex, over what is asked.
+
+    Of `{"flow": …, "input": …, "on_behalf_of": …}` (the last only if it is given) as JSON in UTF-8 with sorted keys, no
+    spaces and no escapes but those JSON needs. Senders in other languages had better bind to the message ID: languages
+    differ in how they write numbers.
+    """
+    asked: dict[str, JsonValue] = {"flow": flow, "input": value}
+    if on_behalf_of is not None:
+        asked["on_behalf_of"] = on_behalf_of
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _require_contract(message: Message) -> None:

@@ -109,6 +109,12 @@ class FlowResult(_Part):
     times: Times = Times()
     correlation_id: str = Field(min_length=1, description="The request's correlation ID.")
     request_message_id: str = Field(min_length=1, description="The request's message ID.")
+    replay_of: str | None = Field(
+        default=None, description="The message ID its sender gave a request that a person replayed under another."
+    )
+    run_for: str | None = Field(
+        default=None, description="Object ID of the user the flow was run for; null if nobody was proven."
+    )
 
     def to_message(self, session_id: str, time_to_live: timedelta, *, variant: str = "") -> Message:
         """The message to publish in the session `session_id`; publishing it twice is publishing it once.

@@ -7,22 +7,25 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-from worker import intake
+from worker import clock, intake
+from worker.access.dataverse import Dataverse, Patience
 from worker.access.keys import IssuerKeys
+from worker.access.rights import Asserters, Rights
 from worker.access.tokens import EntraAuthority
+from worker.admission import Admission
 from worker.chore import Chore
 from worker.conclusion import Conclusions, Rules
 from worker.crew import Crew
 from worker.deadletter_watch import DeadLetterWatch
-from worker.flows.identity import FlowIdentity
 from worker.flows.invoker import Invoker, http_client
 from worker.flows.pacing import Limits, Pacing
 from worker.flows.registry import Registry
 from worker.flows.status_url import StatusHosts
 from worker.handler import Handler, Reader
 from worker.health import Health, served
+from worker.identity import ManagedIdentity
 from worker.journal import Journal
 from worker.journal.choice import open_journal
 from worker.lane import Lane
@@ -60,10 +63,12 @@ async def assembled(settings: Settings) -> AsyncIterator[Crew]:
         bus = await stack.enter_async_context(ServiceBus(settings.servicebus, client_id=settings.identity.client_id))
         await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
         journal = await stack.enter_async_context(open_journal(settings.journal, client_id=settings.identity.client_id))
+        identity = await stack.enter_async_context(_identity(settings))
         handler = _handler(
             settings,
-            await stack.enter_async_context(_invoker(settings)),
+            await stack.enter_async_context(_invoker(settings, identity)),
             await stack.enter_async_context(_keys(settings)),
+            await stack.enter_async_context(_dataverse(settings, identity)),
             journal,
         )
         outbox = Outbox(bus)
@@ -116,55 +121,83 @@ def _queues(settings: Settings) -> list[tuple[str, Reader, int]]:
     return [*requests, (settings.continuations.queue, intake.continuation, settings.continuations.lanes)]
 
 
-def _handler(settings: Settings, invoker: Invoker, keys: IssuerKeys, journal: Journal) -> Handler:
-    authority = EntraAuthority(
-        keys,
-        authority=settings.authority,
-        tenants=settings.claims.tenants,
-        audiences=settings.claims.audiences,
-        skew_seconds=settings.claims.clock_skew_seconds,
-    )
+def _handler(
+    settings: Settings, invoker: Invoker, keys: IssuerKeys, dataverse: Dataverse | None, journal: Journal
+) -> Handler:
+    registry = Registry(settings.flows, StatusHosts(settings.known_flow_hosts, frozenset(settings.plain_http_hosts)))
     rules = Rules(settings.replies.queues, settings.replies.default_queue, settings.retry)
     return Handler(
-        authority=authority,
-        registry=Registry(settings.flows, StatusHosts(settings.known_flow_hosts, frozenset(settings.plain_http_hosts))),
+        admission=_admission(settings, registry, keys, dataverse),
+        registry=registry,
         caller=invoker,
         pacing=_pacing(settings),
         journal=journal,
-        conclusions=Conclusions(journal, rules, _now),
-        reply_queues=settings.replies.queues,
+        conclusions=Conclusions(journal, rules, clock.now),
         retry=settings.retry,
         lease_slack_seconds=settings.journal.lease_slack_seconds,
-        now=_now,
+        now=clock.now,
+    )
+
+
+def _admission(settings: Settings, registry: Registry, keys: IssuerKeys, dataverse: Dataverse | None) -> Admission:
+    claims = settings.claims
+    authority = EntraAuthority(
+        keys,
+        authority=settings.authority,
+        tenants=claims.tenants,
+        audiences=claims.audiences,
+        skew_seconds=claims.clock_skew_seconds,
+    )
+    return Admission(
+        authority=authority,
+        rights=Rights(Asserters(frozenset(claims.asserters), claims.asserter_role), dataverse),
+        registry=registry,
+        reply_queues=settings.replies.queues,
+        binding_claim=claims.binding_claim,
     )
 
 
 def _pacing(settings: Settings) -> Pacing:
     limits = {name: Limits(**(flow.pacing or settings.pacing).model_dump()) for name, flow in settings.flows.items()}
-    return Pacing(limits, _now, lanes={queue: lanes for queue, _, lanes in _queues(settings)})
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+    return Pacing(limits, clock.now, lanes={queue: lanes for queue, _, lanes in _queues(settings)})
 
 
 @asynccontextmanager
-async def _invoker(settings: Settings) -> AsyncIterator[Invoker]:
-    identity = FlowIdentity(
-        settings.facts.flow_scope,
-        client_id=settings.identity.client_id,
-        deadline_seconds=settings.identity.token_seconds,
-    )
-    invoker = Invoker(
-        identity,
+async def _identity(settings: Settings) -> AsyncIterator[ManagedIdentity]:
+    identity = settings.identity
+    async with ManagedIdentity(client_id=identity.client_id, deadline_seconds=identity.token_seconds) as one:
+        yield one
+
+
+def _invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:
+    return Invoker(
+        identity.tokens(settings.facts.flow_scope),
         connect_seconds=settings.http.connect_seconds,
         max_connections=settings.http.max_connections,
         keepalive_seconds=settings.http.keepalive_seconds,
         status_seconds=settings.http.status_seconds,
         max_response_bytes=settings.http.max_response_bytes,
     )
-    async with identity, invoker:
-        yield invoker
+
+
+@asynccontextmanager
+async def _dataverse(settings: Settings, identity: ManagedIdentity) -> AsyncIterator[Dataverse | None]:
+    asked = settings.dataverse
+    if asked is None:
+        yield None
+        return
+    client = http_client(
+        connect_seconds=settings.http.connect_seconds, max_connections=asked.concurrent, keepalive_seconds=15
+    )
+    async with client:
+        yield Dataverse(
+            client,
+            asked.url,
+            identity.tokens(f"{asked.url}/.default"),
+            Patience(asked.held_seconds, asked.missing_seconds, asked.request_seconds),
+            concurrent=asked.concurrent,
+            now=clock.now,
+        )
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, Val
 
 from contracts import jsontext
 from contracts.message import Message, ReceivedMessage
-from contracts.request import FlowRequest, ReplyAddress
+from contracts.request import FlowRequest, ReplyAddress, digest
 from contracts.result import FlowRun
 from worker.access.principal import Principal
 from worker.journal import Step
@@ -57,6 +57,8 @@ class Continuation(BaseModel):
     traceparent: str | None = None
     accepted: AwareDatetime
     """When the broker enqueued the request: its claim is judged as of then."""
+    replay_of: str | None = None
+    """Of a replay: the message ID that its sender gave the request."""
     replayed: AwareDatetime | None = None
     """When a person put it on its way again: it is tried for as long as a new request."""
     expires_at: AwareDatetime | None = None
@@ -130,10 +132,21 @@ class Continuation(BaseModel):
         return ReplyAddress(self.message_id, self.correlation_id, self.reply_to_session_id, self.reply_to)
 
     @property
+    def digest(self) -> str:
+        """See `contracts.request.digest`. Only of a call, which still has its input."""
+        return digest(self.flow, self.input, self.on_behalf_of)
+
+    @property
+    def user(self) -> str | None:
+        """Object ID of the user it is run for, or of whoever asks; None while nobody is proven."""
+        principal = self.principal
+        return None if principal is None else principal.on_behalf_of or principal.oid or None
+
+    @property
     def fingerprint(self) -> str:
         """What makes two messages the same request: who asks, for what, and where the answer goes."""
         principal = self.principal
-        who = [principal.authority, principal.tenant, principal.oid] if principal else []
+        who = [principal.authority, principal.tenant, principal.oid, principal.system_user] if principal else []
         what = [self.on_behalf_of, self.flow, self.input_hash]
         where = [self.correlation_id, self.reply_to_session_id, self.reply_to]
         return _hash(json.dumps([who, what, where]))

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from pydantic import JsonValue, SecretStr
+from pydantic import JsonValue
 
 from contracts.message import ReceivedMessage
 from contracts.request import InvalidRequest, Unanswerable
 from contracts.result import FlowError, Status
-from worker.access.principal import Principal, require_role
+from worker.admission import Admission
 from worker.conclusion import Conclusions
 from worker.continuations import Continuation, InvalidContinuation
 from worker.errors import CallFailed, NotKnownYet, Refused
@@ -33,14 +33,6 @@ _log = logging.getLogger(__name__)
 
 Reader = Callable[[ReceivedMessage], Continuation]
 """Reads a message of one queue. Raises `InvalidRequest`, `InvalidContinuation`, `Unanswerable`."""
-
-
-class Authority(Protocol):
-    """Tells who sent a request."""
-
-    async def authenticate(self, claim: SecretStr | None, enqueued_at: datetime) -> Principal:
-        """Raises `Refused` or `NotKnownYet`."""
-        ...
 
 
 class Caller(Protocol):
@@ -82,24 +74,22 @@ class Handler:
     def __init__(
         self,
         *,
-        authority: Authority,
+        admission: Admission,
         registry: Registry,
         caller: Caller,
         pacing: Pacing,
         journal: Journal,
         conclusions: Conclusions,
-        reply_queues: Collection[str],
         retry: RetrySettings,
         lease_slack_seconds: float,
         now: Callable[[], datetime],
     ) -> None:
-        self._authority = authority
+        self._admission = admission
         self._registry = registry
         self._caller = caller
         self._pacing = pacing
         self._journal = journal
         self._conclusions = conclusions
-        self._reply_queues = frozenset(reply_queues)
         self._retry = retry
         self._lease_slack = lease_slack_seconds
         self._now = now
@@ -118,7 +108,7 @@ class Handler:
         except InvalidRequest as no:
             return self._conclusions.refuse_unread(message, no)
         try:
-            errand = await self._proven(errand)
+            errand = await self._admission.prove(errand)
             return await self._journey(errand, queue)
         except Refused as no:
             return self._refuse(errand, FlowError(code=no.code, message=no.message))
@@ -130,7 +120,7 @@ class Handler:
 
     async def _journey(self, errand: Continuation, queue: str) -> Outcome:
         try:
-            flow = self._authorised(errand)
+            flow = await self._admission.authorise(errand)
         except Refused as no:
             return await self._deny(errand, Status.REFUSED, FlowError(code=no.code, message=no.message))
         if self._is_expired(errand):
@@ -159,26 +149,6 @@ class Handler:
             verdict = await self._call(errand, flow, token, begun.claim)
         paced.sign, paced.until = verdict.sign, verdict.not_before
         return await self._conclusions.judged(errand, begun.claim, verdict, flow.retry or self._retry)
-
-    # --- who asks, and whether they may --------------------------------------------------------------------------
-
-    async def _proven(self, errand: Continuation) -> Continuation:
-        """The errand with its proven sender, and without the claim, which is not needed any more."""
-        if errand.reply_to is not None and errand.reply_to not in self._reply_queues:
-            raise Refused("reply_queue_not_allowed", "Results may not be sent to the queue named in reply-to.")
-        if errand.principal is not None:
-            return errand
-        principal = await self._authority.authenticate(errand.claim, errand.accepted)
-        return errand.model_copy(update={"principal": principal, "claim": None})
-
-    def _authorised(self, errand: Continuation) -> Flow:
-        if errand.on_behalf_of is not None:
-            raise Refused("on_behalf_of_not_allowed", "This sender may not name another user in 'on_behalf_of'.")
-        flow = self._registry.find(errand.flow)
-        if errand.kind == "call" and errand.principal is not None:
-            require_role(errand.principal, flow.role, flow.name)
-            flow.check_input(errand.input)
-        return flow
 
     def _is_expired(self, errand: Continuation) -> bool:
         return errand.calls == 0 and errand.expires_at is not None and self._now() >= errand.expires_at
@@ -292,7 +262,7 @@ class Handler:
         except InvalidRequest as no:
             return self._conclusions.refuse_unread(message, no)
         try:
-            errand = await self._proven(errand)
+            errand = await self._admission.prove(errand)
             subject = _subject(errand)
         except Refused:
             # It was never called. Its entry must not stand where a proven sender's request would.

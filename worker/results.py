@@ -36,6 +36,8 @@ def without_answer(errand: Continuation, status: Status, error: FlowError, now: 
         times=Times(accepted=errand.accepted, started=errand.started, finished=now),
         correlation_id=errand.correlation_id,
         request_message_id=errand.message_id,
+        replay_of=errand.replay_of,
+        run_for=errand.user,
     )
 
 
@@ -55,4 +57,6 @@ def answered(errand: Continuation, verdict: Verdict, now: datetime) -> FlowResul
         times=Times(accepted=errand.accepted, started=errand.started, finished=now),
         correlation_id=errand.correlation_id,
         request_message_id=errand.message_id,
+        replay_of=errand.replay_of,
+        run_for=errand.user,
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from worker.errors import Refused
-
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -23,9 +21,3 @@ class Principal:
     """The caller's row in Dataverse, where it named no object ID."""
     on_behalf_of: str | None = None
     """Object ID of the user whom an asserter names."""
-
-
-def require_role(principal: Principal, role: str, flow: str) -> None:
-    """Raises `Refused` unless the caller holds the flow's role."""
-    if role not in principal.roles:
-        raise Refused("role_missing", f"Starting '{flow}' takes the app role '{role}', which the claim does not hold.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -18,6 +19,14 @@ MAX_TOKEN_CHARACTERS = 32_768
 _REQUIRED = ["exp", "nbf", "iss", "aud", "tid", "oid"]
 
 Claims = Mapping[str, Any]  # a token's payload: whatever its issuer wrote
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """Who sent a claim, and what else its token says."""
+
+    principal: Principal
+    claims: Claims = field(repr=False)
 
 
 class SigningKeys(Protocol):
@@ -50,12 +59,16 @@ class EntraAuthority:
         self._skew = skew_seconds
 
     async def authenticate(self, claim: SecretStr | None, enqueued_at: datetime) -> Principal:
+        """The proven sender; see `prove`."""
+        return (await self.prove(claim, enqueued_at)).principal
+
+    async def prove(self, claim: SecretStr | None, enqueued_at: datetime) -> Proven:
         """The proven sender. Raises `Refused` for a claim that does not hold, `NotKnownYet` if keys cannot be had."""
         if claim is None:
             raise Refused("claim_missing", "The request carries no claim; send a token for this worker in 'claim'.")
         claims = await self._verified(claim.get_secret_value())
         self._check_times(claims, enqueued_at.timestamp())
-        return _principal(claims)
+        return Proven(_principal(claims), claims)
 
     async def _verified(self, token: str) -> Claims:
         issuer, kid = self._named_signer(token)

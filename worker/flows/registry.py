@@ -10,6 +10,7 @@ from jsonschema.protocols import Validator
 from jsonschema.validators import Draft202012Validator, validator_for
 from pydantic import JsonValue
 
+from worker.access.privilege import Depth
 from worker.errors import Refused
 from worker.flows.status_url import NOWHERE, StatusHosts
 from worker.settings import FlowSettings, RetrySettings
@@ -21,9 +22,14 @@ class Flow:
 
     name: str
     url: str = field(repr=False)
-    role: str
+    role: str | None
+    """An app role that the sender's token must hold."""
     timeout_seconds: float
     idempotent: bool
+    privilege: str | None = None
+    """A privilege that the user must hold in Dataverse, at least at this depth."""
+    privilege_depth: Depth = Depth.BASIC
+    bind_claim: bool = False
     input_validator: Validator | None = field(default=None, repr=False)
     retry: RetrySettings | None = None
     """How long its requests are tried; None: as the worker's own settings say."""
@@ -62,6 +68,9 @@ def _flow(name: str, settings: FlowSettings, status_hosts: StatusHosts) -> Flow:
         name=name,
         url=settings.url.get_secret_value(),
         role=settings.role,
+        privilege=settings.privilege,
+        privilege_depth=Depth[settings.privilege_depth.upper()],
+        bind_claim=settings.bind_claim,
         timeout_seconds=settings.timeout_seconds,
         idempotent=settings.idempotent,
         input_validator=None if schema is None else validator_for(schema, default=Draft202012Validator)(schema),

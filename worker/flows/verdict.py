@@ -7,15 +7,14 @@ with an idempotent one.
 
 from __future__ import annotations
 
-import email.utils
-import math
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from pydantic import JsonValue
 
 from contracts.result import FlowError, FlowRun, OutputEncoding, output_of
+from worker.clock import retry_after
 from worker.errors import CallFailed
 from worker.flows import platform
 from worker.flows.invoker import STATUS_URL_NOT_ALLOWED, Answer
@@ -24,7 +23,6 @@ from worker.flows.registry import Flow
 
 _MAX_CODE_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
-_LONGEST_RETRY_AFTER = timedelta(days=1)
 
 ACCEPTED_WITHOUT_RESPONSE = "accepted_without_response"
 _RUN_NOT_READABLE = frozenset({401, 403, 404, 410})
@@ -160,7 +158,7 @@ def _own_error(answer: Answer, flow: Flow, said: Said, now: datetime) -> Verdict
     """An error the flow wrote is its answer; only 'not now' is taken as a wish, where calling again does no harm."""
     verdict = _own_answer(answer, said)
     if answer.status == 429 and flow.idempotent:
-        return replace(verdict, kind=Kind.RETRY, not_before=_not_before(answer, now), sign=Sign.THROTTLED)
+        return replace(verdict, kind=Kind.RETRY, not_before=retry_after(answer.retry_after, now), sign=Sign.THROTTLED)
     return verdict
 
 
@@ -178,7 +176,7 @@ def _accepted(answer: Answer, flow: Flow, status_url: str, now: datetime) -> Ver
         Kind.ACCEPTED,
         http_status=answer.status,
         run=_run(answer),
-        not_before=_not_before(answer, now),
+        not_before=retry_after(answer.retry_after, now),
         status_url=status_url,
     )
 
@@ -211,7 +209,7 @@ def _unanswered(answer: Answer, flow: Flow, said: Said, now: datetime) -> Verdic
 
 def _retry(answer: Answer, said: Said, now: datetime, sign: Sign) -> Verdict:
     verdict = _platform(Kind.RETRY, answer, said, platform.remedy(said.code, answer.status), retryable=True)
-    return replace(verdict, not_before=_not_before(answer, now), sign=sign)
+    return replace(verdict, not_before=retry_after(answer.retry_after, now), sign=sign)
 
 
 def _platform(kind: Kind, answer: Answer, said: Said, advice: str, *, retryable: bool = False) -> Verdict:
@@ -232,29 +230,3 @@ def _status_code(answer: Answer) -> str:
 
 def _run(answer: Answer) -> FlowRun:
     return FlowRun(run_id=answer.run_id, tracking=dict(answer.tracking))
-
-
-def _not_before(answer: Answer, now: datetime) -> datetime | None:
-    """Retry-After as a time: seconds or an HTTP date (RFC 9110, 10.2.3); None for the past and for nonsense."""
-    text = (answer.retry_after or "").strip()
-    try:
-        pause = timedelta(seconds=_finite(text))
-    except ValueError:
-        pause = _date(text, now) - now
-    return now + min(pause, _LONGEST_RETRY_AFTER) if pause > timedelta(0) else None
-
-
-def _finite(text: str) -> float:
-    seconds = float(text)
-    if not math.isfinite(seconds):
-        raise ValueError("not a number of seconds")
-    return min(seconds, _LONGEST_RETRY_AFTER.total_seconds())
-
-
-def _date(text: str, now: datetime) -> datetime:
-    """An HTTP date; `now` for what is none."""
-    try:
-        date = email.utils.parsedate_to_datetime(text)
-    except (ValueError, IndexError, OverflowError):
-        return now
-    return date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -97,6 +97,7 @@ def anew(errand: Continuation, queue: str, sequence_number: int, replayed: datet
         reply_to_session_id=errand.reply_to_session_id,
         traceparent=errand.traceparent,
         accepted=errand.accepted,
+        replay_of=errand.replay_of or errand.message_id,
         replayed=replayed,
     )
 

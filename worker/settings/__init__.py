@@ -17,6 +17,7 @@ from worker.settings import loading
 from worker.settings.groups import (
     ClaimSettings,
     ContinuationSettings,
+    DataverseSettings,
     DeadLetterSettings,
     FlowSettings,
     HealthSettings,
@@ -35,6 +36,7 @@ from worker.settings.loading import InvalidSettings, Layered
 __all__ = [
     "ClaimSettings",
     "ContinuationSettings",
+    "DataverseSettings",
     "DeadLetterSettings",
     "FlowSettings",
     "HealthSettings",
@@ -65,6 +67,7 @@ class Settings(Layered):
     journal: JournalSettings = JournalSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     claims: ClaimSettings
+    dataverse: DataverseSettings | None = None
     identity: IdentitySettings = IdentitySettings()
     cloud: CloudName = CloudName.PUBLIC
     flows: Annotated[dict[str, FlowSettings], Field(min_length=1)]
@@ -105,13 +108,35 @@ class Settings(Layered):
         return self
 
     @model_validator(mode="after")
+    def _what_is_named_is_there(self) -> Self:
+        for name, flow in self.flows.items():
+            if flow.privilege is not None and self.dataverse is None:
+                raise ValueError(f"flows.{name}.privilege is asked of Dataverse: set dataverse.url")
+        for queue in self.request_queues:
+            for unknown in set(queue.flows.values()) - self.flows.keys():
+                raise ValueError(f"queue '{queue.name}' maps a message to '{unknown}', which is none of the flows")
+            if queue.reply_to is not None and queue.reply_to not in self.replies.queues:
+                raise ValueError(f"queue '{queue.name}': reply_to '{queue.reply_to}' is none of replies.queues")
+        return self
+
+    @model_validator(mode="after")
     def _urls_go_where_they_may(self) -> Self:
         for name, flow in self.flows.items():
             self._check_flow_url(name, flow.url.get_secret_value())
         parts = urlsplit(self.authority)
         if parts.scheme != "https" and parts.netloc not in self.plain_http_hosts:
             raise ValueError(f"claims.authority is not https; use https, or name '{parts.netloc}' in plain_http_hosts")
+        if self.dataverse is not None:
+            self._check_dataverse_url(self.dataverse.url)
         return self
+
+    def _check_dataverse_url(self, url: str) -> None:
+        """The worker's token for Dataverse goes there. Anything but an origin would be another audience, too."""
+        parts = urlsplit(url)
+        if not parts.hostname or parts.username or parts.query or parts.fragment or url.endswith("/"):
+            raise ValueError("dataverse.url is no organisation's URL; it looks like https://contoso.crm4.dynamics.com")
+        if parts.scheme != "https" and not (parts.scheme == "http" and parts.netloc in self.plain_http_hosts):
+            raise ValueError(f"dataverse.url is not https; use https, or name '{parts.netloc}' in plain_http_hosts")
 
     def _check_flow_url(self, name: str, url: str) -> None:
         """Refuse a URL the managed-identity token must not be sent to. The URL itself is a secret: not repeated."""

@@ -7,10 +7,20 @@ from typing import Annotated, Literal, Self
 
 from jsonschema import SchemaError
 from jsonschema.validators import Draft202012Validator, validator_for
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 QueueName = Annotated[str, Field(min_length=1, max_length=260)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+Guid = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"), AfterValidator(str.lower)]
 
 
 class _Group(BaseModel):
@@ -47,8 +57,25 @@ class RequestQueue(_Group):
     """One queue requests come from, and the authority its senders are judged by."""
 
     name: QueueName
-    authority: Literal["entra"] = "entra"
+    authority: Literal["entra", "dataverse"] = "entra"
     lanes: Annotated[int, Field(ge=1, le=256)] = 8
+    organization: Guid | None = Field(
+        default=None, description="authority dataverse: ID of the organisation whose messages these are"
+    )
+    flows: dict[str, str] = Field(
+        default_factory=dict,
+        description="authority dataverse: flow by message ('new_StartQuote') or message and table ('Update:contact')",
+    )
+    reply_to: QueueName | None = Field(default=None, description="authority dataverse: the reply queue for results")
+
+    @model_validator(mode="after")
+    def _dataverse_has_what_it_needs(self) -> Self:
+        given = self.organization is not None or bool(self.flows) or self.reply_to is not None
+        if self.authority == "dataverse" and (self.organization is None or not self.flows):
+            raise ValueError(f"queue '{self.name}' of authority dataverse needs organization and flows")
+        if self.authority != "dataverse" and given:
+            raise ValueError(f"queue '{self.name}': organization, flows and reply_to are for authority dataverse only")
+        return self
 
 
 class ReplySettings(_Group):
@@ -64,13 +91,24 @@ class ReplySettings(_Group):
         return self.queues[0]
 
 
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
+"""Asymmetric ones only: with HMAC the published key would be the secret."""
+
+
 class ClaimSettings(_Group):
     """What a sender's claim must be: a token of these tenants for one of these audiences."""
 
     tenants: Annotated[tuple[str, ...], Field(min_length=1)]
     audiences: Annotated[tuple[str, ...], Field(min_length=1)]
     authority: str | None = Field(default=None, description="issuer base URL; default: the cloud's login host")
+    algorithms: Annotated[
+        tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"], ...], Field(min_length=1)
+    ] = ("RS256",)
     clock_skew_seconds: Annotated[int, Field(ge=0, le=600)] = 300
+    max_age_seconds: Annotated[float, Field(ge=1, le=14 * 86_400)] = 86_400.0
+    asserters: tuple[Guid, ...] = Field(default=(), description="object IDs of apps that may name a user")
+    asserter_role: str | None = Field(default=None, description="app role by which an app may name a user")
+    binding_claim: Annotated[str, Field(min_length=1, max_length=64)] = "nonce"
     keys_lifetime_seconds: Annotated[int, Field(ge=60, le=7 * 86_400)] = 86_400
     keys_refresh_seconds: Annotated[int, Field(ge=30, le=86_400)] = 3600
     unknown_key_cooldown_seconds: Annotated[int, Field(ge=1, le=3600)] = 300
@@ -148,16 +186,35 @@ class DeadLetterSettings(_Group):
     interval_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 30.0
 
 
+class DataverseSettings(_Group):
+    """The organisation that is asked which privileges a user holds."""
+
+    url: str = Field(description="https://contoso.crm4.dynamics.com")
+    held_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    missing_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    request_seconds: Seconds = 10.0
+    concurrent: Annotated[int, Field(ge=1, le=52)] = 8
+
+
 class FlowSettings(_Group):
-    """One flow that may be started, by name."""
+    """One flow that may be started, by name: by whom holds the role, or the privilege, or both if both are set."""
 
     url: SecretStr
-    role: Annotated[str, Field(min_length=1)]
+    role: Annotated[str, Field(min_length=1)] | None = None
+    privilege: Annotated[str, Field(pattern=r"^prv[A-Za-z0-9_]{1,200}$")] | None = None
+    privilege_depth: Literal["basic", "local", "deep", "global"] = "basic"
+    bind_claim: bool = False
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 130.0
     idempotent: bool = False
     input_schema: dict[str, JsonValue] | bool | None = None
     retry: RetrySettings | None = Field(default=None, description="default: the worker's own `retry`")
     pacing: PacingSettings | None = Field(default=None, description="default: the worker's own `pacing`")
+
+    @model_validator(mode="after")
+    def _somebody_is_kept_out(self) -> Self:
+        if self.role is None and self.privilege is None:
+            raise ValueError("set role (an app role in the sender's token), privilege (asked of Dataverse), or both")
+        return self
 
     @field_validator("input_schema", mode="after")
     @classmethod

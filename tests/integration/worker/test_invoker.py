@@ -9,10 +9,10 @@ import pytest
 
 from tests.support.stage import JsonObject, Stage, running_stage
 from worker.errors import CallFailed
-from worker.flows.identity import FlowIdentity
 from worker.flows.invoker import Answer, Invoker
 from worker.flows.registry import Flow, Registry
 from worker.flows.status_url import StatusHosts
+from worker.identity import ManagedIdentity
 
 SCOPE = "https://service.flow.microsoft.com//.default"
 
@@ -27,9 +27,9 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
 @pytest.fixture
 async def invoker() -> AsyncIterator[Invoker]:
     async with (
-        FlowIdentity(SCOPE, client_id=None, deadline_seconds=10) as identity,
+        ManagedIdentity(client_id=None, deadline_seconds=10) as identity,
         Invoker(
-            identity,
+            identity.tokens(SCOPE),
             connect_seconds=5,
             max_connections=4,
             keepalive_seconds=15,

@@ -17,6 +17,9 @@ from contracts.request import CONTRACT
 from contracts.result import Status
 from worker import intake
 from worker.access.principal import Principal
+from worker.access.rights import Asserters, Rights
+from worker.access.tokens import Proven
+from worker.admission import Admission
 from worker.conclusion import Conclusions, Rules
 from worker.errors import CallFailed, NotKnownYet, Refused
 from worker.flows.invoker import Answer
@@ -44,13 +47,13 @@ class KnownSenders:
     principal: Principal = ADA
     asked_at: list[datetime] = field(default_factory=list)
 
-    async def authenticate(self, claim: SecretStr | None, enqueued_at: datetime) -> Principal:
+    async def prove(self, claim: SecretStr | None, enqueued_at: datetime) -> Proven:
         self.asked_at.append(enqueued_at)
         if self.instead:
             raise self.instead
         if claim is None or claim.get_secret_value() != CLAIM:
             raise Refused("claim_invalid", "no")
-        return self.principal
+        return Proven(self.principal, {})
 
 
 @dataclass
@@ -143,14 +146,20 @@ class Worker:
 
     def handler(self, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Handler:
         queues = ("flow-replies", "other-replies")
+        registry = Registry(FLOWS, StatusHosts(("flow.example",)))
         return Handler(
-            authority=senders or KnownSenders(),
-            registry=Registry(FLOWS, StatusHosts(("flow.example",))),
+            admission=Admission(
+                authority=senders or KnownSenders(),
+                rights=Rights(Asserters(), None),
+                registry=registry,
+                reply_queues=queues,
+                binding_claim="nonce",
+            ),
+            registry=registry,
             caller=flow,
             pacing=self._pacing,
             journal=self.journal,
             conclusions=Conclusions(self.journal, Rules(queues, "flow-replies", RETRY), self.clock),
-            reply_queues=queues,
             retry=RETRY,
             lease_slack_seconds=30,
             now=self.clock,

@@ -1,4 +1,4 @@
-"""The managed-identity token that flows admit: azure-identity's own credential, one for the process."""
+"""The worker's managed identity: azure-identity's own credential, one for the process, and the tokens it gives."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ _RENEWED_AT_MOST_EVERY = 30.0
 """Seconds. Many calls may meet the same 401 at once."""
 
 
-class FlowIdentity:
-    """Gives the bearer token for the Flow service's audience; caching and refresh are the credential's."""
+class ManagedIdentity:
+    """Gives bearer tokens for one audience after another; caching and refresh are the credential's."""
 
-    def __init__(self, scope: str, *, client_id: str | None, deadline_seconds: float) -> None:
-        self._scope = scope
+    def __init__(self, *, client_id: str | None, deadline_seconds: float) -> None:
         self._deadline = deadline_seconds
         self._credential = ManagedIdentityCredential(client_id=client_id)
-        self._renewed_at = -_RENEWED_AT_MOST_EVERY
 
     async def __aenter__(self) -> Self:
         await self._credential.__aenter__()
@@ -35,11 +33,25 @@ class FlowIdentity:
     ) -> None:
         await self._credential.close()
 
-    async def token(self, *, fresh: bool = False) -> str:
-        """The access token. Raises `NotKnownYet` whatever went wrong: no call has gone out yet.
+    def tokens(self, scope: str) -> Tokens:
+        """The tokens for one audience: `scope` is its resource followed by `/.default`."""
+        return Tokens(self._credential, scope, deadline_seconds=self._deadline)
 
-        `fresh` asks past the credential's cache, as after a flow's 401; but a token renewed just now is not renewed
-        again: the platform keeps its own cache, and there is none fresher to be had.
+
+class Tokens:
+    """The bearer tokens for one audience."""
+
+    def __init__(self, credential: ManagedIdentityCredential, scope: str, *, deadline_seconds: float) -> None:
+        self._credential = credential
+        self._scope = scope
+        self._deadline = deadline_seconds
+        self._renewed_at = -_RENEWED_AT_MOST_EVERY
+
+    async def token(self, *, fresh: bool = False) -> str:
+        """The access token. Raises `NotKnownYet` whatever went wrong: nothing was called with it yet.
+
+        `fresh` asks past the credential's cache, as after a 401; but a token renewed just now is not renewed again:
+        the platform keeps its own cache, and there is none fresher to be had.
 
         The credential's own errors are as varied as its endpoints (a bare KeyError for an answer without
         `resource`, JSON errors for a proxy's HTML page), so they are caught as broadly as it throws them.

@@ -1,0 +1,93 @@
+"""Who may start which flow, and who may do so for another: decided on a proven principal."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from worker.access.principal import Principal
+from worker.access.privilege import Depth
+from worker.access.user import User
+from worker.errors import Refused
+from worker.flows.registry import Flow
+
+_NOBODY = str(uuid.UUID(int=0))
+
+
+class Privileges(Protocol):
+    """Where it can be asked what a user holds."""
+
+    async def depth(self, user: User, privilege: str) -> Depth | None:
+        """None: the user does not hold it. Raises `NotKnownYet`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asserters:
+    """Which applications may name the user they ask for: by object ID, or by an app role."""
+
+    oids: Collection[str] = ()
+    role: str | None = None
+
+    def admit(self, principal: Principal) -> bool:
+        """Only app-only tokens: a user speaks for no one else."""
+        if principal.authority != "entra" or principal.kind != "app":
+            return False
+        return principal.oid in self.oids or (self.role is not None and self.role in principal.roles)
+
+
+class Rights:
+    """The rules of one worker."""
+
+    def __init__(self, asserters: Asserters, privileges: Privileges | None) -> None:
+        self._asserters = asserters
+        self._privileges = privileges
+
+    def speaking_for(self, principal: Principal, user: str | None) -> Principal:
+        """The principal, on behalf of the user that the request names, if any. Raises `Refused`."""
+        if user is None:
+            return principal
+        if not self._asserters.admit(principal):
+            raise Refused("on_behalf_of_not_allowed", "This sender may not name another user in 'on_behalf_of'.")
+        try:
+            oid = str(uuid.UUID(user))
+        except ValueError:
+            oid = _NOBODY
+        if oid == _NOBODY or len(user) != len(oid):
+            raise Refused("on_behalf_of_invalid", "'on_behalf_of' must be the user's Entra object ID.")
+        return replace(principal, on_behalf_of=oid)
+
+    async def require(self, principal: Principal, flow: Flow) -> None:
+        """The flow's role, its privilege, or both. Raises `Refused`, `NotKnownYet`."""
+        if flow.role is not None and flow.role not in principal.roles:
+            raise Refused(
+                "role_missing",
+                f"Starting '{flow.name}' takes the app role '{flow.role}', which the claim does not hold.",
+            )
+        if flow.privilege is not None:
+            await self._require_privilege(principal, flow, flow.privilege)
+        elif principal.on_behalf_of is not None:
+            raise Refused(
+                "on_behalf_of_not_allowed",
+                f"'{flow.name}' asks for no privilege, so naming a user would prove nothing; leave it out.",
+            )
+
+    async def _require_privilege(self, principal: Principal, flow: Flow, privilege: str) -> None:
+        if self._privileges is None:
+            raise Refused("privilege_missing", f"Nobody can tell who holds the privilege that '{flow.name}' takes.")
+        depth = await self._privileges.depth(user_of(principal), privilege)
+        if depth is None or depth < flow.privilege_depth:
+            raise Refused(
+                "privilege_missing",
+                f"Starting '{flow.name}' takes the privilege '{privilege}' at least at depth "
+                f"{flow.privilege_depth.name.lower()}, which the user does not hold.",
+            )
+
+
+def user_of(principal: Principal) -> User:
+    """Whose privilege counts."""
+    if principal.on_behalf_of is not None:
+        return User(principal.on_behalf_of)
+    return User(principal.oid) if principal.oid else User(None, principal.system_user)
