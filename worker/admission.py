@@ -90,12 +90,13 @@ class Admission:
         """Whoever reads a claim can send it again, but not with a request that it is not bound to."""
         if not self._registry.find(errand.flow).bind_claim:
             return
-        bound_to = proven.claims.get(self._binding_claim)
+        name = self._binding_claim
+        bound_to = proven.claims.get(name)
         if not isinstance(bound_to, str) or bound_to not in {errand.replay_of or errand.message_id, errand.digest}:
             raise Refused(
                 "claim_not_bound",
-                f"'{errand.flow}' takes claims only that hold the request's message ID or digest in '{self._binding_claim}'; "
-                "get a token for this request.",
+                f"'{errand.flow}' takes only claims that name the request's message ID or digest in '{name}'; get a "
+                "token for this request.",
             )
 
 

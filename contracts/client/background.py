@@ -28,7 +28,7 @@ class Background:
     """Posts requests and hands each result to whoever waits for its correlation ID. An async context manager.
 
     Its session has a random name and is read by it alone; after a lost connection the same session is opened again.
-    A message in it that is no result, or that nobody here asked for, goes to the dead-letter queue.
+    A message in it that is no result, or that answers no request of this client's, goes to the dead-letter queue.
     """
 
     def __init__(self, bus: Bus, request_queue: str, reply_queue: str, *, max_unclaimed: int) -> None:
@@ -62,7 +62,7 @@ class Background:
         Raises `ValueError` if a request with this correlation ID is outstanding already.
         """
         request = request_of(flow, input, options, reply_to=self._reply_queue, session_id=self.session_id)
-        self._mailbox.expect(request.correlation_id)
+        self._mailbox.expect(request.correlation_id, request.message_id)
         try:
             await self._bus.send(self._request_queue, request.to_message())
         except BaseException:
@@ -129,7 +129,7 @@ class Background:
             await session.complete(delivery)
         else:
             await session.dead_letter(
-                delivery, "unexpected_result", "Nobody reading this session asked for a result of this correlation ID."
+                delivery, "unexpected_result", "Nobody reading this session sent the request that this answers."
             )
 
     async def _pause(self, seconds: float) -> None:

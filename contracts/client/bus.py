@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -160,12 +160,12 @@ class ReplySession:
         self._answer_seconds = answer_seconds
         self._renew_at = self._next_renewal()
 
-    async def find(self, correlation_id: str) -> ReceivedMessage | None:
-        """The first message of that correlation ID, looked at and left where it is."""
+    async def find(self, wanted: Callable[[ReceivedMessage], bool]) -> ReceivedMessage | None:
+        """The first message that is wanted, looked at and left where it is."""
         first = 1
         while page := await self._peek(first):
             for message in page:
-                if message.correlation_id == correlation_id:
+                if wanted(message):
                     return message
             first = page[-1].sequence_number + 1
         return None

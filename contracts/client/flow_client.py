@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from contracts.client.background import Background
 from contracts.client.bus import Bus, Deadlines, ReplySession, pauses
 from contracts.client.errors import ResultTimeout, ServiceBusTrouble, SessionInUse, Unreachable
+from contracts.client.sent import Sent, answers
 from contracts.client.submission import Options, request_of
 from contracts.message import ReceivedMessage
 from contracts.result import FlowResult, InvalidResult
@@ -67,6 +68,7 @@ class FlowClient:
         self._bus = Bus(sdk, deadlines or Deadlines(), senders=senders)
         self._request_queue = request_queue
         self._reply_queue = reply_queue
+        self._sent = Sent()
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,30 +88,34 @@ class FlowClient:
         Raises `InvalidRequest` and `RequestTooLarge`.
         """
         request = request_of(flow, input, options, reply_to=self._reply_queue)
+        self._sent.remember(request.correlation_id, request.message_id)
         await self._bus.send(self._request_queue, request.to_message())
         return request.correlation_id
 
-    async def poll(self, correlation_id: str) -> FlowResult | None:
+    async def poll(self, correlation_id: str, *, message_id: str | None = None) -> FlowResult | None:
         """The result if it is there, left where it is. Takes about a second: it opens the session and closes it.
 
+        `message_id`: the request's; default: what this client sent it under. Results of other requests, which name this
+        session, are passed over; only a client that does not know the message ID takes any of the correlation ID.
         Raises `SessionInUse` while someone else looks into this session, and `InvalidResult`.
         """
         async with self._session(correlation_id) as session:
-            found = await session.find(correlation_id)
+            found = await session.find(self._wanted(correlation_id, message_id))
         return FlowResult.from_message(found) if found else None
 
-    async def wait(self, correlation_id: str, timeout: float) -> FlowResult:
-        """The result as soon as it is there, left where it is. Lost connections are made anew.
+    async def wait(self, correlation_id: str, timeout: float, *, message_id: str | None = None) -> FlowResult:
+        """The result as soon as it is there, left where it is; see `poll`. Lost connections are made anew.
 
         The session is held meanwhile. Raises `ResultTimeout` after `timeout` seconds, `SessionInUse`, `InvalidResult`.
         """
         trouble: ServiceBusTrouble | None = None
+        wanted = self._wanted(correlation_id, message_id)
         try:
             async with asyncio.timeout(timeout):
                 for pause in pauses(0.2, 3.0):
                     try:
                         async with self._session(correlation_id) as session:
-                            found = await _found(session, correlation_id)
+                            found = await _found(session, wanted)
                         return FlowResult.from_message(found)
                     except SessionInUse as error:
                         if trouble is None:
@@ -122,22 +128,33 @@ class FlowClient:
             raise ResultTimeout(correlation_id, timeout, trouble) from trouble
         raise AssertionError("pauses are endless")
 
-    async def take(self, correlation_id: str, timeout: float = 0) -> FlowResult | None:
-        """The result, taken off the queue; None if it is not there within `timeout` seconds.
+    async def take(
+        self, correlation_id: str, timeout: float = 0, *, message_id: str | None = None
+    ) -> FlowResult | None:
+        """The result, taken off the queue; None if it is not there within `timeout` seconds. See `poll`.
 
         Raises `SessionInUse`, and `InvalidResult` after the message was put into the dead-letter queue.
         """
+        wanted = self._wanted(correlation_id, message_id)
         async with self._session(correlation_id) as session:
-            found = await session.find(correlation_id)
+            found = await session.find(wanted)
             if found is None and timeout > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(timeout):
-                        found = await _found(session, correlation_id)
+                        found = await _found(session, wanted)
             return await _consume(session, found) if found else None
 
     def background(self, *, max_unclaimed: int = 10_000) -> Background:
         """For many requests at a time: one session for all results, handed to whoever waits. See `Background`."""
         return Background(self._bus, self._request_queue, self._reply_queue, max_unclaimed=max_unclaimed)
+
+    def _wanted(self, correlation_id: str, message_id: str | None) -> Callable[[ReceivedMessage], bool]:
+        sent_as = message_id or self._sent.message_id(correlation_id)
+
+        def wanted(message: ReceivedMessage) -> bool:
+            return message.correlation_id == correlation_id and _answers(message, sent_as)
+
+        return wanted
 
     @contextlib.asynccontextmanager
     async def _session(self, correlation_id: str) -> AsyncIterator[ReplySession]:
@@ -148,10 +165,18 @@ class FlowClient:
             raise SessionInUse(f"correlation ID '{correlation_id}': {error}") from error
 
 
-async def _found(session: ReplySession, correlation_id: str) -> ReceivedMessage:
+def _answers(message: ReceivedMessage, message_id: str | None) -> bool:
+    """Whether a message may be the result; what cannot be read is not passed over, but complained of."""
+    try:
+        return answers(FlowResult.from_message(message), message_id)
+    except InvalidResult:
+        return True
+
+
+async def _found(session: ReplySession, wanted: Callable[[ReceivedMessage], bool]) -> ReceivedMessage:
     """Peeked, not received and abandoned: that would use up the message's deliveries."""
     for pause in pauses(0.05, 1.0):
-        found = await session.find(correlation_id)
+        found = await session.find(wanted)
         if found is not None:
             return found
         await asyncio.sleep(pause)

@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 
 from contracts.client.errors import NotOutstanding, ResultTimeout, ServiceBusTrouble
+from contracts.client.sent import answers
 from contracts.result import FlowResult
 
 _REMEMBERED = 10_000
@@ -18,26 +19,31 @@ class Mailbox:
     def __init__(self, max_unclaimed: int) -> None:
         self._max_unclaimed = max_unclaimed
         self._outstanding: dict[str, asyncio.Future[FlowResult]] = {}
+        self._message_ids: dict[str, str] = {}
         self._unclaimed: OrderedDict[str, None] = OrderedDict()
-        self._done: OrderedDict[str, None] = OrderedDict()
+        self._done: OrderedDict[str, str | None] = OrderedDict()
 
-    def expect(self, correlation_id: str) -> None:
-        """Make a place. Raises `ValueError` if there is one already: two results could not be told apart."""
+    def expect(self, correlation_id: str, message_id: str) -> None:
+        """Make a place for a request's result. Raises `ValueError` if there is one already for its correlation ID."""
         if correlation_id in self._outstanding:
             raise ValueError(f"a request with correlation ID '{correlation_id}' is outstanding already")
         self._done.pop(correlation_id, None)
         self._outstanding[correlation_id] = asyncio.get_running_loop().create_future()
+        self._message_ids[correlation_id] = message_id
 
     def forget(self, correlation_id: str) -> None:
         """Take a place away: its request was not sent."""
         self._outstanding.pop(correlation_id, None)
+        self._message_ids.pop(correlation_id, None)
 
     def put(self, result: FlowResult) -> bool:
-        """Hand a result over. False if nobody ever asked for it; True also for one that came before."""
+        """Hand a result over. False if nobody here sent its request; True also for one that came before."""
         correlation_id = result.correlation_id
         place = self._outstanding.get(correlation_id)
         if place is None:
-            return correlation_id in self._done
+            return correlation_id in self._done and answers(result, self._done[correlation_id])
+        if not answers(result, self._message_ids[correlation_id]):
+            return False
         if not place.done():
             place.set_result(result)
             self._unclaimed[correlation_id] = None
@@ -78,6 +84,6 @@ class Mailbox:
     def _finish(self, correlation_id: str) -> None:
         self._outstanding.pop(correlation_id, None)
         self._unclaimed.pop(correlation_id, None)
-        self._done[correlation_id] = None
+        self._done[correlation_id] = self._message_ids.pop(correlation_id, None)
         while len(self._done) > _REMEMBERED:
             self._done.popitem(last=False)

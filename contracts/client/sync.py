@@ -96,17 +96,17 @@ class FlowClientSync:
         """See `FlowClient.submit`."""
         return self._thread.run(self._client.submit(flow, input, **options))
 
-    def poll(self, correlation_id: str) -> FlowResult | None:
+    def poll(self, correlation_id: str, *, message_id: str | None = None) -> FlowResult | None:
         """See `FlowClient.poll`."""
-        return self._thread.run(self._client.poll(correlation_id))
+        return self._thread.run(self._client.poll(correlation_id, message_id=message_id))
 
-    def wait(self, correlation_id: str, timeout: float) -> FlowResult:
+    def wait(self, correlation_id: str, timeout: float, *, message_id: str | None = None) -> FlowResult:
         """See `FlowClient.wait`."""
-        return self._thread.run(self._client.wait(correlation_id, timeout))
+        return self._thread.run(self._client.wait(correlation_id, timeout, message_id=message_id))
 
-    def take(self, correlation_id: str, timeout: float = 0) -> FlowResult | None:
+    def take(self, correlation_id: str, timeout: float = 0, *, message_id: str | None = None) -> FlowResult | None:
         """See `FlowClient.take`."""
-        return self._thread.run(self._client.take(correlation_id, timeout))
+        return self._thread.run(self._client.take(correlation_id, timeout, message_id=message_id))
 
     def background(self, *, max_unclaimed: int = 10_000) -> BackgroundSync:
         """See `FlowClient.background`."""

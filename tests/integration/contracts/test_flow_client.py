@@ -19,7 +19,7 @@ from contracts.client import (
 )
 from contracts.message import Message
 from contracts.request import FlowRequest, InvalidRequest
-from contracts.result import InvalidResult, Status
+from contracts.result import FlowResult, InvalidResult, Status
 from contracts.servicebus import to_sdk
 from tests.integration.contracts.broker_thread import SILENT, BrokerThread, WorkerThread, echo
 
@@ -178,3 +178,22 @@ async def test_submitting_and_waiting_outlive_a_restart_of_the_broker(broker: Br
         await asyncio.to_thread(broker.up)
         assert await submitting == "after-restart"
         assert (await waiting).correlation_id == "after-restart"
+
+
+@pytest.mark.usefixtures("answering")
+async def test_a_result_of_someone_elses_request_in_my_session_is_passed_over(
+    broker: BrokerThread, client: FlowClient
+) -> None:
+    """Whoever may send requests can name any session for the result."""
+    name = str(uuid.uuid4())
+    forged = FlowResult(status=Status.SUCCEEDED, correlation_id=name, request_message_id="forged")
+    await publish(broker, forged.to_message(name, timedelta(minutes=1)))
+    await client.submit("f", correlation_id=name, message_id=f"{name}-mine")
+    assert (await client.wait(name, 20)).request_message_id == f"{name}-mine"
+    async with FlowClient.from_connection_string(broker.connection_string) as other:
+        found = await other.poll(name, message_id=f"{name}-mine")
+        any_of_that_correlation_id = await other.poll(name)
+    assert found is not None
+    assert found.request_message_id == f"{name}-mine"
+    assert any_of_that_correlation_id is not None
+    assert any_of_that_correlation_id.request_message_id == "forged"
