@@ -2,7 +2,8 @@
 
 In turn, and each time with an emulator and a worker of its own: good flows alone, and the same good flows with as many
 requests again for a flow that hangs and one that is throttled. Said is the ratio of the good requests' median time,
-from submit to result. The worker has its default settings, except that its lanes may be set.
+from submit to result, and how the median runs second by second. The worker has its default settings, except that its
+lanes may be set, and that it stops quickly.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -25,6 +26,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench.samples import Summary
+from bench.turns import Measured, Noise, Sample, Turn, as_json, by_second, summary_of
 from contracts.client import Background, FlowClient
 from worker.demo.stage import ROLE, Emulator, running_emulator, running_worker
 
@@ -50,24 +52,6 @@ class Load:
     lanes: int
 
 
-@dataclass
-class Measured:
-    """The good requests' times in seconds, turn by turn."""
-
-    alone: list[list[float]] = field(default_factory=list)
-    beside: list[list[float]] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> float:
-        """Median beside trouble over median alone, over all turns."""
-        return self.summary(self.beside).median / self.summary(self.alone).median
-
-    @staticmethod
-    def summary(turns: list[list[float]]) -> Summary:
-        """Of all turns together."""
-        return Summary.of([seconds for turn in turns for seconds in turn])
-
-
 def measure(rounds: int, load: Load, console: Console) -> Measured:
     """`rounds` times alone and beside trouble, in turn."""
     measured = Measured()
@@ -80,7 +64,7 @@ def measure(rounds: int, load: Load, console: Console) -> Measured:
     return measured
 
 
-def _turn(load: Load, *, noisy: bool) -> list[float]:
+def _turn(load: Load, *, noisy: bool) -> Turn:
     with TemporaryDirectory(prefix="flow-worker-bench-") as folder, running_emulator(Path(folder)) as emulator:
         for name, behaviour in BEHAVIOURS.items():
             httpx.put(f"{emulator.web_url}/emulator/flows/{name}", json=behaviour).raise_for_status()
@@ -88,19 +72,18 @@ def _turn(load: Load, *, noisy: bool) -> list[float]:
             return asyncio.run(_play(emulator, load, noisy=noisy))
 
 
-async def _play(emulator: Emulator, load: Load, *, noisy: bool) -> list[float]:
+async def _play(emulator: Emulator, load: Load, *, noisy: bool) -> Turn:
     claim = SecretStr(emulator.mint("ada", ROLE))
     async with FlowClient.from_connection_string(emulator.connection_string) as client, client.background() as good:
         await asyncio.gather(*(_timed(good, claim) for _ in range(_WARM_UP)))
         async with asyncio.TaskGroup() as tasks:
             noise = tasks.create_task(_noise(client, claim, load)) if noisy else None
-            times = await _at_rate(good, claim, load)
-            if noise is not None:
-                await noise
-    return times
+            samples = await _at_rate(good, claim, load)
+            sent = await noise if noise is not None else None
+        return Turn(samples, await _became_of(emulator, sent) if sent is not None else None)
 
 
-async def _at_rate(good: Background, claim: SecretStr, load: Load) -> list[float]:
+async def _at_rate(good: Background, claim: SecretStr, load: Load) -> list[Sample]:
     """Requests at a steady rate, however long each takes."""
     began = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
@@ -108,7 +91,7 @@ async def _at_rate(good: Background, claim: SecretStr, load: Load) -> list[float
         for number in range(round(load.seconds * load.good_per_second)):
             await asyncio.sleep(began + number / load.good_per_second - time.perf_counter())
             asked.append(tasks.create_task(_timed(good, claim)))
-    return [task.result() for task in asked]
+    return [Sample(number / load.good_per_second, task.result()) for number, task in enumerate(asked)]
 
 
 async def _timed(good: Background, claim: SecretStr) -> float:
@@ -119,12 +102,23 @@ async def _timed(good: Background, claim: SecretStr) -> float:
     return time.perf_counter() - began
 
 
-async def _noise(client: FlowClient, claim: SecretStr, load: Load) -> None:
+async def _noise(client: FlowClient, claim: SecretStr, load: Load) -> int:
     """As many requests as the good ones, for the two flows in trouble by turns; nobody waits for their results."""
     began = time.perf_counter()
-    for number in range(round(load.seconds * load.good_per_second)):
+    requests = round(load.seconds * load.good_per_second)
+    for number in range(requests):
         await asyncio.sleep(began + number / load.good_per_second - time.perf_counter())
         await client.submit((HANGS, THROTTLED)[number % 2], _INPUT, claim=claim)
+    return requests
+
+
+async def _became_of(emulator: Emulator, sent: int) -> Noise:
+    """What the flows in trouble have seen of it."""
+    async with httpx.AsyncClient(base_url=f"{emulator.web_url}/emulator/flows") as control:
+        answers = [await control.get(f"/{flow}/calls") for flow in (HANGS, THROTTLED)]
+    calls = [call for answer in answers for call in answer.raise_for_status().json()["calls"]]
+    called = {call["client_tracking_id"] for call in calls}
+    return Noise(sent, len(called), sum(call["status"] is None for call in calls))
 
 
 def _settings(emulator: Emulator, health_port: int, lanes: int) -> str:
@@ -155,40 +149,51 @@ port = {health_port}
 # --- what is said ------------------------------------------------------------------------------------------------
 
 
-def as_json(measured: Measured, load: Load) -> dict[str, object]:
-    """Everything, for programs. Times are in seconds."""
-    return {
-        "load": asdict(load),
-        "alone": asdict(measured.summary(measured.alone)),
-        "beside": asdict(measured.summary(measured.beside)),
-        "turns": {
-            "alone": [asdict(Summary.of(turn)) for turn in measured.alone],
-            "beside": [asdict(Summary.of(turn)) for turn in measured.beside],
-        },
-        "ratio": measured.ratio,
-        "goal": GOAL,
-    }
-
-
 def _show(measured: Measured, load: Load, console: Console) -> None:
     rate = load.good_per_second
-    table = Table(
-        title=f"{rate:g} good requests/s, alone and beside {rate:g}/s for flows in trouble; {load.lanes} lanes",
-        title_justify="left",
-    )
-    for name in ("turn", "", "requests", "median", "p99"):
-        table.add_column(name, justify="left" if name in {"turn", ""} else "right")
-    for number, (alone, beside) in enumerate(zip(measured.alone, measured.beside, strict=True), 1):
-        table.add_row(str(number), "alone", *_cells(Summary.of(alone)))
-        table.add_row("", "beside", *_cells(Summary.of(beside)), end_section=True)
-    table.add_row("all", "alone", *_cells(measured.summary(measured.alone)))
-    table.add_row("", "beside", *_cells(measured.summary(measured.beside)))
-    console.print(table)
+    console.print(f"{rate:g} good requests/s, alone and beside {rate:g}/s for flows in trouble; {load.lanes} lanes")
+    console.print(_turns(measured))
+    console.print(_seconds(measured))
     console.print(f"Ratio of the medians: {measured.ratio:.2f} (goal: at most {GOAL:g})")
 
 
+def _turns(measured: Measured) -> Table:
+    table = _table("turn", "", "requests", "median", "p99", "noise sent", "called", "hanging")
+    for number, (alone, beside) in enumerate(zip(measured.alone, measured.beside, strict=True), 1):
+        table.add_row(str(number), "alone", *_cells(alone.summary))
+        table.add_row("", "beside", *_cells(beside.summary), *_of_noise(beside.noise), end_section=True)
+    table.add_row("all", "alone", *_cells(summary_of(measured.alone)))
+    table.add_row("", "beside", *_cells(summary_of(measured.beside)))
+    return table
+
+
+def _seconds(measured: Measured) -> Table:
+    """The medians of all turns, second by second: what a median over whole turns does not show."""
+    alone, beside = by_second(measured.alone), by_second(measured.beside)
+    table = _table("second", "alone", "beside", "ratio")
+    for second in sorted(alone.keys() & beside.keys()):
+        medians = alone[second].median, beside[second].median
+        table.add_row(str(second), *(_ms(median) for median in medians), f"{medians[1] / medians[0]:.2f}")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for name in columns:
+        table.add_column(name, justify="left" if name in {"turn", "second", ""} else "right")
+    return table
+
+
 def _cells(summary: Summary) -> tuple[str, str, str]:
-    return str(summary.count), f"{summary.median * 1000:.1f} ms", f"{summary.p99 * 1000:.1f} ms"
+    return str(summary.count), _ms(summary.median), _ms(summary.p99)
+
+
+def _of_noise(noise: Noise | None) -> tuple[str, ...]:
+    return (str(noise.sent), str(noise.called), str(noise.hanging)) if noise else ()
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
 
 
 def main(
@@ -204,7 +209,7 @@ def main(
     console = Console(stderr=json_)
     measured = measure(rounds, load, console)
     if json_:
-        sys.stdout.write(json.dumps(as_json(measured, load), indent=2) + "\n")
+        sys.stdout.write(json.dumps({"load": asdict(load), "goal": GOAL} | as_json(measured), indent=2) + "\n")
     else:
         _show(measured, load, console)
     if check and measured.ratio > GOAL:

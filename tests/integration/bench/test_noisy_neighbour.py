@@ -20,4 +20,8 @@ async def test_it_measures_both_and_says_the_ratio() -> None:
     assert process.returncode == 0, complaints.decode()
     document = json.loads(said)
     assert (document["alone"]["count"], document["beside"]["count"]) == (8, 8)
+    assert [turn["noise"] for turn in document["alone"]["turns"]] == [None]
+    [beside] = document["beside"]["turns"]
+    assert beside["noise"]["sent"] == 8
+    assert 0 < beside["noise"]["hanging"] < 16, "it hangs, and not in all lanes"
     assert document["ratio"] == document["beside"]["median"] / document["alone"]["median"]
