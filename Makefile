@@ -15,7 +15,7 @@ demo: $(READY)   ## the main job, end to end, on the emulator
 test: $(READY) lint  ## all tests, after types, style and layer rules
 	$(BIN)/python -m pytest -n 4 --dist loadfile
 
-bench: $(READY)  ## how much one flow's trouble costs the others, as a ratio (4 minutes)
+bench: $(READY)  ## how much one flow's trouble costs the others, as a ratio (3 minutes)
 	$(BIN)/python -m bench.noisy_neighbour
 
 lint: $(READY)   ## types, style and layer rules

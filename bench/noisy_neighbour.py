@@ -1,9 +1,9 @@
 """How much one flow's trouble costs the others: `python -m bench.noisy_neighbour` (`make bench`).
 
-In turn, and each time with an emulator and a worker of its own: good flows alone, and the same good flows with as many
-requests again for a flow that hangs and one that is throttled. Said is the ratio of the good requests' median time,
-from submit to result, and how the median runs second by second. The worker has its default settings, except that its
-lanes may be set, and that it stops quickly.
+Each round has an emulator and a worker of its own, and two turns: good flows alone; then the same with as many requests
+again for a flow that hangs and one that is throttled. Said is the ratio of the good requests' median time, from submit
+to result, and how the median runs second by second. The worker has its default settings, except that its lanes may be
+set, and that it does not wait for calls under way when it is stopped.
 """
 
 from __future__ import annotations
@@ -53,23 +53,24 @@ class Load:
 
 
 def measure(rounds: int, load: Load, console: Console) -> Measured:
-    """`rounds` times alone and beside trouble, in turn."""
+    """`rounds` times alone and then beside trouble."""
     measured = Measured()
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("turns", total=2 * rounds)
-        for _ in range(rounds):
-            for turns, noisy in ((measured.alone, False), (measured.beside, True)):
-                turns.append(_turn(load, noisy=noisy))
-                progress.advance(task)
+        for _ in progress.track(range(rounds), description="rounds"):
+            alone, beside = _round(load)
+            measured.alone.append(alone)
+            measured.beside.append(beside)
     return measured
 
 
-def _turn(load: Load, *, noisy: bool) -> Turn:
+def _round(load: Load) -> tuple[Turn, Turn]:
+    """Alone first: calls that hang, and requests put off, outlast the turn."""
     with TemporaryDirectory(prefix="flow-worker-bench-") as folder, running_emulator(Path(folder)) as emulator:
         for name, behaviour in BEHAVIOURS.items():
             httpx.put(f"{emulator.web_url}/emulator/flows/{name}", json=behaviour).raise_for_status()
         with running_worker(Path(folder), emulator, lambda said, port: _settings(said, port, load.lanes)):
-            return asyncio.run(_play(emulator, load, noisy=noisy))
+            alone, beside = (asyncio.run(_play(emulator, load, noisy=noisy)) for noisy in (False, True))
+    return alone, beside
 
 
 async def _play(emulator: Emulator, load: Load, *, noisy: bool) -> Turn:
@@ -158,7 +159,7 @@ def _show(measured: Measured, load: Load, console: Console) -> None:
 
 
 def _turns(measured: Measured) -> Table:
-    table = _table("turn", "", "requests", "median", "p99", "noise sent", "called", "hanging")
+    table = _table("round", "", "requests", "median", "p99", "noise sent", "called", "hanging")
     for number, (alone, beside) in enumerate(zip(measured.alone, measured.beside, strict=True), 1):
         table.add_row(str(number), "alone", *_cells(alone.summary))
         table.add_row("", "beside", *_cells(beside.summary), *_of_noise(beside.noise), end_section=True)
@@ -180,7 +181,7 @@ def _seconds(measured: Measured) -> Table:
 def _table(*columns: str) -> Table:
     table = Table()
     for name in columns:
-        table.add_column(name, justify="left" if name in {"turn", "second", ""} else "right")
+        table.add_column(name, justify="left" if name in {"round", "second", ""} else "right")
     return table
 
 
@@ -197,7 +198,7 @@ def _ms(seconds: float) -> str:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="How often both are measured.")] = 4,
     seconds: Annotated[float, typer.Option(min=0.5, help="How long each time.")] = 15.0,
     rate: Annotated[float, typer.Option(min=1, help="Good requests a second.")] = 15.0,
     lanes: Annotated[int, typer.Option(min=2, help="Lanes of the request queue.")] = 8,

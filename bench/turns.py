@@ -27,7 +27,7 @@ class Noise:
     called: int
     """Requests for which a flow was called, however often. The others were put off each time they came."""
     hanging: int
-    """Calls without an answer: the lanes that are held."""
+    """Calls never answered: each holds a lane until its time is up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from tests.support.processes import CHECKOUT
 
 async def test_it_measures_both_and_says_the_ratio() -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.noisy_neighbour", "--rounds", "1", "--seconds", "1", "--rate", "8", "--json"),
+        *(sys.executable, "-m", "bench.noisy_neighbour", "--rounds", "1", "--seconds", "0.5", "--rate", "16", "--json"),
         cwd=CHECKOUT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
