@@ -194,7 +194,7 @@ class Conclusions:
 
 
 def _cause(verdict: Verdict) -> FlowError:
-    return verdict.error or FlowError(code="flow_failed", message="The flow could not be called.")
+    return verdict.error or FlowError(code="internal_error", message="A retry without a cause.")
 
 
 def _step(following: Continuation, due: datetime) -> Step:

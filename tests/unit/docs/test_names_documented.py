@@ -8,8 +8,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 RAISED = re.compile(r'(?:Refused|NotKnownYet|CallFailed|InvalidRequest)\(\s*"(\w+)"')
 TOLD = re.compile(r'FlowError\(\s*code="(\w+)"')
-GIVEN_BACK = re.compile(r'_later\(case, "(\w+)"')
-LOGGED = re.compile(r'\(\s*_log,\s*[\w.]+,\s*"([\w.]+)"|self\._say\(\s*[\w.]+,\s*"([\w.]+)"')
+NAMED = re.compile(r'^[A-Z_]+ = "((?:flow|status)_\w+)"', re.MULTILINE)
+GIVEN_UP = re.compile(r'self\._(?:give_up|put_off)\(\w+, "(\w+)"')
+EVENT = re.compile(
+    r'"((?:access|call|chore|continuations|crew|deadletter|journal|keys|lane|request|send|servicebus|worker)\.\w+)"'
+)
+FILES_AND_LOGGERS = {"worker.audit", "worker.log"}
 FIRST_CELL = re.compile(r"^\| (`[^|]*`) \|", re.MULTILINE)
 NAME = re.compile(r"`([\w.]+)`")
 
@@ -29,12 +33,12 @@ def first_cells(text: str) -> set[str]:
 
 def test_every_code_a_result_can_carry_is_explained() -> None:
     code = sources("worker") + (ROOT / "contracts" / "request.py").read_text(encoding="utf-8")
-    used = {name for pattern in (RAISED, TOLD, GIVEN_BACK) for name in pattern.findall(code)}
+    used = {name for pattern in (RAISED, TOLD, NAMED, GIVEN_UP) for name in pattern.findall(code)}
     used |= set(TOLD.findall((ROOT / "contracts" / "result.py").read_text(encoding="utf-8")))
     documented = {name for name in first_cells(section("contract.md", "Codes")) if not name.startswith("http_")}
     assert documented == used
 
 
 def test_every_event_of_the_log_is_explained() -> None:
-    used = {name for pair in LOGGED.findall(sources("worker")) for name in pair if name}
+    used = set(EVENT.findall(sources("worker"))) - FILES_AND_LOGGERS
     assert first_cells(section("operations.md", "Log")) == used

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from worker import settings
-from worker.settings import FlowSettings, RequestQueue, Settings
+from worker.settings import DataverseSettings, FlowSettings, RequestQueue, Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "settings.md"
@@ -22,9 +22,13 @@ EXAMPLE = re.compile(r"```toml\n(.*?)```", re.DOTALL)
 
 def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Each setting and its path."""
-    inner: dict[str, type[BaseModel]] = {"request_queues": RequestQueue, "flows": FlowSettings}
+    inner: dict[str, type[BaseModel]] = {
+        "request_queues": RequestQueue,
+        "flows": FlowSettings,
+        "dataverse": DataverseSettings,
+    }
     for name, field in model.model_fields.items():
-        below: object = inner.get(name, field.annotation)
+        below: object = inner.get(name, field.annotation) if model is Settings else None
         if isinstance(below, type) and issubclass(below, BaseModel):
             yield from fields(below, f"{prefix}{name}.")
         else:
@@ -35,13 +39,15 @@ def shown_default(field: FieldInfo) -> str:
     default: object = field.default
     if field.is_required():
         return "required"
+    if field.default_factory is not None:
+        return f"`{field.get_default(call_default_factory=True)}`"
     if default is None:
         return "none"
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, tuple):
         return "`[" + ", ".join(f'"{item}"' for item in default) + "]`"
-    if isinstance(default, str):
+    if isinstance(default, str | Path):
         return f"`{default}`"
     return f"{default:g}" if isinstance(default, float) else str(default)
 
