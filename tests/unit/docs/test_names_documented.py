@@ -13,7 +13,7 @@ GIVEN_UP = re.compile(r'self\._(?:give_up|put_off)\(\w+, "(\w+)"')
 EVENT = re.compile(
     r'"((?:access|call|chore|continuations|crew|deadletter|journal|keys|lane|request|send|servicebus|worker)\.\w+)"'
 )
-FILES_AND_LOGGERS = {"worker.audit", "worker.log"}
+FILES_AND_LOGGERS = {"journal.sqlite3", "worker.audit", "worker.log"}
 FIRST_CELL = re.compile(r"^\| (`[^|]*`) \|", re.MULTILINE)
 NAME = re.compile(r"`([\w.]+)`")
 
