@@ -24,13 +24,25 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 """W3C Trace Context, version 00 and whatever keeps its form."""
 
 
+InvalidRequestCode = Literal[
+    "malformed_request",
+    "unsupported_contract",
+    "unsupported_format",
+    "input_truncated",
+    "organization_unknown",
+    "message_not_mapped",
+]
+
+
 class InvalidRequest(Exception):
     """The request can be answered but not understood; `message` is safe to show and quotes no value of the request."""
 
-    def __init__(self, code: Literal["malformed_request", "unsupported_contract"], message: str) -> None:
+    def __init__(self, code: InvalidRequestCode, message: str, *, address: ReplyAddress | None = None) -> None:
         super().__init__(message)
-        self.code = code
+        self.code: InvalidRequestCode = code
         self.message = message
+        self.address = address
+        """Where the answer belongs, if it is the body that says it; None if the broker's properties do."""
 
 
 class Unanswerable(Exception):

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import JsonValue
+
+from contracts.dataverse import ExecutionContext
+from contracts.message import Message
+from contracts.request import MAX_BODY_BYTES, InvalidRequest, ReplyAddress, Unanswerable
+from tests.unit.contracts.dataverse_samples import (
+    CONTACT,
+    CORRELATION,
+    JOB,
+    ORGANIZATION,
+    REQUEST,
+    SYSTEM_USER,
+    USER,
+    ZEROS,
+    custom_api,
+    entity,
+    pairs,
+    posted,
+    reference,
+    update,
+)
+from tests.unit.contracts.strategies import json_values
+
+SECRET = "s3cret"
+
+
+def read(context: dict[str, Any], **fields: Any) -> ExecutionContext:  # Any: whatever Message takes
+    return ExecutionContext.from_message(posted(context, **fields))
+
+
+def refusal(message: Message) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as refused:
+        ExecutionContext.from_message(message)
+    return refused.value
+
+
+def without(context: dict[str, Any], member: str) -> dict[str, Any]:
+    return {name: value for name, value in context.items() if name != member}
+
+
+# --- what is read ----------------------------------------------------------------------------------------------------
+
+
+def test_an_update_is_decoded_fully() -> None:
+    context = read(update())
+    assert (context.message_name, context.primary_entity, context.primary_entity_id) == ("Update", "contact", CONTACT)
+    assert (context.organization_id, context.organization_name) == (ORGANIZATION, "contoso")
+    assert (context.stage, context.mode, context.depth) == (40, 1, 1)
+    assert (context.correlation_id, context.operation_id, context.request_id) == (CORRELATION, JOB, None)
+    assert context.operation_created_on == datetime(2024, 8, 2, 7, 0, 39, tzinfo=UTC)
+    assert (context.initiating_user_oid, context.initiating_user_id) == (USER, SYSTEM_USER)
+    assert context.shared_variables == {"IsAutoTransact": True}
+    assert context.input == {
+        "Target": {
+            "@id": CONTACT,
+            "@logicalName": "contact",
+            "contactid": CONTACT,
+            "firstname": "James",
+            "modifiedon": "2017-09-26T00:04:07.000Z",
+            "statecode": 0,
+            "modifiedby": {"id": SYSTEM_USER, "logicalName": "systemuser", "name": None},
+        }
+    }
+
+
+def test_a_custom_apis_parameters_are_the_flows_input() -> None:
+    context = read(custom_api(Customer="Contoso", Amount=5, Account=reference("account", CONTACT)))
+    assert (context.message_name, context.primary_entity, context.primary_entity_id) == ("new_StartQuote", "", None)
+    assert (context.operation_id, context.operation_created_on, context.request_id) == (None, None, REQUEST)
+    request = context.to_request("create-quote", reply_to="results")
+    account = {"id": CONTACT, "logicalName": "account", "name": None}
+    assert request.input == {"Customer": "Contoso", "Amount": 5, "Account": account}
+    assert (request.flow, request.reply_to) == ("create-quote", "results")
+    assert request.claim is None
+    assert request.on_behalf_of is None
+
+
+def test_an_operation_without_parameters_has_an_empty_input() -> None:
+    assert read(custom_api()).input == {}
+
+
+@pytest.mark.parametrize("oid", [ZEROS, None])
+def test_a_user_without_an_object_id_is_told_by_the_system_user_alone(oid: str | None) -> None:
+    context = read(update(InitiatingUserAzureActiveDirectoryObjectId=oid))
+    assert (context.initiating_user_oid, context.initiating_user_id) == (None, SYSTEM_USER)
+
+
+def test_an_older_dataverse_names_no_object_id_at_all() -> None:
+    assert read(without(update(), "InitiatingUserAzureActiveDirectoryObjectId")).initiating_user_oid is None
+
+
+def test_the_user_is_who_started_the_operation_not_whom_the_step_runs_as() -> None:
+    other = "11111111-2222-4333-8444-555555555555"
+    context = read(update(UserId=other, UserAzureActiveDirectoryObjectId=other))
+    assert (context.initiating_user_oid, context.initiating_user_id) == (USER, SYSTEM_USER)
+
+
+@pytest.mark.parametrize("content_type", [None, "application/json", "Application/JSON; charset=utf-8"])
+def test_json_is_read_by_its_content_type_or_without_one(content_type: str | None) -> None:
+    assert read(update(), content_type=content_type).message_name == "Update"
+
+
+def test_a_byte_order_mark_is_no_hindrance() -> None:
+    bare = posted(update(), content_type=None)
+    assert ExecutionContext.from_message(Message(body=b"\xef\xbb\xbf" + bare.body)).message_name == "Update"
+
+
+def test_labels_on_the_message_change_nothing() -> None:
+    claims = "http://schemas.microsoft.com/xrm/2011/Claims/"
+    forged = {f"{claims}InitiatingUser": "admin", f"{claims}Organization": "other", f"{claims}RequestName": "Delete"}
+    broker = {"correlation_id": "c", "reply_to": "elsewhere", "reply_to_session_id": "s", "session_id": "s"}
+    assert read(update(), application_properties=forged, **broker) == read(update())
+
+
+def test_the_input_is_not_shown_where_a_context_is() -> None:
+    shown = repr(read(custom_api(Password=SECRET)))
+    assert SECRET not in shown
+    assert CORRELATION in shown
+
+
+# --- which request it is ---------------------------------------------------------------------------------------------
+
+
+def message_id(context: dict[str, Any], **fields: Any) -> str:  # Any: whatever Message takes
+    return read(context, **fields).to_request("create-quote").message_id
+
+
+def test_a_system_job_that_posts_again_asks_for_the_same_thing() -> None:
+    again = message_id(update(Depth=2, SharedVariables=[]), message_id="m-2")
+    assert again == message_id(update(), message_id="m-1") == message_id(update())
+
+
+def test_another_job_of_the_same_request_asks_for_another_thing() -> None:
+    assert message_id(update(OperationId=REQUEST)) != message_id(update())
+
+
+def test_a_copy_of_an_organisation_with_its_jobs_asks_for_itself() -> None:
+    assert message_id(update(OrganizationId=REQUEST)) != message_id(update())
+
+
+def test_synchronous_posts_of_one_request_are_told_apart_though_they_share_its_ids() -> None:
+    assert message_id(custom_api(Amount=5)) != message_id(custom_api(Amount=6))
+    assert message_id(custom_api(Amount=5), message_id="m-1") != message_id(custom_api(Amount=5), message_id="m-2")
+
+
+def test_the_broker_delivering_a_synchronous_post_again_is_no_new_request() -> None:
+    assert message_id(custom_api(Amount=5)) == message_id(custom_api(Amount=5))
+    assert message_id(custom_api(Amount=5), message_id="m-1") == message_id(custom_api(Amount=5), message_id="m-1")
+
+
+def test_a_job_id_in_a_synchronous_post_does_not_stand_for_it() -> None:
+    # It may be the job around it, which may post more than once.
+    assert message_id(custom_api(Amount=5) | {"OperationId": JOB}) != message_id(
+        custom_api(Amount=6) | {"OperationId": JOB}
+    )
+
+
+def test_an_asynchronous_post_without_a_job_is_told_by_itself() -> None:
+    assert message_id(update(OperationId=ZEROS)) != message_id(update(OperationId=ZEROS, PrimaryEntityId=None))
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, CORRELATION),
+        ({"CorrelationId": CORRELATION.upper()}, CORRELATION),
+        ({"CorrelationId": ZEROS, "RequestId": REQUEST}, REQUEST),
+        ({"CorrelationId": None, "RequestId": ZEROS}, JOB),
+    ],
+)
+def test_the_result_is_found_by_what_dataverse_correlates_by(changed: dict[str, Any], expected: str) -> None:
+    request = read(update(**changed)).to_request("create-quote")
+    assert request.correlation_id == request.reply_to_session_id == expected
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MessageMaxSizeExceeded", "http://schemas.microsoft.com/xrm/2011/Claims/MessageMaxSizeExceeded"],
+)
+@pytest.mark.parametrize("value", [True, "true", "", None])
+def test_a_message_that_dataverse_cut_is_refused_and_the_refusal_finds_its_way(name: str, value: object) -> None:
+    cut = posted(without(update(), "InputParameters"), application_properties={name: value})
+    refused = refusal(cut)
+    assert refused.code == "input_truncated"
+    whole = read(update()).to_request("create-quote")
+    assert refused.address == whole.address
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "form"),
+    [
+        ("application/msbin1", b"@\x15RemoteExecutionContext", "binary"),
+        (None, b"@\x15RemoteExecutionContext", "binary"),
+        ("application/xml", b"<RemoteExecutionContext/>", "XML"),
+        ("text/xml; charset=utf-8", b"<RemoteExecutionContext/>", "XML"),
+        (None, b"\xef\xbb\xbf <RemoteExecutionContext/>", "XML"),
+        ("text/plain", b"{}", "JSON"),
+    ],
+)
+def test_another_form_than_json_is_refused_by_the_name_of_the_setting(
+    content_type: str | None, body: bytes, form: str
+) -> None:
+    refused = refusal(Message(body=body, content_type=content_type, message_id="m-1"))
+    assert refused.code == "unsupported_format"
+    assert form in refused.message
+    assert "Message Format to JSON" in refused.message
+    assert refused.address == ReplyAddress("m-1", "m-1", "m-1", None)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (Message(body=b"@\x15Remote", content_type="application/msbin1"), "unsupported_format"),
+        (Message(body=b""), "malformed_request"),
+        (Message(body=b"[]"), "malformed_request"),
+        (Message(body=b"{}", message_id="x" * 129), "malformed_request"),
+        (posted(update(CorrelationId=ZEROS, OperationId=None)), "malformed_request"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_names_nobody_to_answer_is_a_dead_letter_that_says_why(message: Message, reason: str) -> None:
+    with pytest.raises(Unanswerable) as unanswerable:
+        ExecutionContext.from_message(message)
+    assert unanswerable.value.reason == reason
+    assert "message ID" not in unanswerable.value.description
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"{",
+        b"\xff",
+        b'{"Mode": 1, "Mode": 1}',
+        b'{"Depth": NaN}',
+        b"[" * 100_000,
+        b'{"a":' * 101 + b"1" + b"}" * 101,
+        b'"' + b"x" * MAX_BODY_BYTES + b'"',
+    ],
+    ids=lambda body: repr(body[:12]),
+)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+    assert refusal(Message(body=body, content_type="application/json", message_id="m-1")).code == "malformed_request"
+
+
+TWICE = pairs(Amount=5) + pairs(Amount=SECRET)
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("MessageName", None),
+        ("MessageName", ""),
+        ("MessageName", "x" * 257),
+        ("PrimaryEntityName", 7),
+        ("PrimaryEntityId", SECRET),
+        ("OrganizationId", None),
+        ("OrganizationId", ZEROS),
+        ("OrganizationName", [SECRET]),
+        ("Stage", "40"),
+        ("Mode", 2),
+        ("Mode", True),
+        ("Mode", None),
+        ("Depth", 1.5),
+        ("OperationId", {}),
+        ("OperationCreatedOn", SECRET),
+        ("OperationCreatedOn", "/Date(999999999999999)/"),
+        ("OperationCreatedOn", 0),
+        ("InitiatingUserAzureActiveDirectoryObjectId", SECRET),
+        ("InitiatingUserAzureActiveDirectoryObjectId", f"{USER}' or '1' eq '1"),
+        ("InitiatingUserId", ZEROS),
+        ("InitiatingUserId", None),
+        ("InputParameters", None),
+        ("InputParameters", {"Target": SECRET}),
+        ("InputParameters", TWICE),
+        ("InputParameters", pairs(Target=entity("contact", SECRET))),
+        ("SharedVariables", [SECRET]),
+    ],
+)
+def test_a_wrong_member_is_refused_by_its_name_and_without_its_value(member: str, value: JsonValue) -> None:
+    refused = refusal(posted(update(**{member: value})))
+    assert refused.code == "malformed_request"
+    assert f"'{member}'" in refused.message
+    assert SECRET not in refused.message
+    assert refused.address is not None
+    assert refused.address.correlation_id == CORRELATION
+
+
+def test_only_dataverses_own_names_count() -> None:
+    refused = refusal(posted(without(update(), "InitiatingUserId") | {"initiating_user_id": SYSTEM_USER}))
+    assert "'InitiatingUserId'" in refused.message
+
+
+@given(st.sampled_from(sorted(update())), json_values)
+def test_whatever_a_member_holds_the_message_is_read_or_refused(member: str, value: JsonValue) -> None:
+    with contextlib.suppress(InvalidRequest, Unanswerable):
+        read(update(**{member: value})).to_request("create-quote").to_message()
+
+
+@given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_whatever_the_body_is_the_message_is_read_or_refused(body: bytes) -> None:
+    with pytest.raises((InvalidRequest, Unanswerable)):
+        ExecutionContext.from_message(Message(body=body))
