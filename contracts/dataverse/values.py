@@ -35,12 +35,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NO_GUID = "00000000-0000-0000-0000-000000000000"
 
-_ENTITY = frozenset(
-    {"Attributes", "EntityState", "FormattedValues", "Id", "KeyAttributes", "LogicalName"}
-    | {"RelatedEntities", "RowVersion"}
-)
-_REFERENCE = frozenset({"Id", "KeyAttributes", "LogicalName", "Name", "RowVersion"})
-
 
 class NotDataverse(ValueError):
     """The value is not one that Dataverse writes. The message never quotes a value."""
@@ -129,15 +123,15 @@ def _type_of(value: Object) -> str:
 
 
 def _recognised(members: Set[str]) -> str:
-    if {"Attributes", "LogicalName"} <= members <= _ENTITY:
+    if {"Attributes", "LogicalName"} <= members:
         return "Entity"
-    if {"Id", "LogicalName"} <= members <= _REFERENCE:
+    if {"Id", "LogicalName"} <= members:
         return "EntityReference"
     return "OptionSetValue" if members == {"Value"} else ""
 
 
 def _entity(value: Object) -> Object:
-    own: Object = {"@id": guid(value.get("Id")), "@logicalName": value.get("LogicalName")}
+    own: Object = {"@id": guid(value.get("Id")), "@logicalName": _table_of(value)}
     own |= _present(
         {
             "@formattedValues": object_of(value.get("FormattedValues")),
@@ -153,9 +147,16 @@ def _entity(value: Object) -> Object:
 
 
 def _reference(value: Object) -> Object:
-    named: Object = {"id": guid(value.get("Id")), "logicalName": value.get("LogicalName"), "name": value.get("Name")}
+    named: Object = {"id": guid(value.get("Id")), "logicalName": _table_of(value), "name": value.get("Name")}
     more: Object = {"keyAttributes": object_of(value.get("KeyAttributes")), "rowVersion": value.get("RowVersion")}
     return named | _present(more)
+
+
+def _table_of(value: Object) -> str:
+    table = value.get("LogicalName")
+    if not isinstance(table, str):
+        raise NotDataverse("has an entity or a reference without its LogicalName")
+    return table
 
 
 def _present(members: Object) -> Object:
