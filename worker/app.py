@@ -117,7 +117,7 @@ async def assembled(settings: Settings) -> AsyncIterator[Crew]:
 
 def _queues(settings: Settings) -> list[tuple[str, Reader, int]]:
     """Each queue the worker listens to, how its messages are read, and by how many lanes."""
-    requests = [(queue.name, intake.requests_of(queue.name), queue.lanes) for queue in settings.request_queues]
+    requests = [(queue.name, intake.reader_of(queue), queue.lanes) for queue in settings.request_queues]
     return [*requests, (settings.continuations.queue, intake.continuation, settings.continuations.lanes)]
 
 

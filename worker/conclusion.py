@@ -156,9 +156,9 @@ class Conclusions:
         return Reply(result, errand.address, self._queue_for(errand.address), entered, variant)
 
     def refuse_unread(self, message: ReceivedMessage, no: InvalidRequest) -> Reply:
-        """The refusal of a request that cannot be read."""
-        result = results.unreadable(message, FlowError(code=no.code, message=no.message), self._now())
-        address = ReplyAddress.of(message)
+        """The refusal of a request that cannot be read. Raises `contracts.request.Unanswerable`."""
+        address = no.address or ReplyAddress.of(message)
+        result = results.unreadable(address, message, FlowError(code=no.code, message=no.message), self._now())
         return Reply(result, address, self._queue_for(address))
 
     def _queue_for(self, address: ReplyAddress) -> str:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+from contracts.dataverse import ExecutionContext
 from contracts.message import ReceivedMessage
-from contracts.request import FlowRequest
+from contracts.request import FlowRequest, InvalidRequest, ReplyAddress
+from worker.access.principal import Principal
 from worker.continuations import Continuation
 from worker.handler import Reader
+from worker.settings import RequestQueue
+
+
+def readers(request_queues: Iterable[RequestQueue], continuations: str) -> dict[str, Reader]:
+    """The readers of all queues that the worker listens to."""
+    return {queue.name: reader_of(queue) for queue in request_queues} | {continuations: continuation}
+
+
+def reader_of(queue: RequestQueue) -> Reader:
+    """A reader of a request queue, by the authority its senders are judged by."""
+    return posts_of(queue) if queue.authority == "dataverse" else requests_of(queue.name)
 
 
 def requests_of(queue: str) -> Reader:
@@ -17,6 +33,53 @@ def requests_of(queue: str) -> Reader:
     return read
 
 
+def posts_of(queue: RequestQueue) -> Reader:
+    """A reader of a queue into which only Dataverse may send. It raises `InvalidRequest` and `Unanswerable`.
+
+    That a message lies in this queue is the proof of who it is from; its organisation is looked at all the same, since
+    several may be given the same queue by mistake.
+    """
+
+    def read(message: ReceivedMessage) -> Continuation:
+        try:
+            context = ExecutionContext.from_message(message)
+        except InvalidRequest as no:
+            address = no.address and replace(no.address, queue=queue.reply_to)
+            raise InvalidRequest(no.code, no.message, address=address) from None
+        request = context.to_request(_flow_of(context, queue), reply_to=queue.reply_to)
+        errand = Continuation.of(request, message, queue.name)
+        return errand.model_copy(update={"principal": _principal(context)})
+
+    return read
+
+
 def continuation(message: ReceivedMessage) -> Continuation:
     """Read a message of the continuation queue. Raises `InvalidContinuation`."""
     return Continuation.from_message(message)
+
+
+def _flow_of(context: ExecutionContext, queue: RequestQueue) -> str:
+    """The flow that the settings name for the message and its table, or for the message alone."""
+    address = ReplyAddress(context.message_id, context.correlation_id, context.correlation_id, queue.reply_to)
+    if context.organization_id != queue.organization:
+        sentence = "The message is of another organisation than this queue is for."
+        raise InvalidRequest("organization_unknown", sentence, address=address)
+    by_name = {name.lower(): flow for name, flow in queue.flows.items()}
+    for name in (f"{context.message_name}:{context.primary_entity}", context.message_name):
+        if (flow := by_name.get(name.lower())) is not None:
+            return flow
+    sentence = (
+        "No flow is named for this message: name one in the queue's setting 'flows', or narrow the step's filter."
+    )
+    raise InvalidRequest("message_not_mapped", sentence, address=address)
+
+
+def _principal(context: ExecutionContext) -> Principal:
+    return Principal(
+        tenant=context.organization_id,
+        oid=context.initiating_user_oid or "",
+        kind="user",
+        roles=frozenset(),
+        authority="dataverse",
+        system_user=None if context.initiating_user_oid else context.initiating_user_id,
+    )

@@ -13,9 +13,8 @@ from worker.flows.verdict import Kind, Verdict
 _STATUS = {Kind.SUCCEEDED: Status.SUCCEEDED, Kind.UNKNOWN: Status.UNKNOWN}
 
 
-def unreadable(message: ReceivedMessage, error: FlowError, now: datetime) -> FlowResult:
-    """The refusal of a request whose body is beyond reading. Raises `contracts.request.Unanswerable`."""
-    address = ReplyAddress.of(message)
+def unreadable(address: ReplyAddress, message: ReceivedMessage, error: FlowError, now: datetime) -> FlowResult:
+    """The refusal of a request whose body is beyond reading."""
     return FlowResult(
         status=Status.REFUSED,
         error=error,

@@ -8,6 +8,7 @@ import time
 from pydantic import SecretStr
 
 from contracts.client import FlowClient
+from worker import intake
 from worker.demo import flows
 from worker.demo.scenes import Ended, Scene, awaited, play_scene
 from worker.demo.stage import ROLE, Emulator, StageError
@@ -15,9 +16,11 @@ from worker.people.letter import Letter
 from worker.people.selection import Selection
 from worker.people.settling import replay, settle
 from worker.servicebus import ServiceBus
+from worker.settings import RequestQueue
 
 REQUESTS = "flow-requests"
 CONTINUATIONS = "flow-continuations"
+READERS = intake.readers([RequestQueue(name=REQUESTS)], CONTINUATIONS)
 
 _FLOW = "sync-inventory"
 _DEAD_WITHIN_SECONDS = 10.0
@@ -41,7 +44,7 @@ async def play_dead_letter(emulator: Emulator, bus: ServiceBus, client: FlowClie
 
 async def lying(bus: ServiceBus, flow: str | None = None) -> list[Letter]:
     """What the dead-letter queues hold: of one flow, or all. Raises `BusTrouble`."""
-    return await Selection((REQUESTS, CONTINUATIONS), CONTINUATIONS, flow=flow).letters(bus)
+    return await Selection(READERS, flow=flow).letters(bus)
 
 
 async def _replay(bus: ServiceBus) -> None:
@@ -52,4 +55,4 @@ async def _replay(bus: ServiceBus) -> None:
                 await asyncio.sleep(_LOOK_AGAIN_SECONDS)
     except TimeoutError:
         raise StageError(f"The request was given up, but not dead-lettered in {_DEAD_WITHIN_SECONDS:g} s.") from None
-    await settle(bus, letters, replay(bus, CONTINUATIONS), lambda _: None)
+    await settle(bus, letters, replay(bus, CONTINUATIONS, READERS), lambda _: None)

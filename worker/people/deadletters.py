@@ -14,7 +14,8 @@ import typer
 from pydantic import JsonValue
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from worker import terminal
+from worker import intake, terminal
+from worker.handler import Reader
 from worker.people import letter, shown
 from worker.people.letter import Letter
 from worker.people.selection import Selection
@@ -87,7 +88,7 @@ def show(
     selection = replace(_all_of(settings, queue), ids=frozenset({id_}))
 
     def whole(one: Letter, dead: DeadLettered) -> dict[str, JsonValue]:
-        return letter.whole(one, dead.message, continuations=selection.continuations, with_input=with_input)
+        return letter.whole(one, dead.message, selection.queues[one.queue], with_input=with_input)
 
     documents = _on_bus(settings, lambda bus: selection.found(bus, whole))
     if not documents:
@@ -122,7 +123,8 @@ def replay_(
     if dry_run:
         _end([*(Settled(one) for one in rest), *obstructed], "Would replay", as_json=as_json)
     _confirm(rest, "Replay", "Their flows are called anew, even if they ran before.", yes=yes)
-    outcomes = _settled(settings, rest, lambda bus: replay(bus, settings.continuations.queue), "replaying")
+    continuations, readers = settings.continuations.queue, _readers(settings)
+    outcomes = _settled(settings, rest, lambda bus: replay(bus, continuations, readers), "replaying")
     _end([*outcomes, *obstructed], "Replayed", as_json=as_json)
 
 
@@ -150,11 +152,14 @@ def discard_(
 
 def _all_of(settings: QueueSettings, only: list[str] | None) -> Selection:
     """All that lies in the worker's queues, or in those of them that are named."""
-    continuations = settings.continuations.queue
-    queues = [*(queue.name for queue in settings.request_queues), continuations]
+    queues = _readers(settings)
     if unknown := set(only or ()).difference(queues):
         terminal.fail(f"--queue {', '.join(sorted(unknown))}: the worker's queues are {', '.join(queues)}.", 2)
-    return Selection([queue for queue in queues if not only or queue in only], continuations)
+    return Selection({queue: reader for queue, reader in queues.items() if not only or queue in only})
+
+
+def _readers(settings: QueueSettings) -> dict[str, Reader]:
+    return intake.readers(settings.request_queues, settings.continuations.queue)
 
 
 def _chosen(

@@ -9,8 +9,9 @@ from typing import Self
 from pydantic import JsonValue
 
 from contracts.message import ReceivedMessage
-from contracts.request import FlowRequest, InvalidRequest, Unanswerable
+from contracts.request import InvalidRequest, Unanswerable
 from worker.continuations import Continuation, InvalidContinuation
+from worker.handler import Reader
 from worker.people.masking import MASK, masked
 from worker.servicebus import DeadLettered
 
@@ -42,10 +43,10 @@ class Letter:
     """Why it cannot be replayed; None if it can."""
 
     @classmethod
-    def of(cls, queue: str, dead: DeadLettered, *, continuations: str) -> Self:
-        """What lies in the dead-letter queue of `queue`; `continuations` is the name of the continuation queue."""
+    def of(cls, queue: str, dead: DeadLettered, reader: Reader) -> Self:
+        """What lies in the dead-letter queue of `queue`, whose messages `reader` reads."""
         message = dead.message
-        flow, obstacle = _flow_and_obstacle(message, queue, continuations)
+        flow, obstacle = _flow_and_obstacle(message, reader)
         return cls(
             queue=queue,
             sequence_number=message.sequence_number,
@@ -75,19 +76,17 @@ class Letter:
         }
 
 
-def read(message: ReceivedMessage, queue: str, continuations: str) -> Continuation:
+def read(message: ReceivedMessage, reader: Reader) -> Continuation:
     """The request that the message is or carries on. Raises `Unreadable`."""
     try:
-        if queue == continuations:
-            return Continuation.from_message(message)
-        return Continuation.of(FlowRequest.from_message(message), message, queue)
+        return reader(message)
     except (InvalidRequest, Unanswerable, InvalidContinuation) as error:
         raise Unreadable(str(error)) from None
 
 
-def _flow_and_obstacle(message: ReceivedMessage, queue: str, continuations: str) -> tuple[str | None, str | None]:
+def _flow_and_obstacle(message: ReceivedMessage, reader: Reader) -> tuple[str | None, str | None]:
     try:
-        errand = read(message, queue, continuations)
+        errand = read(message, reader)
     except Unreadable as error:
         return None, masked(str(error))
     return errand.flow, obstacle_of(errand)
@@ -100,7 +99,7 @@ def obstacle_of(errand: Continuation) -> str | None:
     return None
 
 
-def whole(letter: Letter, message: ReceivedMessage, *, continuations: str, with_input: bool) -> dict[str, JsonValue]:
+def whole(letter: Letter, message: ReceivedMessage, reader: Reader, *, with_input: bool) -> dict[str, JsonValue]:
     """Everything of one dead letter, secrets masked; its input only if asked for."""
     return letter.as_json() | {
         "delivery_count": message.delivery_count,
@@ -114,13 +113,13 @@ def whole(letter: Letter, message: ReceivedMessage, *, continuations: str, with_
             for name, value in message.application_properties.items()
             if name not in _TOLD_ALREADY
         },
-        "request": _request(message, letter.queue, continuations, with_input=with_input),
+        "request": _request(message, reader, with_input=with_input),
     }
 
 
-def _request(message: ReceivedMessage, queue: str, continuations: str, *, with_input: bool) -> JsonValue:
+def _request(message: ReceivedMessage, reader: Reader, *, with_input: bool) -> JsonValue:
     try:
-        errand = read(message, queue, continuations)
+        errand = read(message, reader)
     except Unreadable:
         return None
     shown: dict[str, JsonValue] = errand.model_dump(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from worker.handler import Reader
 from worker.people.letter import Letter
 from worker.servicebus import DeadLettered, ServiceBus
 
@@ -18,9 +19,8 @@ _T = TypeVar("_T")
 class Selection:
     """All dead letters of some queues, or those of them that have what is asked for."""
 
-    queues: Sequence[str]
-    continuations: str
-    """Name of the continuation queue."""
+    queues: Mapping[str, Reader]
+    """And how their messages are read."""
     ids: frozenset[str] = frozenset()
     """Sequence numbers, message IDs or correlation IDs."""
     reason: str | None = None
@@ -31,18 +31,22 @@ class Selection:
 
         Only that is held: bodies may be many and large.
         """
-        by_queue = await asyncio.gather(*(self._found_in(queue, bus, shape) for queue in self.queues))
+        by_queue = await asyncio.gather(
+            *(self._found_in(queue, reader, bus, shape) for queue, reader in self.queues.items())
+        )
         return [one for some in by_queue for one in some]
 
     async def letters(self, bus: ServiceBus) -> list[Letter]:
         """All that are meant. Raises `BusTrouble`."""
         return await self.found(bus, lambda letter, _: letter)
 
-    async def _found_in(self, queue: str, bus: ServiceBus, shape: Callable[[Letter, DeadLettered], _T]) -> list[_T]:
+    async def _found_in(
+        self, queue: str, reader: Reader, bus: ServiceBus, shape: Callable[[Letter, DeadLettered], _T]
+    ) -> list[_T]:
         async with bus.dead_letter_queue(queue) as dead:
             found = []
             async for one in dead.peek():
-                letter = Letter.of(queue, one, continuations=self.continuations)
+                letter = Letter.of(queue, one, reader)
                 if self._means(letter):
                     found.append(shape(letter, one))
             return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from contracts.message import ReceivedMessage
 from worker.continuations import Continuation
+from worker.handler import Reader
 from worker.people.letter import Letter, Unreadable, obstacle_of, read
 from worker.servicebus import BusTrouble, DeadLetterQueue, Delivery, LockLost, ServiceBus, TooLarge
 
@@ -50,12 +51,12 @@ Raises `Left`, `BusTrouble`.
 """
 
 
-def replay(bus: ServiceBus, continuations: str) -> Act:
-    """Make a new request of the old one, in the continuation queue."""
+def replay(bus: ServiceBus, continuations: str, readers: Mapping[str, Reader]) -> Act:
+    """Make a new request of the old one, in the continuation queue. `readers`: of the queues it may lie in."""
 
     async def act(letter: Letter, message: ReceivedMessage) -> str:
         try:
-            errand = read(message, letter.queue, continuations)
+            errand = read(message, readers[letter.queue])
         except Unreadable as error:
             raise Left(str(error)) from None
         if (obstacle := obstacle_of(errand)) is not None:

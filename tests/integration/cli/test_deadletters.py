@@ -26,16 +26,18 @@ from emulator import config
 from tests.support.emulator import Bus, emulator_in_thread
 from tests.support.processes import CHECKOUT
 from tests.support.stage import WAIT, running_stage, until
+from worker import intake
 from worker.cli import cli
 from worker.continuations import Continuation
 from worker.people.letter import Letter
 from worker.people.settling import replay
 from worker.servicebus import ServiceBus
-from worker.settings import ServiceBusSettings
+from worker.settings import RequestQueue, ServiceBusSettings
 
 pytestmark = pytest.mark.timeout(120)
 
 REQUESTS, CONTINUATIONS = "flow-requests", "flow-continuations"
+READERS = intake.readers([RequestQueue(name=REQUESTS)], CONTINUATIONS)
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJvaWQiOiJhZGEifQ.c2lnbmF0dXJl"
 INPUT: JsonValue = {"customer": "Contoso Ltd", "amount": 1}
 LONG_AGO = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -303,5 +305,5 @@ async def test_a_replay_is_answered_to_its_sender_once_even_if_it_was_broken_off
 async def _send_and_break_off(settings: ServiceBusSettings) -> None:
     async with ServiceBus(settings) as bus, bus.dead_letter_queue(REQUESTS) as dead:
         async for one in dead.peek():
-            letter = Letter.of(REQUESTS, one, continuations=CONTINUATIONS)
-            await replay(bus, CONTINUATIONS)(letter, one.message)
+            letter = Letter.of(REQUESTS, one, READERS[REQUESTS])
+            await replay(bus, CONTINUATIONS, READERS)(letter, one.message)
