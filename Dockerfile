@@ -2,7 +2,8 @@
 #   docker build -t flow-worker .
 #   docker run --env-file worker.env --stop-timeout 40 flow-worker
 # Give it longer to stop than shutdown_grace_seconds (30 by default; docker's own default is 10), or it is killed with
-# requests in hand: they are delivered again, and their flows called again.
+# requests in hand: they are delivered again when their locks end, and what was being called ends `unknown`.
+# The journal lies in the volume /var/lib/flow-worker: keep it, or set FLOW_WORKER_JOURNAL__BACKEND=table.
 ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build
@@ -34,7 +35,10 @@ COPY --from=build /opt/flow-worker /opt/flow-worker
 ENV PATH=/opt/flow-worker/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    FLOW_WORKER_HEALTH__HOST=0.0.0.0
+    FLOW_WORKER_HEALTH__HOST=0.0.0.0 \
+    FLOW_WORKER_JOURNAL__PATH=/var/lib/flow-worker/journal.sqlite3
+RUN mkdir -m 700 /var/lib/flow-worker && chown 10001:10001 /var/lib/flow-worker
+VOLUME /var/lib/flow-worker
 WORKDIR /etc/flow-worker
 
 # A number, because Kubernetes' runAsNonRoot cannot judge a name.
