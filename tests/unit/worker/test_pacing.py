@@ -319,6 +319,7 @@ def waiting_for_one_place(clock: Clock) -> Asked:
     pacing = one_flow(clock, replace(LIMITS, max_in_flight=1))
     assert pacing.enter("f", "call") is None
     due = refused(pacing, "first").until
+    clock.advance(AT_ONCE / 4)
     pacing.leave("f", sign=Sign.WELL, until=None)
     clock.advance_to(due)
     return pacing
@@ -483,6 +484,14 @@ def test_a_throttled_and_a_broken_flow_do_not_slow_another(clock: Clock) -> None
 # --- patience --------------------------------------------------------------------------------------------------------
 
 
+def known_to_be_quick(pacing: Asked, clock: Clock, flow: str = "f") -> Asked:
+    """A quarter of a second each call."""
+    assert pacing.enter(flow, "earlier") is None
+    clock.advance(AT_ONCE / 4)
+    pacing.leave(flow, sign=Sign.WELL, until=None)
+    return pacing
+
+
 async def asking(pacing: Asked, *tickets: str, flow: str = "f") -> list[asyncio.Task[NotNow | None]]:
     """Requests that ask for a place and were given the time to wait for it."""
     tasks = [asyncio.create_task(pacing.admitted(flow, each, patience_seconds=AT_ONCE)) for each in tickets]
@@ -492,7 +501,7 @@ async def asking(pacing: Asked, *tickets: str, flow: str = "f") -> list[asyncio.
 
 
 async def test_the_backlog_of_a_quick_flow_waits_in_its_lane(clock: Clock) -> None:
-    pacing = flows(clock, "f", "g", lanes=4)
+    pacing = known_to_be_quick(flows(clock, "f", "g", lanes=4), clock)
     fill(pacing, "f")
     first, second = await asking(pacing, "a", "b")
     pacing.leave("f", sign=Sign.WELL, until=None)
@@ -504,7 +513,7 @@ async def test_the_backlog_of_a_quick_flow_waits_in_its_lane(clock: Clock) -> No
 
 
 async def test_patience_ends(clock: Clock) -> None:
-    pacing = one_flow(clock)
+    pacing = known_to_be_quick(one_flow(clock), clock)
     fill(pacing, "f")
     no = await pacing.admitted("f", "a", patience_seconds=0.02)
     assert no is not None
@@ -515,9 +524,27 @@ async def test_patience_ends(clock: Clock) -> None:
 
 async def test_a_hanging_flow_is_not_waited_for_however_quick_it_was(clock: Clock) -> None:
     pacing = one_flow(clock)
-    call(pacing, Sign.WELL)
+    known_to_be_quick(pacing, clock)
     fill(pacing, "f")
     clock.advance(AT_ONCE + 0.01)
+    [task] = await asking(pacing, "a")
+    assert task.done()
+
+
+async def test_a_flow_is_not_waited_for_before_it_is_known_to_be_quick(clock: Clock) -> None:
+    pacing = one_flow(clock)
+    fill(pacing, "f")
+    [task] = await asking(pacing, "a")
+    assert task.done()
+
+
+async def test_nobody_waits_longer_than_a_few_calls_last(clock: Clock) -> None:
+    pacing = one_flow(clock)
+    assert pacing.enter("f", "call") is None
+    clock.advance(0.1)
+    pacing.leave("f", sign=Sign.WELL, until=None)
+    fill(pacing, "f")
+    clock.advance(0.5)  # so long that at a tenth of a second each all calls should have ended
     [task] = await asking(pacing, "a")
     assert task.done()
 
@@ -544,7 +571,7 @@ async def test_no_more_wait_than_are_likely_to_be_let_in(clock: Clock) -> None:
 
 
 async def test_a_pause_ends_all_waiting(clock: Clock) -> None:
-    pacing = one_flow(clock)
+    pacing = known_to_be_quick(one_flow(clock), clock)
     fill(pacing, "f")
     tasks = await asking(pacing, "a", "b")
     pacing.leave("f", sign=Sign.THROTTLED, until=clock.now + timedelta(seconds=9))
@@ -566,7 +593,7 @@ async def test_who_waits_in_a_lane_does_not_go_before_one_that_is_due(clock: Clo
 
 
 async def test_a_cancelled_wait_holds_no_place(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=1))
+    pacing = known_to_be_quick(one_flow(clock, replace(LIMITS, max_in_flight=1)), clock)
     fill(pacing, "f")
     waiting, given = await asking(pacing, "a", "b")
     await cancel(waiting)

@@ -29,6 +29,9 @@ _UNKNOWN_SECONDS = 1.0
 """What a call is taken to last as long as none has ended."""
 _KEPT = 1 / 4
 """The part of the places (one at least) that stays free for those who were first: they may be with another replica."""
+_PATIENCE_CALLS = 4
+"""So many calls' time is waited for a place."""
+_LEAST_PATIENCE_SECONDS = 0.05
 _SMOOTHING = 0.2
 """The weight of the latest call in the running average."""
 
@@ -234,14 +237,17 @@ class Gate:
         oldest = _age(self._calls[0], now) if self._calls else 0.0
         return max(self._average or 0.0, oldest) > SLOW_SECONDS
 
-    def is_worth_waiting(self, waiting: int, seconds: float, now: datetime) -> bool:
-        """Whether one more who waits is likely to get a place within `seconds`.
+    def patience(self, waiting: int, most: float, now: datetime) -> float:
+        """How many seconds, at most `most`, one more who waits should wait for a place that is likely to become free.
 
-        Only calls younger than that count: a flow that hangs has none after as long, whatever it was like before.
+        None at all while it is not known how long calls last, and otherwise no longer than a few of them: who waits
+        holds a lane, and only calls younger than that count, since a flow that hangs has none after as long.
         """
-        average = self._average or 0.0
+        if self._average is None or self._average > most:
+            return 0.0
+        seconds = min(most, max(_LEAST_PATIENCE_SECONDS, _PATIENCE_CALLS * self._average))
         young = sum(_age(call, now) <= seconds for call in self._calls)
-        return young > 0 and average <= seconds and (waiting + 1) * average <= young * seconds
+        return seconds if young > 0 and (waiting + 1) * self._average <= young * seconds else 0.0
 
     def state(self, now: datetime) -> FlowState:
         """How it stands with the flow."""

@@ -72,15 +72,15 @@ class Pacing:
     async def admitted(
         self, flow: str, ticket: str, queue: str, *, patience_seconds: float = PATIENCE_SECONDS
     ) -> NotNow | None:
-        """As `enter`, but waits up to `patience_seconds` for a place if one is likely to become free by then.
+        """As `enter`, but waits, at most `patience_seconds`, for a place if one is likely to become free by then.
 
         Cancelled, it leaves nothing behind.
         """
         refusal = self._admit(flow, ticket, queue, self._now())
         if refusal is None:
             return None
-        waits = refusal.code == BUSY and self._is_worth_waiting(flow, patience_seconds)
-        if waits and await self._wait(_Waiter(flow, ticket, queue), patience_seconds):
+        seconds = self._patience(flow, patience_seconds) if refusal.code == BUSY else 0.0
+        if seconds > 0 and await self._wait(_Waiter(flow, ticket, queue), seconds):
             return None
         return self.enter(flow, ticket, queue)
 
@@ -111,9 +111,9 @@ class Pacing:
 
     # --- patience ------------------------------------------------------------------------------------------------
 
-    def _is_worth_waiting(self, flow: str, seconds: float) -> bool:
+    def _patience(self, flow: str, most: float) -> float:
         waiting = sum(waiter.flow == flow for waiter in self._waiters)
-        return self._gates[flow].is_worth_waiting(waiting, seconds, self._now())
+        return self._gates[flow].patience(waiting, most, self._now())
 
     async def _wait(self, waiter: _Waiter, seconds: float) -> bool:
         self._waiters.append(waiter)
