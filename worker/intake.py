@@ -65,7 +65,8 @@ def _flow_of(context: ExecutionContext, queue: RequestQueue) -> str:
         sentence = "The message is of another organisation than this queue is for."
         raise InvalidRequest("organization_unknown", sentence, address=address)
     by_name = {name.lower(): flow for name, flow in queue.flows.items()}
-    for name in (f"{context.message_name}:{context.primary_entity}", context.message_name):
+    names = (f"{context.message_name}:{context.primary_entity}", context.message_name)
+    for name in names if ":" not in context.message_name else ():  # no message's name has one
         if (flow := by_name.get(name.lower())) is not None:
             return flow
     sentence = (
