@@ -29,9 +29,15 @@ class _Text(logging.Formatter):
         if event := getattr(record, "event", None):
             fields = " ".join(f"{key}={value}" for key, value in getattr(record, "fields", {}).items())
             line += f" [{event}{' ' if fields else ''}{fields}]"
+        line = _on_one_line(line)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
+
+
+def _on_one_line(text: str) -> str:
+    """What senders chose, an ID or a flow's name, must not look like another line of the log."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class _Json(logging.Formatter):

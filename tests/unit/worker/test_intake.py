@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from contracts.message import Message, ReceivedMessage
-from contracts.request import InvalidRequest, ReplyAddress
+from contracts.request import InvalidRequest
 from tests.unit.contracts.dataverse_samples import (
     CORRELATION,
     ORGANIZATION,
@@ -117,4 +117,3 @@ def test_a_request_of_ours_is_no_post_and_a_post_is_no_request_of_ours() -> None
     with pytest.raises(InvalidRequest) as no:
         intake.requests_of("flow-requests")(received(replace(posted(update()), message_id="m")))
     assert no.value.code == "unsupported_contract"
-    assert ReplyAddress.of(replace(ours, message_id="m")).queue is None

@@ -1,0 +1,42 @@
+"""What senders chose cannot look like a line of the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from worker import logs
+
+
+@pytest.fixture
+def logger() -> logging.Logger:
+    return logging.getLogger("worker.test_logs")
+
+
+def written(logger: logging.Logger, formatter: logging.Formatter, flow: str) -> str:
+    lines: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(formatter.format(record))
+
+    kept = Kept()
+    logger.addHandler(kept)
+    try:
+        logs.log(logger, logging.WARNING, "test.event", f"'{flow}' may not.", flow=flow)
+    finally:
+        logger.removeHandler(kept)
+    return lines[0]
+
+
+@pytest.mark.parametrize("break_", ["\n", "\r", "\r\n", "\x1b[31m", "\u2028", "\x85", "\x00", "\ud800"])
+def test_a_line_stays_one_line(logger: logging.Logger, break_: str) -> None:
+    forged = f"x{break_}12:00:00.000 INFO    worker.audit: may be started."
+    line = written(logger, logs._Text(), forged)
+    assert len(line.splitlines()) == 1
+    assert line.isprintable()
+    document = written(logger, logs._Json(), forged)
+    assert not {"\n", "\r"} & set(document)
+    assert json.loads(document)["flow"] == forged
