@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -196,3 +197,81 @@ def test_every_clouds_scope_keeps_both_slashes() -> None:
     for cloud in CLOUDS.values():
         assert cloud.flow_scope.endswith("//.default")
         assert cloud.flow_scope.startswith("https://")
+
+
+# --- who may start a flow ----------------------------------------------------------------------------------------
+
+DATAVERSE = '\n[dataverse]\nurl = "https://contoso.crm4.dynamics.com"\n'
+POSTS = f"""
+[[request_queues]]
+name = "dataverse-requests"
+authority = "dataverse"
+organization = "{TENANT}"
+flows = {{ "Update:contact" = "create-quote" }}
+"""
+
+
+def test_somebody_is_kept_out_of_every_flow(nowhere: Path) -> None:
+    assert "set role" in fault(nowhere, GOOD.replace('role = "Quotes.Create"', ""))
+
+
+def test_a_privilege_takes_a_dataverse_to_ask(nowhere: Path) -> None:
+    by_privilege = GOOD.replace('role = "Quotes.Create"', 'privilege = "prvCreatenew_quote"')
+    assert "set dataverse.url" in fault(nowhere, by_privilege)
+    flow = loaded(nowhere, by_privilege + DATAVERSE).flows["create-quote"]
+    assert (flow.role, flow.privilege, flow.privilege_depth) == (None, "prvCreatenew_quote", "basic")
+
+
+@pytest.mark.parametrize(
+    "privilege",
+    [
+        "Createnew_quote",
+        "prv",
+        "prvX' or 1 eq 1",
+        'prvX"',
+        "prvX,prvY",
+        "prvX)",
+        "prv X",
+        "prvX\u00e4",
+        "prv/../x",
+        "prvX?$top=1",
+    ],
+)
+def test_a_privileges_name_cannot_change_the_question(nowhere: Path, privilege: str) -> None:
+    text = GOOD.replace('role = "Quotes.Create"', f"privilege = {json.dumps(privilege)}") + DATAVERSE
+    assert "flows.create-quote.privilege" in fault(nowhere, text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://contoso.crm4.dynamics.com",
+        "https://contoso.crm4.dynamics.com/",
+        "https://user@contoso.crm4.dynamics.com",
+        "https://contoso.crm4.dynamics.com?x=1",
+        "contoso.crm4.dynamics.com",
+    ],
+)
+def test_dataverse_is_an_organisations_url(nowhere: Path, url: str) -> None:
+    text = GOOD + DATAVERSE.replace("https://contoso.crm4.dynamics.com", url)
+    assert "dataverse.url" in fault(nowhere, text)
+
+
+def test_a_queue_of_dataverses_names_its_organisation_and_its_flows(nowhere: Path) -> None:
+    queue = loaded(nowhere, GOOD + POSTS).request_queues[0]
+    assert (queue.authority, queue.organization) == ("dataverse", TENANT)
+    assert "needs organization and flows" in fault(nowhere, GOOD + POSTS.replace(f'organization = "{TENANT}"', ""))
+    assert "none of the flows" in fault(nowhere, GOOD + POSTS.replace('"create-quote"', '"another"'))
+    assert "authority dataverse only" in fault(nowhere, GOOD + POSTS.replace('authority = "dataverse"', ""))
+    assert "none of replies.queues" in fault(nowhere, GOOD + POSTS + 'reply_to = "elsewhere"\n')
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "HS256", "HS512", "", "ES256"])
+def test_no_algorithm_with_a_shared_secret_can_be_allowed(nowhere: Path, algorithm: str) -> None:
+    text = GOOD.replace("[claims]", f'[claims]\nalgorithms = ["{algorithm}"]')
+    assert "claims.algorithms" in fault(nowhere, text)
+
+
+def test_asserters_are_object_ids(nowhere: Path) -> None:
+    text = GOOD.replace("[claims]", '[claims]\nasserters = ["my-plug-in"]')
+    assert "claims.asserters" in fault(nowhere, text)
