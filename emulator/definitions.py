@@ -1,4 +1,4 @@
-"""What the HTTP side is made of: the identity, the flows, how they answer, and what goes wrong on purpose.
+"""What the HTTP side is made of: identity, organization, flows, how they answer, and what goes wrong on purpose.
 
 In the configuration file the names are PascalCase, as in the official emulator's own sections (`DelaySeconds`); on the
 control endpoints, which change the same things while the emulator runs, they are snake_case (`delay_seconds`).
@@ -23,10 +23,15 @@ FLOW_AUDIENCE = "https://service.flow.microsoft.com/"
 TENANT_ID = UUID("6b1f3a52-0c6e-4f0d-9c7e-5d1e8a2b9f10")
 MANAGED_IDENTITY_OBJECT_ID = UUID("b7a4e2d9-3f58-4c61-8e0b-2f9d6c1a7e33")
 MANAGED_IDENTITY_CLIENT_ID = UUID("2e9c5b84-7d13-4a96-b5f2-81c0d3e6a4f7")
+ORGANIZATION_ID = UUID("b0c5c4a4-2b6f-4a0e-9f3e-0d6f5c7b8a91")
 
 HeaderText = Annotated[str, Field(pattern=r"^[^\r\n\x00]*$")]
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 Resource = Annotated[str, Field(min_length=1, max_length=2048)]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+PrivilegeName = Annotated[str, Field(pattern=r"^prv[A-Za-z0-9_]+$")]
+DepthName = Literal["Basic", "Local", "Deep", "Global"]
+"""How far a privilege reaches: the user's own rows, the business unit's, those below it, all."""
 
 
 class Definition(BaseModel):
@@ -216,10 +221,77 @@ class IdentityDefinition(Definition):
     """The audiences flows admit, each exact to the last slash."""
 
 
+class Role(Definition):
+    """A security role: privileges by name, each with how far it reaches."""
+
+    name: Name
+    privileges: dict[PrivilegeName, DepthName]
+
+
+class Team(Definition):
+    """Whoever is in it holds its roles' privileges."""
+
+    name: Name
+    roles: tuple[Name, ...] = ()
+
+
+class DataverseUser(Definition):
+    """A row of `systemuser`. A name has the object ID that the token issuer gives it."""
+
+    name: Name
+    object_id: UUID | None = None
+    """None: what the name stands for."""
+    system_user_id: UUID | None = None
+    """None: one made from the name."""
+    is_disabled: bool = False
+    roles: tuple[Name, ...] = ()
+    teams: tuple[Name, ...] = ()
+
+
+class DataverseFault(Fault):
+    """A fault whose `throttle` is Dataverse's: 429 with one of its three service-protection codes."""
+
+    code: Literal["0x80072322", "0x80072321", "0x80072326"] = "0x80072322"
+    """Too many requests, too much time taken, too many at once."""
+
+
+class DataverseDefinition(Definition):
+    """An organization: who is in it, who holds what, and who may ask."""
+
+    organization_id: UUID = ORGANIZATION_ID
+    organization_name: Name = "emulator"
+    business_unit_id: UUID = UUID("754e1c3e-5b2a-4711-8109-e0071b6a82d1")
+    application_users: tuple[UUID, ...] | None = None
+    """Object IDs of the identities that may call it; None: the managed identity."""
+    unknown_object_id: Literal["empty", "not_found"] = "empty"
+    """What is said of an object ID that no user has: what Dataverse itself says is documented nowhere."""
+    roles: tuple[Role, ...] = ()
+    teams: tuple[Team, ...] = ()
+    users: tuple[DataverseUser, ...] = ()
+    faults: tuple[DataverseFault, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        roles, teams = {role.name for role in self.roles}, {team.name for team in self.teams}
+        holders: tuple[Team | DataverseUser, ...] = (*self.teams, *self.users)
+        users = [user.name for user in self.users]
+        if len(set(users)) < len(users):
+            raise ValueError("there are two users of one name")
+        _refuse_unknown("role", {role for holder in holders for role in holder.roles} - roles)
+        _refuse_unknown("team", {team for user in self.users for team in user.teams} - teams)
+        return self
+
+
+def _refuse_unknown(what: str, names: set[str]) -> None:
+    if names:
+        raise ValueError(f"there is no {what} named '{min(names)}'")
+
+
 class HttpDefinition(Definition):
     """The configuration file's section `FlowWorker`."""
 
     identity: IdentityDefinition = Field(default_factory=IdentityDefinition)
+    dataverse: DataverseDefinition = Field(default_factory=DataverseDefinition)
     flows: tuple[FlowDefinition, ...] = ()
 
     @field_validator("flows")

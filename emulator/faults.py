@@ -112,17 +112,15 @@ def _platform(
     named = {"workflow": "name", "run": "run_id"}
     details = {detail: request.match_info[part] for detail, part in named.items() if part in request.match_info}
     body = {"error": {"code": behaviour.code, "message": behaviour.said(**details)}}
-    pause = _retry_after(fault) if fault.kind == "throttle" else None
-    return web.json_response(
-        body, status=behaviour.status, headers={**headers, **({} if pause is None else {"Retry-After": pause})}
-    )
+    pause = retry_after(fault) if fault.kind == "throttle" else {}
+    return web.json_response(body, status=behaviour.status, headers={**headers, **pause})
 
 
-def _retry_after(fault: Fault) -> str | None:
-    """The header's value, in one of its two forms (RFC 9110, section 10.2.3)."""
-    if fault.retry_after_seconds is None:
-        return fault.retry_after
-    return formatdate(math.ceil(time.time() + fault.retry_after_seconds), usegmt=True)
+def retry_after(fault: Fault) -> dict[str, str]:
+    """The header `Retry-After` in one of its two forms (RFC 9110, section 10.2.3), or none."""
+    if fault.retry_after_seconds is not None:
+        return {"Retry-After": formatdate(math.ceil(time.time() + fault.retry_after_seconds), usegmt=True)}
+    return {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
 
 
 def _response(status: int, payload: bytes, headers: dict[str, str]) -> web.Response:

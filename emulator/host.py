@@ -57,6 +57,8 @@ class Emulator:
             "issuer": self.web.issuer,
             "audience": self.web.audience,
             "flows_url": self.web.flows_url,
+            "dataverse_url": self.web.dataverse_url,
+            "dataverse_organization": str(self.web.dataverse.organization.definition.organization_id),
         }
 
 
@@ -71,7 +73,13 @@ async def running_emulator(config: Config, endpoints: Endpoints) -> AsyncIterato
         stack.push_async_callback(amqp.stop)
         with _naming(endpoints.host, endpoints.http_port, "--http-port"):
             web = await stack.enter_async_context(
-                running_web(config.http, endpoints.host, endpoints.http_port, queue_counts=broker.counts)
+                running_web(
+                    config.http,
+                    endpoints.host,
+                    endpoints.http_port,
+                    queue_counts=broker.counts,
+                    enqueue=lambda queue, message: broker.find(queue).send([message]),
+                )
             )
         yield Emulator(connection_string(endpoints.host, amqp_port), web, broker, amqp)
 

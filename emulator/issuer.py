@@ -23,6 +23,9 @@ from emulator.definitions import IdentityDefinition
 FRONT_END_CLIENT_ID = "c0b7f1de-5a84-4e0f-8f0a-3b1d2f6e9a71"
 """The application through which the emulator's users sign in (`azp`)."""
 
+OTHER_TENANT_ID = uuid.UUID("e3a5c9d1-47b2-4f86-9c0d-8a1f2b3c4d5e")
+"""A tenant that is nobody's here."""
+
 _USERS = uuid.UUID("0f4c1c5e-9f0a-5d27-8a55-d5f6f3f0a9b4")
 _LIFETIME_SECONDS = 3600
 _YEAR_SECONDS = 366 * 86_400
@@ -37,7 +40,11 @@ class TokenRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     user: str = Field(min_length=1, max_length=256)
-    """A name, which always gets the same object ID, or the object ID itself."""
+    """A name, which always gets the same object ID, or the object ID itself; with `app` that of a service principal."""
+    app: bool = False
+    """App-only, as a managed identity or a plug-in has it: no `scp`, but `idtyp`."""
+    version: Literal["1.0", "2.0"] = "2.0"
+    """`ver`, with the issuer and the client's claims that go with it."""
     roles: tuple[str, ...] = ()
     audience: str | None = None
     tenant: uuid.UUID | None = None
@@ -56,14 +63,17 @@ class TokenRequest(BaseModel):
 class SigningKey:
     """An RSA key pair and the ID it is published under."""
 
-    def __init__(self, kid: str | None = None) -> None:
+    def __init__(self, kid: str | None = None, *, issuer: str | None = None) -> None:
+        """`issuer`: the only one that signs with this key; None: each of those whose key set has it."""
         self.private: RSAPrivateKey = generate_private_key(public_exponent=65537, key_size=2048)
         self.kid = kid or secrets.token_urlsafe(20)
+        self.issuer = issuer
 
     def published(self) -> dict[str, object]:
-        """Its entry in the key set (RFC 7517)."""
+        """Its entry in the key set (RFC 7517), with the `issuer` by which Entra restricts one."""
         public = RSAAlgorithm.to_jwk(self.private.public_key(), as_dict=True)
-        return {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": self.kid, "n": public["n"], "e": public["e"]}
+        entry = {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": self.kid, "n": public["n"], "e": public["e"]}
+        return entry if self.issuer is None else entry | {"issuer": self.issuer}
 
     def public_pem(self) -> bytes:
         """The public key as anyone could write it down from the key set."""
@@ -78,6 +88,27 @@ class Issuer:
         self._definition = definition
         self._keys = [SigningKey()]
         self._forger = SigningKey(kid=self._keys[0].kid)
+        self._others = SigningKey(issuer=self.v2(OTHER_TENANT_ID))
+
+    @property
+    def key(self) -> SigningKey:
+        """The key that signs now."""
+        return self._keys[0]
+
+    @property
+    def forgers_key(self) -> SigningKey:
+        """A key that was never published, under the ID of the one that signs now."""
+        return self._forger
+
+    @property
+    def others_key(self) -> SigningKey:
+        """A key that is published for another tenant's issuer alone."""
+        return self._others
+
+    @property
+    def worker_audience(self) -> str:
+        """What a sender's token must be for."""
+        return self._definition.worker_audience
 
     def v2(self, tenant: object) -> str:
         """The issuer of a tenant's version 2 tokens."""
@@ -101,19 +132,23 @@ class Issuer:
         }
 
     def key_set(self) -> dict[str, object]:
-        """The published keys, the newest first."""
-        return {"keys": [key.published() for key in self._keys]}
+        """The published keys, the newest first, and last the one of another tenant's issuer."""
+        return {"keys": [key.published() for key in (*self._keys, self._others)]}
+
+    def restrict_keys(self, issuer: str | None) -> None:
+        """Publish the keys for this issuer alone (`{tenantid}` stands for any tenant), or for all (None)."""
+        for key in self._keys:
+            key.issuer = issuer
 
     def rotate(self, *, keep_old: bool = True) -> None:
         """Sign with a new key from now on; publish the old ones on, or withdraw them."""
-        new = SigningKey()
+        new = SigningKey(issuer=self.key.issuer)
         self._keys = [new, *self._keys] if keep_old else [new]
         self._forger = SigningKey(kid=new.kid)
 
     def mint(self, wanted: TokenRequest) -> str:
-        """A user's token, of version 2 as Entra issues them, but for what is asked to be wrong with it."""
-        claims = self._user_claims(wanted) | wanted.claims
-        present: Claims = {name: value for name, value in claims.items() if value is not None}
+        """A token as Entra issues them, but for what is asked to be wrong with it."""
+        present = self.claims(wanted)
         key = self._forger if wanted.forged else self._keys[0]
         kid = secrets.token_urlsafe(20) if wanted.unknown_kid else key.kid
         if wanted.algorithm == "RS256":
@@ -155,32 +190,47 @@ class Issuer:
         )
         return claims
 
-    def _user_claims(self, wanted: TokenRequest) -> Claims:
+    def claims(self, wanted: TokenRequest) -> Claims:
+        """The payload of the token."""
         now = int(time.time())
         tenant = str(wanted.tenant or self._definition.tenant_id)
         object_id = str(object_id_of(wanted.user))
+        own_issuer = self.v1(tenant) if wanted.version == "1.0" else self.v2(tenant)
         roles: JsonValue = list(wanted.roles) or None
-        return {
+        common: Claims = {
             "aud": wanted.audience or self._definition.worker_audience,
-            "iss": wanted.issuer or self.v2(tenant),
+            "iss": wanted.issuer or own_issuer,
             "iat": now,
             "nbf": now + wanted.not_before_offset,
             "exp": now + wanted.lifetime_seconds,
-            "azp": FRONT_END_CLIENT_ID,
-            "name": wanted.user,
             "oid": object_id,
             "roles": roles,
-            "scp": "access_as_user",
-            "sub": _text(hashlib.sha256(object_id.encode()).digest()),
             "tid": tenant,
             "uti": secrets.token_urlsafe(16),
-            "ver": "2.0",
+            "ver": wanted.version,
         }
+        claims = common | _client(wanted) | _subject(wanted, object_id) | wanted.claims
+        return {name: value for name, value in claims.items() if value is not None}
 
     @staticmethod
     def _signed(key: SigningKey, claims: Claims, *, kid: str) -> str:
         # One layer below jwt.encode, which refuses to write claims of the wrong type: those are wanted too.
         return jwt.PyJWS().encode(json.dumps(claims).encode(), key.private, "RS256", headers={"kid": kid})
+
+
+def _client(wanted: TokenRequest) -> Claims:
+    """Through which application, and how that proved itself: not at all (0), or by a certificate or the like (2)."""
+    names = ("appid", "appidacr") if wanted.version == "1.0" else ("azp", "azpacr")
+    client = str(uuid.uuid5(_USERS, f"client of {wanted.user}")) if wanted.app else FRONT_END_CLIENT_ID
+    return dict(zip(names, (client, "2" if wanted.app else "0"), strict=True))
+
+
+def _subject(wanted: TokenRequest, object_id: str) -> Claims:
+    """What tells users' and applications' tokens apart."""
+    if wanted.app:
+        return {"idtyp": "app", "sub": object_id}
+    pairwise = _text(hashlib.sha256(object_id.encode()).digest())
+    return {"name": wanted.user, "scp": "access_as_user", "sub": pairwise}
 
 
 def object_id_of(user: str) -> uuid.UUID:

@@ -7,6 +7,10 @@ Control, while it runs, in JSON with the field names of `emulator.definitions`:
 - `GET /emulator/flows/{name}/calls`     the calls a flow has seen, and what became of them (`emulator.runs.Call`)
 - `PUT /emulator/identity`, `GET` of it  faults and token lifetime; how many calls there were (`IdentityPatch`)
 - `PUT /emulator/issuer`                 faults of discovery and key set, key rotation (`IssuerPatch`)
+- `POST /emulator/tokens/wrong`          every token to be refused, by name (`TokenRequest`: what is right)
+- `PUT /emulator/dataverse`, `GET` of it merge fields into the organization; its users' IDs (`DataverseDefinition`)
+- `GET /emulator/dataverse/calls`        what was asked of Dataverse, and for whom (`emulator.dataverse.Record`)
+- `POST /emulator/dataverse/post`        put a native message on a queue (`Post`)
 """
 
 from __future__ import annotations
@@ -22,16 +26,25 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from emulator.admission import Doorman
 from emulator.config import explain
+from emulator.dataverse import API as DATAVERSE_API
+from emulator.dataverse import PATH as DATAVERSE_PATH
+from emulator.dataverse import DataverseHost
 from emulator.definitions import Definition, Fault, HttpDefinition
 from emulator.faults import Faults, inflict
 from emulator.flows import FlowHost
 from emulator.identity import IdentityEndpoint, IdentityPatch
 from emulator.issuer import Issuer, TokenRequest
+from emulator.native import NativeRequest, build
+from emulator.servicebus.errors import NOT_FOUND, ServiceBusError
+from emulator.servicebus.message import Message
+from emulator.wrong import wrong_tokens
 
 MAX_REQUEST_BYTES = 100 * 1024 * 1024
 """What a flow takes (Microsoft Learn, "Limits of automated, scheduled, and instant flows": message size)."""
 
 QueueCounts = Mapping[str, Mapping[str, int]]
+Enqueue = Callable[[str, Message], object]
+"""Puts a message on the queue of this name. Raises `ServiceBusError`."""
 _FLOWS = "/powerautomate/automations/direct/workflows"
 _STOP_SECONDS = 0.5
 _PATCH: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
@@ -45,6 +58,14 @@ class IssuerPatch(Definition):
     """Sign with a new key from now on."""
     keep_old_keys: bool = True
     """Whether a rotation goes on publishing the keys before it."""
+    key_issuer: str | None = None
+    """Publish the keys for this issuer alone, with `{tenantid}` for any tenant; null: for all."""
+
+
+class Post(NativeRequest):
+    """What `POST /emulator/dataverse/post` puts on which queue."""
+
+    queue: str = "dataverse-requests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +80,10 @@ class Web:
     audience: str
     """The worker's own: what a sender's token must be for."""
     flows_url: str
+    dataverse_url: str
+    """The organization's, without a slash; its tokens' audience, too."""
     flows: FlowHost
+    dataverse: DataverseHost
     identity: IdentityEndpoint
     tokens: Issuer
 
@@ -79,15 +103,17 @@ async def running_web(
     port: int = 0,
     *,
     queue_counts: Callable[[], QueueCounts] = dict,
+    enqueue: Enqueue | None = None,
 ) -> AsyncIterator[Web]:
     """Serve until the block ends; port 0 picks a free one. Raises `OSError` if the port cannot be had.
 
-    `queue_counts` is what `GET /emulator/queues` answers: each queue's messages by state.
+    `queue_counts` is what `GET /emulator/queues` answers: each queue's messages by state. `enqueue` takes the messages
+    of Dataverse; without it there is no queue for them.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listener:
         shown = f"[{host}]" if family == socket.AF_INET6 else host
-        site = _Site(f"http://{shown}:{listener.getsockname()[1]}", definition, queue_counts)
+        site = _Site(f"http://{shown}:{listener.getsockname()[1]}", definition, queue_counts, enqueue)
         # A caller that hangs up ends its handler, or faults that hang would pile up.
         runner = web.AppRunner(
             site.application(), access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_SECONDS
@@ -103,12 +129,21 @@ async def running_web(
 class _Site:
     """The routes, and the handlers too small for a module of their own."""
 
-    def __init__(self, url: str, definition: HttpDefinition, queue_counts: Callable[[], QueueCounts]) -> None:
+    def __init__(
+        self,
+        url: str,
+        definition: HttpDefinition,
+        queue_counts: Callable[[], QueueCounts],
+        enqueue: Enqueue | None,
+    ) -> None:
         self._queue_counts = queue_counts
+        self._enqueue = enqueue or _no_queue
         self._issuer = Issuer(url, definition.identity)
         self._issuer_faults = Faults()
         self._identity = IdentityEndpoint(self._issuer, definition.identity)
         self._flows = FlowHost(definition.flows, Doorman(self._issuer, definition.identity))
+        dataverse_url = f"{url}{DATAVERSE_PATH}"
+        self._dataverse = DataverseHost(dataverse_url, definition.dataverse, self._issuer, definition.identity)
         self.web = Web(
             url=url,
             identity_endpoint=f"{url}/msi/token",
@@ -117,7 +152,9 @@ class _Site:
             issuer=self._issuer.v2(definition.identity.tenant_id),
             audience=definition.identity.worker_audience,
             flows_url=f"{url}{_FLOWS}",
+            dataverse_url=dataverse_url,
             flows=self._flows,
+            dataverse=self._dataverse,
             identity=self._identity,
             tokens=self._issuer,
         )
@@ -133,6 +170,7 @@ class _Site:
                 web.get(f"{tenant}/discovery/v2.0/keys", self._keys),
                 web.route("*", f"{_FLOWS}/{{name}}/triggers/manual/paths/invoke", self._flows.invoke),
                 web.get(f"{_FLOWS}/{{name}}/runs/{{run_id}}/operations/{{operation_id}}", self._flows.poll),
+                web.get(f"{DATAVERSE_API}/{{rest:.*}}", self._dataverse.answer),
                 web.get("/emulator/queues", self._queues),
                 web.post("/emulator/token", self._mint),
                 web.put("/emulator/flows/{name}", self._put_flow),
@@ -140,6 +178,11 @@ class _Site:
                 web.get("/emulator/identity", self._get_identity),
                 web.put("/emulator/identity", self._put_identity),
                 web.put("/emulator/issuer", self._put_issuer),
+                web.post("/emulator/tokens/wrong", self._mint_wrong),
+                web.get("/emulator/dataverse", self._get_dataverse),
+                web.put("/emulator/dataverse", self._put_dataverse),
+                web.get("/emulator/dataverse/calls", self._questions),
+                web.post("/emulator/dataverse/post", self._post_native),
             ]
         )
         return application
@@ -167,6 +210,13 @@ class _Site:
         except ValidationError as error:
             return _bad_request(error)
         return web.json_response({"access_token": self._issuer.mint(wanted)})
+
+    async def _mint_wrong(self, request: web.Request) -> web.Response:
+        try:
+            wanted = TokenRequest.model_validate_json(await request.read())
+        except ValidationError as error:
+            return _bad_request(error)
+        return web.json_response(wrong_tokens(self._issuer, wanted))
 
     async def _put_flow(self, request: web.Request) -> web.Response:
         try:
@@ -201,9 +251,38 @@ class _Site:
             return _bad_request(error)
         if patch.faults is not None:
             self._issuer_faults.put(patch.faults)
+        if "key_issuer" in patch.model_fields_set:
+            self._issuer.restrict_keys(patch.key_issuer)
         if patch.rotate:
             self._issuer.rotate(keep_old=patch.keep_old_keys)
         return web.json_response(self._issuer.key_set())
+
+    async def _get_dataverse(self, _: web.Request) -> web.Response:
+        return web.json_response({"url": self._dataverse.url} | self._dataverse.organization.shown())
+
+    async def _put_dataverse(self, request: web.Request) -> web.Response:
+        try:
+            self._dataverse.put(_PATCH.validate_json(await request.read()))
+        except ValidationError as error:
+            return _bad_request(error)
+        return await self._get_dataverse(request)
+
+    async def _questions(self, _: web.Request) -> web.Response:
+        return web.json_response({"calls": self._dataverse.calls()})
+
+    async def _post_native(self, request: web.Request) -> web.Response:
+        try:
+            wanted = Post.model_validate_json(await request.read())
+            self._enqueue(wanted.queue, build(wanted, self._dataverse.organization).for_broker())
+        except ValidationError as error:
+            return _bad_request(error)
+        except ServiceBusError as error:
+            return _error(400, "InvalidRequest", str(error))
+        return web.json_response({"queue": wanted.queue}, status=201)
+
+
+def _no_queue(queue: str, _: Message) -> None:
+    raise ServiceBusError(NOT_FOUND, f"There is no broker here, and so no queue '{queue}'.")
 
 
 def _bad_request(error: ValidationError) -> web.Response:

@@ -91,6 +91,8 @@ def test_the_ready_line_tells_everything_a_program_needs(served: Served) -> None
         "issuer",
         "audience",
         "flows_url",
+        "dataverse_url",
+        "dataverse_organization",
     }
     assert served.ready["admin_url"] is None
     assert served.ready["audience"] == "api://flow-worker"

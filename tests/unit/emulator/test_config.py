@@ -16,10 +16,16 @@ def refusal(flow_worker: object) -> str:
     return str(caught.value)
 
 
-def test_the_file_that_comes_along_has_the_three_queues_and_the_sample_flows() -> None:
+def test_the_file_that_comes_along_has_the_queues_and_the_sample_flows() -> None:
     loaded = config.load()
-    assert [queue.name for queue in loaded.queues] == ["flow-requests", "flow-continuations", "flow-replies"]
-    requests, continuations, replies = loaded.queues
+    assert [queue.name for queue in loaded.queues] == [
+        "flow-requests",
+        "dataverse-requests",
+        "flow-continuations",
+        "flow-replies",
+    ]
+    requests, native, continuations, replies = loaded.queues
+    assert not native.requires_duplicate_detection, "Dataverse sets no message ID"
     assert requests.requires_duplicate_detection
     assert requests.lock_seconds == 300
     assert requests.max_delivery_count == 10
