@@ -39,6 +39,7 @@ _RESET: JsonValue = {"kind": "reset_after_reading", "next_calls": 1}
 FLOWS = (
     DemoFlow("create-quote", "create-quote", settings={"input_schema": _QUOTE_SCHEMA}),
     DemoFlow("create-quote-unchecked", "create-quote"),  # the same flow, its schema left to itself
+    DemoFlow("private-quote", "create-quote", settings={"privilege": '"prvCreatenew_quote"'}),
     DemoFlow("notify-team", "notify-team"),
     DemoFlow("slow-report", "slow-report"),
     DemoFlow("broken-approval", "broken-approval"),
@@ -89,8 +90,8 @@ def as_toml(flows_url: str, role: str) -> str:
 def _table(flow: DemoFlow, flows_url: str, role: str) -> str:
     settings = {
         "url": json.dumps(f"{flows_url}/{flow.target}/triggers/manual/paths/invoke?api-version=1"),
-        "role": json.dumps(role),
         "timeout_seconds": "30",
+        **({} if "privilege" in flow.settings else {"role": json.dumps(role)}),
         **flow.settings,
     }
     return f"[flows.{flow.name}]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())

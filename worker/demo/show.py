@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from contracts.client import FlowClient
 from worker.demo.dead_letter import REQUESTS, lying, play_dead_letter
+from worker.demo.privileges import play_privileges
 from worker.demo.report import Report, show
 from worker.demo.scenes import Ended, play_burst, play_scene, scenes, unanswerable
 from worker.demo.stage import JOURNAL, ROLE, Emulator, Stage, StageError, set_up
@@ -82,7 +83,7 @@ async def _single(
 ) -> list[Ended]:
     """The single requests, all at once: each waits for something else."""
     played = scenes(emulator)
-    task = progress.add_task("single requests", total=len(played) + 1)
+    task = progress.add_task("single requests", total=len(played) + 2)
 
     async def shown(playing: Awaitable[_T]) -> _T:
         ended = await playing
@@ -91,8 +92,9 @@ async def _single(
 
     alone = (play_scene(emulator, client, scene, f"{name}-{number}") for number, scene in enumerate(played, 1))
     dead = play_dead_letter(emulator, bus, client, f"{name}-{len(played) + 1}")
-    ended, twice = await asyncio.gather(asyncio.gather(*map(shown, alone)), shown(dead))
-    return [*ended, *twice]
+    asked = play_privileges(emulator, client, name)
+    ended, by_privilege, twice = await asyncio.gather(asyncio.gather(*map(shown, alone)), shown(asked), shown(dead))
+    return [*ended, *by_privilege, *twice]
 
 
 async def _burst(emulator: Emulator, client: FlowClient, name: str, count: int, progress: Progress) -> Ended:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 import httpx
+from pydantic import JsonValue
 
 from worker.demo import flows
 
@@ -25,6 +26,8 @@ START_SECONDS = 30.0
 STOP_SECONDS = 45.0
 
 ROLE = "Quotes.Create"
+ON_BEHALF = "Flow.Invoke.OnBehalf"
+"""The app role by which an application may name a user."""
 JOURNAL = "journal.sqlite3"
 """The worker's journal, in the folder it runs in."""
 _STOP_SIGNAL = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
@@ -45,18 +48,30 @@ class Emulator:
     issuer: str
     audience: str
     flows_url: str
+    dataverse_url: str
+    dataverse_organization: str
 
     @property
     def web_url(self) -> str:
         """The base of everything the emulator serves over HTTP."""
         return "/".join(self.issuer.split("/")[:3])
 
-    def mint(self, user: str, *roles: str, forged: bool = False) -> str:
-        """A token for the worker's own audience, as the issuer signs it, or forged."""
+    def mint(self, user: str, *roles: str, forged: bool = False, claims: Mapping[str, JsonValue] | None = None) -> str:
+        """A token for the worker's own audience, as the issuer signs it, or forged; null takes a claim out."""
         wanted = {"user": user, "roles": list(roles), "forged": forged, "audience": self.audience}
+        wanted["claims"] = dict(claims or {})
         answer = httpx.post(f"{self.web_url}/emulator/token", json=wanted, timeout=10)
         token: str = answer.raise_for_status().json()["access_token"]
         return token
+
+    def tell(self, method: str, what: str, body: Mapping[str, JsonValue]) -> None:
+        """Change something of the emulator's, or have it do something. Raises `httpx.HTTPError`."""
+        httpx.request(method, f"{self.web_url}/emulator/{what}", json=dict(body), timeout=10).raise_for_status()
+
+    def object_id(self, user: str) -> str:
+        """Of a user in Dataverse. Raises `httpx.HTTPError`."""
+        answer = httpx.get(f"{self.web_url}/emulator/dataverse", timeout=10).raise_for_status()
+        return next(str(one["object_id"]) for one in answer.json()["users"] if one["name"] == user)
 
     def seen(self, flow: str, correlation_id: str) -> Seen:
         """What a flow has seen of a request."""
@@ -171,10 +186,21 @@ authority = "{"/".join(parts[:_TENANT_INDEX])}"
 tenants = ["{parts[_TENANT_INDEX]}"]
 audiences = ["{emulator.audience}"]
 unknown_key_cooldown_seconds = 5  # a restarted emulator signs with a new key
+asserter_role = "{ON_BEHALF}"
+
+[dataverse]
+url = "{emulator.dataverse_url}"
 
 [[request_queues]]
 name = "flow-requests"
 lanes = 8
+
+[[request_queues]]
+name = "dataverse-requests"
+authority = "dataverse"
+organization = "{emulator.dataverse_organization}"
+flows = {{ "new_StartQuote" = "private-quote" }}
+lanes = 2
 
 [servicebus]
 receive_wait_seconds = 1
