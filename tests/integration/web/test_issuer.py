@@ -24,6 +24,11 @@ async def minted(web: Web, client: httpx.AsyncClient, **wanted: object) -> str:
     return token
 
 
+def unverified(token: str) -> Mapping[str, object]:
+    claims: Mapping[str, object] = jwt.decode(token, options={"verify_signature": False})
+    return claims
+
+
 async def verified(web: Web, client: httpx.AsyncClient, token: str) -> Mapping[str, object]:
     """The claims, as a careful validator finds the key and checks them."""
     discovery = (await client.get(f"{web.issuer}/.well-known/openid-configuration")).json()
@@ -124,6 +129,46 @@ async def test_version_1_has_an_issuer_of_its_own_and_the_same_keys(web: Web, cl
     second = (await client.get(f"{web.issuer}/.well-known/openid-configuration")).json()
     assert first["issuer"] == issuer
     assert first["jwks_uri"] == second["jwks_uri"]
+
+
+async def test_version_1_names_its_own_issuer_and_client_claim(web: Web, client: httpx.AsyncClient) -> None:
+    claims = unverified(await minted(web, client, version="1.0"))
+    assert (claims["ver"], claims["iss"]) == ("1.0", f"{web.url}/{TENANT_ID}/")
+    assert {"appid", "scp"} <= set(claims)
+    assert "azp" not in claims
+
+
+@pytest.mark.parametrize(("version", "client_claim"), [("1.0", "appid"), ("2.0", "azp")])
+async def test_an_app_only_token_has_no_user_in_it(
+    web: Web, client: httpx.AsyncClient, version: str, client_claim: str
+) -> None:
+    claims = unverified(await minted(web, client, user="plug-in", app=True, version=version, roles=["Flow.Invoke"]))
+    assert (claims["idtyp"], claims["roles"]) == ("app", ["Flow.Invoke"])
+    assert claims["sub"] == claims["oid"]
+    assert uuid.UUID(str(claims[client_claim]))
+    assert not {"scp", "name"} & set(claims)
+
+
+async def test_one_published_key_is_for_another_issuer_and_the_others_can_be_restricted(
+    web: Web, client: httpx.AsyncClient
+) -> None:
+    url = f"{web.url}/emulator/issuer"
+    own, other = (await client.put(url, json={})).json()["keys"]
+    assert "issuer" not in own
+    assert other["issuer"] != web.issuer
+    restricted = {"key_issuer": f"{web.url}/{{tenantid}}/v2.0", "rotate": True}
+    keys = (await client.put(url, json=restricted)).json()["keys"]
+    assert [key["issuer"] for key in keys] == [restricted["key_issuer"]] * 2 + [other["issuer"]]
+    assert "issuer" not in (await client.put(url, json={"key_issuer": None})).json()["keys"][0]
+
+
+async def test_all_wrong_tokens_are_had_by_name_for_any_right_one(web: Web, client: httpx.AsyncClient) -> None:
+    wanted = {"user": "grace", "roles": ["Reports.Run"], "version": "1.0"}
+    answer = await client.post(f"{web.url}/emulator/tokens/wrong", json=wanted)
+    tokens = answer.json()
+    assert unverified(tokens["aud_graph"])["roles"] == ["Reports.Run"]
+    assert unverified(tokens["aud_graph"])["ver"] == "1.0"
+    assert (await client.post(f"{web.url}/emulator/tokens/wrong", json={})).status_code == 400
 
 
 @pytest.mark.parametrize(
