@@ -1,0 +1,101 @@
+// The plug-in of the Custom API new_StartQuote: posts a request for the user who called the API, and goes on.
+//
+// The Custom API: unbound; ExecutePrivilegeName = prvCreatenew_quote; request parameters RequestId (Guid), Customer
+// (String), Amount (Decimal); response property MessageId (String); this class as its plug-in type.
+// The assembly: signed and bound to a managed identity (Microsoft Learn, "Set up Power Platform managed identity").
+// The identity: "Azure Service Bus Data Sender" on the one queue, and its object ID in the worker's `claims.asserters`.
+
+using System;
+using System.IO;
+using System.Net;
+using System.Net.Http;
+using System.Net.Http.Headers;
+using System.Runtime.Serialization;
+using System.Runtime.Serialization.Json;
+using System.Text;
+using Microsoft.Xrm.Sdk;
+
+public sealed class StartQuote : IPlugin
+{
+    private const string Queue = "https://contoso.servicebus.windows.net/flow-requests-plugins";
+    private const string BusScope = "https://servicebus.azure.net/.default";
+    private const string WorkerScope = "api://66666666-7777-8888-9999-000000000000/.default";
+
+    public void Execute(IServiceProvider services)
+    {
+        var context = (IPluginExecutionContext2)services.GetService(typeof(IPluginExecutionContext2));
+        var identity = (IManagedIdentityService)services.GetService(typeof(IManagedIdentityService));
+
+        // From the platform, never from a parameter: this is the user whose privilege the worker asks for.
+        var user = context.InitiatingUserAzureActiveDirectoryObjectId;
+        if (user == Guid.Empty) throw new InvalidPluginExecutionException("The caller has no Entra object ID.");
+
+        // The caller's own ID makes its second attempt the same request; the user's makes it nobody else's.
+        var messageId = $"{user:D}/{(Guid)context.InputParameters["RequestId"]:D}";
+        var request = new FlowRequest
+        {
+            Flow = "create-quote", // fixed here, not chosen by the caller
+            Input = new QuoteInput
+            {
+                Customer = (string)context.InputParameters["Customer"],
+                Amount = (decimal)context.InputParameters["Amount"],
+            },
+            Claim = identity.AcquireToken(new[] { WorkerScope }),
+            OnBehalfOf = user.ToString("D"),
+        };
+        Post(request, messageId, identity.AcquireToken(new[] { BusScope }));
+        context.OutputParameters["MessageId"] = messageId; // also the correlation ID of the result
+    }
+
+    private static void Post(FlowRequest request, string messageId, string token)
+    {
+        var properties = new BrokerProperties { MessageId = messageId, CorrelationId = messageId, TimeToLive = 600 };
+        using (var client = new HttpClient { Timeout = TimeSpan.FromSeconds(10) }) // the sandbox allows 15
+        using (var message = new HttpRequestMessage(HttpMethod.Post, Queue + "/messages"))
+        {
+            message.Headers.Authorization = new AuthenticationHeaderValue("Bearer", token);
+            message.Headers.TryAddWithoutValidation("BrokerProperties", Json(properties));
+            message.Headers.TryAddWithoutValidation("contract", "\"flow-request/1\""); // the quotation marks belong there
+            message.Headers.ConnectionClose = true;
+            message.Content = new StringContent(Json(request), Encoding.UTF8, "application/json");
+            using (var response = client.SendAsync(message).GetAwaiter().GetResult())
+            {
+                if (response.StatusCode != HttpStatusCode.Created)
+                    throw new InvalidPluginExecutionException($"Service Bus answered {(int)response.StatusCode}.");
+            }
+        }
+    }
+
+    private static string Json<T>(T value)
+    {
+        using (var stream = new MemoryStream())
+        {
+            new DataContractJsonSerializer(typeof(T)).WriteObject(stream, value);
+            return Encoding.UTF8.GetString(stream.ToArray());
+        }
+    }
+}
+
+[DataContract]
+public sealed class FlowRequest
+{
+    [DataMember(Name = "flow")] public string Flow { get; set; }
+    [DataMember(Name = "input")] public QuoteInput Input { get; set; }
+    [DataMember(Name = "claim")] public string Claim { get; set; }
+    [DataMember(Name = "on_behalf_of")] public string OnBehalfOf { get; set; }
+}
+
+[DataContract]
+public sealed class QuoteInput
+{
+    [DataMember(Name = "customer")] public string Customer { get; set; }
+    [DataMember(Name = "amount")] public decimal Amount { get; set; }
+}
+
+[DataContract]
+public sealed class BrokerProperties
+{
+    [DataMember] public string MessageId { get; set; }
+    [DataMember] public string CorrelationId { get; set; }
+    [DataMember] public long TimeToLive { get; set; } // seconds
+}
