@@ -17,7 +17,7 @@ const REPLIES = "flow-replies";
 const credential = new InteractiveBrowserCredential({ tenantId: TENANT, clientId: FRONT_END });
 const bus = new ServiceBusClient(NAMESPACE, credential);
 
-/** Posts a request. The IDs are random: who does not know them can neither find nor forge the result. */
+/** Posts a request. Its message ID is random: who does not know it cannot forge the result. */
 export async function startFlow(flow, input, { messageId = crypto.randomUUID() } = {}) {
   const { token } = await credential.getToken(WORKER_SCOPE);
   const correlationId = crypto.randomUUID();
