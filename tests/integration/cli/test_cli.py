@@ -153,6 +153,10 @@ def test_the_demo_ends_well_and_says_so_in_json(tmp_path: Path) -> None:
     assert (given_up["came_back"], replayed["came_back"]) == ("failed: NoResponse", "succeeded")
     assert given_up["correlation_id"] == replayed["correlation_id"]
     assert given_up["result"]["request_message_id"] != replayed["result"]["request_message_id"]
+    assert came_back["a native Dataverse message"] == "succeeded"
+    assert came_back["one whose user lacks the privilege"] == "refused: privilege_missing"
+    assert came_back["a plug-in that asks for a user"] == "succeeded"
+    assert came_back["one that waits out an outage of Dataverse"] == "succeeded"
     assert [dead["reason"] for dead in report["dead_letters"]] == ["correlation_id_too_long"]
     assert report["queues"]["flow-requests"]["dead_lettered"] == 1
     assert report["queues"]["flow-continuations"]["dead_lettered"] == 0
