@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from worker import clock, intake
 from worker.access.dataverse import Dataverse, Patience
+from worker.access.issuer import issuers
 from worker.access.keys import IssuerKeys
 from worker.access.rights import Asserters, Rights
 from worker.access.tokens import EntraAuthority
@@ -143,10 +144,12 @@ def _admission(settings: Settings, registry: Registry, keys: IssuerKeys, dataver
     claims = settings.claims
     authority = EntraAuthority(
         keys,
-        authority=settings.authority,
-        tenants=claims.tenants,
+        issuers=issuers(claims.tenants, authority=settings.authority, authority_v1=settings.authority_v1),
         audiences=claims.audiences,
+        algorithms=claims.algorithms,
         skew_seconds=claims.clock_skew_seconds,
+        max_age_seconds=claims.max_age_seconds,
+        now=clock.now,
     )
     return Admission(
         authority=authority,

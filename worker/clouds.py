@@ -29,8 +29,11 @@ class Cloud:
     flow_scope: str
     flow_hosts: tuple[str, ...]
     authority: str
+    authority_v1: str
+    """What tokens of version 1 call it. For the US clouds unverified; if it is another, their tokens are refused."""
 
 
+_STS_GLOBAL = "https://sts.windows.net"
 _LOGIN_GLOBAL = "https://login.microsoftonline.com"
 _LOGIN_US = "https://login.microsoftonline.us"
 
@@ -39,26 +42,31 @@ CLOUDS: dict[CloudName, Cloud] = {
         flow_scope="https://service.flow.microsoft.com//.default",
         flow_hosts=("*.environment.api.powerplatform.com", "*.logic.azure.com"),
         authority=_LOGIN_GLOBAL,
+        authority_v1=_STS_GLOBAL,
     ),
     CloudName.GCC: Cloud(
         flow_scope="https://gov.service.flow.microsoft.us//.default",
         flow_hosts=("*.environment.api.gov.powerplatform.microsoft.us", "*.logic.azure.us"),
         authority=_LOGIN_GLOBAL,
+        authority_v1=_STS_GLOBAL,
     ),
     CloudName.GCC_HIGH: Cloud(
         flow_scope="https://high.service.flow.microsoft.us//.default",
         flow_hosts=("*.environment.api.high.powerplatform.microsoft.us", "*.logic.azure.us"),
         authority=_LOGIN_US,
+        authority_v1=_STS_GLOBAL,
     ),
     CloudName.DOD: Cloud(
         flow_scope="https://service.flow.appsplatform.us//.default",
         flow_hosts=("*.environment.api.appsplatform.us", "*.logic.azure.us"),
         authority=_LOGIN_US,
+        authority_v1=_STS_GLOBAL,
     ),
     CloudName.CHINA: Cloud(
         flow_scope="https://service.powerautomate.cn//.default",
         flow_hosts=("*.environment.api.powerplatform.partner.microsoftonline.cn", "*.logic.azure.cn"),
         authority="https://login.partner.microsoftonline.cn",
+        authority_v1="https://sts.chinacloudapi.cn",
     ),
 }
 

@@ -1,24 +1,24 @@
-"""The `entra` authority: the claim is an RS256 token for the worker's own audience."""
+"""The `entra` authority: the claim is an access token that a tenant issued for the worker's own API."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal, Protocol
 
-import jwt
-from jwt import PyJWK
-from pydantic import SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
 
+from worker.access import jws
+from worker.access.issuer import Issuer
 from worker.access.principal import Principal
 from worker.errors import Refused
 
-ALGORITHMS = ["RS256"]
-MAX_TOKEN_CHARACTERS = 32_768
-_REQUIRED = ["exp", "nbf", "iss", "aud", "tid", "oid"]
+_MAX_KID_CHARACTERS = 256
+_LAST_MOMENT = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
+_NOBODY = "00000000-0000-0000-0000-000000000000"
 
-Claims = Mapping[str, Any]  # a token's payload: whatever its issuer wrote
+Claims = Mapping[str, JsonValue]  # a token's payload: whatever its issuer wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Proven:
 class SigningKeys(Protocol):
     """Where an issuer's signing keys are had."""
 
-    async def find(self, issuer: str, kid: str) -> PyJWK | None:
+    async def find(self, issuer: Issuer, kid: str) -> jws.SigningKey | None:
         """The issuer's key `kid`, None if it has no such key. Raises `NotKnownYet` if that cannot be told."""
         ...
 
@@ -41,97 +41,134 @@ class EntraAuthority:
     """Tells from a claim who the sender is.
 
     `exp` and `nbf` are judged at the time the broker enqueued the request, give or take `skew_seconds`: a request may
-    wait in the queue longer than a token lives, and the broker's clock is the one the sender cannot set.
+    wait in the queue longer than a token lives, and the broker's clock is the one the sender cannot set. So that no
+    request waits for ever on a token of long ago, none older than `max_age_seconds` is taken.
     """
 
     def __init__(
         self,
         keys: SigningKeys,
         *,
-        authority: str,
-        tenants: Sequence[str],
-        audiences: Sequence[str],
+        issuers: Collection[Issuer],
+        audiences: Collection[str],
+        algorithms: Sequence[str],
         skew_seconds: int,
+        max_age_seconds: float,
+        now: Callable[[], datetime],
     ) -> None:
         self._keys = keys
-        self._issuers = {f"{authority}/{tenant}/v2.0": tenant for tenant in tenants}
-        self._audiences = list(audiences)
+        self._issuers = {issuer.name: issuer for issuer in issuers}
+        self._audiences = frozenset(audiences)
+        self._algorithms = tuple(algorithms)
         self._skew = skew_seconds
-
-    async def authenticate(self, claim: SecretStr | None, enqueued_at: datetime) -> Principal:
-        """The proven sender; see `prove`."""
-        return (await self.prove(claim, enqueued_at)).principal
+        self._max_age = timedelta(seconds=max_age_seconds)
+        self._now = now
 
     async def prove(self, claim: SecretStr | None, enqueued_at: datetime) -> Proven:
         """The proven sender. Raises `Refused` for a claim that does not hold, `NotKnownYet` if keys cannot be had."""
         if claim is None:
             raise Refused("claim_missing", "The request carries no claim; send a token for this worker in 'claim'.")
-        claims = await self._verified(claim.get_secret_value())
-        self._check_times(claims, enqueued_at.timestamp())
-        return Proven(_principal(claims), claims)
+        if self._now() - enqueued_at > self._max_age:
+            raise Refused("request_too_old", f"The request is older than {self._max_age}; send it again.")
+        try:
+            token = jws.read(claim.get_secret_value())
+            claims = jws.members(token.payload)
+            issuer = self._issuer(claims)
+            token.require_signature(await self._key(token, issuer), self._algorithms)
+        except jws.BadToken as error:
+            raise Refused("claim_invalid", f"The claim {error}.") from None
+        access = _access_token(claims)
+        self._require(access, issuer, enqueued_at.timestamp())
+        return Proven(_principal(access), claims)
 
-    async def _verified(self, token: str) -> Claims:
-        issuer, kid = self._named_signer(token)
+    def _issuer(self, claims: Claims) -> Issuer:
+        name = claims.get("iss")
+        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
+            raise Refused("claim_issuer", "The claim is from another issuer than this worker's tenants.")
+        return issuer
+
+    async def _key(self, token: jws.Jws, issuer: Issuer) -> jws.SigningKey:
+        kid = token.header.get("kid")
+        if not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID_CHARACTERS:
+            raise jws.BadToken("does not name its signing key ('kid')")
         key = await self._keys.find(issuer, kid)
         if key is None:
-            raise Refused("claim_invalid", "The claim is signed by a key its issuer does not publish.")
-        try:
-            claims: Claims = jwt.decode(
-                token,
-                key.key,
-                algorithms=ALGORITHMS,
-                audience=self._audiences,
-                issuer=issuer,
-                options={"require": _REQUIRED, "verify_exp": False, "verify_nbf": False, "verify_iat": False},
-            )
-        except jwt.InvalidAudienceError:
-            raise Refused("claim_audience", "The claim is a token for another audience than this worker.") from None
-        except jwt.MissingRequiredClaimError as error:
-            raise Refused("claim_invalid", f"The claim lacks '{error.claim}'.") from None
-        except jwt.PyJWTError:
-            raise Refused("claim_invalid", "The claim's signature does not hold.") from None
-        if claims["tid"] != self._issuers[issuer]:
-            raise Refused("claim_issuer", "The claim's tenant is not its issuer's.")
-        return claims
+            raise jws.BadToken("is signed by a key its issuer does not publish")
+        return key
 
-    def _named_signer(self, token: str) -> tuple[str, str]:
-        """Issuer and key id as the token names them: unproven, only good for finding the key to prove them with."""
-        if len(token) > MAX_TOKEN_CHARACTERS:
-            raise Refused("claim_invalid", f"The claim is longer than {MAX_TOKEN_CHARACTERS} characters.")
-        try:
-            unproven = jwt.decode_complete(token, options={"verify_signature": False})
-        except (jwt.PyJWTError, ValueError, RecursionError):
-            raise Refused("claim_invalid", "The claim is not a signed JSON web token.") from None
-        header, issuer = unproven["header"], unproven["payload"].get("iss")
-        if header.get("alg") not in ALGORITHMS:
-            raise Refused("claim_invalid", f"The claim is not signed by {' or '.join(ALGORITHMS)}.")
-        if not isinstance(issuer, str) or issuer not in self._issuers:
-            raise Refused("claim_issuer", "The claim is from another issuer than this worker's tenants.")
-        kid = header.get("kid")
-        if not isinstance(kid, str):
-            raise Refused("claim_invalid", "The claim does not name its signing key ('kid').")
-        return issuer, kid
-
-    def _check_times(self, claims: Claims, at: float) -> None:
-        exp, nbf = claims["exp"], claims["nbf"]
-        if not all(isinstance(moment, int | float) and not isinstance(moment, bool) for moment in (exp, nbf)):
-            raise Refused("claim_invalid", "The claim's 'exp' and 'nbf' must be numbers.")
-        if at > exp + self._skew:
+    def _require(self, token: _AccessToken, issuer: Issuer, at: float) -> None:
+        """What holds for every token, whoever it is about."""
+        if token.tid != issuer.tenant or token.ver != issuer.version:
+            raise Refused("claim_issuer", "The claim's tenant ('tid') or version ('ver') is not its issuer's.")
+        if token.aud not in self._audiences:
+            raise Refused("claim_audience", "The claim is a token for another audience than this worker.")
+        if at > token.exp + self._skew:
             raise Refused("claim_expired", "The claim had expired when the request was sent; send it with a fresh one.")
-        if at < nbf - self._skew:
+        if at < token.nbf - self._skew:
             raise Refused("claim_not_yet_valid", "The claim was not valid yet when the request was sent.")
 
 
-def _principal(claims: Claims) -> Principal:
-    roles = claims.get("roles", [])
-    if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
-        raise Refused("claim_invalid", "The claim's 'roles' must be a list of names.")
-    if not isinstance(claims["oid"], str):
-        raise Refused("claim_invalid", "The claim's 'oid' must be text.")
-    return Principal(
-        tenant=claims["tid"],
-        oid=claims["oid"],
-        kind="user" if "scp" in claims else "app",
-        roles=frozenset(roles),
-        authority="entra",
-    )
+def _somebody(guid: str) -> str:
+    if guid == _NOBODY:
+        raise ValueError("names nobody")
+    return guid
+
+
+_Guid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"), AfterValidator(_somebody)]
+_Moment = Annotated[int, Field(ge=0, le=_LAST_MOMENT)]
+
+
+class _AccessToken(BaseModel):
+    """The claims that are looked at (Microsoft Learn, "Access token claims reference"). Times are Unix seconds.
+
+    Roles that a token only refers to (groups overage: `_claim_names`, `hasgroups`) are not looked up: what is not in
+    the token is not held.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    aud: str
+    exp: _Moment
+    nbf: _Moment
+    oid: _Guid
+    tid: _Guid
+    ver: str
+    scp: str | None = None
+    roles: list[str] = []
+    idtyp: str | None = None
+    sub: str | None = None
+    azp: str | None = None
+    appid: str | None = None
+
+    @property
+    def kind(self) -> Literal["user", "app"] | None:
+        """None: neither; it is an ID token, say, which tells a user's browser who signed in and opens nothing.
+
+        Only users' tokens have `scp`. Applications' have `idtyp` where the API's registration asks for it; without it
+        they are told by being about the very application that they were issued to.
+        """
+        if self.scp is not None:
+            return "user" if self.scp.strip() and self.idtyp in (None, "user") else None
+        if self.idtyp is not None:
+            return "app" if self.idtyp == "app" else None
+        return "app" if self.sub == self.oid and (self.azp or self.appid) else None
+
+
+def _access_token(claims: Claims) -> _AccessToken:
+    try:
+        return _AccessToken.model_validate(claims)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, missing = first["loc"][0], first["type"] == "missing"
+        what = f"lacks '{name}'" if missing else f"has a '{name}' that no access token of Entra has"
+        raise Refused("claim_invalid", f"The claim {what}.") from None
+
+
+def _principal(token: _AccessToken) -> Principal:
+    if token.kind is None:
+        raise Refused(
+            "claim_invalid",
+            "The claim is neither a user's access token ('scp') nor an application's ('idtyp'); an ID token is none.",
+        )
+    return Principal(tenant=token.tid, oid=token.oid, kind=token.kind, roles=frozenset(token.roles), authority="entra")

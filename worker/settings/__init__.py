@@ -91,6 +91,11 @@ class Settings(Layered):
         return (self.claims.authority or self.facts.authority).rstrip("/")
 
     @property
+    def authority_v1(self) -> str:
+        """What version 1 tokens call the token issuers: as `authority`, if that is set."""
+        return self.authority if self.claims.authority else self.facts.authority_v1
+
+    @property
     def known_flow_hosts(self) -> tuple[str, ...]:
         """Host patterns that flows, and the status URLs of their runs, may live on."""
         plain = (host.rsplit(":", 1)[0] for host in self.plain_http_hosts)

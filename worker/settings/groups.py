@@ -98,12 +98,10 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
 class ClaimSettings(_Group):
     """What a sender's claim must be: a token of these tenants for one of these audiences."""
 
-    tenants: Annotated[tuple[str, ...], Field(min_length=1)]
+    tenants: Annotated[tuple[Guid, ...], Field(min_length=1)]
     audiences: Annotated[tuple[str, ...], Field(min_length=1)]
     authority: str | None = Field(default=None, description="issuer base URL; default: the cloud's login host")
-    algorithms: Annotated[
-        tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"], ...], Field(min_length=1)
-    ] = ("RS256",)
+    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ("RS256",)
     clock_skew_seconds: Annotated[int, Field(ge=0, le=600)] = 300
     max_age_seconds: Annotated[float, Field(ge=1, le=14 * 86_400)] = 86_400.0
     asserters: tuple[Guid, ...] = Field(default=(), description="object IDs of apps that may name a user")

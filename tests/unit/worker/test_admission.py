@@ -40,7 +40,7 @@ class Tokens:
     """An authority that takes any claim, whose token says what it is told."""
 
     def __init__(
-        self, principal: Principal, trouble: Exception | None = None, claims: Mapping[str, object] | None = None
+        self, principal: Principal, trouble: Exception | None = None, claims: Mapping[str, JsonValue] | None = None
     ) -> None:
         self._proven = Proven(principal, claims or {})
         self._trouble = trouble
@@ -73,7 +73,7 @@ def errand(flow: str = "quote", **changes: object) -> Continuation:
     return intake.requests_of("flow-requests")(received)
 
 
-def audit(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+def audit(caplog: pytest.LogCaptureFixture) -> list[dict[str, JsonValue]]:
     assert CLAIM not in caplog.text
     assert "must-not-be-seen" not in " ".join(str(vars(record)) for record in caplog.records)
     return [vars(record) for record in caplog.records if record.name == "worker.audit"]
@@ -171,7 +171,7 @@ async def test_a_bound_claim_names_the_message_or_what_is_asked(bound_to: str) -
         {"nonce": digest("bound", INPUT, ADA)},
     ],
 )
-async def test_a_claim_that_is_bound_to_nothing_or_to_another_request_is_refused(claims: dict[str, object]) -> None:
+async def test_a_claim_that_is_bound_to_nothing_or_to_another_request_is_refused(claims: dict[str, JsonValue]) -> None:
     assert await refusal(admission(Tokens(USER, claims=claims)), errand("bound")) == "claim_not_bound"
 
 

@@ -10,24 +10,30 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from jwt.algorithms import RSAAlgorithm
 
+from worker.access.issuer import issuers
 from worker.access.keys import IssuerKeys
 from worker.errors import NotKnownYet
 
-ISSUER = "https://login.example/tenant/v2.0"
+V1, V2 = issuers(["tenant"], authority="https://login.example", authority_v1="https://sts.example")
 JWK = RSAAlgorithm.to_jwk(generate_private_key(public_exponent=65_537, key_size=2048).public_key(), as_dict=True)
 HOUR = 3600.0
 
 
+def entry(kid: str, **members: object) -> dict[str, object]:
+    return {**JWK, "kid": kid, "use": "sig", **members}
+
+
 @dataclass
-class Issuer:
+class Publisher:
     """An issuer behind httpx's own transport seam, with a clock to turn."""
 
     kids: list[str] = field(default_factory=lambda: ["k1"])
     now: float = 0.0
     down: bool = False
     discovery: dict[str, object] = field(
-        default_factory=lambda: {"issuer": ISSUER, "jwks_uri": "https://login.example/keys"}
+        default_factory=lambda: {"issuer": V2.name, "jwks_uri": "https://login.example/keys"}
     )
+    entries: list[object] | None = None
     asked: int = 0
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
@@ -37,7 +43,8 @@ class Issuer:
         if request.url.path.endswith("openid-configuration"):
             self.asked += 1
             return httpx.Response(200, json=self.discovery)
-        return httpx.Response(200, json={"keys": [JWK | {"kid": kid, "use": "sig"} for kid in self.kids]})
+        entries = [entry(kid) for kid in self.kids] if self.entries is None else self.entries
+        return httpx.Response(200, json={"keys": entries})
 
     def keys(self) -> IssuerKeys:
         return IssuerKeys(
@@ -51,67 +58,128 @@ class Issuer:
 
 
 async def test_keys_are_fetched_once_and_kept() -> None:
-    issuer = Issuer()
+    issuer = Publisher()
     keys = issuer.keys()
-    found = await asyncio.gather(*(keys.find(ISSUER, "k1") for _ in range(20)))
+    found = await asyncio.gather(*(keys.find(V2, "k1") for _ in range(20)))
     assert all(found)
     assert issuer.asked == 1
 
 
 async def test_keys_are_refreshed_hourly() -> None:
-    issuer = Issuer()
+    issuer = Publisher()
     keys = issuer.keys()
-    await keys.find(ISSUER, "k1")
+    await keys.find(V2, "k1")
     issuer.now = HOUR + 1
-    await keys.find(ISSUER, "k1")
+    await keys.find(V2, "k1")
     assert issuer.asked == 2
 
 
 async def test_an_unknown_key_is_asked_for_again_at_most_every_five_minutes() -> None:
-    issuer = Issuer()
+    issuer = Publisher()
     keys = issuer.keys()
-    assert await keys.find(ISSUER, "k2") is None
+    assert await keys.find(V2, "k2") is None
     issuer.kids = ["k1", "k2"]
     issuer.now = 299
-    assert await keys.find(ISSUER, "k2") is None
+    assert await keys.find(V2, "k2") is None
     assert issuer.asked == 1
     issuer.now = 301
-    assert await keys.find(ISSUER, "k2") is not None
+    assert await keys.find(V2, "k2") is not None
     assert issuer.asked == 2
 
 
 async def test_the_last_good_keys_stay_in_use_while_the_issuer_is_down_for_a_day_at_most() -> None:
-    issuer = Issuer()
+    issuer = Publisher()
     keys = issuer.keys()
-    await keys.find(ISSUER, "k1")
+    await keys.find(V2, "k1")
     issuer.down = True
     issuer.now = 23 * HOUR
-    assert await keys.find(ISSUER, "k1") is not None
+    assert await keys.find(V2, "k1") is not None
     issuer.now = 24 * HOUR + 1
     with pytest.raises(NotKnownYet):
-        await keys.find(ISSUER, "k1")
+        await keys.find(V2, "k1")
 
 
 async def test_without_any_keys_it_is_not_known_yet_and_soon_asked_again() -> None:
-    issuer = Issuer(down=True)
+    issuer = Publisher(down=True)
     keys = issuer.keys()
     with pytest.raises(NotKnownYet, match="signing keys"):
-        await keys.find(ISSUER, "k1")
+        await keys.find(V2, "k1")
     issuer.down = False
     issuer.now = 6
-    assert await keys.find(ISSUER, "k1") is not None
+    assert await keys.find(V2, "k1") is not None
 
 
 @pytest.mark.parametrize(
     "discovery",
     [
         {"issuer": "https://evil.example", "jwks_uri": "https://login.example/keys"},
-        {"issuer": ISSUER, "jwks_uri": "http://login.example/keys"},
-        {"issuer": ISSUER},
-        {"issuer": ISSUER, "jwks_uri": 5},
+        {"issuer": V2.name, "jwks_uri": "http://login.example/keys"},
+        {"issuer": V2.name},
+        {"issuer": V2.name, "jwks_uri": 5},
     ],
 )
 async def test_a_discovery_document_that_does_not_hold_is_not_followed(discovery: dict[str, object]) -> None:
-    issuer = Issuer(discovery=discovery)
+    issuer = Publisher(discovery=discovery)
     with pytest.raises(NotKnownYet):
-        await issuer.keys().find(ISSUER, "k1")
+        await issuer.keys().find(V2, "k1")
+
+
+async def test_both_issuers_of_a_tenant_are_looked_up_where_their_metadata_is() -> None:
+    assert V1.name == "https://sts.example/tenant/"
+    assert V1.metadata == "https://login.example/tenant/.well-known/openid-configuration"
+    assert V2.metadata == "https://login.example/tenant/v2.0/.well-known/openid-configuration"
+    issuer = Publisher(discovery={"issuer": V1.name, "jwks_uri": "https://login.example/keys"})
+    assert await issuer.keys().find(V1, "k1") is not None
+
+
+@pytest.mark.parametrize(
+    ("restriction", "theirs"),
+    [
+        (V2.name, True),
+        ("https://login.example/{tenantid}/v2.0", True),
+        (None, True),
+        (V1.name, False),
+        ("https://login.example/other/v2.0", False),
+        ("https://login.example/{tenantId}/v2.0", False),
+        ("", False),
+        (5, False),
+    ],
+)
+async def test_a_key_restricted_to_an_issuer_signs_for_no_other(restriction: object, *, theirs: bool) -> None:
+    issuer = Publisher(entries=[entry("free"), entry("k1", issuer=restriction)])
+    keys = issuer.keys()
+    assert (await keys.find(V2, "k1") is not None) is theirs
+    assert await keys.find(V2, "free") is not None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        5,
+        None,
+        {"kid": "k1"},
+        entry("k1", n="!"),
+        entry("k1", e=5),
+        entry("k1", use="enc"),
+        entry("k1", key_ops=["encrypt"]),
+        entry("k1", key_ops="verify"),
+        entry("k1", kty="oct", k="c2VjcmV0"),
+        entry("k1", d="AQAB"),
+        entry("k1", n="AQAB"),
+    ],
+)
+async def test_a_key_that_cannot_be_used_does_not_take_the_others_away(broken: object) -> None:
+    keys = Publisher(entries=[broken, entry("k2")]).keys()
+    assert await keys.find(V2, "k2") is not None
+    assert await keys.find(V2, "k1") is None
+
+
+async def test_a_key_set_without_a_usable_key_does_not_replace_the_last_good_one() -> None:
+    issuer = Publisher()
+    keys = issuer.keys()
+    await keys.find(V2, "k1")
+    for entries in ([], [entry("k1", use="enc")]):
+        issuer.entries = list(entries)
+        issuer.now += HOUR + 1
+        assert await keys.find(V2, "k1") is not None
+    assert issuer.asked == 3
