@@ -10,20 +10,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 from worker import clock, intake
-from worker.access.dataverse import Dataverse, Patience
-from worker.access.issuer import issuers
-from worker.access.keys import IssuerKeys
-from worker.access.rights import Asserters, Rights
-from worker.access.tokens import EntraAuthority
 from worker.admission import Admission
 from worker.chore import Chore
 from worker.conclusion import Conclusions, Rules
 from worker.crew import Crew
 from worker.deadletter_watch import DeadLetterWatch
-from worker.flows.invoker import Invoker, http_client
+from worker.flows.invoker import Invoker
 from worker.flows.pacing import Limits, Pacing
-from worker.flows.registry import Registry
-from worker.flows.status_url import StatusHosts
+from worker.gate import Gate, gate_of, identity_of
 from worker.handler import Handler, Reader
 from worker.health import Health, served
 from worker.identity import ManagedIdentity
@@ -64,14 +58,10 @@ async def assembled(settings: Settings) -> AsyncIterator[Crew]:
         bus = await stack.enter_async_context(ServiceBus(settings.servicebus, client_id=settings.identity.client_id))
         await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
         journal = await stack.enter_async_context(open_journal(settings.journal, client_id=settings.identity.client_id))
-        identity = await stack.enter_async_context(_identity(settings))
-        handler = _handler(
-            settings,
-            await stack.enter_async_context(_invoker(settings, identity)),
-            await stack.enter_async_context(_keys(settings)),
-            await stack.enter_async_context(_dataverse(settings, identity)),
-            journal,
-        )
+        identity = await stack.enter_async_context(identity_of(settings))
+        invoker = await stack.enter_async_context(_invoker(settings, identity))
+        gate = await stack.enter_async_context(gate_of(settings, identity))
+        handler = _handler(settings, invoker, gate, journal)
         outbox = Outbox(bus)
         replies = Replies(
             outbox,
@@ -122,14 +112,18 @@ def _queues(settings: Settings) -> list[tuple[str, Reader, int]]:
     return [*requests, (settings.continuations.queue, intake.continuation, settings.continuations.lanes)]
 
 
-def _handler(
-    settings: Settings, invoker: Invoker, keys: IssuerKeys, dataverse: Dataverse | None, journal: Journal
-) -> Handler:
-    registry = Registry(settings.flows, StatusHosts(settings.known_flow_hosts, frozenset(settings.plain_http_hosts)))
+def _handler(settings: Settings, invoker: Invoker, gate: Gate, journal: Journal) -> Handler:
     rules = Rules(settings.replies.queues, settings.replies.default_queue, settings.retry)
+    admission = Admission(
+        authority=gate.authority,
+        rights=gate.rights,
+        registry=gate.registry,
+        reply_queues=settings.replies.queues,
+        binding_claim=settings.claims.binding_claim,
+    )
     return Handler(
-        admission=_admission(settings, registry, keys, dataverse),
-        registry=registry,
+        admission=admission,
+        registry=gate.registry,
         caller=invoker,
         pacing=_pacing(settings),
         journal=journal,
@@ -140,36 +134,9 @@ def _handler(
     )
 
 
-def _admission(settings: Settings, registry: Registry, keys: IssuerKeys, dataverse: Dataverse | None) -> Admission:
-    claims = settings.claims
-    authority = EntraAuthority(
-        keys,
-        issuers=issuers(claims.tenants, authority=settings.authority, authority_v1=settings.authority_v1),
-        audiences=claims.audiences,
-        algorithms=claims.algorithms,
-        skew_seconds=claims.clock_skew_seconds,
-        max_age_seconds=claims.max_age_seconds,
-        now=clock.now,
-    )
-    return Admission(
-        authority=authority,
-        rights=Rights(Asserters(frozenset(claims.asserters), claims.asserter_role), dataverse),
-        registry=registry,
-        reply_queues=settings.replies.queues,
-        binding_claim=claims.binding_claim,
-    )
-
-
 def _pacing(settings: Settings) -> Pacing:
     limits = {name: Limits(**(flow.pacing or settings.pacing).model_dump()) for name, flow in settings.flows.items()}
     return Pacing(limits, clock.now, lanes={queue: lanes for queue, _, lanes in _queues(settings)})
-
-
-@asynccontextmanager
-async def _identity(settings: Settings) -> AsyncIterator[ManagedIdentity]:
-    identity = settings.identity
-    async with ManagedIdentity(client_id=identity.client_id, deadline_seconds=identity.token_seconds) as one:
-        yield one
 
 
 def _invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:
@@ -181,40 +148,6 @@ def _invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:
         status_seconds=settings.http.status_seconds,
         max_response_bytes=settings.http.max_response_bytes,
     )
-
-
-@asynccontextmanager
-async def _dataverse(settings: Settings, identity: ManagedIdentity) -> AsyncIterator[Dataverse | None]:
-    asked = settings.dataverse
-    if asked is None:
-        yield None
-        return
-    client = http_client(
-        connect_seconds=settings.http.connect_seconds, max_connections=asked.concurrent, keepalive_seconds=15
-    )
-    async with client:
-        yield Dataverse(
-            client,
-            asked.url,
-            identity.tokens(f"{asked.url}/.default"),
-            Patience(asked.held_seconds, asked.missing_seconds, asked.request_seconds),
-            concurrent=asked.concurrent,
-            now=clock.now,
-        )
-
-
-@asynccontextmanager
-async def _keys(settings: Settings) -> AsyncIterator[IssuerKeys]:
-    claims = settings.claims
-    client = http_client(connect_seconds=settings.http.connect_seconds, max_connections=8, keepalive_seconds=15)
-    async with client:
-        yield IssuerKeys(
-            client,
-            lifetime_seconds=claims.keys_lifetime_seconds,
-            refresh_seconds=claims.keys_refresh_seconds,
-            cooldown_seconds=claims.unknown_key_cooldown_seconds,
-            fetch_seconds=claims.fetch_seconds,
-        )
 
 
 def _on_stop_signal(stop: Callable[[], None]) -> None:

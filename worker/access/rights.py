@@ -61,27 +61,33 @@ class Rights:
 
     async def require(self, principal: Principal, flow: Flow) -> None:
         """The flow's role, its privilege, or both. Raises `Refused`, `NotKnownYet`."""
+        self.require_role(principal, flow)
+        await self.require_privilege(principal, flow)
+
+    def require_role(self, principal: Principal, flow: Flow) -> None:
+        """The flow's role, if it asks for one. Raises `Refused`."""
         if flow.role is not None and flow.role not in principal.roles:
             raise Refused(
                 "role_missing",
                 f"Starting '{flow.name}' takes the app role '{flow.role}', which the claim does not hold.",
             )
-        if flow.privilege is not None:
-            await self._require_privilege(principal, flow, flow.privilege)
-        elif principal.on_behalf_of is not None:
-            raise Refused(
-                "on_behalf_of_not_allowed",
-                f"'{flow.name}' asks for no privilege, so naming a user would prove nothing; leave it out.",
-            )
 
-    async def _require_privilege(self, principal: Principal, flow: Flow, privilege: str) -> None:
+    async def require_privilege(self, principal: Principal, flow: Flow) -> None:
+        """The flow's privilege, if it asks for one. Raises `Refused`, `NotKnownYet`."""
+        if flow.privilege is None:
+            if principal.on_behalf_of is not None:
+                raise Refused(
+                    "on_behalf_of_not_allowed",
+                    f"'{flow.name}' asks for no privilege, so naming a user would prove nothing; leave it out.",
+                )
+            return
         if self._privileges is None:
             raise Refused("privilege_missing", f"Nobody can tell who holds the privilege that '{flow.name}' takes.")
-        depth = await self._privileges.depth(user_of(principal), privilege)
+        depth = await self._privileges.depth(user_of(principal), flow.privilege)
         if depth is None or depth < flow.privilege_depth:
             raise Refused(
                 "privilege_missing",
-                f"Starting '{flow.name}' takes the privilege '{privilege}' at least at depth "
+                f"Starting '{flow.name}' takes the privilege '{flow.privilege}' at least at depth "
                 f"{flow.privilege_depth.name.lower()}, which the user does not hold.",
             )
 
