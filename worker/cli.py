@@ -1,4 +1,4 @@
-"""The door: `flow-worker run | check | health | send | result | deadletters | journal | demo`."""
+"""The door: `flow-worker run | check | check-access | health | send | result | deadletters | journal | demo`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 
 from contracts.result import FlowResult
 from worker import logs, sender, settings, terminal
-from worker.people import deadletters, journal
+from worker.people import access, deadletters, journal
 from worker.settings import InvalidSettings, Settings
 from worker.terminal import AsJson, Config, EnvFile
 
@@ -52,6 +52,9 @@ def check(config: Config = None) -> None:
     """Check the settings and print them, secrets masked."""
     terminal.out.print_json(json.dumps(_loaded(config).echo()))
     terminal.err.print("The settings hold.")
+
+
+cli.command("check-access")(access.check_access)
 
 
 @cli.command()

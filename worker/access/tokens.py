@@ -27,6 +27,8 @@ class Proven:
 
     principal: Principal
     claims: Claims = field(repr=False)
+    expires: int = 0
+    """Unix seconds; a request sent until then may carry the claim."""
 
 
 class SigningKeys(Protocol):
@@ -79,7 +81,7 @@ class EntraAuthority:
             raise Refused("claim_invalid", f"The claim {error}.") from None
         access = _access_token(claims)
         self._require(access, issuer, enqueued_at.timestamp())
-        return Proven(_principal(access), claims)
+        return Proven(_principal(access), claims, access.exp)
 
     def _issuer(self, claims: Claims) -> Issuer:
         name = claims.get("iss")

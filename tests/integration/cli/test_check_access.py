@@ -1,0 +1,169 @@
+"""`flow-worker check-access` as an administrator runs it: a real process, a real issuer, a Dataverse to ask."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.processes import CHECKOUT
+from worker.demo.stage import ON_BEHALF, ROLE, Emulator, running_emulator, worker_environment, worker_settings
+
+pytestmark = pytest.mark.timeout(120)
+
+MORE_FLOWS = """
+[flows.deep]
+url = "{url}/private-quote"
+privilege = "prvCreatenew_quote"
+privilege_depth = "global"
+
+[flows.both]
+url = "{url}/private-quote"
+privilege = "prvCreatenew_quote"
+role = "Quotes.Create"
+
+[flows.bound]
+url = "{url}/private-quote"
+role = "Quotes.Create"
+bind_claim = true
+"""
+
+Check = Any  # a callable: the command, with the rest of its arguments
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("check-access")
+
+
+@pytest.fixture(scope="module")
+def emulator(folder: Path) -> Iterator[Emulator]:
+    with running_emulator(folder) as running:
+        settings = worker_settings(running, 8080) + MORE_FLOWS.format(url=running.flows_url)
+        (folder / "flow-worker.toml").write_text(settings, encoding="utf-8")
+        yield running
+
+
+@pytest.fixture
+def check(emulator: Emulator, folder: Path) -> Check:
+    def run(*arguments: str, stdin: str = "", env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "worker", "check-access", *arguments]
+        environment = {**worker_environment(emulator), "PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8"}
+        return subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            cwd=folder,
+            env={**environment, **(env or {})},
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def steps(ended: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
+    """Each step's question and how it came out."""
+    return [(step["question"], step["outcome"]) for step in json.loads(ended.stdout)["steps"]]
+
+
+def test_who_holds_the_role_may_start_the_flow(emulator: Emulator, check: Check) -> None:
+    token = emulator.mint("ada", ROLE)
+    ended = check("--flow", "create-quote", "--token", token)
+    assert ended.returncode == 0, ended.stderr
+    assert "Allowed: 'create-quote' would be called." in ended.stdout
+    assert emulator.object_id("ada") in ended.stdout.replace("\n", "")
+    assert token not in ended.stdout + ended.stderr
+    calls = httpx.get(f"{emulator.web_url}/emulator/flows/create-quote/calls", timeout=10).json()["calls"]
+    assert calls == []
+
+
+def test_a_refusal_is_explained_with_the_code_a_sender_gets(emulator: Emulator, check: Check) -> None:
+    ended = check("--flow", "create-quote", "--token", "-", stdin=emulator.mint("ada", "Other.Role") + "\n")
+    assert ended.returncode == 1
+    assert "'role_missing'" in ended.stdout
+    assert "the app roles Other.Role" in " ".join(ended.stdout.split())
+
+
+def test_what_a_wrong_token_says_of_itself_is_shown_as_unproven(emulator: Emulator, check: Check) -> None:
+    token = emulator.mint("ada", ROLE, claims={"aud": "https://graph.microsoft.com"})
+    ended = check("--flow", "create-quote", "--json", env={"FLOW_WORKER_CLAIM": token})
+    assert ended.returncode == 1
+    told = json.loads(ended.stdout)
+    assert told["code"] == "claim_audience"
+    assert "aud=https://graph.microsoft.com" in told["steps"][-1]["because"]
+    assert "unproven" in told["steps"][-1]["because"]
+    assert token.split(".")[2] not in ended.stdout
+
+
+def test_privilege_and_role_are_steps_of_their_own(emulator: Emulator, check: Check) -> None:
+    ada, bob = emulator.object_id("ada"), emulator.object_id("bob")
+    ended = check("--flow", "private-quote", "--user", ada, "--json")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert steps(ended)[-1] == ("Does the user hold the privilege?", "allowed")
+    for flow, user, code, said in (
+        ("private-quote", bob, "privilege_missing", "does not hold it at all"),
+        ("deep", ada, "privilege_missing", "holds it at depth local"),
+    ):
+        ended = check("--flow", flow, "--user", user, "--json")
+        assert (ended.returncode, json.loads(ended.stdout)["code"]) == (1, code)
+        assert said in json.loads(ended.stdout)["steps"][-1]["because"]
+    ended = check("--flow", "both", "--user", ada, "--json")
+    assert ended.returncode == 3
+    assert steps(ended)[-2:] == [
+        ("Does the sender hold the role?", "not known"),
+        ("Does the user hold the privilege?", "allowed"),
+    ]
+
+
+def test_an_asserters_word_is_a_step(emulator: Emulator, check: Check) -> None:
+    ada = emulator.object_id("ada")
+    plug_in = emulator.mint("plug-in", ON_BEHALF, claims={"scp": None, "idtyp": "app"})
+    ended = check("--flow", "private-quote", "--token", plug_in, "--on-behalf-of", ada, "--json")
+    assert ended.returncode == 0, ended.stdout
+    assert ("May the sender name another user?", "allowed") in steps(ended)
+    ended = check("--flow", "private-quote", "--token", emulator.mint("bob", ON_BEHALF), "--on-behalf-of", ada)
+    assert ended.returncode == 1
+    assert "'on_behalf_of_not_allowed'" in ended.stdout
+
+
+def test_a_bound_claim_tells_for_which_request_it_is_good(emulator: Emulator, check: Check) -> None:
+    ended = check("--flow", "bound", "--token", emulator.mint("ada", ROLE, claims={"nonce": "request-1"}), "--json")
+    assert ended.returncode == 0, ended.stdout
+    assert "'request-1'" in json.loads(ended.stdout)["steps"][2]["because"]
+    ended = check("--flow", "bound", "--token", emulator.mint("ada", ROLE), "--json")
+    assert (ended.returncode, json.loads(ended.stdout)["code"]) == (1, "claim_not_bound")
+
+
+def test_what_cannot_be_told_now_is_not_a_refusal(emulator: Emulator, check: Check) -> None:
+    emulator.tell("PUT", "dataverse", {"faults": [{"kind": "html", "status": 503}]})
+    try:
+        ended = check("--flow", "private-quote", "--user", emulator.object_id("ada"))
+    finally:
+        emulator.tell("PUT", "dataverse", {"faults": []})
+    assert ended.returncode == 3
+    assert "Not known" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--flow", "absent", "--user", "11111111-2222-3333-4444-555555555555"], 1, "create-quote"),
+        (["--flow", "create-quote"], 2, "Whose access?"),
+        (["--flow", "create-quote", "--user", "ada@contoso.com"], 2, "Entra object ID"),
+        (["--flow", "create-quote", "--token", "x", "--user", "x"], 2, "not both"),
+        (["--flow", "create-quote", "--token", "not a token"], 1, "claim_invalid"),
+        (["--flow", "create-quote", "--user", "11111111-2222-3333-4444-555555555555", "--config", "x"], 2, "settings"),
+    ],
+)
+def test_mistakes_are_told(check: Check, arguments: list[str], status: int, said: str) -> None:
+    ended = check(*arguments)
+    assert ended.returncode == status
+    assert said in ended.stdout + ended.stderr
