@@ -20,7 +20,7 @@ CONTACT = "97a8dfd0-4ea2-e711-811d-e0071b6ac1b1"
 Json = dict[str, Any]  # Any: JSON to be taken apart by tests
 
 
-def typed(name: str, **members: object) -> Json:
+def typed(name: str, /, **members: object) -> Json:
     return {"__type": f"{name}:{NAMESPACE}", **members}
 
 
@@ -32,7 +32,7 @@ def reference(table: str, id_: str, name: str | None = None) -> Json:
     return typed("EntityReference", Id=id_, KeyAttributes=[], LogicalName=table, Name=name, RowVersion=None)
 
 
-def entity(table: str, id_: str, **attributes: object) -> Json:
+def entity(table: str, id_: str, /, **attributes: object) -> Json:
     empty: Json = {"FormattedValues": [], "KeyAttributes": [], "RelatedEntities": [], "RowVersion": None}
     own = {"Attributes": pairs(**attributes), "EntityState": None, "Id": id_, "LogicalName": table}
     return typed("Entity", **own, **empty)
