@@ -1,0 +1,144 @@
+"""Certificates: made once, made anew when they are of no use, readable by their owner alone, refused with a reason."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from emulator import certificates
+from emulator.certificates import CertificateError, CertificateFiles, ServerTls, server_tls
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "certificates"
+
+
+def served_to(tls: ServerTls, name: str, trusted: Path) -> x509.Certificate:
+    """The certificate a strict client sees that asks for `name`. Raises `ssl.SSLError` where it will not have it."""
+    client = ssl.create_default_context(cafile=trusted)
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(1) as thread:
+        answered = thread.submit(_answer, tls.context, theirs)
+        with client.wrap_socket(ours, server_hostname=name) as secured:
+            seen = secured.getpeercert(binary_form=True)
+        answered.result()
+    assert seen is not None
+    return x509.load_der_x509_certificate(seen)
+
+
+def _answer(context: ssl.SSLContext, connection: socket.socket) -> None:
+    with connection, context.wrap_socket(connection, server_side=True) as secured:
+        secured.recv(1)
+
+
+def own(folder: Path, host: str = "127.0.0.1") -> tuple[ServerTls, Path]:
+    tls = server_tls(CertificateFiles(folder=folder), host)
+    assert tls.ca_certificate is not None
+    return tls, tls.ca_certificate
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "::1", socket.gethostname(), "bus.test"])
+def test_a_strict_client_that_trusts_the_authority_accepts_every_name_of_this_machine(folder: Path, name: str) -> None:
+    tls, authority = own(folder, "bus.test")
+    served_to(tls, name, authority)
+
+
+def test_the_same_certificates_serve_the_next_run(folder: Path) -> None:
+    first, authority = own(folder)
+    before = authority.read_bytes()
+    second, _ = own(folder)
+    assert authority.read_bytes() == before
+    assert served_to(first, "localhost", authority) == served_to(second, "localhost", authority)
+
+
+def test_a_host_the_certificate_is_not_for_gets_a_new_one_of_the_same_authority(folder: Path) -> None:
+    old, authority = own(folder)
+    before = authority.read_bytes()
+    new, _ = own(folder, "10.1.2.3")
+    assert authority.read_bytes() == before
+    served_to(new, "10.1.2.3", authority)
+    with pytest.raises(ssl.SSLError, match="IP address mismatch"):
+        served_to(old, "10.1.2.3", authority)
+
+
+def test_a_certificate_that_is_about_to_expire_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates, "datetime", _MostOfAYearAgo)
+    old, authority = own(folder)
+    before = authority.read_bytes()
+    monkeypatch.undo()
+    new, _ = own(folder)
+    assert authority.read_bytes() == before, "the authority lives ten years"
+    left = served_to(new, "localhost", authority).not_valid_after_utc - datetime.now(UTC)
+    assert left > timedelta(days=300) > served_to(old, "localhost", authority).not_valid_after_utc - datetime.now(UTC)
+
+
+class _MostOfAYearAgo(datetime):
+    """A clock that is slow."""
+
+    @classmethod
+    def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+        return datetime.now(UTC) - timedelta(days=350)
+
+
+@pytest.mark.parametrize("file", ["ca-key.pem", "server-key.pem"])
+@pytest.mark.parametrize("content", [b"", b"rubbish"])
+def test_a_damaged_file_is_made_anew(folder: Path, file: str, content: bytes) -> None:
+    own(folder)
+    (folder / file).write_bytes(content)
+    tls, authority = own(folder)
+    served_to(tls, "localhost", authority)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no file modes")
+def test_private_keys_are_for_their_owner_alone(folder: Path) -> None:
+    own(folder)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.glob("*-key.pem")}
+    assert modes == {"ca-key.pem": 0o600, "server-key.pem": 0o600}
+    assert b"PRIVATE" not in (folder / "ca.pem").read_bytes()
+
+
+def test_emulators_that_start_together_share_one_authority(folder: Path) -> None:
+    together = threading.Barrier(4)
+
+    def start() -> ServerTls:
+        together.wait()
+        return own(folder)[0]
+
+    with ThreadPoolExecutor(4) as threads:
+        all_of_them = [one.result() for one in [threads.submit(start) for _ in range(4)]]
+    for tls in all_of_them:
+        served_to(tls, "localhost", folder / "ca.pem")
+
+
+def test_ones_own_certificate_is_served_as_it_is(folder: Path) -> None:
+    _, authority = own(folder)
+    pair = folder / "server-key.pem"
+    tls = server_tls(CertificateFiles(certificate=pair, private_key=pair), "127.0.0.1")
+    assert tls.ca_certificate is None
+    assert served_to(tls, "localhost", authority) == x509.load_pem_x509_certificate(pair.read_bytes())
+
+
+def test_what_cannot_be_served_is_refused_with_the_file_and_the_reason(folder: Path) -> None:
+    own(folder)
+    key, other, missing = folder / "server-key.pem", folder / "ca-key.pem", folder / "missing.pem"
+    cases = [
+        (CertificateFiles(certificate=key), "go together"),
+        (CertificateFiles(certificate=missing, private_key=key), r"missing\.pem: there is no such file"),
+        (CertificateFiles(certificate=key, private_key=other), r"server-key\.pem with .*KEY_VALUES_MISMATCH"),
+        (CertificateFiles(certificate=folder / "ca.pem", private_key=folder / "ca.pem"), "not a PEM certificate"),
+        (CertificateFiles(folder=key), "cannot be kept"),
+    ]
+    for files, reason in cases:
+        with pytest.raises(CertificateError, match=reason):
+            server_tls(files, "127.0.0.1")
