@@ -4,33 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from emulator.servicebus.config import QueueSettings
-from emulator.servicebus.errors import NOT_FOUND, ServiceBusError
+from emulator.servicebus.config import NEVER_SECONDS, QueueSettings, check_forwarding
+from emulator.servicebus.errors import (
+    ARGUMENT_ERROR,
+    ENTITY_ALREADY_EXISTS,
+    ENTITY_DISABLED,
+    NOT_FOUND,
+    ServiceBusError,
+)
 from emulator.servicebus.faults import Faults
 from emulator.servicebus.queue import Clock, Queue
+from emulator.servicebus.store import FORGETFUL, Store
 
 _SOONEST_SECONDS = 0.001
+_FIXED = ("requires_session", "requires_duplicate_detection")
+"""Rules that a queue keeps for life."""
+
+LinksToBreak = Callable[[str, ServiceBusError], None]
 
 
 class Broker:
     """The namespace: its queues, and what they have due."""
 
-    def __init__(self, queues: Iterable[QueueSettings], *, clock: Clock = time.time) -> None:
+    def __init__(self, queues: Iterable[QueueSettings], *, clock: Clock = time.time, store: Store = FORGETFUL) -> None:
         self._clock = clock
+        self.store = store
         self.faults = Faults()
+        self.created_at = clock()
         self._queues: dict[str, Queue] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
+        self._watchers: list[LinksToBreak] = []
         for settings in queues:
-            self._add(settings)
+            self.add(settings)
 
-    def _add(self, settings: QueueSettings) -> None:
-        queue = Queue(settings, clock=self._clock, changed=self._reschedule)
-        self._queues[settings.name.lower()] = queue
-        if queue.dead_letters is not None:
-            self._queues[queue.dead_letters.settings.name.lower()] = queue.dead_letters
+    def add(self, settings: QueueSettings) -> Queue:
+        """A queue that needs no checking, being configured or restored."""
+        queue = Queue(settings, clock=self._clock, changed=self._reschedule, find=self.find, store=self.store)
+        for one in (queue, *queue.below()):
+            self._queues[one.settings.name.lower()] = one
+        self.store.entity(settings, queue.created_at, queue.updated_at)
+        return queue
+
+    def entities(self) -> list[Queue]:
+        """All queues but those for dead letters, by name."""
+        own = (queue for queue in self._queues.values() if queue.dead_letters is not None)
+        return sorted(own, key=lambda queue: queue.settings.name.lower())
 
     def find(self, name: str) -> Queue:
         """The queue (or dead-letter queue) of this name, in any case. Raises `ServiceBusError` if there is none."""
@@ -39,13 +60,67 @@ class Broker:
             raise ServiceBusError(NOT_FOUND, f"The messaging entity '{name}' could not be found.")
         return queue
 
+    def create(self, settings: QueueSettings) -> Queue:
+        """A new queue. Raises `ServiceBusError` if there is one of the name, or its rules do not hold."""
+        if settings.name.lower() in self._queues:
+            raise ServiceBusError(ENTITY_ALREADY_EXISTS, f"There is a queue '{settings.name}' already.")
+        self._check(settings)
+        queue = self.add(settings)
+        self._changed_entities()
+        return queue
+
+    def update(self, settings: QueueSettings) -> Queue:
+        """Other rules for a queue. Raises `ServiceBusError` if there is none, or its rules cannot be changed so."""
+        queue = self.find(settings.name)
+        for rule in _FIXED:
+            if getattr(settings, rule) != getattr(queue.settings, rule):
+                raise ServiceBusError(ARGUMENT_ERROR, f"'{rule}' cannot be changed once a queue is made.")
+        self._check(settings)
+        queue.update(settings)
+        self.store.entity(settings, queue.created_at, queue.updated_at)
+        if not (settings.status.takes and settings.status.gives):
+            self._break_links(queue, ServiceBusError(ENTITY_DISABLED, f"'{settings.name}' is disabled."))
+        self._changed_entities()
+        return queue
+
+    def delete(self, name: str) -> None:
+        """Forget a queue, with all messages. Raises `ServiceBusError` if there is none of the name."""
+        queue = self.find(name)
+        if queue.dead_letters is None:
+            raise ServiceBusError(ARGUMENT_ERROR, "A dead-letter queue goes with its queue.")
+        for one in (queue, *queue.below()):
+            del self._queues[one.settings.name.lower()]
+        self.store.forget_entity(queue.settings.name.lower())
+        self._break_links(queue, ServiceBusError(NOT_FOUND, f"The messaging entity '{name}' was deleted."))
+        self._changed_entities()
+
+    def on_break(self, watcher: LinksToBreak) -> None:
+        """`watcher` is told when the links to an entity (its name in lower case) have to be broken, and why."""
+        self._watchers.append(watcher)
+
+    def _break_links(self, queue: Queue, error: ServiceBusError) -> None:
+        for one in (queue, *queue.below()):
+            for watcher in self._watchers:
+                watcher(one.settings.name.lower(), error)
+
+    def _check(self, settings: QueueSettings) -> None:
+        others = {queue.settings.name.lower(): queue.settings for queue in self.entities()}
+        try:
+            check_forwarding(settings, others | {settings.name.lower(): settings})
+        except ValueError as error:
+            raise ServiceBusError(ARGUMENT_ERROR, f"{error}.") from None
+
+    def _changed_entities(self) -> None:
+        self.store.flush()
+        self._reschedule()
+
     def now(self) -> float:
         """Seconds since the epoch."""
         return self._clock()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Each queue's messages by state."""
-        return {queue.settings.name: queue.counts() for queue in self._queues.values() if queue.dead_letters}
+        return {queue.settings.name: queue.counts() for queue in self.entities()}
 
     def close(self) -> None:
         """Wake no more."""
@@ -72,11 +147,25 @@ class Broker:
 
     def _wake(self) -> None:
         self._timer, self._timer_at = None, float("inf")
-        queues = [queue for queue in self._queues.values() if queue.dead_letters is not None]
         now = self._clock()
-        for queue in queues:
+        for queue in self.entities():
             if queue.next_due() <= now:
                 queue.tick()
-        due = min((queue.next_due() for queue in queues), default=float("inf"))
+            if _idle_until(queue) <= now:
+                self._delete_if_idle(queue)
+        self.store.flush()
+        due = min((min(queue.next_due(), _idle_until(queue)) for queue in self.entities()), default=float("inf"))
         if due != float("inf"):
             self._set_timer(asyncio.get_running_loop(), due)
+
+    def _delete_if_idle(self, queue: Queue) -> None:
+        """Nobody has used it for as long as its rules say. Who receives from it uses it."""
+        if queue.in_use():
+            queue.accessed_at = self._clock()
+        else:
+            self.delete(queue.settings.name)
+
+
+def _idle_until(queue: Queue) -> float:
+    idle = queue.settings.auto_delete_seconds
+    return queue.accessed_at + idle if idle < NEVER_SECONDS else float("inf")

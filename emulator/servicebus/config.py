@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
+MAX_HOPS = 4
 MAX_LOCK_SECONDS = 300.0
 MAX_NAME_CHARACTERS = 260
+MAX_TEXT_CHARACTERS = 1024
 NEVER_SECONDS = 10_675_199 * 86_400.0
 """What the service says for no time to live: the longest .NET time span."""
 
@@ -25,6 +28,25 @@ class ConfigError(ValueError):
         self.path = path
 
 
+class Status(StrEnum):
+    """What a queue may be used for, in the service's words."""
+
+    ACTIVE = "Active"
+    DISABLED = "Disabled"
+    SEND_DISABLED = "SendDisabled"
+    RECEIVE_DISABLED = "ReceiveDisabled"
+
+    @property
+    def takes(self) -> bool:
+        """Whether messages may be sent to it."""
+        return self in (Status.ACTIVE, Status.RECEIVE_DISABLED)
+
+    @property
+    def gives(self) -> bool:
+        """Whether messages may be received from it."""
+        return self in (Status.ACTIVE, Status.SEND_DISABLED)
+
+
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
     """One queue's rules. Times in seconds; the defaults are the service's."""
@@ -38,6 +60,13 @@ class QueueSettings:
     default_ttl_seconds: float = NEVER_SECONDS
     dead_letter_on_expiration: bool = False
     max_message_bytes: int = 262_144
+    max_size_mb: int = 1024
+    status: Status = Status.ACTIVE
+    forward_to: str | None = None
+    forward_dead_letters_to: str | None = None
+    auto_delete_seconds: float = NEVER_SECONDS
+    """Deleted when nobody has used it for so long."""
+    user_metadata: str = ""
 
 
 def parse_entities(document: Mapping[str, object]) -> tuple[QueueSettings, ...]:
@@ -55,7 +84,32 @@ def parse_entities(document: Mapping[str, object]) -> tuple[QueueSettings, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError("UserConfig.Namespaces", f"there are two queues named '{name}'; names ignore case")
+    for queue in queues:
+        try:
+            check_forwarding(queue, {one.name.lower(): one for one in queues})
+        except ValueError as error:
+            raise ConfigError("UserConfig.Namespaces", str(error)) from None
     return tuple(queues)
+
+
+def check_forwarding(queue: QueueSettings, others: Mapping[str, QueueSettings]) -> None:
+    """Raises `ValueError` unless what it forwards has somewhere to go.
+
+    `others` by name in lower case. A message is forwarded four times at most (Microsoft Learn, "Chaining Service Bus
+    entities with autoforwarding"), and sessions cannot be forwarded.
+    """
+    if queue.forward_to is not None and queue.requires_session:
+        raise ValueError(f"queue '{queue.name}' requires sessions, so it cannot forward; take out ForwardTo")
+    for target in (queue.forward_to, queue.forward_dead_letters_to):
+        hops, at = 0, target
+        while at is not None:
+            if at.lower() == queue.name.lower():
+                raise ValueError(f"queue '{queue.name}' forwards to itself")
+            if at.lower() not in others:
+                raise ValueError(f"queue '{queue.name}' forwards to '{at}', which is no queue")
+            hops, at = hops + 1, others[at.lower()].forward_to
+            if hops > MAX_HOPS:
+                raise ValueError(f"queue '{queue.name}' forwards over more than {MAX_HOPS} queues, or in a circle")
 
 
 def _queue(value: object, path: str) -> QueueSettings:
@@ -72,6 +126,7 @@ class _Properties:
 
     _KNOWN = frozenset(
         {
+            "AutoDeleteOnIdle",
             "DeadLetteringOnMessageExpiration",
             "DefaultMessageTimeToLive",
             "DuplicateDetectionHistoryTimeWindow",
@@ -79,8 +134,12 @@ class _Properties:
             "ForwardTo",
             "LockDuration",
             "MaxDeliveryCount",
+            "MaxMessageSizeInKilobytes",
+            "MaxSizeInMegabytes",
             "RequiresDuplicateDetection",
             "RequiresSession",
+            "Status",
+            "UserMetadata",
         }
     )
 
@@ -90,19 +149,36 @@ class _Properties:
         self._path = path
 
     def settings(self, name: str) -> QueueSettings:
-        for forward in ("ForwardTo", "ForwardDeadLetteredMessagesTo"):
-            if self._values.get(forward):
-                raise ConfigError(f"{self._path}.{forward}", "forwarding is not supported yet; leave it empty")
         return QueueSettings(
             name=name,
             lock_seconds=self._seconds("LockDuration", 60.0, most=MAX_LOCK_SECONDS),
-            max_delivery_count=self._whole("MaxDeliveryCount", 10),
+            max_delivery_count=self._whole("MaxDeliveryCount", 10, most=2000),
             requires_session=self._flag("RequiresSession"),
             requires_duplicate_detection=self._flag("RequiresDuplicateDetection"),
             duplicate_detection_seconds=self._seconds("DuplicateDetectionHistoryTimeWindow", 600.0, most=7 * 86_400),
             default_ttl_seconds=self._seconds("DefaultMessageTimeToLive", NEVER_SECONDS),
             dead_letter_on_expiration=self._flag("DeadLetteringOnMessageExpiration"),
+            max_message_bytes=self._whole("MaxMessageSizeInKilobytes", 256, most=100 * 1024) * 1024,
+            max_size_mb=self._whole("MaxSizeInMegabytes", 1024, most=81_920),
+            status=self._status(),
+            forward_to=self._text("ForwardTo") or None,
+            forward_dead_letters_to=self._text("ForwardDeadLetteredMessagesTo") or None,
+            auto_delete_seconds=self._seconds("AutoDeleteOnIdle", NEVER_SECONDS),
+            user_metadata=self._text("UserMetadata"),
         )
+
+    def _status(self) -> Status:
+        value = self._values.get("Status", Status.ACTIVE)
+        try:
+            return Status(str(value))
+        except ValueError:
+            raise ConfigError(f"{self._path}.Status", f"must be one of {', '.join(Status)}") from None
+
+    def _text(self, name: str) -> str:
+        value = self._values.get(name) or ""
+        if not isinstance(value, str) or len(value) > MAX_TEXT_CHARACTERS:
+            raise ConfigError(f"{self._path}.{name}", f"must be a text of at most {MAX_TEXT_CHARACTERS} characters")
+        return value
 
     def _flag(self, name: str) -> bool:
         value = self._values.get(name, False)
@@ -110,10 +186,10 @@ class _Properties:
             raise ConfigError(f"{self._path}.{name}", "must be true or false")
         return value
 
-    def _whole(self, name: str, default: int) -> int:
+    def _whole(self, name: str, default: int, *, most: int) -> int:
         value = self._values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2000:
-            raise ConfigError(f"{self._path}.{name}", "must be a whole number from 1 to 2000")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ConfigError(f"{self._path}.{name}", f"must be a whole number from 1 to {most}")
         return value
 
     def _seconds(self, name: str, default: float, *, most: float = NEVER_SECONDS) -> float:
@@ -128,7 +204,7 @@ class _Properties:
         seconds = given["days"] * 86_400 + given["hours"] * 3600 + given["minutes"] * 60 + given["seconds"]
         if not seconds > 0:
             raise ConfigError(path, "must be longer than nothing")
-        if seconds > most and name != "DefaultMessageTimeToLive":
+        if seconds > most and most < NEVER_SECONDS:
             raise ConfigError(path, f"must be {most:g} seconds at most")
         return min(seconds, NEVER_SECONDS)
 

@@ -35,14 +35,14 @@ class Consumer:
     def start(self) -> None:
         """Be served from now on."""
         if self._session is not None:
-            self._queue.attach_to_session(self._session, self)
+            self._queue.sessions.attach(self._session, self)
         else:
             self._queue.subscribe(self)
 
     def stop(self) -> None:
         """The link is gone. Locks outlive it, a session does not."""
         if self._session is not None:
-            self._queue.release_session(self._session)
+            self._queue.sessions.release(self._session)
         else:
             self._queue.unsubscribe(self)
 

@@ -92,7 +92,7 @@ class _SessionWait:
 
     def give_up(self) -> None:
         """The client is gone."""
-        self._queue.forget_waiter(self)
+        self._queue.sessions.forget_waiter(self)
 
 
 _Part = Producer | Consumer | RequestLink | ReplyLink | _SessionWait
@@ -224,11 +224,11 @@ class Endpoint:
         if not wanted:
             self.open_consumer(link, queue, None)
         elif session_id is not None:
-            self.open_consumer(link, queue, queue.accept_session(session_id))
+            self.open_consumer(link, queue, queue.sessions.accept(session_id))
         else:
             wait = _SessionWait(self, link, queue, self._broker.now() + _wait_seconds(link))
             self._parts[link] = wait
-            queue.accept_next_session(wait)
+            queue.sessions.accept_next(wait)
 
     def _flowed(self, link: Link, *, drain: bool) -> None:
         match self._parts.get(link):

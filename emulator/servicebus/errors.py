@@ -8,9 +8,12 @@ NOT_IMPLEMENTED = "amqp:not-implemented"
 INTERNAL_ERROR = "amqp:internal-error"
 UNAUTHORIZED = "amqp:unauthorized-access"
 MESSAGE_SIZE_EXCEEDED = "amqp:link:message-size-exceeded"
+RESOURCE_LIMIT_EXCEEDED = "amqp:resource-limit-exceeded"
 DETACH_FORCED = "amqp:link:detach-forced"
 CONNECTION_FORCED = "amqp:connection:forced"
 ARGUMENT_ERROR = "com.microsoft:argument-error"
+ENTITY_DISABLED = "com.microsoft:entity-disabled"
+ENTITY_ALREADY_EXISTS = "com.microsoft:entity-already-exists"
 MESSAGE_LOCK_LOST = "com.microsoft:message-lock-lost"
 SESSION_LOCK_LOST = "com.microsoft:session-lock-lost"
 SESSION_CANNOT_BE_LOCKED = "com.microsoft:session-cannot-be-locked"
@@ -23,7 +26,10 @@ STATUS = {
     NOT_IMPLEMENTED: 501,
     UNAUTHORIZED: 401,
     MESSAGE_SIZE_EXCEEDED: 403,
+    RESOURCE_LIMIT_EXCEEDED: 403,
     ARGUMENT_ERROR: 400,
+    ENTITY_DISABLED: 400,
+    ENTITY_ALREADY_EXISTS: 409,
     MESSAGE_LOCK_LOST: 410,
     SESSION_LOCK_LOST: 410,
     SESSION_CANNOT_BE_LOCKED: 410,

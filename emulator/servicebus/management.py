@@ -100,7 +100,7 @@ def _renew_lock(queue: Queue, arguments: _Arguments) -> object:
 
 
 def _renew_session_lock(queue: Queue, arguments: _Arguments) -> object:
-    return {"expiration": _timestamp(queue.renew_session(arguments.text("session-id")))}
+    return {"expiration": _timestamp(queue.sessions.renew(arguments.text("session-id")))}
 
 
 def _peek(queue: Queue, arguments: _Arguments) -> object:
@@ -152,11 +152,11 @@ def _update_disposition(queue: Queue, arguments: _Arguments) -> object:
 
 
 def _get_session_state(queue: Queue, arguments: _Arguments) -> object:
-    return {"session-state": queue.session_state(arguments.text("session-id"))}
+    return {"session-state": queue.sessions.state(arguments.text("session-id"))}
 
 
 def _set_session_state(queue: Queue, arguments: _Arguments) -> object:
-    queue.set_session_state(arguments.text("session-id"), arguments.binary("session-state"))
+    queue.sessions.set_state(arguments.text("session-id"), arguments.binary("session-state"))
     return {}
 
 

@@ -32,7 +32,16 @@ _ENQUEUED_TIME = Symbol("x-opt-enqueued-time")
 _LOCKED_UNTIL = Symbol("x-opt-locked-until")
 _LOCK_TOKEN = Symbol("x-opt-lock-token")
 _STATE = Symbol("x-opt-message-state")
-_BROKERS_OWN = {_SEQUENCE_NUMBER, _ENQUEUED_TIME, _LOCKED_UNTIL, _STATE}
+_ENQUEUE_SEQUENCE_NUMBER = Symbol("x-opt-enqueue-sequence-number")
+_DEAD_LETTER_SOURCE = Symbol("x-opt-deadletter-source")
+_BROKERS_OWN = {
+    _SEQUENCE_NUMBER,
+    _ENQUEUED_TIME,
+    _LOCKED_UNTIL,
+    _STATE,
+    _ENQUEUE_SEQUENCE_NUMBER,
+    _DEAD_LETTER_SOURCE,
+}
 
 
 class State(IntEnum):
@@ -72,6 +81,10 @@ class Message:
     was_scheduled: bool = False
     lock_token: uuid.UUID | None = field(default=None)
     locked_until: float = 0.0
+    enqueue_sequence_number: int | None = None
+    """Of a forwarded message: its number in the queue it was sent to."""
+    dead_letter_source: str | None = None
+    """Of a message forwarded from a dead-letter queue: whose."""
 
     @property
     def dedup_key(self) -> str | None:
@@ -147,6 +160,10 @@ def _annotated(message: Message, *, locked: bool) -> bytes:
     annotations = dict(message.annotations)
     annotations[_ENQUEUED_TIME] = Timestamp(int(message.enqueued_at * 1000))
     annotations[_SEQUENCE_NUMBER] = Long(message.sequence_number)
+    if message.enqueue_sequence_number is not None:
+        annotations[_ENQUEUE_SEQUENCE_NUMBER] = Long(message.enqueue_sequence_number)
+    if message.dead_letter_source is not None:
+        annotations[_DEAD_LETTER_SOURCE] = message.dead_letter_source
     if locked:
         annotations[_LOCKED_UNTIL] = Timestamp(int(message.locked_until * 1000))
     state = State.SCHEDULED if message.was_scheduled and message.state is State.ACTIVE else message.state

@@ -1,30 +1,35 @@
-"""A Service Bus queue: peek-lock, settlement, sessions, schedules, duplicate detection. No sockets, no AMQP links."""
+"""A Service Bus queue: peek-lock, settlement, schedules, forwarding, duplicate detection. No sockets, no AMQP links."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from emulator.servicebus.config import NEVER_SECONDS, QueueSettings
+from emulator.servicebus.config import NEVER_SECONDS, QueueSettings, Status
 from emulator.servicebus.errors import (
+    ENTITY_DISABLED,
     MESSAGE_LOCK_LOST,
     MESSAGE_NOT_FOUND,
     MESSAGE_SIZE_EXCEEDED,
     NOT_ALLOWED,
-    SESSION_CANNOT_BE_LOCKED,
-    SESSION_LOCK_LOST,
+    NOT_FOUND,
+    RESOURCE_LIMIT_EXCEEDED,
     ServiceBusError,
 )
+from emulator.servicebus.history import History
 from emulator.servicebus.message import Message, State, modify, with_reason
-from emulator.servicebus.sessions import Session, Waiter
+from emulator.servicebus.sessions import Session, Sessions
 from emulator.servicebus.shelf import Deadlines, Line, Shelf
+from emulator.servicebus.store import FORGETFUL, Store
 
 DEAD_LETTER_SUFFIX = "/$deadletterqueue"
+TRANSFER_SUFFIX = "/$transfer" + DEAD_LETTER_SUFFIX
 _FOREVER = 10**9
+_MEGABYTE = 1024 * 1024
 
 Clock = Callable[[], float]
 
@@ -44,10 +49,15 @@ class Consumer(Protocol):
         ...
 
 
+def _nowhere(name: str) -> Queue:
+    raise ServiceBusError(NOT_FOUND, f"there is no queue '{name}'")
+
+
 class Queue:
     """One queue. Every method is called from the event loop; times are seconds since the epoch by `clock`.
 
-    `changed` is called whenever something may have become due sooner than was known.
+    `changed` is called whenever something may have become due sooner than was known; `find` gives the queues that
+    messages are forwarded to; `store` is told of every change.
     """
 
     def __init__(
@@ -56,11 +66,18 @@ class Queue:
         *,
         clock: Clock = time.time,
         changed: Callable[[], None] = lambda: None,
-        dead_letters: Queue | None = None,
+        find: Callable[[str], Queue] = _nowhere,
+        store: Store = FORGETFUL,
+        is_below: bool = False,
     ) -> None:
+        """`is_below`: it is a dead-letter queue, and has none of its own."""
         self.settings = settings
-        self._clock = clock
+        self.now = clock
+        self.created_at = self.updated_at = self.accessed_at = clock()
+        self._key = settings.name.lower()
         self._changed = changed
+        self._find = find
+        self._store = store
         self._shelf = Shelf()
         self._line = Line()
         self._consumers: deque[Consumer] = deque()
@@ -68,24 +85,33 @@ class Queue:
         self._lock_ends = Deadlines()
         self._expiries = Deadlines()
         self._schedule = Deadlines()
-        self._seen: OrderedDict[str, float] = OrderedDict()
-        self._sessions: dict[str, Session] = {}
-        self._held_sessions: dict[str, Session] = {}
-        self._waiting_sessions: dict[str, Session] = {}
-        self._waiters: deque[Waiter] = deque()
+        self._history = History()
         self._counts = {State.ACTIVE: 0, State.DEFERRED: 0, State.SCHEDULED: 0}
-        self.dead_letters = dead_letters or self._own_dead_letters()
+        self._bytes = 0
+        self.sessions = Sessions(self, lock_seconds=lambda: self.settings.lock_seconds, changed=changed)
+        self.dead_letters = None if is_below else self._below(DEAD_LETTER_SUFFIX)
+        self.transfer_dead_letters = None if is_below else self._below(TRANSFER_SUFFIX)
 
-    def _own_dead_letters(self) -> Queue | None:
-        if self.settings.name.lower().endswith(DEAD_LETTER_SUFFIX):
-            return None
-        rules = QueueSettings(
-            name=self.settings.name + DEAD_LETTER_SUFFIX,
-            lock_seconds=self.settings.lock_seconds,
-            max_delivery_count=_FOREVER,
-            max_message_bytes=self.settings.max_message_bytes,
-        )
-        return Queue(rules, clock=self._clock, changed=self._changed)
+    def _below(self, suffix: str) -> Queue:
+        rules = _rules_below(self.settings, suffix)
+        return Queue(rules, clock=self.now, changed=self._changed, find=self._find, store=self._store, is_below=True)
+
+    def below(self) -> list[Queue]:
+        """Its dead-letter queue, and that of messages which could not be forwarded."""
+        return [queue for queue in (self.dead_letters, self.transfer_dead_letters) if queue is not None]
+
+    def update(self, settings: QueueSettings) -> None:
+        """Go by other rules from now on; what is there stays."""
+        self.settings = settings
+        self.updated_at = self.now()
+        for queue, suffix in zip(self.below(), (DEAD_LETTER_SUFFIX, TRANSFER_SUFFIX), strict=False):
+            queue.settings = _rules_below(settings, suffix)
+        self._changed()
+        self.pump()
+
+    def size_bytes(self) -> int:
+        """Of all messages in it and below it, as they were sent."""
+        return self._bytes + sum(queue.size_bytes() for queue in self.below())
 
     # --- sending -------------------------------------------------------------------------------------------------
 
@@ -95,11 +121,32 @@ class Queue:
         A message whose ID was seen within the duplicate-detection window is accepted and dropped.
         """
         accepted = list(messages)
+        self.accessed_at = self.now()
+        self._require_room(sum(message.size for message in accepted))
         for message in accepted:
             self._check(message)
         numbers = [self._accept(message) for message in accepted]
-        self._pump()
+        self.pump()
         return numbers
+
+    def require_sendable(self) -> None:
+        """Raises `ServiceBusError` if nothing may be sent to it."""
+        if not self.settings.status.takes:
+            raise ServiceBusError(ENTITY_DISABLED, f"'{self.settings.name}' is disabled for sending.")
+
+    def require_receivable(self) -> None:
+        """Raises `ServiceBusError` if nothing may be received from it."""
+        if not self.settings.status.gives:
+            raise ServiceBusError(ENTITY_DISABLED, f"'{self.settings.name}' is disabled for receiving.")
+        if self.settings.forward_to is not None:
+            text = f"'{self.settings.name}' forwards to '{self.settings.forward_to}'; receive there."
+            raise ServiceBusError(NOT_ALLOWED, text)
+
+    def _require_room(self, size: int) -> None:
+        self.require_sendable()
+        if self.size_bytes() + size > self.settings.max_size_mb * _MEGABYTE:
+            text = f"'{self.settings.name}' is full: it holds at most {self.settings.max_size_mb} MB"
+            raise ServiceBusError(RESOURCE_LIMIT_EXCEEDED, text)
 
     def _check(self, message: Message) -> None:
         if message.size > self.settings.max_message_bytes:
@@ -115,12 +162,10 @@ class Queue:
     def _accept(self, message: Message) -> int:
         if self._is_duplicate(message):
             return 0
-        now = self._clock()
+        now = self.now()
         if message.scheduled_at is not None and message.scheduled_at > now:
             message.state, message.was_scheduled = State.SCHEDULED, True
-            self._shelf.put(message)
-            message.enqueued_at = now
-            self._counts[State.SCHEDULED] += 1
+            self._take_in(message, now)
             self._schedule.add(message.scheduled_at, message)
             self._changed()
         else:
@@ -131,34 +176,40 @@ class Queue:
         key = message.dedup_key
         if not self.settings.requires_duplicate_detection or key is None:
             return False
-        now = self._clock()
-        while self._seen:
-            oldest = next(iter(self._seen))
-            if now - self._seen[oldest] < self.settings.duplicate_detection_seconds:
-                break
-            del self._seen[oldest]
-        if key in self._seen:
+        now = self.now()
+        if self._history.has(key, since=now - self.settings.duplicate_detection_seconds):
             return True
-        self._seen[key] = now
+        self._history.add(key, now)
+        self._store.seen(self._key, key, now)
         return False
+
+    def _take_in(self, message: Message, now: float) -> None:
+        self._shelf.put(message)
+        message.enqueued_at = now
+        self._counts[message.state] += 1
+        self._bytes += message.size
+        self._store.put(self._key, message)
 
     def _enqueue(self, message: Message, now: float) -> None:
         ttl = min(message.ttl if message.ttl is not None else NEVER_SECONDS, self.settings.default_ttl_seconds)
         message.state = State.ACTIVE
-        self._shelf.put(message)
-        message.enqueued_at = now
-        self._counts[State.ACTIVE] += 1
         if ttl < NEVER_SECONDS:
             message.expires_at = now + ttl
+        self._take_in(message, now)
+        if self.settings.forward_to is not None:
+            self._forward(message, self.settings.forward_to)
+            return
+        self._watch_expiry(message)
+        self._wait_in_line(message)
+
+    def _watch_expiry(self, message: Message) -> None:
+        if message.expires_at != float("inf"):
             self._expiries.add(message.expires_at, message)
             self._changed()
-        self._wait_in_line(message)
 
     def _wait_in_line(self, message: Message) -> None:
         if self.settings.requires_session:
-            session = self._session(message.session_id or "")
-            session.line.push(message)
-            self._waiting_sessions[session.id] = session
+            self.sessions.wait(message)
         else:
             self._line.push(message)
 
@@ -167,12 +218,33 @@ class Queue:
         for message in [self._in_state(number, State.SCHEDULED) for number in numbers]:
             self._remove(message)
 
+    # --- forwarding ----------------------------------------------------------------------------------------------
+
+    def _forward(self, message: Message, target: str) -> None:
+        """Move on at once. What the target does not take waits in the transfer dead-letter queue."""
+        self._remove(message)
+        try:
+            self._find(target).take_forwarded(message)
+        except ServiceBusError as error:
+            refused = self.transfer_dead_letters or self
+            with_reason(message, error.condition, f"could not be forwarded to '{target}': {error.description}", {})
+            refused.keep_dead(message)
+
+    def take_forwarded(self, message: Message) -> None:
+        """Take what another queue forwards. Raises `ServiceBusError`."""
+        self._require_room(message.size)
+        self._check(message)
+        first = message.enqueue_sequence_number or message.sequence_number
+        self._accept(replace(message, enqueue_sequence_number=first, expires_at=float("inf"), delivery_count=0))
+        self.pump()
+
     # --- receiving -----------------------------------------------------------------------------------------------
 
     def subscribe(self, consumer: Consumer) -> None:
         """Push messages to this consumer from now on, in turn with the others."""
+        self.accessed_at = self.now()
         self._consumers.append(consumer)
-        self._pump()
+        self.pump()
 
     def unsubscribe(self, consumer: Consumer) -> None:
         """Push no more. What it holds stays locked: closing a link is not settling."""
@@ -182,21 +254,22 @@ class Queue:
     def credit(self, session: Session | None = None) -> None:
         """A consumer can take more."""
         if session is not None:
-            self._pump_session(session)
+            self.sessions.pump_one(session)
         else:
-            self._pump()
+            self.pump()
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
+        """Hand over what can be."""
+        if not self.settings.status.gives:
+            return
         if self.settings.requires_session:
-            self._serve_waiters()
-            for session in list(self._held_sessions.values()):
-                self._pump_session(session)
+            self.sessions.pump()
             return
         while self._consumers and (consumer := self._next_ready()) is not None:
-            message = self._next_in(self._line)
+            message = self.take_first(self._line)
             if message is None:
                 return
-            self._hand_over(message, consumer, None)
+            self.hand_over(message, consumer, None)
 
     def _next_ready(self) -> Consumer | None:
         for _ in range(len(self._consumers)):
@@ -206,17 +279,9 @@ class Queue:
                 return consumer
         return None
 
-    def _pump_session(self, session: Session) -> None:
-        while session.consumer is not None and session.consumer.wants():
-            message = self._next_in(session.line)
-            if message is None:
-                self._waiting_sessions.pop(session.id, None)
-                return
-            self._hand_over(message, session.consumer, session)
-
-    def _next_in(self, line: Line) -> Message | None:
+    def take_first(self, line: Line) -> Message | None:
         """The first message of a line that is still there and has not expired."""
-        now = self._clock()
+        now = self.now()
         while line:
             message = line.pop()
             if not self._waits(message):
@@ -234,7 +299,8 @@ class Queue:
             and message.lock_token is None
         )
 
-    def _hand_over(self, message: Message, consumer: Consumer, session: Session | None) -> None:
+    def hand_over(self, message: Message, consumer: Consumer, session: Session | None) -> None:
+        """Give a message to a consumer, under a lock or for good."""
         if consumer.keeps:
             self._lock(message, session)
         else:
@@ -247,13 +313,13 @@ class Queue:
         if session is not None:
             message.locked_until = session.locked_until
             return
-        message.locked_until = self._clock() + self.settings.lock_seconds
+        message.locked_until = self.now() + self.settings.lock_seconds
         self._lock_ends.add(message.locked_until, message)
         self._changed()
 
     def receive_deferred(self, numbers: Iterable[int], *, keep: bool, session_id: str | None) -> list[Message]:
         """Take deferred messages by number, under a lock or for good. Raises `ServiceBusError`."""
-        session = self._held(session_id) if self.settings.requires_session else None
+        session = self.sessions.held(session_id) if self.settings.requires_session else None
         messages = [self._in_state(number, State.DEFERRED) for number in dict.fromkeys(numbers)]
         for message in messages:
             if session is not None and message.session_id != session.id:
@@ -279,6 +345,14 @@ class Queue:
                 found.append(message)
         return found
 
+    def purge(self, count: int, *, before: float, session_id: str | None) -> int:
+        """Delete up to `count` messages that were enqueued before then and that nobody holds; how many it were."""
+        of_session = (one for one in self._shelf.from_number(0) if session_id in (None, one.session_id))
+        old = [one for one in of_session if one.enqueued_at < before and one.lock_token is None][:count]
+        for message in old:
+            self._remove(message)
+        return len(old)
+
     # --- settling ------------------------------------------------------------------------------------------------
 
     def complete(self, token: uuid.UUID) -> None:
@@ -289,20 +363,23 @@ class Queue:
         """Give back; one more delivery is counted."""
         message = self._locked_by(token)
         modify(message, changes)
-        self._give_back(message, counted=True)
-        self._pump()
+        self.give_back(message, counted=True)
+        self.pump()
 
     def release(self, token: uuid.UUID) -> None:
         """Give back as if it had never been taken."""
-        self._give_back(self._locked_by(token), counted=False)
-        self._pump()
+        self.give_back(self._locked_by(token), counted=False)
+        self.pump()
 
     def defer(self, token: uuid.UUID, changes: Mapping[str, object]) -> None:
         """Set aside; only `receive_deferred` finds it again."""
         message = self._locked_by(token)
         modify(message, changes)
         self._unlock(message)
-        self._change_state(message, State.DEFERRED)
+        self._counts[message.state] -= 1
+        self._counts[State.DEFERRED] += 1
+        message.state = State.DEFERRED
+        self._store.put(self._key, message)
 
     def dead_letter(
         self, token: uuid.UUID, reason: str | None, description: str | None, more: Mapping[str, object]
@@ -315,35 +392,41 @@ class Queue:
         message = self._locked_by(token)
         if self.settings.requires_session:
             return message.locked_until
-        message.locked_until = self._clock() + self.settings.lock_seconds
+        message.locked_until = self.now() + self.settings.lock_seconds
         self._lock_ends.add(message.locked_until, message)
         return message.locked_until
 
     def expire_locks(self) -> int:
         """End every message's lock now, for tests of what a client does then; how many there were."""
-        now = self._clock()
-        locked = [message for message in self._locked.values() if message.session_id not in self._held_sessions]
+        now = self.now()
+        locked = [message for message in self._locked.values() if not self.sessions.is_held(message.session_id)]
         for message in locked:
             message.locked_until = now
             self._lock_ends.add(now, message)
         self._changed()
         return len(locked)
 
+    def locked(self) -> Iterable[Message]:
+        """All messages under a lock."""
+        return self._locked.values()
+
     def _locked_by(self, token: uuid.UUID) -> Message:
         message = self._locked.get(token)
         # The deadline counts, not the sweep: a lock that is over is lost even if nobody noticed yet.
-        if message is None or message.locked_until <= self._clock():
+        if message is None or message.locked_until <= self.now():
             raise ServiceBusError(MESSAGE_LOCK_LOST, "the lock has expired or was never given; receive it again")
         return message
 
-    def _give_back(self, message: Message, *, counted: bool) -> None:
+    def give_back(self, message: Message, *, counted: bool) -> None:
+        """End a message's lock; it waits in line again, unless its deliveries or its time are used up."""
         self._unlock(message)
         if counted:
             message.delivery_count += 1
+            self._store.put(self._key, message)
         if message.delivery_count >= self.settings.max_delivery_count:
             text = f"delivered {message.delivery_count} times without being completed"
             self._bury(message, "MaxDeliveryCountExceeded", text, {})
-        elif message.expires_at <= self._clock():
+        elif message.expires_at <= self.now():
             self._expire(message)
         elif message.state is State.ACTIVE:
             self._wait_in_line(message)
@@ -360,15 +443,28 @@ class Queue:
             return
         self._remove(message)
         with_reason(message, reason, description, more)
-        self.dead_letters.take_dead(message)
+        self.dead_letters.keep_dead(message)
 
-    def take_dead(self, message: Message) -> None:
-        """As a dead-letter queue: keep the message until someone takes it. Its time of enqueuing stays."""
+    def keep_dead(self, message: Message) -> None:
+        """As a dead-letter queue: keep the message until someone takes it, or pass it on. Its enqueued time stays."""
         buried = replace(message, expires_at=float("inf"), state=State.ACTIVE, was_scheduled=False)
-        self._shelf.put(buried)
-        self._counts[State.ACTIVE] += 1
+        self._take_in(buried, message.enqueued_at)
+        if self.settings.forward_to is not None:
+            source = self._key.removesuffix(TRANSFER_SUFFIX).removesuffix(DEAD_LETTER_SUFFIX)
+            buried.dead_letter_source = buried.dead_letter_source or source
+            self._forward_dead(buried, self.settings.forward_to)
+            return
         self._line.push(buried)
-        self._pump()
+        self.pump()
+
+    def _forward_dead(self, message: Message, target: str) -> None:
+        try:
+            self._find(target).take_forwarded(message)
+        except ServiceBusError:
+            self._line.push(message)  # it stays here, where people look for dead letters
+            self.pump()
+        else:
+            self._remove(message)
 
     def _expire(self, message: Message) -> None:
         if self.settings.dead_letter_on_expiration:
@@ -381,11 +477,8 @@ class Queue:
         if message.sequence_number in self._shelf:
             self._shelf.remove(message)
             self._counts[message.state] -= 1
-
-    def _change_state(self, message: Message, state: State) -> None:
-        self._counts[message.state] -= 1
-        self._counts[state] += 1
-        message.state = state
+            self._bytes -= message.size
+            self._store.remove(self._key, message.sequence_number)
 
     def _in_state(self, number: int, state: State) -> Message:
         message = self._shelf.get(number)
@@ -395,164 +488,95 @@ class Queue:
 
     # --- sessions ------------------------------------------------------------------------------------------------
 
-    def accept_session(self, session_id: str) -> Session:
-        """Lock a named session. Raises `ServiceBusError` if another receiver holds it."""
-        self._end_overdue_sessions()  # else its former holder, not told yet, would let go of the new holder's lock
-        session = self._session(session_id)
-        if session.held:
-            raise ServiceBusError(SESSION_CANNOT_BE_LOCKED, f"session '{session_id}' is locked by another receiver")
-        self._lock_session(session)
-        return session
-
-    def accept_next_session(self, waiter: Waiter) -> None:
-        """Lock the next session that has messages; now, or when there is one: `waiter` is told."""
-        self._waiters.append(waiter)
-        self._changed()
-        self._serve_waiters()
-
-    def forget_waiter(self, waiter: Waiter) -> None:
-        """It waits no longer."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
-
-    def attach_to_session(self, session: Session, consumer: Consumer) -> None:
-        """Push the session's messages to its holder."""
-        session.consumer = consumer
-        self._pump_session(session)
-
-    def release_session(self, session: Session, *, counted: bool = False) -> None:
-        """The holder is gone: its messages go back and the session is free.
-
-        Closing a session counts no delivery, the end of its lock does (`counted`), as the service's documentation
-        of message sessions says.
-        """
-        if self._sessions.get(session.id) is not session or not session.held:
-            return
-        session.free()
-        self._held_sessions.pop(session.id, None)
-        for message in [one for one in self._locked.values() if one.session_id == session.id]:
-            self._give_back(message, counted=counted)
-        self._drop_if_empty(session)
-        self._pump()
-
-    def renew_session(self, session_id: str | None) -> float:
-        """Lock the session anew; until when. Raises `ServiceBusError` if it is not locked."""
-        session = self._held(session_id)
-        self._lock_session(session)
-        for message in self._locked.values():
-            if message.session_id == session.id:
-                message.locked_until = session.locked_until
-        return session.locked_until
-
-    def session_state(self, session_id: str | None) -> bytes | None:
-        """What was stored with the session."""
-        return self._held(session_id).state
-
-    def set_session_state(self, session_id: str | None, state: bytes | None) -> None:
-        """Store something with the session; None clears it."""
-        session = self._held(session_id)
-        session.state, session.state_at = state, self._clock()
-
     def session_ids(self, skip: int, top: int, *, state_after: float | None = None) -> list[str]:
         """Sessions that have active messages or state, by ID; or only those whose state was set after a moment."""
-        with_state = [session for session in self._sessions.values() if session.state is not None]
-        if state_after is not None:
-            found = {session.id for session in with_state if session.state_at > state_after}
-        else:
+        found = self.sessions.with_state(state_after)
+        if state_after is None:
             active = (one for one in self._shelf.from_number(0) if one.state is State.ACTIVE)
-            found = {session.id for session in with_state} | {message.session_id or "" for message in active}
+            found |= {message.session_id or "" for message in active}
         return sorted(found)[skip : skip + top]
 
-    def _session(self, session_id: str) -> Session:
-        session = self._sessions.get(session_id)
-        if session is None:
-            session = self._sessions[session_id] = Session(session_id)
-        return session
-
-    def _held(self, session_id: str | None) -> Session:
-        session = self._sessions.get(session_id or "")
-        if session_id is None or session is None or not session.is_locked(self._clock()):
-            raise ServiceBusError(SESSION_LOCK_LOST, "the session's lock has expired; accept the session again")
-        return session
-
-    def _lock_session(self, session: Session) -> None:
-        session.held = True
-        self._held_sessions[session.id] = session
-        session.locked_until = self._clock() + self.settings.lock_seconds
-        self._changed()
-
-    def _end_overdue_sessions(self) -> None:
-        now = self._clock()
-        for session in [one for one in self._held_sessions.values() if one.locked_until <= now]:
-            lost = session.consumer
-            self.release_session(session, counted=True)
-            session.tell_lost(lost)
-
-    def _serve_waiters(self) -> None:
-        while self._waiters:
-            free = (one for one in self._waiting_sessions.values() if not one.held)
-            session = next(free, None)
-            if session is None:
-                return
-            if not self._has_waiting(session):
-                continue
-            self._lock_session(session)
-            self._waiters.popleft().granted(session)
-
-    def _has_waiting(self, session: Session) -> bool:
-        """Whether a message really waits in the session's line; what is gone or expired is cleared away."""
-        message = self._next_in(session.line)
-        if message is None:
-            self._waiting_sessions.pop(session.id, None)
-            self._drop_if_empty(session)
-            return False
-        session.line.push(message)
-        return True
-
-    def _drop_if_empty(self, session: Session) -> None:
-        if not session.line and session.state is None and not session.held:
-            self._sessions.pop(session.id, None)
-            self._waiting_sessions.pop(session.id, None)
+    def state_kept(self, session: Session) -> None:
+        """A session's state has changed."""
+        self._store.session(self._key, session.id, session.state, session.state_at)
 
     # --- time ----------------------------------------------------------------------------------------------------
 
     def next_due(self) -> float:
         """When `tick` has something to do next; infinity if never."""
-        sessions = (one.locked_until for one in self._held_sessions.values())
-        waiters = (waiter.until for waiter in self._waiters)
-        own = min(self._schedule.next(), self._lock_ends.next(), self._expiries.next())
-        below = self.dead_letters.next_due() if self.dead_letters else float("inf")
-        return min(own, below, min(sessions, default=float("inf")), min(waiters, default=float("inf")))
+        own = min(self._schedule.next(), self._lock_ends.next(), self._expiries.next(), self.sessions.next_due())
+        return min(own, *(queue.next_due() for queue in self.below()), float("inf"))
 
     def tick(self) -> None:
         """Do what is due: activate, unlock, expire, let go of sessions and waiters."""
-        now = self._clock()
+        now = self.now()
         for moment, message in self._schedule.due(now):
             if message.state is State.SCHEDULED and message.scheduled_at == moment and self._is_here(message):
                 self._remove(message)
                 self._enqueue(message, now)
         for _, message in self._lock_ends.due(now):
             if message.lock_token is not None and message.locked_until <= now:
-                self._give_back(message, counted=True)
+                self.give_back(message, counted=True)
         for _, message in self._expiries.due(now):
             if self._is_here(message) and message.lock_token is None and message.expires_at <= now:
                 self._expire(message)
-        self._end_overdue_sessions()
-        for waiter in [one for one in self._waiters if one.until <= now]:
-            self._waiters.remove(waiter)
-            waiter.timed_out()
-        self._pump()
-        if self.dead_letters is not None:
-            self.dead_letters.tick()
+        self.sessions.tick()
+        self.pump()
+        for queue in self.below():
+            queue.tick()
 
     def _is_here(self, message: Message) -> bool:
         return self._shelf.get(message.sequence_number) is message
 
+    # --- what is told of it --------------------------------------------------------------------------------------
+
+    def message_count(self) -> int:
+        """Messages in it, whatever their state."""
+        return len(self._shelf)
+
+    def in_use(self) -> bool:
+        """Whether somebody receives from it."""
+        return bool(self._consumers) or bool(self._locked) or any(queue.in_use() for queue in self.below())
+
     def counts(self) -> dict[str, int]:
-        """Messages by state, those under a lock counted with the active ones, and those dead-lettered."""
+        """Messages by state, those under a lock counted with the active ones, and those dead-lettered.
+
+        Those that could not be forwarded are in `transfer_dead_letters`.
+        """
         return {
             "active": self._counts[State.ACTIVE],
             "deferred": self._counts[State.DEFERRED],
             "scheduled": self._counts[State.SCHEDULED],
-            "dead_lettered": len(self.dead_letters._shelf) if self.dead_letters else 0,
+            "dead_lettered": self.dead_letters.message_count() if self.dead_letters is not None else 0,
         }
+
+    def restore(self, messages: Iterable[Message], last_number: int) -> None:
+        """Put back what a store has kept. Locks are gone; nothing is told to the store."""
+        for message in messages:
+            self._shelf.restore(message)
+            self._counts[message.state] += 1
+            self._bytes += message.size
+            if message.state is State.SCHEDULED and message.scheduled_at is not None:
+                self._schedule.add(message.scheduled_at, message)
+            elif message.state is State.ACTIVE:
+                self._expiries.add(message.expires_at, message)
+                self._wait_in_line(message)
+        self._shelf.number_from(last_number)
+        self._changed()
+
+    def restore_history(self, seen: Iterable[tuple[str, float]]) -> None:
+        """Put back what duplicate detection has seen, the oldest first."""
+        for key, at in seen:
+            self._history.add(key, at)
+
+
+def _rules_below(settings: QueueSettings, suffix: str) -> QueueSettings:
+    return QueueSettings(
+        name=settings.name + suffix,
+        lock_seconds=settings.lock_seconds,
+        max_delivery_count=_FOREVER,
+        max_message_bytes=settings.max_message_bytes,
+        max_size_mb=settings.max_size_mb,
+        status=Status.ACTIVE if settings.status.gives else settings.status,
+        forward_to=settings.forward_dead_letters_to if suffix == DEAD_LETTER_SUFFIX else None,
+    )

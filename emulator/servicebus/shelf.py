@@ -32,6 +32,16 @@ class Shelf:
         self._messages[self._last] = message
         self._order.append(self._last)
 
+    def restore(self, message: Message) -> None:
+        """Keep a message under the number it has; they come in order."""
+        self._messages[message.sequence_number] = message
+        self._order.append(message.sequence_number)
+        self.number_from(message.sequence_number)
+
+    def number_from(self, last: int) -> None:
+        """Numbers up to this one were given before."""
+        self._last = max(self._last, last)
+
     def get(self, number: int) -> Message | None:
         """The message, None if it is gone."""
         return self._messages.get(number)

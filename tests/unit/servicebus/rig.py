@@ -67,7 +67,7 @@ class Waiting:
 
     def granted(self, session: Session) -> None:
         self.session = session
-        self.queue.attach_to_session(session, self.taker)
+        self.queue.sessions.attach(session, self.taker)
 
     def timed_out(self) -> None:
         self.gave_up_at = self.clock()
@@ -102,14 +102,14 @@ class Rig:
 
     def session(self, name: str, credit: int = 1000) -> tuple[Session, Taker]:
         """A named session, accepted, with its consumer."""
-        session, taker = self.queue.accept_session(name), Taker(credit)
-        self.queue.attach_to_session(session, taker)
+        session, taker = self.queue.sessions.accept(name), Taker(credit)
+        self.queue.sessions.attach(session, taker)
         return session, taker
 
     def next_session(self, wait: float = 60.0) -> Waiting:
         """Wait for the next session that is free."""
         waiting = Waiting(self.queue, self.clock, self.clock() + wait)
-        self.queue.accept_next_session(waiting)
+        self.queue.sessions.accept_next(waiting)
         return waiting
 
     def passes(self, seconds: float, *, unnoticed: bool = False) -> None:

@@ -56,7 +56,7 @@ def test_an_abandoned_message_comes_again_before_the_next(rig: Rig) -> None:
     _, taker = rig.session("one", credit=1)
     rig.queue.abandon(token(taker.last), {})
     taker.credit = 2
-    rig.queue.credit(rig.queue.accept_session("two"))  # another session's credit moves nothing here
+    rig.queue.credit(rig.queue.sessions.accept("two"))  # another session's credit moves nothing here
     assert taker.bodies == [b"a"]
     rig.send("c", session_id="one")
     assert taker.bodies == [b"a", b"a", b"b"]
@@ -68,14 +68,14 @@ def test_closing_a_session_gives_its_messages_back_and_counts_no_delivery(rig: R
         session, taker = rig.session("one")
         assert taker.bodies == [b"a", b"b"]
         assert [one.delivery_count for one in taker.taken] == [0, 0]
-        rig.queue.release_session(session)
+        rig.queue.sessions.release(session)
 
 
 def test_a_session_is_let_go_once_only(rig: Rig) -> None:
     session, _ = rig.session("one")
-    rig.queue.release_session(session)
+    rig.queue.sessions.release(session)
     rig.session("one")
-    rig.queue.release_session(session)
+    rig.queue.sessions.release(session)
     with pytest.raises(ServiceBusError, match="locked by another"):
         rig.session("one")
 
@@ -84,7 +84,7 @@ def test_what_was_completed_does_not_come_back(rig: Rig) -> None:
     rig.send("a", "b", session_id="one")
     session, taker = rig.session("one")
     rig.queue.complete(token(taker.taken[0]))
-    rig.queue.release_session(session)
+    rig.queue.sessions.release(session)
     assert rig.session("one")[1].bodies == [b"b"]
 
 
@@ -118,9 +118,9 @@ def test_a_lock_that_ended_is_lost_even_if_nobody_noticed_yet(rig: Rig) -> None:
         rig.queue.complete(token(taker.last))
     assert lost.value.condition == MESSAGE_LOCK_LOST
     for act in (
-        lambda: rig.queue.renew_session("one"),
-        lambda: rig.queue.session_state("one"),
-        lambda: rig.queue.set_session_state("one", b"x"),
+        lambda: rig.queue.sessions.renew("one"),
+        lambda: rig.queue.sessions.state("one"),
+        lambda: rig.queue.sessions.set_state("one", b"x"),
     ):
         with pytest.raises(ServiceBusError) as refused:
             act()
@@ -144,7 +144,7 @@ def test_renewing_the_session_renews_the_locks_of_its_messages(rig: Rig) -> None
     rig.send("a", session_id="one")
     _, taker = rig.session("one")
     rig.passes(20)
-    assert rig.queue.renew_session("one") == START + 50
+    assert rig.queue.sessions.renew("one") == START + 50
     assert rig.queue.renew(token(taker.last)) == START + 50
     rig.passes(29)
     rig.queue.complete(token(taker.last))
@@ -153,7 +153,7 @@ def test_renewing_the_session_renews_the_locks_of_its_messages(rig: Rig) -> None
 def test_a_session_nobody_holds_cannot_be_renewed(rig: Rig) -> None:
     for name in ("one", None):
         with pytest.raises(ServiceBusError, match="accept the session again") as refused:
-            rig.queue.renew_session(name)
+            rig.queue.sessions.renew(name)
         assert refused.value.condition == SESSION_LOCK_LOST
 
 
@@ -183,7 +183,7 @@ def test_who_waits_gets_a_session_another_lets_go(rig: Rig) -> None:
     rig.send("a", session_id="one")
     session, _ = rig.session("one")
     waiting = rig.next_session()
-    rig.queue.release_session(session)
+    rig.queue.sessions.release(session)
     assert waiting.taker.bodies == [b"a"]
 
 
@@ -205,8 +205,8 @@ def test_who_waits_in_vain_is_told_at_its_time(rig: Rig) -> None:
 
 def test_who_went_away_is_given_nothing(rig: Rig) -> None:
     gone, waiting = rig.next_session(), rig.next_session()
-    rig.queue.forget_waiter(gone)
-    rig.queue.forget_waiter(gone)
+    rig.queue.sessions.forget_waiter(gone)
+    rig.queue.sessions.forget_waiter(gone)
     rig.send("a", session_id="one")
     assert gone.session is None
     assert waiting.taker.bodies == [b"a"]
@@ -219,7 +219,7 @@ def test_a_session_whose_messages_are_expired_deferred_or_scheduled_is_not_the_n
     rig.send("deferred", session_id="three")
     session, taker = rig.session("three")
     rig.queue.defer(token(taker.last), {})
-    rig.queue.release_session(session)
+    rig.queue.sessions.release(session)
     assert rig.next_session().session is None
 
 
@@ -244,15 +244,15 @@ def test_a_deferred_message_is_had_through_its_own_session_only(rig: Rig) -> Non
 
 def test_state_outlives_holders_and_messages_until_it_is_cleared(rig: Rig) -> None:
     session, _ = rig.session("one")
-    assert rig.queue.session_state("one") is None
-    rig.queue.set_session_state("one", b"state")
-    rig.queue.release_session(session)
+    assert rig.queue.sessions.state("one") is None
+    rig.queue.sessions.set_state("one", b"state")
+    rig.queue.sessions.release(session)
     session, _ = rig.session("one")
-    assert rig.queue.session_state("one") == b"state"
-    rig.queue.set_session_state("one", None)
-    rig.queue.release_session(session)
+    assert rig.queue.sessions.state("one") == b"state"
+    rig.queue.sessions.set_state("one", None)
+    rig.queue.sessions.release(session)
     rig.session("one")
-    assert rig.queue.session_state("one") is None
+    assert rig.queue.sessions.state("one") is None
 
 
 def test_sessions_with_active_messages_or_state_are_listed_by_page(rig: Rig) -> None:
@@ -261,7 +261,7 @@ def test_sessions_with_active_messages_or_state_are_listed_by_page(rig: Rig) -> 
     rig.send("later", session_id="scheduled", at=START + 9)
     rig.session("held without anything")
     rig.session("a")
-    rig.queue.set_session_state("a", b"")
+    rig.queue.sessions.set_state("a", b"")
     assert rig.queue.session_ids(0, 100) == ["a", "b", "c", "d"]
     assert rig.queue.session_ids(1, 2) == ["b", "c"]
     assert rig.queue.session_ids(4, 2) == []
@@ -270,7 +270,7 @@ def test_sessions_with_active_messages_or_state_are_listed_by_page(rig: Rig) -> 
 def test_sessions_are_listed_by_when_their_state_was_set(rig: Rig) -> None:
     for name in ("early", "late"):
         rig.session(name)
-        rig.queue.set_session_state(name, b"state")
+        rig.queue.sessions.set_state(name, b"state")
         rig.passes(10)
     rig.send("x", session_id="without state")
     assert rig.queue.session_ids(0, 9, state_after=START) == ["late"]
