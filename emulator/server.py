@@ -9,7 +9,7 @@ from emulator.amqp import Connection, Error, Limits
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.consumer import MAX_BACKLOG_BYTES
 from emulator.servicebus.endpoint import Endpoint
-from emulator.servicebus.errors import CONNECTION_FORCED, INTERNAL_ERROR
+from emulator.servicebus.errors import CONNECTION_FORCED, INTERNAL_ERROR, ServiceBusError
 
 _log = logging.getLogger(__name__)
 _CONTAINER = "flow-worker-emulator"
@@ -28,6 +28,7 @@ class AmqpServer:
         self._limits = limits or Limits()
         self._server: asyncio.Server | None = None
         self._clients: set[_Client] = set()
+        broker.on_break(self._break_links)
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the bound port (port 0: a free one). Raises `OSError` if it is taken."""
@@ -61,6 +62,10 @@ class AmqpServer:
         """Break all links to an entity, as the service does when it moves one."""
         for client in list(self._clients):
             client.force_detach(entity.lower())
+
+    def _break_links(self, entity: str, error: ServiceBusError) -> None:
+        for client in list(self._clients):
+            client.force_detach(entity, error)
 
     def freeze(self) -> None:
         """Neither read nor answer; TCP stays up."""
@@ -141,9 +146,12 @@ class _Client(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def force_detach(self, entity: str) -> None:
+    def force_detach(self, entity: str, error: ServiceBusError | None = None) -> None:
         """See `AmqpServer.force_detach`."""
-        self._endpoint.force_detach(entity)
+        if error is None:
+            self._endpoint.force_detach(entity)
+        else:
+            self._endpoint.force_detach(entity, error)
 
     def catch_up(self) -> None:
         """Read what came while frozen, and send what was not."""
@@ -163,6 +171,7 @@ class _Client(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing() or self._broker.faults.frozen:
             return
+        self._broker.store.flush()  # nobody learns of what is not safe yet
         # What waits in the connection counts as the consumers' backlog; the transport takes any amount.
         if not self._full or self._connection.closed:
             held_back = self._connection.pending_output_bytes >= MAX_BACKLOG_BYTES

@@ -41,6 +41,7 @@ _TIMEOUT = "com.microsoft:timeout"
 _DEFAULT_SESSION_WAIT_SECONDS = 60.0
 _TICKS_AT_EPOCH = 621_355_968_000_000_000
 _REQUEST_CREDIT = 100
+_MOVED = ServiceBusError(DETACH_FORCED, "The link was detached by the service.")
 
 
 class RequestLink:
@@ -98,6 +99,10 @@ class _SessionWait:
 _Part = Producer | Consumer | RequestLink | ReplyLink | _SessionWait
 
 
+_HELD = Producer | Consumer | _SessionWait
+"""What ends with its entity."""
+
+
 class Endpoint:
     """Routes one connection's events to what its links point to.
 
@@ -153,12 +158,12 @@ class Endpoint:
             if isinstance(part, Consumer):
                 part.flowed(drain=False)
 
-    def force_detach(self, entity: str) -> None:
-        """Break all links to an entity, as the service does when it moves one."""
+    def force_detach(self, entity: str, error: ServiceBusError = _MOVED) -> None:
+        """Break all links to an entity, as the service does when it moves one, or for another reason."""
         for link, part in list(self._parts.items()):
-            if addresses.parse(_address(link) or "").entity == entity and isinstance(part, Consumer | Producer):
+            if addresses.parse(_address(link) or "").entity == entity and isinstance(part, _HELD):
                 self.forget(link)
-                link.detach(Error(DETACH_FORCED, "The link was detached by the service.", {}))
+                link.detach(Error(error.condition, error.description, {}))
                 self.wrote()
 
     def reply_links(self, session: AmqpSession, address: addresses.Address) -> list[ReplyLink]:
@@ -196,8 +201,9 @@ class Endpoint:
             self._accept(link, None)
             self._parts[link] = RequestLink(self, link, queue) if link.peer_is_sender else ReplyLink(link)
         elif link.peer_is_sender:
-            if address.entity.endswith("/$deadletterqueue"):
+            if queue.dead_letters is None:
                 raise ServiceBusError(NOT_ALLOWED, "Messages cannot be sent to a dead-letter queue.")
+            queue.require_sendable()
             self._accept(link, queue.settings.max_message_bytes)
             self._parts[link] = Producer(self._broker, queue, link)
         else:
@@ -213,6 +219,7 @@ class Endpoint:
         )
 
     def _open_receiver(self, link: Link, queue: Queue) -> None:
+        queue.require_receivable()
         wanted, session_id = _session_filter(link)
         if wanted != queue.settings.requires_session:
             raise ServiceBusError(
