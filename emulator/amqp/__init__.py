@@ -46,6 +46,7 @@ from emulator.amqp.link import Link
 from emulator.amqp.performatives import (
     Accepted,
     Attach,
+    Coordinator,
     Error,
     Modified,
     Open,
@@ -68,6 +69,7 @@ __all__ = [
     "Connection",
     "ConnectionClosed",
     "ConnectionOpened",
+    "Coordinator",
     "Decimal32",
     "Decimal64",
     "Decimal128",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from emulator.amqp.credit import ReceivingCredit, SendingCredit
 from emulator.amqp.errors import ILLEGAL_STATE, NOT_ALLOWED, AmqpError, SessionError
 from emulator.amqp.events import FlowReceived, MessageReceived
-from emulator.amqp.performatives import Attach, Detach, Error, Flow, Source, Target, Transfer
+from emulator.amqp.performatives import Attach, Coordinator, Detach, Error, Flow, Source, Target, Transfer
 from emulator.amqp.reassembly import Reassembly
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Link:
         *,
         max_message_size: int | None,
         source: Source | None = None,
-        target: Target | None = None,
+        target: Target | Coordinator | None = None,
         properties: Mapping[str, object] | None = None,
         initial_delivery_count: int = 0,
     ) -> None:

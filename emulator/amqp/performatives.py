@@ -136,6 +136,15 @@ class Target:
     capabilities: _Symbols = ()
 
 
+@composite(0x30, "amqp:coordinator:list")
+@dataclass(frozen=True, slots=True)
+class Coordinator:
+    """In place of a target: the link controls transactions (part 4, section 4.5.1)."""
+
+    address = None
+    capabilities: _Symbols = ()
+
+
 @composite(0x10, "amqp:open:list")
 @dataclass(frozen=True, slots=True)
 class Open:
@@ -179,7 +188,7 @@ class Attach:
     snd_settle_mode: _UByte = 2
     rcv_settle_mode: _UByte = 0
     source: Annotated[Source | None, one_of(Source)] = None
-    target: Annotated[Target | None, one_of(Target)] = None
+    target: Annotated[Target | Coordinator | None, one_of(Target, Coordinator)] = None
     unsettled: Annotated[Mapping[object, object] | None, MAP] = None
     incomplete_unsettled: _Bool = False
     initial_delivery_count: _OptUInt = None
