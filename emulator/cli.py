@@ -13,6 +13,7 @@ import typer
 from emulator import config
 from emulator.host import CannotListen, Endpoints, serve_until_stopped
 from emulator.servicebus.config import ConfigError
+from emulator.servicebus.store import DataError
 
 DEFAULT_HTTP_PORT = 5380
 
@@ -39,6 +40,9 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     amqp_port: Port = 5672,
     http_port: Port = DEFAULT_HTTP_PORT,
+    data: Annotated[
+        Path | None, typer.Option(help="Keep queues and messages in this folder; default: nowhere.", file_okay=False)
+    ] = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Prints `ready {…}` once it listens; logs go to stderr."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -47,9 +51,11 @@ def serve(
     except ConfigError as error:
         _fail(f"Configuration {config_file or config.DEFAULT}: {error}", status=2)
     try:
-        asyncio.run(serve_until_stopped(loaded, Endpoints(host, amqp_port, http_port), ready=_say_ready))
+        asyncio.run(serve_until_stopped(loaded, Endpoints(host, amqp_port, http_port), ready=_say_ready, data=data))
     except CannotListen as error:
         _fail(str(error), status=1)
+    except DataError as error:
+        _fail(str(error), status=2)
 
 
 @cli.command()

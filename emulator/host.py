@@ -8,8 +8,9 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from emulator.config import Config
 from emulator.server import AmqpServer
@@ -63,11 +64,16 @@ class Emulator:
 
 
 @asynccontextmanager
-async def running_emulator(config: Config, endpoints: Endpoints) -> AsyncIterator[Emulator]:
-    """Service Bus and web server, until the block ends. Raises `CannotListen`."""
-    broker = Broker(config.queues)
-    amqp = AmqpServer(broker)
+async def running_emulator(
+    config: Config, endpoints: Endpoints, *, data: Path | None = None
+) -> AsyncIterator[Emulator]:
+    """Service Bus and web server, until the block ends. Raises `CannotListen`, `DataError`.
+
+    `data`: a folder that keeps queues and messages beyond the process; None: nothing is kept.
+    """
     async with AsyncExitStack() as stack:
+        broker = stack.enter_context(_broker(config, data))
+        amqp = AmqpServer(broker)
         with _naming(endpoints.host, endpoints.amqp_port, "--amqp-port"):
             amqp_port = await amqp.start(endpoints.host, endpoints.amqp_port)
         stack.push_async_callback(amqp.stop)
@@ -82,6 +88,19 @@ async def running_emulator(config: Config, endpoints: Endpoints) -> AsyncIterato
                 )
             )
         yield Emulator(connection_string(endpoints.host, amqp_port), web, broker, amqp)
+
+
+@contextmanager
+def _broker(config: Config, data: Path | None) -> Iterator[Broker]:
+    if data is None:
+        yield Broker(config.queues)
+        return
+    from emulator.servicebus.durable import SqliteStore  # imported here: most starts do without
+
+    with closing(SqliteStore(data)) as store:
+        broker = Broker((), store=store)
+        store.restore(broker, config.queues)
+        yield broker
 
 
 @contextmanager
@@ -101,13 +120,15 @@ def connection_string(host: str, port: int) -> str:
     )
 
 
-async def serve_until_stopped(config: Config, endpoints: Endpoints, *, ready: Callable[[str], None]) -> None:
-    """Run the emulator until a signal; `ready` gets a line of JSON once it listens. Raises `CannotListen`."""
+async def serve_until_stopped(
+    config: Config, endpoints: Endpoints, *, ready: Callable[[str], None], data: Path | None = None
+) -> None:
+    """Run the emulator until a signal; `ready` gets a line of JSON once it listens. See `running_emulator`."""
     stop = asyncio.Event()
     with _calling_on_signal(stop.set):
-        async with running_emulator(config, endpoints) as emulator:
+        async with running_emulator(config, endpoints, data=data) as emulator:
             ready(json.dumps(emulator.ready()))
-            _log.info("Serving queues %s", ", ".join(queue.name for queue in config.queues))
+            _log.info("Serving queues %s", ", ".join(queue.settings.name for queue in emulator.broker.entities()))
             await stop.wait()
             _log.info("Stopping.")
 

@@ -19,7 +19,7 @@ from emulator.servicebus.queue import Clock, Queue
 from emulator.servicebus.store import FORGETFUL, Store
 
 _SOONEST_SECONDS = 0.001
-_FIXED = ("requires_session", "requires_duplicate_detection")
+FIXED = ("requires_session", "requires_duplicate_detection")
 """Rules that a queue keeps for life."""
 
 LinksToBreak = Callable[[str, ServiceBusError], None]
@@ -40,9 +40,10 @@ class Broker:
         for settings in queues:
             self.add(settings)
 
-    def add(self, settings: QueueSettings) -> Queue:
+    def add(self, settings: QueueSettings, *, created_at: float | None = None) -> Queue:
         """A queue that needs no checking, being configured or restored."""
         queue = Queue(settings, clock=self._clock, changed=self._reschedule, find=self.find, store=self.store)
+        queue.created_at = queue.created_at if created_at is None else created_at
         for one in (queue, *queue.below()):
             self._queues[one.settings.name.lower()] = one
         self.store.entity(settings, queue.created_at, queue.updated_at)
@@ -72,7 +73,7 @@ class Broker:
     def update(self, settings: QueueSettings) -> Queue:
         """Other rules for a queue. Raises `ServiceBusError` if there is none, or its rules cannot be changed so."""
         queue = self.find(settings.name)
-        for rule in _FIXED:
+        for rule in FIXED:
             if getattr(settings, rule) != getattr(queue.settings, rule):
                 raise ServiceBusError(ARGUMENT_ERROR, f"'{rule}' cannot be changed once a queue is made.")
         self._check(settings)

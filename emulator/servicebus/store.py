@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from emulator.servicebus.message import Message
 
 
+class DataError(Exception):
+    """What is kept cannot be used; the message says why and what to do."""
+
+
 class Store(Protocol):
     """Keeps queues and messages. Nothing need be safe before `flush` returns, and all must be then.
 
