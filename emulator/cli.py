@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from emulator import config
+from emulator.certificates import CertificateError, CertificateFiles
 from emulator.host import CannotListen, Endpoints, serve_until_stopped
 from emulator.servicebus.config import ConfigError
 from emulator.servicebus.store import DataError
@@ -40,6 +41,19 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     amqp_port: Port = 5672,
     http_port: Port = DEFAULT_HTTP_PORT,
+    amqps_port: Annotated[int | None, typer.Option(min=0, max=65535, help="AMQP over TLS; default: off.")] = None,
+    ws_port: Annotated[int | None, typer.Option(min=0, max=65535, help="AMQP over WebSocket; default: off.")] = None,
+    wss_port: Annotated[int | None, typer.Option(min=0, max=65535, help="The same over TLS; default: off.")] = None,
+    certificates: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the TLS certificates in this folder; default: ~/.flow-worker-emulator.", file_okay=False
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Your own certificate chain (PEM) instead.", dir_okay=False)
+    ] = None,
+    private_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).", dir_okay=False)] = None,
     data: Annotated[
         Path | None, typer.Option(help="Keep queues and messages in this folder; default: nowhere.", file_okay=False)
     ] = None,
@@ -50,11 +64,13 @@ def serve(
         loaded = config.load(config_file)
     except ConfigError as error:
         _fail(f"Configuration {config_file or config.DEFAULT}: {error}", status=2)
+    files = CertificateFiles(certificates, certificate, private_key)
+    endpoints = Endpoints(host, amqp_port, http_port, amqps_port, ws_port, wss_port, files)
     try:
-        asyncio.run(serve_until_stopped(loaded, Endpoints(host, amqp_port, http_port), ready=_say_ready, data=data))
+        asyncio.run(serve_until_stopped(loaded, endpoints, ready=_say_ready, data=data))
     except CannotListen as error:
         _fail(str(error), status=1)
-    except DataError as error:
+    except (CertificateError, DataError) as error:
         _fail(str(error), status=2)
 
 

@@ -7,14 +7,18 @@ import json
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from emulator.certificates import CertificateFiles, server_tls
 from emulator.config import Config
+from emulator.connection_rules import ConnectionRules
 from emulator.server import AmqpServer
 from emulator.servicebus.broker import Broker
+from emulator.transports import Transports
 from emulator.web import Web, running_web
 
 _log = logging.getLogger(__name__)
@@ -32,11 +36,16 @@ class CannotListen(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where to listen; port 0 picks a free one."""
+    """Where to listen; port 0 picks a free one, None: not at all."""
 
     host: str = "127.0.0.1"
     amqp_port: int = 5672
     http_port: int = 5380
+    amqps_port: int | None = None
+    ws_port: int | None = None
+    wss_port: int | None = None
+    certificates: CertificateFiles = field(default_factory=CertificateFiles)
+    """For what speaks TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +56,13 @@ class Emulator:
     web: Web
     broker: Broker
     amqp: AmqpServer
+    transports: Transports
 
     def ready(self) -> dict[str, str | None]:
         """What a program needs to use it."""
         return {
             "connection_string": self.connection_string,
+            **self.transports.ready(),
             "admin_url": None,
             "identity_endpoint": self.web.identity_endpoint,
             "identity_header": self.web.identity_header,
@@ -65,18 +76,19 @@ class Emulator:
 
 @asynccontextmanager
 async def running_emulator(
-    config: Config, endpoints: Endpoints, *, data: Path | None = None
+    config: Config, endpoints: Endpoints, *, data: Path | None = None, rules: ConnectionRules | None = None
 ) -> AsyncIterator[Emulator]:
-    """Service Bus and web server, until the block ends. Raises `CannotListen`, `DataError`.
+    """Service Bus and web server, until the block ends. Raises `CannotListen`, `DataError`, `CertificateError`.
 
     `data`: a folder that keeps queues and messages beyond the process; None: nothing is kept.
     """
     async with AsyncExitStack() as stack:
         broker = stack.enter_context(_broker(config, data))
-        amqp = AmqpServer(broker)
+        amqp = AmqpServer(broker, rules=rules)
         with _naming(endpoints.host, endpoints.amqp_port, "--amqp-port"):
             amqp_port = await amqp.start(endpoints.host, endpoints.amqp_port)
         stack.push_async_callback(amqp.stop)
+        transports = await _listen(amqp, endpoints)
         with _naming(endpoints.host, endpoints.http_port, "--http-port"):
             web = await stack.enter_async_context(
                 running_web(
@@ -87,7 +99,28 @@ async def running_emulator(
                     enqueue=lambda queue, message: broker.find(queue).send([message]),
                 )
             )
-        yield Emulator(connection_string(endpoints.host, amqp_port), web, broker, amqp)
+        yield Emulator(connection_string(endpoints.host, amqp_port), web, broker, amqp, transports)
+
+
+async def _listen(amqp: AmqpServer, endpoints: Endpoints) -> Transports:
+    """The transports that were asked for."""
+    host, secured = endpoints.host, (endpoints.amqps_port, endpoints.wss_port) != (None, None)
+    tls = server_tls(endpoints.certificates, host) if secured else None
+    context = tls.context if tls else None
+    return Transports(
+        host,
+        await _bound(host, endpoints.amqps_port, "--amqps-port", partial(amqp.start, tls=context)),
+        await _bound(host, endpoints.ws_port, "--ws-port", amqp.start_websocket),
+        await _bound(host, endpoints.wss_port, "--wss-port", partial(amqp.start_websocket, tls=context)),
+        tls.ca_certificate if tls else None,
+    )
+
+
+async def _bound(host: str, port: int | None, option: str, start: Callable[[str, int], Awaitable[int]]) -> int | None:
+    if port is None:
+        return None
+    with _naming(host, port, option):
+        return await start(host, port)
 
 
 @contextmanager
