@@ -1,12 +1,14 @@
-"""An emulator as a process of its own, for clients that are no Python, or another Python."""
+"""The emulator as a process of its own, and other people's clients as processes that run named checks against it."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ HERE = Path(__file__).parent
 NODE = shutil.which("node")
 
 JsonObject = dict[str, Any]  # whatever JSON a client prints
+Outcomes = dict[str, str | None]
+"""By the name of a check, what went wrong with it, None if nothing."""
 
 
 @contextmanager
@@ -39,22 +43,47 @@ def running(folder: Path, queues: Mapping[str, JsonObject], *options: str) -> It
         process.kill()
 
 
+def queues_for(checks: Sequence[str], properties: Mapping[str, JsonObject] | None = None) -> dict[str, JsonObject]:
+    """A queue for each check, with sessions if its name speaks of them; `properties` say what else it needs."""
+    return {name: {"RequiresSession": "session" in name} | (properties or {}).get(name, {}) for name in checks}
+
+
 def checks_of(module: str) -> list[str]:
-    """The names of the checks that a JavaScript module exports."""
-    source = (HERE / "node" / module).read_text(encoding="utf-8")
-    return re.findall(r"^export const (\w+)", source, re.MULTILINE)
+    """The names of the checks in a module of `node` or `python`."""
+    source = (HERE / module).read_text(encoding="utf-8")
+    return re.findall(r"^(?:export const|def|async def) ([a-z]\w+)", source, re.MULTILINE)
 
 
-def run_checks(module: str, emulator: JsonObject, environment: Mapping[str, str]) -> dict[str, str | None]:
-    """What went wrong with each check, None if nothing; skips if Node or its packages are not there."""
+def run_node(module: str, emulator: JsonObject, environment: Mapping[str, str] | None = None) -> Outcomes:
+    """Run a module's checks on Node; skips if it or its packages are not there."""
     if NODE is None:
         pytest.skip("Node is not installed")
     if not (HERE / "node_modules").is_dir():
         pytest.skip("no npm packages; `npm install --prefix tests/clients` gets them")
+    return _run([NODE, "run.mjs", f"./{module}.mjs"], HERE / "node", emulator, environment)
+
+
+def run_python(
+    module: str, emulator: JsonObject, environment: Mapping[str, str] | None = None, python: str = sys.executable
+) -> Outcomes:
+    """Run a module's checks with a Python."""
+    return _run([python, "run.py", module], HERE / "python", emulator, environment)
+
+
+def from_pip(requirement: str) -> Path:
+    """The folder with a release that is not this environment's own; skips if nobody has put it there."""
+    folder = HERE / "python" / "site-packages" / requirement
+    if not folder.is_dir():
+        command = f"pip install --no-deps --target {folder.relative_to(HERE.parents[1]).as_posix()} {requirement}"
+        pytest.skip(f"no {requirement}; `{command}` gets it")
+    return folder
+
+
+def _run(command: Sequence[str], folder: Path, emulator: JsonObject, environment: Mapping[str, str] | None) -> Outcomes:
     done = subprocess.run(
-        [NODE, "run.mjs", f"./{module}"],
-        cwd=HERE / "node",
-        env={**environment, "EMULATOR": json.dumps(emulator)},
+        command,
+        cwd=folder,
+        env={**os.environ, **(environment or {}), "EMULATOR": json.dumps(emulator)},
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from tests.clients.harness import JsonObject, checks_of, run_checks, running
+from tests.clients.harness import JsonObject, Outcomes, checks_of, queues_for, run_node, running
 
-CHECKS = checks_of("service_bus.mjs")
+CHECKS = checks_of("node/service_bus.mjs")
 PROPERTIES: dict[str, JsonObject] = {
     "a_duplicate_is_dropped": {"RequiresDuplicateDetection": True},
     "a_lock_is_renewed_while_the_handler_works": {"LockDuration": "PT3S"},
     "a_lost_lock_is_reported": {"LockDuration": "PT2S"},
     "a_lost_session_lock_is_reported": {"LockDuration": "PT2S"},
     "a_message_expires": {"DeadLetteringOnMessageExpiration": True},
+    "a_plain_queue_has_no_sessions": {"RequiresSession": False},
     "a_subscription_abandons_what_its_handler_fails_on": {"MaxDeliveryCount": 2},
 }
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
+def over_tcp(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """What Node said of each check."""
-    queues = {
-        name: {"RequiresSession": "session" in name and "plain" not in name} | PROPERTIES.get(name, {})
-        for name in CHECKS
-    }
-    with running(tmp_path_factory.mktemp("javascript"), queues) as emulator:
-        return run_checks("service_bus.mjs", emulator, os.environ)
+    with running(tmp_path_factory.mktemp("javascript"), queues_for(CHECKS, PROPERTIES)) as emulator:
+        return run_node("service_bus", emulator)
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_over_tcp(check: str, outcomes: dict[str, str | None]) -> None:
-    assert outcomes[check] is None, outcomes[check]
+def test_over_tcp(check: str, over_tcp: Outcomes) -> None:
+    assert over_tcp[check] is None, over_tcp[check]

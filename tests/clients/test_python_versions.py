@@ -1,0 +1,23 @@
+"""Older releases of azure-servicebus, and its old transport, work as the present one: python/service_bus.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.clients.harness import Outcomes, checks_of, from_pip, queues_for, run_python, running
+
+CHECKS = checks_of("python/service_bus.py")
+OLD = "azure-servicebus==7.14.3"
+
+
+@pytest.fixture(scope="module")
+def old_release(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What the release said that tells the broker of a settlement and does not wait for its word."""
+    release = from_pip(OLD)
+    with running(tmp_path_factory.mktemp("old-release"), queues_for(CHECKS)) as emulator:
+        return run_python("service_bus", emulator, {"PYTHONPATH": str(release)})
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_an_old_release(check: str, old_release: Outcomes) -> None:
+    assert old_release[check] is None, old_release[check]
