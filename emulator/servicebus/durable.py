@@ -18,7 +18,7 @@ from emulator.servicebus.broker import FIXED, Broker
 from emulator.servicebus.config import QueueSettings, Status
 from emulator.servicebus.message import Message, State
 from emulator.servicebus.queue import Queue
-from emulator.servicebus.store import DataError
+from emulator.servicebus.store import DataError, Store
 
 FILE = "servicebus.sqlite3"
 _VERSION = 1
@@ -32,8 +32,8 @@ CREATE TABLE session (queue TEXT, id TEXT, state BLOB NOT NULL, at REAL NOT NULL
 _FIELDS = tuple(name for name in Message.__dataclass_fields__ if name not in {"lock_token", "locked_until"})
 
 
-class SqliteStore:
-    """See `Store`. One process at a time has a folder."""
+class SqliteStore(Store):
+    """One process at a time has a folder."""
 
     def __init__(self, folder: Path) -> None:
         """Raises `DataError` if the folder cannot be used."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emulator.servicebus.config import QueueSettings
@@ -13,64 +13,33 @@ class DataError(Exception):
     """What is kept cannot be used; the message says why and what to do."""
 
 
-class Store(Protocol):
-    """Keeps queues and messages. Nothing need be safe before `flush` returns, and all must be then.
+class Store:
+    """Keeps queues and messages, by the queues' names in lower case; a dead-letter queue has its own.
 
-    Queues are told by their names in lower case; a dead-letter queue has its own.
+    Nothing need be safe before `flush` returns, and all must be then. This one keeps nothing: queues live as long as
+    the process.
     """
 
     def entity(self, settings: QueueSettings, created_at: float, updated_at: float) -> None:
         """A queue is new, or its rules have changed."""
-        ...
 
     def forget_entity(self, name: str) -> None:
         """A queue is gone with all that was in it, its dead letters too."""
-        ...
 
     def put(self, queue: str, message: Message) -> None:
         """A message is new, or has changed."""
-        ...
 
     def remove(self, queue: str, number: int) -> None:
         """A message is gone."""
-        ...
 
     def seen(self, queue: str, key: str, at: float) -> None:
         """Duplicate detection has a new ID to remember."""
-        ...
 
     def session(self, queue: str, session_id: str, state: bytes | None, state_at: float) -> None:
         """A session's state has changed; None: there is none any more."""
-        ...
 
     def flush(self) -> None:
         """Make safe what was told. Called before any client learns of it."""
-        ...
 
 
-class Forgetful:
-    """Keeps nothing: the queues live as long as the process."""
-
-    def entity(self, settings: QueueSettings, created_at: float, updated_at: float) -> None:
-        """See `Store`."""
-
-    def forget_entity(self, name: str) -> None:
-        """See `Store`."""
-
-    def put(self, queue: str, message: Message) -> None:
-        """See `Store`."""
-
-    def remove(self, queue: str, number: int) -> None:
-        """See `Store`."""
-
-    def seen(self, queue: str, key: str, at: float) -> None:
-        """See `Store`."""
-
-    def session(self, queue: str, session_id: str, state: bytes | None, state_at: float) -> None:
-        """See `Store`."""
-
-    def flush(self) -> None:
-        """See `Store`."""
-
-
-FORGETFUL: Store = Forgetful()
+FORGETFUL = Store()
