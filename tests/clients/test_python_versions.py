@@ -21,3 +21,18 @@ def old_release(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
 @pytest.mark.parametrize("check", CHECKS)
 def test_an_old_release(check: str, old_release: Outcomes) -> None:
     assert old_release[check] is None, old_release[check]
+
+
+@pytest.fixture(scope="module")
+def over_uamqp(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What the present release said over its old transport."""
+    transport = from_pip("uamqp==1.6.11")
+    folder = tmp_path_factory.mktemp("uamqp")
+    tls = ("--amqps-port", "0", "--certificates", str(folder))
+    with running(folder, queues_for(CHECKS), *tls) as emulator:
+        return run_python("service_bus", emulator, {"PYTHONPATH": str(transport), "UAMQP": "1"})
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_over_uamqp_and_tls(check: str, over_uamqp: Outcomes) -> None:
+    assert over_uamqp[check] is None, over_uamqp[check]
