@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 _MANAGEMENT = "/$management"
+_SUBSCRIPTIONS = "/subscriptions/"
 
 
 class Node(Enum):
@@ -13,6 +14,8 @@ class Node(Enum):
 
     ENTITY = "entity"
     MANAGEMENT = "management"
+    SUBSCRIPTION = "subscription"
+    """A topic's subscription, or something below it."""
     CBS = "cbs"
 
 
@@ -30,6 +33,8 @@ def parse(address: str) -> Address:
     path = path.strip("/").lower()
     if path == "$cbs":
         return Address(Node.CBS, "")
+    if _SUBSCRIPTIONS in path:
+        return Address(Node.SUBSCRIPTION, path)
     if path.endswith(_MANAGEMENT):
         return Address(Node.MANAGEMENT, path.removesuffix(_MANAGEMENT))
     return Address(Node.ENTITY, path)

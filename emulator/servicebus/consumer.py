@@ -5,13 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 
-from emulator.amqp import Accepted, Error, Link, Modified, Outcome, Rejected, Released
-from emulator.servicebus.errors import (
-    ARGUMENT_ERROR,
-    MESSAGE_LOCK_LOST,
-    SESSION_LOCK_LOST,
-    ServiceBusError,
-)
+from emulator.amqp import Accepted, Error, Link, Modified, Outcome, Received, Rejected, Released
+from emulator.amqp.serial import advance, distance
+from emulator.servicebus.errors import MESSAGE_LOCK_LOST, SESSION_LOCK_LOST, ServiceBusError
+from emulator.servicebus.faults import At, Faults
 from emulator.servicebus.message import Message, deliver
 from emulator.servicebus.queue import Queue
 from emulator.servicebus.sessions import Session
@@ -73,31 +70,38 @@ class Consumer:
         self._wrote()
 
     def deliveries_in(self, first: int, last: int) -> list[int]:
-        """Its unsettled deliveries in this range of IDs."""
-        if last - first > len(self._deliveries):
-            return sorted(number for number in self._deliveries if first <= number <= last)
-        return [number for number in range(first, last + 1) if number in self._deliveries]
+        """Its unsettled deliveries in this range of IDs, which may run over the end of 32 bits."""
+        span = distance(first, last)
+        if span > len(self._deliveries):
+            found = [number for number in self._deliveries if 0 <= distance(first, number) <= span]
+            return sorted(found, key=lambda number: distance(first, number))
+        walk = (advance(first, step) for step in range(span + 1))
+        return [number for number in walk if number in self._deliveries]
 
-    def settle(self, delivery_id: int, state: Outcome | None, *, refuse: bool) -> Outcome | None:
-        """Carry out what the client says of a delivery; the state to answer with, None if it is not settled yet.
+    def settle(self, delivery_id: int, state: Outcome | None, *, settled: bool, faults: Faults) -> Outcome | None:
+        """Carry out what the client says of a delivery; the state to answer with, None if there is nothing to answer.
 
-        A refusal is a rejection with an error; the answer to a dead-lettering is a rejection without one.
+        A refusal is a rejection with an error; the answer to a dead-lettering is a rejection without one. A delivery
+        that the client settles without a word has the default outcome of the link, if it named one.
         """
         token = self._deliveries[delivery_id]
-        reply: Outcome | None
-        if refuse:
-            reply = Rejected(Error(MESSAGE_LOCK_LOST, "The lock is lost, on demand.", {}))
-        else:
-            reply = self._reply(token, state)
-        if reply is not None:
+        source = self._link.attach.source
+        state = source.default_outcome if state is None and settled and source is not None else state
+        if settled or not isinstance(state, Received | None):
             del self._deliveries[delivery_id]
-        return reply
-
-    def _reply(self, token: uuid.UUID, state: Outcome | None) -> Outcome | None:
         try:
+            if not isinstance(state, Received | Released | None):
+                faults.strike(At.SETTLE, self._queue.settings.name)
             return self._carry_out(token, state)
         except ServiceBusError as error:
-            return Rejected(Error(error.condition, error.description, {}))
+            return Rejected(Error(self._condition(error), error.description, {}))
+
+    def _condition(self, error: ServiceBusError) -> str:
+        """What is lost with a session is the session's lock."""
+        session = self._session
+        if error.condition == MESSAGE_LOCK_LOST and session is not None and not session.is_locked(self._queue.now()):
+            return SESSION_LOCK_LOST
+        return error.condition
 
     def _carry_out(self, token: uuid.UUID, state: Outcome | None) -> Outcome | None:
         match state:
@@ -116,10 +120,8 @@ class Consumer:
                 reason, description = (_text(given.pop(name, None)) for name in _DEAD_LETTER_FIELDS)
                 self._queue.dead_letter(token, reason, description, given)
                 return Rejected(None)
-            case None:
-                return None
-            case _:
-                raise ServiceBusError(ARGUMENT_ERROR, f"a delivery cannot be settled with {type(state).__name__}")
+            case Received() | None:
+                return None  # not the end of it
         return state
 
 

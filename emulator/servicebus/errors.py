@@ -19,6 +19,7 @@ SESSION_LOCK_LOST = "com.microsoft:session-lock-lost"
 SESSION_CANNOT_BE_LOCKED = "com.microsoft:session-cannot-be-locked"
 MESSAGE_NOT_FOUND = "com.microsoft:message-not-found"
 TIMEOUT = "com.microsoft:timeout"
+SERVER_BUSY = "com.microsoft:server-busy"
 
 STATUS = {
     NOT_FOUND: 404,
@@ -35,6 +36,7 @@ STATUS = {
     SESSION_CANNOT_BE_LOCKED: 410,
     MESSAGE_NOT_FOUND: 404,
     TIMEOUT: 408,
+    SERVER_BUSY: 503,
 }
 """The HTTP-like status that goes with a condition in a `$management` answer."""
 

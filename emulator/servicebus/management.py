@@ -9,6 +9,8 @@ from typing import TypeVar
 from emulator.amqp import Array, Int, Long, Symbol, Timestamp
 from emulator.servicebus.errors import (
     ARGUMENT_ERROR,
+    MESSAGE_SIZE_EXCEEDED,
+    NOT_ALLOWED,
     NOT_IMPLEMENTED,
     STATUS,
     ServiceBusError,
@@ -29,21 +31,28 @@ def answer(queue: Queue, request: Request) -> Response:
     try:
         body = _carry_out(queue, request)
     except ServiceBusError as error:
-        return Response(
-            {
-                "statusCode": Int(STATUS.get(error.condition, 500)),
-                "statusDescription": error.description,
-                "errorCondition": Symbol(error.condition),
-            }
-        )
+        return refusal(error)
     if body is _EMPTY:
         return Response({"statusCode": Int(204), "statusDescription": "No Content"})
     return Response({"statusCode": Int(200), "statusDescription": "OK"}, body)
 
 
+def refusal(error: ServiceBusError) -> Response:
+    """The answer that says why not."""
+    return Response(
+        {
+            "statusCode": Int(STATUS.get(error.condition, 500)),
+            "statusDescription": error.description,
+            "errorCondition": Symbol(error.condition),
+        }
+    )
+
+
 def _carry_out(queue: Queue, request: Request) -> object:
     name = str(request.properties.get("operation", ""))
     operation = _OPERATIONS.get(name)
+    if name in _OF_SUBSCRIPTIONS:
+        raise ServiceBusError(NOT_IMPLEMENTED, f"'{name}' is for subscriptions, which are not supported; use queues")
     if operation is None:
         raise ServiceBusError(NOT_IMPLEMENTED, f"the operation '{name}' is not supported")
     if not isinstance(request.body, Mapping):
@@ -62,6 +71,12 @@ class _Arguments:
         if isinstance(value, bool) or not isinstance(value, int):
             raise ServiceBusError(ARGUMENT_ERROR, f"'{name}' must be a whole number")
         return int(value)
+
+    def flag(self, name: str) -> bool:
+        return bool(self._optional(name, bool))
+
+    def moment(self, name: str) -> float:
+        return self.whole(name) / 1000
 
     def text(self, name: str) -> str | None:
         return self._optional(name, str)
@@ -107,7 +122,8 @@ def _peek(queue: Queue, arguments: _Arguments) -> object:
     found = queue.peek(
         arguments.whole("from-sequence-number"), arguments.whole("message-count"), arguments.text("session-id")
     )
-    return {"messages": [{"message": peeked(message)} for message in found]} if found else _EMPTY
+    without_body = arguments.flag("omit-message-body")
+    return {"messages": [{"message": peeked(one, without_body=without_body)} for one in found]} if found else _EMPTY
 
 
 def _schedule(queue: Queue, arguments: _Arguments) -> object:
@@ -121,7 +137,10 @@ def _cancel_scheduled(queue: Queue, arguments: _Arguments) -> object:
 
 
 def _receive_deferred(queue: Queue, arguments: _Arguments) -> object:
+    queue.require_receivable()
     keep = arguments.whole("receiver-settle-mode", 1) == 1
+    if queue.settings.requires_session and arguments.text("session-id") is None:
+        raise ServiceBusError(NOT_ALLOWED, f"'{queue.settings.name}' requires sessions: name the 'session-id'")
     messages = queue.receive_deferred(
         arguments.numbers("sequence-numbers"), keep=keep, session_id=arguments.text("session-id")
     )
@@ -146,6 +165,8 @@ def _update_disposition(queue: Queue, arguments: _Arguments) -> object:
     }
     if status not in settle:
         raise ServiceBusError(ARGUMENT_ERROR, f"'disposition-status' must be one of {', '.join(map(str, settle))}")
+    if queue.settings.requires_session and arguments.text("session-id") is not None:
+        queue.sessions.held(arguments.text("session-id"))  # else the session's lock is what was lost
     for token in arguments.tokens("lock-tokens"):
         settle[status](token)
     return {}
@@ -156,7 +177,10 @@ def _get_session_state(queue: Queue, arguments: _Arguments) -> object:
 
 
 def _set_session_state(queue: Queue, arguments: _Arguments) -> object:
-    queue.sessions.set_state(arguments.text("session-id"), arguments.binary("session-state"))
+    state, limit = arguments.binary("session-state"), queue.settings.max_message_bytes
+    if state is not None and len(state) > limit:
+        raise ServiceBusError(MESSAGE_SIZE_EXCEEDED, f"the state has {len(state)} bytes; at most {limit} are kept")
+    queue.sessions.set_state(arguments.text("session-id"), state)
     return {}
 
 
@@ -167,6 +191,14 @@ def _list_sessions(queue: Queue, arguments: _Arguments) -> object:
     found = queue.session_ids(skip, top, state_after=state_after)
     # The key is misspelt by the service, and so by every SDK.
     return {"skip": Int(skip + len(found)), "sessions-ids": found} if found else _EMPTY
+
+
+def _purge(queue: Queue, arguments: _Arguments) -> object:
+    count, before = arguments.whole("message-count"), arguments.moment("enqueued-time-utc")
+    if count < 1:
+        raise ServiceBusError(ARGUMENT_ERROR, "'message-count' must be 1 or more")
+    deleted = queue.purge(count, before=before, session_id=arguments.text("session-id"))
+    return {"message-count": Int(deleted)} if deleted else _EMPTY
 
 
 def _embedded(entry: Mapping[object, object]) -> Message:
@@ -194,4 +226,6 @@ _OPERATIONS: dict[str, Callable[[Queue, _Arguments], object]] = {
     _PREFIX + "get-session-state": _get_session_state,
     _PREFIX + "set-session-state": _set_session_state,
     _PREFIX + "get-message-sessions": _list_sessions,
+    _PREFIX + "batch-delete-messages": _purge,
 }
+_OF_SUBSCRIPTIONS = frozenset(_PREFIX + name for name in ("add-rule", "remove-rule", "enumerate-rules"))

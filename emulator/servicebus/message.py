@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from emulator.amqp import DecodeError, Described, Int, Long, Symbol, Timestamp, UInt, ULong, decode, encode
@@ -20,7 +20,7 @@ from emulator.amqp.sections import (
     PROPERTIES,
     split,
 )
-from emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
+from emulator.servicebus.errors import ARGUMENT_ERROR, NOT_ALLOWED, ServiceBusError
 
 BATCH_FORMAT = 0x80013700
 MAX_ID_CHARACTERS = 128
@@ -42,6 +42,9 @@ _BROKERS_OWN = {
     _ENQUEUE_SEQUENCE_NUMBER,
     _DEAD_LETTER_SOURCE,
 }
+
+
+_NO_BODY = encode(Described(ULong(DATA), b""))
 
 
 class State(IntEnum):
@@ -131,9 +134,10 @@ def section(code: int, value: object) -> bytes:
     return encode(Described(ULong(code), value))
 
 
-def peeked(message: Message) -> bytes:
-    """The bytes of a message that is only looked at."""
-    return deliver(message, lock_token=None)
+def peeked(message: Message, *, without_body: bool = False) -> bytes:
+    """The bytes of a message that is only looked at; or of all but its body, of which an empty one is left."""
+    shown = replace(message, body=_NO_BODY) if without_body else message
+    return deliver(shown, lock_token=None)
 
 
 def with_reason(message: Message, reason: str | None, description: str | None, more: Mapping[str, object]) -> None:
@@ -223,6 +227,8 @@ def _check_ids(message: Message) -> None:
     for name, value in (("message ID", message.message_id), ("session ID", message.session_id)):
         if isinstance(value, str) and len(value) > MAX_ID_CHARACTERS:
             raise ServiceBusError(ARGUMENT_ERROR, f"the {name} is longer than {MAX_ID_CHARACTERS} characters")
+    if message.partition_key is not None and message.session_id not in (None, message.partition_key):
+        raise ServiceBusError(NOT_ALLOWED, "the partition key must be the same as the session ID, or left out")
 
 
 def _ttl(header_ttl: object, absolute_expiry: object, creation: object) -> float | None:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from emulator.amqp import Accepted, Error, Link, MessageReceived, Rejected
 from emulator.servicebus.broker import Broker
+from emulator.servicebus.config import QueueSettings
 from emulator.servicebus.errors import MESSAGE_SIZE_EXCEEDED, ServiceBusError
+from emulator.servicebus.faults import At
 from emulator.servicebus.message import BATCH_FORMAT, parse, parse_batch
 from emulator.servicebus.queue import Queue
 
 _CREDIT = 1000
+_MAX_BATCH_BYTES = 1024 * 1024
+"""Of a batch, even where one message may be larger (Microsoft Learn, "Service Bus quotas")."""
+
+
+def batch_limit(settings: QueueSettings) -> int:
+    """How many bytes a batch of messages may have."""
+    return min(settings.max_message_bytes, _MAX_BATCH_BYTES)
 
 
 class Producer:
@@ -39,13 +48,10 @@ class Producer:
         return Accepted()
 
     def _accept(self, event: MessageReceived) -> None:
-        refused = self._broker.faults.refuse_sends.get(self._queue.settings.name.lower())
-        if refused is not None:
-            raise ServiceBusError(refused, "refused on demand")
-        limit = self._queue.settings.max_message_bytes
-        if event.oversize:
-            raise ServiceBusError(MESSAGE_SIZE_EXCEEDED, f"'{self._queue.settings.name}' takes {limit} bytes a message")
-        if event.message_format == BATCH_FORMAT:
-            self._queue.send(parse_batch(event.payload))
-        else:
-            self._queue.send([parse(event.payload)])
+        settings, is_batch = self._queue.settings, event.message_format == BATCH_FORMAT
+        self._broker.faults.strike(At.SEND, settings.name)
+        limit = batch_limit(settings) if is_batch else settings.max_message_bytes
+        if event.oversize or len(event.payload) > limit:
+            what = "batch" if is_batch else "message"
+            raise ServiceBusError(MESSAGE_SIZE_EXCEEDED, f"'{settings.name}' takes {limit} bytes a {what}")
+        self._queue.send(parse_batch(event.payload) if is_batch else [parse(event.payload)])

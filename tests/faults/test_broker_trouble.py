@@ -9,6 +9,8 @@ import pytest
 from pydantic import JsonValue
 
 from contracts.result import FlowResult
+from emulator.servicebus.errors import MESSAGE_LOCK_LOST
+from emulator.servicebus.faults import At
 from tests.support.stage import WAIT, Stage, running_stage, short_lock, until
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
@@ -58,12 +60,12 @@ async def test_a_frozen_broker_is_noticed_and_left_for_a_new_connection(stage: S
 
 async def test_a_reply_queue_that_refuses_keeps_the_result_until_it_takes_it(stage: Stage) -> None:
     faults = stage.emulator.broker.faults
-    faults.refuse_sends["flow-replies"] = "com.microsoft:server-busy"
+    faults.refuse(At.SEND, "com.microsoft:server-busy", queue="flow-replies")
     async with stage.worker(), stage.client() as client:
         sent = await client.submit("create-quote", QUOTE, claim=stage.claim())
         await until_called(stage, "create-quote")
         assert stage.depth("active") == 1  # not completed while its result is nowhere
-        faults.refuse_sends.clear()
+        faults.refusals.clear()
         assert outcome(await client.wait(sent, WAIT)) == ("succeeded", None)
         await until(lambda: stage.depth("active") == 0)
     assert len(await stage.calls("create-quote")) == 1
@@ -73,12 +75,12 @@ async def test_a_refused_settlement_is_not_taken_for_done(monkeypatch: pytest.Mo
     async with running_stage(monkeypatch, short_lock(5)) as stage:
         stage.flows["create-quote"] = {"idempotent": True}
         async with stage.worker(), stage.client() as client, client.background() as background:
-            stage.emulator.broker.faults.refuse_settlements = 1
+            stage.emulator.broker.faults.refuse(At.SETTLE, MESSAGE_LOCK_LOST, times=1)
             result = await background.request("create-quote", QUOTE, WAIT, claim=stage.claim())
             assert outcome(result) == ("succeeded", None)
             await until(lambda: stage.depth("active") == 0)
             assert background is not None
-        assert stage.emulator.broker.faults.refuse_settlements == 0
+        assert stage.emulator.broker.faults.refusals == []
 
 
 async def test_a_worker_told_to_stop_finishes_the_request_at_hand(stage: Stage) -> None:

@@ -11,6 +11,8 @@ from contracts.client import FlowClient, Misconfigured, NotOutstanding, ResultTi
 from contracts.message import Message
 from contracts.request import FlowRequest
 from contracts.servicebus import to_sdk
+from emulator.servicebus.errors import MESSAGE_LOCK_LOST
+from emulator.servicebus.faults import At
 from tests.integration.contracts.broker_thread import SILENT, BrokerThread, WorkerThread, echo
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -88,7 +90,7 @@ async def test_results_come_after_a_restart_of_the_broker_in_the_same_session(
 async def test_a_lost_settlement_neither_repeats_nor_loses_a_result(broker: BrokerThread, client: FlowClient) -> None:
     before = broker.count("flow-replies")
     async with client.background() as background:
-        broker.set_fault(refuse_settlements=2)
+        broker.call(lambda: broker.broker.faults.refuse(At.SETTLE, MESSAGE_LOCK_LOST, times=2))
         results = await asyncio.gather(*(background.request("f", number, timeout=40) for number in range(20)))
         assert [result.output for result in results] == list(range(20))
         assert (await background.request("f", "again", timeout=40)).output == "again"

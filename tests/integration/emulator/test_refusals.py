@@ -21,6 +21,7 @@ from azure.servicebus.exceptions import (
 )
 
 from emulator.servicebus.config import QueueSettings
+from emulator.servicebus.faults import At
 from tests.support.emulator import HOST, Bus, emulator_in_thread
 
 QUEUES = (QueueSettings("plain"), QueueSettings("sessions", requires_session=True, lock_seconds=1))
@@ -66,12 +67,12 @@ class Bearer:
 def test_a_send_refused_on_demand_is_an_error_of_its_own_kind(
     bus: Bus, sender: ServiceBusSender, condition: str, kind: type[ServiceBusError]
 ) -> None:
-    bus.broker.faults.refuse_sends = {"plain": condition}
+    bus.broker.faults.refuse(At.SEND, condition, queue="plain")
     try:
         with pytest.raises(kind):
             sender.send_messages(ServiceBusMessage("x"))
     finally:
-        bus.broker.faults.refuse_sends = {}
+        bus.broker.faults.refusals.clear()
     assert bus.broker.counts()["plain"]["active"] == 0
 
 

@@ -28,6 +28,8 @@ from azure.servicebus.exceptions import (
 )
 
 from emulator.servicebus.config import QueueSettings
+from emulator.servicebus.errors import MESSAGE_LOCK_LOST
+from emulator.servicebus.faults import At
 from tests.support.emulator import Bus, emulator
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -177,7 +179,7 @@ async def test_a_refused_settlement_is_an_error_of_its_own_kind(client: ServiceB
     await send(client, "unique", ServiceBusMessage("x"))
     async with client.get_queue_receiver("unique") as one:
         (got,) = await one.receive_messages(max_wait_time=5)
-        bus.broker.faults.refuse_settlements = 1
+        bus.broker.faults.refuse(At.SETTLE, MESSAGE_LOCK_LOST, times=1)
         with pytest.raises(MessageLockLostError):
             await one.complete_message(got)
 

@@ -116,8 +116,8 @@ def test_the_state_is_told_when_it_is_not_active_and_scheduled_ones_keep_it() ->
 
 
 def test_what_the_broker_needs_to_know_is_read() -> None:
-    one = message("x", message_id="m", session_id="s", ttl=1.5, at=START, partition_key="p")
-    assert (one.message_id, one.session_id, one.partition_key) == ("m", "s", "p")
+    one = message("x", message_id="m", session_id="s", ttl=1.5, at=START, partition_key="s")
+    assert (one.message_id, one.session_id, one.partition_key) == ("m", "s", "s")
     assert (one.ttl, one.scheduled_at) == (1.5, START)
 
 
@@ -165,3 +165,9 @@ def test_a_batch_is_its_messages() -> None:
 def test_a_batch_with_something_else_in_it_is_refused() -> None:
     with pytest.raises(ServiceBusError, match="not an AMQP message"):
         parse_batch(section(DATA, b"nonsense"))
+
+
+def test_a_partition_key_that_is_not_the_session_id_is_not_allowed() -> None:
+    with pytest.raises(ServiceBusError, match="must be the same as the session ID") as refused:
+        message("x", session_id="s", partition_key="p")
+    assert refused.value.condition == "amqp:not-allowed"

@@ -1,0 +1,49 @@
+"""A link on which a client asks `$cbs` or a `$management` node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from emulator.amqp import Accepted, Link, MessageReceived
+from emulator.servicebus import cbs, management, requests
+from emulator.servicebus.addresses import Address, Node
+from emulator.servicebus.broker import Broker
+from emulator.servicebus.errors import ServiceBusError
+from emulator.servicebus.faults import At
+from emulator.servicebus.requests import ReplyLink, Request, Response
+
+_CREDIT = 100
+
+
+class RequestLink:
+    """`replies` gives the links answers may go out on."""
+
+    def __init__(self, link: Link, address: Address, broker: Broker, replies: Callable[[], list[ReplyLink]]) -> None:
+        self._link = link
+        self._address = address
+        self._broker = broker
+        self._replies = replies
+        link.grant(_CREDIT)
+
+    def received(self, event: MessageReceived) -> None:
+        """A request: accept the transfer first, answer at once."""
+        if not event.settled:
+            self._link.session.settle(True, event.delivery_id, event.delivery_id, Accepted())
+        self._link.grant(_CREDIT)
+        try:
+            request = requests.read(event.payload)
+        except ServiceBusError:
+            return  # it names nobody to answer
+        reply_link = requests.choose(self._replies(), request.reply_to)
+        if reply_link is not None:
+            reply_link.send(requests.write(request, self._answer(request)))
+
+    def _answer(self, request: Request) -> Response:
+        if self._address.node is Node.CBS:
+            return cbs.answer(request)
+        try:
+            self._broker.faults.strike(At.REQUEST, self._address.entity)
+            queue = self._broker.find(self._address.entity)  # it may be gone since the link was attached
+        except ServiceBusError as error:
+            return management.refusal(error)
+        return management.answer(queue, request)
