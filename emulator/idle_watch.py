@@ -29,7 +29,7 @@ class IdleWatch:
         self._silence_seconds = connection.limits.idle_timeout_ms / 1000
         self._heard = False
         self._heard_at = now
-        self._linkless_since = now
+        self._linkless_since: float | None = now
         self._had_links = False
         self._busy: set[Link | Session] = set()
         self._last_use: dict[Link, tuple[float, int]] = {}
@@ -67,25 +67,28 @@ class IdleWatch:
             self._heard, self._heard_at = False, now
         if now - self._heard_at >= self._silence_seconds:
             return Error(RESOURCE_LIMIT_EXCEEDED, "The idle timeout expired: nothing came from the client.", {})
-        if any(True for _ in self._links()):
-            self._had_links, self._linkless_since = True, now
-        allowed = self._rules.linkless_seconds if self._had_links else self._rules.first_link_within_seconds
-        if now - self._linkless_since < allowed:
-            return None
-        container = self._connection.container_id
-        milliseconds = round(allowed * 1000)
-        return Error(
-            CONNECTION_FORCED,
-            f"The connection was inactive for more than the allowed {milliseconds} milliseconds"
-            f" and is closed by container '{container}'.",
-            {},
-        )
+        return self._linkless(now)
 
     def idle_links(self, now: float) -> list[Link]:
         """The links to entities that nobody used for too long."""
         self._last_use = {link: self._use(link, now) for link in self._links() if link.open and _is_to_entity(link)}
         self._busy.clear()
         return [link for link, (at, _) in self._last_use.items() if now - at >= self._rules.idle_link_seconds]
+
+    def _linkless(self, now: float) -> Error | None:
+        if any(True for _ in self._links()):
+            self._had_links, self._linkless_since = True, None
+            return None
+        if self._linkless_since is None:
+            self._linkless_since = now
+        allowed = self._rules.linkless_seconds if self._had_links else self._rules.first_link_within_seconds
+        if now - self._linkless_since < allowed:
+            return None
+        text = (
+            f"The connection was inactive for more than the allowed {round(allowed * 1000)} milliseconds"
+            f" and is closed by container '{self._connection.container_id}'."
+        )
+        return Error(CONNECTION_FORCED, text, {})
 
     def _use(self, link: Link, now: float) -> tuple[float, int]:
         at, credit = self._last_use.get(link, (now, link.credit))

@@ -1,0 +1,125 @@
+"""The service's rules for connections that idle or are too many, over real sockets and with short times."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from azure.servicebus.aio import ServiceBusClient
+from azure.servicebus.exceptions import ServiceBusConnectionError
+
+from emulator.amqp import Limits
+from emulator.amqp.performatives import Close, Detach, Flow, Open
+from emulator.connection_rules import ConnectionRules
+from emulator.host import connection_string
+from emulator.server import AmqpServer
+from emulator.servicebus.broker import Broker
+from emulator.servicebus.config import QueueSettings
+from tests.support.amqp_client import Client, Stream, connect
+
+HOST = "127.0.0.1"
+SHORT = 0.4
+
+
+@asynccontextmanager
+async def serving(rules: ConnectionRules, *, idle_timeout_ms: int = 240_000) -> AsyncIterator[int]:
+    """The port of a server that keeps these rules."""
+    server = AmqpServer(Broker([QueueSettings("q")]), limits=Limits(idle_timeout_ms=idle_timeout_ms), rules=rules)
+    try:
+        yield await server.start(HOST, 0)
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def client(port: int) -> AsyncIterator[tuple[Client, Stream]]:
+    one, stream = await connect(HOST, port)
+    try:
+        yield one, stream
+    finally:
+        await stream.close()
+
+
+async def closed_with(one: Client) -> str | None:
+    """The condition of the close, after which the server hangs up."""
+    error = (await one.hear(Close)).error
+    with pytest.raises(EOFError):
+        await one.hear(Close)
+    return error.condition if error else None
+
+
+async def test_who_says_nothing_at_all_is_hung_up_on() -> None:
+    async with serving(ConnectionRules(first_link_within_seconds=SHORT)) as port, client(port) as (one, _):
+        with pytest.raises(EOFError):
+            await one.hear(Open)
+
+
+async def test_a_connection_without_links_is_closed_and_one_with_a_link_is_not() -> None:
+    rules = ConnectionRules(first_link_within_seconds=SHORT, linkless_seconds=SHORT)
+    async with serving(rules) as port, client(port) as (one, _), client(port) as (other, _):
+        await (await other.open()).attach("q")
+        await one.open()
+        assert await closed_with(one) == "amqp:connection:forced"
+        await other.say(Detach(0, closed=True))
+        await other.hear(Detach)
+        assert await closed_with(other) == "amqp:connection:forced"
+
+
+async def test_an_idle_link_is_detached_and_one_in_use_is_not() -> None:
+    async with serving(ConnectionRules(idle_link_seconds=SHORT)) as port, client(port) as (one, _):
+        await one.open()
+        await one.attach("q", 0)
+        await one.attach("q", 1, receives=False)
+
+        async def use() -> None:
+            for _ in range(10):
+                await one.say(Flow(0, 1000, 0, 1000, handle=0, delivery_count=0, link_credit=1))
+                await asyncio.sleep(SHORT / 4)
+
+        using = asyncio.create_task(use())
+        detached = await one.hear(Detach)
+        assert detached.error is not None
+        assert (detached.handle, detached.error.condition) == (1, "amqp:link:detach-forced")
+        assert not using.done(), "the link was detached while the other was in use"
+        await using
+        detached = await one.hear(Detach)
+        assert detached.handle == 0
+
+
+async def test_a_silent_peer_is_closed_and_one_with_heartbeats_is_not() -> None:
+    async with (
+        serving(ConnectionRules(), idle_timeout_ms=int(SHORT * 1000)) as port,
+        client(port) as (silent, _),
+        client(port) as (beating, _),
+    ):
+        for one in (silent, beating):
+            await (await one.open()).attach("q")
+
+        async def beat() -> None:
+            while True:
+                await beating.heartbeat()
+                await asyncio.sleep(SHORT / 4)
+
+        beats = asyncio.create_task(beat())
+        assert await closed_with(silent) == "amqp:resource-limit-exceeded"
+        await asyncio.sleep(SHORT)  # the rule's own time once more
+        await beating.attach("q", 1)
+        beats.cancel()
+
+
+async def test_one_connection_too_many_is_told_so_and_the_place_of_one_that_leaves_is_free() -> None:
+    async with serving(ConnectionRules(max_connections=1)) as port:
+        sdk = ServiceBusClient.from_connection_string(connection_string(HOST, port), retry_total=0)
+        async with client(port) as (first, _):
+            await (await first.open()).attach("q")
+            async with client(port) as (second, _):
+                await second.say(Open("second"), header=True)
+                assert await closed_with(second) == "amqp:resource-limit-exceeded"
+            with pytest.raises(ServiceBusConnectionError, match="There are 1 connections"):
+                async with sdk, sdk.get_queue_sender("q"):
+                    pass
+            await first.attach("q", 1)
+        async with client(port) as (third, _):
+            await (await third.open()).attach("q")

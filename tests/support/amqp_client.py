@@ -1,0 +1,100 @@
+"""A client over a bare stream: it says frames and reads the ones that come."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, TypeVar
+
+from emulator.amqp.framing import AMQP_HEADER, Frame, FrameDecoder, ProtocolHeader
+from emulator.amqp.performatives import Attach, Begin, Open, Performative, Source, Target, decode_performative
+from tests.unit.amqp.peer import framed
+
+SECONDS = 10.0
+T = TypeVar("T")
+
+
+class Wire(Protocol):
+    """What carries the bytes."""
+
+    async def send(self, data: bytes) -> None:
+        """Write it all."""
+
+    async def receive(self) -> bytes:
+        """What comes next; empty at the end."""
+
+
+class Stream:
+    """A socket as a wire."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def receive(self) -> bytes:
+        return await self._reader.read(1 << 16)
+
+    async def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+class Client:
+    """Says what a test wants said; answers nothing by itself."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self._decoder = FrameDecoder(2**32)
+        self._decoder.expect_header()
+
+    async def say(self, *performatives: Performative, header: bool = False) -> None:
+        """On channel 0; `header`: with the protocol header before them."""
+        await self.wire.send((AMQP_HEADER if header else b"") + b"".join(framed(one) for one in performatives))
+
+    async def heartbeat(self) -> None:
+        await self.wire.send(b"\x00\x00\x00\x08\x02\x00\x00\x00")
+
+    async def open(self) -> Client:
+        """Open and begin a session."""
+        await self.say(Open("client"), Begin(None, 0, 1000, 1000), header=True)
+        await self.hear(Begin)
+        return self
+
+    async def attach(self, queue: str, handle: int = 0, *, receives: bool = True) -> Client:
+        """A link to a queue."""
+        here = Target("here") if receives else Target(queue)
+        there = Source(queue) if receives else Source("here")
+        count = None if receives else 0
+        await self.say(
+            Attach(f"link-{handle}", handle, receives, source=there, target=here, initial_delivery_count=count)
+        )
+        await self.hear(Attach)
+        return self
+
+    async def hear(self, kind: type[T]) -> T:
+        """The next performative of this kind; what comes before it is skipped. Raises `EOFError` at the end."""
+        async with asyncio.timeout(SECONDS):
+            while True:
+                item = self._decoder.next()
+                if item is None:
+                    self._feed(await self.wire.receive())
+                elif isinstance(one := _performative(item), kind):
+                    return one
+
+    def _feed(self, data: bytes) -> None:
+        if not data:
+            raise EOFError
+        self._decoder.feed(data)
+
+
+def _performative(item: ProtocolHeader | Frame) -> Performative | None:
+    return decode_performative(item.body)[0] if isinstance(item, Frame) and item.body else None
+
+
+async def connect(host: str, port: int) -> tuple[Client, Stream]:
+    """A client over TCP, and its socket."""
+    stream = Stream(*await asyncio.open_connection(host, port))
+    return Client(stream), stream

@@ -1,0 +1,117 @@
+"""Whose silence is too long, by a clock that is set by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from emulator.amqp import Event, Link
+from emulator.amqp.performatives import Accepted, Detach, Disposition, Flow, Transfer
+from emulator.connection_rules import ConnectionRules
+from emulator.idle_watch import IdleWatch
+from tests.unit.amqp.peer import Peer
+
+RULES = ConnectionRules()
+
+
+class Watched:
+    """A connection under watch; one look a second."""
+
+    def __init__(self) -> None:
+        self.peer = Peer()
+        self.now = 0.0
+        self.watch = IdleWatch(self.peer.connection, RULES, self.now)
+
+    def say(self, events: list[Event]) -> None:
+        """The peer said something that had these events."""
+        self.watch.heard()
+        for event in events:
+            self.watch.saw(event)
+
+    def passes(self, seconds: int, *, heartbeats: bool = True) -> tuple[list[str], str | None]:
+        """The names of links found idle on the way, and the condition the connection is closed with, if it is."""
+        idle: list[str] = []
+        for _ in range(seconds):
+            self.now += 1
+            if heartbeats:
+                self.watch.heard()
+            for link in self.watch.idle_links(self.now):
+                link.detach()
+                idle.append(link.name)
+            error = self.watch.verdict(self.now)
+            if error is not None:
+                return idle, error.condition
+        return idle, None
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+def linked(watched: Watched, *, receives: bool) -> Link:
+    watched.peer.open().begin()
+    link = watched.peer.link(receives=receives)
+    assert watched.passes(1) == ([], None)
+    return link
+
+
+def test_who_never_opens_is_closed_after_a_minute(watched: Watched) -> None:
+    assert watched.passes(59) == ([], None)
+    assert watched.passes(1) == ([], "amqp:connection:forced")
+
+
+def test_who_opens_and_never_links_is_closed_after_a_minute(watched: Watched) -> None:
+    watched.peer.open().begin()
+    assert watched.passes(59) == ([], None)
+    assert watched.passes(1) == ([], "amqp:connection:forced")
+
+
+def test_who_gave_up_its_links_has_five_minutes(watched: Watched) -> None:
+    linked(watched, receives=True)
+    watched.say(watched.peer.say(Detach(0, closed=True)))
+    assert watched.passes(300) == ([], None)
+    assert watched.passes(1) == ([], "amqp:connection:forced")
+
+
+def test_a_silent_peer_is_closed_when_its_time_is_over_and_a_heartbeat_starts_it_anew(watched: Watched) -> None:
+    linked(watched, receives=True)
+    assert watched.passes(239, heartbeats=False) == ([], None)
+    assert watched.passes(1) == ([], None)
+    assert watched.passes(239, heartbeats=False) == ([], None)
+    assert watched.passes(1, heartbeats=False) == ([], "amqp:resource-limit-exceeded")
+
+
+@pytest.mark.parametrize("receives", [True, False])
+def test_a_link_nobody_uses_is_idle_after_ten_minutes(watched: Watched, receives: bool) -> None:
+    linked(watched, receives=receives)
+    assert watched.passes(599) == ([], None)
+    assert watched.passes(1) == (["link"], None)
+    assert watched.passes(299) == ([], None)
+    assert watched.passes(1) == ([], "amqp:connection:forced"), "no links are left"
+
+
+def test_flow_and_dispositions_of_the_peer_and_messages_to_it_are_use(watched: Watched) -> None:
+    link = linked(watched, receives=True)
+    watched.passes(500)
+    watched.say(watched.peer.say(Flow(0, 100, 0, 100, handle=0, delivery_count=0, link_credit=1)))
+    assert watched.passes(500) == ([], None)
+    link.send(b"a message", tag=b"1", settled=False)
+    assert watched.passes(500) == ([], None)
+    watched.say(watched.peer.say(Disposition(True, 0, 0, settled=True, state=Accepted())))
+    assert watched.passes(600) == ([], None)
+    assert watched.passes(1) == (["link"], None)
+
+
+def test_messages_of_the_peer_are_use(watched: Watched) -> None:
+    link = linked(watched, receives=False)
+    link.grant(10)
+    watched.passes(500)
+    watched.say(watched.peer.say(Transfer(0, 0, b"1", 0, settled=True), payload=b"a message"))
+    assert watched.passes(600) == ([], None)
+    assert watched.passes(1) == (["link"], None)
+
+
+@pytest.mark.parametrize("name", ["max_connections", "first_link_within_seconds", "idle_link_seconds"])
+def test_a_rule_that_cannot_be_kept_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be above 0"):
+        ConnectionRules(**{name: 0})
