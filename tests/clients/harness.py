@@ -79,6 +79,16 @@ def from_pip(requirement: str) -> Path:
     return folder
 
 
+def python_with(package: str, remedy: str) -> str:
+    """This Python, or the system's, whichever has the package; skips if neither has."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        if shutil.which(python) is not None:
+            tried = subprocess.run([python, "-c", f"import {package}"], stderr=subprocess.DEVNULL, check=False)
+            if tried.returncode == 0:
+                return python
+    pytest.skip(f"no Python package '{package}'; {remedy}")
+
+
 def _run(command: Sequence[str], folder: Path, emulator: JsonObject, environment: Mapping[str, str] | None) -> Outcomes:
     done = subprocess.run(
         command,

@@ -1,0 +1,155 @@
+"""What Qpid Proton, a plain AMQP 1.0 client, must find in the emulator: one check a function, one queue each."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+# Any Python may run this, and the one that checks its types need not have Proton.
+proton: Any = importlib.import_module("proton")
+utils: Any = importlib.import_module("proton.utils")
+reactor: Any = importlib.import_module("proton.reactor")
+
+Words = dict[str, Any]
+SECONDS = 10
+
+
+@contextmanager
+def _connection(emulator: Words, **options: Any) -> Iterator[Any]:
+    endpoint = re.search(r"Endpoint=sb://([^;]*)", emulator["connection_string"])
+    assert endpoint is not None
+    how = {"allowed_mechs": "ANONYMOUS", "timeout": SECONDS} | options
+    connection = utils.BlockingConnection(f"amqp://{endpoint[1]}", **how)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def a_message_keeps_its_sections(emulator: Words, queue: str) -> None:
+    sent = proton.Message(
+        id="m",
+        correlation_id=proton.ulong(7),
+        subject="subject",
+        content_type="text/plain",
+        group_id="group",
+        priority=7,
+        durable=True,
+        properties={"number": proton.int32(-1), "text": "ä"},
+        annotations={proton.symbol("x-opt-mine"): "kept"},
+        body={"nested": [1, None, "x"]},
+    )
+    with _connection(emulator) as connection:
+        connection.create_sender(queue).send(sent)
+        (got,) = _received(connection, queue, 1)
+    for name in ("id", "correlation_id", "subject", "content_type", "group_id", "priority", "durable", "body"):
+        assert getattr(got, name) == getattr(sent, name), name
+    assert got.properties == {"number": -1, "text": "ä"}
+    assert got.annotations["x-opt-mine"] == "kept"
+    assert got.annotations["x-opt-sequence-number"] > 0
+
+
+def a_token_is_taken_at_cbs(emulator: Words, _: str) -> None:
+    token = "SharedAccessSignature sr=sb%3a%2f%2flocalhost&sig=AA%3D&se=9999999999&skn=RootManageSharedAccessKey"
+    request = proton.Message(
+        id="request",
+        properties={"operation": "put-token", "type": "servicebus.windows.net:sastoken", "name": "sb://localhost/q"},
+        body=token,
+    )
+    with _connection(emulator) as connection:
+        receiver = connection.create_receiver("$cbs", credit=1)
+        connection.create_sender("$cbs").send(request)
+        answer = receiver.receive(timeout=SECONDS)
+    assert answer.correlation_id == "request"
+    assert answer.properties["status-code"] // 100 == 2
+
+
+def every_outcome_does_what_amqp_says(emulator: Words, queue: str) -> None:
+    with _connection(emulator) as connection:
+        sender = connection.create_sender(queue)
+        for name in ("accept", "release", "fail", "reject"):
+            sender.send(proton.Message(body=name))
+        receiver = connection.create_receiver(queue, credit=4)
+        settle = {
+            "accept": receiver.accept,
+            "release": lambda: receiver.release(delivered=False),
+            "fail": receiver.release,
+            "reject": receiver.reject,
+        }
+        for _ in range(4):
+            settle[receiver.receive(timeout=SECONDS).body]()
+        receiver.close()  # Proton names links by their address, and stumbles over a second one of a name
+        again = {one.body: one.delivery_count for one in _received(connection, queue, 2)}
+        assert again == {"release": 0, "fail": 1}
+        assert [one.body for one in _received(connection, f"{queue}/$deadletterqueue", 1)] == ["reject"]
+
+
+def a_drain_uses_up_the_credit(emulator: Words, queue: str) -> None:
+    with _connection(emulator) as connection:
+        sender = connection.create_sender(queue)
+        sender.send(proton.Message(body=1))
+        receiver = connection.create_receiver(queue)
+        receiver.link.drain(10)
+        connection.wait(lambda: not receiver.link.draining(), timeout=SECONDS)
+        assert receiver.link.credit == 0
+        assert receiver.fetcher.pop().body == 1  # `receive` would give credit of its own
+        receiver.accept()
+        sender.send(proton.Message(body=2))
+        other = connection.create_receiver(queue, credit=1, name="other")
+        assert other.receive(timeout=SECONDS).body == 2
+        assert not receiver.fetcher.has_message
+
+
+def a_large_message_arrives_in_small_frames(emulator: Words, queue: str) -> None:
+    body = "ä" * 100_000
+    with _connection(emulator, max_frame_size=512) as connection:
+        connection.create_sender(queue).send(proton.Message(body=body))
+        (got,) = _received(connection, queue, 1)
+    assert got.body == body
+
+
+def receive_and_delete_settles_what_it_sends(emulator: Words, queue: str) -> None:
+    with _connection(emulator) as connection:
+        connection.create_sender(queue).send(proton.Message(body=1))
+        receiver = connection.create_receiver(queue, credit=1, options=reactor.AtMostOnce())
+        assert receiver.receive(timeout=SECONDS).body == 1
+        assert len(receiver.fetcher.unsettled) == 0
+        receiver.close()
+        empty = connection.create_receiver(queue, credit=1)
+        _raised(proton.Timeout, lambda: empty.receive(timeout=0.3))
+
+
+def a_link_to_nowhere_is_refused(emulator: Words, _: str) -> None:
+    with _connection(emulator) as connection:
+        for create in (connection.create_sender, connection.create_receiver):
+            refusal = _raised(utils.LinkDetached, partial(create, "no-such-queue"))
+            assert refusal.condition == "amqp:not-found", refusal
+
+
+def a_message_over_the_limit_is_rejected(emulator: Words, queue: str) -> None:
+    with _connection(emulator) as connection:
+        sender = connection.create_sender(queue)
+        refusal = _raised(utils.SendException, lambda: sender.send(proton.Message(body="x" * 300_000)))
+        assert refusal.state == proton.Delivery.REJECTED
+
+
+def _raised(expected: type[Exception], call: Callable[[], object]) -> Any:
+    try:
+        call()
+    except expected as error:
+        return error
+    raise AssertionError(f"no {expected.__name__}")
+
+
+def _received(connection: Any, queue: str, count: int) -> list[Any]:
+    receiver = connection.create_receiver(queue, credit=count)
+    got = []
+    for _ in range(count):
+        got.append(receiver.receive(timeout=SECONDS))
+        receiver.accept()
+    receiver.close()
+    return got
