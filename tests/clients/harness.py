@@ -54,13 +54,15 @@ def checks_of(module: str) -> list[str]:
     return re.findall(r"^(?:export const|def|async def) ([a-z]\w+)", source, re.MULTILINE)
 
 
-def run_node(module: str, emulator: JsonObject, environment: Mapping[str, str] | None = None) -> Outcomes:
-    """Run a module's checks on Node; skips if it or its packages are not there."""
+def run_node(
+    module: str, emulator: JsonObject, environment: Mapping[str, str] | None = None, only: Sequence[str] = ()
+) -> Outcomes:
+    """Run a module's checks, or only some, on Node; skips if it or its packages are not there."""
     if NODE is None:
         pytest.skip("Node is not installed")
     if not (HERE / "node_modules").is_dir():
         pytest.skip("no npm packages; `npm install --prefix tests/clients` gets them")
-    return _run([NODE, "run.mjs", f"./{module}.mjs"], HERE / "node", emulator, environment)
+    return _run([NODE, "run.mjs", f"./{module}.mjs", *only], HERE / "node", emulator, environment)
 
 
 def run_python(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.clients.harness import JsonObject, Outcomes, checks_of, queues_for, run_node, running
@@ -18,13 +20,40 @@ PROPERTIES: dict[str, JsonObject] = {
 }
 
 
+OVER_TLS = (
+    "messages_of_a_session_are_settled_in_every_way",
+    "a_message_arrives_as_it_was_sent",
+    "a_batch_takes_what_the_queue_takes",
+)
+
+
 @pytest.fixture(scope="module")
 def over_tcp(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """What Node said of each check."""
-    with running(tmp_path_factory.mktemp("javascript"), queues_for(CHECKS, PROPERTIES)) as emulator:
+    with running(tmp_path_factory.mktemp("tcp"), queues_for(CHECKS, PROPERTIES)) as emulator:
         return run_node("service_bus", emulator)
+
+
+@pytest.fixture(scope="module")
+def over_websocket(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """The same over WebSockets."""
+    with running(tmp_path_factory.mktemp("ws"), queues_for(CHECKS, PROPERTIES), "--ws-port", "0") as emulator:
+        return run_node("service_bus", emulator, {"TRANSPORT": "ws"})
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_over_tcp(check: str, over_tcp: Outcomes) -> None:
     assert over_tcp[check] is None, over_tcp[check]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_over_websocket(check: str, over_websocket: Outcomes) -> None:
+    assert over_websocket[check] is None, over_websocket[check]
+
+
+@pytest.mark.parametrize("transport", ["amqps", "wss"])
+def test_over_tls(transport: str, tmp_path: Path) -> None:
+    tls = (f"--{transport}-port", "0", "--certificates", str(tmp_path))
+    with running(tmp_path, queues_for(OVER_TLS), *tls) as emulator:
+        trust = {"TRANSPORT": transport, "NODE_EXTRA_CA_CERTS": emulator["ca_certificate"]}
+        assert run_node("service_bus", emulator, trust, OVER_TLS) == dict.fromkeys(OVER_TLS)

@@ -1,5 +1,4 @@
 // What @azure/service-bus must find in the emulator: one check an exported function, one queue each (see run.mjs).
-// With WEBSOCKET=1 the client goes through AMQP over WebSockets.
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ServiceBusClient, delay } from "@azure/service-bus";
