@@ -99,6 +99,14 @@ class Broker:
         """`watcher` is told when the links to an entity (its name in lower case) have to be broken, and why."""
         self._watchers.append(watcher)
 
+    def break_links(self, name: str, error: ServiceBusError) -> None:
+        """Have the links to a queue and what is below it broken. Raises `ServiceBusError` if there is no such queue."""
+        self._break_links(self.find(name), error)
+
+    def clock_moved(self) -> None:
+        """Do soon what has become due."""
+        self._reschedule()
+
     def _break_links(self, queue: Queue, error: ServiceBusError) -> None:
         for one in (queue, *queue.below()):
             for watcher in self._watchers:
