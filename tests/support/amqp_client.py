@@ -6,7 +6,7 @@ import asyncio
 from typing import Protocol, TypeVar
 
 from emulator.amqp.framing import AMQP_HEADER, Frame, FrameDecoder, ProtocolHeader
-from emulator.amqp.performatives import Attach, Begin, Open, Performative, Source, Target, decode_performative
+from emulator.amqp.performatives import Attach, Begin, Flow, Open, Performative, Source, Target, decode_performative
 from tests.unit.amqp.peer import framed
 
 SECONDS = 10.0
@@ -73,6 +73,10 @@ class Client:
         )
         await self.hear(Attach)
         return self
+
+    async def allow(self, messages: int, handle: int = 0) -> None:
+        """Credit for so many messages, and a window for their frames."""
+        await self.say(Flow(0, 1_000_000, 0, 1_000_000, handle=handle, delivery_count=0, link_credit=messages))
 
     async def hear(self, kind: type[T]) -> T:
         """The next performative of this kind; what comes before it is skipped. Raises `EOFError` at the end."""
