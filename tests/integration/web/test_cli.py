@@ -85,6 +85,11 @@ def served() -> Iterator[Served]:
 def test_the_ready_line_tells_everything_a_program_needs(served: Served) -> None:
     assert set(served.ready) == {
         "connection_string",
+        "amqps_url",
+        "amqps_connection_string",
+        "ws_url",
+        "wss_url",
+        "ca_certificate",
         "admin_url",
         "identity_endpoint",
         "identity_header",
@@ -104,6 +109,12 @@ def test_the_ready_line_tells_everything_a_program_needs(served: Served) -> None
     discovery = httpx.get(f"{served.ready['issuer']}/.well-known/openid-configuration")
     assert discovery.json()["issuer"] == served.ready["issuer"]
     assert served.lines.empty(), "stdout is for the ready line alone"
+
+
+def test_a_certificate_without_its_key_is_refused_before_anything_listens(tmp_path: Path) -> None:
+    said = run("serve", *FREE_PORTS, "--amqps-port", "0", "--certificate", str(tmp_path / "own.pem"))
+    assert said.returncode == 2
+    assert said.stderr.splitlines() == ["A certificate and its private key go together: give both files, or neither"]
 
 
 def test_token_prints_a_users_token_alone(served: Served) -> None:
