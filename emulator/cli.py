@@ -12,7 +12,9 @@ import typer
 
 from emulator import config
 from emulator.certificates import CertificateError, CertificateFiles
+from emulator.connection_rules import ConnectionRules
 from emulator.host import CannotListen, Endpoints, serve_until_stopped
+from emulator.open_files import allow_connections
 from emulator.servicebus.config import ConfigError
 from emulator.servicebus.store import DataError
 
@@ -66,6 +68,7 @@ def serve(
         _fail(f"Configuration {config_file or config.DEFAULT}: {error}", status=2)
     files = CertificateFiles(certificates, certificate, private_key)
     endpoints = Endpoints(host, amqp_port, http_port, amqps_port, ws_port, wss_port, files)
+    allow_connections(ConnectionRules().max_connections)
     try:
         asyncio.run(serve_until_stopped(loaded, endpoints, ready=_say_ready, data=data))
     except CannotListen as error:

@@ -1,0 +1,38 @@
+"""The limit of open files, in a process of its own: it cannot be taken back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("resource", reason="Windows has no limit of open files")
+
+SCRIPT = """
+import logging, resource
+from emulator.open_files import allow_connections
+logging.basicConfig(format="%(message)s")
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}))
+allow_connections(1000)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+def limit_with(hard: int) -> tuple[int, str]:
+    """The limit afterwards, and what was logged."""
+    said = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(hard=hard)], capture_output=True, text=True, timeout=30, check=True
+    )
+    return int(said.stdout), said.stderr
+
+
+def test_a_low_limit_is_raised_to_what_the_connections_need() -> None:
+    assert limit_with(hard=2000) == (1200, "")
+
+
+def test_a_limit_that_cannot_be_raised_enough_is_said() -> None:
+    assert limit_with(hard=500) == (
+        500,
+        "The system allows 500 open files, so no 1000 connections; see `ulimit -n`.\n",
+    )
