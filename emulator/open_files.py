@@ -14,19 +14,24 @@ def allow_connections(number: int) -> None:
 
     Windows has no such limit. Logs a warning where the limit stays too low for `number`.
     """
-    if sys.platform == "win32":
-        return
-    import resource  # imported here: Windows has none
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
     wanted = number + _OTHER_FILES
-    if soft == unlimited or soft >= wanted:
-        return
-    reachable = wanted if hard == unlimited else min(wanted, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
-    except (OSError, ValueError):
-        reachable = soft
-    if reachable < wanted:
+    reachable = _raise_limit(wanted)
+    if reachable is not None and reachable < wanted:
         _log.warning("The system allows %d open files, so no %d connections; see `ulimit -n`.", reachable, number)
+
+
+def _raise_limit(wanted: int) -> int | None:
+    """The limit then; None where there is none, or none that matters."""
+    if sys.platform != "win32":
+        import resource  # imported here: Windows has none
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        unlimited = resource.RLIM_INFINITY
+        if soft != unlimited and soft < wanted:
+            reachable = wanted if hard == unlimited else min(wanted, hard)
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
+            except (OSError, ValueError):
+                return soft
+            return reachable
+    return None
