@@ -26,14 +26,11 @@ Outcomes = dict[str, str | None]
 
 
 @contextmanager
-def running(folder: Path, queues: Mapping[str, JsonObject], *options: str) -> Iterator[JsonObject]:
-    """The emulator with these queues (their `Properties` by name); what it says after `ready`."""
-    listed = [{"Name": name, "Properties": properties} for name, properties in queues.items()]
-    config = folder / "config.json"
-    namespace = {"Name": "sbemulatorns", "Queues": listed}
-    config.write_text(json.dumps({"UserConfig": {"Namespaces": [namespace]}}), encoding="utf-8")
+def running(folder: Path, queues: Mapping[str, JsonObject] | None, *options: str) -> Iterator[JsonObject]:
+    """The emulator with these queues (their `Properties` by name; None: its own); what it says after `ready`."""
+    configured = [] if queues is None else ["--config", str(_configuration(folder, queues))]
     ports = ["--amqp-port", "0", "--http-port", "0"]
-    process = start(["emulator", "serve", "--config", str(config), *ports, *options], folder / "emulator.log")
+    process = start(["emulator", "serve", *configured, *ports, *options], folder / "emulator.log")
     try:
         assert process.popen.stdout is not None
         line = process.popen.stdout.readline()
@@ -41,6 +38,14 @@ def running(folder: Path, queues: Mapping[str, JsonObject], *options: str) -> It
         yield json.loads(line.removeprefix("ready "))
     finally:
         process.kill()
+
+
+def _configuration(folder: Path, queues: Mapping[str, JsonObject]) -> Path:
+    listed = [{"Name": name, "Properties": properties} for name, properties in queues.items()]
+    namespace = {"Name": "sbemulatorns", "Queues": listed}
+    config = folder / "config.json"
+    config.write_text(json.dumps({"UserConfig": {"Namespaces": [namespace]}}), encoding="utf-8")
+    return config
 
 
 def queues_for(checks: Sequence[str], properties: Mapping[str, JsonObject] | None = None) -> dict[str, JsonObject]:
@@ -54,15 +59,20 @@ def checks_of(module: str) -> list[str]:
     return re.findall(r"^(?:export const|def|async def) ([a-z]\w+)", source, re.MULTILINE)
 
 
-def run_node(
-    module: str, emulator: JsonObject, environment: Mapping[str, str] | None = None, only: Sequence[str] = ()
-) -> Outcomes:
-    """Run a module's checks, or only some, on Node; skips if it or its packages are not there."""
+def node() -> str:
+    """Node; skips if it or the packages of package.json are not there."""
     if NODE is None:
         pytest.skip("Node is not installed")
     if not (HERE / "node_modules").is_dir():
         pytest.skip("no npm packages; `npm install --prefix tests/clients` gets them")
-    return _run([NODE, "run.mjs", f"./{module}.mjs", *only], HERE / "node", emulator, environment)
+    return NODE
+
+
+def run_node(
+    module: str, emulator: JsonObject, environment: Mapping[str, str] | None = None, only: Sequence[str] = ()
+) -> Outcomes:
+    """Run a module's checks, or only some, on Node; skips if it or its packages are not there."""
+    return _run([node(), "run.mjs", f"./{module}.mjs", *only], HERE / "node", emulator, environment)
 
 
 def run_python(

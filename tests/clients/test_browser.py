@@ -1,0 +1,145 @@
+"""A browser's page starts flows over WebSocket and gets its results: docs/samples/front-end.mjs, in headless Chromium.
+
+Emulator and worker are real, and the page is bundled as a Power Apps control would be. Only Entra's sign-in is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.harness import HERE, JsonObject, node, running
+from tests.support.azurite import free_port
+from tests.support.processes import start_worker, wait_ready
+from worker.demo.stage import ROLE, Emulator
+
+NAMES = ("chromium-headless-shell", "chromium", "google-chrome", "msedge")
+CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0")
+PAGE = '<!doctype html><meta charset="utf-8"><script>globalThis.config = {}</script><script src="bundle.js"></script>'
+SECONDS = 30
+
+
+class Site(ThreadingHTTPServer):
+    """Serves the page, and takes what it says became of it."""
+
+    def __init__(self, bundle: bytes, config: JsonObject) -> None:
+        super().__init__(("127.0.0.1", 0), Visit)
+        self.files = {
+            "/": ("text/html", PAGE.replace("{}", json.dumps(config)).encode()),
+            "/bundle.js": ("text/javascript", bundle),
+        }
+        self.outcomes: queue.Queue[JsonObject] = queue.Queue()
+
+
+class Visit(BaseHTTPRequestHandler):
+    """One request to the site."""
+
+    server: Site
+
+    def do_GET(self) -> None:
+        kind, content = self.server.files.get(self.path, ("text/plain", b""))
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self) -> None:
+        said = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+        self.server.outcomes.put(json.loads(said))
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Be quiet."""
+
+
+@contextmanager
+def serving(site: Site) -> Iterator[None]:
+    thread = threading.Thread(target=site.serve_forever, name="site")
+    thread.start()
+    try:
+        yield
+    finally:
+        site.shutdown()
+        site.server_close()
+        thread.join()
+
+
+@contextmanager
+def shown(url: str, folder: Path) -> Iterator[None]:
+    """Chromium with this page."""
+    assert CHROMIUM is not None
+    with (folder / "chromium.log").open("ab") as log:
+        command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", url]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> JsonObject:
+    """What the page said of its plays."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium; `apt-get install chromium-headless-shell` gets it on Debian")
+    folder = tmp_path_factory.mktemp("browser")
+    bundle = folder / "bundle.js"
+    subprocess.run([node(), "build.mjs", str(bundle)], cwd=HERE / "browser", check=True, timeout=SECONDS)
+    with running(folder, None, "--ws-port", "0") as said:
+        emulator = Emulator(**{name: said[name] for name in Emulator.__dataclass_fields__})
+        config = {
+            "wsUrl": said["ws_url"],
+            "busToken": emulator.mint("ada"),
+            "claim": emulator.mint("ada", ROLE),
+            "otherClaim": emulator.mint("ada", "Another.Role"),
+        }
+        site = Site(bundle.read_bytes(), config)
+        with working(folder, emulator), serving(site), shown(f"http://127.0.0.1:{site.server_port}/", folder):
+            return site.outcomes.get(timeout=SECONDS)
+
+
+@contextmanager
+def working(folder: Path, emulator: Emulator) -> Iterator[None]:
+    """A worker that is ready."""
+    health_port = free_port()
+    worker = start_worker(folder, emulator, health_port)
+    try:
+        wait_ready(worker, health_port)
+        yield
+    finally:
+        worker.kill()
+
+
+def test_a_page_gets_its_quote(outcomes: JsonObject) -> None:
+    assert value(outcomes, "quote")["amount"] == 125
+
+
+def test_results_find_their_way_to_the_page_in_any_order(outcomes: JsonObject) -> None:
+    assert value(outcomes, "several") == [3, 2, 1]
+
+
+def test_a_page_is_told_why_it_was_refused(outcomes: JsonObject) -> None:
+    assert value(outcomes, "refusal") == "refused: role_missing"
+
+
+def test_a_result_that_is_not_there_yet_is_no_error(outcomes: JsonObject) -> None:
+    assert value(outcomes, "nothing_yet") is None
+
+
+def value(outcomes: JsonObject, play: str) -> Any:
+    """How a play ended."""
+    assert "error" not in outcomes[play], outcomes[play]["error"]
+    return outcomes[play]["value"]
