@@ -13,11 +13,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from emulator import servicebus_faults_api
 from emulator.certificates import CertificateFiles, server_tls
 from emulator.config import Config
 from emulator.connection_rules import ConnectionRules
+from emulator.control import Control
 from emulator.server import AmqpServer
 from emulator.servicebus.broker import Broker
+from emulator.servicebus.clock import MovableClock
+from emulator.servicebus.queue import Clock
 from emulator.transports import Transports
 from emulator.web import Web, running_web
 
@@ -83,7 +87,8 @@ async def running_emulator(
     `data`: a folder that keeps queues and messages beyond the process; None: nothing is kept.
     """
     async with AsyncExitStack() as stack:
-        broker = stack.enter_context(_broker(config, data))
+        clock = MovableClock()
+        broker = stack.enter_context(_broker(config, data, clock))
         amqp = AmqpServer(broker, rules=rules)
         with _naming(endpoints.host, endpoints.amqp_port, "--amqp-port"):
             amqp_port = await amqp.start(endpoints.host, endpoints.amqp_port)
@@ -97,6 +102,7 @@ async def running_emulator(
                     endpoints.http_port,
                     queue_counts=broker.counts,
                     enqueue=lambda queue, message: broker.find(queue).send([message]),
+                    routes=servicebus_faults_api.routes(Control(broker, amqp, clock)),
                 )
             )
         yield Emulator(connection_string(endpoints.host, amqp_port), web, broker, amqp, transports)
@@ -124,14 +130,14 @@ async def _bound(host: str, port: int | None, option: str, start: Callable[[str,
 
 
 @contextmanager
-def _broker(config: Config, data: Path | None) -> Iterator[Broker]:
+def _broker(config: Config, data: Path | None, clock: Clock) -> Iterator[Broker]:
     if data is None:
-        yield Broker(config.queues)
+        yield Broker(config.queues, clock=clock)
         return
     from emulator.servicebus.durable import SqliteStore  # imported here: most starts do without
 
     with closing(SqliteStore(data)) as store:
-        broker = Broker((), store=store)
+        broker = Broker((), store=store, clock=clock)
         store.restore(broker, config.queues)
         yield broker
 

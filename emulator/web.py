@@ -10,13 +10,14 @@ Control, while it runs, in JSON with the field names of `emulator.definitions`:
 - `POST /emulator/tokens/wrong`          every token to be refused, by name (`TokenRequest`: what is right)
 - `PUT /emulator/dataverse`, `GET` of it merge fields into the organization; its users' IDs (`DataverseDefinition`)
 - `GET /emulator/dataverse/calls`        what was asked of Dataverse, and for whom (`emulator.dataverse.Record`)
+- `PUT /emulator/servicebus`, `GET` of it trouble for the Service Bus (`emulator.servicebus_faults_api.ServiceBusPatch`)
 - `POST /emulator/dataverse/post`        put a native message on a queue (`Post`)
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -104,11 +105,12 @@ async def running_web(
     *,
     queue_counts: Callable[[], QueueCounts] = dict,
     enqueue: Enqueue | None = None,
+    routes: Sequence[web.RouteDef] = (),
 ) -> AsyncIterator[Web]:
     """Serve until the block ends; port 0 picks a free one. Raises `OSError` if the port cannot be had.
 
     `queue_counts` is what `GET /emulator/queues` answers: each queue's messages by state. `enqueue` takes the messages
-    of Dataverse; without it there is no queue for them.
+    of Dataverse; without it there is no queue for them. `routes` are answered, too.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listener:
@@ -116,7 +118,7 @@ async def running_web(
         site = _Site(f"http://{shown}:{listener.getsockname()[1]}", definition, queue_counts, enqueue)
         # A caller that hangs up ends its handler, or faults that hang would pile up.
         runner = web.AppRunner(
-            site.application(), access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_SECONDS
+            site.application(routes), access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_SECONDS
         )
         await runner.setup()
         try:
@@ -159,8 +161,9 @@ class _Site:
             tokens=self._issuer,
         )
 
-    def application(self) -> web.Application:
+    def application(self, routes: Sequence[web.RouteDef]) -> web.Application:
         application = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        application.add_routes(routes)
         tenant = r"/{tenant:[0-9a-fA-F-]{36}}"
         application.add_routes(
             [
