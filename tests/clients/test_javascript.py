@@ -10,16 +10,20 @@ from tests.clients.harness import JsonObject, Outcomes, checks_of, queues_for, r
 
 CHECKS = checks_of("node/service_bus.mjs")
 PROPERTIES: dict[str, JsonObject] = {
+    "a_dead_letter_is_forwarded_with_its_source": {"ForwardDeadLetteredMessagesTo": "elsewhere"},
     "a_duplicate_is_dropped": {"RequiresDuplicateDetection": True},
     "a_lock_is_renewed_while_the_handler_works": {"LockDuration": "PT3S"},
     "a_lost_lock_is_reported": {"LockDuration": "PT2S"},
     "a_lost_session_lock_is_reported": {"LockDuration": "PT2S"},
     "a_message_expires": {"DeadLetteringOnMessageExpiration": True},
     "a_plain_queue_has_no_sessions": {"RequiresSession": False},
+    "a_queue_that_gives_nothing_says_so": {"Status": "ReceiveDisabled"},
+    "a_queue_that_takes_nothing_says_so": {"Status": "SendDisabled"},
     "a_subscription_abandons_what_its_handler_fails_on": {"MaxDeliveryCount": 2},
 }
 
 
+QUEUES = queues_for(CHECKS, PROPERTIES) | {"elsewhere": {}}
 OVER_TLS = (
     "messages_of_a_session_are_settled_in_every_way",
     "a_message_arrives_as_it_was_sent",
@@ -30,14 +34,14 @@ OVER_TLS = (
 @pytest.fixture(scope="module")
 def over_tcp(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """What Node said of each check."""
-    with running(tmp_path_factory.mktemp("tcp"), queues_for(CHECKS, PROPERTIES)) as emulator:
+    with running(tmp_path_factory.mktemp("tcp"), QUEUES) as emulator:
         return run_node("service_bus", emulator)
 
 
 @pytest.fixture(scope="module")
 def over_websocket(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """The same over WebSockets."""
-    with running(tmp_path_factory.mktemp("ws"), queues_for(CHECKS, PROPERTIES), "--ws-port", "0") as emulator:
+    with running(tmp_path_factory.mktemp("ws"), QUEUES, "--ws-port", "0") as emulator:
         return run_node("service_bus", emulator, {"TRANSPORT": "ws"})
 
 

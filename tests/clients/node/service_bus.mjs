@@ -120,6 +120,27 @@ export const a_message_expires = check(async ({ bus, queue, sender, receiver }) 
   assert.equal(dead.deadLetterReason, "TTLExpiredException");
 });
 
+export const an_annotated_message_keeps_every_section = check(async ({ sender, receiver }) => {
+  const sent = {
+    bodyType: "data",
+    body: Buffer.from("raw"),
+    header: { priority: 7, durable: true, firstAcquirer: false },
+    properties: { messageId: "m", subject: "s", groupSequence: 3, userId: "user" },
+    messageAnnotations: { "x-opt-mine": "kept" },
+    deliveryAnnotations: { "x-mine": "too" },
+    applicationProperties: { a: 1 },
+    footer: { f: "oot" },
+  };
+  await sender.sendMessages(sent);
+  const [{ _rawAmqpMessage: got }] = await receiveAll(receiver, 1);
+  assert.deepEqual(got.body.content, sent.body);
+  assert.deepEqual([got.header.priority, got.header.durable], [7, true]);
+  assert.deepEqual([got.properties.subject, got.properties.groupSequence, `${got.properties.userId}`], ["s", 3, "user"]);
+  assert.equal(got.messageAnnotations["x-opt-mine"], "kept");
+  assert.equal(got.deliveryAnnotations["x-mine"], "too");
+  assert.deepEqual([got.applicationProperties.a, got.footer.f], [1, "oot"]);
+});
+
 // Scheduling
 
 export const a_scheduled_message_comes_at_its_time = check(async ({ sender, receiver }) => {
@@ -310,6 +331,38 @@ export const a_lost_lock_is_reported = check(async ({ bus, queue, sender }) => {
   await forgetful.completeMessage(again);
 });
 
+export const a_message_is_settled_when_its_receiver_is_closed = check(async ({ bus, queue, sender, receiver }) => {
+  await sender.sendMessages([{ body: "complete" }, { body: "abandon" }, { body: "deadLetter" }]);
+  const messages = await receiveAll(receiver, 3, { keep: true });
+  await receiver.close();
+  const other = bus.createReceiver(queue);
+  assert.deepEqual(await receive(other, 1, 300), [], "closing a link settles nothing");
+  for (const message of messages) await other[`${message.body}Message`](message);
+  const [again] = await receiveAll(other, 1);
+  assert.deepEqual([again.body, again.deliveryCount], ["abandon", 1]);
+  assert.deepEqual(await other.peekMessages(5), []);
+  const below = bus.createReceiver(queue, { subQueueType: "deadLetter" });
+  assert.deepEqual(bodies(await receiveAll(below, 1)), ["deadLetter"]);
+});
+
+export const a_deferred_message_is_received_and_deleted = check(async ({ bus, queue, sender, receiver }) => {
+  await sender.sendMessages({ body: "later" });
+  const [got] = await receive(receiver, 1);
+  await receiver.deferMessage(got);
+  const deleting = bus.createReceiver(queue, { receiveMode: "receiveAndDelete" });
+  assert.deepEqual(bodies(await deleting.receiveDeferredMessages(got.sequenceNumber)), ["later"]);
+  assert.deepEqual(await receiver.peekMessages(1), []);
+});
+
+export const a_dead_letter_is_forwarded_with_its_source = check(async ({ bus, queue, sender, receiver }) => {
+  await sender.sendMessages({ body: "bad" });
+  const [bad] = await receive(receiver, 1);
+  await receiver.deadLetterMessage(bad, { deadLetterReason: "why" });
+  const [got] = await receive(bus.createReceiver("elsewhere"), 1);
+  assert.deepEqual([got.body, got.deadLetterReason, got.deadLetterSource], ["bad", "why", queue]);
+  assert.equal(got.enqueuedSequenceNumber, bad.sequenceNumber.toNumber());
+});
+
 // Sessions
 
 const session = (play) => check(play, { receiver: false });
@@ -334,6 +387,22 @@ export const the_next_sessions_are_handed_out = session(async ({ bus, queue, sen
   const receivers = [await bus.acceptNextSession(queue), await bus.acceptNextSession(queue)];
   assert.deepEqual(receivers.map(({ sessionId }) => sessionId), ["a", "b"]);
   for (const receiver of receivers) assert.deepEqual(bodies(await receiveAll(receiver, 1)), [receiver.sessionId]);
+});
+
+export const sessions_are_shared_out_among_workers = session(async ({ bus, queue, sender }) => {
+  const numbers = [...Array(10).keys()];
+  for (const sessionId of "abcdef") await sender.sendMessages(numbers.map((body) => ({ body, sessionId })));
+  const done = {};
+  const work = async () => {
+    while (Object.keys(done).length < 6) {
+      const receiver = await bus.acceptNextSession(queue).catch(() => undefined);
+      if (receiver === undefined) break;
+      done[receiver.sessionId] = bodies(await receiveAll(receiver, 10));
+      await receiver.close();
+    }
+  };
+  await Promise.race([Promise.all([work(), work(), work()]), until(() => Object.keys(done).length === 6)]);
+  assert.deepEqual(done, Object.fromEntries([..."abcdef"].map((name) => [name, numbers])));
 });
 
 export const the_next_session_is_waited_for = session(async ({ bus, queue, sender }) => {
@@ -444,6 +513,21 @@ export const a_session_queue_is_not_received_from_without_a_session = check(asyn
 
 export const a_plain_queue_has_no_sessions = check(async ({ bus, queue }) => {
   await assert.rejects(bus.acceptSession(queue, "s"));
+});
+
+export const a_queue_that_takes_nothing_says_so = check(async ({ sender, receiver }) => {
+  await refused(sender.sendMessages({ body: 1 }), "MessagingEntityDisabled");
+  assert.deepEqual(await receive(receiver, 1, 300), []);
+});
+
+export const a_queue_that_gives_nothing_says_so = check(async ({ sender, receiver }) => {
+  await sender.sendMessages({ body: 1 });
+  await refused(receive(receiver, 1), "MessagingEntityDisabled");
+});
+
+export const topics_are_refused = check(async ({ bus, queue }) => {
+  await assert.rejects(receive(bus.createReceiver(queue, "subscription"), 1), /subscription/i);
+  await assert.rejects(bus.createRuleManager(queue, "subscription").deleteRule("rule"), /subscription/i);
 });
 
 // Means
