@@ -46,7 +46,8 @@ class AmqpServer:
 
     async def start_websocket(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
         """Listen for WebSockets, else as `start`."""
-        listener = WebSocketListener(self._client, backlog=_WAITING_CONNECTIONS)
+        patience = self._rules.first_link_within_seconds
+        listener = WebSocketListener(self._client, backlog=_WAITING_CONNECTIONS, patience_seconds=patience)
         bound = await listener.start(host, port, tls)
         self._websocket_listeners.append(listener)
         return bound
@@ -58,7 +59,7 @@ class AmqpServer:
         for listener in listeners:
             listener.close()
         for websocket_listener in websocket_listeners:
-            await websocket_listener.stop_listening()
+            websocket_listener.stop_listening()
         await self._say_goodbye()
         for websocket_listener in websocket_listeners:
             await websocket_listener.close()

@@ -24,39 +24,62 @@ _STOP_SECONDS = 0.5
 
 
 class WebSocketListener:
-    """Gives each WebSocket a protocol of its own, as `loop.create_server` does for sockets."""
+    """Gives each WebSocket a protocol of its own, as `loop.create_server` does for sockets.
 
-    def __init__(self, new_protocol: Callable[[], asyncio.Protocol], *, backlog: int) -> None:
+    Who has not asked for a WebSocket within `patience_seconds` is hung up on.
+    """
+
+    def __init__(self, new_protocol: Callable[[], asyncio.Protocol], *, backlog: int, patience_seconds: float) -> None:
         self._new_protocol = new_protocol
         self._backlog = backlog
+        self._patience_seconds = patience_seconds
         application = web.Application()
         application.add_routes([web.get(path, self._serve) for path in (PATH, f"{PATH}/")])
         # A client that hangs up ends its handler, also one that waits until it may read on.
         self._runner = web.AppRunner(
             application, access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_SECONDS
         )
-        self._site: web.TCPSite | None = None
+        self._listener: asyncio.Server | None = None
+        self._strangers: set[web.RequestHandler] = set()
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Listen; the bound port. Raises `OSError` if it is taken."""
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, host, port, ssl_context=tls, backlog=self._backlog)
         try:
-            await self._site.start()
+            self._listener = await asyncio.get_running_loop().create_server(
+                self._new_handler, host, port, ssl=tls, backlog=self._backlog
+            )
         except OSError:
             await self._runner.cleanup()
             raise
-        bound: int = self._runner.addresses[0][1]
+        bound: int = self._listener.sockets[0].getsockname()[1]
         return bound
 
-    async def stop_listening(self) -> None:
+    def stop_listening(self) -> None:
         """Take no new clients; those there are stay."""
-        if self._site is not None:
-            await self._site.stop()
+        if self._listener is not None:
+            self._listener.close()
 
     async def close(self) -> None:
         """End it all."""
+        self.stop_listening()
         await self._runner.cleanup()
+        if self._listener is not None:
+            await self._listener.wait_closed()
+
+    def _new_handler(self) -> asyncio.BaseProtocol:
+        assert self._runner.server is not None  # noqa: S101 - it was set up before anyone listened
+        handler = self._runner.server()
+        asyncio.get_running_loop().call_later(self._patience_seconds, self._hang_up, handler)
+        self._strangers.add(handler)
+        return handler
+
+    def _hang_up(self, handler: web.RequestHandler) -> None:
+        """aiohttp itself would wait for a request for ever."""
+        if handler in self._strangers:
+            self._strangers.discard(handler)
+            if handler.transport is not None:
+                handler.transport.abort()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         offered = {one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")} - {""}
@@ -68,6 +91,7 @@ class WebSocketListener:
             protocols=SUBPROTOCOLS, compress=False, max_msg_size=MAX_MESSAGE_BYTES, timeout=_CLOSE_SECONDS
         )
         await socket.prepare(request)
+        self._strangers.discard(request.protocol)
         await WebSocketTransport(socket, request.transport, self._new_protocol()).run()
         return socket
 

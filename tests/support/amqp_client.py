@@ -1,9 +1,11 @@
-"""A client over a bare stream: it says frames and reads the ones that come."""
+"""A client over a bare stream or WebSocket: it says frames and reads the ones that come."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Protocol, TypeVar
+
+import aiohttp
 
 from emulator.amqp.framing import AMQP_HEADER, Frame, FrameDecoder, ProtocolHeader
 from emulator.amqp.performatives import Attach, Begin, Flow, Open, Performative, Source, Target, decode_performative
@@ -40,6 +42,24 @@ class Stream:
         """Hang up."""
         self._writer.close()
         await self._writer.wait_closed()
+
+
+class Messages:
+    """A WebSocket as a wire."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.largest = 0
+
+    async def send(self, data: bytes) -> None:
+        await self.socket.send_bytes(data)
+
+    async def receive(self) -> bytes:
+        got = await self.socket.receive()
+        if got.type is not aiohttp.WSMsgType.BINARY:
+            return b""
+        self.largest = max(self.largest, len(got.data))
+        return bytes(got.data)
 
 
 class Client:

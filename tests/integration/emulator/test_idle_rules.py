@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import ServiceBusConnectionError
@@ -17,7 +18,7 @@ from emulator.host import connection_string
 from emulator.server import AmqpServer
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings
-from tests.support.amqp_client import Client, Stream, connect
+from tests.support.amqp_client import Client, Messages, Stream, connect
 
 HOST = "127.0.0.1"
 SHORT = 0.4
@@ -56,6 +57,23 @@ async def test_who_says_nothing_at_all_is_hung_up_on() -> None:
             await one.hear(Open)
 
 
+async def test_who_never_asks_for_a_websocket_is_hung_up_on_and_who_did_is_not() -> None:
+    server = AmqpServer(Broker([QueueSettings("q")]), rules=ConnectionRules(first_link_within_seconds=SHORT))
+    port = await server.start_websocket(HOST, 0)
+    try:
+        async with (
+            client(port) as (one, _),
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"ws://{HOST}:{port}/$servicebus/websocket") as socket,
+        ):
+            friend = await (await Client(Messages(socket)).open()).attach("q")
+            with pytest.raises((EOFError, ConnectionError)):
+                await one.hear(Open)
+            await friend.attach("q", 1)
+    finally:
+        await server.stop()
+
+
 async def test_a_connection_without_links_is_closed_and_one_with_a_link_is_not() -> None:
     rules = ConnectionRules(first_link_within_seconds=SHORT, linkless_seconds=SHORT)
     async with serving(rules) as port, client(port) as (one, _), client(port) as (other, _):
@@ -74,9 +92,9 @@ async def test_an_idle_link_is_detached_and_one_in_use_is_not() -> None:
         await one.attach("q", 1, receives=False)
 
         async def use() -> None:
-            for _ in range(10):
+            for _ in range(20):
                 await one.say(Flow(0, 1000, 0, 1000, handle=0, delivery_count=0, link_credit=1))
-                await asyncio.sleep(SHORT / 4)
+                await asyncio.sleep(SHORT / 8)
 
         using = asyncio.create_task(use())
         detached = await one.hear(Detach)
@@ -100,7 +118,7 @@ async def test_a_silent_peer_is_closed_and_one_with_heartbeats_is_not() -> None:
         async def beat() -> None:
             while True:
                 await beating.heartbeat()
-                await asyncio.sleep(SHORT / 4)
+                await asyncio.sleep(SHORT / 8)
 
         beats = asyncio.create_task(beat())
         assert await closed_with(silent) == "amqp:resource-limit-exceeded"

@@ -28,7 +28,7 @@ from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings
 from emulator.transports import Transports
 from emulator.websocket import MAX_MESSAGE_BYTES
-from tests.support.amqp_client import Client, Stream, connect
+from tests.support.amqp_client import Client, Messages, Stream, connect
 from tests.unit.amqp.peer import framed
 from tests.unit.servicebus.rig import message
 
@@ -173,24 +173,6 @@ def test_a_client_that_does_not_know_the_authority_refuses_the_server(bus_in_thr
 
 
 # --- WebSockets by hand ---------------------------------------------------------------------------------------------
-
-
-class Messages:
-    """A WebSocket as a wire."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self.socket = socket
-        self.largest = 0
-
-    async def send(self, data: bytes) -> None:
-        await self.socket.send_bytes(data)
-
-    async def receive(self) -> bytes:
-        got = await self.socket.receive()
-        if got.type is not WSMsgType.BINARY:
-            return b""
-        self.largest = max(self.largest, len(got.data))
-        return bytes(got.data)
 
 
 @asynccontextmanager
