@@ -56,6 +56,14 @@ def serve(
         Path | None, typer.Option(help="Your own certificate chain (PEM) instead.", dir_okay=False)
     ] = None,
     private_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).", dir_okay=False)] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER",
+            help="Another limit on connections; may be given more than once. An unknown "
+            "name is answered with all there are.",
+        ),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Keep queues and messages in this folder; default: nowhere.", file_okay=False)
     ] = None,
@@ -66,11 +74,15 @@ def serve(
         loaded = config.load(config_file)
     except ConfigError as error:
         _fail(f"Configuration {config_file or config.DEFAULT}: {error}", status=2)
+    try:
+        rules = ConnectionRules.of(rule or ())
+    except ValueError as error:
+        _fail(f"--rule: {error}", status=2)
     files = CertificateFiles(certificates, certificate, private_key)
     endpoints = Endpoints(host, amqp_port, http_port, amqps_port, ws_port, wss_port, files)
-    allow_connections(ConnectionRules().max_connections)
+    allow_connections(rules.max_connections)
     try:
-        asyncio.run(serve_until_stopped(loaded, endpoints, ready=_say_ready, data=data))
+        asyncio.run(serve_until_stopped(loaded, endpoints, ready=_say_ready, data=data, rules=rules))
     except CannotListen as error:
         _fail(str(error), status=1)
     except (CertificateError, DataError) as error:

@@ -160,12 +160,17 @@ def connection_string(host: str, port: int) -> str:
 
 
 async def serve_until_stopped(
-    config: Config, endpoints: Endpoints, *, ready: Callable[[str], None], data: Path | None = None
+    config: Config,
+    endpoints: Endpoints,
+    *,
+    ready: Callable[[str], None],
+    data: Path | None = None,
+    rules: ConnectionRules | None = None,
 ) -> None:
     """Run the emulator until a signal; `ready` gets a line of JSON once it listens. See `running_emulator`."""
     stop = asyncio.Event()
     with _calling_on_signal(stop.set):
-        async with running_emulator(config, endpoints, data=data) as emulator:
+        async with running_emulator(config, endpoints, data=data, rules=rules) as emulator:
             ready(json.dumps(emulator.ready()))
             _log.info("Serving queues %s", ", ".join(queue.settings.name for queue in emulator.broker.entities()))
             await stop.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 
 from emulator.amqp import Error, Limits
 from emulator.client_connection import ClientConnection
@@ -23,8 +24,8 @@ class AmqpServer:
 
     def __init__(self, broker: Broker, *, limits: Limits | None = None, rules: ConnectionRules | None = None) -> None:
         self._broker = broker
-        self._limits = limits or Limits()
         self._rules = rules or ConnectionRules()
+        self._limits = replace(limits or Limits(), idle_timeout_ms=round(self._rules.idle_timeout_seconds * 1000))
         self._listeners: list[asyncio.Server] = []
         self._websocket_listeners: list[WebSocketListener] = []
         self._clients: set[ClientConnection] = set()

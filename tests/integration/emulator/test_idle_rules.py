@@ -11,7 +11,6 @@ import pytest
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import ServiceBusConnectionError
 
-from emulator.amqp import Limits
 from emulator.amqp.performatives import Close, Detach, Flow, Open
 from emulator.connection_rules import ConnectionRules
 from emulator.host import connection_string
@@ -25,9 +24,9 @@ SHORT = 0.4
 
 
 @asynccontextmanager
-async def serving(rules: ConnectionRules, *, idle_timeout_ms: int = 240_000) -> AsyncIterator[int]:
+async def serving(rules: ConnectionRules) -> AsyncIterator[int]:
     """The port of a server that keeps these rules."""
-    server = AmqpServer(Broker([QueueSettings("q")]), limits=Limits(idle_timeout_ms=idle_timeout_ms), rules=rules)
+    server = AmqpServer(Broker([QueueSettings("q")]), rules=rules)
     try:
         yield await server.start(HOST, 0)
     finally:
@@ -108,7 +107,7 @@ async def test_an_idle_link_is_detached_and_one_in_use_is_not() -> None:
 
 async def test_a_silent_peer_is_closed_and_one_with_heartbeats_is_not() -> None:
     async with (
-        serving(ConnectionRules(), idle_timeout_ms=int(SHORT * 1000)) as port,
+        serving(ConnectionRules(idle_timeout_seconds=SHORT)) as port,
         client(port) as (silent, _),
         client(port) as (beating, _),
     ):

@@ -109,9 +109,3 @@ def test_messages_of_the_peer_are_use(watched: Watched) -> None:
     watched.say(watched.peer.say(Transfer(0, 0, b"1", 0, settled=True), payload=b"a message"))
     assert watched.passes(600) == ([], None)
     assert watched.passes(1) == (["link"], None)
-
-
-@pytest.mark.parametrize("name", ["max_connections", "first_link_within_seconds", "idle_link_seconds"])
-def test_a_rule_that_cannot_be_kept_is_refused_by_name(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be above 0"):
-        ConnectionRules(**{name: 0})
