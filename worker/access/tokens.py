@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +17,8 @@ from worker.access.principal import Principal
 from worker.errors import Refused
 
 _MAX_KID_CHARACTERS = 256
+_MOST_KNOWN = 2000
+"""Tokens whose signature need not be checked again; some 3 KB each."""
 _LAST_MOMENT = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -65,6 +69,7 @@ class EntraAuthority:
         self._skew = skew_seconds
         self._max_age = timedelta(seconds=max_age_seconds)
         self._now = now
+        self._known: OrderedDict[bytes, _Verified] = OrderedDict()
 
     async def prove(self, claim: SecretStr | None, enqueued_at: datetime) -> Proven:
         """The proven sender. Raises `Refused` for a claim that does not hold, `NotKnownYet` if keys cannot be had."""
@@ -73,15 +78,32 @@ class EntraAuthority:
         if self._now() - enqueued_at > self._max_age:
             raise Refused("request_too_old", f"The request is older than {self._max_age}; send it again.")
         try:
-            token = jws.read(claim.get_secret_value())
-            claims = jws.members(token.payload)
-            issuer = self._issuer(claims)
-            token.require_signature(await self._key(token, issuer), self._algorithms)
+            verified = await self._verified(claim.get_secret_value())
         except jws.BadToken as error:
             raise Refused("claim_invalid", f"The claim {error}.") from None
+        self._require(verified.token, verified.issuer, enqueued_at.timestamp())
+        return Proven(verified.principal, verified.claims, verified.token.exp)
+
+    async def _verified(self, text: str) -> _Verified:
+        """Senders use a token more than once; its signature need not be checked again while its key is published."""
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        before = self._known.get(digest)
+        if before is not None and await self._keys.find(before.issuer, before.key.kid) == before.key:
+            self._known.move_to_end(digest)
+            return before
+        verified = self._known[digest] = await self._verify(text)
+        if len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
+        return verified
+
+    async def _verify(self, text: str) -> _Verified:
+        token = jws.read(text)
+        claims = jws.members(token.payload)
+        issuer = self._issuer(claims)
+        key = await self._key(token, issuer)
+        token.require_signature(key, self._algorithms)
         access = _access_token(claims)
-        self._require(access, issuer, enqueued_at.timestamp())
-        return Proven(_principal(access), claims, access.exp)
+        return _Verified(issuer, key, access, _principal(access), claims)
 
     def _issuer(self, claims: Claims) -> Issuer:
         name = claims.get("iss")
@@ -155,6 +177,17 @@ class _AccessToken(BaseModel):
         if self.idtyp is not None:
             return "app" if self.idtyp == "app" else None
         return "app" if self.sub == self.oid and (self.azp or self.appid) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A token that was signed as it must be. Audience and times are judged each time it is used."""
+
+    issuer: Issuer
+    key: jws.SigningKey
+    token: _AccessToken
+    principal: Principal
+    claims: Claims = field(repr=False)
 
 
 def _access_token(claims: Claims) -> _AccessToken:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,7 +16,7 @@ from emulator.issuer import Issuer as TokenIssuer
 from emulator.issuer import TokenRequest, object_id_of
 from emulator.wrong import wrong_tokens
 from worker.access.issuer import Issuer, issuers
-from worker.access.jws import SigningKey
+from worker.access.jws import Jws, SigningKey
 from worker.access.keys import published_key
 from worker.access.principal import Principal
 from worker.access.tokens import EntraAuthority
@@ -203,3 +203,66 @@ async def test_no_claim_is_missing() -> None:
 
 async def test_a_token_of_another_tenants_is_refused_whoever_signed_it() -> None:
     assert await refusal(minted(tenant=uuid.uuid4())) == "claim_issuer"
+
+
+# --- tokens that come again --------------------------------------------------------------------------------------
+
+
+class Withdrawable:
+    """Published keys that can be taken back, and how often they were asked for."""
+
+    def __init__(self) -> None:
+        self.there = True
+
+    async def find(self, issuer: Issuer, kid: str) -> SigningKey | None:
+        return await Published().find(issuer, kid) if self.there else None
+
+
+def with_keys(keys: Withdrawable) -> EntraAuthority:
+    return EntraAuthority(
+        keys,
+        issuers=issuers([TENANT], authority=AUTHORITY, authority_v1=AUTHORITY),
+        audiences=[AUDIENCE],
+        algorithms=["RS256"],
+        skew_seconds=SKEW,
+        max_age_seconds=DAY,
+        now=lambda: datetime.now(UTC),
+    )
+
+
+async def test_a_signature_is_checked_once_while_its_key_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks: list[Jws] = []
+    check = Jws.require_signature
+
+    def counted(self: Jws, key: SigningKey, algorithms: Collection[str]) -> None:
+        checks.append(self)
+        check(self, key, algorithms)
+
+    monkeypatch.setattr(Jws, "require_signature", counted)
+    one, token, other = with_keys(Withdrawable()), SecretStr(minted()), SecretStr(minted())
+    proven = [await one.prove(claim, datetime.now(UTC)) for claim in (token, token, other, token)]
+    assert len(checks) == 2
+    assert proven[0] == proven[1] == proven[3]
+
+
+async def test_a_token_that_held_before_is_still_judged_by_its_key_and_its_time() -> None:
+    keys = Withdrawable()
+    one, token = with_keys(keys), SecretStr(minted(lifetime_seconds=600))
+    now = datetime.now(UTC)
+    await one.prove(token, now)
+    with pytest.raises(Refused) as late:
+        await one.prove(token, now + timedelta(seconds=600 + SKEW + 2))
+    keys.there = False
+    with pytest.raises(Refused) as withdrawn:
+        await one.prove(token, now)
+    assert (late.value.code, withdrawn.value.code) == ("claim_expired", "claim_invalid")
+
+
+async def test_a_token_that_did_not_hold_is_looked_at_again() -> None:
+    keys = Withdrawable()
+    keys.there = False
+    one, token = with_keys(keys), SecretStr(minted())
+    with pytest.raises(Refused):
+        await one.prove(token, datetime.now(UTC))
+    keys.there = True
+    assert (await one.prove(token, datetime.now(UTC))).principal.oid == ADA
