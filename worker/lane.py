@@ -107,7 +107,8 @@ class Lane:
         try:
             async with self._kept_locked(receiver, delivery):
                 outcome = await self._send(await self._outcome(delivery))
-            await self._settle(receiver, delivery, outcome)
+            async with self._told(outcome):
+                await self._settle(receiver, delivery, outcome)
         except LockLost:
             self._say(
                 logging.WARNING,
@@ -133,8 +134,20 @@ class Lane:
                     return await self._send(otherwise)
             case (Reply() as reply) | DeadLetter(reply=Reply() as reply):
                 await self._sent(self._replies.publish(reply))
-                await self._journey.told(reply)
         return outcome
+
+    @contextlib.asynccontextmanager
+    async def _told(self, outcome: Outcome) -> AsyncIterator[None]:
+        """Mark a result as told while the block runs: neither waits for the other, and either may be repeated."""
+        match outcome:
+            case (Reply() as reply) | DeadLetter(reply=Reply() as reply):
+                telling = asyncio.create_task(self._journey.told(reply), name=f"{self.name} told")
+                try:
+                    yield
+                finally:
+                    await telling
+            case _:
+                yield
 
     async def _sent(self, sending: Coroutine[Any, Any, None]) -> None:
         """Raises `BusTrouble` if the worker was stopped before the queue accepted."""

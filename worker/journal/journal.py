@@ -210,7 +210,9 @@ class Journal:
     async def _write(self, key: str, changed: Entry, version: str | None) -> str | None:
         data = document.dump(changed)
         self._recent.drop(key)
-        written = await self._store.write(key, data, version, changed.expires)
+        # After a power cut, a result that was not kept is `unknown`; a call that was not kept would be made again.
+        lasting = changed.state != "concluded"
+        written = await self._store.write(key, data, version, changed.expires, lasting=lasting)
         if written is not None and len(data) <= _RECENT_BYTES:
             self._recent.put(key, changed, written)
         return written

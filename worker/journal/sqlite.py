@@ -1,7 +1,7 @@
 """The journal's documents in an SQLite file: for all workers on one machine, with nothing to install.
 
-One thread owns the connection. Operations that wait at the same time share one transaction, so that they share its
-fsync. The file must lie on a local disk: WAL mode needs shared memory, which network file systems do not give
+One thread owns the connection. Operations that wait at the same time share one transaction, and so its wait for the
+disk. The file must lie on a local disk: WAL mode needs shared memory, which network file systems do not give
 (sqlite.org, "Write-Ahead Logging").
 """
 
@@ -44,6 +44,8 @@ Work = Callable[[sqlite3.Connection], Any]
 @dataclass(frozen=True, slots=True)
 class _Job:
     work: Work
+    lasting: bool
+    """It must outlive a power cut."""
     done: Future[Any] = field(default_factory=Future)
 
 
@@ -68,11 +70,15 @@ class SqliteStore:
         found: Stored | None = await self._done(lambda connection: _read(connection, key))
         return found
 
-    async def write(self, key: str, document: bytes, version: str | None, expires: datetime) -> str | None:
+    async def write(
+        self, key: str, document: bytes, version: str | None, expires: datetime, *, lasting: bool = True
+    ) -> str | None:
         """See `Store.write`."""
         if len(document) > _MOST_BYTES:
             raise TooLarge
-        written: str | None = await self._done(lambda connection: _write(connection, key, document, version, expires))
+        written: str | None = await self._done(
+            lambda connection: _write(connection, key, document, version, expires), lasting=lasting
+        )
         return written
 
     async def purge(self, now: datetime, most: int) -> int:
@@ -86,10 +92,10 @@ class SqliteStore:
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    async def _done(self, work: Work) -> Any:
+    async def _done(self, work: Work, *, lasting: bool = False) -> Any:
         if self._closed:
             raise NotKnownYet("journal_unavailable", "the journal is closed")
-        job = _Job(work)
+        job = _Job(work, lasting)
         self._jobs.put(job)
         return await asyncio.wrap_future(job.done)  # a job whose caller is gone before it is begun is not begun
 
@@ -116,10 +122,12 @@ class SqliteStore:
 
 
 def _together(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
-    """Do the jobs in one transaction: all of them, or none. Nobody hears of success before it is on the disk."""
+    """Do the jobs in one transaction: all of them, or none. Nobody hears of success before it is kept."""
     if not jobs:
         return
     try:
+        # In WAL mode only FULL waits for the disk at each commit (sqlite.org, "PRAGMA synchronous"), and that is dear.
+        connection.execute(f"PRAGMA synchronous = {'FULL' if any(job.lasting for job in jobs) else 'NORMAL'}")
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             results = [job.work(connection) for job in jobs]

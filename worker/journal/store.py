@@ -26,8 +26,12 @@ class Store(Protocol):
         """None if there is no such document. `key` is of hex digits."""
         ...
 
-    async def write(self, key: str, document: bytes, version: str | None, expires: datetime) -> str | None:
-        """Put `document` in the place of `version` (None: of nothing); durable on return.
+    async def write(
+        self, key: str, document: bytes, version: str | None, expires: datetime, *, lasting: bool = True
+    ) -> str | None:
+        """Put `document` in the place of `version` (None: of nothing); on return it outlives the process.
+
+        `lasting`: it outlives a power cut too, which may cost more.
 
         Returns its own version, or None if the place was not as expected: nothing is written then. Raises `TooLarge`.
         """

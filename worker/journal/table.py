@@ -107,8 +107,10 @@ class TableStore:
                 return None
             return Stored(_joined(entity), str(entity.metadata["etag"]))
 
-    async def write(self, key: str, document: bytes, version: str | None, expires: datetime) -> str | None:
-        """See `Store.write`."""
+    async def write(
+        self, key: str, document: bytes, version: str | None, expires: datetime, *, lasting: bool = True
+    ) -> str | None:
+        """See `Store.write`. Whatever Azure has accepted lasts."""
         entity = _entity(key, document, expires)
         await self._prepare()
         with self._told_apart():
