@@ -36,7 +36,10 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonValue:
         raise
     except ValueError:  # the interpreter's own limit for digits of an integer
         raise NotJson("has a number with too many digits") from None
-    return checked(value, max_depth=max_depth)
+    _require_shallow(value, max_depth)
+    if "\\u" in text:  # only an escape can stand for a lone surrogate
+        dump(value)
+    return value
 
 
 def dump(value: JsonValue) -> bytes:
@@ -53,15 +56,18 @@ def dump(value: JsonValue) -> bytes:
 
 def checked(value: JsonValue, *, max_depth: int = MAX_DEPTH) -> JsonValue:
     """The value itself. Raises `NotJson` if it cannot travel: nested too deep, or not expressible (see `dump`)."""
+    _require_shallow(value, max_depth)
+    dump(value)
+    return value
+
+
+def _require_shallow(value: JsonValue, max_depth: int) -> None:
     level: list[JsonValue] = [value]
     for _ in range(max_depth + 1):
         level = [inner for outer in level for inner in _inside(outer)]
         if not level:
-            break
-    else:
-        raise NotJson(f"is nested more than {max_depth} deep")
-    dump(value)
-    return value
+            return
+    raise NotJson(f"is nested more than {max_depth} deep")
 
 
 Json = Annotated[JsonValue, AfterValidator(checked)]
