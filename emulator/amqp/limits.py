@@ -16,9 +16,9 @@ class Limits:
     """The highest channel number, so one less than the sessions of a connection."""
     handle_max: int = 255
     """The highest link handle, so one less than the links of a session."""
-    max_message_size: int = 1_048_576
+    max_message_size: int = 104_857_600
     """Bytes of one incoming message; a link may set a lower bound when it is accepted."""
-    max_buffered_bytes: int = 67_108_864
+    max_buffered_bytes: int = 134_217_728
     """Bytes of all incoming messages that are not complete yet."""
     incoming_window: int = 65_536
     """Transfer frames a peer may send on a session before it must wait; refilled when half of it is used."""

@@ -20,6 +20,7 @@ _LOCKED_UNTIL = Symbol("com.microsoft:locked-until-utc")
 _MAX_BATCH_SIZE = Symbol("com.microsoft:max-message-batch-size")
 _TICKS_AT_EPOCH = 621_355_968_000_000_000
 _DEFAULT_WAIT_SECONDS = 60.0
+_REQUEST_BYTES = 1024 * 1024
 
 
 def address(link: Link) -> Address:
@@ -65,9 +66,9 @@ def session_wait_seconds(link: Link) -> float:
     return float(value) / 1000 if isinstance(value, int) else _DEFAULT_WAIT_SECONDS
 
 
-def accept_request(link: Link) -> None:
-    """Accept a link to or from `$cbs` or `$management`."""
-    link.accept(max_message_size=None)
+def accept_request(link: Link, settings: QueueSettings | None) -> None:
+    """Accept a link to or from `$cbs`, or the `$management` node of a queue: messages to be scheduled come there."""
+    link.accept(max_message_size=_REQUEST_BYTES + (settings.max_message_bytes if settings is not None else 0))
 
 
 def accept_sender(link: Link, settings: QueueSettings) -> None:

@@ -26,6 +26,7 @@ from emulator.amqp.serial import advance
 from emulator.servicebus import attachment
 from emulator.servicebus.addresses import Address, Node
 from emulator.servicebus.broker import Broker
+from emulator.servicebus.config import QueueSettings
 from emulator.servicebus.consumer import Consumer
 from emulator.servicebus.errors import DETACH_FORCED, NOT_ALLOWED, TIMEOUT, ServiceBusError
 from emulator.servicebus.faults import At
@@ -173,19 +174,19 @@ class Endpoint:
 
     def _open(self, link: Link, address: Address) -> None:
         if address.node is Node.CBS:
-            self._open_request(link, address)
+            self._open_request(link, address, None)
             return
         queue = self._broker.find(address.entity)
         self._broker.faults.strike(At.ATTACH, address.entity)
         if address.node is Node.MANAGEMENT:
-            self._open_request(link, address)
+            self._open_request(link, address, queue.settings)
         elif link.peer_is_sender:
             self._open_sender(link, queue)
         else:
             self._open_receiver(link, queue)
 
-    def _open_request(self, link: Link, address: Address) -> None:
-        attachment.accept_request(link)
+    def _open_request(self, link: Link, address: Address, settings: QueueSettings | None) -> None:
+        attachment.accept_request(link, settings)
         if link.peer_is_sender:
             replies = lambda: self._reply_links(link.session, address)  # noqa: E731 - a def would say no more
             self._parts[link] = RequestLink(link, address, self._broker, replies)

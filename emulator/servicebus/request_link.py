@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emulator.amqp import Accepted, Link, MessageReceived
+from emulator.amqp import Accepted, Error, Link, MessageReceived, Rejected
 from emulator.servicebus import cbs, management, requests
 from emulator.servicebus.addresses import Address, Node
 from emulator.servicebus.broker import Broker
-from emulator.servicebus.errors import ServiceBusError
+from emulator.servicebus.errors import MESSAGE_SIZE_EXCEEDED, NOT_ALLOWED, ServiceBusError
 from emulator.servicebus.faults import At
 from emulator.servicebus.requests import ReplyLink, Request, Response
 
@@ -26,17 +26,28 @@ class RequestLink:
         link.grant(_CREDIT)
 
     def received(self, event: MessageReceived) -> None:
-        """A request: accept the transfer first, answer at once."""
-        if not event.settled:
-            self._link.session.settle(True, event.delivery_id, event.delivery_id, Accepted())
+        """A request: accept the transfer first, answer at once. What cannot be answered is rejected."""
         self._link.grant(_CREDIT)
         try:
-            request = requests.read(event.payload)
-        except ServiceBusError:
-            return  # it names nobody to answer
+            request, reply_link = self._read(event)
+        except ServiceBusError as error:
+            self._settle(event, Rejected(Error(error.condition, error.description, {})))
+            return
+        self._settle(event, Accepted())
+        reply_link.send(requests.write(request, self._answer(request)))
+
+    def _read(self, event: MessageReceived) -> tuple[Request, ReplyLink]:
+        if event.oversize:
+            raise ServiceBusError(MESSAGE_SIZE_EXCEEDED, "The request is too large.")
+        request = requests.read(event.payload)
         reply_link = requests.choose(self._replies(), request.reply_to)
-        if reply_link is not None:
-            reply_link.send(requests.write(request, self._answer(request)))
+        if reply_link is None:
+            raise ServiceBusError(NOT_ALLOWED, "There is no link to answer on: attach one that receives from here.")
+        return request, reply_link
+
+    def _settle(self, event: MessageReceived, state: Accepted | Rejected) -> None:
+        if not event.settled:
+            self._link.session.settle(True, event.delivery_id, event.delivery_id, state)
 
     def _answer(self, request: Request) -> Response:
         if self._address.node is Node.CBS:

@@ -15,7 +15,8 @@ from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings
 from emulator.servicebus.errors import NOT_FOUND, ServiceBusError
 from emulator.servicebus.requests import Request, Response
-from tests.unit.servicebus.rig import START, Rig, section, token
+from tests.unit.servicebus.client import sections
+from tests.unit.servicebus.rig import START, Rig, body, section, token
 
 
 def ask(rig: Rig, operation: str, body: object) -> Response:
@@ -79,6 +80,7 @@ def test_a_refusal_is_an_answer_with_the_services_status(
         ("renew-lock", {"lock-tokens": ["not a uuid"]}, "'lock-tokens' must be a list of UUID"),
         ("cancel-scheduled-message", {"sequence-numbers": 5}, "'sequence-numbers' must be a list of int"),
         ("set-session-state", {"session-id": "s", "session-state": "text"}, "'session-state' must be a bytes"),
+        ("batch-delete-messages", {"message-count": 0, "enqueued-time-utc": 1}, "'message-count' must be 1 or more"),
         ("schedule-message", {"messages": [{"message-id": "m"}]}, "must hold a 'message' of bytes"),
         ("schedule-message", {"messages": [to_schedule(None)]}, "no time to schedule it at"),
         ("update-disposition", {"disposition-status": "eaten", "lock-tokens": []}, "'disposition-status' must be one"),
@@ -150,6 +152,61 @@ def test_sessions_are_listed_under_the_services_misspelt_key() -> None:
     assert told(late) == (204, None)
 
 
+def test_a_peeked_message_may_come_without_its_body() -> None:
+    rig = Rig()
+    rig.send("a long text")
+    whole, bare = (
+        content(ask(rig, "peek-message", {"from-sequence-number": 1, "message-count": 1, "omit-message-body": omit}))
+        for omit in (False, True)
+    )
+    assert sections(whole["messages"][0]["message"])[DATA] == b"a long text"
+    assert sections(bare["messages"][0]["message"])[DATA] == b""
+
+
+def test_old_messages_are_deleted_many_at_a_time_but_not_those_someone_holds() -> None:
+    rig = Rig()
+    rig.send("held", "old", "older")
+    rig.receiver(1)
+    rig.passes(10)
+    rig.send("new")
+    cutoff = Timestamp(int((START + 5) * 1000))
+    asked = {"message-count": Int(100), "enqueued-time-utc": cutoff}
+    assert content(ask(rig, "batch-delete-messages", asked)) == {"message-count": 2}
+    assert told(ask(rig, "batch-delete-messages", asked)) == (204, None)
+    assert [body(one) for one in rig.queue.peek(1, 9, None)] == [b"held", b"new"]
+
+
+@pytest.mark.parametrize("operation", ["add-rule", "remove-rule", "enumerate-rules"])
+def test_rules_are_refused_by_name(operation: str) -> None:
+    answer = ask(Rig(), operation, {"rule-name": "r"})
+    assert told(answer) == (501, "amqp:not-implemented")
+    assert "subscriptions" in str(answer.properties["statusDescription"])
+
+
+def test_what_concerns_a_session_needs_its_lock_and_its_name() -> None:
+    rig = Rig(requires_session=True, lock_seconds=30.0)
+    rig.send("a", "b", session_id="s")
+    _, taker = rig.session("s")
+    rig.queue.defer(token(taker.taken[0]), {})
+    deferred = {"sequence-numbers": [1]}
+    assert told(ask(rig, "receive-by-sequence-number", deferred)) == (400, "amqp:not-allowed")
+    assert told(ask(rig, "receive-by-sequence-number", deferred | {"session-id": "s"})) == (200, None)
+    settled = {"disposition-status": "completed", "lock-tokens": [token(taker.taken[1])], "session-id": "s"}
+    rig.passes(30, unnoticed=True)
+    for operation, asked in (
+        ("receive-by-sequence-number", deferred | {"session-id": "s"}),
+        ("update-disposition", settled),
+    ):
+        assert told(ask(rig, operation, asked)) == (410, "com.microsoft:session-lock-lost")
+
+
+def test_a_sessions_state_is_no_larger_than_a_message() -> None:
+    rig = Rig(requires_session=True, max_message_bytes=1000)
+    rig.session("s")
+    large = {"session-id": "s", "session-state": b"x" * 1001}
+    assert told(ask(rig, "set-session-state", large)) == (403, "amqp:link:message-size-exceeded")
+
+
 # --- the envelope ------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +266,7 @@ def test_a_request_for_nothing_or_for_another_operation_is_a_bad_one() -> None:
         ("/Q/", Node.ENTITY, "q"),
         ("amqps://127.0.0.1:5672/Flow-Requests", Node.ENTITY, "flow-requests"),
         ("sb://host/a/b", Node.ENTITY, "a/b"),
+        ("t/Subscriptions/S/$management", Node.SUBSCRIPTION, "t/subscriptions/s/$management"),
         ("q/$DeadLetterQueue", Node.ENTITY, "q/$deadletterqueue"),
         ("q/$management", Node.MANAGEMENT, "q"),
         ("amqps://host/q/$DeadLetterQueue/$management", Node.MANAGEMENT, "q/$deadletterqueue"),
