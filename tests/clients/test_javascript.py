@@ -9,6 +9,7 @@ import pytest
 from tests.clients.harness import JsonObject, Outcomes, checks_of, queues_for, run_node, running
 
 CHECKS = checks_of("node/service_bus.mjs")
+TROUBLE = checks_of("node/trouble.mjs")
 PROPERTIES: dict[str, JsonObject] = {
     "a_dead_letter_is_forwarded_with_its_source": {"ForwardDeadLetteredMessagesTo": "elsewhere"},
     "a_duplicate_is_dropped": {"RequiresDuplicateDetection": True},
@@ -61,3 +62,9 @@ def test_over_tls(transport: str, tmp_path: Path) -> None:
     with running(tmp_path, queues_for(OVER_TLS), *tls) as emulator:
         trust = {"TRANSPORT": transport, "NODE_EXTRA_CA_CERTS": emulator["ca_certificate"]}
         assert run_node("service_bus", emulator, trust, OVER_TLS) == dict.fromkeys(OVER_TLS)
+
+
+@pytest.mark.parametrize("check", TROUBLE)
+def test_trouble(check: str, tmp_path: Path) -> None:
+    with running(tmp_path, queues_for(TROUBLE)) as emulator:
+        assert run_node("trouble", emulator, only=[check])[check] is None
