@@ -64,10 +64,18 @@ class DeadLetterWatch:
         waiting = False
         async with self._bus.dead_letter_queue(self._queue) as dead:
             async for letter in dead.peek(from_sequence=self._next):
-                waiting = waiting or not await self._answered(letter)
+                waiting = not await self._answered_or_left(letter) or waiting
                 if not waiting:
                     done_until = letter.message.sequence_number + 1
         self._next = done_until
+
+    async def _answered_or_left(self, letter: DeadLettered) -> bool:
+        """As `_answered`; whatever is in the way of one letter is its own trouble."""
+        try:
+            return await self._answered(letter)
+        except Exception as trouble:  # noqa: BLE001 - or nobody behind this letter would ever be answered
+            log(_log, logging.WARNING, "deadletter.waits", f"A dead-lettered request is answered later: {trouble}")
+            return False
 
     async def _answered(self, letter: DeadLettered) -> bool:
         """Whether nothing is left to be told of this one."""

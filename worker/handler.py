@@ -240,6 +240,9 @@ class Handler:
             happened = await self._caller.poll(flow, status_url, token=token)
         except CallFailed as failure:
             happened = failure
+        except Exception:  # noqa: BLE001 - a look that fails is counted, so that it comes to an end
+            log(_log, logging.ERROR, "call.fault", "A look at a run met a fault in the worker.")
+            happened = CallFailed("internal_error", "A fault in the worker.", may_have_run=False, is_flows=False)
         return judge_poll(happened, flow, status_url=status_url, now=self._now(), fresh_token=errand.fresh_token)
 
     async def _release(self, claim: Claim) -> None:

@@ -129,4 +129,5 @@ def remedy(code: str | None, status: int) -> str:
 
 
 def _text(value: JsonValue) -> str | None:
-    return value if isinstance(value, str) and value else None
+    """What travels as text: a lone surrogate, which JSON can express, does not."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None

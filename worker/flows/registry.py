@@ -44,7 +44,7 @@ class Flow:
             rule = f"'{fault.validator}': {_shown(fault.validator_value)}"
             raise Refused(
                 "input_schema_mismatch",
-                f"The input does not fit the schema of '{self.name}': {fault.json_path} fails {rule}.",
+                f"The input does not fit the schema of '{self.name}': {_shown(fault.json_path)} fails {rule}.",
             )
 
 

@@ -58,6 +58,8 @@ class Holder:
     number: int
     """Of the step that is being done."""
     until: datetime
+    after_lost: bool = False
+    """It was taken over from one who never said what became of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Entry:
     expires: datetime
     """From then on it is as if the entry were not there."""
     holder: Holder | None = None
+    lost: bool = False
+    """It was given back, and nobody knows what became of the last call."""
     step: Step | None = None
     result: FlowResult | None = field(default=None, repr=False)
     told_for: str | None = None
@@ -158,7 +162,7 @@ def begin(
         return _begin_held(entry, entry.holder, subject, bid, rules)
     if entry.state == "waiting" and entry.step is not None:
         return _begin_waiting(entry, entry.step, subject, bid, rules)
-    return _taken(entry, subject, bid, rules)
+    return _taken(entry, subject, bid, rules, interrupted=entry.lost)
 
 
 def _begin_held(entry: Entry, holder: Holder, subject: Subject, bid: Bid, rules: Rules) -> Taken | Busy:
@@ -184,7 +188,7 @@ def _taken(
     step = entry.step if entry.step is not None and entry.step.number >= subject.number else None
     # Who takes over a step acts as its continuation: should that come after all, it must find itself at work.
     number = max(subject.number, step.number if step else 0)
-    calls = max(entry.calls, bid.calls)
+    calls = max(entry.calls, bid.calls) - entry.lost  # who gave it back had counted the call that was lost
     may_have_called = interrupted and (step is None or step.kind == "call")
     until = bid.now + bid.lease
     changed = replace(
@@ -192,7 +196,8 @@ def _taken(
         origin=subject.origin,
         state="calling",
         calls=calls + may_have_called,
-        holder=Holder(bid.token, number, until),
+        holder=Holder(bid.token, number, until, after_lost=may_have_called),
+        lost=False,
         step=step,
     )
     what: What = "taken over" if taken_over else "begun"
@@ -218,7 +223,9 @@ def release(current: Entry | None, held: Entry, now: datetime, rules: Rules) -> 
     entry = _ours(live(current, now), held)
     if entry is None:
         return None
-    changed = replace(entry, state="released", holder=None)
+    # Nothing was called under this claim; but whoever comes next must hear of a call that was lost before it.
+    lost = held.holder is not None and held.holder.after_lost
+    changed = replace(entry, state="released", holder=None, lost=lost)
     return _with_event(changed, Event(now, "released", _number(held)), now + rules.retention)
 
 

@@ -103,6 +103,17 @@ def test_a_request_that_was_given_back_may_be_begun_anew() -> None:
     assert not taken(entry, who="other").interrupted
 
 
+def test_a_call_that_was_lost_is_not_forgotten_when_the_claim_after_it_is_given_back() -> None:
+    """Else a flow that must not be called twice would be."""
+    lost = taken(None).entry
+    held = taken(lost, now=LATER).entry
+    for _ in range(3):
+        again = taken(release(held, held, LATER, RULES), who="other", now=LATER)
+        assert (again.interrupted, again.calls) == (True, 0)
+        held = again.entry
+    assert taken(held, now=LATER + LEASE).calls == 1  # the lost call; the one under way may be another
+
+
 # --- a request somebody is at ------------------------------------------------------------------------------------
 
 

@@ -471,3 +471,8 @@ def test_nothing_sends_a_flow_that_is_not_idempotent_a_second_call_after_a_run(s
             verdict = judged(answer(status, body, run=RUN, location=location))
             assert verdict.kind is not Kind.RETRY, body
             assert (verdict.error is None) == (verdict.kind in {Kind.SUCCEEDED, Kind.ACCEPTED})
+
+
+def test_an_error_that_cannot_travel_as_text_is_told_as_far_as_it_can() -> None:
+    said = platform.read(b'{"error": {"code": "Bad\\ud800", "message": "\\udfff!"}}')
+    assert (said.code, said.message) == ("Bad?", "?!")
