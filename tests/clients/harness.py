@@ -76,10 +76,14 @@ def run_node(
 
 
 def run_python(
-    module: str, emulator: JsonObject, environment: Mapping[str, str] | None = None, python: str = sys.executable
+    module: str,
+    emulator: JsonObject,
+    environment: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
+    python: str = sys.executable,
 ) -> Outcomes:
-    """Run a module's checks with a Python."""
-    return _run([python, "run.py", module], HERE / "python", emulator, environment)
+    """Run a module's checks, or only some, with a Python."""
+    return _run([python, "run.py", module, *only], HERE / "python", emulator, environment)
 
 
 def from_pip(requirement: str) -> Path:

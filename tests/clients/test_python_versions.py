@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.clients.harness import Outcomes, checks_of, from_pip, queues_for, run_python, running
@@ -26,13 +28,21 @@ def test_an_old_release(check: str, old_release: Outcomes) -> None:
 @pytest.fixture(scope="module")
 def over_uamqp(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """What the present release said over its old transport."""
-    transport = from_pip("uamqp==1.6.11")
-    folder = tmp_path_factory.mktemp("uamqp")
-    tls = ("--amqps-port", "0", "--certificates", str(folder))
-    with running(folder, queues_for(CHECKS), *tls) as emulator:
-        return run_python("service_bus", emulator, {"PYTHONPATH": str(transport), "UAMQP": "1"})
+    return by_uamqp("amqps", tmp_path_factory.mktemp("uamqp"))
+
+
+def by_uamqp(transport: str, folder: Path, *only: str) -> Outcomes:
+    release = from_pip("uamqp==1.6.11")
+    options = (f"--{transport}-port", "0", "--certificates", str(folder))
+    with running(folder, queues_for(CHECKS), *options) as emulator:
+        return run_python("service_bus", emulator, {"PYTHONPATH": str(release), "UAMQP": transport}, only)
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_over_uamqp_and_tls(check: str, over_uamqp: Outcomes) -> None:
     assert over_uamqp[check] is None, over_uamqp[check]
+
+
+def test_over_uamqp_and_websocket(tmp_path: Path) -> None:
+    check = "a_session_is_ones_own"
+    assert by_uamqp("wss", tmp_path, check) == {check: None}

@@ -1,6 +1,6 @@
-"""Runs the checks of a module beside this file, all at once, and prints what became of each as a line of JSON.
+"""Runs a module's checks, or only some, all at once, and prints what became of each as a line of JSON.
 
-`python run.py MODULE`. A check is a public function; it gets the running emulator's words (environment variable
+`python run.py MODULE [NAME…]`. A check is a public function; it gets the running emulator's words (environment variable
 EMULATOR, what it prints after `ready`) and a queue named like the check. Whichever Python runs it needs nothing but
 what the module imports.
 """
@@ -36,11 +36,12 @@ async def _finish(done: Any) -> None:
 
 
 def main() -> None:
-    module = importlib.import_module(sys.argv[1])
+    module, only = importlib.import_module(sys.argv[1]), sys.argv[2:]
     checks = {
         name: value
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+        if not only or name in only
     }
     with ThreadPoolExecutor(len(checks)) as threads:
         for line in threads.map(outcome, checks.keys(), checks.values()):

@@ -1,6 +1,6 @@
 """What any version of azure-servicebus must find in the emulator: one check a function, one queue each (see run.py).
 
-With UAMQP=1 the SDK goes over its old transport, the library uamqp, which speaks nothing but TLS.
+With UAMQP=amqps or UAMQP=wss the SDK goes over its old transport, the library uamqp, which speaks nothing but TLS.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ Words = dict[str, Any]
 
 
 def _how_to_connect(emulator: Words) -> Words:
-    if os.environ.get("UAMQP") != "1":
+    over = os.environ.get("UAMQP")
+    if over is None:
         return {"conn_str": emulator["connection_string"], "retry_total": 0}
+    address = emulator[f"{over}_url"].removesuffix("/$servicebus/websocket")
     return {
-        "conn_str": emulator["amqps_connection_string"],
+        # As the cloud's are: the emulator's flag means plain TCP, which uamqp does not speak.
+        "conn_str": emulator["connection_string"].replace("UseDevelopmentEmulator=true;", ""),
         "retry_total": 0,
         "uamqp_transport": True,
-        "transport_type": TransportType.Amqp,
-        "custom_endpoint_address": emulator["amqps_url"],  # it would drop the port of the connection string
+        "transport_type": TransportType.AmqpOverWebsocket if over == "wss" else TransportType.Amqp,
+        "custom_endpoint_address": address,  # it would drop the port of the connection string
         "connection_verify": emulator["ca_certificate"],
     }
 
