@@ -185,6 +185,8 @@ def _set_session_state(queue: Queue, arguments: _Arguments) -> object:
 
 
 def _list_sessions(queue: Queue, arguments: _Arguments) -> object:
+    if not queue.settings.requires_session:
+        raise ServiceBusError(NOT_ALLOWED, f"'{queue.settings.name}' has no sessions")
     skip, top = arguments.whole("skip", 0), arguments.whole("top", 100)
     after = arguments.whole("last-updated-time", _ALL_SESSIONS_MS)
     state_after = None if after == _ALL_SESSIONS_MS else after / 1000

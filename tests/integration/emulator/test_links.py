@@ -1,0 +1,131 @@
+"""The dialect's finer points, as azure-servicebus sees them over links: what is delivered, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from azure.servicebus import (
+    ServiceBusClient,
+    ServiceBusMessage,
+    ServiceBusReceivedMessage,
+    ServiceBusReceiveMode,
+    ServiceBusSender,
+    ServiceBusSubQueue,
+)
+from azure.servicebus.amqp import AmqpAnnotatedMessage
+from azure.servicebus.exceptions import (
+    MessageSizeExceededError,
+    MessagingEntityDisabledError,
+    MessagingEntityNotFoundError,
+    ServiceBusError,
+)
+
+from emulator.servicebus.config import Status
+from emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
+
+MEGABYTE = 1024 * 1024
+QUEUES = (
+    QueueSettings("plain"),
+    QueueSettings("large", max_message_bytes=4 * MEGABYTE),
+    QueueSettings("closing"),
+    QueueSettings("forwarding", forward_to="plain"),
+)
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[ServiceBus]:
+    with emulator_in_thread(*QUEUES) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(bus: ServiceBus) -> Iterator[ServiceBusClient]:
+    with ServiceBusClient.from_connection_string(bus.connection_string, retry_total=0) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def sender(client: ServiceBusClient) -> Iterator[ServiceBusSender]:
+    with client.get_queue_sender("plain") as one:
+        yield one
+
+
+def received(client: ServiceBusClient, mode: ServiceBusReceiveMode) -> ServiceBusReceivedMessage:
+    """The one message of the queue."""
+    with client.get_queue_receiver("plain", receive_mode=mode) as receiver:
+        [got] = receiver.receive_messages(max_wait_time=5)
+        if mode is ServiceBusReceiveMode.PEEK_LOCK:
+            receiver.complete_message(got)
+    return got
+
+
+@pytest.mark.parametrize("mode", [ServiceBusReceiveMode.PEEK_LOCK, ServiceBusReceiveMode.RECEIVE_AND_DELETE])
+def test_header_and_annotations_are_the_services_own(
+    client: ServiceBusClient, sender: ServiceBusSender, mode: ServiceBusReceiveMode
+) -> None:
+    locked = mode is ServiceBusReceiveMode.PEEK_LOCK
+    sender.send_messages(ServiceBusMessage("x", time_to_live=timedelta(hours=1), partition_key="p"))
+    raw = received(client, mode).raw_amqp_message
+    assert raw.header is not None
+    assert (raw.header.delivery_count, raw.header.time_to_live, raw.header.durable) == (0, 3_600_000, None)
+    assert set(raw.delivery_annotations or {}) == ({b"x-opt-lock-token"} if locked else set())
+    assert set(raw.annotations or {}) == {
+        b"x-opt-enqueued-time",
+        b"x-opt-partition-key",
+        b"x-opt-sequence-number",
+        *({b"x-opt-locked-until"} if locked else ()),
+    }
+
+
+def test_what_the_sender_annotated_and_footed_comes_along(client: ServiceBusClient, sender: ServiceBusSender) -> None:
+    sent = AmqpAnnotatedMessage(
+        data_body=b"x", annotations={"mine": 1}, delivery_annotations={"theirs": 2}, footer={"last": 3}
+    )
+    sender.send_messages(sent)
+    raw = received(client, ServiceBusReceiveMode.RECEIVE_AND_DELETE).raw_amqp_message
+    assert (raw.annotations or {})[b"mine"] == 1
+    assert raw.delivery_annotations == {b"theirs": 2}
+    assert raw.footer == {b"last": 3}
+
+
+def test_where_large_messages_are_taken_they_arrive_and_batches_stay_small(client: ServiceBusClient) -> None:
+    with client.get_queue_sender("large") as large, client.get_queue_receiver("large") as receiver:
+        large.send_messages(ServiceBusMessage(b"x" * 3 * MEGABYTE))
+        [got] = receiver.receive_messages(max_wait_time=5)
+        assert len(b"".join(got.body)) == 3 * MEGABYTE
+        receiver.complete_message(got)
+        assert large.create_message_batch().max_size_in_bytes == MEGABYTE
+        with pytest.raises(MessageSizeExceededError):
+            large.send_messages(ServiceBusMessage(b"x" * 5 * MEGABYTE))
+
+
+def test_a_queue_that_is_disabled_while_it_is_used_says_so(client: ServiceBusClient, bus: ServiceBus) -> None:
+    with client.get_queue_sender("closing") as sender:
+        sender.send_messages(ServiceBusMessage("x"))
+        bus.update_queue("closing", status=Status.SEND_DISABLED)
+        with pytest.raises(ServiceBusError):  # the SDK makes little of a link that goes while it sends
+            sender.send_messages(ServiceBusMessage("x"))
+    with pytest.raises(MessagingEntityDisabledError), client.get_queue_sender("closing"):
+        pass
+    with client.get_queue_receiver("closing") as receiver:
+        assert len(receiver.receive_messages(max_wait_time=5)) == 1
+
+
+def test_what_the_emulator_does_not_have_is_refused_by_name(client: ServiceBusClient) -> None:
+    with (
+        pytest.raises(ServiceBusError, match="Topics, subscriptions and rules are not supported"),
+        client.get_subscription_receiver("topic", "subscription"),
+    ):
+        pass
+    with pytest.raises(MessagingEntityNotFoundError), client.get_topic_sender("topic"):
+        pass
+    with pytest.raises(ServiceBusError, match="forwards to 'plain'"), client.get_queue_receiver("forwarding"):
+        pass
+
+
+def test_the_transfer_dead_letter_queue_is_there_and_empty(client: ServiceBusClient) -> None:
+    below = ServiceBusSubQueue.TRANSFER_DEAD_LETTER
+    with client.get_queue_receiver("plain", sub_queue=below, max_wait_time=1) as receiver:
+        assert list(receiver) == []

@@ -1,0 +1,79 @@
+"""`$management` through azure-servicebus: what is settled, listed and asked for beside the receiver's own link."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from azure.servicebus import ServiceBusClient, ServiceBusMessage
+from azure.servicebus.exceptions import MessageLockLostError, ServiceBusError, SessionLockLostError
+
+from emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
+
+EMPTY = {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 0}
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[ServiceBus]:
+    with emulator_in_thread("plain", QueueSettings("sessions", requires_session=True)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(bus: ServiceBus) -> Iterator[ServiceBusClient]:
+    with ServiceBusClient.from_connection_string(bus.connection_string, retry_total=0) as one:
+        yield one
+
+
+def test_a_message_is_settled_over_another_connection_once_and_not_twice(
+    client: ServiceBusClient, bus: ServiceBus
+) -> None:
+    with client.get_queue_sender("plain") as sender:
+        sender.send_messages([ServiceBusMessage(text) for text in ("complete", "abandon", "bury")])
+    with client.get_queue_receiver("plain") as one:
+        complete, abandon, bury = one.receive_messages(3, max_wait_time=5)
+    with client.get_queue_receiver("plain") as other:
+        other.complete_message(complete)
+        other.abandon_message(abandon)
+        other.dead_letter_message(bury, reason="why")
+        assert bus.counts("plain") == EMPTY | {"active": 1, "dead_lettered": 1}
+        [again] = other.receive_messages(max_wait_time=5)
+        assert (str(again), again.delivery_count) == ("abandon", 1)
+        bus.expire_locks("plain")
+        with pytest.raises(MessageLockLostError):
+            other.renew_message_lock(again)
+
+
+def test_in_a_session_deferred_messages_are_its_holders_until_the_lock_is_lost(
+    client: ServiceBusClient, bus: ServiceBus
+) -> None:
+    with client.get_queue_sender("sessions") as sender:
+        sender.send_messages([ServiceBusMessage("x", session_id="s"), ServiceBusMessage("y", session_id="other")])
+    with client.get_queue_receiver("sessions", session_id="s") as holder:
+        [got] = holder.receive_messages(max_wait_time=5)
+        holder.defer_message(got)
+        assert [str(one) for one in holder.peek_messages(9, sequence_number=1)] == ["x"]
+        with pytest.raises(ServiceBusError, match="no deferred message 2"):
+            holder.receive_deferred_messages([2])
+        [deferred] = holder.receive_deferred_messages([1])
+        bus.expire_locks("sessions")
+        with pytest.raises(SessionLockLostError):
+            holder.complete_message(deferred)
+    assert bus.counts("sessions") == EMPTY | {"active": 1, "deferred": 1}
+
+
+def test_a_session_may_have_no_name_at_all(client: ServiceBusClient) -> None:
+    with client.get_queue_sender("sessions") as sender:
+        sender.send_messages(ServiceBusMessage("nameless", session_id=""))
+    assert "" in list(client.list_queue_sessions("sessions"))
+    with client.get_queue_receiver("sessions", session_id="") as receiver:
+        [got] = receiver.receive_messages(max_wait_time=5)
+        assert str(got) == "nameless"
+        receiver.session.set_state("state")
+        assert receiver.session.get_state() == b"state"
+        receiver.complete_message(got)
+
+
+def test_where_there_are_no_sessions_none_are_listed(client: ServiceBusClient) -> None:
+    with pytest.raises(ServiceBusError, match="'plain' has no sessions"):
+        list(client.list_queue_sessions("plain"))
