@@ -1,0 +1,48 @@
+"""The requests that are worked off: 2 KB each, with a claim of one of several users."""
+
+from __future__ import annotations
+
+import uuid
+
+from azure.servicebus.aio import ServiceBusClient
+from pydantic import JsonValue, SecretStr
+
+from bench.worker.stage import FLOW
+from bench.worker.subjects import REQUESTS
+from contracts.request import FlowRequest
+from contracts.servicebus import to_sdk
+from worker.demo.stage import ROLE, Emulator
+
+USERS = 20
+_BATCH = 50
+_INPUT: JsonValue = {"customer": "Contoso", "note": "x" * 2000}
+
+
+def claims(emulator: Emulator) -> list[SecretStr]:
+    """A token for each user."""
+    return [SecretStr(emulator.mint(f"user-{number}", ROLE)) for number in range(USERS)]
+
+
+def request(claim: SecretStr, session_id: str | None = None) -> FlowRequest:
+    """One request. Its result goes to a session of its own, unless one is given."""
+    identifier = str(uuid.uuid4())
+    return FlowRequest(
+        flow=FLOW,
+        input=_INPUT,
+        claim=claim,
+        message_id=identifier,
+        correlation_id=identifier,
+        reply_to_session_id=session_id or identifier,
+    )
+
+
+async def fill(emulator: Emulator, count: int) -> None:
+    """Put so many requests into the queue, as fast as it takes them."""
+    tokens = claims(emulator)
+    async with (
+        ServiceBusClient.from_connection_string(emulator.connection_string) as client,
+        client.get_queue_sender(REQUESTS) as sender,
+    ):
+        for start in range(0, count, _BATCH):
+            numbers = range(start, min(start + _BATCH, count))
+            await sender.send_messages([to_sdk(request(tokens[one % USERS]).to_message()) for one in numbers])
