@@ -18,7 +18,6 @@ from azure.servicebus.exceptions import (
     MessagingEntityDisabledError,
     ServiceBusQuotaExceededError,
     ServiceBusServerBusyError,
-    SessionCannotBeLockedError,
     SessionLockLostError,
 )
 
@@ -127,9 +126,6 @@ def test_what_is_refused_is_refused_so_often_and_with_that_condition(
 def test_a_link_is_refused_with_any_condition(bus: ServiceBus, client: ServiceBusClient) -> None:
     bus.refuse("attach", "com.microsoft:entity-disabled", queue="plain", times=1)
     with pytest.raises(MessagingEntityDisabledError), client.get_queue_receiver("plain"):
-        pass
-    bus.refuse("attach", "com.microsoft:session-cannot-be-locked", queue="sessions", times=1)
-    with pytest.raises(SessionCannotBeLockedError), client.get_queue_receiver("sessions", session_id="free"):
         pass
 
 
