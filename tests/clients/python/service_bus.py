@@ -80,15 +80,18 @@ def every_settlement_does_what_it_says(emulator: Words, queue: str) -> None:
 
 
 def messages_are_scheduled_cancelled_and_deleted(emulator: Words, queue: str) -> None:
-    with _client(emulator) as client, client.get_queue_sender(queue) as sender:
-        with client.get_queue_receiver(queue, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE) as receiver:
-            kept, cancelled = sender.schedule_messages([ServiceBusMessage("kept"), ServiceBusMessage("not")], _in(60))
-            sender.cancel_scheduled_messages(cancelled)
-            assert [one.sequence_number for one in receiver.peek_messages(5)] == [kept]
-            sender.cancel_scheduled_messages(kept)
-            sender.schedule_messages(ServiceBusMessage("soon"), _in(1))
-            assert [str(one) for one in _receive(receiver, 1)] == ["soon"]
-            assert receiver.peek_messages(5) == []
+    with (
+        _client(emulator) as client,
+        client.get_queue_sender(queue) as sender,
+        client.get_queue_receiver(queue, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE) as receiver,
+    ):
+        kept, cancelled = sender.schedule_messages([ServiceBusMessage("kept"), ServiceBusMessage("not")], _in(60))
+        sender.cancel_scheduled_messages(cancelled)
+        assert [one.sequence_number for one in receiver.peek_messages(5)] == [kept]
+        sender.cancel_scheduled_messages(kept)
+        sender.schedule_messages(ServiceBusMessage("soon"), _in(1))
+        assert [str(one) for one in _receive(receiver, 1)] == ["soon"]
+        assert receiver.peek_messages(5) == []
 
 
 def _in(seconds: float) -> datetime:
