@@ -72,6 +72,7 @@ class Invoker:
         # costs as much as the call.
         self._transport = http_transport(max_connections=max_connections, keepalive_seconds=keepalive_seconds)
         self._timeout = httpx.Timeout(None, connect=connect_seconds).as_dict()
+        self._urls: dict[str, httpx.URL] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,7 +101,10 @@ class Invoker:
         }
         if traceparent:
             headers["traceparent"] = traceparent
-        return await self._request("POST", flow.url, flow.timeout_seconds, headers, to_json(input_))
+        url = self._urls.get(flow.url)
+        if url is None:  # registered flows are few, and parsing is not cheap
+            url = self._urls[flow.url] = httpx.URL(flow.url)
+        return await self._request("POST", url, flow.timeout_seconds, headers, to_json(input_))
 
     async def poll(self, flow: Flow, status_url: str, *, token: str) -> Answer:
         """GET how it stands with a run. Raises `CallFailed`; asking again is safe for every flow.
@@ -118,7 +122,12 @@ class Invoker:
             raise CallFailed(failure.code, failure.message, may_have_run=False) from failure
 
     async def _request(
-        self, method: str, url: str, seconds: float, headers: Mapping[str, str], content: bytes | None = None
+        self,
+        method: str,
+        url: str | httpx.URL,
+        seconds: float,
+        headers: Mapping[str, str],
+        content: bytes | None = None,
     ) -> Answer:
         try:
             async with asyncio.timeout(seconds):
