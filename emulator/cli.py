@@ -46,6 +46,9 @@ def serve(
     amqps_port: Annotated[int | None, typer.Option(min=0, max=65535, help="AMQP over TLS; default: off.")] = None,
     ws_port: Annotated[int | None, typer.Option(min=0, max=65535, help="AMQP over WebSocket; default: off.")] = None,
     wss_port: Annotated[int | None, typer.Option(min=0, max=65535, help="The same over TLS; default: off.")] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Administration and REST over HTTP; default: off.")
+    ] = None,
     certificates: Annotated[
         Path | None,
         typer.Option(
@@ -79,7 +82,7 @@ def serve(
     except ValueError as error:
         _fail(f"--rule: {error}", status=2)
     files = CertificateFiles(certificates, certificate, private_key)
-    endpoints = Endpoints(host, amqp_port, http_port, amqps_port, ws_port, wss_port, files)
+    endpoints = Endpoints(host, amqp_port, http_port, amqps_port, ws_port, wss_port, files, admin_port)
     allow_connections(rules.max_connections)
     try:
         asyncio.run(serve_until_stopped(loaded, endpoints, ready=_say_ready, data=data, rules=rules))

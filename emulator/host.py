@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from emulator import servicebus_faults_api
+from emulator.admin.server import running_admin
 from emulator.certificates import CertificateFiles, server_tls
 from emulator.config import Config
 from emulator.connection_rules import ConnectionRules
@@ -50,6 +51,7 @@ class Endpoints:
     wss_port: int | None = None
     certificates: CertificateFiles = field(default_factory=CertificateFiles)
     """For what speaks TLS."""
+    admin_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,14 @@ class Emulator:
     broker: Broker
     amqp: AmqpServer
     transports: Transports
+    admin_url: str | None = None
 
     def ready(self) -> dict[str, str | None]:
         """What a program needs to use it."""
         return {
             "connection_string": self.connection_string,
             **self.transports.ready(),
-            "admin_url": None,
+            "admin_url": self.admin_url,
             "identity_endpoint": self.web.identity_endpoint,
             "identity_header": self.web.identity_header,
             "issuer": self.web.issuer,
@@ -105,7 +108,15 @@ async def running_emulator(
                     routes=servicebus_faults_api.routes(Control(broker, amqp, clock)),
                 )
             )
-        yield Emulator(connection_string(endpoints.host, amqp_port), web, broker, amqp, transports)
+        admin_url = await _administration(stack, broker, endpoints)
+        yield Emulator(connection_string(endpoints.host, amqp_port), web, broker, amqp, transports, admin_url)
+
+
+async def _administration(stack: AsyncExitStack, broker: Broker, endpoints: Endpoints) -> str | None:
+    if endpoints.admin_port is None:
+        return None
+    with _naming(endpoints.host, endpoints.admin_port, "--admin-port"):
+        return await stack.enter_async_context(running_admin(broker, endpoints.host, endpoints.admin_port))
 
 
 async def _listen(amqp: AmqpServer, endpoints: Endpoints) -> Transports:

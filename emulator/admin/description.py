@@ -1,0 +1,259 @@
+"""`QueueDescription`: the rules of a queue, and how it is doing, in the administration's XML.
+
+The elements come out in the order in which the service writes them; they are taken in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+from emulator.admin import durations
+from emulator.admin.atom import CONNECT, INSTANCE, tag, text
+from emulator.servicebus.config import MAX_LOCK_SECONDS, MAX_TEXT_CHARACTERS, NEVER_SECONDS, QueueSettings, Status
+from emulator.servicebus.errors import ARGUMENT_ERROR, NOT_IMPLEMENTED, ServiceBusError
+from emulator.servicebus.queue import Queue
+
+_COUNTS = "http://schemas.microsoft.com/netservices/2011/06/servicebus"
+_SHORTEST_AUTO_DELETE_SECONDS = 300.0
+_SIZED_SINCE = "2021-05"
+"""The API version from which on the largest message is told."""
+_TAKEN = (
+    "LockDuration",
+    "MaxSizeInMegabytes",
+    "RequiresDuplicateDetection",
+    "RequiresSession",
+    "DefaultMessageTimeToLive",
+    "DeadLetteringOnMessageExpiration",
+    "DuplicateDetectionHistoryTimeWindow",
+    "MaxDeliveryCount",
+    "EnableBatchedOperations",
+    "Status",
+    "ForwardTo",
+    "UserMetadata",
+    "AutoDeleteOnIdle",
+    "EnablePartitioning",
+    "ForwardDeadLetteredMessagesTo",
+    "EnableExpress",
+    "MaxMessageSizeInKilobytes",
+)
+_TOLD_ONLY = frozenset(
+    {
+        "SizeInBytes",
+        "MessageCount",
+        "IsAnonymousAccessible",
+        "CreatedAt",
+        "UpdatedAt",
+        "AccessedAt",
+        "SupportOrdering",
+        "CountDetails",
+        "EntityAvailabilityStatus",
+    }
+)
+"""Clients send them back as they got them; they change nothing."""
+_RULES = "AuthorizationRules"
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """Properties that are kept and shown, and mean nothing here."""
+
+    batched_operations: bool = True
+    partitioning: bool = False
+    express: bool = False
+
+
+def fields(element: ElementTree.Element) -> dict[str, str]:
+    """The properties in a `QueueDescription`, as they are written. Raises `ServiceBusError`, naming what is wrong."""
+    kind = element.tag.rpartition("}")[2]
+    if kind in ("TopicDescription", "SubscriptionDescription", "RuleDescription"):
+        raise ServiceBusError(NOT_IMPLEMENTED, f"{kind}: there are only queues here, no topics; use a queue.")
+    if element.tag != f"{{{CONNECT}}}QueueDescription":
+        raise ServiceBusError(ARGUMENT_ERROR, f"The content must be a QueueDescription in the namespace {CONNECT}.")
+    found: dict[str, str] = {}
+    for child in element:
+        name = child.tag.rpartition("}")[2]
+        if child.tag != f"{{{CONNECT}}}{name}" or not (name in _TAKEN or name in _TOLD_ONLY or name == _RULES):
+            raise bad(name, f"there is no such property; known: {', '.join(sorted((*_TAKEN, _RULES)))}")
+        if name in found:
+            raise bad(name, "is there twice")
+        if name == _RULES and len(child):
+            raise ServiceBusError(NOT_IMPLEMENTED, f"{_RULES}: keys are not made here; name them in the configuration.")
+        if name in _TAKEN and child.get(f"{{{INSTANCE}}}nil") != "true":
+            found[name] = (child.text or "").strip()
+    return found
+
+
+def settings(name: str, given: Mapping[str, str], before: QueueSettings | None) -> tuple[QueueSettings, Flags]:
+    """The rules that a description asks for. Raises `ServiceBusError`, naming the property.
+
+    What is not given is the default; but what cannot be changed is as `before`.
+    """
+    values = _Values(given)
+    rules = QueueSettings(
+        name=name if before is None else before.name,
+        lock_seconds=values.seconds("LockDuration", 60.0, most=MAX_LOCK_SECONDS),
+        max_delivery_count=values.whole("MaxDeliveryCount", 10, most=2000),
+        requires_session=values.fixed("RequiresSession", None if before is None else before.requires_session),
+        requires_duplicate_detection=values.fixed(
+            "RequiresDuplicateDetection", None if before is None else before.requires_duplicate_detection
+        ),
+        duplicate_detection_seconds=values.seconds("DuplicateDetectionHistoryTimeWindow", 600.0, most=7 * 86_400),
+        default_ttl_seconds=values.seconds("DefaultMessageTimeToLive", NEVER_SECONDS),
+        dead_letter_on_expiration=values.flag("DeadLetteringOnMessageExpiration", default=False),
+        max_message_bytes=values.whole("MaxMessageSizeInKilobytes", 256, most=100 * 1024) * 1024,
+        max_size_mb=values.whole("MaxSizeInMegabytes", 1024, most=81_920),
+        status=values.status(),
+        forward_to=values.queue("ForwardTo"),
+        forward_dead_letters_to=values.queue("ForwardDeadLetteredMessagesTo"),
+        auto_delete_seconds=values.seconds("AutoDeleteOnIdle", NEVER_SECONDS, least=_SHORTEST_AUTO_DELETE_SECONDS),
+        user_metadata=values.text("UserMetadata"),
+    )
+    flags = Flags(
+        values.flag("EnableBatchedOperations", default=True),
+        values.flag("EnablePartitioning", default=False),
+        values.flag("EnableExpress", default=False),
+    )
+    return rules, flags
+
+
+def describe(queue: Queue, flags: Flags, *, api_version: str | None, host: str, at_work: bool) -> str:
+    """A `QueueDescription`; with when it was last used and what is in it, if `at_work`. `host` is the namespace's."""
+    rules, counts = queue.settings, _counts(queue)
+    told: list[tuple[str, str | None]] = [
+        ("LockDuration", durations.from_seconds(rules.lock_seconds)),
+        ("MaxSizeInMegabytes", str(rules.max_size_mb)),
+        ("RequiresDuplicateDetection", _bool(rules.requires_duplicate_detection)),
+        ("RequiresSession", _bool(rules.requires_session)),
+        ("DefaultMessageTimeToLive", durations.from_seconds(rules.default_ttl_seconds)),
+        ("DeadLetteringOnMessageExpiration", _bool(rules.dead_letter_on_expiration)),
+        ("DuplicateDetectionHistoryTimeWindow", durations.from_seconds(rules.duplicate_detection_seconds)),
+        ("MaxDeliveryCount", str(rules.max_delivery_count)),
+        ("EnableBatchedOperations", _bool(flags.batched_operations)),
+        ("SizeInBytes", str(queue.size_bytes())),
+        ("MessageCount", str(sum(counts.values()) + queue.counts()["deferred"])),
+        ("IsAnonymousAccessible", "false"),
+        (_RULES, ""),
+        ("Status", rules.status.value),
+        ("ForwardTo", _address(host, rules.forward_to)),
+        ("UserMetadata", rules.user_metadata or None),
+        ("CreatedAt", durations.moment(queue.created_at)),
+        ("UpdatedAt", durations.moment(queue.updated_at)),
+        ("AccessedAt", _last_used(queue) if at_work else None),
+        ("SupportOrdering", "true"),
+    ]
+    more: list[tuple[str, str | None]] = [
+        ("AutoDeleteOnIdle", durations.from_seconds(rules.auto_delete_seconds)),
+        ("EnablePartitioning", _bool(flags.partitioning)),
+        ("ForwardDeadLetteredMessagesTo", _address(host, rules.forward_dead_letters_to)),
+        ("EntityAvailabilityStatus", "Available"),
+        ("EnableExpress", _bool(flags.express)),
+        ("MaxMessageSizeInKilobytes", _kilobytes(rules, api_version)),
+    ]
+    details = _count_details(counts) if at_work else ""
+    return tag("QueueDescription", _texts(told) + details + _texts(more), {"xmlns": CONNECT, "xmlns:i": INSTANCE})
+
+
+def bad(name: str, what: str) -> ServiceBusError:
+    """A property is wrong."""
+    return ServiceBusError(ARGUMENT_ERROR, f"{name}: {what}.")
+
+
+class _Values:
+    """Reads properties, each by its type."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self._given = given
+
+    def text(self, name: str) -> str:
+        value = self._given.get(name, "")
+        if len(value) > MAX_TEXT_CHARACTERS:
+            raise bad(name, f"must be a text of at most {MAX_TEXT_CHARACTERS} characters")
+        return value
+
+    def queue(self, name: str) -> str | None:
+        """SDKs write a URL, whatever its host."""
+        value = self.text(name)
+        return (urlsplit(value).path if "://" in value else value).strip("/") or None
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        value = self._given.get(name)
+        if value is None:
+            return default
+        if value.lower() not in ("true", "false"):
+            raise bad(name, f"'{value}' must be true or false")
+        return value.lower() == "true"
+
+    def fixed(self, name: str, before: bool | None) -> bool:
+        value = self.flag(name, default=bool(before))
+        if before is not None and value != before:
+            raise bad(name, "cannot be changed once a queue is made")
+        return value
+
+    def whole(self, name: str, default: int, *, most: int) -> int:
+        value = self._given.get(name)
+        if value is None:
+            return default
+        if not (value.isascii() and value.isdigit() and len(value) < 10 and 1 <= int(value) <= most):
+            raise bad(name, f"'{value}' must be a whole number from 1 to {most}")
+        return int(value)
+
+    def seconds(self, name: str, default: float, *, least: float = 0.0, most: float = NEVER_SECONDS) -> float:
+        value = self._given.get(name)
+        if value is None:
+            return default
+        try:
+            seconds = durations.to_seconds(value)
+        except ValueError as error:
+            raise bad(name, f"'{value}' {error}") from None
+        if not seconds > 0 or seconds < least:
+            raise bad(name, f"'{value}' must be at least {durations.from_seconds(least)}" if least else "must not be 0")
+        if seconds > most:
+            raise bad(name, f"'{value}' must be at most {durations.from_seconds(most)}")
+        return seconds
+
+    def status(self) -> Status:
+        value = self._given.get("Status", Status.ACTIVE)
+        try:
+            return Status(value)
+        except ValueError:
+            raise bad("Status", f"'{value}' must be one of {', '.join(Status)}") from None
+
+
+def _counts(queue: Queue) -> dict[str, int]:
+    counts, transfer = queue.counts(), queue.transfer_dead_letters
+    return {
+        "Active": counts["active"],
+        "DeadLetter": counts["dead_lettered"],
+        "Scheduled": counts["scheduled"],
+        "Transfer": 0,  # what can be forwarded is, at once
+        "TransferDeadLetter": 0 if transfer is None else transfer.message_count(),
+    }
+
+
+def _count_details(counts: Mapping[str, int]) -> str:
+    inner = "".join(text(f"d2p1:{name}MessageCount", str(count)) for name, count in counts.items())
+    return tag("CountDetails", inner, {"xmlns:d2p1": _COUNTS})
+
+
+def _texts(values: list[tuple[str, str | None]]) -> str:
+    return "".join(text(name, value) for name, value in values if value is not None)
+
+
+def _last_used(queue: Queue) -> str:
+    return durations.NO_MOMENT if queue.accessed_at == queue.created_at else durations.moment(queue.accessed_at)
+
+
+def _address(host: str, target: str | None) -> str | None:
+    return None if target is None else f"sb://{host}/{target}"
+
+
+def _kilobytes(rules: QueueSettings, api_version: str | None) -> str | None:
+    told = api_version is None or api_version >= _SIZED_SINCE
+    return str(rules.max_message_bytes // 1024) if told else None
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"

@@ -1,0 +1,52 @@
+"""Durations and moments as the administration writes them: `P10675199DT2H48M5.4775807S`, `2021-04-19T17:23:06.253Z`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from emulator.servicebus.config import NEVER_SECONDS
+
+FOREVER = "P10675199DT2H48M5.4775807S"
+"""The longest .NET time span, which the service shows for no limit."""
+NO_MOMENT = "0001-01-01T00:00:00Z"
+"""What the service shows for a moment that has not been."""
+
+_PARTS = re.compile(
+    r"P(?:(?P<days>\d{1,9}(?:\.\d{1,9})?)D)?"
+    r"(?:T(?:(?P<hours>\d{1,9}(?:\.\d{1,9})?)H)?(?:(?P<minutes>\d{1,9}(?:\.\d{1,9})?)M)?"
+    r"(?:(?P<seconds>\d{1,12}(?:\.\d{1,9})?)S)?)?",
+    re.ASCII,
+)
+_LONG = {"days": 86_400, "hours": 3600, "minutes": 60, "seconds": 1}
+
+
+def to_seconds(text: str) -> float:
+    """The seconds of an ISO 8601 duration without years and months. Raises `ValueError` if it is none."""
+    parts = _PARTS.fullmatch(text)
+    if parts is None or not any(parts.groupdict().values()):
+        raise ValueError("must be an ISO 8601 duration such as PT5M or P1DT12H")
+    seconds = sum(float(amount) * _LONG[unit] for unit, amount in parts.groupdict(default="0").items())
+    return min(seconds, NEVER_SECONDS)
+
+
+def from_seconds(seconds: float) -> str:
+    """An ISO 8601 duration."""
+    if seconds >= NEVER_SECONDS:
+        return FOREVER
+    milliseconds = round(seconds * 1000)
+    days, milliseconds = divmod(milliseconds, 86_400_000)
+    hours, milliseconds = divmod(milliseconds, 3_600_000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    whole = f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".")
+    time = _part(hours, "H") + _part(minutes, "M") + ("" if whole == "0" else f"{whole}S")
+    return f"P{_part(days, 'D')}" + (f"T{time}" if time else "") if days or time else "PT0S"
+
+
+def moment(seconds: float) -> str:
+    """A moment (seconds since the epoch) in ISO 8601, UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _part(amount: int, unit: str) -> str:
+    return f"{amount}{unit}" if amount else ""
