@@ -103,7 +103,7 @@ class Control:
 
         At one queue or (None) at all, so many times or (None) until `forgive`. Raises `ValueError`.
         """
-        self._broker.faults.refuse(At(at), condition, queue=queue, times=times, description=description)
+        self._refuse(Refusal(At(at), condition, description, queue, times))
 
     def reject_next_settlement(self, condition: str = MESSAGE_LOCK_LOST, *, queue: str | None = None) -> None:
         """The next completion, abandonment, deferral or dead-lettering fails, as if its lock were lost."""
@@ -113,7 +113,7 @@ class Control:
     def be_busy(self, *, queue: str | None = None, times: int | None = None) -> None:
         """Answer "server busy", whatever is done; `times` counts for each place of `refuse` by itself."""
         for at in At:
-            self._broker.faults.refuse(at, SERVER_BUSY, queue=queue, times=times, description="The server is busy.")
+            self._refuse(Refusal(at, SERVER_BUSY, "The server is busy.", queue, times))
 
     @_in_its_loop
     def refusals(self) -> list[Refusal]:
@@ -123,7 +123,14 @@ class Control:
     @_in_its_loop
     def put_refusals(self, refusals: list[Refusal]) -> None:
         """Refuse these, and nothing else."""
-        self._broker.faults.refusals[:] = refusals
+        self._broker.faults.refusals.clear()
+        for refusal in refusals:
+            self._refuse(refusal)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if refusal.queue is not None:
+            self._broker.find(refusal.queue)  # a name that is misspelt would never be met
+        self._broker.faults.refusals.append(refusal)
 
     @_in_its_loop
     def forgive(self) -> None:

@@ -100,7 +100,8 @@ class _Api:
 
     def _require_queues(self, patch: ServiceBusPatch) -> None:
         """All or nothing: a queue that is not there is found out before anything is done."""
-        for queue in (*patch.expire_locks, *(one.queue for one in patch.detach)):
+        refused = (one.queue for one in patch.refusals or () if one.queue is not None)
+        for queue in (*refused, *patch.expire_locks, *(one.queue for one in patch.detach)):
             self._control.counts(queue)
 
     def _switch(self, patch: ServiceBusPatch) -> None:

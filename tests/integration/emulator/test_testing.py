@@ -193,6 +193,8 @@ def test_a_mistake_is_raised_where_it_was_made(bus: ServiceBus) -> None:
         bus.advance(-1)
     with pytest.raises(ServiceBusError, match="'nobody' could not be found"):
         bus.expire_locks("nobody")
+    with pytest.raises(ServiceBusError, match="'plane' could not be found"):
+        bus.be_busy(queue="plane")
 
 
 def test_a_port_that_cannot_be_had_is_the_callers_error(bus: ServiceBus) -> None:
@@ -240,6 +242,7 @@ async def test_by_http_the_same_trouble_can_be_had() -> None:
         ({"refusals": [{"at": "lunch", "condition": "a:b"}]}, "refusals[0].at: "),
         ({"refusals": [{"at": "send", "condition": "busy"}]}, "refusals[0].condition: "),
         ({"advance_seconds": -1}, "advance_seconds: "),
+        ({"refusals": [{"at": "send", "condition": "a:b", "queue": "nobody"}]}, "'nobody' could not be found"),
         ({"drop_connections": True, "expire_locks": ["nobody"]}, "'nobody' could not be found"),
     ],
 )
