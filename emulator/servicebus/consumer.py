@@ -71,6 +71,8 @@ class Consumer:
 
     def deliveries_in(self, first: int, last: int) -> list[int]:
         """Its unsettled deliveries in this range of IDs, which may run over the end of 32 bits."""
+        if first == last:  # as nearly always
+            return [first] if first in self._deliveries else []
         span = distance(first, last)
         if span > len(self._deliveries):
             found = [number for number in self._deliveries if 0 <= distance(first, number) <= span]

@@ -182,6 +182,19 @@ def test_a_range_is_settled_at_once_and_answered_at_once() -> None:
     assert counts(bus) == EMPTY
 
 
+def test_a_range_may_run_over_the_end_of_the_delivery_ids() -> None:
+    bus = filled(*"abcd")
+    client = bus.client()
+    client.peer.connection.sessions[0]._next_delivery_id = 2**32 - 2  # 4 billion messages are too many for a test
+    client.receive("q", credit=4)
+    assert [one.id for one in client.deliveries()] == [2**32 - 2, 2**32 - 1, 0, 1]
+    client.settle(2**32 - 1, Accepted(), last=0)
+    assert client.settled() == [(2**32 - 1, 0, Accepted())]
+    client.settle(2**32 - 2, Accepted(), last=100)
+    assert client.settled() == [(2**32 - 2, 2**32 - 2, Accepted()), (1, 1, Accepted())]
+    assert counts(bus) == EMPTY
+
+
 def test_what_is_settled_already_by_the_client_is_carried_out_without_an_answer() -> None:
     bus = filled("a")
     client = bus.client()
