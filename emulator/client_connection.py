@@ -9,6 +9,7 @@ from emulator.amqp import Connection, ConnectionOpened, Error, Event, Limits
 from emulator.amqp.errors import RESOURCE_LIMIT_EXCEEDED
 from emulator.connection_rules import ConnectionRules
 from emulator.idle_watch import IdleWatch
+from emulator.servicebus.access import Gatekeeper
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.consumer import MAX_BACKLOG_BYTES
 from emulator.servicebus.endpoint import Endpoint
@@ -28,13 +29,20 @@ _REFUSED_AT_ONCE = 100
 class ClientConnection(asyncio.Protocol):
     """Its failure touches no other. `everyone` holds the connections there are."""
 
-    def __init__(self, broker: Broker, limits: Limits, rules: ConnectionRules, everyone: set[ClientConnection]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        limits: Limits,
+        rules: ConnectionRules,
+        gatekeeper: Gatekeeper,
+        everyone: set[ClientConnection],
+    ) -> None:
         self._broker = broker
         self._everyone = everyone
         self._max_connections = rules.max_connections
         self._loop = asyncio.get_running_loop()
         self._connection = Connection(_CONTAINER, limits)
-        self._endpoint = Endpoint(broker, wrote=self._schedule_flush)
+        self._endpoint = Endpoint(broker, wrote=self._schedule_flush, gatekeeper=gatekeeper)
         self._watch = IdleWatch(self._connection, rules, self._loop.time())
         self._transport: asyncio.Transport | None = None
         self._heartbeat: asyncio.TimerHandle | None = None

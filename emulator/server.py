@@ -9,6 +9,7 @@ from dataclasses import replace
 from emulator.amqp import Error, Limits
 from emulator.client_connection import ClientConnection
 from emulator.connection_rules import ConnectionRules
+from emulator.servicebus.access import OPEN, Gatekeeper
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.errors import CONNECTION_FORCED, ServiceBusError
 from emulator.websocket import WebSocketListener
@@ -22,8 +23,16 @@ _WAITING_CONNECTIONS = 1024
 class AmqpServer:
     """Serves a broker over AMQP."""
 
-    def __init__(self, broker: Broker, *, limits: Limits | None = None, rules: ConnectionRules | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        limits: Limits | None = None,
+        rules: ConnectionRules | None = None,
+        gatekeeper: Gatekeeper = OPEN,
+    ) -> None:
         self._broker = broker
+        self._gatekeeper = gatekeeper
         self._rules = rules or ConnectionRules()
         self._limits = replace(limits or Limits(), idle_timeout_ms=round(self._rules.idle_timeout_seconds * 1000))
         self._listeners: list[asyncio.Server] = []
@@ -103,4 +112,4 @@ class AmqpServer:
             client.force_detach(entity, error)
 
     def _client(self) -> ClientConnection:
-        return ClientConnection(self._broker, self._limits, self._rules, self._clients)
+        return ClientConnection(self._broker, self._limits, self._rules, self._gatekeeper, self._clients)

@@ -26,6 +26,11 @@ class Address:
     node: Node
     entity: str
 
+    @property
+    def path(self) -> str:
+        """What a right is needed over."""
+        return self.entity + _MANAGEMENT if self.node is Node.MANAGEMENT else self.entity
+
 
 def parse(address: str) -> Address:
     """Read an address; scheme and authority, as Python sends them, are cut off."""

@@ -24,11 +24,12 @@ from emulator.amqp import (
 )
 from emulator.amqp.serial import advance
 from emulator.servicebus import attachment
+from emulator.servicebus.access import OPEN, Claims, Gatekeeper, Right
 from emulator.servicebus.addresses import Address, Node
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings
 from emulator.servicebus.consumer import Consumer
-from emulator.servicebus.errors import DETACH_FORCED, NOT_ALLOWED, TIMEOUT, ServiceBusError
+from emulator.servicebus.errors import DETACH_FORCED, NOT_ALLOWED, TIMEOUT, UNAUTHORIZED, ServiceBusError
 from emulator.servicebus.faults import At
 from emulator.servicebus.producer import Producer
 from emulator.servicebus.queue import Queue
@@ -36,6 +37,7 @@ from emulator.servicebus.request_link import RequestLink
 from emulator.servicebus.requests import ReplyLink
 from emulator.servicebus.sessions import Session
 
+_EXPIRED = "ExpiredToken: the token for '{path}' has expired, and no other was put to $cbs."
 _MOVED = ServiceBusError(DETACH_FORCED, "The link was detached by the service.")
 
 
@@ -77,8 +79,9 @@ class Endpoint:
     `wrote` is called when something other than the connection's own events gave it something to say.
     """
 
-    def __init__(self, broker: Broker, *, wrote: Callable[[], None]) -> None:
+    def __init__(self, broker: Broker, *, wrote: Callable[[], None], gatekeeper: Gatekeeper = OPEN) -> None:
         self._broker = broker
+        self.claims = Claims(gatekeeper, self._drop_lapsed)
         self.wrote = wrote
         self._parts: dict[Link, _Part] = {}
         self._late: deque[Event] = deque()
@@ -123,6 +126,7 @@ class Endpoint:
     def close(self) -> None:
         """The client is gone: nothing of it may linger in the queues."""
         self._late.clear()
+        self.claims.close()
         for link in list(self._parts):
             self.forget(link)
 
@@ -137,10 +141,15 @@ class Endpoint:
                 pass
 
     def writable(self) -> None:
-        """The client has read; consumers held back by its backlog may go on."""
+        """The client has read; what was held back by its backlog may go on."""
         for part in list(self._parts.values()):
-            if isinstance(part, Consumer):
-                part.flowed(drain=False)
+            match part:
+                case Consumer():
+                    part.flowed(drain=False)
+                case ReplyLink():
+                    part.flush()
+                case _:
+                    pass
 
     def force_detach(self, entity: str, error: ServiceBusError = _MOVED) -> None:
         """Break all links to an entity, as the service does when it moves one, or for another reason."""
@@ -148,6 +157,15 @@ class Endpoint:
             if attachment.address(link).entity == entity and isinstance(part, _HELD):
                 self.forget(link)
                 link.detach(Error(error.condition, error.description, {}))
+                self.wrote()
+
+    def _drop_lapsed(self) -> None:
+        """A token has expired: what it allowed ends."""
+        for link in list(self._parts):
+            address, right = attachment.address(link), _right(link)
+            if address.node is not Node.CBS and not self.claims.allow(address.path, right):
+                self.forget(link)
+                link.detach(Error(UNAUTHORIZED, _EXPIRED.format(path=address.path), {}))
                 self.wrote()
 
     def _reply_links(self, session: AmqpSession, address: Address) -> list[ReplyLink]:
@@ -176,6 +194,7 @@ class Endpoint:
         if address.node is Node.CBS:
             self._open_request(link, address, None)
             return
+        self.claims.require(address.path, _right(link))
         queue = self._broker.find(address.entity)
         self._broker.faults.strike(At.ATTACH, address.entity)
         if address.node is Node.MANAGEMENT:
@@ -189,7 +208,7 @@ class Endpoint:
         attachment.accept_request(link, settings)
         if link.peer_is_sender:
             replies = lambda: self._reply_links(link.session, address)  # noqa: E731 - a def would say no more
-            self._parts[link] = RequestLink(link, address, self._broker, replies)
+            self._parts[link] = RequestLink(link, address, self._broker, self.claims, replies)
         else:
             self._parts[link] = ReplyLink(link)
 
@@ -239,6 +258,13 @@ class Endpoint:
                 replies.append((delivery_id, reply))
         for first, last, reply in _runs(replies):
             event.session.settle(False, first, last, reply)
+
+
+def _right(link: Link) -> Right:
+    """What the link needs; one to a `$management` node either: each request is looked at."""
+    if attachment.address(link).node is Node.MANAGEMENT:
+        return Right.SEND | Right.LISTEN
+    return Right.SEND if link.peer_is_sender else Right.LISTEN
 
 
 def _runs(replies: list[tuple[int, Outcome]]) -> list[tuple[int, int, Outcome]]:

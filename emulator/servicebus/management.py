@@ -16,9 +16,12 @@ from emulator.servicebus.errors import (
     ServiceBusError,
 )
 from emulator.servicebus.message import Message, deliver, parse, peeked
+from emulator.servicebus.policies import Right
 from emulator.servicebus.queue import Queue
 from emulator.servicebus.requests import Request, Response
 
+MAX_PEEKED_BYTES = 4 * 1024 * 1024
+"""One answer holds no more messages than this, but one at least; who wants more asks again from there."""
 _PREFIX = "com.microsoft:"
 _T = TypeVar("_T")
 _EMPTY = object()
@@ -35,6 +38,11 @@ def answer(queue: Queue, request: Request) -> Response:
     if body is _EMPTY:
         return Response({"statusCode": Int(204), "statusDescription": "No Content"})
     return Response({"statusCode": Int(200), "statusDescription": "OK"}, body)
+
+
+def right(request: Request) -> Right:
+    """What the request needs: `Send` for messages to be sent later, else `Listen`."""
+    return Right.SEND if request.properties.get("operation") in _SENDING else Right.LISTEN
 
 
 def refusal(error: ServiceBusError) -> Response:
@@ -123,7 +131,15 @@ def _peek(queue: Queue, arguments: _Arguments) -> object:
         arguments.whole("from-sequence-number"), arguments.whole("message-count"), arguments.text("session-id")
     )
     without_body = arguments.flag("omit-message-body")
-    return {"messages": [{"message": peeked(one, without_body=without_body)} for one in found]} if found else _EMPTY
+    messages: list[dict[str, object]] = []
+    room = MAX_PEEKED_BYTES
+    for one in found:
+        payload = peeked(one, without_body=without_body)
+        room -= len(payload)
+        if room < 0 and messages:
+            break
+        messages.append({"message": payload})
+    return {"messages": messages} if messages else _EMPTY
 
 
 def _schedule(queue: Queue, arguments: _Arguments) -> object:
@@ -230,4 +246,5 @@ _OPERATIONS: dict[str, Callable[[Queue, _Arguments], object]] = {
     _PREFIX + "get-message-sessions": _list_sessions,
     _PREFIX + "batch-delete-messages": _purge,
 }
+_SENDING = frozenset(_PREFIX + name for name in ("schedule-message", "cancel-scheduled-message"))
 _OF_SUBSCRIPTIONS = frozenset(_PREFIX + name for name in ("add-rule", "remove-rule", "enumerate-rules"))

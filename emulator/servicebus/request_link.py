@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from emulator.amqp import Accepted, Error, Link, MessageReceived, Rejected
 from emulator.servicebus import cbs, management, requests
+from emulator.servicebus.access import Claims
 from emulator.servicebus.addresses import Address, Node
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.errors import MESSAGE_SIZE_EXCEEDED, NOT_ALLOWED, ServiceBusError
@@ -16,12 +17,15 @@ _CREDIT = 100
 
 
 class RequestLink:
-    """`replies` gives the links answers may go out on."""
+    """`replies` gives the links answers may go out on; `claims` are the connection's."""
 
-    def __init__(self, link: Link, address: Address, broker: Broker, replies: Callable[[], list[ReplyLink]]) -> None:
+    def __init__(
+        self, link: Link, address: Address, broker: Broker, claims: Claims, replies: Callable[[], list[ReplyLink]]
+    ) -> None:
         self._link = link
         self._address = address
         self._broker = broker
+        self._claims = claims
         self._replies = replies
         link.grant(_CREDIT)
 
@@ -51,8 +55,9 @@ class RequestLink:
 
     def _answer(self, request: Request) -> Response:
         if self._address.node is Node.CBS:
-            return cbs.answer(request)
+            return cbs.answer(request, self._claims)
         try:
+            self._claims.require(self._address.path, management.right(request))
             self._broker.faults.strike(At.REQUEST, self._address.entity)
             queue = self._broker.find(self._address.entity)  # it may be gone since the link was attached
         except ServiceBusError as error:

@@ -10,6 +10,7 @@ import pytest
 from emulator.amqp import Array, Described, Int, Long, Symbol, Timestamp, UByte, UInt, ULong, decode, encode
 from emulator.amqp.sections import APPLICATION_PROPERTIES, DATA, HEADER, MESSAGE_ANNOTATIONS, PROPERTIES, split
 from emulator.servicebus import addresses, cbs, management, requests
+from emulator.servicebus.access import OPEN, Claims
 from emulator.servicebus.addresses import Address, Node
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings
@@ -239,7 +240,7 @@ def test_what_is_no_request_is_refused(payload: bytes) -> None:
 
 def put_token(token: object, **changes: object) -> object:
     properties = {"operation": "put-token", "name": "sb://host/q", "type": "jwt"} | changes
-    return cbs.answer(Request("m", None, properties, token)).properties["status-code"]
+    return cbs.answer(Request("m", None, properties, token), Claims(OPEN, lambda: None)).properties["status-code"]
 
 
 def test_a_shared_access_signature_and_a_json_web_token_are_taken_whatever_they_are_called() -> None:
