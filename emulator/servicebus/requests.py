@@ -6,10 +6,14 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from emulator.amqp import DecodeError, Described, Link, decode
+from emulator.amqp import DecodeError, Described, Error, Link, decode
 from emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES, DATA, PROPERTIES, split
-from emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
+from emulator.servicebus.consumer import MAX_BACKLOG_BYTES
+from emulator.servicebus.errors import ARGUMENT_ERROR, RESOURCE_LIMIT_EXCEEDED, ServiceBusError
 from emulator.servicebus.message import section
+
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""Answers that may wait on one link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class ReplyLink:
     def __init__(self, link: Link) -> None:
         self.link = link
         self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
         self._sent = 0
 
     def answers_to(self, reply_to: str | None) -> bool:
@@ -76,15 +81,26 @@ class ReplyLink:
         return reply_to in {address, self.link.name}
 
     def send(self, payload: bytes) -> None:
-        """Send, now or when there is credit."""
+        """Send, now or when there is credit. A link on which too much waits is detached."""
         self._waiting.append(payload)
+        self._waiting_bytes += len(payload)
         self.flush()
+        if self._waiting_bytes > MAX_WAITING_BYTES:
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            self.link.detach(Error(RESOURCE_LIMIT_EXCEEDED, "Too many answers wait for credit, or to be read.", {}))
 
     def flush(self) -> None:
-        """Send what credit allows."""
-        while self._waiting and self.link.open and self.link.credit > 0:
+        """Send what credit allows, and what the client has read so far."""
+        while self._waiting and self._may_send():
+            payload = self._waiting.popleft()
+            self._waiting_bytes -= len(payload)
             self._sent += 1
-            self.link.send(self._waiting.popleft(), tag=self._sent.to_bytes(4, "big"), settled=True)
+            self.link.send(payload, tag=self._sent.to_bytes(8, "big"), settled=True)
+
+    def _may_send(self) -> bool:
+        link = self.link
+        return link.open and link.credit > 0 and link.session.connection.pending_output_bytes < MAX_BACKLOG_BYTES
 
 
 def choose(links: list[ReplyLink], reply_to: str | None) -> ReplyLink | None:

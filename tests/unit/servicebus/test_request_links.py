@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import pytest
 
 from emulator.amqp import Accepted, Int, Rejected, Source, Target
-from emulator.amqp.performatives import Attach, Disposition
+from emulator.amqp.performatives import Attach, Detach, Disposition
 from emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES, PROPERTIES
+from emulator.servicebus import management, requests
 from emulator.servicebus.config import QueueSettings
+from emulator.servicebus.requests import Request
 from tests.unit.servicebus.client import Client, Namespace
 from tests.unit.servicebus.rig import message, section
 
@@ -86,6 +88,32 @@ def test_answers_wait_for_credit(bus: Namespace) -> None:
     assert answered(client) == []
     client.flow(1, 1)
     assert answered(client) == [("id", 200)]
+
+
+def test_one_answer_holds_no_more_than_so_much_and_the_rest_is_asked_for_again(bus: Namespace) -> None:
+    bus.broker.find("other").send([message("x" * 250_000) for _ in range(20)])
+    numbers, start = [], 1
+    while True:
+        asked = {"from-sequence-number": start, "message-count": 20}
+        answer = management.answer(
+            bus.broker.find("other"), Request("id", None, {"operation": "com.microsoft:peek-message"}, asked)
+        )
+        if answer.body is None:
+            break
+        numbers.append(len(answer.body["messages"]))  # type: ignore[index]  # a map
+        start += numbers[-1]
+    assert numbers == [16, 4]
+
+
+def test_who_asks_and_never_takes_the_answers_loses_the_link(bus: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "MAX_WAITING_BYTES", 1000)
+    client = asking(bus)
+    client.flow(1, 0)
+    for number in range(20):
+        client.transfer(0, number, request("peek-message", PEEK))
+    error = client.only(Detach).error
+    assert error is not None
+    assert error.condition == "amqp:resource-limit-exceeded"
 
 
 @pytest.mark.parametrize(
