@@ -1,7 +1,7 @@
 """The REST data plane of queues: what a program without AMQP uses, such as a plug-in of Dataverse.
 
-Source: Microsoft Learn, "Service Bus REST API": send message, send message batch, peek-lock, receive and delete, delete,
-unlock, renew-lock. As there, sessions cannot be received from, and messages cannot be deferred or dead-lettered.
+Source: Microsoft Learn, "Service Bus REST API": send message, send message batch, peek-lock, receive and delete,
+delete, unlock, renew-lock. As there, sessions cannot be received from, and nothing can be deferred or dead-lettered.
 """
 
 from __future__ import annotations
