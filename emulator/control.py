@@ -99,7 +99,7 @@ class Control:
         times: int | None = None,
         description: str = "Refused on demand.",
     ) -> None:
-        """Refuse with any condition what is done `at` a place: "send", "settle", "attach" or "request".
+        """Refuse with any condition what is done `at` a place: "send", "settle", "attach", "request", "token".
 
         At one queue or (None) at all, so many times or (None) until `forgive`. Raises `ValueError`.
         """
@@ -111,8 +111,8 @@ class Control:
 
     @_in_its_loop
     def be_busy(self, *, queue: str | None = None, times: int | None = None) -> None:
-        """Answer "server busy", whatever is done; `times` counts for each place of `refuse` by itself."""
-        for at in At:
+        """Answer "server busy", except to tokens; `times` counts for each place of `refuse` by itself."""
+        for at in (At.SEND, At.SETTLE, At.ATTACH, At.REQUEST):
             self._refuse(Refusal(at, SERVER_BUSY, "The server is busy.", queue, times))
 
     @_in_its_loop

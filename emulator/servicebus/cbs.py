@@ -20,8 +20,13 @@ def answer(request: Request, claims: Claims) -> Response:
     try:
         claims.put(audience, request.body)
     except ServiceBusError as error:
-        return _status(STATUS.get(error.condition, 401), error.description)
+        return refusal(error)
     return _status(202, "Accepted")
+
+
+def refusal(error: ServiceBusError) -> Response:
+    """The answer that says why not."""
+    return _status(STATUS.get(error.condition, 401), error.description)
 
 
 def _status(code: int, description: str) -> Response:

@@ -19,6 +19,8 @@ class At(StrEnum):
     """A link, to send or to receive."""
     REQUEST = "request"
     """A request to a `$management` node."""
+    TOKEN = "token"  # noqa: S105 - a place, no secret
+    """A token that is put to `$cbs`; it is for no queue by name."""
 
 
 @dataclass(slots=True)

@@ -55,7 +55,7 @@ class RequestLink:
 
     def _answer(self, request: Request) -> Response:
         if self._address.node is Node.CBS:
-            return cbs.answer(request, self._claims)
+            return self._take_token(request)
         try:
             self._claims.require(self._address.path, management.right(request))
             self._broker.faults.strike(At.REQUEST, self._address.entity)
@@ -63,3 +63,10 @@ class RequestLink:
         except ServiceBusError as error:
             return management.refusal(error)
         return management.answer(queue, request)
+
+    def _take_token(self, request: Request) -> Response:
+        try:
+            self._broker.faults.strike(At.TOKEN, "")
+        except ServiceBusError as error:
+            return cbs.refusal(error)
+        return cbs.answer(request, self._claims)

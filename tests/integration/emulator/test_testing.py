@@ -16,6 +16,7 @@ from azure.servicebus.aio import ServiceBusClient as AsyncClient
 from azure.servicebus.exceptions import (
     MessageLockLostError,
     MessagingEntityDisabledError,
+    ServiceBusAuthenticationError,
     ServiceBusQuotaExceededError,
     ServiceBusServerBusyError,
     SessionLockLostError,
@@ -123,9 +124,12 @@ def test_what_is_refused_is_refused_so_often_and_with_that_condition(
     assert received(receiver) == "x"
 
 
-def test_a_link_is_refused_with_any_condition(bus: ServiceBus, client: ServiceBusClient) -> None:
+def test_a_link_and_a_token_are_refused_on_demand(bus: ServiceBus, client: ServiceBusClient) -> None:
     bus.refuse("attach", "com.microsoft:entity-disabled", queue="plain", times=1)
     with pytest.raises(MessagingEntityDisabledError), client.get_queue_receiver("plain"):
+        pass
+    bus.refuse("token", "amqp:unauthorized-access", times=1)
+    with pytest.raises(ServiceBusAuthenticationError), client.get_queue_receiver("plain"):
         pass
 
 
