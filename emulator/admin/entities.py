@@ -14,9 +14,9 @@ from aiohttp import web
 
 from emulator.admin import atom, description, durations
 from emulator.admin.atom import CONNECT, INSTANCE, Entry, Place, tag
-from emulator.admin.authorization import Gatekeeper, Right
 from emulator.admin.description import Flags
 from emulator.admin.requests import body_of, not_allowed, problem
+from emulator.servicebus.access import Gatekeeper, Right
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import MAX_NAME_CHARACTERS
 from emulator.servicebus.errors import ARGUMENT_ERROR, NOT_FOUND, NOT_IMPLEMENTED, ServiceBusError

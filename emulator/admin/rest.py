@@ -15,9 +15,9 @@ from urllib.parse import quote, unquote
 from aiohttp import web
 
 from emulator.admin import messages
-from emulator.admin.authorization import Gatekeeper, Right
 from emulator.admin.properties import BROKER_PROPERTIES, read_broker_properties, read_headers
 from emulator.admin.requests import body_of, not_allowed, problem
+from emulator.servicebus.access import Gatekeeper, Right
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.errors import (
     ARGUMENT_ERROR,
@@ -139,7 +139,7 @@ class DataPlane:
         return web.Response(status=200)
 
     def _queue(self, request: web.Request, name: str, right: Right) -> Queue:
-        self._gatekeeper.authorize(request.headers.get("Authorization"), name.partition("/$")[0], right)
+        self._gatekeeper.authorize(request.headers.get("Authorization"), name, right)
         return self._broker.find(name)
 
     def _break(self, entity: str, error: ServiceBusError) -> None:

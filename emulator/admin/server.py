@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from emulator.admin.authorization import AnyToken, Gatekeeper
 from emulator.admin.entities import Entities
 from emulator.admin.requests import refused
 from emulator.admin.rest import DataPlane
+from emulator.servicebus.access import OPEN, Gatekeeper
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.errors import ServiceBusError
 
@@ -28,14 +28,14 @@ async def running_admin(
     host: str,
     port: int,
     *,
-    gatekeeper: Gatekeeper | None = None,
+    gatekeeper: Gatekeeper = OPEN,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
     """Serve until the block ends; the URL, without a slash. Port 0 picks a free one.
 
-    Raises `OSError` if the port cannot be had. Without a `gatekeeper` any token does.
+    Raises `OSError` if the port cannot be had.
     """
-    site = _Site(broker, gatekeeper or AnyToken())
+    site = _Site(broker, gatekeeper)
     application = web.Application()
     application.add_routes([web.get("/health", _health), web.route("*", "/{path:.*}", site.answer)])
     # Who hangs up while it waits for a message does not take it.

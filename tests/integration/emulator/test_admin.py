@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,7 +24,9 @@ from azure.servicebus.aio.management import ServiceBusAdministrationClient as As
 from azure.servicebus.management import ApiVersion, EntityStatus, ServiceBusAdministrationClient
 
 from emulator.admin.server import running_admin
+from emulator.servicebus.access import Gatekeeper, Right
 from emulator.servicebus.config import QueueSettings
+from emulator.servicebus.policies import DEVELOPMENT, Policy
 from tests.support.emulator import Bus, emulator
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -421,3 +424,33 @@ async def test_what_cannot_be_done_says_what_can(http: httpx.AsyncClient) -> Non
 async def test_an_api_version_that_is_none_is_refused(http: httpx.AsyncClient) -> None:
     assert (await http.get("/configured?api-version=newest")).status_code == 400
     assert (await http.get("/configured?api-version=2021-05&enrich=True")).status_code == 200
+
+
+@asynccontextmanager
+async def admin_by(policy: str, key: str, bus: Bus) -> AsyncIterator[AsyncClient]:
+    """A client with this key, where keys are checked: there is one that may do all, and one that may listen."""
+    policies = (DEVELOPMENT, Policy("Reader", Right.LISTEN, ("READER_KEY",)))
+    async with running_admin(bus.broker, "127.0.0.1", 0, gatekeeper=Gatekeeper(policies)) as url:
+        host = url.removeprefix("http://")
+        given = f"Endpoint=sb://{host};SharedAccessKeyName={policy};SharedAccessKey={key}"
+        async with AsyncClient.from_connection_string(given, transport=PlainAioTransport(), retry_total=0) as one:
+            yield one
+
+
+async def test_a_key_that_may_manage_does(bus: Bus) -> None:
+    async with admin_by("RootManageSharedAccessKey", "SAS_KEY_VALUE", bus) as client:
+        await client.create_queue("managed")
+        await client.get_namespace_properties()
+        assert "managed" in [queue.name async for queue in client.list_queues()]
+        await client.delete_queue("managed")
+
+
+@pytest.mark.parametrize(
+    ("policy", "key"), [("RootManageSharedAccessKey", "WRONG"), ("Nobody", "SAS_KEY_VALUE"), ("Reader", "READER_KEY")]
+)
+async def test_a_key_that_may_not_manage_does_not(bus: Bus, policy: str, key: str) -> None:
+    async with admin_by(policy, key, bus) as client:
+        for refused in (client.get_queue("configured"), client.create_queue("x"), client.get_namespace_properties()):
+            with pytest.raises(ClientAuthenticationError) as error:
+                await refused
+            assert key not in str(error.value)

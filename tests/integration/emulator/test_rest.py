@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote_plus
 
 import httpx
 import pytest
@@ -18,9 +22,11 @@ from azure.servicebus.amqp import AmqpAnnotatedMessage
 
 from emulator.admin.rest import BATCH_TYPE
 from emulator.admin.server import running_admin
+from emulator.servicebus.access import Gatekeeper, Right
 from emulator.servicebus.config import QueueSettings, Status
 from emulator.servicebus.errors import SERVER_BUSY
 from emulator.servicebus.faults import At
+from emulator.servicebus.policies import Policy
 from tests.support.emulator import Bus, emulator
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -71,6 +77,14 @@ async def received(sdk: ServiceBusClient, queue: str, **options: Any) -> Service
     async with sdk.get_queue_receiver(queue, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE, **options) as one:
         (message,) = await one.receive_messages(1, max_wait_time=5)
         return message
+
+
+def signed(resource: str, policy: str, key: str) -> str:
+    """A shared access signature, as Microsoft Learn's "Generate a SAS token" has it."""
+    encoded, expires = quote_plus(resource), int(time.time()) + 60
+    signature = hmac.digest(key.encode(), f"{encoded}\n{expires}".encode(), "sha256")
+    fields = f"sr={encoded}&sig={quote_plus(base64.b64encode(signature))}&se={expires}&skn={policy}"
+    return f"SharedAccessSignature {fields}"
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -393,3 +407,19 @@ async def test_a_busy_service_says_so(http: httpx.AsyncClient, bus: Bus) -> None
     bus.broker.faults.refuse(At.SEND, SERVER_BUSY, queue="plain", times=1)
     assert (await http.post("/plain/messages", content=b"x")).status_code == 503
     assert (await http.post("/plain/messages", content=b"x")).status_code == 201
+
+
+# As programs sign: the URL of the queue, or that of its messages.
+@pytest.mark.parametrize(("signs", "entity"), [("plain", "plain"), ("plain/messages", ""), ("", "plain")])
+async def test_a_key_for_sending_sends_and_no_more(bus: Bus, signs: str, entity: str) -> None:
+    policies = (Policy("Sender", Right.SEND, ("SENDER_KEY",), entity),)
+    async with (
+        running_admin(bus.broker, "127.0.0.1", 0, gatekeeper=Gatekeeper(policies)) as url,
+        httpx.AsyncClient(base_url=url, timeout=10) as http,
+    ):
+        token = {"Authorization": signed(f"{url}/{signs}", "Sender", "SENDER_KEY")}
+        sent = await http.post("/plain/messages", content=b"x", headers=token)
+        assert sent.status_code == (201 if signs else 401)  # a queue's policy signs for no more than the queue
+        assert (await http.post("/plain/messages/head?timeout=0", headers=token)).status_code == 401
+        assert (await http.post("/target/messages", content=b"x", headers=token)).status_code == 401
+        assert (await http.get("/plain", headers=token)).status_code == 401
