@@ -15,6 +15,7 @@ from emulator.certificates import CertificateError, CertificateFiles
 from emulator.connection_rules import ConnectionRules
 from emulator.host import CannotListen, Endpoints, serve_until_stopped
 from emulator.open_files import allow_connections
+from emulator.servicebus.access import Access
 from emulator.servicebus.config import ConfigError
 from emulator.servicebus.store import DataError
 
@@ -67,6 +68,14 @@ def serve(
             "name is answered with all there are.",
         ),
     ] = None,
+    access: Annotated[
+        Access | None,
+        typer.Option(
+            help="Whether keys, tokens and rights are checked, or any token will do; default: as the "
+            "configuration says, or else checked. The key SAS_KEY_VALUE of RootManageSharedAccessKey is always good, "
+            "unless the configuration gives that policy another."
+        ),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Keep queues and messages in this folder; default: nowhere.", file_okay=False)
     ] = None,
@@ -85,7 +94,7 @@ def serve(
     endpoints = Endpoints(host, amqp_port, http_port, amqps_port, ws_port, wss_port, files, admin_port)
     allow_connections(rules.max_connections)
     try:
-        asyncio.run(serve_until_stopped(loaded, endpoints, ready=_say_ready, data=data, rules=rules))
+        asyncio.run(serve_until_stopped(loaded, endpoints, ready=_say_ready, data=data, rules=rules, access=access))
     except CannotListen as error:
         _fail(str(error), status=1)
     except (CertificateError, DataError) as error:

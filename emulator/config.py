@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from emulator.definitions import HttpDefinition
 from emulator.servicebus.config import ConfigError, QueueSettings, parse_entities
+from emulator.servicebus.policies import Policy, parse_policies
 
 DEFAULT = Path(__file__).with_name("default.json")
 _SECTIONS = ("UserConfig", "FlowWorker")
@@ -28,6 +29,7 @@ class Config:
     """Everything the emulator is started with."""
 
     queues: tuple[QueueSettings, ...]
+    policies: tuple[Policy, ...]
     http: HttpDefinition
 
 
@@ -55,7 +57,7 @@ def parse(text: str) -> Config:
     for name in document:
         if name not in _SECTIONS:
             raise ConfigError(name, f"no such section; known: {', '.join(_SECTIONS)}")
-    return Config(parse_entities(document), _http(document))
+    return Config(parse_entities(document), parse_policies(document), _http(document))
 
 
 def _http(document: Mapping[str, object]) -> HttpDefinition:

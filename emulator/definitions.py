@@ -16,6 +16,8 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, JsonValue, field
 from pydantic.alias_generators import to_pascal
 
 from emulator.behaviours import BEHAVIOURS, Behaviour, BehaviourName
+from emulator.servicebus.access import Access
+from emulator.servicebus.access.entra import DataRole
 
 FLOW_AUDIENCE = "https://service.flow.microsoft.com/"
 """The public cloud's Flow service; the slash is part of it (Microsoft Learn, "Add OAuth authentication")."""
@@ -287,11 +289,29 @@ def _refuse_unknown(what: str, names: set[str]) -> None:
         raise ValueError(f"there is no {what} named '{min(names)}'")
 
 
+class RoleAssignmentDefinition(Definition):
+    """An identity's data role."""
+
+    object_id: UUID
+    role: DataRole
+    queue: Name | None = None
+    """None: in the whole namespace."""
+
+
+class ServiceBusDefinition(Definition):
+    """Who may use the Service Bus. Its shared access policies stand in `UserConfig`."""
+
+    access: Access = Access.CHECKED
+    role_assignments: tuple[RoleAssignmentDefinition, ...] | None = None
+    """None: the managed identity is the namespace's data owner."""
+
+
 class HttpDefinition(Definition):
     """The configuration file's section `FlowWorker`."""
 
     identity: IdentityDefinition = Field(default_factory=IdentityDefinition)
     dataverse: DataverseDefinition = Field(default_factory=DataverseDefinition)
+    service_bus: ServiceBusDefinition = Field(default_factory=ServiceBusDefinition)
     flows: tuple[FlowDefinition, ...] = ()
 
     @field_validator("flows")

@@ -19,7 +19,11 @@ from emulator.certificates import CertificateFiles, server_tls
 from emulator.config import Config
 from emulator.connection_rules import ConnectionRules
 from emulator.control import Control
+from emulator.definitions import HttpDefinition
+from emulator.issuer import Issuer
 from emulator.server import AmqpServer
+from emulator.servicebus.access import Access, Gatekeeper
+from emulator.servicebus.access.entra import DataRole, EntraTokens, RoleAssignment
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.clock import MovableClock
 from emulator.servicebus.queue import Clock
@@ -83,16 +87,23 @@ class Emulator:
 
 @asynccontextmanager
 async def running_emulator(
-    config: Config, endpoints: Endpoints, *, data: Path | None = None, rules: ConnectionRules | None = None
+    config: Config,
+    endpoints: Endpoints,
+    *,
+    data: Path | None = None,
+    rules: ConnectionRules | None = None,
+    access: Access | None = None,
 ) -> AsyncIterator[Emulator]:
     """Service Bus and web server, until the block ends. Raises `CannotListen`, `DataError`, `CertificateError`.
 
-    `data`: a folder that keeps queues and messages beyond the process; None: nothing is kept.
+    `data`: a folder that keeps queues and messages beyond the process; None: nothing is kept. `access`: instead of what
+    the configuration says.
     """
     async with AsyncExitStack() as stack:
         clock = MovableClock()
         broker = stack.enter_context(_broker(config, data, clock))
-        amqp = AmqpServer(broker, rules=rules)
+        gatekeeper = Gatekeeper(config.policies, access=access or config.http.service_bus.access)
+        amqp = AmqpServer(broker, rules=rules, gatekeeper=gatekeeper)
         with _naming(endpoints.host, endpoints.amqp_port, "--amqp-port"):
             amqp_port = await amqp.start(endpoints.host, endpoints.amqp_port)
         stack.push_async_callback(amqp.stop)
@@ -108,15 +119,29 @@ async def running_emulator(
                     routes=servicebus_faults_api.routes(Control(broker, amqp, clock)),
                 )
             )
-        admin_url = await _administration(stack, broker, endpoints)
+        gatekeeper.bearers = _entra(config.http, web.tokens)
+        admin_url = await _administration(stack, broker, gatekeeper, endpoints)
         yield Emulator(connection_string(endpoints.host, amqp_port), web, broker, amqp, transports, admin_url)
 
 
-async def _administration(stack: AsyncExitStack, broker: Broker, endpoints: Endpoints) -> str | None:
-    if endpoints.admin_port is None:
+def _entra(definition: HttpDefinition, issuer: Issuer) -> EntraTokens:
+    """The tenant's tokens, and the roles of those who bear them."""
+    identity, given = definition.identity, definition.service_bus.role_assignments
+    assignments = [RoleAssignment(identity.managed_identity.object_id, DataRole.OWNER)]
+    if given is not None:
+        assignments = [RoleAssignment(one.object_id, one.role, one.queue or "") for one in given]
+    tenant = identity.tenant_id
+    return EntraTokens(issuer.verify, (issuer.v1(tenant), issuer.v2(tenant)), assignments)
+
+
+async def _administration(
+    stack: AsyncExitStack, broker: Broker, gatekeeper: Gatekeeper, endpoints: Endpoints
+) -> str | None:
+    host, port = endpoints.host, endpoints.admin_port
+    if port is None:
         return None
-    with _naming(endpoints.host, endpoints.admin_port, "--admin-port"):
-        return await stack.enter_async_context(running_admin(broker, endpoints.host, endpoints.admin_port))
+    with _naming(host, port, "--admin-port"):
+        return await stack.enter_async_context(running_admin(broker, host, port, gatekeeper=gatekeeper))
 
 
 async def _listen(amqp: AmqpServer, endpoints: Endpoints) -> Transports:
@@ -163,7 +188,7 @@ def _naming(host: str, port: int, option: str) -> Iterator[None]:
 
 
 def connection_string(host: str, port: int) -> str:
-    """What the SDKs are given; any key does, the emulator grants every one."""
+    """What the SDKs are given: the development policy, whose key is public knowledge (`policies.DEVELOPMENT`)."""
     return (
         f"Endpoint=sb://{host}:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
         "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
@@ -177,11 +202,12 @@ async def serve_until_stopped(
     ready: Callable[[str], None],
     data: Path | None = None,
     rules: ConnectionRules | None = None,
+    access: Access | None = None,
 ) -> None:
     """Run the emulator until a signal; `ready` gets a line of JSON once it listens. See `running_emulator`."""
     stop = asyncio.Event()
     with _calling_on_signal(stop.set):
-        async with running_emulator(config, endpoints, data=data, rules=rules) as emulator:
+        async with running_emulator(config, endpoints, data=data, rules=rules, access=access) as emulator:
             ready(json.dumps(emulator.ready()))
             _log.info("Serving queues %s", ", ".join(queue.settings.name for queue in emulator.broker.entities()))
             await stop.wait()

@@ -114,7 +114,7 @@ def check_forwarding(queue: QueueSettings, others: Mapping[str, QueueSettings]) 
 
 def _queue(value: object, path: str) -> QueueSettings:
     entry = _mapping(value, path)
-    _only(entry, {"Name", "Properties"}, path)
+    _only(entry, {"AuthorizationRules", "Name", "Properties"}, path)  # the first: see `policies`
     name = entry.get("Name")
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARACTERS:
         raise ConfigError(f"{path}.Name", f"must be a text of 1 to {MAX_NAME_CHARACTERS} characters")
