@@ -50,6 +50,9 @@ def serve(
     admin_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Administration and REST over HTTP; default: off.")
     ] = None,
+    admin_https_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="The same over HTTPS; default: off.")
+    ] = None,
     certificates: Annotated[
         Path | None,
         typer.Option(
@@ -91,7 +94,9 @@ def serve(
     except ValueError as error:
         _fail(f"--rule: {error}", status=2)
     files = CertificateFiles(certificates, certificate, private_key)
-    endpoints = Endpoints(host, amqp_port, http_port, amqps_port, ws_port, wss_port, files, admin_port)
+    endpoints = Endpoints(
+        host, amqp_port, http_port, amqps_port, ws_port, wss_port, files, admin_port, admin_https_port
+    )
     allow_connections(rules.max_connections)
     try:
         asyncio.run(serve_until_stopped(loaded, endpoints, ready=_say_ready, data=data, rules=rules, access=access))

@@ -12,10 +12,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmana
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from emulator import servicebus_faults_api
-from emulator.admin.server import running_admin
-from emulator.certificates import CertificateFiles, server_tls
+from emulator.admin.server import AdminServer
+from emulator.certificates import CertificateFiles, ServerTls, server_tls
 from emulator.config import Config
 from emulator.connection_rules import ConnectionRules
 from emulator.control import Control
@@ -31,6 +32,7 @@ from emulator.transports import Transports
 from emulator.web import Web, running_web
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK")
 
 
@@ -56,6 +58,12 @@ class Endpoints:
     certificates: CertificateFiles = field(default_factory=CertificateFiles)
     """For what speaks TLS."""
     admin_port: int | None = None
+    admin_https_port: int | None = None
+
+    @property
+    def secured(self) -> bool:
+        """Whether something speaks TLS."""
+        return (self.amqps_port, self.wss_port, self.admin_https_port) != (None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ class Emulator:
     amqp: AmqpServer
     transports: Transports
     admin_url: str | None = None
+    admin_https_url: str | None = None
 
     def ready(self) -> dict[str, str | None]:
         """What a program needs to use it."""
@@ -75,6 +84,7 @@ class Emulator:
             "connection_string": self.connection_string,
             **self.transports.ready(),
             "admin_url": self.admin_url,
+            "admin_https_url": self.admin_https_url,
             "identity_endpoint": self.web.identity_endpoint,
             "identity_header": self.web.identity_header,
             "issuer": self.web.issuer,
@@ -107,7 +117,8 @@ async def running_emulator(
         with _naming(endpoints.host, endpoints.amqp_port, "--amqp-port"):
             amqp_port = await amqp.start(endpoints.host, endpoints.amqp_port)
         stack.push_async_callback(amqp.stop)
-        transports = await _listen(amqp, endpoints)
+        tls = server_tls(endpoints.certificates, endpoints.host) if endpoints.secured else None
+        transports = await _listen(amqp, endpoints, tls)
         with _naming(endpoints.host, endpoints.http_port, "--http-port"):
             web = await stack.enter_async_context(
                 running_web(
@@ -120,8 +131,22 @@ async def running_emulator(
                 )
             )
         gatekeeper.bearers = _entra(config.http, web.tokens)
-        admin_url = await _administration(stack, broker, gatekeeper, endpoints)
-        yield Emulator(connection_string(endpoints.host, amqp_port), web, broker, amqp, transports, admin_url)
+        admin = AdminServer(broker, gatekeeper=gatekeeper)
+        stack.push_async_callback(admin.stop)
+        yield Emulator(
+            connection_string(endpoints.host, amqp_port),
+            web,
+            broker,
+            amqp,
+            transports,
+            await _bound(endpoints.host, endpoints.admin_port, "--admin-port", admin.start),
+            await _bound(
+                endpoints.host,
+                endpoints.admin_https_port,
+                "--admin-https-port",
+                partial(admin.start, tls=tls.context if tls else None),
+            ),
+        )
 
 
 def _entra(definition: HttpDefinition, issuer: Issuer) -> EntraTokens:
@@ -134,21 +159,9 @@ def _entra(definition: HttpDefinition, issuer: Issuer) -> EntraTokens:
     return EntraTokens(issuer.verify, (issuer.v1(tenant), issuer.v2(tenant)), assignments)
 
 
-async def _administration(
-    stack: AsyncExitStack, broker: Broker, gatekeeper: Gatekeeper, endpoints: Endpoints
-) -> str | None:
-    host, port = endpoints.host, endpoints.admin_port
-    if port is None:
-        return None
-    with _naming(host, port, "--admin-port"):
-        return await stack.enter_async_context(running_admin(broker, host, port, gatekeeper=gatekeeper))
-
-
-async def _listen(amqp: AmqpServer, endpoints: Endpoints) -> Transports:
+async def _listen(amqp: AmqpServer, endpoints: Endpoints, tls: ServerTls | None) -> Transports:
     """The transports that were asked for."""
-    host, secured = endpoints.host, (endpoints.amqps_port, endpoints.wss_port) != (None, None)
-    tls = server_tls(endpoints.certificates, host) if secured else None
-    context = tls.context if tls else None
+    host, context = endpoints.host, tls.context if tls else None
     return Transports(
         host,
         await _bound(host, endpoints.amqps_port, "--amqps-port", partial(amqp.start, tls=context)),
@@ -158,7 +171,7 @@ async def _listen(amqp: AmqpServer, endpoints: Endpoints) -> Transports:
     )
 
 
-async def _bound(host: str, port: int | None, option: str, start: Callable[[str, int], Awaitable[int]]) -> int | None:
+async def _bound(host: str, port: int | None, option: str, start: Callable[[str, int], Awaitable[_T]]) -> _T | None:
     if port is None:
         return None
     with _naming(host, port, option):

@@ -1,7 +1,8 @@
-"""The HTTP side of the namespace: one port for administration and REST data plane."""
+"""The HTTP side of the namespace: administration and REST data plane, over HTTP and HTTPS."""
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,56 +20,67 @@ from emulator.servicebus.errors import ServiceBusError
 MAX_HEADER_BYTES = 64 * 1024
 """Of one header: properties of a message travel in headers."""
 _STOP_SECONDS = 0.5
+_WAITING_CONNECTIONS = 1024
+_EVERY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _HEALTHY = {"status": "healthy", "message": "Service is healthy."}
 
 
-@asynccontextmanager
-async def running_admin(
-    broker: Broker,
-    host: str,
-    port: int,
-    *,
-    gatekeeper: Gatekeeper = OPEN,
-    tls: ssl.SSLContext | None = None,
-) -> AsyncIterator[str]:
-    """Serve until the block ends; the URL, without a slash. Port 0 picks a free one.
+class AdminServer:
+    """Serves a broker over HTTP, on as many ports as it is told to."""
 
-    Raises `OSError` if the port cannot be had.
-    """
-    site = _Site(broker, gatekeeper)
-    application = web.Application()
-    application.add_routes([web.get("/health", _health), web.route("*", "/{path:.*}", site.answer)])
-    # Who hangs up while it waits for a message does not take it.
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        handler_cancellation=True,
-        shutdown_timeout=_STOP_SECONDS,
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-    )
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port, ssl_context=tls, backlog=1024).start()
-        bound = runner.addresses[0][1]
-        shown = f"[{host}]" if ":" in host else host
-        yield f"{'https' if tls else 'http'}://{shown}:{bound}"
-    finally:
-        await runner.cleanup()
-
-
-class _Site:
-    def __init__(self, broker: Broker, gatekeeper: Gatekeeper) -> None:
+    def __init__(self, broker: Broker, *, gatekeeper: Gatekeeper = OPEN) -> None:
         self._entities = Entities(broker, gatekeeper)
         self._messages = DataPlane(broker, gatekeeper)
+        application = web.Application()
+        application.add_routes([web.get("/health", _health), web.route("*", "/{path:.*}", self._answer)])
+        # Who hangs up while it waits for a message does not take it.
+        self._runner = web.AppRunner(
+            application,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=_STOP_SECONDS,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> str:
+        """Listen; the URL, without a slash (port 0: a free one). Raises `OSError` if the port cannot be had."""
+        if self._runner.server is None:
+            await self._runner.setup()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=_WAITING_CONNECTIONS)
+        await web.SockSite(self._runner, listener, ssl_context=tls, backlog=_WAITING_CONNECTIONS).start()
+        shown = "localhost" if host in _EVERY_ADDRESS else f"[{host}]" if ":" in host else host
+        return f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
+
+    async def stop(self) -> None:
+        """Stop listening, end what is going on."""
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.rel_url.raw_path.lstrip("/")
         try:
             answer = await self._messages.answer(request, path)
             return answer or await self._entities.answer(request, unquote(path))
         except ServiceBusError as error:
             return refused(error)
+
+
+@asynccontextmanager
+async def running_admin(
+    broker: Broker,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    gatekeeper: Gatekeeper = OPEN,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[str]:
+    """Serve on one port until the block ends; the URL. See `AdminServer.start`."""
+    server = AdminServer(broker, gatekeeper=gatekeeper)
+    try:
+        yield await server.start(host, port, tls=tls)
+    finally:
+        await server.stop()
 
 
 async def _health(_: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,7 +24,10 @@ from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.aio.management import ServiceBusAdministrationClient as AsyncClient
 from azure.servicebus.management import ApiVersion, EntityStatus, ServiceBusAdministrationClient
 
+from emulator import config
 from emulator.admin.server import running_admin
+from emulator.certificates import CertificateFiles
+from emulator.host import CannotListen, Endpoints, running_emulator
 from emulator.servicebus.access import Gatekeeper, Right
 from emulator.servicebus.config import QueueSettings
 from emulator.servicebus.policies import DEVELOPMENT, Policy
@@ -454,3 +458,28 @@ async def test_a_key_that_may_not_manage_does_not(bus: Bus, policy: str, key: st
             with pytest.raises(ClientAuthenticationError) as error:
                 await refused
             assert key not in str(error.value)
+
+
+async def test_over_https_the_clients_need_no_redirection(tmp_path: Path) -> None:
+    endpoints = Endpoints(
+        amqp_port=0, http_port=0, admin_port=0, admin_https_port=0, certificates=CertificateFiles(tmp_path)
+    )
+    async with running_emulator(config.load(None), endpoints) as running:
+        ready = running.ready()
+        host = str(ready["admin_https_url"]).removeprefix("https://")
+        given = f"Endpoint=sb://{host};SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE"
+        async with AsyncClient.from_connection_string(given, connection_verify=ready["ca_certificate"]) as client:
+            queue = await client.create_queue("secured", enable_express=True)
+            assert queue.name == "secured"
+        plain = str(ready["admin_url"]).removeprefix("http://")
+        async with AsyncClient.from_connection_string(
+            given.replace(host, plain), transport=PlainAioTransport()
+        ) as client:
+            assert (await client.get_queue("secured")).enable_express
+
+
+async def test_a_port_that_is_taken_is_named(url: str) -> None:
+    taken = Endpoints(amqp_port=0, http_port=0, admin_port=int(url.rpartition(":")[2]))
+    with pytest.raises(CannotListen, match="--admin-port"):
+        async with running_emulator(config.load(None), taken):
+            pass

@@ -91,6 +91,7 @@ def test_the_ready_line_tells_everything_a_program_needs(served: Served) -> None
         "wss_url",
         "ca_certificate",
         "admin_url",
+        "admin_https_url",
         "identity_endpoint",
         "identity_header",
         "issuer",

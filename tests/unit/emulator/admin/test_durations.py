@@ -1,0 +1,50 @@
+"""Durations are written as the service writes them, and what is written is read again."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.admin.durations import FOREVER, from_seconds, moment, to_seconds
+from emulator.servicebus.config import NEVER_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (60, "PT1M"),
+        (13, "PT13S"),
+        (662, "PT11M2S"),
+        (25 * 86_400, "P25D"),
+        (90_061.5, "P1DT1H1M1.5S"),
+        (0.25, "PT0.25S"),
+        (0, "PT0S"),
+        (NEVER_SECONDS, FOREVER),
+    ],
+)
+def test_a_duration_has_the_services_form(seconds: float, text: str) -> None:
+    assert from_seconds(seconds) == text
+    assert to_seconds(text) == seconds
+
+
+@given(st.integers(0, 10**12))
+def test_to_the_millisecond_what_is_written_is_read_again(milliseconds: int) -> None:
+    seconds = milliseconds / 1000
+    assert to_seconds(from_seconds(seconds)) == pytest.approx(min(seconds, NEVER_SECONDS), abs=0.0005)
+
+
+def test_the_sdks_longest_duration_is_no_limit() -> None:
+    assert from_seconds(to_seconds("P10675199DT2H48M5.477539S")) == FOREVER
+
+
+@pytest.mark.parametrize(
+    "text", ["", "P", "PT", "5", "P1Y", "P1M", "-PT5M", "PT5M ", "PT1S1M", "P\u0661D", "PT" + "9" * 99 + "S"]
+)
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="PT5M or P1DT12H"):
+        to_seconds(text)
+
+
+def test_a_moment_is_told_to_the_millisecond() -> None:
+    assert moment(1618852986.2531) == "2021-04-19T17:23:06.253Z"
