@@ -13,7 +13,7 @@ from emulator.servicebus.access import Gatekeeper
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.consumer import MAX_BACKLOG_BYTES
 from emulator.servicebus.endpoint import Endpoint
-from emulator.servicebus.errors import DETACH_FORCED, INTERNAL_ERROR, ServiceBusError
+from emulator.servicebus.errors import DETACH_FORCED, INTERNAL_ERROR, UNAUTHORIZED, ServiceBusError
 
 _log = logging.getLogger(__name__)
 _CONTAINER = "flow-worker-emulator"
@@ -41,12 +41,14 @@ class ClientConnection(asyncio.Protocol):
         self._everyone = everyone
         self._max_connections = rules.max_connections
         self._loop = asyncio.get_running_loop()
-        self._connection = Connection(_CONTAINER, limits)
         self._endpoint = Endpoint(broker, wrote=self._schedule_flush, gatekeeper=gatekeeper)
+        self._connection = Connection(_CONTAINER, limits, log_in=self._endpoint.claims.log_in)
+        self._token_within_seconds = rules.first_token_within_seconds
         self._watch = IdleWatch(self._connection, rules, self._loop.time())
         self._transport: asyncio.Transport | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
         self._next_look: asyncio.TimerHandle | None = None
+        self._token_due: asyncio.TimerHandle | None = None
         self._hang_up: asyncio.TimerHandle | None = None
         self._one_too_many = False
         self._flush_scheduled = False
@@ -67,6 +69,7 @@ class ClientConnection(asyncio.Protocol):
         self._everyone.add(self)
         self._beat()
         self._next_look = self._loop.call_later(self._watch.pause_seconds, self._look)
+        self._token_due = self._loop.call_later(self._token_within_seconds, self._require_token)
 
     def data_received(self, data: bytes) -> None:
         self._watch.heard()
@@ -83,7 +86,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._everyone.discard(self)
-        for timer in (self._heartbeat, self._next_look, self._hang_up):
+        for timer in (self._heartbeat, self._next_look, self._token_due, self._hang_up):
             if timer is not None:
                 timer.cancel()
         self._endpoint.close()
@@ -168,6 +171,17 @@ class ClientConnection(asyncio.Protocol):
         self._heartbeat = self._loop.call_later(max(pause, 0.1), self._beat)
         self._connection.heartbeat()
         self._flush()
+
+    def _require_token(self) -> None:
+        """End who has shown no token in time."""
+        if self._broker.faults.frozen:
+            self._token_due = self._loop.call_later(self._token_within_seconds, self._require_token)
+        elif not self._endpoint.claims.proven and not self._connection.closed:
+            text = f"No valid token was put to $cbs within {self._token_within_seconds:g} seconds."
+            _log.info("A connection is closed: %s", text)
+            self._connection.close(Error(UNAUTHORIZED, text, {}))
+            self._endpoint.close()
+            self._flush()
 
     def _look(self) -> None:
         """End what has been idle too long."""

@@ -1,7 +1,8 @@
 """How long the service puts up with who does nothing, and how many connections it takes.
 
 Sources: Microsoft Learn, "AMQP errors in Azure Service Bus" (link idle 10 minutes, connection without links 60 seconds
-and 5 minutes) and "Service Bus quotas" (5,000 concurrent connections); the idle timeout is what the service announces.
+and 5 minutes), "Service Bus quotas" (5,000 concurrent connections) and "AMQP 1.0 in Azure Service Bus and Event Hubs
+protocol guide" (20 seconds for the first token); the idle timeout is what the service announces.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class ConnectionRules:
     """Without flow, transfer or disposition on a link to an entity; then it is detached, `amqp:link:detach-forced`."""
     idle_timeout_seconds: float = 240.0
     """Announced in our open: without any frame for so long the peer is closed, `amqp:resource-limit-exceeded`."""
+    first_token_within_seconds: float = 20.0
+    """From connecting; who has put no good token to `$cbs` by then is closed, `amqp:unauthorized-access`."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

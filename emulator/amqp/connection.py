@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from emulator.amqp.errors import FRAMING_ERROR, ILLEGAL_STATE, NOT_ALLOWED, AmqpError
 from emulator.amqp.events import ConnectionClosed, ConnectionOpened, Event, SessionBegun, SessionEnded
 from emulator.amqp.framing import AMQP_FRAME, Frame, FrameDecoder, ProtocolHeader
@@ -23,9 +25,18 @@ from emulator.amqp.session import Session
 
 
 class Connection:
-    """Bytes in by ``receive``, events out of it; bytes out by ``take_output``, after every call of anything here."""
+    """Bytes in by ``receive``, events out of it; bytes out by ``take_output``, after every call of anything here.
 
-    def __init__(self, container_id: str, limits: Limits = DEFAULT_LIMITS) -> None:
+    ``log_in``: whether a name and a password are good; anybody's are, unless it is given.
+    """
+
+    def __init__(
+        self,
+        container_id: str,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        log_in: Callable[[str, str], bool] = lambda name, password: True,
+    ) -> None:
         self.container_id = container_id
         self.limits = limits
         self.remote_open: Open | None = None
@@ -33,7 +44,7 @@ class Connection:
         self.output = Output()
         self.budget = Budget(limits.max_buffered_bytes)
         self._decoder = FrameDecoder(limits.max_frame_size)
-        self._handshake = Handshake(self._decoder, self.output)
+        self._handshake = Handshake(self._decoder, self.output, log_in)
         self._events: list[Event] = []
         self._by_channel: dict[int, Session] = {}
         self._by_peer_channel: dict[int, Session] = {}

@@ -1,7 +1,9 @@
 """What two ends say before the first AMQP frame: protocol headers and SASL (part 2, section 2.2; part 5, section 5.3).
 
-Any mechanism on offer is accepted unseen: on Service Bus the proof is a token put to ``$cbs`` later on.
+Any mechanism on offer but PLAIN is accepted unseen: on Service Bus the proof is a token put to ``$cbs`` later on.
 """
+
+from collections.abc import Callable
 
 from emulator.amqp.errors import FRAMING_ERROR, NOT_ALLOWED, UNAUTHORIZED_ACCESS, AmqpError
 from emulator.amqp.framing import AMQP_HEADER, SASL_FRAME, SASL_HEADER, Frame, FrameDecoder, ProtocolHeader
@@ -15,9 +17,13 @@ _AUTHENTICATION_FAILED = 1
 
 
 class Handshake:
-    """Takes part until both AMQP headers are exchanged, with or without SASL before them."""
+    """Takes part until both AMQP headers are exchanged, with or without SASL before them.
 
-    def __init__(self, decoder: FrameDecoder, output: Output) -> None:
+    ``log_in``: whether a name and a password, which came by PLAIN, are good.
+    """
+
+    def __init__(self, decoder: FrameDecoder, output: Output, log_in: Callable[[str, str], bool]) -> None:
+        self._log_in = log_in
         self._decoder = decoder
         self._output = output
         self._sasl_is_open = False
@@ -52,6 +58,9 @@ class Handshake:
         if init.mechanism not in MECHANISMS:
             self._send(SaslOutcome(_AUTHENTICATION_FAILED))
             raise AmqpError(UNAUTHORIZED_ACCESS, f"choose a SASL mechanism among {', '.join(MECHANISMS)}")
+        if init.mechanism == "PLAIN" and not self._log_in(*_name_and_password(init.initial_response or b"")):
+            self._send(SaslOutcome(_AUTHENTICATION_FAILED))
+            raise AmqpError(UNAUTHORIZED_ACCESS, "the name or the password is wrong")
         # A peer that reads the outcome together with what follows it may wait for ever (rhea does), so it goes alone.
         self._output.seal()
         self._send(SaslOutcome(_AUTHENTICATED))
@@ -61,3 +70,9 @@ class Handshake:
 
     def _send(self, frame: SaslFrame) -> None:
         self._output.write_frame(0, encode_frame_body(frame), kind=SASL_FRAME)
+
+
+def _name_and_password(response: bytes) -> tuple[str, str]:
+    """RFC 4616, section 2: authorization identity (unused), name and password, with NUL between them."""
+    _, name, password = (*response.split(b"\0", 2), b"", b"")[:3]
+    return name.decode(errors="replace"), password.decode(errors="replace")

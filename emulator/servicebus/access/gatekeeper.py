@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import time
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -66,6 +67,14 @@ class Gatekeeper:
         if not any(grant.allows(self._requested(path, grant), right) for grant in proof.grants):
             raise missing(path, right)
 
+    def log_in(self, name: str, key: str) -> Proof | None:
+        """What a policy's name and key prove, as given by SASL PLAIN; None: nothing."""
+        if not self.checks:
+            return Proof((Grant(ALL),))
+        known = (policy for policy in self._policies if policy.name.lower() == name.lower())
+        grants = tuple(Grant(one.rights, one.entity, one.entity) for one in known if _is_key_of(one, key))
+        return Proof(grants) if grants else None
+
     def examine(self, token: str) -> Proof:
         """What a token proves. Raises `ServiceBusError` (unauthorized) for what is wrong with it."""
         if sas.is_signature(token):
@@ -84,6 +93,10 @@ class Gatekeeper:
     def _requested(path: str, grant: Grant) -> str:
         """What the request is for: who sends by REST may sign `queue/messages`, or what is below it."""
         return grant.scope if path and f"{grant.scope}/".startswith(f"{path}/{_MESSAGES}/") else path
+
+
+def _is_key_of(policy: Policy, key: str) -> bool:
+    return sum(hmac.compare_digest(key.encode(), one.encode()) for one in policy.keys) > 0
 
 
 def missing(path: str, right: Right) -> ServiceBusError:
