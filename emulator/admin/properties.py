@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
+from math import isfinite
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -42,6 +43,8 @@ _DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _SPAN = re.compile(r"(?:(\d{1,8})\.)?(\d{1,2}):(\d{1,2}):(\d{1,2}(?:\.\d{1,7})?)", re.ASCII)
 _ESCAPED = re.compile(r'\\(["\\])')
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
 class BrokerProperties(BaseModel):
@@ -124,8 +127,8 @@ def write_broker_properties(properties: Mapping[str, object]) -> str:
 
 
 def http_date(seconds: float) -> str:
-    """A moment (seconds since the epoch) as HTTP writes it."""
-    return format_datetime(datetime.fromtimestamp(int(seconds), UTC), usegmt=True)
+    """A moment (seconds since the epoch) as HTTP writes it; one before the year 1 or after 9999 as the nearest."""
+    return format_datetime(_EPOCH + timedelta(seconds=int(min(max(seconds, _FIRST_SECOND), _LAST_SECOND))), usegmt=True)
 
 
 def _inferred(name: str, value: str) -> object:
@@ -162,7 +165,7 @@ def _written(value: object) -> str | None:
             return "true" if value else "false"
         case Timestamp():
             return f'"{http_date(value / 1000)}"'
-        case int() | float():
+        case int() | float() if isfinite(value):
             return repr(value + 0)
         case str() | UUID():
             escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')

@@ -77,8 +77,11 @@ class DataPlane:
     async def _single(self, request: web.Request, queue: Queue) -> Message:
         said = read_broker_properties(request.headers.get(BROKER_PROPERTIES))
         properties = read_headers(request.raw_headers)
+        content_type = request.headers.get("Content-Type")
+        if content_type is not None and not content_type.isascii():
+            raise ServiceBusError(ARGUMENT_ERROR, "Content-Type: must be ASCII.")
         body = await body_of(request, queue.settings.max_message_bytes)
-        return messages.to_message(body, said, properties, request.headers.get("Content-Type"), self._broker.now())
+        return messages.to_message(body, said, properties, content_type, self._broker.now())
 
     async def _batch(self, request: web.Request, queue: Queue) -> list[Message]:
         limit = batch_limit(queue.settings)

@@ -6,10 +6,13 @@ import asyncio
 import base64
 import hmac
 import json
+import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -22,10 +25,15 @@ from azure.servicebus.amqp import AmqpAnnotatedMessage
 
 from emulator.admin.rest import BATCH_TYPE
 from emulator.admin.server import running_admin
+from emulator.amqp import Symbol, Timestamp
+from emulator.amqp.sections import APPLICATION_PROPERTIES, DATA, MESSAGE_ANNOTATIONS, PROPERTIES
 from emulator.servicebus.access import Gatekeeper, Right
+from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings, Status
+from emulator.servicebus.durable import SqliteStore
 from emulator.servicebus.errors import SERVER_BUSY
 from emulator.servicebus.faults import At
+from emulator.servicebus.message import parse, section
 from emulator.servicebus.policies import Policy
 from tests.support.emulator import Bus, emulator
 
@@ -310,6 +318,46 @@ async def test_a_body_that_is_no_bytes_is_shown(
     async with sdk.get_queue_sender("plain") as sender:
         await sender.send_messages(sent)
     assert (await http.delete("/plain/messages/head")).content == shown
+
+
+async def test_a_message_that_http_has_no_words_for_is_taken_all_the_same(http: httpx.AsyncClient, bus: Bus) -> None:
+    odd = {"nan": float("nan"), "late": Timestamp(2**62), "list": b"x", "line": "a\r\nb: c"}
+    properties: list[object] = [7, None, None, "ü", *[None] * 2, Symbol("te\nxt"), None, None, None]
+    payload = section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): Timestamp(-(2**62))})
+    payload += section(PROPERTIES, properties) + section(APPLICATION_PROPERTIES, odd) + section(DATA, b"x")
+    bus.broker.find("plain").send([parse(payload)])
+
+    answer = await http.delete("/plain/messages/head")
+
+    assert (answer.status_code, answer.content) == (200, b"x")
+    assert answer.headers["late"] == '"Fri, 31 Dec 9999 23:59:59 GMT"'
+    assert answer.headers["line"] == '"a  b: c"'
+    assert "nan" not in answer.headers
+    assert (said(answer)["Label"], said(answer)["MessageId"]) == ("ü", "7")
+
+
+async def test_a_content_type_no_message_can_have_is_refused(http: httpx.AsyncClient) -> None:
+    headers = {"Content-Type": "text/plain; x=ü".encode()}
+    answer = await http.post("/plain/messages", content=b"x", headers=headers)  # type: ignore[arg-type]
+    assert (answer.status_code, "Content-Type" in answer.text) == (400, True)
+
+
+async def test_what_was_accepted_outlives_the_process(tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path / "data")) as store:
+        broker = Broker([QueueSettings("kept")], store=store)
+        async with running_admin(broker) as url, httpx.AsyncClient(base_url=url, headers=TOKEN) as http:
+            await http.post("/kept/messages", content=b"one")
+            await http.post("/kept/messages", content=b"two")
+            await http.delete("/kept/messages/head")
+            shutil.copytree(tmp_path / "data", tmp_path / "copy")  # as if it had been killed now
+        broker.close()
+
+    with closing(SqliteStore(tmp_path / "copy")) as store:
+        again = Broker((), store=store)
+        store.restore(again, ())
+        (message,) = again.find("kept").peek(0, 10, None)
+        again.close()
+    assert message.body.endswith(b"two")
 
 
 async def test_who_waits_gets_what_comes_meanwhile(http: httpx.AsyncClient, bus: Bus) -> None:
