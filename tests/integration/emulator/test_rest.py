@@ -23,10 +23,12 @@ from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage, Servi
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 
+from emulator import config
 from emulator.admin.rest import BATCH_TYPE
 from emulator.admin.server import running_admin
 from emulator.amqp import Symbol, Timestamp
 from emulator.amqp.sections import APPLICATION_PROPERTIES, DATA, MESSAGE_ANNOTATIONS, PROPERTIES
+from emulator.host import Endpoints, running_emulator
 from emulator.servicebus.access import Gatekeeper, Right
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings, Status
@@ -471,3 +473,20 @@ async def test_a_key_for_sending_sends_and_no_more(bus: Bus, signs: str, entity:
         assert (await http.post("/plain/messages/head?timeout=0", headers=token)).status_code == 401
         assert (await http.post("/target/messages", content=b"x", headers=token)).status_code == 401
         assert (await http.get("/plain", headers=token)).status_code == 401
+
+
+async def test_the_tenants_own_tokens_are_good_for_rest() -> None:
+    endpoints = Endpoints(amqp_port=0, http_port=0, admin_port=0)
+    async with running_emulator(config.load(None), endpoints) as running, httpx.AsyncClient() as http:
+        ready = running.ready()
+        queue = running.broker.entities()[0].settings.name
+        query = {"api-version": "2019-08-01", "resource": "https://servicebus.azure.net"}
+        secret = {"X-IDENTITY-HEADER": str(ready["identity_header"])}
+        token = (await http.get(str(ready["identity_endpoint"]), params=query, headers=secret)).json()["access_token"]
+        url = f"{ready['admin_url']}/{queue}/messages"
+
+        sent = await http.post(url, content=b"x", headers={"Authorization": f"Bearer {token}"})
+        forged = await http.post(url, content=b"x", headers={"Authorization": f"Bearer {token[:-4]}AAAA"})
+
+        assert (sent.status_code, forged.status_code) == (201, 401)
+        assert running.broker.find(queue).message_count() == 1
