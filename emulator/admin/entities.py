@@ -44,7 +44,7 @@ class Entities:
     async def answer(self, request: web.Request, path: str) -> web.Response:
         """`path` is decoded, without the first slash. Raises `ServiceBusError`."""
         known = path.lower().strip("/")
-        self._gatekeeper.authorize(request.headers.get("Authorization"), "" if known[:1] == "$" else path, Right.MANAGE)
+        self._gatekeeper.authorize(request.headers.get("Authorization"), path, Right.MANAGE)
         version = request.query.get("api-version")
         if version is not None and _VERSION.fullmatch(version) is None:
             raise ServiceBusError(ARGUMENT_ERROR, f"api-version: '{version}' is none; write it as in 2021-05.")

@@ -10,6 +10,7 @@ from tests.clients.harness import JsonObject, Outcomes, checks_of, queues_for, r
 
 CHECKS = checks_of("node/service_bus.mjs")
 TROUBLE = checks_of("node/trouble.mjs")
+ADMINISTRATION = checks_of("node/administration.mjs")
 PROPERTIES: dict[str, JsonObject] = {
     "a_dead_letter_is_forwarded_with_its_source": {"ForwardDeadLetteredMessagesTo": "elsewhere"},
     "a_duplicate_is_dropped": {"RequiresDuplicateDetection": True},
@@ -68,3 +69,16 @@ def test_over_tls(transport: str, tmp_path: Path) -> None:
 def test_trouble(check: str, tmp_path: Path) -> None:
     with running(tmp_path, queues_for(TROUBLE)) as emulator:
         assert run_node("trouble", emulator, only=[check])[check] is None
+
+
+@pytest.fixture(scope="module")
+def administration(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What the administration client said; its queues are its own to make."""
+    folder = tmp_path_factory.mktemp("administration")
+    with running(folder, {}, "--admin-https-port", "0", "--certificates", str(folder)) as emulator:
+        return run_node("administration", emulator, {"NODE_EXTRA_CA_CERTS": emulator["ca_certificate"]})
+
+
+@pytest.mark.parametrize("check", ADMINISTRATION)
+def test_administration(check: str, administration: Outcomes) -> None:
+    assert administration[check] is None, administration[check]
