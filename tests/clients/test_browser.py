@@ -16,8 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from emulator import config
+from emulator.issuer import object_id_of
 from tests.clients.harness import HERE, JsonObject, node, running
 from tests.support.azurite import free_port
 from tests.support.processes import start_worker, wait_ready
@@ -28,6 +31,7 @@ CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0")
 PAGE = '<!doctype html><meta charset="utf-8"><script>globalThis.config = {}</script><script src="bundle.js"></script>'
 SECONDS = 30
+USER = "ada"
 
 
 class Site(ThreadingHTTPServer):
@@ -98,17 +102,39 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> JsonObject:
     folder = tmp_path_factory.mktemp("browser")
     bundle = folder / "bundle.js"
     subprocess.run([node(), "build.mjs", str(bundle)], cwd=HERE / "browser", check=True, timeout=SECONDS)
-    with running(folder, None, "--ws-port", "0") as said:
+    with running(folder, None, "--ws-port", "0", "--config", str(configuration(folder))) as said:
         emulator = Emulator(**{name: said[name] for name in Emulator.__dataclass_fields__})
-        config = {
+        given = {
             "wsUrl": said["ws_url"],
-            "busToken": emulator.mint("ada"),
-            "claim": emulator.mint("ada", ROLE),
-            "otherClaim": emulator.mint("ada", "Another.Role"),
+            "busToken": bus_token(emulator.web_url),
+            "claim": emulator.mint(USER, ROLE),
+            "otherClaim": emulator.mint(USER, "Another.Role"),
         }
-        site = Site(bundle.read_bytes(), config)
+        site = Site(bundle.read_bytes(), given)
         with working(folder, emulator), serving(site), shown(f"http://127.0.0.1:{site.server_port}/", folder):
             return site.outcomes.get(timeout=SECONDS)
+
+
+def configuration(folder: Path) -> Path:
+    """The emulator's own, and in it the data roles that the sample says a user needs."""
+    document = json.loads(config.DEFAULT.read_text(encoding="utf-8"))
+    document["FlowWorker"]["ServiceBus"] = {
+        "RoleAssignments": [
+            {"ObjectId": str(object_id_of(USER)), "Role": f"Azure Service Bus Data {role}", "Queue": name}
+            for role, name in (("Sender", "flow-requests"), ("Receiver", "flow-replies"))
+        ]
+    }
+    path = folder / "config.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def bus_token(web_url: str) -> str:
+    """What Entra would give the page for Service Bus."""
+    wanted = {"user": USER, "audience": "https://servicebus.azure.net"}
+    answer = httpx.post(f"{web_url}/emulator/token", json=wanted, timeout=10).raise_for_status()
+    token: str = answer.json()["access_token"]
+    return token
 
 
 @contextmanager
