@@ -10,6 +10,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Literal
 
 import jwt
@@ -65,9 +66,13 @@ class SigningKey:
 
     def __init__(self, kid: str | None = None, *, issuer: str | None = None) -> None:
         """`issuer`: the only one that signs with this key; None: each of those whose key set has it."""
-        self.private: RSAPrivateKey = generate_private_key(public_exponent=65537, key_size=2048)
         self.kid = kid or secrets.token_urlsafe(20)
         self.issuer = issuer
+
+    @cached_property
+    def private(self) -> RSAPrivateKey:
+        """Made when it is first needed: that takes a tenth of a second, which nobody should wait for at start."""
+        return generate_private_key(public_exponent=65537, key_size=2048)
 
     def published(self) -> dict[str, object]:
         """Its entry in the key set (RFC 7517), with the `issuer` by which Entra restricts one."""
