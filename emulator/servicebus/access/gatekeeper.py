@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from emulator.servicebus.access import sas
-from emulator.servicebus.access.proof import Grant, Proof
+from emulator.servicebus.access.proof import Grant, Proof, entity_of
 from emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
 from emulator.servicebus.policies import ALL, DEVELOPMENT, Policy, Right
 
@@ -64,7 +64,7 @@ class Gatekeeper:
             text = "MalformedToken: the Authorization header must be 'SharedAccessSignature …' or 'Bearer …'."
             raise ServiceBusError(UNAUTHORIZED, text)
         proof = self.examine(given[len(_BEARER) :].strip() if is_bearer else given)
-        if not any(grant.allows(self._requested(path, grant), right) for grant in proof.grants):
+        if not any(self._lets_in(path, grant, right) for grant in proof.grants):
             raise missing(path, right)
 
     def log_in(self, name: str, key: str) -> Proof | None:
@@ -90,9 +90,11 @@ class Gatekeeper:
         return self.bearers.examine(token)
 
     @staticmethod
-    def _requested(path: str, grant: Grant) -> str:
-        """What the request is for: who sends by REST may sign `queue/messages`, or what is below it."""
-        return grant.scope if path and f"{grant.scope}/".startswith(f"{path}/{_MESSAGES}/") else path
+    def _lets_in(path: str, grant: Grant, right: Right) -> bool:
+        """Who sends by REST may sign `queue/messages`, or what is below it, instead of the queue."""
+        if path and f"{grant.scope}/".startswith(f"{path}/{_MESSAGES}/"):
+            return bool(grant.rights & right) and grant.entity in ("", entity_of(path))
+        return grant.allows(path, right)
 
 
 def _is_key_of(policy: Policy, key: str) -> bool:

@@ -192,6 +192,14 @@ def test_what_is_wrong_with_a_token_is_said_but_no_secret(header: str | None, wh
     assert not any(secret in said for secret in ("first-key", "second-key", "q-key", "sig=", "SAS_KEY_VALUE"))
 
 
+@pytest.mark.parametrize("below", ["messages", "messages/head", "$deadletterqueue/messages"])
+def test_a_queues_policy_may_sign_what_rest_asks_for(below: str) -> None:
+    path = "q/$deadletterqueue" if below.startswith("$") else "q"
+    gatekeeper().authorize(signed(f"{HOST}/q/{below}", "listeners", "q-key"), path, Right.LISTEN)
+    with pytest.raises(ServiceBusError):
+        gatekeeper().authorize(signed(f"{HOST}/other/{below}", "listeners", "q-key"), path, Right.LISTEN)
+
+
 @pytest.mark.parametrize("entity", ["q", "q/$deadletterqueue", "Q/$Management"])
 def test_a_queues_policy_is_for_the_queue_and_what_belongs_to_it(entity: str) -> None:
     gatekeeper().authorize(signed(f"{HOST}/q", "listeners", "q-key"), entity, Right.LISTEN)
