@@ -62,6 +62,27 @@ def test_any_offered_mechanism_is_accepted(mechanism: str) -> None:
     assert [sasl_frames(chunk) for chunk in connection.take_output()] == [[SaslOutcome(0)]]
 
 
+@pytest.mark.parametrize(
+    ("response", "name", "password"),
+    [(b"\0user\0pass\0word", "user", "pass\0word"), (b"as\0user\0", "user", ""), (b"", "", ""), (None, "", "")],
+)
+def test_a_name_and_a_password_are_asked_about_and_refused_where_they_are_no_good(
+    response: bytes | None, name: str, password: str
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def refuse(*both: str) -> bool:
+        asked.append((both[0], both[1]))
+        return False
+
+    connection = Connection("broker", log_in=refuse)
+    connection.receive(SASL_HEADER)
+    connection.take_output()
+    assert closed_with(connection.receive(sasl(SaslInit("PLAIN", response)))) == "amqp:unauthorized-access"
+    assert [sasl_frames(chunk) for chunk in connection.take_output()] == [[SaslOutcome(1)]]
+    assert asked == [(name, password)]
+
+
 def test_an_unknown_mechanism_is_told_so_and_the_connection_is_over() -> None:
     connection = Connection("broker")
     connection.receive(SASL_HEADER)

@@ -11,14 +11,18 @@ from urllib.parse import quote, quote_plus
 import pytest
 from azure.servicebus._pyamqp.utils import generate_sas_token
 
+from emulator.amqp import Target
+from emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES
 from emulator.definitions import MANAGED_IDENTITY_OBJECT_ID, IdentityDefinition
 from emulator.issuer import Issuer, TokenRequest
 from emulator.servicebus.access import OPEN, Access, Claims, Gatekeeper, Right, path_of
 from emulator.servicebus.access.claims import MAX_AUDIENCES
 from emulator.servicebus.access.entra import DataRole, EntraTokens, RoleAssignment
-from emulator.servicebus.config import ConfigError
+from emulator.servicebus.config import ConfigError, QueueSettings
 from emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
 from emulator.servicebus.policies import ALL, DEVELOPMENT, Policy, parse_policies
+from tests.unit.servicebus.client import Client, Namespace
+from tests.unit.servicebus.rig import section
 
 HOST = "sb://127.0.0.1:5672"
 NOW = 1_700_000_000
@@ -376,3 +380,49 @@ def test_when_nothing_is_checked_no_token_is_needed() -> None:
     assert claims.proven
     assert claims.log_in("anybody", "anything")
     assert claims.allow("q", Right.MANAGE)
+
+
+# --- links and requests ------------------------------------------------------------------------------------------
+
+
+def logged_in(name: str, key: str) -> Client:
+    """A client of `q`, with what its policy allows."""
+    one = Namespace(QueueSettings("q")).client()
+    one.endpoint.claims = Claims(gatekeeper(), lambda: None)
+    assert one.endpoint.claims.log_in(name, key)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "needed"), [("senders", "first-key", "Listen"), ("listeners", "q-key", "Send")]
+)
+def test_a_link_needs_the_right_for_its_direction(name: str, key: str, needed: str) -> None:
+    one = logged_in(name, key)
+    attach = one.receive if needed == "Listen" else lambda queue: one.send_to(Target(queue))
+    attach("q")
+    error = one.refused()
+    assert error.condition == UNAUTHORIZED
+    assert f"'{needed}' claim(s) are required" in str(error.description)
+
+
+@pytest.mark.parametrize(
+    ("operation", "needed"),
+    [
+        ("schedule-message", Right.SEND),
+        ("cancel-scheduled-message", Right.SEND),
+        ("peek-message", Right.LISTEN),
+        ("update-disposition", Right.LISTEN),
+        ("set-session-state", Right.LISTEN),
+        ("batch-delete-messages", Right.LISTEN),
+    ],
+)
+def test_each_request_needs_the_right_for_what_it_does(operation: str, needed: Right) -> None:
+    for allowed, name, key in ((Right.SEND, "senders", "first-key"), (Right.LISTEN, "listeners", "q-key")):
+        one = logged_in(name, key)
+        one.send_to(Target("q/$management"))
+        one.receive("q/$management", 1, credit=10)
+        asked = {"operation": f"com.microsoft:{operation}"}
+        one.transfer(0, 0, section(APPLICATION_PROPERTIES, asked) + section(AMQP_VALUE, {}))
+        (answer,) = one.deliveries()
+        status = answer.section(APPLICATION_PROPERTIES)["statusCode"]  # type: ignore[index]  # a map
+        assert (status == 401) is (allowed is not needed)
