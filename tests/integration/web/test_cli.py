@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import jwt
 import pytest
+from azure.servicebus import ServiceBusClient, ServiceBusMessage
+from azure.servicebus.exceptions import ServiceBusAuthenticationError
 
 START_SECONDS = 30
 COMMAND = [sys.executable, "-m", "emulator"]
@@ -110,6 +112,19 @@ def test_the_ready_line_tells_everything_a_program_needs(served: Served) -> None
     discovery = httpx.get(f"{served.ready['issuer']}/.well-known/openid-configuration")
     assert discovery.json()["issuer"] == served.ready["issuer"]
     assert served.lines.empty(), "stdout is for the ready line alone"
+
+
+def _send_with_a_wrong_key(served: Served) -> None:
+    text = str(served.ready["connection_string"]).replace("SAS_KEY_VALUE", "wrong")
+    with ServiceBusClient.from_connection_string(text, retry_total=0) as client:
+        client.get_queue_sender("flow-requests").send_messages(ServiceBusMessage("x"))
+
+
+def test_keys_are_checked_unless_the_user_says_else(served: Served) -> None:
+    with pytest.raises(ServiceBusAuthenticationError):
+        _send_with_a_wrong_key(served)
+    with serving(*FREE_PORTS, "--access", "open") as lenient:
+        _send_with_a_wrong_key(lenient)
 
 
 def test_a_certificate_without_its_key_is_refused_before_anything_listens(tmp_path: Path) -> None:
