@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from emulator.servicebus.access.gatekeeper import Gatekeeper, missing
 from emulator.servicebus.access.proof import Proof, covers, path_of
-from emulator.servicebus.errors import RESOURCE_LIMIT_EXCEEDED, UNAUTHORIZED, ServiceBusError
+from emulator.servicebus.errors import ARGUMENT_ERROR, RESOURCE_LIMIT_EXCEEDED, UNAUTHORIZED, ServiceBusError
 from emulator.servicebus.policies import Right
 
 MAX_AUDIENCES = 1000
 """For each connection: clients put one token for each entity."""
+MAX_AUDIENCE_CHARACTERS = 2048
 _LONGEST_WAIT_SECONDS = 86_400.0
 
 
@@ -36,6 +37,8 @@ class Claims:
 
     def put(self, audience: str, token: str) -> None:
         """Take a token for an audience; it replaces the one before. Raises `ServiceBusError`: what is wrong with it."""
+        if len(audience) > MAX_AUDIENCE_CHARACTERS:
+            raise ServiceBusError(ARGUMENT_ERROR, f"The audience is longer than {MAX_AUDIENCE_CHARACTERS} characters.")
         proof, path = self._gatekeeper.examine(token), path_of(audience)
         if not self._gatekeeper.checks:
             return

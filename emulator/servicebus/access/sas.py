@@ -14,7 +14,7 @@ from urllib.parse import unquote, unquote_plus
 
 from emulator.servicebus.access.proof import Grant, Proof, covers, path_of
 from emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
-from emulator.servicebus.policies import Policy
+from emulator.servicebus.policies import MAX_CHARACTERS, Policy
 
 SCHEME = "SharedAccessSignature "
 _FIELDS = ("sr", "sig", "se", "skn")
@@ -42,8 +42,10 @@ def examine(token: str, policies: Iterable[Policy], now: float) -> Proof:
     resource, name = path_of(unquote(given["sr"])), unquote_plus(given["skn"])
     known = [one for one in policies if one.name.lower() == name.lower() and covers(one.entity, resource)]
     if not known:
-        at = f"for '{resource}'" if resource else "for the namespace"
-        raise ServiceBusError(UNAUTHORIZED, f"InvalidSignature: there is no policy '{name}' {at} ('skn').")
+        at = f"for '{resource[:MAX_CHARACTERS]}'" if resource else "for the namespace"
+        raise ServiceBusError(
+            UNAUTHORIZED, f"InvalidSignature: there is no policy '{name[:MAX_CHARACTERS]}' {at} ('skn')."
+        )
     policy = next((one for one in known if _signed_by(one, given)), None)
     if policy is None:
         text = f"InvalidSignature: The token has an invalid signature: '{name}' has another key ('sig')."

@@ -16,7 +16,7 @@ from emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES
 from emulator.definitions import MANAGED_IDENTITY_OBJECT_ID, IdentityDefinition
 from emulator.issuer import Issuer, TokenRequest
 from emulator.servicebus.access import OPEN, Access, Claims, Gatekeeper, Right, path_of
-from emulator.servicebus.access.claims import MAX_AUDIENCES
+from emulator.servicebus.access.claims import MAX_AUDIENCE_CHARACTERS, MAX_AUDIENCES
 from emulator.servicebus.access.entra import DataRole, EntraTokens, RoleAssignment
 from emulator.servicebus.config import ConfigError, QueueSettings
 from emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
@@ -362,6 +362,12 @@ async def test_a_connection_has_so_many_tokens_and_no_more() -> None:
         claims.put(f"{HOST}/more", token)
     claims.put(f"{HOST}/0", token)
     claims.close()
+
+
+def test_an_audience_is_so_long_and_no_longer() -> None:
+    audience = f"{HOST}/{'q' * MAX_AUDIENCE_CHARACTERS}"
+    with pytest.raises(ServiceBusError, match="The audience is longer than 2048 characters"):
+        Claims(gatekeeper(), lambda: None).put(audience, signed(HOST))
 
 
 def test_a_name_and_a_key_do_instead_of_tokens() -> None:
