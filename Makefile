@@ -15,7 +15,9 @@ demo: $(READY)   ## the main job, end to end, on the emulator
 test: $(READY) lint  ## all tests, after types, style and layer rules
 	$(BIN)/python -m pytest -n 4 --dist loadfile
 
-bench: $(READY)  ## how much one flow's trouble costs the others, as a ratio (3 minutes)
+bench: $(READY)  ## how fast worker and emulator are, and what one flow's trouble costs the others (10 minutes)
+	$(BIN)/python -m bench.worker
+	$(BIN)/python -m bench.emulator
 	$(BIN)/python -m bench.noisy_neighbour
 
 lint: $(READY)   ## types, style and layer rules
