@@ -195,6 +195,8 @@ def _parse(payload: bytes) -> Message:
     header = _fields(raw.get(HEADER), 5)
     properties = _fields(raw.get(PROPERTIES), 13)
     annotations = _map(raw.get(MESSAGE_ANNOTATIONS))
+    if isinstance(key := annotations.get(_PARTITION_KEY), bytes):  # Python sends on what it has received like this
+        annotations[_PARTITION_KEY] = key.decode(errors="replace")
     delivery_annotations = _map(raw.get(DELIVERY_ANNOTATIONS))
     for own in _BROKERS_OWN:
         annotations.pop(own, None)

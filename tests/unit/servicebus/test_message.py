@@ -171,3 +171,10 @@ def test_a_partition_key_that_is_not_the_session_id_is_not_allowed() -> None:
     with pytest.raises(ServiceBusError, match="must be the same as the session ID") as refused:
         message("x", session_id="s", partition_key="p")
     assert refused.value.condition == "amqp:not-allowed"
+
+
+def test_a_partition_key_may_come_as_bytes_as_python_sends_on_what_it_has_received() -> None:
+    annotations = section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-partition-key"): b"key"})
+    message = parse(annotations + section(DATA, b"x"))
+    assert message.partition_key == "key"
+    assert message.annotations == {Symbol("x-opt-partition-key"): "key"}
