@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection
 from datetime import datetime
 from typing import Protocol
@@ -17,6 +18,7 @@ from worker.errors import Refused
 from worker.flows.registry import Flow, Registry
 from worker.logs import log
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _audit = logging.getLogger("worker.audit")
 
 
@@ -54,10 +56,10 @@ class Admission:
         """
         try:
             self._require_reply_queue(errand)
-            return errand if errand.principal is not None else await self._proven(errand)
         except Refused as no:
-            _say(errand, None, no)
+            _say(errand, errand.principal, no)
             raise
+        return errand if errand.principal is not None else await self._proven(errand)
 
     async def authorise(self, errand: Continuation) -> Flow:
         """The flow that the proven sender may start. Raises `Refused`, `NotKnownYet`.
@@ -81,9 +83,17 @@ class Admission:
             raise Refused("reply_queue_not_allowed", "Results may not be sent to the queue named in reply-to.")
 
     async def _proven(self, errand: Continuation) -> Continuation:
-        proven = await self._authority.prove(errand.claim, errand.accepted)
-        self._require_binding(errand, proven)
-        principal = self._rights.speaking_for(proven.principal, errand.on_behalf_of)
+        try:
+            proven = await self._authority.prove(errand.claim, errand.accepted)
+        except Refused as no:
+            _say(errand, None, no)
+            raise
+        try:
+            self._require_binding(errand, proven)
+            principal = self._rights.speaking_for(proven.principal, errand.on_behalf_of)
+        except Refused as no:
+            _say(errand, proven.principal, no)
+            raise
         return errand.model_copy(update={"principal": principal, "claim": None})
 
     def _require_binding(self, errand: Continuation, proven: Proven) -> None:
@@ -92,7 +102,9 @@ class Admission:
             return
         name = self._binding_claim
         bound_to = proven.claims.get(name)
-        if not isinstance(bound_to, str) or bound_to not in {errand.replay_of or errand.message_id, errand.digest}:
+        # What looks like a digest is one: else a claim bound to an input would open others under that message ID.
+        is_digest = isinstance(bound_to, str) and _DIGEST.fullmatch(bound_to) is not None
+        if bound_to != (errand.digest if is_digest else errand.replay_of or errand.message_id):
             raise Refused(
                 "claim_not_bound",
                 f"'{errand.flow}' takes only claims that name the request's message ID or digest in '{name}'; get a "

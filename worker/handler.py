@@ -108,7 +108,10 @@ class Handler:
         except InvalidRequest as no:
             return self._conclusions.refuse_unread(message, no)
         try:
-            errand = await self._admission.prove(errand)
+            try:
+                errand = await self._admission.prove(errand)
+            except Refused as no:
+                return await self._not_admitted(errand, FlowError(code=no.code, message=no.message))
             return await self._journey(errand, queue)
         except Refused as no:
             return self._refuse(errand, FlowError(code=no.code, message=no.message))
@@ -192,6 +195,27 @@ class Handler:
             return self._conclusions.reply(errand, self._conclusions.without_answer(errand, status, error))
         return await self._end(errand, _subject(errand), status, error)
 
+    async def _not_admitted(self, errand: Continuation, error: FlowError) -> Outcome:
+        """A claim that held before may not hold any more; what was called is told as it was all the same."""
+        if errand.principal is not None:
+            return await self._deny(errand, Status.REFUSED, error)
+        subject = await self._same_message(errand)
+        return (
+            self._refuse(errand, error) if subject is None else await self._end(errand, subject, Status.REFUSED, error)
+        )
+
+    async def _same_message(self, errand: Continuation) -> Subject | None:
+        """What this very message was journalled as when its sender was proven; None if it never was.
+
+        The origin is the broker's own number of the message, which nobody can write: another message learns nothing.
+        """
+        found = await self._journal.find(errand.message_id)
+        if found is None or found.origin != errand.origin:
+            return None
+        return Subject(
+            message_id=errand.message_id, fingerprint=found.fingerprint, origin=errand.origin, number=errand.number
+        )
+
     async def _end(self, errand: Continuation, subject: Subject, status: Status, error: FlowError) -> Outcome:
         """Conclude without calling: as `status` says, or `unknown` if a call went out."""
         begun = await self._journal.begin(subject, lease=timedelta(seconds=self._lease_slack), calls=errand.calls)
@@ -268,9 +292,10 @@ class Handler:
             errand = await self._admission.prove(errand)
             subject = _subject(errand)
         except Refused:
-            # It was never called. Its entry must not stand where a proven sender's request would.
+            # If it was never called, its entry must not stand where a proven sender's request would.
             nobody = f"dead-letter {errand.origin}"
-            subject = Subject(message_id=nobody, fingerprint=nobody, origin=errand.origin, number=errand.number)
+            unproven = Subject(message_id=nobody, fingerprint=nobody, origin=errand.origin, number=errand.number)
+            subject = await self._same_message(errand) or unproven
         return await self._end(errand, subject, status, error)
 
     async def told(self, reply: Reply) -> None:

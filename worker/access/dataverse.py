@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import httpx
 
 from worker.access.privilege import NAME, Depth
@@ -26,6 +27,8 @@ from worker.flows.invoker import TokenSource
 
 _NO_SUCH_USER = "0x80040217"
 """The error code of Dataverse for a row that does not exist; any other 404 is a wrong address."""
+_NO_DEPTH = (4, "RecordFilter")
+"""A privilege by a filter over records reaches no business unit (Microsoft Learn, `PrivilegeDepth`)."""
 _MOST_SAID = 10_000
 _MOST_HELD = 10_000
 _MOST_BYTES = 1 << 20
@@ -153,16 +156,16 @@ def _depth_in(response: httpx.Response, privilege: str) -> Depth | None:
     """The farthest of the depths. What cannot be understood is no answer: neither a yes nor a no."""
     try:
         rows = response.json()["RolePrivileges"]
-        depths = [_depth(row) for row in rows if row["PrivilegeName"].lower() == privilege.lower()]
+        asked = [row["Depth"] for row in rows if row["PrivilegeName"].lower() == privilege.lower()]
+        depths = [_depth(said) for said in asked if said not in _NO_DEPTH]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotKnownYet("dataverse_unavailable", "Dataverse's answer could not be understood") from error
-    if rows and not depths:
+    if rows and not asked:
         raise NotKnownYet("dataverse_unavailable", "Dataverse answered another question than it was asked")
     return max(depths, default=None)
 
 
-def _depth(row: Any) -> Depth:
-    said = row["Depth"]
+def _depth(said: Any) -> Depth:
     return Depth(said + 1) if isinstance(said, int) else Depth[said.upper()]
 
 
@@ -170,5 +173,5 @@ async def _within(seconds: float, call: Callable[[], Awaitable[httpx.Response]])
     try:
         async with asyncio.timeout(seconds):
             return await call()
-    except (httpx.HTTPError, TimeoutError, OSError) as error:
+    except (httpx.HTTPError, aiohttp.ClientError, TimeoutError, OSError) as error:
         raise NotKnownYet("dataverse_unavailable", f"Dataverse cannot be had ({type(error).__name__})") from error

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import aiohttp
 import httpx
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWTError
@@ -69,6 +70,8 @@ class IssuerKeys:
                     await self._fetch(issuer, held)
         if self._now() - held.fetched_at > self._lifetime:
             raise NotKnownYet("keys_unavailable", f"the signing keys of {issuer.name} cannot be had")
+        if kid not in held.keys and held.tried_at > held.fetched_at:
+            raise NotKnownYet("keys_unavailable", f"the newest signing keys of {issuer.name} cannot be had")
         return held.keys.get(kid)
 
     def _wants_fetch(self, held: _Held, kid: str) -> bool:
@@ -84,7 +87,7 @@ class IssuerKeys:
         try:
             async with asyncio.timeout(self._deadline):
                 keys = await self._published_keys(issuer)
-        except (httpx.HTTPError, TimeoutError, ValueError, PyJWTError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, TimeoutError, ValueError) as error:
             log(
                 _log,
                 logging.WARNING,

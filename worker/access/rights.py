@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from worker.errors import Refused
 from worker.flows.registry import Flow
 
 _NOBODY = str(uuid.UUID(int=0))
+_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Privileges(Protocol):
@@ -51,11 +53,8 @@ class Rights:
             return principal
         if not self._asserters.admit(principal):
             raise Refused("on_behalf_of_not_allowed", "This sender may not name another user in 'on_behalf_of'.")
-        try:
-            oid = str(uuid.UUID(user))
-        except ValueError:
-            oid = _NOBODY
-        if oid == _NOBODY or len(user) != len(oid):
+        oid = user.lower()
+        if _GUID.fullmatch(oid) is None or oid == _NOBODY:
             raise Refused("on_behalf_of_invalid", "'on_behalf_of' must be the user's Entra object ID.")
         return replace(principal, on_behalf_of=oid)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jsonschema.exceptions import ValidationError
 from jsonschema.protocols import Validator
-from jsonschema.validators import Draft202012Validator, validator_for
+from jsonschema.validators import Draft202012Validator, extend, validator_for
 from pydantic import JsonValue
 
 from worker.access.privilege import Depth
@@ -39,7 +41,11 @@ class Flow:
         """Raises `Refused` unless `value` fits the trigger's schema. The message names the place, not the value."""
         if self.input_validator is None:
             return
-        fault = next(iter(self.input_validator.iter_errors(value)), None)
+        try:
+            fault = next(iter(self.input_validator.iter_errors(value)), None)
+        except (ArithmeticError, RecursionError):
+            text = f"The input does not fit the schema of '{self.name}': it holds what cannot be compared with it."
+            raise Refused("input_schema_mismatch", text) from None
         if fault is not None:
             rule = f"'{fault.validator}': {_shown(fault.validator_value)}"
             raise Refused(
@@ -73,10 +79,41 @@ def _flow(name: str, settings: FlowSettings, status_hosts: StatusHosts) -> Flow:
         bind_claim=settings.bind_claim,
         timeout_seconds=settings.timeout_seconds,
         idempotent=settings.idempotent,
-        input_validator=None if schema is None else validator_for(schema, default=Draft202012Validator)(schema),
+        input_validator=None if schema is None else _validator(schema),
         retry=settings.retry,
         status_hosts=status_hosts,
     )
+
+
+def _validator(schema: Mapping[str, Any] | bool) -> Validator:
+    """By the schema's own draft. jsonschema compares each item with each for `uniqueItems`; here they are hashed."""
+    kind = extend(  # type: ignore[no-untyped-call]
+        validator_for(schema, default=Draft202012Validator), {"uniqueItems": _unique_items}
+    )
+    validator: Validator = kind(schema)
+    return validator
+
+
+def _unique_items(validator: Validator, wanted: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if wanted and validator.is_type(instance, "array") and len({_canonical(one) for one in instance}) < len(instance):
+        yield ValidationError("has items that are the same")
+
+
+def _canonical(value: Any) -> str:
+    """The same text for what JSON Schema calls equal: 1 and 1.0 are, 1 and true are not."""
+    return json.dumps(_whole(value), sort_keys=True)
+
+
+def _whole(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_whole(one) for one in value]
+        case dict():
+            return {name: _whole(one) for name, one in value.items()}
+        case _:
+            return value
 
 
 def _shown(rule: Any) -> str:

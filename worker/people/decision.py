@@ -118,6 +118,9 @@ class _Way:
         if token is None:
             self._ask("Who is the sender?")
             self.came_out(Outcome.YES, f"No claim was given; the user {self._asked.user} is taken to be the sender.")
+            if flow.bind_claim:
+                self._ask("Is the claim bound to a request?")
+                self.came_out(Outcome.OPEN, "The flow takes only claims that are; ask again with --token.")
             return Principal(tenant="", oid=self._asked.user or "", kind="user", roles=frozenset(), authority="entra")
         self._ask("Does the claim hold?", _unproven(token))
         proven = await self._gate.authority.prove(token, clock.now())

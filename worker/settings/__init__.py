@@ -120,6 +120,10 @@ class Settings(Layered):
         for queue in self.request_queues:
             for unknown in set(queue.flows.values()) - self.flows.keys():
                 raise ValueError(f"queue '{queue.name}' maps a message to '{unknown}', which is none of the flows")
+            for bound in (name for name in queue.flows.values() if self.flows[name].bind_claim):
+                raise ValueError(
+                    f"queue '{queue.name}' maps a message to '{bound}', whose bind_claim no message can keep"
+                )
             if queue.reply_to is not None and queue.reply_to not in self.replies.queues:
                 raise ValueError(f"queue '{queue.name}': reply_to '{queue.reply_to}' is none of replies.queues")
         return self

@@ -135,6 +135,19 @@ async def test_a_refused_request_is_one_line_with_its_code(
     assert fields["code"] == code
 
 
+@pytest.mark.parametrize(
+    "asked", [errand(on_behalf_of=ADA), errand("bound"), errand("private")], ids=["for another", "not bound", "denied"]
+)
+async def test_a_refusal_after_the_proof_names_who_it_was(
+    asked: Continuation, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "worker.audit")
+    await refusal(admission(Tokens(USER)), asked)
+    [line] = audit(caplog)
+    assert isinstance(line["fields"], dict)
+    assert line["fields"]["caller"] == USER.oid
+
+
 async def test_what_is_not_known_yet_is_no_decision(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "worker.audit")
     with pytest.raises(NotKnownYet):
@@ -173,6 +186,13 @@ async def test_a_bound_claim_names_the_message_or_what_is_asked(bound_to: str) -
 )
 async def test_a_claim_that_is_bound_to_nothing_or_to_another_request_is_refused(claims: dict[str, JsonValue]) -> None:
     assert await refusal(admission(Tokens(USER, claims=claims)), errand("bound")) == "claim_not_bound"
+
+
+async def test_a_claim_bound_to_an_input_opens_no_other_under_that_message_id() -> None:
+    """Else whoever reads it could send anything, with the digest for a message ID."""
+    stolen = digest("bound", {"customer": "Contoso", "amount": 1}, None)
+    asked = errand("bound").model_copy(update={"message_id": stolen})
+    assert await refusal(admission(Tokens(USER, claims={"nonce": stolen})), asked) == "claim_not_bound"
 
 
 async def test_other_flows_do_not_ask_for_a_binding() -> None:

@@ -540,6 +540,18 @@ async def test_what_was_called_is_told_even_if_it_may_not_be_called_any_more(wor
     assert reply_of(await worker.take(request(), flow, demoted)).result == first.result
 
 
+@pytest.mark.parametrize("code", ["request_too_old", "claim_invalid"])
+async def test_what_was_called_is_told_even_if_its_claim_does_not_hold_any_more(worker: Worker, code: str) -> None:
+    """The same message again: its age has passed a bound, its key was withdrawn."""
+    flow = ScriptedFlow(answered(200, {"quote": 7}))
+    first = reply_of(await worker.take(request(), flow))
+    nobody = KnownSenders(instead=Refused(code, "no"))
+    assert reply_of(await worker.take(request(), flow, nobody)).result == first.result
+    other = reply_of(await worker.take(request(message_id="m-2"), flow, nobody))
+    assert other.result.status is Status.REFUSED
+    assert len(flow.calls) == 1
+
+
 @pytest.mark.parametrize("changes", [{"input": {"customer": "Fabrikam"}}, {"flow": "again"}, {"correlation_id": "c-2"}])
 async def test_another_request_under_the_same_message_id_learns_nothing(
     worker: Worker, changes: dict[str, object]

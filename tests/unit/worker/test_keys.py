@@ -99,6 +99,16 @@ async def test_the_last_good_keys_stay_in_use_while_the_issuer_is_down_for_a_day
         await keys.find(V2, "k1")
 
 
+async def test_an_unknown_key_is_not_known_yet_while_the_issuer_cannot_be_asked_for_it() -> None:
+    issuer = Publisher()
+    keys = issuer.keys()
+    await keys.find(V2, "k1")
+    issuer.down, issuer.now = True, HOUR + 1
+    with pytest.raises(NotKnownYet, match="newest"):
+        await keys.find(V2, "k2")
+    assert await keys.find(V2, "k1") is not None
+
+
 async def test_without_any_keys_it_is_not_known_yet_and_soon_asked_again() -> None:
     issuer = Publisher(down=True)
     keys = issuer.keys()

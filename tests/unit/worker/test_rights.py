@@ -160,6 +160,10 @@ def test_nobody_else_may_name_a_user(principal: Principal) -> None:
         f"{ADA}'",
         f"{ADA}) or true",
         "' or 1 eq 1",
+        " 1111111-2222-3333-4444-555555555555",
+        "+1111111-2222-3333-4444-555555555555",
+        "1_111111-2222-3333-4444-555555555555",
+        "\uff11\uff11111111-2222-3333-4444-555555555555",
     ],
 )
 def test_a_user_is_named_by_a_whole_object_id_only(user: str) -> None:
