@@ -22,6 +22,8 @@ from bench.worker.subjects import REPLIES, REQUESTS
 from contracts.servicebus import to_sdk
 
 _WARM_UP = 20
+_WARM_UP_SECONDS = 3.0
+"""At a rate: as many connections as it takes are made then."""
 _LONGEST_SECONDS = 60.0
 
 
@@ -59,11 +61,11 @@ async def _at_rate(sender: _Sender, requests: int, per_second: float) -> list[_A
     async with asyncio.TaskGroup() as tasks:
         asked = []
         moment = time.time()
-        for _ in range(requests):
+        for _ in range(requests + round(_WARM_UP_SECONDS * per_second)):
             moment += chance.expovariate(per_second)
             await asyncio.sleep(max(0.0, moment - time.time()))
             asked.append(tasks.create_task(sender.ask()))
-    return [task.result() for task in asked]
+    return [task.result() for task in asked[-requests:]]
 
 
 @dataclass(frozen=True, slots=True)
