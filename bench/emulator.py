@@ -277,6 +277,16 @@ def _stress(console: Console) -> None:
         seconds, rss = asyncio.run(connected(emulator, 2_000))
     console.print(f"2,000 connections: open after {seconds:.0f} s, {rss:.0f} MB", highlight=False)
     with serving() as emulator:
+        empty = emulator.process.memory_info().rss
+        play(emulator, Scenario("Python", "send_batches", 100_000))
+        waiting = emulator.process.memory_info().rss
+        last = play(emulator, Scenario("Python", "receive_complete", 1_000))
+    console.print(
+        f"100,000 messages waiting: {(waiting - empty) / 100_000:,.0f} bytes for each of 256, "
+        f"{last['messages'] / last['seconds']:,.0f}/s received and completed then",
+        highlight=False,
+    )
+    with serving() as emulator:
         memories: Sequence[Memory] = asyncio.run(through(emulator, 1_000_000, 10))
     steps = ", ".join(f"{one.rss_mb:.0f}" for one in memories)
     console.print(f"1,000,000 messages through one queue, MB after each tenth: {steps}", highlight=False)
