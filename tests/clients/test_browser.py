@@ -11,12 +11,13 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from emulator import config
@@ -90,7 +91,11 @@ def shown(url: str, folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            process.terminate()
+            # Debian's is a script around the browser, which has processes of its own: all of them go.
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            process.kill()
             process.wait()
 
 
