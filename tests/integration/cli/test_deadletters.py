@@ -25,6 +25,7 @@ from contracts.servicebus import to_sdk
 from emulator import config
 from tests.support.emulator import Bus, emulator_in_thread
 from tests.support.processes import CHECKOUT
+from tests.support.receiving import receive_blocking
 from tests.support.stage import WAIT, running_stage, until
 from worker import intake
 from worker.cli import cli
@@ -85,7 +86,7 @@ class Office:
     @contextmanager
     def holding(self) -> Iterator[set[str | None]]:
         """Lock all dead-lettered requests; their message IDs."""
-        messages = self._dead.receive_messages(500, max_wait_time=5)
+        messages = receive_blocking(self._dead, self.depth)
         yield {one.message_id for one in messages}
         for one in messages:
             self._dead.abandon_message(one)

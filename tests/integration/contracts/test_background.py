@@ -14,6 +14,7 @@ from contracts.servicebus import to_sdk
 from emulator.servicebus.errors import MESSAGE_LOCK_LOST
 from emulator.servicebus.faults import At
 from tests.integration.contracts.broker_thread import SILENT, BrokerThread, WorkerThread, echo
+from tests.support.receiving import receive
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -62,7 +63,7 @@ async def test_messages_nobody_asked_for_are_dead_lettered_with_a_reason(
             await sender.send_messages(to_sdk(foreign))
         assert (await background.request("f", 1, timeout=20)).output == 1
         async with sdk.get_queue_receiver("flow-replies", sub_queue="deadletter") as dead:
-            letters = await dead.receive_messages(max_message_count=2, max_wait_time=5)
+            letters = await receive(dead, 2)
             assert [one.dead_letter_reason for one in letters] == ["invalid_result", "unexpected_result"]
             assert "contract" in (letters[0].dead_letter_error_description or "")
             for one in letters:

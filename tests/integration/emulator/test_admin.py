@@ -32,6 +32,7 @@ from emulator.servicebus.access import Gatekeeper, Right
 from emulator.servicebus.config import QueueSettings
 from emulator.servicebus.policies import DEVELOPMENT, Policy
 from tests.support.emulator import Bus, emulator
+from tests.support.receiving import receive
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -228,7 +229,7 @@ async def test_runtime_properties_count_messages_by_what_became_of_them(client: 
     ):
         await sender.send_messages([ServiceBusMessage(b"x") for _ in range(4)])
         await sender.schedule_messages(ServiceBusMessage(b"x"), datetime.now(UTC) + timedelta(hours=1))
-        dead, deferred = await receiver.receive_messages(2, max_wait_time=5)
+        dead, deferred = await receive(receiver, 2)
         await receiver.dead_letter_message(dead)
         await receiver.defer_message(deferred)
 

@@ -9,6 +9,7 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusSend
 from azure.servicebus.exceptions import MessageLockLostError, ServiceBusError, SessionLockLostError
 
 from emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
+from tests.support.receiving import receive_blocking
 
 EMPTY = {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 0}
 
@@ -38,7 +39,7 @@ def test_a_message_is_settled_over_another_connection_once_and_not_twice(
     with client.get_queue_sender("plain") as sender:
         sender.send_messages([ServiceBusMessage(text) for text in ("complete", "abandon", "bury")])
     with client.get_queue_receiver("plain") as one:
-        complete, abandon, bury = one.receive_messages(3, max_wait_time=5)
+        complete, abandon, bury = receive_blocking(one, 3)
     with client.get_queue_receiver("plain") as other:
         other.complete_message(complete)
         other.abandon_message(abandon)

@@ -21,6 +21,7 @@ from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType
 
 from emulator.servicebus.config import QueueSettings
 from tests.support.emulator import Bus, emulator
+from tests.support.receiving import receive
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -88,7 +89,7 @@ async def test_every_kind_of_body_arrives_as_it_was_sent(client: ServiceBusClien
     ]
     await send("bodies", sent)
     async with client.get_queue_receiver("bodies") as receiver:
-        got = await receiver.receive_messages(3, max_wait_time=5)
+        got = await receive(receiver, 3)
         assert [one.body_type for one in got] == [
             AmqpMessageBodyType.DATA,
             AmqpMessageBodyType.VALUE,
@@ -141,7 +142,7 @@ async def test_closing_gives_back_what_was_fetched_unread_and_counts_no_delivery
         [first] = await receiver.receive_messages(1, max_wait_time=5)
         await receiver.complete_message(first)
     async with client.get_queue_receiver("closing") as receiver:
-        rest = await receiver.receive_messages(10, max_wait_time=5)
+        rest = await receive(receiver, 9)
         assert sorted(str(one) for one in rest) == [str(number) for number in range(1, 10)]
         assert {one.delivery_count for one in rest} == {0}
         for one in rest:
@@ -152,7 +153,7 @@ async def test_closing_gives_back_what_was_fetched_unread_and_counts_no_delivery
 async def test_deferred_messages_are_settled_in_every_way(client: ServiceBusClient, send: Senders, bus: Bus) -> None:
     await send("deferring", [ServiceBusMessage(str(number)) for number in range(5)])
     async with client.get_queue_receiver("deferring") as receiver:
-        for one in await receiver.receive_messages(5, max_wait_time=5):
+        for one in await receive(receiver, 5):
             await receiver.defer_message(one)
         complete, abandon, dead_letter, defer, last = await receiver.receive_deferred_messages([1, 2, 3, 4, 5])
         await receiver.complete_message(complete)
@@ -226,7 +227,7 @@ async def test_in_a_session_messages_are_settled_in_every_way(
     names = ("complete", "abandon", "defer", "dead-letter")
     await send("sessions", [ServiceBusMessage(name, session_id="s") for name in names])
     async with client.get_queue_receiver("sessions", session_id="s") as receiver:
-        complete, abandon, defer, dead_letter = await receiver.receive_messages(4, max_wait_time=5)
+        complete, abandon, defer, dead_letter = await receive(receiver, 4)
         await receiver.complete_message(complete)
         await receiver.abandon_message(abandon)
         await receiver.defer_message(defer)
@@ -251,7 +252,7 @@ async def test_a_session_can_be_read_in_receive_and_delete_mode(
         "sessions", session_id="d", receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE
     )
     async with deleting:
-        assert [str(one) for one in await deleting.receive_messages(2, max_wait_time=5)] == ["a", "b"]
+        assert [str(one) for one in await receive(deleting, 2)] == ["a", "b"]
     assert bus.broker.counts()["sessions"] == EMPTY
 
 

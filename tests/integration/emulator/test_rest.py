@@ -38,6 +38,7 @@ from emulator.servicebus.faults import At
 from emulator.servicebus.message import parse, section
 from emulator.servicebus.policies import Policy
 from tests.support.emulator import Bus, emulator
+from tests.support.receiving import receive
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -214,7 +215,7 @@ async def test_a_batch_is_many_messages(http: httpx.AsyncClient, sdk: ServiceBus
     assert answer.status_code == 201
 
     async with sdk.get_queue_receiver("plain") as receiver:
-        one, two, three = await receiver.receive_messages(3, max_wait_time=5)
+        one, two, three = await receive(receiver, 3)
     assert (str(one), one.subject, one.time_to_live) == ("one", "M1", timedelta(seconds=40))
     assert two.application_properties == {b"Priority": b"Low", b"Weight": 2.5, b"Size": 3, b"Urgent": False}
     assert str(three) == "three €"

@@ -31,6 +31,7 @@ from emulator.servicebus.config import QueueSettings
 from emulator.servicebus.errors import MESSAGE_LOCK_LOST
 from emulator.servicebus.faults import At
 from tests.support.emulator import Bus, emulator
+from tests.support.receiving import receive
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -115,7 +116,7 @@ async def test_every_settlement_does_what_it_says(
     for name in ("complete", "abandon", "defer", "dead-letter"):
         batch.add_message(ServiceBusMessage(name))
     await sender.send_messages(batch)
-    messages = {str(got): got for got in await receiver.receive_messages(4, max_wait_time=5)}
+    messages = {str(got): got for got in await receive(receiver, 4)}
     assert list(messages) == ["complete", "abandon", "defer", "dead-letter"]
     await receiver.complete_message(messages["complete"])
     await receiver.abandon_message(messages["abandon"])
@@ -228,7 +229,7 @@ async def test_a_session_is_held_has_state_and_is_read_in_order(client: ServiceB
         with pytest.raises(SessionCannotBeLockedError):
             async with client.get_queue_receiver("sessions", session_id="a"):
                 pass
-        got = await held.receive_messages(2, max_wait_time=5)
+        got = await receive(held, 2)
         assert [str(one) for one in got] == ["one", "two"]
         await held.complete_message(got[0])
         await held.complete_message(got[1])

@@ -6,6 +6,7 @@ from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusClient, ServiceBu
 
 from emulator.servicebus.config import QueueSettings
 from tests.support.emulator import emulator_in_thread
+from tests.support.receiving import receive_blocking
 
 QUEUES = (QueueSettings("plain"), QueueSettings("sessions", requires_session=True))
 
@@ -15,7 +16,7 @@ def test_the_blocking_client_sends_receives_settles_and_peeks() -> None:
         with client.get_queue_sender("plain") as sender, client.get_queue_receiver("plain") as receiver:
             sender.send_messages([ServiceBusMessage(name) for name in ("complete", "abandon", "dead-letter")])
             assert [str(one) for one in receiver.peek_messages(5)] == ["complete", "abandon", "dead-letter"]
-            first, second, third = receiver.receive_messages(3, max_wait_time=5)
+            first, second, third = receive_blocking(receiver, 3)
             receiver.complete_message(first)
             receiver.renew_message_lock(second)
             receiver.abandon_message(second)
