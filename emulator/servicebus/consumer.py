@@ -57,7 +57,7 @@ class Consumer:
     def take(self, message: Message) -> None:
         """See `queue.Consumer`."""
         token = message.lock_token
-        tag = (token or uuid.uuid4()).bytes_le
+        tag = token.bytes_le if token is not None else b""  # the tag is the token, and empty if there is none
         delivery_id = self._link.send(deliver(message, lock_token=token), tag=tag, settled=token is None)
         if token is not None:
             self._deliveries[delivery_id] = token

@@ -318,22 +318,29 @@ class Queue:
         self._changed()
 
     def receive_deferred(self, numbers: Iterable[int], *, keep: bool, session_id: str | None) -> list[Message]:
-        """Take deferred messages by number, under a lock or for good. Raises `ServiceBusError`."""
+        """Take deferred messages by number, under a lock or for good. Raises `ServiceBusError`.
+
+        It is only here that their time to live counts, as the service's documentation of message deferral says.
+        """
         session = self.sessions.held(session_id) if self.settings.requires_session else None
-        messages = [self._in_state(number, State.DEFERRED) for number in dict.fromkeys(numbers)]
-        for message in messages:
-            if session is not None and message.session_id != session.id:
-                raise ServiceBusError(
-                    MESSAGE_NOT_FOUND, f"message {message.sequence_number} is not of session '{session.id}'"
-                )
-            if message.lock_token is not None:
-                raise ServiceBusError(MESSAGE_LOCK_LOST, f"message {message.sequence_number} is locked by a receiver")
+        messages = [self._deferred(number, session) for number in dict.fromkeys(numbers)]
         for message in messages:
             if keep:
                 self._lock(message, session)
             else:
                 self._remove(message)
         return messages
+
+    def _deferred(self, number: int, session: Session | None) -> Message:
+        message = self._in_state(number, State.DEFERRED)
+        if session is not None and message.session_id != session.id:
+            raise ServiceBusError(MESSAGE_NOT_FOUND, f"message {number} is not of session '{session.id}'")
+        if message.lock_token is not None:
+            raise ServiceBusError(MESSAGE_LOCK_LOST, f"message {number} is locked by a receiver")
+        if message.expires_at <= self.now():
+            self._expire(message)
+            raise ServiceBusError(MESSAGE_NOT_FOUND, f"there is no deferred message {number}: it has expired")
+        return message
 
     def peek(self, number: int, count: int, session_id: str | None) -> list[Message]:
         """Up to `count` messages from sequence number `number` on, whatever their state; nothing changes."""
@@ -426,9 +433,11 @@ class Queue:
         if message.delivery_count >= self.settings.max_delivery_count:
             text = f"delivered {message.delivery_count} times without being completed"
             self._bury(message, "MaxDeliveryCountExceeded", text, {})
+        elif message.state is not State.ACTIVE:
+            return
         elif message.expires_at <= self.now():
             self._expire(message)
-        elif message.state is State.ACTIVE:
+        else:
             self._wait_in_line(message)
 
     def _unlock(self, message: Message) -> None:
@@ -518,7 +527,7 @@ class Queue:
             if message.lock_token is not None and message.locked_until <= now:
                 self.give_back(message, counted=True)
         for _, message in self._expiries.due(now):
-            if self._is_here(message) and message.lock_token is None and message.expires_at <= now:
+            if self._waits(message) and message.expires_at <= now:
                 self._expire(message)
         self.sessions.tick()
         self.pump()
