@@ -1,4 +1,4 @@
-"""The only module of the worker that touches azure.servicebus: deadlines, error translation, settlement.
+"""The queues, through azure.servicebus: deadlines, error translation, settlement.
 
 Rules learned the hard way, kept here so that no one else needs to know them:
 
@@ -14,32 +14,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
-import ssl
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-import certifi
-from azure.core.credentials_async import AsyncTokenCredential
-from azure.core.exceptions import AzureError
-from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 from azure.servicebus import ServiceBusReceivedMessage, ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
-from azure.servicebus.aio.management import ServiceBusAdministrationClient
 from azure.servicebus.exceptions import (
     MessageAlreadySettled,
     MessageLockLostError,
     MessageSizeExceededError,
     MessagingEntityNotFoundError,
     ServiceBusAuthorizationError,
+    ServiceBusError,
 )
 
 from contracts.message import Message, ReceivedMessage
 from contracts.servicebus import from_sdk, to_sdk
+from worker import policies, salvage
+from worker.connection import client_for, credential_for
 from worker.logs import log
 from worker.settings import ServiceBusSettings
 
@@ -55,6 +52,10 @@ _TAKEN_AT_ONCE = 100
 
 class BusTrouble(Exception):
     """The connection cannot be used (any more): throw it away and make a new one."""
+
+
+class Undecodable(BusTrouble):
+    """The broker answered with a message that the SDK cannot decode."""
 
 
 class LockLost(Exception):
@@ -86,6 +87,8 @@ class DeadLettered:
     message: ReceivedMessage
     reason: str
     description: str
+    whole: bool = True
+    """Whether it could be decoded; if not, `message` has no body."""
 
 
 class Receiver:
@@ -98,12 +101,7 @@ class Receiver:
 
     async def receive(self) -> Delivery | None:
         """The next request, None if none came within `receive_wait_seconds`. Raises `BusTrouble`."""
-        wait = self._settings.receive_wait_seconds
-        messages = await _bounded(
-            self._sdk.receive_messages(max_message_count=1, max_wait_time=wait),
-            wait + self._settings.settle_seconds,
-            "receive",
-        )
+        messages = await _received(self._sdk, 1, self._settings)
         if not messages:
             await self._probe_when_quiet()
             return None
@@ -137,40 +135,68 @@ class Receiver:
         """An empty receive proves nothing, so a silent broker is asked something it must answer."""
         if time.monotonic() - self._heard_at < self._settings.probe_interval_seconds:
             return
-        await _bounded(self._sdk.peek_messages(max_message_count=1), self._settings.settle_seconds, "probe")
+        with contextlib.suppress(Undecodable):  # an answer all the same
+            await _bounded(self._sdk.peek_messages(max_message_count=1), self._settings.settle_seconds, "probe")
         self._heard_at = time.monotonic()
 
 
 class DeadLetterQueue:
     """The messages that a queue's dead-letter queue holds."""
 
-    def __init__(self, sdk: ServiceBusReceiver, settings: ServiceBusSettings) -> None:
+    def __init__(self, queue: str, sdk: ServiceBusReceiver, settings: ServiceBusSettings) -> None:
+        self._queue = queue
         self._sdk = sdk
         self._settings = settings
         self._held: dict[int, ServiceBusReceivedMessage] = {}
+        self._salvaging = False
+        self.undecodable: set[int] = set()
+        """Sequence numbers of messages that `take` cannot hand out; known once it was called."""
 
     async def peek(self, *, from_sequence: int = 0) -> AsyncIterator[DeadLettered]:
         """Each message from that sequence number on, in order; all of them stay. Raises `BusTrouble`."""
-        while True:
-            page = await _bounded(
-                self._sdk.peek_messages(_PEEKED_AT_ONCE, sequence_number=from_sequence),
-                self._settings.settle_seconds,
-                "peek",
-            )
-            if not page:
-                return
-            for raw in page:
+        while page := await self._page(from_sequence):
+            for raw, whole in page:
                 message = from_sdk(raw)
                 from_sequence = message.sequence_number + 1
-                yield DeadLettered(message, raw.dead_letter_reason or "", raw.dead_letter_error_description or "")
+                if not whole:
+                    self._say_undecodable(message)
+                reason, description = raw.dead_letter_reason or "", raw.dead_letter_error_description or ""
+                yield DeadLettered(message, reason, description, whole)
+
+    async def _page(self, from_sequence: int) -> list[tuple[ServiceBusReceivedMessage, bool]]:
+        """The next messages, and whether they are whole."""
+        if not self._salvaging:
+            peeking = self._sdk.peek_messages(_PEEKED_AT_ONCE, sequence_number=from_sequence)
+            try:
+                return [(raw, True) for raw in await _bounded(peeking, self._settings.settle_seconds, "peek")]
+            except Undecodable:
+                self._salvaging = True
+        salvaging = salvage.peek(self._sdk, _PEEKED_AT_ONCE, from_sequence)
+        page = await _bounded(salvaging, self._settings.open_seconds + self._settings.settle_seconds, "peek")
+        return [(one.message, one.whole) for one in page]
+
+    def _say_undecodable(self, message: ReceivedMessage) -> None:
+        log(
+            _log,
+            logging.WARNING,
+            "deadletter.undecodable",
+            "A dead letter cannot be decoded, and is read without its body.",
+            queue=self._queue,
+            message_id=message.message_id,
+            sequence_number=message.sequence_number,
+        )
 
     async def take(self, sequence_numbers: Iterable[int]) -> AsyncIterator[Delivery]:
         """Each of these messages that is there, locked until it is completed. Raises `BusTrouble`.
 
         The service hands dead letters out in its own order only. Those that are not wanted are held meanwhile, so that
         they do not come again, and given back when the queue is closed; no delivery count is too high for them.
+
+        A receive fails as a whole if one of its messages cannot be decoded, and leaves all of them locked. Where there
+        is such a message, they are received one by one: only the one that fails is left locked, and out of the way.
         """
         missing = set(sequence_numbers)
+        self.undecodable = {one.message.sequence_number async for one in self.peek() if not one.whole}
         while missing and (batch := await self._batch()):
             if all(raw.sequence_number in self._held for raw in batch):
                 return  # locks run out and it begins again from the front: all that can be had was here
@@ -194,9 +220,20 @@ class DeadLetterQueue:
                     await _bounded(self._sdk.abandon_message(raw), self._settings.settle_seconds, "abandon")
 
     async def _batch(self) -> list[ServiceBusReceivedMessage]:
-        wait = self._settings.receive_wait_seconds
-        receiving = self._sdk.receive_messages(max_message_count=_TAKEN_AT_ONCE, max_wait_time=wait)
-        return await _bounded(receiving, wait + self._settings.settle_seconds, "receive")
+        """The next messages. None come in the end, or those again whose locks ran out meanwhile."""
+        for number in self.undecodable:
+            try:
+                return await _received(self._sdk, 1, self._settings)
+            except Undecodable:
+                await self._open_anew(number)
+        return await _received(self._sdk, 1 if self.undecodable else _TAKEN_AT_ONCE, self._settings)
+
+    async def _open_anew(self, undecodable: int) -> None:
+        """Have the SDK give up its link, which receives nothing any more, by an error that it sees; then open it."""
+        peeking = self._sdk.peek_messages(1, sequence_number=undecodable)
+        with contextlib.suppress(Undecodable):
+            await _bounded(peeking, self._settings.settle_seconds, "peek")
+        await _bounded(salvage.peek(self._sdk, 1, undecodable), self._settings.open_seconds, "open the link anew")
 
 
 class SenderPool:
@@ -244,7 +281,7 @@ class ServiceBus:
     def __init__(self, settings: ServiceBusSettings, *, client_id: str | None = None) -> None:
         self._settings = settings
         self._credential = credential_for(settings, client_id)
-        self._client = _client(settings, self._credential)
+        self._client = client_for(settings, self._credential)
         self._pools: dict[str, SenderPool] = {}
 
     async def __aenter__(self) -> Self:
@@ -276,31 +313,8 @@ class ServiceBus:
         await pool.send(message)
 
     async def other_senders(self, queue: str) -> list[str] | None:
-        """Names of the queue's own shared access policies, other than ours, that may send; None: we may not look."""
-        secret = self._settings.connection_string
-        text = secret.get_secret_value() if secret else ""
-        if "usedevelopmentemulator=true" in text.lower():
-            return None  # it has no administration over https
-        try:
-            async with asyncio.timeout(self._settings.open_seconds), self._administration(text) as administration:
-                rules = (await administration.get_queue(queue)).authorization_rules or []
-        except (AzureError, TimeoutError) as error:
-            log(_log, logging.DEBUG, "servicebus.policies_unread", f"Policies not read: {type(error).__name__}")
-            return None
-        own = re.search(r"SharedAccessKeyName=([^;]+)", text, re.IGNORECASE)
-        return [
-            str(rule.key_name)
-            for rule in rules
-            if {str(getattr(right, "value", right)) for right in rule.rights or []} & {"Send", "Manage"}
-            and not (own and rule.key_name == own[1])
-        ]
-
-    def _administration(self, connection_string: str) -> ServiceBusAdministrationClient:
-        if connection_string:
-            return ServiceBusAdministrationClient.from_connection_string(connection_string, retry_total=1)
-        if self._settings.namespace is None or self._credential is None:
-            raise ValueError("neither a connection string nor a namespace")  # ServiceBusSettings holds one of them
-        return ServiceBusAdministrationClient(self._settings.namespace, self._credential, retry_total=1)
+        """See `policies.other_senders`."""
+        return await policies.other_senders(self._settings, self._credential, queue)
 
     @contextlib.asynccontextmanager
     async def dead_letter_queue(self, queue: str) -> AsyncIterator[DeadLetterQueue]:
@@ -308,13 +322,30 @@ class ServiceBus:
         sdk = self._client.get_queue_receiver(queue, sub_queue=ServiceBusSubQueue.DEAD_LETTER, prefetch_count=0)
         try:
             await _bounded(sdk.__aenter__(), self._settings.open_seconds, f"open the dead-letter queue of '{queue}'")
-            dead = DeadLetterQueue(sdk, self._settings)
+            dead = DeadLetterQueue(queue, sdk, self._settings)
             try:
                 yield dead
             finally:
                 await dead.give_back()
         finally:
             await _close_quietly(sdk)
+
+
+async def _received(
+    sdk: ServiceBusReceiver, most: int, settings: ServiceBusSettings
+) -> list[ServiceBusReceivedMessage]:
+    """Up to so many messages; none if none came in `receive_wait_seconds`. Raises `BusTrouble`.
+
+    Where its decoder raises `ValueError`, the SDK takes that for the end of the wait, and from then on answers every
+    receive at once with nothing. That link is dead: who asked it again and again would do nothing else.
+    """
+    began = time.monotonic()
+    wait = settings.receive_wait_seconds
+    receiving = sdk.receive_messages(max_message_count=most, max_wait_time=wait)
+    messages = await _bounded(receiving, wait + settings.settle_seconds, "receive")
+    if not messages and time.monotonic() - began < wait / 2:
+        raise Undecodable("receive: the SDK stopped receiving, as it does at a message that it cannot decode")
+    return messages
 
 
 async def _bounded(call: Awaitable[_T], seconds: float, what: str) -> _T:
@@ -333,9 +364,22 @@ async def _bounded(call: Awaitable[_T], seconds: float, what: str) -> _T:
     except ServiceBusAuthorizationError as error:
         raise BusTrouble(f"{what}: not authorised; give the identity Azure Service Bus Data Receiver/Sender") from error
     except Exception as error:
+        if _is_decoding(error):
+            raise Undecodable(f"{what}: a message cannot be decoded: {error}") from error
         # Its own errors, and whatever its state breaks into under a dropped connection ("'NoneType' object has no
         # attribute …"): the remedy is the same, a new connection.
         raise BusTrouble(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _is_decoding(error: Exception) -> bool:
+    """Whether the SDK's decoder stumbled: it raises built-in errors, which the SDK wraps in its most general one.
+
+    A dropped connection can look like that too; whoever tells them apart finds out by asking again.
+    """
+    cause = error.inner_exception if type(error) is ServiceBusError else None
+    return isinstance(
+        cause, ValueError | TypeError | LookupError | ArithmeticError | RecursionError | struct.error
+    ) and (not isinstance(cause, OSError))
 
 
 async def _close_quietly(closeable: ServiceBusClient | ServiceBusReceiver | ServiceBusSender) -> None:
@@ -345,32 +389,3 @@ async def _close_quietly(closeable: ServiceBusClient | ServiceBusReceiver | Serv
             await closeable.close()
     except Exception as error:  # noqa: BLE001 - whatever the SDK throws while closing a broken connection
         log(_log, logging.DEBUG, "servicebus.close_failed", f"Closing failed: {type(error).__name__}: {error}")
-
-
-def _client(settings: ServiceBusSettings, credential: AsyncTokenCredential | None) -> ServiceBusClient:
-    """The SDK retries little: the lane and the reply publisher retry on new connections, and say so.
-
-    One TLS context serves all connections: the SDK would load the trusted certificates anew for each, some 20 ms of
-    processor time while every lane waits.
-    """
-    options: dict[str, Any] = {  # the SDK's are keywords of many kinds
-        "retry_total": 1,
-        "retry_backoff_factor": 0.2,
-        "ssl_context": ssl.create_default_context(cafile=certifi.where()),
-    }
-    if settings.connection_string:
-        return ServiceBusClient.from_connection_string(settings.connection_string.get_secret_value(), **options)
-    if settings.namespace is None or credential is None:
-        raise ValueError("neither a connection string nor a namespace")  # ServiceBusSettings holds one of them
-    return ServiceBusClient(settings.namespace, credential, **options)
-
-
-def credential_for(
-    settings: ServiceBusSettings, client_id: str | None = None
-) -> ManagedIdentityCredential | DefaultAzureCredential | None:
-    """The credential to reach Service Bus with; None if the connection string is one."""
-    if settings.connection_string:
-        return None
-    if settings.credential == "default":
-        return DefaultAzureCredential(managed_identity_client_id=client_id)
-    return ManagedIdentityCredential(client_id=client_id)

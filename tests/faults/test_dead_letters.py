@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
+from azure.servicebus import ServiceBusMessage
+from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 from pydantic import JsonValue
 
 from contracts.result import FlowResult
+from tests.support.deep import too_deep
 from tests.support.stage import WAIT, Stage, configured, running_stage, until
+from worker.servicebus import ServiceBus
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 
@@ -71,10 +77,67 @@ async def test_a_request_whose_call_was_lost_with_its_worker_is_unknown(stage: S
     assert len(await stage.calls("create-quote")) == 1
 
 
+async def test_dead_letters_that_cannot_be_decoded_are_in_nobodys_way_and_are_answered_too(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body nested too deep fails the peek of a whole page: before and behind those of others."""
+    async with stage.client() as client, _sender(stage) as sender:
+        await sender.send_messages(too_deep("deep-0", ttl_ms=50))
+        sent = await client.submit("create-quote", QUOTE, claim=stage.claim(), time_to_live=timedelta(milliseconds=50))
+        for number in (1, 2):
+            await sender.send_messages(too_deep(f"deep-{number}", ttl_ms=50))
+        await until(lambda: stage.depth("dead_lettered") == 4)
+        async with stage.worker():
+            assert outcome(await client.take(sent, WAIT)) == ("expired", "request_expired")
+            for number in range(3):
+                assert outcome(await client.take(f"deep-{number}", WAIT)) == ("refused", "malformed_request")
+            await asyncio.sleep(1)  # it looks once more
+    told = [record for record in caplog.records if getattr(record, "event", None) == "deadletter.undecodable"]
+    assert [getattr(record, "fields", {})["message_id"] for record in told] == ["deep-0", "deep-1", "deep-2"]
+    assert not [record for record in caplog.records if getattr(record, "event", None) == "chore.failed"]
+
+
+async def test_a_request_that_cannot_be_decoded_is_given_up_by_the_broker_and_others_are_answered(
+    stage: Stage,
+) -> None:
+    requests = stage.emulator.broker.find("flow-requests")
+    one_lane = stage.settings(request_queues=[{"name": "flow-requests", "lanes": 1}])
+    async with stage.client() as client, _sender(stage) as sender:
+        await sender.send_messages(too_deep("deep"))
+        sent = await client.submit("create-quote", QUOTE, claim=stage.claim())
+        async with stage.worker(one_lane):
+            assert outcome(await client.take(sent, WAIT)) == ("succeeded", None)
+            requests.expire_locks()
+            await until(lambda: stage.depth("dead_lettered") == 1)
+            assert outcome(await client.take("deep", WAIT)) == ("refused", "malformed_request")
+
+
+async def test_a_message_that_cannot_be_decoded_is_a_sign_of_life_to_the_probe(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = stage.settings().servicebus.model_copy(update={"probe_interval_seconds": 0, "receive_wait_seconds": 1})
+    async with ServiceBus(settings) as bus, bus.receiver("flow-requests") as receiver, _sender(stage) as sender:
+        await sender.send_messages(too_deep("deep", scheduled_in=timedelta(hours=1)))
+        assert await receiver.receive() is None
+        assert any("nesting" in record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR)
+        await sender.send_messages(ServiceBusMessage("next", message_id="next"))
+        delivery = None
+        while delivery is None:
+            delivery = await receiver.receive()
+        assert delivery.message.message_id == "next"
+
+
+@asynccontextmanager
+async def _sender(stage: Stage) -> AsyncIterator[ServiceBusSender]:
+    async with (
+        ServiceBusClient.from_connection_string(stage.emulator.connection_string) as client,
+        client.get_queue_sender("flow-requests") as sender,
+    ):
+        yield sender
+
+
 async def _take_and_drop(stage: Stage) -> None:
     """Receive the request once and leave it, so that the broker gives it up."""
-    from azure.servicebus.aio import ServiceBusClient
-
     async with (
         ServiceBusClient.from_connection_string(stage.emulator.connection_string) as client,
         client.get_queue_receiver("flow-requests") as receiver,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -232,6 +233,7 @@ def _on_bus(settings: QueueSettings, work: Callable[[ServiceBus], Awaitable[_T]]
         async with ServiceBus(settings.servicebus, client_id=settings.identity.client_id) as bus:
             return await work(bus)
 
+    logging.getLogger("azure").addHandler(logging.NullHandler())  # it has a traceback for what is told in a sentence
     try:
         return asyncio.run(connected())
     except BusTrouble as trouble:

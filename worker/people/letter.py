@@ -18,6 +18,10 @@ from worker.servicebus import DeadLettered
 _TOLD_ALREADY = ("DeadLetterReason", "DeadLetterErrorDescription")
 """The service keeps reason and description among the application properties."""
 
+_NO_BODY = (
+    "Its body cannot be decoded: it is nested too deep, or of a type that the worker's AMQP library does not know."
+)
+
 
 class Unreadable(Exception):
     """The message is neither a request nor a continuation; says why, and quotes nothing of it."""
@@ -46,7 +50,7 @@ class Letter:
     def of(cls, queue: str, dead: DeadLettered, reader: Reader) -> Self:
         """What lies in the dead-letter queue of `queue`, whose messages `reader` reads."""
         message = dead.message
-        flow, obstacle = _flow_and_obstacle(message, reader)
+        flow, obstacle = _flow_and_obstacle(message, reader) if dead.whole else (None, _NO_BODY)
         return cls(
             queue=queue,
             sequence_number=message.sequence_number,

@@ -20,6 +20,10 @@ from worker.servicebus import BusTrouble, DeadLetterQueue, Delivery, LockLost, S
 _REPLAYS = uuid.UUID("5b0d3f5e-8a53-4f0e-9c33-6a0f1f0c7d11")
 """Namespace of the message IDs of replays."""
 
+_UNDECODABLE = (
+    "The worker's AMQP library cannot decode it, so it cannot be taken out: use another tool, as the portal's."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -107,6 +111,7 @@ async def settle(bus: ServiceBus, letters: Iterable[Letter], act: Act, say: Call
     """Do it with each of them, and say at once what became of it. What cannot be done now is left, and said so."""
     for queue, some in groupby(letters, key=lambda letter: letter.queue):
         missing = {letter.sequence_number: letter for letter in some}
+        undecodable: set[int] = set()
         why = "It is not there any more, or another receiver has it just now."
         try:
             async with bus.dead_letter_queue(queue) as dead:
@@ -114,10 +119,11 @@ async def settle(bus: ServiceBus, letters: Iterable[Letter], act: Act, say: Call
                     number = delivery.message.sequence_number
                     say(await _settled(dead, missing[number], delivery, act))
                     del missing[number]
+                undecodable = dead.undecodable
         except BusTrouble as trouble:
             why = f"Service Bus: {trouble}"
         for letter in missing.values():
-            say(Settled(letter, left=why))
+            say(Settled(letter, left=_UNDECODABLE if letter.sequence_number in undecodable else why))
 
 
 async def _settled(dead: DeadLetterQueue, letter: Letter, delivery: Delivery, act: Act) -> Settled:

@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 
 from contracts.servicebus import to_sdk
 from emulator import config
+from tests.support.deep import too_deep
 from tests.support.emulator import Bus, emulator_in_thread
 from tests.support.processes import CHECKOUT
 from tests.support.receiving import receive_blocking
@@ -265,6 +266,41 @@ def test_one_that_another_receiver_holds_is_left(office: Office) -> None:
         done = office.run("discard", "held-message")
     assert done.exit_code == 1
     assert "another receiver has it just now" in words(done.stdout)
+
+
+async def test_one_that_cannot_be_decoded_is_listed_and_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body nested too deep fails each receive that brings it, and the peek of its whole page."""
+    async with running_stage(monkeypatch) as stage:
+        await asyncio.to_thread(_two_and_one_too_deep, stage.emulator.connection_string)
+        await until(lambda: stage.depth("dead_lettered") == 3)
+        environment = {
+            "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": stage.emulator.connection_string,
+            "FLOW_WORKER_SERVICEBUS__RECEIVE_WAIT_SECONDS": "0.5",
+        }
+
+        async def run(*arguments: str) -> Result:
+            return await asyncio.to_thread(CliRunner(env=environment).invoke, cli, ["deadletters", *arguments])
+
+        listed = json.loads((await run("list", "--json")).stdout)
+        assert [one["message_id"] for one in listed] == ["first-message", "deep", "second-message"]
+        assert "cannot be decoded" in listed[1]["not_replayable"]
+        one = await run("discard", "second-message")
+        assert (one.exit_code, one.stdout) == (0, "Discarded 1 message, left 0.\n")
+        rest = json.loads((await run("discard", "--all", "--yes", "--json")).stdout)
+        assert [(one["message_id"], one["done"]) for one in rest] == [("first-message", True), ("deep", False)]
+        assert "use another tool" in rest[1]["left"]
+        assert stage.depth("dead_lettered") == 1
+
+
+def _two_and_one_too_deep(connection_string: str) -> None:
+    with (
+        ServiceBusClient.from_connection_string(connection_string) as client,
+        client.get_queue_sender(REQUESTS) as sender,
+    ):
+        first, second = request("first"), request("second")
+        first.time_to_live = second.time_to_live = timedelta(seconds=1)
+        for one in (first, too_deep("deep", ttl_ms=1000), second):
+            sender.send_messages(one)
 
 
 @pytest.mark.parametrize(
