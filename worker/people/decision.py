@@ -105,34 +105,43 @@ class _Way:
 
     async def go(self) -> None:
         """Through all steps, in the order in which the worker takes them."""
-        self._ask("Is the flow registered?", f"Registered: {', '.join(self._settings.flows)}.")
-        flow = self._gate.registry.find(self._asked.flow)
-        self._ask(self._question)
-        self.came_out(Outcome.YES, f"It takes {_demands(flow)}.")
-        principal = self._on_behalf_of(await self._sender(flow))
+        proven = await self._proven()
+        flow = self._registered()
+        if flow.bind_claim:
+            self._binding(proven)
+        principal = self._on_behalf_of(proven.principal if proven is not None else self._user())
         self._role(principal, flow)
         await self._privilege(principal, flow)
 
-    async def _sender(self, flow: Flow) -> Principal:
+    async def _proven(self) -> Proven | None:
+        """None if no claim was given."""
         token = self._asked.token
         if token is None:
             self._ask("Who is the sender?")
             self.came_out(Outcome.YES, f"No claim was given; the user {self._asked.user} is taken to be the sender.")
-            if flow.bind_claim:
-                self._ask("Is the claim bound to a request?")
-                self.came_out(Outcome.OPEN, "The flow takes only claims that are; ask again with --token.")
-            return Principal(tenant="", oid=self._asked.user or "", kind="user", roles=frozenset(), authority="entra")
+            return None
         self._ask("Does the claim hold?", _unproven(token))
         proven = await self._gate.authority.prove(token, clock.now())
         self._ask(self._question)
         self.came_out(Outcome.YES, _about(proven))
-        if flow.bind_claim:
-            self._binding(proven)
-        return proven.principal
+        return proven
 
-    def _binding(self, proven: Proven) -> None:
-        name = self._settings.claims.binding_claim
+    def _user(self) -> Principal:
+        return Principal(tenant="", oid=self._asked.user or "", kind="user", roles=frozenset(), authority="entra")
+
+    def _registered(self) -> Flow:
+        self._ask("Is the flow registered?", f"Registered: {', '.join(self._settings.flows)}.")
+        flow = self._gate.registry.find(self._asked.flow)
+        self._ask(self._question)
+        self.came_out(Outcome.YES, f"It takes {_demands(flow)}.")
+        return flow
+
+    def _binding(self, proven: Proven | None) -> None:
         self._ask("Is the claim bound to a request?")
+        if proven is None:
+            self.came_out(Outcome.OPEN, "The flow takes only claims that are; ask again with --token.")
+            return
+        name = self._settings.claims.binding_claim
         bound_to = proven.claims.get(name)
         if not isinstance(bound_to, str):
             raise Refused("claim_not_bound", f"The flow has 'bind_claim', and the claim has no '{name}'.")

@@ -103,6 +103,14 @@ def test_what_a_wrong_token_says_of_itself_is_shown_as_unproven(emulator: Emulat
     assert token.split(".")[2] not in ended.stdout
 
 
+def test_the_claim_is_judged_before_the_flow_is_looked_up_as_by_the_worker(emulator: Emulator, check: Check) -> None:
+    ended = check("--flow", "nosuch", "--token", "garbage", "--json")
+    assert json.loads(ended.stdout)["code"] == "claim_invalid"
+    ended = check("--flow", "nosuch", "--token", emulator.mint("ada", ROLE), "--json")
+    assert steps(ended) == [("Does the claim hold?", "allowed"), ("Is the flow registered?", "refused")]
+    assert json.loads(ended.stdout)["code"] == "flow_unknown"
+
+
 def test_privilege_and_role_are_steps_of_their_own(emulator: Emulator, check: Check) -> None:
     ada, bob = emulator.object_id("ada"), emulator.object_id("bob")
     ended = check("--flow", "private-quote", "--user", ada, "--json")
