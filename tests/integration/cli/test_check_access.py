@@ -108,7 +108,7 @@ def test_the_claim_is_judged_before_the_flow_is_looked_up_as_by_the_worker(emula
     assert json.loads(ended.stdout)["code"] == "claim_invalid"
     ended = check("--flow", "nosuch", "--token", emulator.mint("ada", ROLE), "--json")
     assert steps(ended) == [("Does the claim hold?", "allowed"), ("Is the flow registered?", "refused")]
-    assert json.loads(ended.stdout)["code"] == "flow_unknown"
+    assert json.loads(ended.stdout)["code"] == "unknown_flow"
 
 
 def test_privilege_and_role_are_steps_of_their_own(emulator: Emulator, check: Check) -> None:
