@@ -1,7 +1,6 @@
 """The journal's documents in an SQLite file: for all workers on one machine, with nothing to install.
 
-One thread owns the connection. Operations that wait at the same time share one transaction, and so its wait for the
-disk. The file must lie on a local disk: WAL mode needs shared memory, which network file systems do not give
+The file must lie on a local disk: WAL mode needs shared memory, which network file systems do not give
 (sqlite.org, "Write-Ahead Logging").
 """
 
@@ -9,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
+import random
 import sqlite3
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import closing
-from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from worker.errors import NotKnownYet
 from worker.journal.store import Stored, TooLarge
+from worker.journal.transactions import Job, Transactions
 from worker.settings import InvalidSettings
 
 SCHEMA_VERSION = 1
@@ -31,43 +27,29 @@ CREATE TABLE entry (
     document BLOB NOT NULL,
     version INTEGER NOT NULL,
     expires REAL NOT NULL
-) WITHOUT ROWID;
+);
 CREATE INDEX entry_expires ON entry (expires);
 """
-_MOST_TOGETHER = 256
-"""Operations in one transaction."""
 _MOST_BYTES = 256 * 1024 * 1024
-
-Work = Callable[[sqlite3.Connection], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    work: Work
-    lasting: bool
-    """It must outlive a power cut."""
-    done: Future[Any] = field(default_factory=Future)
+_LONG_BYTES = 256 * 1024
+"""A document of this size takes a millisecond to write."""
 
 
 class SqliteStore:
     """A store in the file `path`. Several processes of one machine may share it."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, busy_seconds: float) -> None:
+        self._transactions = Transactions(connection, path, busy_seconds=busy_seconds)
         self._closed = False
-        # Not a daemon: a process that ends must not tear a transaction.
-        self._thread = threading.Thread(target=self._serve, name="journal")
-        self._thread.start()
 
     @classmethod
     async def open(cls, path: Path, *, busy_seconds: float) -> Self:
         """Make or open the file. `busy_seconds`: how long to wait for another process. Raises `InvalidSettings`."""
-        return cls(await asyncio.to_thread(connect, path, busy_seconds))
+        return cls(await asyncio.to_thread(connect, path, busy_seconds), path, busy_seconds=busy_seconds)
 
     async def read(self, key: str) -> Stored | None:
         """See `Store.read`."""
-        found: Stored | None = await self._done(lambda connection: _read(connection, key))
+        found: Stored | None = await self._done(partial(_read, key=key))
         return found
 
     async def write(
@@ -76,73 +58,27 @@ class SqliteStore:
         """See `Store.write`."""
         if len(document) > _MOST_BYTES:
             raise TooLarge
-        written: str | None = await self._done(
-            lambda connection: _write(connection, key, document, version, expires), lasting=lasting
-        )
+        work = partial(_write, key=key, document=document, version=version, expires=expires)
+        written: str | None = await self._done(work, lasting=lasting, long=len(document) > _LONG_BYTES)
         return written
 
     async def purge(self, now: datetime, most: int) -> int:
         """See `Store.purge`."""
-        purged: int = await self._done(lambda connection: _purge(connection, now, most))
+        purged: int = await self._done(partial(_purge, now=now, most=most), long=True)
         return purged
 
     async def close(self) -> None:
         """See `Store.close`."""
         self._closed = True
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._transactions.close()
 
-    async def _done(self, work: Work, *, lasting: bool = False) -> Any:
+    async def _done(self, job: Job, *, lasting: bool = False, long: bool = False) -> Any:
         if self._closed:
             raise NotKnownYet("journal_unavailable", "the journal is closed")
-        job = _Job(work, lasting)
-        self._jobs.put(job)
-        return await asyncio.wrap_future(job.done)  # a job whose caller is gone before it is begun is not begun
-
-    # --- in the thread -------------------------------------------------------------------------------------------
-
-    def _serve(self) -> None:
-        with closing(self._connection):
-            open_ = True
-            while open_:
-                waiting = self._waiting()
-                open_ = None not in waiting
-                jobs = [job for job in waiting if job is not None and job.done.set_running_or_notify_cancel()]
-                _together(self._connection, jobs)
-
-    def _waiting(self) -> list[_Job | None]:
-        """All jobs there are, at least one; None as the last one: there will be no more."""
-        waiting = [self._jobs.get()]
-        while waiting[-1] is not None and len(waiting) < _MOST_TOGETHER:
-            try:
-                waiting.append(self._jobs.get_nowait())
-            except queue.Empty:
-                break
-        return waiting
-
-
-def _together(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
-    """Do the jobs in one transaction: all of them, or none. Nobody hears of success before it is kept."""
-    if not jobs:
-        return
-    try:
-        # In WAL mode only FULL waits for the disk at each commit (sqlite.org, "PRAGMA synchronous"), and that is dear.
-        connection.execute(f"PRAGMA synchronous = {'FULL' if any(job.lasting for job in jobs) else 'NORMAL'}")
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            results = [job.work(connection) for job in jobs]
-    except Exception as error:  # noqa: BLE001 - whatever it was, the callers must hear of it and the thread must live on
-        _all_failed(jobs, error)
-    else:
-        for job, result in zip(jobs, results, strict=True):
-            job.done.set_result(result)
-
-
-def _all_failed(jobs: Sequence[_Job], error: Exception) -> None:
-    # The message of an sqlite3 error names files at most; it never quotes what is stored.
-    known = isinstance(error, sqlite3.Error)
-    for job in jobs:
-        job.done.set_exception(NotKnownYet("journal_unavailable", f"the journal failed: {error}") if known else error)
+        try:
+            return await self._transactions.done(job, lasting=lasting, long=long)
+        except sqlite3.Error as error:  # its message names files at most; it never quotes what is stored
+            raise NotKnownYet("journal_unavailable", f"the journal failed: {error}") from error
 
 
 def _read(connection: sqlite3.Connection, key: str) -> Stored | None:
@@ -154,7 +90,7 @@ def _write(
     connection: sqlite3.Connection, key: str, document: bytes, version: str | None, expires: datetime
 ) -> str | None:
     # An entry that expires and is made anew must not get a version that it had before, so versions are random.
-    new = int.from_bytes(os.urandom(7), "big")
+    new = random.getrandbits(56)
     values = (document, new, expires.timestamp(), key)
     if version is None:
         statement = "INSERT INTO entry (document, version, expires, key) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
@@ -178,7 +114,7 @@ def connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds flows' outputs; SQLite would ask the umask
-        # The thread takes the connection over; isolation_level None: it begins its transactions itself.
+        # Threads take turns with it; isolation_level None: transactions are begun and ended in `Transactions`.
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise _unusable(path, error) from None

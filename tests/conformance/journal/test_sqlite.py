@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +19,7 @@ import pytest
 from tests.conformance.journal.conftest import Place
 from tests.conformance.journal.samples import LEASE, STEP, claimed, result, subject
 from tests.support.processes import CHECKOUT
+from tests.support.stage import until
 from worker.errors import NotKnownYet
 from worker.journal import Begin, Concluded, Journal, Waiting, open_journal
 from worker.journal.entry import Rules
@@ -107,7 +111,7 @@ async def test_a_full_disk_is_not_known_yet_and_costs_nothing_that_was_there(pla
     connection = connect(place.settings.path, 1)
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite says the same then as of a full disk
-    store = SqliteStore(connection)
+    store = SqliteStore(connection, place.settings.path, busy_seconds=1)
     rules = Rules(retention=timedelta(days=7), overdue=timedelta(days=1))
     journal = Journal(store, rules, deadline_seconds=1, now=lambda: place.now)
     claim = await claimed(journal)
@@ -118,6 +122,56 @@ async def test_a_full_disk_is_not_known_yet_and_costs_nothing_that_was_there(pla
     await store.close()
 
 
+async def test_nobody_waits_while_another_process_writes_but_those_who_write(place: Place) -> None:
+    async with place.journal() as journal:
+        with closing(sqlite3.connect(place.settings.path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            beginning = asyncio.create_task(journal.begin(subject(), lease=LEASE, calls=0))
+            longest = await longest_turn(until=asyncio.sleep(0.3))
+            assert not beginning.done()
+            other.rollback()
+            assert isinstance(await beginning, Begin)
+    assert longest < 0.2
+
+
+async def test_a_claim_that_the_disk_did_not_keep_is_not_known_yet(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.journal() as journal:
+        with monkeypatch.context() as broken:
+            broken.setattr("worker.journal.transactions.os.fsync", failing_disk)
+            with pytest.raises(NotKnownYet, match="did not keep"):
+                await journal.begin(subject(), lease=LEASE, calls=0)
+        assert isinstance(await journal.begin(subject(), lease=LEASE, calls=0), Begin)
+
+
+async def test_a_claim_waits_for_the_disk_and_a_result_does_not(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = threading.Event()
+    async with place.journal() as journal:
+        claim = await claimed(journal)
+        monkeypatch.setattr("worker.journal.transactions.os.fsync", lambda _: kept.wait(10))
+        beginning = asyncio.create_task(journal.begin(subject("other"), lease=LEASE, calls=0))
+        assert await journal.conclude(claim, result(7)) == result(7)
+        assert not beginning.done()
+        kept.set()
+        assert isinstance(await beginning, Begin)
+
+
+async def test_the_log_does_not_grow_with_all_that_was_written(place: Place) -> None:
+    path = place.settings.path
+    log = path.with_name(f"{path.name}-wal")
+    store = await SqliteStore.open(path, busy_seconds=1)
+    sizes = []
+    for round_ in range(6):
+        names = [f"{round_}-{one}" for one in range(1000)]
+        await asyncio.gather(*(store.write(name, bytes(2000), None, place.now, lasting=False) for name in names))
+        await until(lambda least=(round_ + 1) * 2_000_000: path.stat().st_size > least)
+        sizes.append(log.stat().st_size)
+    await store.close()
+    assert max(sizes) < 3 * sizes[0]
+    assert not log.exists()
+
+
 async def test_an_entry_of_an_unknown_version_is_left_alone(place: Place) -> None:
     async with place.journal() as journal:
         await claimed(journal)
@@ -125,6 +179,20 @@ async def test_an_entry_of_an_unknown_version_is_left_alone(place: Place) -> Non
             other.execute("UPDATE entry SET document = '{\"news\": 1}'")
         with pytest.raises(NotKnownYet, match="version"):
             await journal.begin(subject(), lease=LEASE, calls=0)
+
+
+async def longest_turn(*, until: Awaitable[None]) -> float:
+    """Seconds of the longest turn of the event loop until that is over."""
+    over = asyncio.ensure_future(until)
+    longest, before = 0.0, time.monotonic()
+    while not over.done():
+        await asyncio.sleep(0)
+        longest, before = max(longest, time.monotonic() - before), time.monotonic()
+    return longest
+
+
+def failing_disk(file: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 # --- opening -----------------------------------------------------------------------------------------------------
