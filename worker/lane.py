@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from contracts.message import ReceivedMessage
 from worker.handler import Reader
 from worker.health import LaneHealth
+from worker.lock import kept_locked, set_within
 from worker.logs import log
 from worker.outcome import Continue, DeadLetter, Done, GiveBack, Outcome, Reply
 from worker.replies import Replies
@@ -21,8 +22,6 @@ from worker.servicebus import BusTrouble, Delivery, LockLost, Receiver, ServiceB
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_RENEW_AT = 1 / 3
-"""A lock is renewed when this part of its time is over: two renewals may fail before it is lost."""
 _TOO_LATE_SECONDS = 2.0
 """A request whose lock ends sooner than this is not begun: it is on its way to someone else."""
 
@@ -66,7 +65,7 @@ class Lane:
         self._reconnect_max = reconnect_max_seconds
         self._stopping = asyncio.Event()
         self._interrupted = False
-        self._at_work: asyncio.Task[object] | None = None
+        self._at_work: asyncio.Task[Any] | None = None
 
     def stop(self) -> None:
         """Take no more requests; finish the one at hand."""
@@ -78,6 +77,7 @@ class Lane:
         self._interrupted = True
         if self._at_work is not None:
             self._at_work.cancel()
+            self._at_work = None  # once: what follows from it must come to its end
 
     async def run(self) -> None:
         """Work until stopped. Returns then; raises only for a fault in the worker itself."""
@@ -105,7 +105,7 @@ class Lane:
             self._say(logging.WARNING, "request.lock_too_short", "A request came too late to be begun.", delivery)
             return
         try:
-            async with self._kept_locked(receiver, delivery):
+            async with kept_locked(receiver, delivery, self._say):
                 outcome = await self._send(await self._outcome(delivery))
             async with self._told(outcome):
                 await self._settle(receiver, delivery, outcome)
@@ -161,13 +161,16 @@ class Lane:
 
     async def _interruptible(self, work: Coroutine[Any, Any, _T]) -> _T | None:
         """The work's result; None if `interrupt` ended it."""
-        task = asyncio.create_task(work, name=f"{self.name} at work")
-        self._at_work = task
+        task = self._at_work = asyncio.current_task()
         try:
-            await asyncio.wait([task])
-            return None if task.cancelled() else task.result()
+            return await work
+        except asyncio.CancelledError:
+            if not self._interrupted:
+                raise
+            return None
         finally:
-            task.cancel()
+            if self._at_work is None and task is not None:
+                task.uncancel()  # `interrupt` cancelled the work, not the lane
             self._at_work = None
 
     async def _settle(self, receiver: Receiver, delivery: Delivery, outcome: Outcome) -> None:
@@ -205,35 +208,9 @@ class Lane:
                     logging.WARNING, "request.given_back", f"A request is given back: {cause}.", delivery, code=code
                 )
 
-    @contextlib.asynccontextmanager
-    async def _kept_locked(self, receiver: Receiver, delivery: Delivery) -> AsyncIterator[None]:
-        """Renew the request's lock while the block runs. A lock that is lost is found out when settling."""
-        done = asyncio.Event()
-        keeper = asyncio.create_task(self._keep_locked(receiver, delivery, done), name=f"{self.name} lock")
-        try:
-            yield
-        finally:
-            # Not cancelled: a renewal under way holds the link, and ends within its own deadline.
-            done.set()
-            await keeper
-
-    async def _keep_locked(self, receiver: Receiver, delivery: Delivery, done: asyncio.Event) -> None:
-        while not await _set_within(done, max(0.2, delivery.lock_seconds_left * _RENEW_AT)):
-            try:
-                await receiver.renew(delivery)
-            except LockLost:
-                self._say(
-                    logging.WARNING, "request.lock_lost", "A request's lock was lost while its flow ran.", delivery
-                )
-                return
-            except BusTrouble as trouble:
-                self._say(logging.WARNING, "request.renew_failed", f"A lock could not be renewed: {trouble}", delivery)
-                if delivery.lock_seconds_left <= 0:
-                    return
-
     async def _pause(self, seconds: float) -> None:
         """Wait, but not longer than until told to stop."""
-        await _set_within(self._stopping, seconds)
+        await set_within(self._stopping, seconds)
 
     def _say_reconnecting(self, trouble: BusTrouble, failures: int) -> None:
         sentence = f"The connection to '{self._queue}' failed and is made anew: {trouble}"
@@ -258,11 +235,3 @@ def reconnect_pause(failures: int, most_seconds: float) -> float:
     """Seconds to wait after so many failures in a row: doubling from half a second, with jitter."""
     doublings = min(failures, 16)  # an outage of days must not overflow
     return min(most_seconds, 0.25 * (1 << doublings)) * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for the event, at most this long; whether it is set."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    return event.is_set()
