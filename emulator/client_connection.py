@@ -14,6 +14,7 @@ from emulator.servicebus.broker import Broker
 from emulator.servicebus.consumer import MAX_BACKLOG_BYTES
 from emulator.servicebus.endpoint import Endpoint
 from emulator.servicebus.errors import DETACH_FORCED, INTERNAL_ERROR, UNAUTHORIZED, ServiceBusError
+from emulator.servicebus.store import NotSaved
 
 _log = logging.getLogger(__name__)
 _CONTAINER = "flow-worker-emulator"
@@ -148,7 +149,10 @@ class ClientConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing() or self._broker.faults.frozen:
             return
-        self._broker.store.flush()  # nobody learns of what is not safe yet
+        try:
+            self._broker.store.flush()  # nobody learns of what is not safe yet
+        except NotSaved as error:
+            self._take_back(error)
         # What waits in the connection counts as the consumers' backlog; the transport takes any amount.
         if not self._full or self._connection.closed:
             held_back = self._connection.pending_output_bytes >= MAX_BACKLOG_BYTES
@@ -171,6 +175,12 @@ class ClientConnection(asyncio.Protocol):
         self._heartbeat = self._loop.call_later(max(pause, 0.1), self._beat)
         self._connection.heartbeat()
         self._flush()
+
+    def _take_back(self, error: NotSaved) -> None:
+        """Say this, and nothing of what the client was to be told: that was not saved."""
+        self._connection.take_output()
+        self._connection.close(Error(error.condition, error.description, {}))
+        self._endpoint.close()
 
     def _require_token(self) -> None:
         """End who has shown no token in time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable
 
@@ -16,9 +17,13 @@ from emulator.servicebus.errors import (
 )
 from emulator.servicebus.faults import Faults
 from emulator.servicebus.queue import Clock, Queue
-from emulator.servicebus.store import FORGETFUL, Store
+from emulator.servicebus.store import FORGETFUL, NotSaved, Store
+
+_log = logging.getLogger(__name__)
 
 _SOONEST_SECONDS = 0.001
+_AGAIN_SECONDS = 0.1
+"""After a failure."""
 FIXED = ("requires_session", "requires_duplicate_detection")
 """Rules that a queue keeps for life."""
 
@@ -89,9 +94,9 @@ class Broker:
         queue = self.find(name)
         if queue.dead_letters is None:
             raise ServiceBusError(ARGUMENT_ERROR, "A dead-letter queue goes with its queue.")
+        self.store.forget_entity(queue.settings.name.lower())
         for one in (queue, *queue.below()):
             del self._queues[one.settings.name.lower()]
-        self.store.forget_entity(queue.settings.name.lower())
         self._break_links(queue, ServiceBusError(NOT_FOUND, f"The messaging entity '{name}' was deleted."))
         self._changed_entities()
 
@@ -156,16 +161,33 @@ class Broker:
 
     def _wake(self) -> None:
         self._timer, self._timer_at = None, float("inf")
-        now = self._clock()
+        done = True
         for queue in self.entities():
+            done = self._wake_one(queue) and done
+        try:
+            self.store.flush()
+        except NotSaved:
+            done = False  # told by the store, and to whoever would learn of what is not saved
+        due = min((min(queue.next_due(), _idle_until(queue)) for queue in self.entities()), default=float("inf"))
+        if not done:
+            due = self._clock() + _AGAIN_SECONDS
+        if due != float("inf"):
+            self._set_timer(asyncio.get_running_loop(), due)
+
+    def _wake_one(self, queue: Queue) -> bool:
+        """Whether all was done that is due in it; what failed is not tried again, what is behind it is."""
+        now = self._clock()
+        try:
             if queue.next_due() <= now:
                 queue.tick()
             if _idle_until(queue) <= now:
                 self._delete_if_idle(queue)
-        self.store.flush()
-        due = min((min(queue.next_due(), _idle_until(queue)) for queue in self.entities()), default=float("inf"))
-        if due != float("inf"):
-            self._set_timer(asyncio.get_running_loop(), due)
+        except NotSaved:
+            return False
+        except Exception:  # noqa: BLE001 - a fault in one event must not keep the others from happening
+            _log.exception("Something that was due in '%s' failed.", queue.settings.name)
+            return False
+        return True
 
     def _delete_if_idle(self, queue: Queue) -> None:
         """Nobody has used it for as long as its rules say. Who receives from it uses it."""

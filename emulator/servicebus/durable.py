@@ -7,7 +7,9 @@ What was told is written by `flush`, in one transaction, before any client learn
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,7 +20,9 @@ from emulator.servicebus.broker import FIXED, Broker
 from emulator.servicebus.config import QueueSettings, Status
 from emulator.servicebus.message import Message, State
 from emulator.servicebus.queue import Queue
-from emulator.servicebus.store import DataError, Store
+from emulator.servicebus.store import DataError, NotSaved, Store
+
+_log = logging.getLogger(__name__)
 
 FILE = "servicebus.sqlite3"
 _VERSION = 1
@@ -46,11 +50,15 @@ class SqliteStore(Store):
         self._messages: dict[tuple[str, int], Message | None] = {}
         self._numbers: dict[str, int] = {}
         self._others: list[tuple[str, tuple[object, ...]]] = []
+        self._failing = False
 
     def close(self) -> None:
         """Write what is left, and let go of the folder."""
-        self.flush()
-        self._database.close()
+        try:
+            with contextlib.suppress(NotSaved):  # the log tells, and nobody was told that it is safe
+                self.flush()
+        finally:
+            self._database.close()
 
     # --- told by the queues --------------------------------------------------------------------------------------
 
@@ -91,9 +99,24 @@ class SqliteStore(Store):
             self._others.append(("INSERT OR REPLACE INTO session VALUES (?, ?, ?, ?)", row))
 
     def flush(self) -> None:
-        """See `Store`. Raises `sqlite3.Error` if it cannot be written."""
+        """See `Store`."""
         if not self._messages and not self._others:
             return
+        try:
+            self._write()
+        except sqlite3.Error as error:
+            if not self._failing:
+                _log.error("%s: nothing can be saved, so nothing is accepted: %s.", self._path, error)
+            self._failing = True
+            raise NotSaved(str(error)) from error
+        if self._failing:
+            _log.info("%s: saved again.", self._path)
+            self._failing = False
+        self._messages.clear()
+        self._numbers.clear()
+        self._others.clear()
+
+    def _write(self) -> None:
         with self._database:
             for statement, row in self._others:
                 self._database.execute(statement, row)
@@ -102,9 +125,6 @@ class SqliteStore(Store):
             self._database.executemany("DELETE FROM message WHERE queue = ? AND number = ?", gone)
             self._database.executemany("INSERT OR REPLACE INTO message VALUES (?, ?, ?)", kept)
             self._database.executemany("INSERT OR REPLACE INTO last_number VALUES (?, ?)", self._numbers.items())
-        self._messages.clear()
-        self._numbers.clear()
-        self._others.clear()
 
     # --- read at start -------------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emulator.servicebus.errors import INTERNAL_ERROR, ServiceBusError
+
 if TYPE_CHECKING:
     from emulator.servicebus.config import QueueSettings
     from emulator.servicebus.message import Message
@@ -11,6 +13,13 @@ if TYPE_CHECKING:
 
 class DataError(Exception):
     """What is kept cannot be used; the message says why and what to do."""
+
+
+class NotSaved(ServiceBusError):
+    """What was told could not be made safe, and nobody may learn of it; it is kept, and tried again with the rest."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(INTERNAL_ERROR, f"The emulator cannot save messages: {why}.")
 
 
 class Store:
@@ -39,7 +48,7 @@ class Store:
         """A session's state has changed; None: there is none any more."""
 
     def flush(self) -> None:
-        """Make safe what was told. Called before any client learns of it."""
+        """Make safe what was told. Called before any client learns of it. Raises `NotSaved`."""
 
 
 FORGETFUL = Store()
