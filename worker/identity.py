@@ -15,6 +15,8 @@ from worker.errors import NotKnownYet
 
 _RENEWED_AT_MOST_EVERY = 30.0
 """Seconds. Many calls may meet the same 401 at once."""
+_HELD_SECONDS = 10.0
+"""The credential keeps its tokens itself, but looking one up costs it as much as half a call of a flow."""
 
 
 class ManagedIdentity:
@@ -46,6 +48,7 @@ class Tokens:
         self._scope = scope
         self._deadline = deadline_seconds
         self._renewed_at = -_RENEWED_AT_MOST_EVERY
+        self._held: tuple[float, str] | None = None
 
     async def token(self, *, fresh: bool = False) -> str:
         """The access token. Raises `NotKnownYet` whatever went wrong: nothing was called with it yet.
@@ -56,16 +59,23 @@ class Tokens:
         The credential's own errors are as varied as its endpoints (a bare KeyError for an answer without
         `resource`, JSON errors for a proxy's HTML page), so they are caught as broadly as it throws them.
         """
+        now = time.monotonic()
+        renewed = fresh and now - self._renewed_at >= _RENEWED_AT_MOST_EVERY
+        if self._held is not None and now < self._held[0] and not renewed:
+            return self._held[1]
         try:
             async with asyncio.timeout(self._deadline):
-                if fresh and time.monotonic() - self._renewed_at >= _RENEWED_AT_MOST_EVERY:
-                    return await self._renewed()
-                token: str = (await self._credential.get_token(self._scope)).token
-                return token
+                token = await (self._renewed() if renewed else self._cached())
         except (AzureError, TimeoutError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
             raise NotKnownYet(
                 "identity_unavailable", f"no managed-identity token could be had ({type(error).__name__})"
             ) from error
+        self._held = now + _HELD_SECONDS, token
+        return token
+
+    async def _cached(self) -> str:
+        token: str = (await self._credential.get_token(self._scope)).token
+        return token
 
     async def _renewed(self) -> str:
         """Claims make the credential pass over its cache (azure-identity, `ManagedIdentityClientBase`)."""

@@ -182,28 +182,31 @@ def http_client(*, connect_seconds: float, max_connections: int, keepalive_secon
 
 
 def _answer(response: httpx.Response, body: bytes | None) -> Answer:
+    # Read once, as they came: each look at httpx's own mapping goes through all of them.
+    headers = {_text(name).lower(): _text(value) for name, value in response.headers.raw}
     tracking = {
-        name.lower(): value[:_MAX_HEADER_CHARACTERS]
-        for name, value in response.headers.items()
-        if name.lower().startswith(_TRACKING_PREFIX)
+        name: value[:_MAX_HEADER_CHARACTERS] for name, value in headers.items() if name.startswith(_TRACKING_PREFIX)
     }
     return Answer(
         status=response.status_code,
-        content_type=response.headers.get("content-type"),
+        content_type=headers.get("content-type"),
         body=body,
         run_id=tracking.get(_RUN_ID),
         tracking=dict(sorted(tracking.items())[:_MAX_TRACKING_HEADERS]),
-        retry_after=response.headers.get("retry-after"),
-        location=_location(response),
+        retry_after=headers.get("retry-after"),
+        location=_location(response.url, headers.get("location")),
     )
 
 
-def _location(response: httpx.Response) -> str | None:
-    location: str | None = response.headers.get("location")
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _location(url: httpx.URL, location: str | None) -> str | None:
     if not location:
         return None
     try:
-        return str(response.url.join(location))
+        return str(url.join(location))
     except httpx.InvalidURL:
         return location
 

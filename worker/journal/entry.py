@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from contracts.result import FlowResult, FlowRun
 from worker.journal.story import Event, What, told_on
@@ -191,8 +191,11 @@ def _taken(
     calls = max(entry.calls, bid.calls) - entry.lost  # who gave it back had counted the call that was lost
     may_have_called = interrupted and (step is None or step.kind == "call")
     until = bid.now + bid.lease
-    changed = replace(
+    what: What = "taken over" if taken_over else "begun"
+    changed = _changed(
         entry,
+        Event(bid.now, what, number, taken_over),
+        until + rules.retention,
         origin=subject.origin,
         state="calling",
         calls=calls + may_have_called,
@@ -200,8 +203,6 @@ def _taken(
         lost=False,
         step=step,
     )
-    what: What = "taken over" if taken_over else "begun"
-    changed = _with_event(changed, Event(bid.now, what, number, taken_over), until + rules.retention)
     return Taken(changed, calls, interrupted, step)
 
 
@@ -213,9 +214,9 @@ def wait(current: Entry | None, held: Entry, step: Step, now: datetime, rules: R
     entry = _ours(live(current, now), held)
     if entry is None:
         return None
-    changed = replace(entry, state="waiting", calls=max(entry.calls, step.calls), holder=None, step=step)
     event = Event(now, "waits to call" if step.kind == "call" else "waits to poll", step.number, _why(step))
-    return _with_event(changed, event, max(now, step.due) + rules.retention)
+    expires, calls = max(now, step.due) + rules.retention, max(entry.calls, step.calls)
+    return _changed(entry, event, expires, state="waiting", calls=calls, holder=None, step=step)
 
 
 def release(current: Entry | None, held: Entry, now: datetime, rules: Rules) -> Entry | None:
@@ -225,8 +226,8 @@ def release(current: Entry | None, held: Entry, now: datetime, rules: Rules) -> 
         return None
     # Nothing was called under this claim; but whoever comes next must hear of a call that was lost before it.
     lost = held.holder is not None and held.holder.after_lost
-    changed = replace(entry, state="released", holder=None, lost=lost)
-    return _with_event(changed, Event(now, "released", _number(held)), now + rules.retention)
+    event = Event(now, "released", _number(held))
+    return _changed(entry, event, now + rules.retention, state="released", holder=None, lost=lost)
 
 
 def conclude(current: Entry | None, held: Entry, result: FlowResult, now: datetime, rules: Rules) -> Entry | None:
@@ -240,9 +241,9 @@ def conclude(current: Entry | None, held: Entry, result: FlowResult, now: dateti
     if entry.result is not None:
         return entry
     calls = max(entry.calls, result.attempts)
-    changed = replace(entry, state="concluded", calls=calls, holder=None, step=None, result=result)
     detail = result.status.value if result.error is None else f"{result.status.value}: {result.error.code}"
-    return _with_event(changed, Event(now, "concluded", _number(held), detail), now + rules.retention)
+    event, expires = Event(now, "concluded", _number(held), detail), now + rules.retention
+    return _changed(entry, event, expires, state="concluded", calls=calls, holder=None, step=None, result=result)
 
 
 def tell(entry: Entry | None, origin: str, now: datetime, rules: Rules) -> Entry | None:
@@ -251,7 +252,7 @@ def tell(entry: Entry | None, origin: str, now: datetime, rules: Rules) -> Entry
     if entry is None or entry.result is None or entry.told_for == origin:
         return None
     number = entry.story[-1].number if entry.story else 0
-    return _with_event(replace(entry, told_for=origin), Event(now, "told", number), now + rules.retention)
+    return _changed(entry, Event(now, "told", number), now + rules.retention, told_for=origin)
 
 
 def live(entry: Entry | None, now: datetime) -> Entry | None:
@@ -278,5 +279,6 @@ def _why(step: Step) -> str:
     return f"{step.code}: {step.cause}" if step.cause else step.code
 
 
-def _with_event(entry: Entry, event: Event, expires: datetime) -> Entry:
-    return replace(entry, story=told_on(entry.story, event), expires=expires)
+def _changed(entry: Entry, event: Event, expires: datetime, **changes: Any) -> Entry:
+    """The entry after the event, kept until it expires."""
+    return replace(entry, story=told_on(entry.story, event), expires=expires, **changes)

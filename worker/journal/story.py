@@ -30,7 +30,8 @@ class Event:
 
 def told_on(story: tuple[Event, ...], event: Event) -> tuple[Event, ...]:
     """The story with one more event. A poll that found nothing new is counted, not told again."""
-    event = replace(event, detail=event.detail[:_LONGEST_DETAIL])
+    if len(event.detail) > _LONGEST_DETAIL:
+        event = replace(event, detail=event.detail[:_LONGEST_DETAIL])
     match story:
         case (*before, Event(what="waits to poll") as waited, Event(what="begun")) if (
             event.what == waited.what and event.detail == waited.detail
