@@ -12,6 +12,9 @@ MAX_DEPTH = 100
 """Arrays and objects inside one another; beyond this, other readers' own limits begin."""
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 class NotJson(ValueError):
     """The text is not strict JSON, or the value has no JSON form. The message never quotes a value."""
 
@@ -36,7 +39,7 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonValue:
         raise
     except ValueError:  # the interpreter's own limit for digits of an integer
         raise NotJson("has a number with too many digits") from None
-    _require_shallow(value, max_depth)
+    _require_shallow(value, text, max_depth)
     if "\\u" in text:  # only an escape can stand for a lone surrogate
         dump(value)
     return value
@@ -45,7 +48,7 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonValue:
 def dump(value: JsonValue) -> bytes:
     """Write compact UTF-8 JSON. Raises `NotJson` for NaN, infinities, lone surrogates and excessive nesting."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _encoder.encode(value).encode()
     except UnicodeEncodeError:
         raise NotJson("has a lone surrogate in a string") from None
     except RecursionError:
@@ -56,12 +59,14 @@ def dump(value: JsonValue) -> bytes:
 
 def checked(value: JsonValue, *, max_depth: int = MAX_DEPTH) -> JsonValue:
     """The value itself. Raises `NotJson` if it cannot travel: nested too deep, or not expressible (see `dump`)."""
-    _require_shallow(value, max_depth)
-    dump(value)
+    _require_shallow(value, dump(value), max_depth)
     return value
 
 
-def _require_shallow(value: JsonValue, max_depth: int) -> None:
+def _require_shallow(value: JsonValue, text: str | bytes, max_depth: int) -> None:
+    brackets = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    if brackets <= max_depth:  # as is nearly every value, and counting is quicker than looking
+        return
     level: list[JsonValue] = [value]
     for _ in range(max_depth + 1):
         level = [inner for outer in level for inner in _inside(outer)]
