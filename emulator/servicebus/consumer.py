@@ -15,6 +15,8 @@ from emulator.servicebus.sessions import Session
 
 MAX_BACKLOG_BYTES = 4 * 1024 * 1024
 """A client that does not read is sent no more while this much waits for it."""
+_REMEMBERED = 1000
+"""Deliveries that were settled by other means than their link, or whose lock is over, and are known all the same."""
 _DEAD_LETTER_FIELDS = ("DeadLetterReason", "DeadLetterErrorDescription")
 
 
@@ -28,6 +30,7 @@ class Consumer:
         self._session = session
         self._wrote = wrote
         self._deliveries: dict[int, uuid.UUID] = {}
+        self._sweep_at = 2 * _REMEMBERED
 
     def start(self) -> None:
         """Be served from now on."""
@@ -61,7 +64,22 @@ class Consumer:
         delivery_id = self._link.send(deliver(message, lock_token=token), tag=tag, settled=token is None)
         if token is not None:
             self._deliveries[delivery_id] = token
+            if len(self._deliveries) >= self._sweep_at:
+                self._sweep()
         self._wrote()
+
+    def _sweep(self) -> None:
+        """Forget old deliveries that are locked no more: a client that settles by requests never settles them here.
+
+        The newest stay, so that who settles too late is told so.
+        """
+        newest = len(self._deliveries) - _REMEMBERED
+        self._deliveries = {
+            delivery_id: token
+            for age, (delivery_id, token) in enumerate(self._deliveries.items())
+            if age >= newest or self._queue.is_locked(token)
+        }
+        self._sweep_at = 2 * max(_REMEMBERED, len(self._deliveries))  # so that it costs little for each delivery
 
     def session_lock_lost(self) -> None:
         """See `sessions.LockHolder`."""

@@ -417,6 +417,10 @@ class Queue:
         """All messages under a lock."""
         return self._locked.values()
 
+    def is_locked(self, token: uuid.UUID) -> bool:
+        """Whether a message is under this lock."""
+        return token in self._locked
+
     def _locked_by(self, token: uuid.UUID) -> Message:
         message = self._locked.get(token)
         # The deadline counts, not the sweep: a lock that is over is lost even if nobody noticed yet.

@@ -259,6 +259,29 @@ def test_a_lost_lock_is_told_with_all_three_fields_of_an_error() -> None:
     assert state.error.description
 
 
+def test_what_was_settled_by_requests_is_forgotten_in_time_and_what_is_locked_is_not() -> None:
+    bus = namespace()
+    client, queue = bus.client(), bus.broker.find("q")
+    client.receive("q")
+    held = None
+    for number in range(0, 5000, 500):
+        queue.send(message("x") for _ in range(500))
+        client.flow(0, 500, count=number)
+        came = client.deliveries()
+        held = held or came[0]
+        for delivery in came:
+            if delivery is not held:
+                queue.complete(delivery.token)
+    assert held is not None
+    client.settle(0, last=4999)
+    told = client.settled()
+    assert told[0] == (0, 0, Accepted())
+    assert sum((last or first) - first + 1 for first, last, _ in told) <= 2000
+    _, last, state = told[-1]
+    assert last == 4999
+    assert isinstance(state, Rejected)
+
+
 def test_closing_a_link_settles_nothing() -> None:
     bus = filled("a", lock_seconds=30.0)
     client, other = bus.client(), bus.client()
