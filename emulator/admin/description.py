@@ -6,7 +6,6 @@ The elements come out in the order in which the service writes them; they are ta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -56,15 +55,6 @@ _TOLD_ONLY = frozenset(
 _RULES = "AuthorizationRules"
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
-    """Properties that are kept and shown, and mean nothing here."""
-
-    batched_operations: bool = True
-    partitioning: bool = False
-    express: bool = False
-
-
 def fields(element: ElementTree.Element) -> dict[str, str]:
     """The properties in a `QueueDescription`, as they are written. Raises `ServiceBusError`, naming what is wrong."""
     kind = element.tag.rpartition("}")[2]
@@ -86,13 +76,13 @@ def fields(element: ElementTree.Element) -> dict[str, str]:
     return found
 
 
-def settings(name: str, given: Mapping[str, str], before: QueueSettings | None) -> tuple[QueueSettings, Flags]:
+def settings(name: str, given: Mapping[str, str], before: QueueSettings | None) -> QueueSettings:
     """The rules that a description asks for. Raises `ServiceBusError`, naming the property.
 
     What is not given is the default; but what cannot be changed is as `before`.
     """
     values = _Values(given)
-    rules = QueueSettings(
+    return QueueSettings(
         name=name if before is None else before.name,
         lock_seconds=values.seconds("LockDuration", 60.0, most=MAX_LOCK_SECONDS),
         max_delivery_count=values.whole("MaxDeliveryCount", 10, most=2000),
@@ -110,16 +100,13 @@ def settings(name: str, given: Mapping[str, str], before: QueueSettings | None) 
         forward_dead_letters_to=values.queue("ForwardDeadLetteredMessagesTo"),
         auto_delete_seconds=values.seconds("AutoDeleteOnIdle", NEVER_SECONDS, least=_SHORTEST_AUTO_DELETE_SECONDS),
         user_metadata=values.text("UserMetadata"),
+        batched_operations=values.flag("EnableBatchedOperations", default=True),
+        partitioning=values.fixed("EnablePartitioning", None if before is None else before.partitioning),
+        express=values.flag("EnableExpress", default=False),
     )
-    flags = Flags(
-        values.flag("EnableBatchedOperations", default=True),
-        values.flag("EnablePartitioning", default=False),
-        values.flag("EnableExpress", default=False),
-    )
-    return rules, flags
 
 
-def describe(queue: Queue, flags: Flags, *, api_version: str | None, host: str, at_work: bool) -> str:
+def describe(queue: Queue, *, api_version: str | None, host: str, at_work: bool) -> str:
     """A `QueueDescription`; with when it was last used and what is in it, if `at_work`. `host` is the namespace's."""
     rules, counts = queue.settings, _counts(queue)
     told: list[tuple[str, str | None]] = [
@@ -131,7 +118,7 @@ def describe(queue: Queue, flags: Flags, *, api_version: str | None, host: str, 
         ("DeadLetteringOnMessageExpiration", _bool(rules.dead_letter_on_expiration)),
         ("DuplicateDetectionHistoryTimeWindow", durations.from_seconds(rules.duplicate_detection_seconds)),
         ("MaxDeliveryCount", str(rules.max_delivery_count)),
-        ("EnableBatchedOperations", _bool(flags.batched_operations)),
+        ("EnableBatchedOperations", _bool(rules.batched_operations)),
         ("SizeInBytes", str(queue.size_bytes())),
         ("MessageCount", str(sum(counts.values()) + queue.counts()["deferred"])),
         ("IsAnonymousAccessible", "false"),
@@ -146,10 +133,10 @@ def describe(queue: Queue, flags: Flags, *, api_version: str | None, host: str, 
     ]
     more: list[tuple[str, str | None]] = [
         ("AutoDeleteOnIdle", durations.from_seconds(rules.auto_delete_seconds)),
-        ("EnablePartitioning", _bool(flags.partitioning)),
+        ("EnablePartitioning", _bool(rules.partitioning)),
         ("ForwardDeadLetteredMessagesTo", _address(host, rules.forward_dead_letters_to)),
         ("EntityAvailabilityStatus", "Available"),
-        ("EnableExpress", _bool(flags.express)),
+        ("EnableExpress", _bool(rules.express)),
         ("MaxMessageSizeInKilobytes", _kilobytes(rules, api_version)),
     ]
     details = _count_details(counts) if at_work else ""

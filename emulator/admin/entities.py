@@ -14,7 +14,6 @@ from aiohttp import web
 
 from emulator.admin import atom, description, durations
 from emulator.admin.atom import CONNECT, INSTANCE, Entry, Place, tag
-from emulator.admin.description import Flags
 from emulator.admin.requests import body_of, not_allowed, problem
 from emulator.servicebus.access import Gatekeeper, Right
 from emulator.servicebus.broker import Broker
@@ -39,7 +38,6 @@ class Entities:
     def __init__(self, broker: Broker, gatekeeper: Gatekeeper) -> None:
         self._broker = broker
         self._gatekeeper = gatekeeper
-        self._flags: dict[str, Flags] = {}
 
     async def answer(self, request: web.Request, path: str) -> web.Response:
         """`path` is decoded, without the first slash. Raises `ServiceBusError`."""
@@ -111,9 +109,7 @@ class Entities:
         if queue is not None and "If-None-Match" in request.headers:
             return problem(412, f"There is a queue '{name}' already.")
         _require_name(name)
-        rules, flags = description.settings(name, given, None)
-        made = self._broker.create(rules)
-        self._flags[name.lower()] = flags
+        made = self._broker.create(description.settings(name, given, None))
         return self._document(request, made, 201, at_work=False)
 
     def _update(self, request: web.Request, name: str, queue: Queue | None, given: Mapping[str, str]) -> web.Response:
@@ -121,11 +117,7 @@ class Entities:
             raise ServiceBusError(NOT_FOUND, f"There is no queue '{name}' to change; make it without If-Match.")
         if not _matches(request.headers["If-Match"], _etag(queue)):
             return _changed_since(queue)
-        rules, flags = description.settings(name, given, queue.settings)
-        if flags.partitioning != self._flags_of(queue).partitioning:
-            raise description.bad("EnablePartitioning", "cannot be changed once a queue is made")
-        self._broker.update(rules)
-        self._flags[name.lower()] = flags
+        self._broker.update(description.settings(name, given, queue.settings))
         return self._document(request, queue, 200, at_work=False)
 
     async def _delete(self, request: web.Request, name: str) -> web.Response:
@@ -135,7 +127,6 @@ class Entities:
         if not _matches(request.headers.get("If-Match", "*"), _etag(queue)):
             return _changed_since(queue)
         self._broker.delete(name)
-        self._flags.pop(name.lower(), None)
         return web.Response(status=200)
 
     def _find(self, name: str) -> Queue | None:
@@ -153,14 +144,9 @@ class Entities:
 
     def _entry(self, request: web.Request, queue: Queue, *, at_work: bool) -> Entry:
         version, name = request.query.get("api-version"), queue.settings.name
-        content = description.describe(
-            queue, self._flags_of(queue), api_version=version, host=request.host, at_work=at_work
-        )
+        content = description.describe(queue, api_version=version, host=request.host, at_work=at_work)
         created, updated = durations.moment(queue.created_at), durations.moment(queue.updated_at)
         return Entry(name, name, content, updated, created)
-
-    def _flags_of(self, queue: Queue) -> Flags:
-        return self._flags.get(queue.settings.name.lower(), Flags())
 
     def _now(self) -> str:
         return durations.moment(self._broker.now())

@@ -67,6 +67,10 @@ class QueueSettings:
     auto_delete_seconds: float = NEVER_SECONDS
     """Deleted when nobody has used it for so long."""
     user_metadata: str = ""
+    batched_operations: bool = True
+    partitioning: bool = False
+    express: bool = False
+    """These three are kept and shown, and mean nothing here."""
 
 
 def parse_entities(document: Mapping[str, object]) -> tuple[QueueSettings, ...]:

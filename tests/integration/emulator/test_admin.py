@@ -27,7 +27,7 @@ from azure.servicebus.management import ApiVersion, EntityStatus, ServiceBusAdmi
 from emulator import config
 from emulator.admin.server import running_admin
 from emulator.certificates import CertificateFiles
-from emulator.host import CannotListen, Endpoints, running_emulator
+from emulator.host import CannotListen, Emulator, Endpoints, running_emulator
 from emulator.servicebus.access import Gatekeeper, Right
 from emulator.servicebus.config import QueueSettings
 from emulator.servicebus.policies import DEVELOPMENT, Policy
@@ -95,6 +95,27 @@ async def http(url: str, client: AsyncClient) -> AsyncIterator[httpx.AsyncClient
 def entry(properties: str, kind: str = "QueueDescription") -> bytes:
     described = f'<{kind} xmlns="{CONNECT}">{properties}</{kind}>'
     return f'<entry xmlns="http://www.w3.org/2005/Atom"><content>{described}</content></entry>'.encode()
+
+
+async def test_what_means_nothing_here_outlives_the_process_like_the_rest(tmp_path: Path) -> None:
+    endpoints = Endpoints("127.0.0.1", 0, 0, admin_port=0)
+    given: dict[str, Any] = {"enable_batched_operations": False, "enable_partitioning": True, "enable_express": True}
+    async with running_emulator(config.load(None), endpoints, data=tmp_path) as running, _admin(running) as one:
+        await one.create_queue("flagged", **given)
+    async with running_emulator(config.load(None), endpoints, data=tmp_path) as running, _admin(running) as one:
+        queue = await one.get_queue("flagged")
+        assert {name: getattr(queue, name) for name in given} == given
+        queue.enable_partitioning = False
+        with pytest.raises(HttpResponseError, match="EnablePartitioning: cannot be changed"):
+            await one.update_queue(queue)
+
+
+@asynccontextmanager
+async def _admin(running: Emulator) -> AsyncIterator[AsyncClient]:
+    host = str(running.admin_url).removeprefix("http://")
+    text = f"Endpoint=sb://{host};SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE"
+    async with AsyncClient.from_connection_string(text, transport=PlainAioTransport(), retry_total=0) as one:
+        yield one
 
 
 async def test_a_queue_is_made_with_the_services_defaults(client: AsyncClient) -> None:
