@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from emulator.admin import durations
 from emulator.admin.atom import CONNECT, INSTANCE, tag, text
 from emulator.servicebus.config import MAX_LOCK_SECONDS, MAX_TEXT_CHARACTERS, NEVER_SECONDS, QueueSettings, Status
+from emulator.servicebus.duration import to_seconds
 from emulator.servicebus.errors import ARGUMENT_ERROR, NOT_IMPLEMENTED, ServiceBusError
 from emulator.servicebus.queue import Queue
 
@@ -192,7 +193,7 @@ class _Values:
         if value is None:
             return default
         try:
-            seconds = durations.to_seconds(value)
+            seconds = to_seconds(value)
         except ValueError as error:
             raise bad(name, f"'{value}' {error}") from None
         if not seconds > 0 or seconds < least:

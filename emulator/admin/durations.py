@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 
 from emulator.servicebus.config import NEVER_SECONDS
@@ -11,23 +10,6 @@ FOREVER = "P10675199DT2H48M5.4775807S"
 """The longest .NET time span, which the service shows for no limit."""
 NO_MOMENT = "0001-01-01T00:00:00Z"
 """What the service shows for a moment that has not been."""
-
-_PARTS = re.compile(
-    r"P(?:(?P<days>\d{1,9}(?:\.\d{1,9})?)D)?"
-    r"(?:T(?:(?P<hours>\d{1,9}(?:\.\d{1,9})?)H)?(?:(?P<minutes>\d{1,9}(?:\.\d{1,9})?)M)?"
-    r"(?:(?P<seconds>\d{1,12}(?:\.\d{1,9})?)S)?)?",
-    re.ASCII,
-)
-_LONG = {"days": 86_400, "hours": 3600, "minutes": 60, "seconds": 1}
-
-
-def to_seconds(text: str) -> float:
-    """The seconds of an ISO 8601 duration without years and months. Raises `ValueError` if it is none."""
-    parts = _PARTS.fullmatch(text)
-    if parts is None or not any(parts.groupdict().values()):
-        raise ValueError("must be an ISO 8601 duration such as PT5M or P1DT12H")
-    seconds = sum(float(amount) * _LONG[unit] for unit, amount in parts.groupdict(default="0").items())
-    return min(seconds, NEVER_SECONDS)
 
 
 def from_seconds(seconds: float) -> str:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+from emulator.servicebus import duration
 
 MAX_HOPS = 4
 MAX_LOCK_SECONDS = 300.0
 MAX_NAME_CHARACTERS = 260
 MAX_TEXT_CHARACTERS = 1024
-NEVER_SECONDS = 10_675_199 * 86_400.0
-"""What the service says for no time to live: the longest .NET time span."""
-
-_DURATION = re.compile(
-    r"P(?:(?P<days>\d+(?:\.\d+)?)D)?(?:T(?:(?P<hours>\d+(?:\.\d+)?)H)?(?:(?P<minutes>\d+(?:\.\d+)?)M)?"
-    r"(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?",
-)
+NEVER_SECONDS = duration.NEVER_SECONDS
 
 
 class ConfigError(ValueError):
@@ -201,16 +196,15 @@ class _Properties:
         if value is None or value == "":
             return default
         path = f"{self._path}.{name}"
-        parts = _DURATION.fullmatch(value) if isinstance(value, str) else None
-        if parts is None or not any(parts.groupdict().values()):
-            raise ConfigError(path, "must be an ISO 8601 duration such as PT5M or P1DT12H")
-        given = {unit: float(amount or 0) for unit, amount in parts.groupdict().items()}
-        seconds = given["days"] * 86_400 + given["hours"] * 3600 + given["minutes"] * 60 + given["seconds"]
+        try:
+            seconds = duration.to_seconds(value if isinstance(value, str) else "")
+        except ValueError as error:
+            raise ConfigError(path, str(error)) from None
         if not seconds > 0:
             raise ConfigError(path, "must be longer than nothing")
         if seconds > most and most < NEVER_SECONDS:
             raise ConfigError(path, f"must be {most:g} seconds at most")
-        return min(seconds, NEVER_SECONDS)
+        return seconds
 
 
 def _mapping(value: object, path: str) -> Mapping[str, object]:

@@ -49,6 +49,7 @@ def test_every_property_is_read() -> None:
         ({"Name": "q", "Properties": {"Colour": "red"}}, "Properties.Colour: no such property; known: AutoDelete"),
         ({"Name": "q", "Properties": {"MaxDeliveryCount": True}}, "MaxDeliveryCount: must be a whole number"),
         ({"Name": "q", "Properties": {"LockDuration": 60}}, "LockDuration: must be an ISO 8601 duration"),
+        ({"Name": "q", "Properties": {"LockDuration": "PT\u0665M"}}, "LockDuration: must be an ISO 8601 duration"),
         ({"Name": "q", "Properties": {"LockDuration": "P"}}, "LockDuration: must be an ISO 8601 duration"),
         ({"Name": "q", "Properties": {"LockDuration": "P1M"}}, "LockDuration: must be an ISO 8601 duration"),
         ({"Name": "q", "Properties": {"DuplicateDetectionHistoryTimeWindow": "P8D"}}, "must be 604800 seconds at most"),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.admin.durations import FOREVER, from_seconds, moment, to_seconds
-from emulator.servicebus.config import NEVER_SECONDS
+from emulator.admin.durations import FOREVER, from_seconds, moment
+from emulator.servicebus.duration import NEVER_SECONDS, to_seconds
 
 
 @pytest.mark.parametrize(
