@@ -17,7 +17,9 @@ EMPTY = {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 0}
 
 @pytest.fixture(scope="module")
 def bus() -> Iterator[ServiceBus]:
-    with emulator_in_thread("plain", QueueSettings("expiring", dead_letter_on_expiration=True)) as running:
+    with emulator_in_thread(
+        "plain", QueueSettings("expiring", dead_letter_on_expiration=True, default_ttl_seconds=600)
+    ) as running:
         yield running
 
 
@@ -52,3 +54,15 @@ def test_what_is_taken_for_good_has_no_lock_token(client: ServiceBusClient) -> N
     with pytest.warns(DeprecationWarning, match="message"):
         tags = [one.message.delivery_tag for one in got]
     assert tags == [None, None]
+
+
+def test_a_message_tells_the_time_to_live_that_its_queue_gives_it(client: ServiceBusClient) -> None:
+    minute, day = timedelta(minutes=1), timedelta(days=1)
+    with client.get_queue_sender("expiring") as sender:
+        sender.send_messages([ServiceBusMessage("x", time_to_live=ttl) for ttl in (None, minute, day)])
+    with client.get_queue_receiver("expiring") as receiver:
+        got = receive_blocking(receiver, 3)
+        ceiling = timedelta(seconds=600)
+        assert [one.time_to_live for one in got] == [ceiling, minute, ceiling]
+        for one in got:
+            receiver.complete_message(one)
