@@ -194,10 +194,8 @@ class Queue:
         ttl = min(message.ttl if message.ttl is not None else NEVER_SECONDS, self.settings.default_ttl_seconds)
         message.state = State.ACTIVE
         if ttl < NEVER_SECONDS:
-            message.ttl, message.expires_at = (
-                ttl,
-                now + ttl,
-            )  # the service overwrites a time that is too long, or missing
+            message.ttl = ttl  # the service overwrites one that is too long, or missing
+            message.expires_at = now + ttl
         self._take_in(message, now)
         if self.settings.forward_to is not None:
             self._forward(message, self.settings.forward_to)
