@@ -1,0 +1,65 @@
+"""What stands before a message's body is read, whatever its sender wrote into it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from azure.servicebus._pyamqp._decode import decode_payload
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.amqp import Char, Described, Symbol, ULong, encode
+from emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES, HEADER, MESSAGE_ANNOTATIONS, PROPERTIES
+from worker.salvage import readable
+
+NUMBER = Symbol("x-opt-sequence-number")
+
+
+def deep(levels: int = 100) -> list[object]:
+    value: list[object] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def payload(
+    body: object, annotations: Mapping[Symbol, object] | None = None, application: Mapping[str, object] | None = None
+) -> bytes:
+    sections = {
+        HEADER: [True],
+        MESSAGE_ANNOTATIONS: {NUMBER: 2**40, **(annotations or {})},
+        PROPERTIES: ["id-1", None, "to"],
+        APPLICATION_PROPERTIES: {"contract": "flow-request/1", **(application or {})},
+        AMQP_VALUE: body,
+    }
+    return b"".join(encode(Described(ULong(code), value)) for code, value in sections.items())
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        payload(deep()),
+        payload(Char("x")),
+        payload("plain", {Symbol("mine"): deep()}),
+        payload("plain", {Symbol("mine"): Char("x")}, {"mine": Char("x")}),
+        payload("plain", application={"mine": deep()}),
+    ],
+    ids=["deep body", "body of a type unknown", "deep annotation", "annotation unknown", "deep property"],
+)
+def test_what_the_decoder_does_not_take_is_left_out_and_the_rest_is_there(message: bytes) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        decode_payload(memoryview(message))
+    read: Any = decode_payload(memoryview(readable(message)))  # its parts may be missing
+    assert read.message_annotations[b"x-opt-sequence-number"] == 2**40
+    assert read.properties.message_id == b"id-1"
+    assert read.application_properties[b"contract"] == b"flow-request/1"
+    assert read.value is None
+
+
+@given(st.binary(max_size=60))
+def test_bytes_that_are_no_message_are_refused_and_nothing_else_happens(noise: bytes) -> None:
+    with contextlib.suppress(ValueError, IndexError):
+        readable(b"\x00\x53\x72" + noise)
