@@ -10,7 +10,6 @@ import json
 import logging
 import uuid
 
-import jwt
 from aiohttp import web
 from jsonschema.exceptions import ValidationError
 from jsonschema.protocols import Validator
@@ -22,6 +21,7 @@ from referencing.exceptions import Unresolvable
 from emulator.behaviours import BEHAVIOURS, BehaviourName
 from emulator.definitions import FlowDefinition, IdentityDefinition
 from emulator.issuer import Issuer
+from emulator.servicebus.access.entra import InvalidToken
 
 _log = logging.getLogger(__name__)
 _TYPE_NAMES = {dict: "Object", list: "Array", str: "String", bool: "Boolean", int: "Integer", float: "Number"}
@@ -65,7 +65,7 @@ class Doorman:
         token = _bearer(request)
         try:
             claims = self._issuer.verify(token)
-        except (jwt.PyJWTError, RecursionError) as error:  # a token nested deeply enough exhausts the JSON parser
+        except InvalidToken as error:
             _log.info("Flow %s turned a caller away: its token is not valid: %s", flow.name, error)
             raise Refusal("DirectApiInvalidAuthorizationScheme") from None
         wrong = {

@@ -1,4 +1,4 @@
-"""What TLS needs: a certificate authority and a server certificate of our own, made on first use, or the user's files.
+"""A certificate authority and a server certificate of our own, made on first use.
 
 The shape of the certificates follows RFC 5280, strictly enough for Python 3.13 (`VERIFY_X509_STRICT`) and browsers.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
-import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from emulator.tls import CertificateError, ServerTls, server_context
+
 _AUTHORITY_DAYS = 3650
 _SERVER_DAYS = 365
 _RENEW_BEFORE = timedelta(days=30)
@@ -37,69 +38,8 @@ _ALWAYS = ("localhost", "127.0.0.1", "::1")
 _EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - what a user may listen on, not what we choose
 
 
-class CertificateError(Exception):
-    """TLS cannot be offered; the message names the file and what is wrong with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CertificateFiles:
-    """Where the certificate comes from: `certificate` and `private_key` (PEM), or else our own in `folder`.
-
-    Without a folder it is `.flow-worker-emulator` in the user's home.
-    """
-
-    folder: Path | None = None
-    certificate: Path | None = None
-    private_key: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTls:
-    """What a listener needs, and what its clients do."""
-
-    context: ssl.SSLContext
-    ca_certificate: Path | None
-    """The authority clients have to trust; None where the user brought the certificate."""
-
-
-def server_tls(files: CertificateFiles, host: str) -> ServerTls:
-    """TLS for who listens on `host`. Raises `CertificateError`."""
-    if files.certificate is None and files.private_key is None:
-        return _own(files.folder or _default_folder(), host)
-    if files.certificate is None or files.private_key is None:
-        raise CertificateError("A certificate and its private key go together: give both files, or neither")
-    return ServerTls(_context(files.certificate, files.private_key), None)
-
-
-def _default_folder() -> Path:
-    try:
-        return Path.home() / ".flow-worker-emulator"
-    except RuntimeError as error:
-        raise CertificateError("The user has no home folder to keep certificates in: name a folder") from error
-
-
-def _context(certificate: Path, private_key: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    for file in (certificate, private_key):
-        if not file.is_file():
-            raise CertificateError(f"{file}: there is no such file")
-    try:
-        # An encrypted key must not make the server ask for its password on the terminal.
-        context.load_cert_chain(certificate, private_key, password=_refuse_password)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise CertificateError(
-            f"{certificate} with {private_key}: not a PEM certificate and its key ({reason})"
-        ) from error
-    return context
-
-
-def _refuse_password() -> str:
-    raise ValueError("the private key is encrypted")
-
-
-def _own(folder: Path, host: str) -> ServerTls:
+def own(folder: Path, host: str) -> ServerTls:
+    """TLS for who listens on `host`, with what is kept in the folder. Raises `CertificateError`."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _alone(folder):
@@ -110,7 +50,7 @@ def _own(folder: Path, host: str) -> ServerTls:
             kept = _Pair.kept(server)
             if kept is None or not kept.serves(names, authority):
                 _Pair.server(names, authority).keep(server)
-            return ServerTls(_context(server, server), folder / "ca.pem")
+            return ServerTls(server_context(server, server), folder / "ca.pem")
     except (OSError, sqlite3.Error) as error:
         raise CertificateError(f"Certificates cannot be kept in {folder}: {error}") from error
 

@@ -11,13 +11,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from emulator import config
-from emulator.certificates import CertificateError, CertificateFiles
 from emulator.connection_rules import ConnectionRules
 from emulator.host import CannotListen, Endpoints, serve_until_stopped
 from emulator.open_files import allow_connections
 from emulator.servicebus.access import Access
 from emulator.servicebus.config import ConfigError
 from emulator.servicebus.store import DataError
+from emulator.tls import CertificateError, CertificateFiles
 
 DEFAULT_HTTP_PORT = 5380
 

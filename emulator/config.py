@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from emulator.definitions import HttpDefinition
+from emulator.definitions import PROVEN, HttpDefinition
 from emulator.servicebus.config import ConfigError, QueueSettings, parse_entities
 from emulator.servicebus.policies import Policy, parse_policies
 
@@ -35,17 +35,17 @@ class Config:
 
 def load(path: Path | None = None) -> Config:
     """Read the file, or the one that comes along. Raises `ConfigError`."""
-    path = path or DEFAULT
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = (path or DEFAULT).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not UTF-8"
         raise ConfigError("(file)", f"cannot be read: {reason}") from error
-    return parse(text)
+    # Our own file is checked by our tests, not anew at every start.
+    return parse(text, context=PROVEN if path is None else None)
 
 
-def parse(text: str) -> Config:
-    """Read a configuration's text. Raises `ConfigError` naming the place in it."""
+def parse(text: str, *, context: str | None = None) -> Config:
+    """Read a configuration's text. Raises `ConfigError` naming the place in it. `context`: see `definitions.PROVEN`."""
     try:
         document: object = json.loads(text)
     except json.JSONDecodeError as error:
@@ -57,12 +57,14 @@ def parse(text: str) -> Config:
     for name in document:
         if name not in _SECTIONS:
             raise ConfigError(name, f"no such section; known: {', '.join(_SECTIONS)}")
-    return Config(parse_entities(document), parse_policies(document), _http(document))
+    return Config(parse_entities(document), parse_policies(document), _http(document, context))
 
 
-def _http(document: Mapping[str, object]) -> HttpDefinition:
+def _http(document: Mapping[str, object], context: str | None) -> HttpDefinition:
     try:
-        return HttpDefinition.model_validate(document.get("FlowWorker", {}), by_alias=True, by_name=False)
+        return HttpDefinition.model_validate(
+            document.get("FlowWorker", {}), by_alias=True, by_name=False, context=context
+        )
     except ValidationError as error:
         raise ConfigError(*_first(error, "FlowWorker")) from error
 

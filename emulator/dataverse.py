@@ -14,19 +14,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-import jwt
 from aiohttp import web
 from pydantic import JsonValue
 
-from emulator import odata, question
+from emulator import odata, question, urls
 from emulator.definitions import DataverseDefinition, DataverseFault, Fault, IdentityDefinition
 from emulator.faults import Faults, answers, inflict, retry_after
 from emulator.issuer import Issuer
 from emulator.organization import Holding, Organization, privilege_id
 from emulator.question import Question
+from emulator.servicebus.access.entra import InvalidToken
 
-PATH = "/dataverse"
-API = f"{PATH}/api/data/v9.2"
+API = f"{urls.DATAVERSE}/api/data/v9.2"
 REMEMBERED = 10_000
 """Calls; older ones are forgotten."""
 
@@ -129,7 +128,7 @@ class DataverseHost:
             raise _Refused(401, _UNAUTHENTICATED, "No bearer was sent.")
         try:
             claims = self._issuer.verify(token)
-        except jwt.PyJWTError as error:
+        except InvalidToken as error:
             raise _Refused(401, _UNAUTHENTICATED, f"The bearer does not hold: {error}.") from None
         if claims.get("aud") not in {self.url, f"{self.url}/"}:
             raise _Refused(401, _UNAUTHENTICATED, "The bearer is for another audience.")

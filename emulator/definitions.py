@@ -10,9 +10,16 @@ import json
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from jsonschema.exceptions import SchemaError
-from jsonschema.validators import Draft202012Validator, validator_for
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    Base64Bytes,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_pascal
 
 from emulator.behaviours import BEHAVIOURS, Behaviour, BehaviourName
@@ -26,6 +33,9 @@ TENANT_ID = UUID("6b1f3a52-0c6e-4f0d-9c7e-5d1e8a2b9f10")
 MANAGED_IDENTITY_OBJECT_ID = UUID("b7a4e2d9-3f58-4c61-8e0b-2f9d6c1a7e33")
 MANAGED_IDENTITY_CLIENT_ID = UUID("2e9c5b84-7d13-4a96-b5f2-81c0d3e6a4f7")
 ORGANIZATION_ID = UUID("b0c5c4a4-2b6f-4a0e-9f3e-0d6f5c7b8a91")
+
+PROVEN = "proven"
+"""The context in which schemas are taken for good: those of a file that was read before without it."""
 
 HeaderText = Annotated[str, Field(pattern=r"^[^\r\n\x00]*$")]
 Seconds = Annotated[float, Field(ge=0, le=3600)]
@@ -194,8 +204,12 @@ class FlowDefinition(Definition):
 
     @field_validator("input_schema")
     @classmethod
-    def _is_a_schema(cls, schema: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
-        if schema is not None:
+    def _is_a_schema(cls, schema: dict[str, JsonValue] | None, info: ValidationInfo) -> dict[str, JsonValue] | None:
+        if schema is not None and info.context != PROVEN:
+            # imported here: it is large, and most starts do without
+            from jsonschema.exceptions import SchemaError
+            from jsonschema.validators import Draft202012Validator, validator_for
+
             try:
                 validator_for(schema, default=Draft202012Validator).check_schema(schema)
             except SchemaError as error:

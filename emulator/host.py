@@ -7,29 +7,30 @@ import json
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from emulator import servicebus_faults_api
-from emulator.admin.server import AdminServer
-from emulator.certificates import CertificateFiles, ServerTls, server_tls
+from emulator import urls
 from emulator.config import Config
 from emulator.connection_rules import ConnectionRules
 from emulator.control import Control
 from emulator.definitions import HttpDefinition
-from emulator.issuer import Issuer
 from emulator.server import AmqpServer
 from emulator.servicebus.access import Access, Gatekeeper
 from emulator.servicebus.access.entra import DataRole, EntraTokens, RoleAssignment
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.clock import MovableClock
 from emulator.servicebus.queue import Clock
+from emulator.tls import CertificateFiles, ServerTls, server_tls
 from emulator.transports import Transports
 from emulator.web import Web, running_web
+
+if TYPE_CHECKING:
+    from aiohttp.web import RouteDef
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -91,7 +92,7 @@ class Emulator:
             "audience": self.web.audience,
             "flows_url": self.web.flows_url,
             "dataverse_url": self.web.dataverse_url,
-            "dataverse_organization": str(self.web.dataverse.organization.definition.organization_id),
+            "dataverse_organization": str(self.web.organization_id),
         }
 
 
@@ -127,36 +128,52 @@ async def running_emulator(
                     endpoints.http_port,
                     queue_counts=broker.counts,
                     enqueue=lambda queue, message: broker.find(queue).send([message]),
-                    routes=servicebus_faults_api.routes(Control(broker, amqp, clock)),
+                    routes=partial(_fault_routes, Control(broker, amqp, clock)),
                 )
             )
-        gatekeeper.bearers = _entra(config.http, web.tokens)
-        admin = AdminServer(broker, gatekeeper=gatekeeper)
-        stack.push_async_callback(admin.stop)
+        gatekeeper.bearers = _entra(config.http, web)
         yield Emulator(
             connection_string(endpoints.host, amqp_port),
             web,
             broker,
             amqp,
             transports,
-            await _bound(endpoints.host, endpoints.admin_port, "--admin-port", admin.start),
-            await _bound(
-                endpoints.host,
-                endpoints.admin_https_port,
-                "--admin-https-port",
-                partial(admin.start, tls=tls.context if tls else None),
-            ),
+            *await _administration(stack, broker, gatekeeper, endpoints, tls),
         )
 
 
-def _entra(definition: HttpDefinition, issuer: Issuer) -> EntraTokens:
+def _fault_routes(control: Control) -> Sequence[RouteDef]:
+    from emulator.servicebus_faults_api import routes  # imported here: it needs aiohttp, see `emulator.web`
+
+    return routes(control)
+
+
+async def _administration(
+    stack: AsyncExitStack, broker: Broker, gatekeeper: Gatekeeper, endpoints: Endpoints, tls: ServerTls | None
+) -> tuple[str | None, str | None]:
+    """Administration and REST, where they were asked for; their URLs over HTTP and HTTPS."""
+    if endpoints.admin_port is None and endpoints.admin_https_port is None:
+        return None, None
+    from emulator.admin.server import AdminServer  # imported here: aiohttp is large, and most starts do without
+
+    host, admin = endpoints.host, AdminServer(broker, gatekeeper=gatekeeper)
+    stack.push_async_callback(admin.stop)
+    secured = partial(admin.start, tls=tls.context if tls else None)
+    return (
+        await _bound(host, endpoints.admin_port, "--admin-port", admin.start),
+        await _bound(host, endpoints.admin_https_port, "--admin-https-port", secured),
+    )
+
+
+def _entra(definition: HttpDefinition, web: Web) -> EntraTokens:
     """The tenant's tokens, and the roles of those who bear them."""
     identity, given = definition.identity, definition.service_bus.role_assignments
     assignments = [RoleAssignment(identity.managed_identity.object_id, DataRole.OWNER)]
     if given is not None:
         assignments = [RoleAssignment(one.object_id, one.role, one.queue or "") for one in given]
     tenant = identity.tenant_id
-    return EntraTokens(issuer.verify, (issuer.v1(tenant), issuer.v2(tenant)), assignments)
+    issuers = (urls.issuer_v1(web.url, tenant), urls.issuer_v2(web.url, tenant))
+    return EntraTokens(web.verify, issuers, assignments)
 
 
 async def _listen(amqp: AmqpServer, endpoints: Endpoints, tls: ServerTls | None) -> Transports:

@@ -30,11 +30,12 @@ class IdentityPatch(Definition):
 class IdentityEndpoint:
     """Gives the managed identity's tokens to whoever knows the header's secret."""
 
-    def __init__(self, issuer: Issuer, definition: IdentityDefinition) -> None:
+    def __init__(self, issuer: Issuer, definition: IdentityDefinition, header: str) -> None:
+        """`header`: the secret to be known."""
         self._issuer = issuer
         self._identity = definition.managed_identity
         self._lifetime = definition.token_lifetime_seconds
-        self.header = definition.identity_header or secrets.token_hex(16)
+        self.header = header
         self.faults = Faults()
         self.calls = 0
 

@@ -19,7 +19,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from emulator import urls
 from emulator.definitions import IdentityDefinition
+from emulator.servicebus.access.entra import InvalidToken
 
 FRONT_END_CLIENT_ID = "c0b7f1de-5a84-4e0f-8f0a-3b1d2f6e9a71"
 """The application through which the emulator's users sign in (`azp`)."""
@@ -117,11 +119,11 @@ class Issuer:
 
     def v2(self, tenant: object) -> str:
         """The issuer of a tenant's version 2 tokens."""
-        return f"{self._url}/{tenant}/v2.0"
+        return urls.issuer_v2(self._url, tenant)
 
     def v1(self, tenant: object) -> str:
         """The issuer of a tenant's version 1 tokens; its slash is part of it."""
-        return f"{self._url}/{tenant}/"
+        return urls.issuer_v1(self._url, tenant)
 
     def discovery(self, issuer: str) -> dict[str, object]:
         """An issuer's OpenID discovery document (OpenID Connect Discovery 1.0, section 3)."""
@@ -181,18 +183,21 @@ class Issuer:
         return self._signed(self._keys[0], claims, kid=self._keys[0].kid)
 
     def verify(self, token: str) -> Mapping[str, object]:
-        """The claims of a token that one of our keys signed and that is within its time. Raises `jwt.PyJWTError`."""
-        kid = jwt.get_unverified_header(token).get("kid")
-        key = next((key for key in self._keys if key.kid == kid), None)
-        if key is None:
-            raise jwt.InvalidTokenError("signed by an unknown key")
-        claims: Mapping[str, object] = jwt.decode(
-            token,
-            key.private.public_key(),
-            algorithms=["RS256"],
-            leeway=300,  # what Microsoft's own validators allow (TokenValidationParameters.DefaultClockSkew)
-            options={"verify_aud": False, "require": ["exp"]},
-        )
+        """The claims of a token that one of our keys signed and that is within its time. Raises `InvalidToken`."""
+        try:
+            kid = jwt.get_unverified_header(token).get("kid")
+            key = next((key for key in self._keys if key.kid == kid), None)
+            if key is None:
+                raise InvalidToken("signed by an unknown key")
+            claims: Mapping[str, object] = jwt.decode(
+                token,
+                key.private.public_key(),
+                algorithms=["RS256"],
+                leeway=300,  # what Microsoft's own validators allow (TokenValidationParameters.DefaultClockSkew)
+                options={"verify_aud": False, "require": ["exp"]},
+            )
+        except (jwt.PyJWTError, RecursionError) as error:  # a token nested deeply enough exhausts the JSON parser
+            raise InvalidToken(str(error)) from error
         return claims
 
     def claims(self, wanted: TokenRequest) -> Claims:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from emulator.amqp import Error, Limits
 from emulator.client_connection import ClientConnection
@@ -12,7 +13,9 @@ from emulator.connection_rules import ConnectionRules
 from emulator.servicebus.access import OPEN, Gatekeeper
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.errors import CONNECTION_FORCED, ServiceBusError
-from emulator.websocket import WebSocketListener
+
+if TYPE_CHECKING:
+    from emulator.websocket import WebSocketListener
 
 _GOODBYE_SECONDS = 1.0
 """How long a client that is told to go may take to read what was said before."""
@@ -56,6 +59,8 @@ class AmqpServer:
 
     async def start_websocket(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
         """Listen for WebSockets, else as `start`."""
+        from emulator.websocket import WebSocketListener  # imported here: aiohttp is large, and most starts do without
+
         patience = self._rules.first_link_within_seconds
         listener = WebSocketListener(self._client, backlog=_WAITING_CONNECTIONS, patience_seconds=patience)
         bound = await listener.start(host, port, tls)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulator.websocket import PATH
-
+WEBSOCKET_PATH = "/$servicebus/websocket"
+"""The service's own (see `emulator.websocket`)."""
 _EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - what a user may listen on, not what we choose
 
 
@@ -27,8 +27,8 @@ class Transports:
         return {
             "amqps_url": amqps,
             "amqps_connection_string": amqps and _connection_string(amqps.replace("amqps://", "sb://", 1)),
-            "ws_url": self._url("ws", self.ws_port, PATH),
-            "wss_url": self._url("wss", self.wss_port, PATH),
+            "ws_url": self._url("ws", self.ws_port, WEBSOCKET_PATH),
+            "wss_url": self._url("wss", self.wss_port, WEBSOCKET_PATH),
             "ca_certificate": str(self.ca_certificate) if self.ca_certificate else None,
         }
 

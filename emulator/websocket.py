@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-PATH = "/$servicebus/websocket"
+from emulator.transports import WEBSOCKET_PATH
+
 SUBPROTOCOLS = ("AMQPWSB10", "amqp")
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Of one message from a client; a larger one closes the WebSocket with code 1009."""
@@ -34,7 +35,7 @@ class WebSocketListener:
         self._backlog = backlog
         self._patience_seconds = patience_seconds
         application = web.Application()
-        application.add_routes([web.get(path, self._serve) for path in (PATH, f"{PATH}/")])
+        application.add_routes([web.get(path, self._serve) for path in (WEBSOCKET_PATH, f"{WEBSOCKET_PATH}/")])
         # A client that hangs up ends its handler, also one that waits until it may read on.
         self._runner = web.AppRunner(
             application, access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_SECONDS

@@ -26,11 +26,11 @@ from azure.servicebus.management import ApiVersion, EntityStatus, ServiceBusAdmi
 
 from emulator import config
 from emulator.admin.server import running_admin
-from emulator.certificates import CertificateFiles
 from emulator.host import CannotListen, Emulator, Endpoints, running_emulator
 from emulator.servicebus.access import Gatekeeper, Right
 from emulator.servicebus.config import QueueSettings
 from emulator.servicebus.policies import DEVELOPMENT, Policy
+from emulator.tls import CertificateFiles
 from tests.support.emulator import Bus, emulator
 from tests.support.receiving import receive
 

@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 
 from emulator import certificates
-from emulator.certificates import CertificateError, CertificateFiles, ServerTls, server_tls
+from emulator.tls import CertificateError, CertificateFiles, ServerTls, server_tls
 
 
 @pytest.fixture
