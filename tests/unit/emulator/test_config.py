@@ -43,6 +43,10 @@ def test_the_file_that_comes_along_has_the_queues_and_the_sample_flows() -> None
     }
 
 
+def test_the_file_that_comes_along_holds_also_where_its_schemas_are_checked() -> None:
+    assert config.parse(config.DEFAULT.read_text(encoding="utf-8")) == config.load()
+
+
 def test_a_file_of_the_official_emulator_holds_as_it_is() -> None:
     document = {"UserConfig": {"Namespaces": [{"Name": "n", "Queues": [{"Name": "q"}]}], "Logging": {"Type": "File"}}}
     loaded = config.parse(json.dumps(document))

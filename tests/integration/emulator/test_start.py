@@ -1,0 +1,115 @@
+"""What a start brings in: what queues need, and the rest when it is used first, which then works."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+import pytest
+from azure.servicebus import ServiceBusClient, ServiceBusMessage
+
+from emulator import config
+from emulator.definitions import FLOW_AUDIENCE
+from emulator.web import running_web
+from tests.support.processes import start
+
+LARGE = {"aiohttp", "cryptography", "jsonschema", "jwt", "rich", "sqlite3"}
+"""Together more than half of the memory and of the time that a start would take."""
+_IMPORTED = re.compile(r"^import time: *\d+ \| *\d+ \| *([A-Za-z0-9_]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Served:
+    """`python -m emulator serve` with default settings, and the log in which the interpreter says what it imports."""
+
+    ready: dict[str, Any]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return str(self.ready["flows_url"]).partition("/powerautomate")[0]
+
+    def imported(self) -> set[str]:
+        """What of the large there is."""
+        return LARGE & set(_IMPORTED.findall(self.log.read_text(encoding="utf-8")))
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    log = tmp_path / "emulator.log"
+    arguments = ["emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
+    process = start(arguments, log, {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
+    try:
+        assert process.popen.stdout is not None
+        line = process.popen.stdout.readline()
+        assert line.startswith("ready "), log.read_text(encoding="utf-8")
+        assert "pydantic" in _IMPORTED.findall(log.read_text(encoding="utf-8")), "the log says what is imported"
+        yield Served(json.loads(line.removeprefix("ready ")), log)
+    finally:
+        process.kill()
+
+
+def test_who_only_has_queues_is_not_made_to_wait_for_the_libraries_of_the_http_side(served: Served) -> None:
+    assert served.imported() == set()
+    with (
+        ServiceBusClient.from_connection_string(served.ready["connection_string"]) as client,
+        client.get_queue_sender("flow-requests") as sender,
+        client.get_queue_receiver("flow-requests", max_wait_time=10) as receiver,
+    ):
+        sender.send_messages(ServiceBusMessage("a", message_id="1"))
+        receiver.complete_message(next(receiver))
+    assert served.imported() == set()
+
+
+def test_the_first_http_call_finds_all_that_it_needs(served: Served) -> None:
+    with httpx.Client(timeout=30) as client:
+        minted = client.post(f"{served.url}/emulator/token", json={"user": "ada"})
+        assert minted.json()["access_token"].count(".") == 2
+        asked = {"api-version": "2019-08-01", "resource": FLOW_AUDIENCE}
+        header = {"X-IDENTITY-HEADER": served.ready["identity_header"]}
+        token = client.get(served.ready["identity_endpoint"], params=asked, headers=header).json()["access_token"]
+        flow = f"{served.ready['flows_url']}/create-quote/triggers/manual/paths/invoke"
+        bearer = {"Authorization": f"Bearer {token}"}
+        assert client.post(flow, json={"customer": "Ada", "amount": 3}, headers=bearer).json()["amount"] == 3
+        refused = client.post(flow, json={"customer": "Ada", "amount": -3}, headers=bearer)
+        assert refused.json()["error"]["code"] == "TriggerInputSchemaMismatch"
+    assert {"aiohttp", "cryptography", "jsonschema", "jwt"} <= served.imported()
+
+
+async def test_all_who_call_at_once_before_anybody_did_are_answered() -> None:
+    async with running_web(config.load().http) as web, httpx.AsyncClient(timeout=30) as client:
+        answers = await asyncio.gather(*(client.get(f"{web.url}/emulator/queues") for _ in range(20)))
+    assert [answer.status_code for answer in answers] == [200] * 20
+
+
+async def test_a_first_caller_that_hangs_up_at_once_takes_nobody_with_it() -> None:
+    async with running_web(config.load().http) as web, httpx.AsyncClient(timeout=30) as client:
+        host, port = web.url.removeprefix("http://").split(":")
+        socket.create_connection((host, int(port))).close()
+        assert (await client.get(f"{web.url}/emulator/queues")).status_code == 200
+
+
+async def test_callers_are_sent_away_and_the_log_says_why_if_there_is_nobody_to_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken() -> NoReturn:
+        raise RuntimeError("a library is missing")
+
+    async def called() -> None:
+        async with running_web(config.load().http, routes=broken) as web, httpx.AsyncClient(timeout=30) as client:
+            for _ in range(2):
+                with pytest.raises(httpx.TransportError):
+                    await client.get(f"{web.url}/emulator/queues")
+
+    with pytest.raises(RuntimeError, match="a library is missing"):
+        await called()
+    assert "The HTTP side cannot be served." in caplog.text
+    assert "a library is missing" in caplog.text
