@@ -44,7 +44,7 @@ def measure(cell: Cell, *, requests: int, per_second: float | None) -> Latency:
 
 
 async def _measured(stage: Stage, requests: int, per_second: float | None) -> Latency:
-    async with _Sender.open(stage) as sender:
+    async with Sender.open(stage) as sender:
         for _ in range(_WARM_UP):
             await sender.ask()
         if per_second is None:
@@ -56,7 +56,7 @@ async def _measured(stage: Stage, requests: int, per_second: float | None) -> La
     return of(asked, calls)
 
 
-async def _at_rate(sender: _Sender, requests: int, per_second: float) -> list[_Asked]:
+async def _at_rate(sender: Sender, requests: int, per_second: float) -> list[_Asked]:
     chance = random.Random(7)  # noqa: S311 - the same moments each time
     async with asyncio.TaskGroup() as tasks:
         asked = []
@@ -85,7 +85,7 @@ def of(asked: Sequence[_Asked], calls: dict[str, tuple[float, float]]) -> Latenc
     )
 
 
-class _Sender:
+class Sender:
     """Sends requests, and receives all their results in one session that stays open."""
 
     def __init__(self, stage: Stage, sender: ServiceBusSender, replies: ServiceBusReceiver, session: str) -> None:
@@ -98,7 +98,7 @@ class _Sender:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, stage: Stage) -> AsyncIterator[_Sender]:
+    async def open(cls, stage: Stage) -> AsyncIterator[Sender]:
         """Until the block ends."""
         session = str(uuid.uuid4())
         async with (

@@ -50,6 +50,14 @@ class Stage:
     subjects: tuple[psutil.Process, ...]
     started_at: float
     """When what is measured was started; seconds since the epoch."""
+    distance: subprocess.Popen[str] | None = None
+
+    def break_connections(self) -> None:
+        """Break all connections between what is measured and the broker, if it runs `breakable`."""
+        assert self.distance and self.distance.stdin and self.distance.stdout  # noqa: S101, PT018 - see above
+        self.distance.stdin.write("break\n")
+        self.distance.stdin.flush()
+        self.distance.stdout.readline()
 
     def cpu_seconds(self) -> float:
         """Processor time that the subject has used so far."""
@@ -62,26 +70,28 @@ class Stage:
 
 
 @contextmanager
-def running(cell: Cell) -> Iterator[Stage]:
+def running(cell: Cell, *, breakable: bool = False) -> Iterator[Stage]:
     """Start all of it; stop all of it."""
     ours, its = cores()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="flow-worker-bench-")))
         pin(ours)
         emulator = stack.enter_context(running_emulator(folder))
-        port = stack.enter_context(_printing_port("bench.worker.flow", str(cell.pause_ms)))
-        near = emulator
-        if cell.round_trip_ms:
+        port, _ = stack.enter_context(_printing_port("bench.worker.flow", str(cell.pause_ms)))
+        near, distance = emulator, None
+        if cell.round_trip_ms or breakable:
             broker = _PORT.search(emulator.connection_string)
             assert broker is not None  # noqa: S101 - the emulator's own form
-            far = stack.enter_context(_printing_port("bench.worker.distance", broker[0], str(cell.round_trip_ms)))
+            far, distance = stack.enter_context(
+                _printing_port("bench.worker.distance", broker[0], str(cell.round_trip_ms))
+            )
             near = replace(emulator, connection_string=_PORT.sub(str(far), emulator.connection_string))
         url = f"http://127.0.0.1:{port}/invoke?api-version=1"
-        pin(its)
+        pin(ours + its if cell.subject == TWO_WORKERS else its)  # two on one core are no more than one
         started_at = time.time()
         subjects = stack.enter_context(_subjects(cell, near, url, folder))
         pin(ours)
-        yield Stage(emulator, url, subjects, started_at)
+        yield Stage(emulator, url, subjects, started_at, distance)
 
 
 def cores() -> tuple[list[int], list[int]]:
@@ -133,12 +143,13 @@ def _process(arguments: list[str], environment: Mapping[str, str], folder: Path)
 
 
 @contextmanager
-def _printing_port(*arguments: str) -> Iterator[int]:
-    command = [sys.executable, "-m", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own commands
+def _printing_port(*arguments: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """The port, and the process that printed it."""
+    command, pipe = [sys.executable, "-m", *arguments], subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)  # noqa: S603 - our own commands
     try:
         assert process.stdout is not None  # noqa: S101 - it was asked for
-        yield int(process.stdout.readline())
+        yield int(process.stdout.readline()), process
     finally:
         process.kill()
         process.communicate()
