@@ -26,7 +26,7 @@ from emulator.servicebus.broker import Broker
 from emulator.servicebus.clock import MovableClock
 from emulator.servicebus.queue import Clock
 from emulator.tls import CertificateFiles, ServerTls, server_tls
-from emulator.transports import Transports
+from emulator.transports import Transports, connection_string
 from emulator.web import Web, running_web
 
 if TYPE_CHECKING:
@@ -215,14 +215,6 @@ def _naming(host: str, port: int, option: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise CannotListen(host, port, option, error) from error
-
-
-def connection_string(host: str, port: int) -> str:
-    """What the SDKs are given: the development policy, whose key is public knowledge (`policies.DEVELOPMENT`)."""
-    return (
-        f"Endpoint=sb://{host}:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
-        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
-    )
 
 
 async def serve_until_stopped(

@@ -25,12 +25,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from importlib.util import find_spec
 
 from emulator.control import Control
-from emulator.host import connection_string
 from emulator.server import AmqpServer
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.clock import MovableClock
 from emulator.servicebus.config import QueueSettings
 from emulator.servicebus.faults import At, Refusal
+from emulator.transports import connection_string
 
 __all__ = ["At", "Control", "QueueSettings", "Refusal", "ServiceBus", "emulator", "emulator_in_thread"]
 

@@ -1,4 +1,4 @@
-"""Where AMQP is to be had besides plain TCP, as the ready line says it."""
+"""Where AMQP is to be had, as the ready line says it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - what a user may listen on
 
 @dataclass(frozen=True, slots=True)
 class Transports:
-    """The ports that are bound; None for what is off."""
+    """The ports besides plain TCP that are bound; None for what is off."""
 
     host: str
     amqps_port: int | None
@@ -26,7 +26,7 @@ class Transports:
         amqps = self._url("amqps", self.amqps_port)
         return {
             "amqps_url": amqps,
-            "amqps_connection_string": amqps and _connection_string(amqps.replace("amqps://", "sb://", 1)),
+            "amqps_connection_string": amqps and _secured(amqps.replace("amqps://", "sb://", 1)),
             "ws_url": self._url("ws", self.ws_port, WEBSOCKET_PATH),
             "wss_url": self._url("wss", self.wss_port, WEBSOCKET_PATH),
             "ca_certificate": str(self.ca_certificate) if self.ca_certificate else None,
@@ -37,6 +37,14 @@ class Transports:
         return None if port is None else f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
 
-def _connection_string(endpoint: str) -> str:
+def connection_string(host: str, port: int) -> str:
+    """What the SDKs are given: the development policy, whose key is public knowledge (`policies.DEVELOPMENT`)."""
+    return (
+        f"Endpoint=sb://{host}:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
+        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
+    )
+
+
+def _secured(endpoint: str) -> str:
     """One of the cloud's form: without the emulator's flag clients speak TLS."""
     return f"Endpoint={endpoint};SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from emulator.host import connection_string
 from emulator.server import AmqpServer
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings
+from emulator.transports import connection_string
 
 HOST = "127.0.0.1"
 

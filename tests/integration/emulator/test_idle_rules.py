@@ -13,10 +13,10 @@ from azure.servicebus.exceptions import ServiceBusConnectionError
 
 from emulator.amqp.performatives import Close, Detach, Flow, Open
 from emulator.connection_rules import ConnectionRules
-from emulator.host import connection_string
 from emulator.server import AmqpServer
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings
+from emulator.transports import connection_string
 from tests.support.amqp_client import Client, Messages, Stream, connect
 
 HOST = "127.0.0.1"

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +84,12 @@ def test_the_first_http_call_finds_all_that_it_needs(served: Served) -> None:
         refused = client.post(flow, json={"customer": "Ada", "amount": -3}, headers=bearer)
         assert refused.json()["error"]["code"] == "TriggerInputSchemaMismatch"
     assert {"aiohttp", "cryptography", "jsonschema", "jwt"} <= served.imported()
+
+
+def test_a_test_that_has_a_service_bus_of_its_own_imports_no_more_than_that_needs() -> None:
+    program = "import sys; before = set(sys.modules); import emulator.testing; print(*sys.modules.keys() - before)"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert (LARGE | {"pydantic", "typer"}) & set(said.split()) == set()
 
 
 async def test_all_who_call_at_once_before_anybody_did_are_answered() -> None:

@@ -21,12 +21,12 @@ from azure.servicebus.exceptions import ServiceBusError
 from emulator import config
 from emulator.amqp.framing import AMQP_HEADER
 from emulator.amqp.performatives import Begin, Close, Open, Transfer
-from emulator.host import CannotListen, Endpoints, connection_string, running_emulator
+from emulator.host import CannotListen, Endpoints, running_emulator
 from emulator.server import AmqpServer
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings
 from emulator.tls import CertificateFiles, ServerTls, server_tls
-from emulator.transports import Transports
+from emulator.transports import Transports, connection_string
 from emulator.websocket import MAX_MESSAGE_BYTES
 from tests.support.amqp_client import Client, Messages, Stream, connect
 from tests.unit.amqp.peer import framed
