@@ -29,6 +29,7 @@ from azure.servicebus.exceptions import (
     MessageLockLostError,
     MessageSizeExceededError,
     MessagingEntityNotFoundError,
+    ServiceBusAuthenticationError,
     ServiceBusAuthorizationError,
     ServiceBusError,
 )
@@ -361,6 +362,10 @@ async def _bounded(call: Awaitable[_T], seconds: float, what: str) -> _T:
         raise BusTrouble(f"{what}: no answer within {seconds:g} s") from error
     except MessagingEntityNotFoundError as error:
         raise BusTrouble(f"{what}: there is no such queue; create it, or correct its name in the settings") from error
+    except ServiceBusAuthenticationError as error:
+        if not _is_missing(error):
+            raise BusTrouble(f"{what}: {type(error).__name__}: {error}") from error
+        raise BusTrouble(f"{what}: there is no such queue; create it, or correct its name in the settings") from error
     except ServiceBusAuthorizationError as error:
         raise BusTrouble(f"{what}: not authorised; give the identity Azure Service Bus Data Receiver/Sender") from error
     except Exception as error:
@@ -389,3 +394,8 @@ async def _close_quietly(closeable: ServiceBusClient | ServiceBusReceiver | Serv
             await closeable.close()
     except Exception as error:  # noqa: BLE001 - whatever the SDK throws while closing a broken connection
         log(_log, logging.DEBUG, "servicebus.close_failed", f"Closing failed: {type(error).__name__}: {error}")
+
+
+def _is_missing(error: ServiceBusError) -> bool:
+    """Whether the service took no token for the queue because there is none: it answers `$cbs` with status 404."""
+    return getattr(error.inner_exception, "status_code", None) == 404

@@ -222,6 +222,8 @@ async def bounded(call: Awaitable[_T], seconds: float, what: str) -> _T:
     except (MessagingEntityNotFoundError, MessagingEntityDisabledError) as error:
         raise Misconfigured(f"{what}: there is no such queue, or it is disabled; check its name") from error
     except (ServiceBusAuthenticationError, ServiceBusAuthorizationError) as error:
+        if _is_missing(error):
+            raise Misconfigured(f"{what}: there is no such queue; check its name") from error
         raise Misconfigured(
             f"{what}: not authorised; check the credential and its Service Bus role on the queue"
         ) from error
@@ -241,3 +243,8 @@ async def _close(closeable: ServiceBusClient | ServiceBusReceiver | ServiceBusSe
             await closeable.close()
     except Exception as error:  # noqa: BLE001 - whatever the SDK throws while closing a broken connection
         _log.debug("closing failed: %s: %s", type(error).__name__, error)
+
+
+def _is_missing(error: ServiceBusError) -> bool:
+    """Whether the service took no token for the queue because there is none: it answers `$cbs` with status 404."""
+    return getattr(error.inner_exception, "status_code", None) == 404

@@ -69,4 +69,4 @@ class RequestLink:
             self._broker.faults.strike(At.TOKEN, "")
         except ServiceBusError as error:
             return cbs.refusal(error)
-        return cbs.answer(request, self._claims)
+        return cbs.answer(request, self._claims, self._broker.find)

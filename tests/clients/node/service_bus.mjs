@@ -503,8 +503,7 @@ export const a_wrong_queue_name_is_not_found = check(async ({ bus }) => {
   await refused(receive(bus.createReceiver("no-such-queue"), 1), "MessagingEntityNotFound");
   await refused(bus.createReceiver("no-such-queue").peekMessages(1), "MessagingEntityNotFound");
   await refused(bus.acceptNextSession("no-such-queue"), "MessagingEntityNotFound");
-  // The SDK says "cannot be locked" of whatever keeps it from a session that it asked for by name.
-  await refused(bus.acceptSession("no-such-queue", "s"), "SessionCannotBeLocked");
+  await refused(bus.acceptSession("no-such-queue", "s"), "MessagingEntityNotFound");
 });
 
 export const a_session_queue_is_not_received_from_without_a_session = check(async ({ receiver }) => {

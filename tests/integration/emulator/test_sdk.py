@@ -20,8 +20,8 @@ from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBu
 from azure.servicebus.exceptions import (
     MessageLockLostError,
     MessageSizeExceededError,
-    MessagingEntityNotFoundError,
     OperationTimeoutError,
+    ServiceBusAuthenticationError,
     ServiceBusError,
     SessionCannotBeLockedError,
     SessionLockLostError,
@@ -273,7 +273,8 @@ async def test_what_is_not_there_or_not_allowed_is_refused_in_the_services_way(c
         refusal(client.get_queue_receiver("sessions")),
         refusal(client.get_queue_receiver("plain", session_id="a")),
     )
-    assert [type(error) for error in missing] == [MessagingEntityNotFoundError] * 2
+    assert [type(error) for error in missing] == [ServiceBusAuthenticationError] * 2  # as with the service
+    assert ["404" in str(error.inner_exception) for error in missing] == [True] * 2
     assert "amqp:not-allowed" in str(unlike)
     assert "amqp:not-allowed" in str(like)
     with pytest.raises(ServiceBusError, match="amqp:not-allowed"):

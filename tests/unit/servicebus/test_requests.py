@@ -240,7 +240,31 @@ def test_what_is_no_request_is_refused(payload: bytes) -> None:
 
 def put_token(token: object, **changes: object) -> object:
     properties = {"operation": "put-token", "name": "sb://host/q", "type": "jwt"} | changes
-    return cbs.answer(Request("m", None, properties, token), Claims(OPEN, lambda: None)).properties["status-code"]
+    broker = Broker([QueueSettings("q")])
+    answer = cbs.answer(Request("m", None, properties, token), Claims(OPEN, lambda: None), broker.find)
+    return answer.properties["status-code"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("", 202),
+        ("/", 202),
+        ("/Q", 202),
+        ("/q/$management", 202),
+        ("/q/$DeadLetterQueue", 202),
+        ("/topic/subscriptions/sub", 202),
+        ("/nowhere", 404),
+        ("/nowhere/$management", 404),
+        ("/nowhere/$deadletterqueue", 404),
+    ],
+)
+def test_a_token_for_a_queue_that_is_not_there_is_not_taken(path: str, status: int) -> None:
+    assert put_token("a.b.c", name=f"sb://host{path}") == status
+
+
+def test_a_bad_token_does_not_learn_whether_there_is_a_queue() -> None:
+    assert put_token("nonsense", name="sb://host/nowhere") == 401
 
 
 def test_a_shared_access_signature_and_a_json_web_token_are_taken_whatever_they_are_called() -> None:
