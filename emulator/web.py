@@ -1,7 +1,7 @@
 """One web server for all that is HTTP: its port is bound and its addresses known at once, the rest comes when called.
 
 What answers is `emulator.site`. With the libraries it stands on it takes as much memory as the Service Bus, and as long
-to start, and many a user only has queues: so it is imported for the first caller, and all wait for a third of a second.
+to start, and many a user only has queues: so it is imported for the first caller, and all wait a quarter of a second.
 """
 
 from __future__ import annotations
