@@ -139,7 +139,7 @@ class Handler:
             self._pacing.leave(paced_as, errand.origin, queue, sign=paced.sign, until=paced.until)
 
     async def _claimed(self, errand: Continuation, flow: Flow, token: str, paced: _Paced) -> Outcome:
-        begun = await self._begin(errand, flow.timeout_seconds)
+        begun = await self._begin(errand, flow)
         if not isinstance(begun, Begin):
             return self._not_ours(errand, begun)
         errand = _as_journalled(errand, begun)
@@ -158,10 +158,11 @@ class Handler:
 
     # --- recall --------------------------------------------------------------------------------------------------
 
-    async def _begin(self, errand: Continuation, longest_seconds: float) -> Begun:
+    async def _begin(self, errand: Continuation, flow: Flow) -> Begun:
         """Claim the request. If the worker is told to stop meanwhile, the claim is given back."""
-        lease = timedelta(seconds=longest_seconds + self._lease_slack)
-        claiming = asyncio.ensure_future(self._journal.begin(_subject(errand), lease=lease, calls=errand.calls))
+        lease = timedelta(seconds=flow.timeout_seconds + self._lease_slack)
+        begin = self._journal.begin(_subject(errand), lease=lease, calls=errand.calls, again=flow.idempotent)
+        claiming = asyncio.ensure_future(begin)
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:

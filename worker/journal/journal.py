@@ -82,20 +82,21 @@ class Journal:
         self._recent = _Recent()
         self._unheard: OrderedDict[str, None] = OrderedDict()
 
-    async def begin(self, subject: Subject, *, lease: timedelta, calls: int) -> Begun:
+    async def begin(self, subject: Subject, *, lease: timedelta, calls: int, again: bool = False) -> Begun:
         """Claim the request, or learn why not. `calls`: made before, as far as the message itself knows.
 
-        A continuation may know more than the journal, which may have been away when it was made.
+        A continuation may know more than the journal, which may have been away when it was made. `again`: the flow may
+        be called twice, so that the claim need not outlive a power cut.
         """
         bid = Bid(uuid.uuid4().hex, self._now(), lease, calls)
         try:
             async with self._deadline_kept():
-                return await self._begin(subject, bid)
+                return await self._begin(subject, bid, again)
         except (NotKnownYet, asyncio.CancelledError):
             self._forget(bid.token)
             raise
 
-    async def _begin(self, subject: Subject, bid: Bid) -> Begun:
+    async def _begin(self, subject: Subject, bid: Bid, again: bool) -> Begun:
         key = key_of(subject.message_id)
         # A request is most often new, and a new entry costs one write and no read.
         current, version = (None, None) if subject.number == 0 else await self._read(key)
@@ -103,7 +104,7 @@ class Journal:
             said = entry.begin(self._without_unheard(current), subject, bid, self._rules)
             if not isinstance(said, Taken):
                 return said
-            written = await self._write(key, said.entry, version)
+            written = await self._write(key, said.entry, version, lasting=not again)
             if written is not None:
                 return Begin(Claim(said.entry, written), said.calls, said.interrupted, said.step)
             current, version = await self._read(key)
@@ -207,11 +208,11 @@ class Journal:
             message = f"the journal's entry was not written by a version like this one ({error})"
             raise NotKnownYet("journal_unavailable", message) from None
 
-    async def _write(self, key: str, changed: Entry, version: str | None) -> str | None:
+    async def _write(self, key: str, changed: Entry, version: str | None, *, lasting: bool = True) -> str | None:
         data = document.dump(changed)
         self._recent.drop(key)
         # After a power cut, a result that was not kept is `unknown`; a call that was not kept would be made again.
-        lasting = changed.state != "concluded"
+        lasting = lasting and changed.state != "concluded"
         written = await self._store.write(key, data, version, changed.expires, lasting=lasting)
         if written is not None and len(data) <= _RECENT_BYTES:
             self._recent.put(key, changed, written)

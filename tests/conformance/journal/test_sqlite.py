@@ -145,13 +145,16 @@ async def test_a_claim_that_the_disk_did_not_keep_is_not_known_yet(
         assert isinstance(await journal.begin(subject(), lease=LEASE, calls=0), Begin)
 
 
-async def test_a_claim_waits_for_the_disk_and_a_result_does_not(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_claim_waits_for_the_disk_unless_it_may_be_made_again_and_a_result_does_not(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = threading.Event()
     async with place.journal() as journal:
         claim = await claimed(journal)
         monkeypatch.setattr("worker.journal.transactions.os.fsync", lambda _: kept.wait(10))
         beginning = asyncio.create_task(journal.begin(subject("other"), lease=LEASE, calls=0))
         assert await journal.conclude(claim, result(7)) == result(7)
+        assert isinstance(await journal.begin(subject("twice"), lease=LEASE, calls=0, again=True), Begin)
         assert not beginning.done()
         kept.set()
         assert isinstance(await beginning, Begin)
