@@ -106,7 +106,7 @@ class RequestBody(BaseModel):
         description="Name of the flow, as the worker's registry has it.",
         examples=["create-quote"],
     )
-    input: jsontext.Json = Field(
+    input: JsonValue = Field(  # whoever reads a body has made sure that it is JSON
         default=None,
         repr=False,
         description=f"What the flow's trigger gets as its body: any JSON, at most {jsontext.MAX_DEPTH} levels deep.",
@@ -129,6 +129,7 @@ class RequestBody(BaseModel):
 class FlowRequest(RequestBody):
     """A request with its broker properties: everything the worker needs to run the flow and to answer."""
 
+    input: jsontext.Json = Field(default=None, repr=False)
     message_id: Id = Field(description="The idempotency key.")
     correlation_id: Id
     reply_to: str | None = None

@@ -79,7 +79,7 @@ class Continuation(BaseModel):
     @classmethod
     def of(cls, request: FlowRequest, message: ReceivedMessage, queue: str) -> Self:
         """The request itself, as it was taken from `queue`."""
-        return cls(
+        return cls.model_construct(  # all of it was checked as the request
             origin=f"{queue}:{message.sequence_number}:{message.enqueued_at.isoformat()}",
             number=0,
             request_queue=queue,

@@ -143,7 +143,7 @@ class Journal:
             return entry.conclude(current, claim.entry, kept, self._now(), self._rules)
 
         stands = await self._change(claim, change)
-        if stands is None or stands.result is None or stands.result == kept:
+        if stands is None or stands.result is None or stands.result is kept or stands.result == kept:
             return result
         return stands.result
 
