@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.worker import latency, throughput
+from bench.worker import celery_load, latency, throughput
 from bench.worker.report import FLOOR, PEER, Report, as_json, show
-from bench.worker.stage import NAMES, WORKER, Cell
+from bench.worker.stage import CELERY, NAMES, WORKER, Cell
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -22,7 +22,7 @@ def main(
     lanes: Annotated[list[int] | None, typer.Option(help="Default: 8 and 32.")] = None,
     pause: Annotated[list[float] | None, typer.Option(help="Milliseconds a flow takes. Default: 0.")] = None,
     round_trip: Annotated[list[float] | None, typer.Option(help="Milliseconds to the broker. Default: 0.")] = None,
-    who: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(NAMES)}. Default: three of them.")] = None,
+    who: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(NAMES)}. Default: four of them.")] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     seconds: Annotated[float, typer.Option(min=0.5, help="How long each run is watched at the most.")] = 5.0,
     requests: Annotated[int, typer.Option(min=20, help="How many there are at the most in each run.")] = 4000,
@@ -32,7 +32,11 @@ def main(
     """Measure requests a second, processor time and latency, all in one run, by turns."""
     console = Console(stderr=json_)
     report = Report()
-    cells = _cells(lanes or [8, 32], pause or [0.0], round_trip or [0.0], who or [FLOOR, PEER, WORKER])
+    subjects = who or [FLOOR, PEER, CELERY, WORKER]
+    if CELERY in subjects and (reason := celery_load.missing()):
+        console.print(f"Left out: {CELERY}. {reason}.", markup=False, soft_wrap=True)
+        subjects = [name for name in subjects if name != CELERY]
+    cells = _cells(lanes or [8, 32], pause or [0.0], round_trip or [0.0], subjects)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("runs", total=rounds * (len(cells) + 2 * 2 * bool(latencies)))
         for _ in range(rounds):

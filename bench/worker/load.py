@@ -14,8 +14,8 @@ from contracts.servicebus import to_sdk
 from worker.demo.stage import ROLE, Emulator
 
 USERS = 20
-_BATCH = 50
-_INPUT: JsonValue = {"customer": "Contoso", "note": "x" * 2000}
+BATCH = 50
+INPUT: JsonValue = {"customer": "Contoso", "note": "x" * 2000}
 
 
 def claims(emulator: Emulator) -> list[SecretStr]:
@@ -28,7 +28,7 @@ def request(claim: SecretStr, session_id: str | None = None) -> FlowRequest:
     identifier = str(uuid.uuid4())
     return FlowRequest(
         flow=FLOW,
-        input=_INPUT,
+        input=INPUT,
         claim=claim,
         message_id=identifier,
         correlation_id=identifier,
@@ -43,6 +43,6 @@ async def fill(emulator: Emulator, count: int) -> None:
         ServiceBusClient.from_connection_string(emulator.connection_string) as client,
         client.get_queue_sender(REQUESTS) as sender,
     ):
-        for start in range(0, count, _BATCH):
-            numbers = range(start, min(start + _BATCH, count))
+        for start in range(0, count, BATCH):
+            numbers = range(start, min(start + BATCH, count))
             await sender.send_messages([to_sdk(request(tokens[one % USERS]).to_message()) for one in numbers])

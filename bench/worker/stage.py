@@ -23,7 +23,8 @@ from worker.demo.stage import ROLE, Emulator, running_emulator, worker_environme
 
 WORKER = "flow-worker"
 TWO_WORKERS = "flow-worker twice"
-NAMES = (*SUBJECTS, WORKER, TWO_WORKERS)
+CELERY = "celery"
+NAMES = (*SUBJECTS, CELERY, WORKER, TWO_WORKERS)
 FLOW = "create-quote"
 _PORT = re.compile(r"(?<=Endpoint=sb://127\.0\.0\.1:)\d+")
 
@@ -116,9 +117,9 @@ def pin(to: list[int]) -> None:
 
 @contextmanager
 def _subjects(cell: Cell, emulator: Emulator, url: str, folder: Path) -> Iterator[tuple[psutil.Process, ...]]:
-    if cell.subject in SUBJECTS:
+    if cell.subject in (*SUBJECTS, CELERY):
         environment = os.environ | {CONNECTION_STRING: emulator.connection_string, FLOW_URL: url}
-        with _process(["bench.worker.subjects", cell.subject, str(cell.lanes)], environment, folder) as one:
+        with _process(_command(cell), environment, folder) as one:
             yield (one,)
         return
     count = 2 if cell.subject == TWO_WORKERS else 1
@@ -126,6 +127,15 @@ def _subjects(cell: Cell, emulator: Emulator, url: str, folder: Path) -> Iterato
     with ExitStack() as stack:
         environment = dict(worker_environment(emulator))
         yield tuple(stack.enter_context(_process(["worker", "run"], environment, folder)) for _ in range(count))
+
+
+def _command(cell: Cell) -> list[str]:
+    """Module and arguments of a subject that is not the worker."""
+    if cell.subject != CELERY:
+        return ["bench.worker.subjects", cell.subject, str(cell.lanes)]
+    pool = ("--pool=threads", f"--concurrency={cell.lanes}")
+    alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")  # they would talk through queues as well
+    return ["celery", "--quiet", "-A", "bench.worker.celery_app", "worker", *pool, *alone]
 
 
 @contextmanager

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 import httpx
 
+from bench.worker import celery_load
 from bench.worker.load import fill
-from bench.worker.stage import Cell, Stage, running
+from bench.worker.stage import CELERY, Cell, Stage, running
 from bench.worker.subjects import REPLIES
+from worker.demo.stage import Emulator
 
 START_SECONDS = 60.0
+Fill = Callable[[Emulator, int], Coroutine[None, None, None]]
 _GLANCE_SECONDS = 0.05
 _WARM_UP = 0.15
 """This part of the results comes before the measurement: connections and caches are made then."""
@@ -49,13 +52,14 @@ class Throughput:
 
 def measure(cell: Cell, *, seconds: float, most: int) -> Throughput:
     """Work off `most` requests, or as many as go into so many seconds. Raises `NothingCame`."""
+    filled_by = celery_load.fill if cell.subject == CELERY else fill
     with running(cell) as stage:
-        return of(asyncio.run(_watched(stage, seconds, most)), stage.started_at, most)
+        return of(asyncio.run(_watched(stage, filled_by, seconds, most)), stage.started_at, most)
 
 
-async def _watched(stage: Stage, seconds: float, most: int) -> list[Glance]:
+async def _watched(stage: Stage, fill_queue: Fill, seconds: float, most: int) -> list[Glance]:
     glances: list[Glance] = []
-    filling = asyncio.create_task(fill(stage.emulator, most))
+    filling = asyncio.create_task(fill_queue(stage.emulator, most))
     ends = time.time() + START_SECONDS
     async with httpx.AsyncClient(base_url=stage.emulator.web_url, timeout=30) as http:
         while time.time() < ends and (not glances or glances[-1].results < most):
