@@ -24,6 +24,7 @@ from emulator.servicebus.access import Access, Gatekeeper
 from emulator.servicebus.access.entra import DataRole, EntraTokens, RoleAssignment
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.clock import MovableClock
+from emulator.servicebus.message import Message
 from emulator.servicebus.queue import Clock
 from emulator.tls import CertificateFiles, ServerTls, server_tls
 from emulator.transports import Transports, connection_string
@@ -127,7 +128,7 @@ async def running_emulator(
                     endpoints.host,
                     endpoints.http_port,
                     queue_counts=broker.counts,
-                    enqueue=lambda queue, message: broker.find(queue).send([message]),
+                    enqueue=partial(_send, broker),
                     routes=partial(_fault_routes, Control(broker, amqp, clock)),
                 )
             )
@@ -163,6 +164,12 @@ async def _administration(
         await _bound(host, endpoints.admin_port, "--admin-port", admin.start),
         await _bound(host, endpoints.admin_https_port, "--admin-https-port", secured),
     )
+
+
+def _send(broker: Broker, queue: str, message: Message) -> None:
+    """Put a message on a queue; kept before it is told, as with any other sender."""
+    broker.find(queue).send([message])
+    broker.store.flush()
 
 
 def _entra(definition: HttpDefinition, web: Web) -> EntraTokens:

@@ -1,6 +1,8 @@
 """Native messages put on a queue over HTTP, as the real azure-servicebus receives them."""
 
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -86,3 +88,14 @@ async def test_a_wish_with_a_mistake_is_told_so(
     answer = await posted(emulator, client, **wanted)
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
+
+
+async def test_a_posted_message_that_was_accepted_outlives_the_process(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    endpoints = Endpoints(amqp_port=0, http_port=0)
+    async with running_emulator(config.load(), endpoints, data=tmp_path / "data") as emulator:
+        assert (await posted(emulator, client, message="new_StartQuote")).status_code == 201
+        shutil.copytree(tmp_path / "data", tmp_path / "copy")  # as if it had been killed now
+    async with running_emulator(config.load(), endpoints, data=tmp_path / "copy") as again:
+        assert again.broker.counts()[QUEUE]["active"] == 1
