@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from bench.worker import celery_load, latency, throughput
 from bench.worker.report import FLOOR, PEER, Report, as_json, show
-from bench.worker.stage import CELERY, NAMES, WORKER, Cell
+from bench.worker.stage import CELERY, CELERY_PREFORK, NAMES, WORKER, Cell
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -22,7 +22,7 @@ def main(
     lanes: Annotated[list[int] | None, typer.Option(help="Default: 8 and 32.")] = None,
     pause: Annotated[list[float] | None, typer.Option(help="Milliseconds a flow takes. Default: 0.")] = None,
     round_trip: Annotated[list[float] | None, typer.Option(help="Milliseconds to the broker. Default: 0.")] = None,
-    who: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(NAMES)}. Default: four of them.")] = None,
+    who: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(NAMES)}. Default: five of them.")] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     seconds: Annotated[float, typer.Option(min=0.5, help="How long each run is watched at the most.")] = 5.0,
     requests: Annotated[int, typer.Option(min=20, help="How many there are at the most in each run.")] = 4000,
@@ -32,10 +32,7 @@ def main(
     """Measure requests a second, processor time and latency, all in one run, by turns."""
     console = Console(stderr=json_)
     report = Report()
-    subjects = who or [FLOOR, PEER, CELERY, WORKER]
-    if CELERY in subjects and (reason := celery_load.missing()):
-        console.print(f"Left out: {CELERY}. {reason}.", markup=False, soft_wrap=True)
-        subjects = [name for name in subjects if name != CELERY]
+    subjects = _there(who or [FLOOR, PEER, CELERY, CELERY_PREFORK, WORKER], console)
     cells = _cells(lanes or [8, 32], pause or [0.0], round_trip or [0.0], subjects)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("runs", total=rounds * (len(cells) + 2 * 2 * bool(latencies)))
@@ -54,6 +51,15 @@ def main(
     show(console, report)
     if json_:
         typer.echo(json.dumps(as_json(report), indent=2))
+
+
+def _there(subjects: list[str], console: Console) -> list[str]:
+    """Those that can be measured here; of the others it is said why not."""
+    why_not = {name: celery_load.missing(name) for name in subjects}
+    for name, reason in why_not.items():
+        if reason:
+            console.print(f"Left out: {name}. {reason}.", markup=False, soft_wrap=True)
+    return [name for name in subjects if not why_not[name]]
 
 
 def _cells(lanes: list[int], pauses: list[float], round_trips: list[float], subjects: list[str]) -> list[Cell]:

@@ -42,7 +42,7 @@ class Channel(azureservicebus.Channel):
     @cached_property
     def queue_service(self) -> ServiceBusClient:
         """The client of all its receivers and senders."""
-        return _client()
+        return ServiceBusClient.from_connection_string(os.environ[CONNECTION_STRING])
 
     @cached_property
     def queue_mgmt_service(self) -> Queues:
@@ -72,7 +72,7 @@ def _http() -> httpx.Client:
 
 
 @cache
-def _client() -> ServiceBusClient:
+def _client() -> ServiceBusClient:  # not the channel's: that one stays in the process it was made in
     return ServiceBusClient.from_connection_string(os.environ[CONNECTION_STRING])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from importlib.util import find_spec
 
@@ -9,15 +10,18 @@ from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
 
 from bench.worker.load import BATCH, INPUT
+from bench.worker.stage import CELERY, CELERY_PREFORK
 from bench.worker.subjects import REQUESTS
 from worker.demo.stage import Emulator
 
 
-def missing() -> str | None:
-    """Why Celery cannot be measured here."""
-    if find_spec("celery") and find_spec("kombu"):
+def missing(subject: str) -> str | None:
+    """Why this subject cannot be measured here."""
+    if subject not in (CELERY, CELERY_PREFORK):
         return None
-    return 'Celery is not installed; `pip install "celery[azureservicebus]"` gets it'
+    if not (find_spec("celery") and find_spec("kombu")):
+        return 'Celery is not installed; `pip install "celery[azureservicebus]"` gets it'
+    return None if subject == CELERY or hasattr(os, "fork") else "Celery's pool of processes needs fork"
 
 
 async def fill(emulator: Emulator, count: int) -> None:

@@ -19,12 +19,13 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from bench.worker.subjects import CONNECTION_STRING, FLOW_URL, SUBJECTS
-from worker.demo.stage import ROLE, Emulator, running_emulator, worker_environment
+from worker.demo.stage import ROLE, START_SECONDS, Emulator, running_emulator, worker_environment
 
 WORKER = "flow-worker"
 TWO_WORKERS = "flow-worker twice"
-CELERY = "celery"
-NAMES = (*SUBJECTS, CELERY, WORKER, TWO_WORKERS)
+CELERY, CELERY_PREFORK = "celery", "celery prefork"
+"""With its pool of threads; with its pool of processes, which it takes by itself."""
+NAMES = (*SUBJECTS, CELERY, CELERY_PREFORK, WORKER, TWO_WORKERS)
 FLOW = "create-quote"
 _PORT = re.compile(r"(?<=Endpoint=sb://127\.0\.0\.1:)\d+")
 
@@ -117,10 +118,10 @@ def pin(to: list[int]) -> None:
 
 @contextmanager
 def _subjects(cell: Cell, emulator: Emulator, url: str, folder: Path) -> Iterator[tuple[psutil.Process, ...]]:
-    if cell.subject in (*SUBJECTS, CELERY):
+    if cell.subject in (*SUBJECTS, CELERY, CELERY_PREFORK):
         environment = os.environ | {CONNECTION_STRING: emulator.connection_string, FLOW_URL: url}
         with _process(_command(cell), environment, folder) as one:
-            yield (one,)
+            yield (one, *(_children(one, cell.lanes) if cell.subject == CELERY_PREFORK else ()))
         return
     count = 2 if cell.subject == TWO_WORKERS else 1
     (folder / "flow-worker.toml").write_text(_settings(emulator, url, cell.lanes // count), encoding="utf-8")
@@ -131,11 +132,21 @@ def _subjects(cell: Cell, emulator: Emulator, url: str, folder: Path) -> Iterato
 
 def _command(cell: Cell) -> list[str]:
     """Module and arguments of a subject that is not the worker."""
-    if cell.subject != CELERY:
+    if cell.subject in SUBJECTS:
         return ["bench.worker.subjects", cell.subject, str(cell.lanes)]
-    pool = ("--pool=threads", f"--concurrency={cell.lanes}")
+    pool = ("--pool=threads" if cell.subject == CELERY else "--pool=prefork", f"--concurrency={cell.lanes}")
     alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")  # they would talk through queues as well
     return ["celery", "--quiet", "-A", "bench.worker.celery_app", "worker", *pool, *alone]
+
+
+def _children(process: psutil.Process, count: int) -> list[psutil.Process]:
+    """As soon as there are so many. Raises `TimeoutError`."""
+    gives_up_at = time.monotonic() + START_SECONDS
+    while len(children := process.children()) < count:
+        if time.monotonic() > gives_up_at:
+            raise TimeoutError(f"{len(children)} of {count} processes were there after {START_SECONDS:g} s")
+        time.sleep(0.1)
+    return children
 
 
 @contextmanager

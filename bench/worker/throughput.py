@@ -11,7 +11,7 @@ import httpx
 
 from bench.worker import celery_load
 from bench.worker.load import fill
-from bench.worker.stage import CELERY, Cell, Stage, running
+from bench.worker.stage import CELERY, CELERY_PREFORK, Cell, Stage, running
 from bench.worker.subjects import REPLIES
 from worker.demo.stage import Emulator
 
@@ -52,7 +52,7 @@ class Throughput:
 
 def measure(cell: Cell, *, seconds: float, most: int) -> Throughput:
     """Work off `most` requests, or as many as go into so many seconds. Raises `NothingCame`."""
-    filled_by = celery_load.fill if cell.subject == CELERY else fill
+    filled_by = celery_load.fill if cell.subject in (CELERY, CELERY_PREFORK) else fill
     with running(cell) as stage:
         return of(asyncio.run(_watched(stage, filled_by, seconds, most)), stage.started_at, most)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -44,6 +45,14 @@ def test_the_worker_is_measured_beside_its_floor() -> None:
         ("floor", False),
         ("flow-worker", False),
     ]
+
+
+@pytest.mark.skipif(find_spec("celery") is not None, reason="Celery is there")
+def test_without_celery_the_bench_says_how_to_get_it() -> None:
+    command = [sys.executable, "-m", "bench.worker", "--who", "celery", "--latencies", "0", "--json"]
+    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, encoding="utf-8", timeout=60, check=True)
+    assert json.loads(ended.stdout)["throughput"] == []
+    assert 'pip install "celery[azureservicebus]"' in ended.stderr
 
 
 def test_the_emulator_is_measured_with_every_sdk_there_is() -> None:
