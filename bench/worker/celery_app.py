@@ -25,7 +25,7 @@ _of_thread = threading.local()
 
 
 class Queues:
-    """In place of the administration client, which knows no other way than HTTPS on port 443: all queues are there."""
+    """In place of the administration client, which talks HTTPS alone: all queues are there."""
 
     def create_queue(self, queue_name: str, **_: object) -> None:
         """Raises `ResourceExistsError`, as the service does."""
