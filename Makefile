@@ -15,8 +15,11 @@ demo: $(READY)   ## the main job, end to end, on the emulator
 test: $(READY) lint  ## all tests, after types, style and layer rules
 	$(BIN)/python -m pytest -n 4 --dist loadfile
 
-bench: $(READY)  ## how fast worker and emulator are, and what one flow's trouble costs the others (10 minutes)
+bench: $(READY)  ## how fast worker and emulator are, and what one flow's trouble costs the others (25 minutes)
 	$(BIN)/python -m bench.worker
+	$(BIN)/python -m bench.worker --matrix --rounds 1 --latencies 0 --who floor --who flow-worker
+	$(BIN)/python -m bench.worker --rounds 1 --latencies 0 --pause 200 --lanes 100 --who flow-worker --who "flow-worker twice"
+	$(BIN)/python -m bench.worker.steady
 	$(BIN)/python -m bench.emulator
 	$(BIN)/python -m bench.noisy_neighbour
 

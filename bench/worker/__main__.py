@@ -20,9 +20,10 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @cli.command()
 def main(
     lanes: Annotated[list[int] | None, typer.Option(help="Default: 8 and 32.")] = None,
-    pause: Annotated[list[float] | None, typer.Option(help="Milliseconds a flow takes. Default: 0.")] = None,
+    pause: Annotated[list[float] | None, typer.Option(help="Milliseconds that a flow takes. Default: 0.")] = None,
     round_trip: Annotated[list[float] | None, typer.Option(help="Milliseconds to the broker. Default: 0.")] = None,
     who: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(NAMES)}. Default: five of them.")] = None,
+    matrix: Annotated[bool, typer.Option(help="All of 1, 8, 32, 100 lanes, 0 and 50 ms, 0 and 10 ms.")] = False,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     seconds: Annotated[float, typer.Option(min=0.5, help="How long each run is watched at the most.")] = 5.0,
     requests: Annotated[int, typer.Option(min=20, help="How many there are at the most in each run.")] = 4000,
@@ -33,7 +34,9 @@ def main(
     console = Console(stderr=json_)
     report = Report()
     subjects = _there(who or [FLOOR, PEER, CELERY, CELERY_PREFORK, WORKER], console)
-    cells = _cells(lanes or [8, 32], pause or [0.0], round_trip or [0.0], subjects)
+    lanes = lanes or ([1, 8, 32, 100] if matrix else [8, 32])
+    pause, round_trip = pause or ([0.0, 50.0] if matrix else [0.0]), round_trip or ([0.0, 10.0] if matrix else [0.0])
+    cells = _cells(lanes, pause, round_trip, subjects)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("runs", total=rounds * (len(cells) + 2 * 2 * bool(latencies)))
         for _ in range(rounds):

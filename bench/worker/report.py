@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.worker.latency import Latency
-from bench.worker.stage import WORKER, Cell
+from bench.worker.stage import TWO_WORKERS, WORKER, Cell
 from bench.worker.throughput import Throughput
 
 FLOOR, PEER = "floor", "documented"
+_WIDTH = 120
+"""Figures that are cut off are none."""
 
 
 @dataclass
@@ -27,6 +29,10 @@ class Report:
     def per_second(self, cell: Cell) -> float:
         """The median of its runs."""
         return statistics.median(run.per_second for run in self.throughput[cell])
+
+    def of_law(self, cell: Cell) -> float | None:
+        """Its requests a second over what its lanes could do if only the flow took time; None if that takes none."""
+        return self.per_second(cell) * cell.pause_ms / 1000 / cell.lanes if cell.pause_ms else None
 
     def ratio(self, cell: Cell, subject: str) -> float | None:
         """Its requests a second over those of `subject` under the same conditions; None if that was not measured."""
@@ -49,6 +55,7 @@ def as_json(report: Report) -> JsonValue:
 
 def show(console: Console, report: Report) -> None:
     """Medians of the runs, their spread, and the ratios."""
+    console.width = max(console.width, _WIDTH)
     if report.throughput:
         console.print(_throughput_table(report))
     if report.latency:
@@ -56,22 +63,39 @@ def show(console: Console, report: Report) -> None:
 
 
 def _throughput_table(report: Report) -> Table:
-    table = Table(title="throughput: medians, and in brackets the least and the most", title_justify="left")
-    for name in ("lanes", "flow", "round trip", "who", "requests/s", "CPU µs/request", "of the floor", "of the SDK's"):
-        table.add_column(name, justify="left" if name == "who" else "right")
-    table.add_column("first result", justify="right")
-    table.add_column("RSS, most", justify="right")
+    title = (
+        "throughput: medians (least to most); ratios of requests a second: to the floor, to the SDK's documented way,"
+    )
+    table = Table(title=f"{title} to lanes ÷ flow time", title_justify="left")
+    for name in (
+        "lanes",
+        "flow",
+        "round trip",
+        "who",
+        "requests/s",
+        "",
+        "CPU µs",
+        "floor",
+        "SDK",
+        "lanes",
+        "first",
+        "RSS",
+    ):
+        table.add_column(name, justify="left" if name == "who" else "right", no_wrap=True)
     for cell, runs in report.throughput.items():
         rates = [run.per_second for run in runs]
+        ours = cell.subject in (WORKER, TWO_WORKERS)
         table.add_row(
             str(cell.lanes),
             f"{cell.pause_ms:g} ms",
             f"{cell.round_trip_ms:g} ms",
             cell.subject,
-            f"{statistics.median(rates):,.0f} [{min(rates):,.0f}-{max(rates):,.0f}]",
+            f"{statistics.median(rates):,.0f}",
+            f"{min(rates):,.0f}-{max(rates):,.0f}",
             f"{statistics.median(run.cpu_us for run in runs):,.0f}",
-            _ratio(report.ratio(cell, FLOOR)) if cell.subject == WORKER else "",
-            _ratio(report.ratio(cell, PEER)) if cell.subject == WORKER else "",
+            _ratio(report.ratio(cell, FLOOR)) if ours else "",
+            _ratio(report.ratio(cell, PEER)) if ours else "",
+            _ratio(report.of_law(cell)),
             f"{statistics.median(run.first_result_seconds for run in runs):.1f} s",
             f"{max(run.rss_mb for run in runs):.0f} MB",
             end_section=cell.subject == WORKER,
