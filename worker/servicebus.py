@@ -49,6 +49,10 @@ _DEAD_LETTER_TEXT = 4096
 
 _PEEKED_AT_ONCE = 100
 _TAKEN_AT_ONCE = 100
+_STALE_SECONDS = 240.0
+"""A sender that was idle for longer is made anew: the service detaches idle links after 10 minutes, and networks forget
+connections sooner. To find that out by sending takes a second or more.
+"""
 
 
 class BusTrouble(Exception):
@@ -244,27 +248,33 @@ class SenderPool:
         self._client = client
         self._queue = queue
         self._settings = settings
-        self._idle: list[ServiceBusSender] = []
+        self._idle: list[tuple[float, ServiceBusSender]] = []
+        """With the moment of its last use; the last one is the latest."""
         self._slots = asyncio.Semaphore(settings.senders_per_queue)
 
     async def send(self, message: Message) -> None:
         """Returns once the broker has accepted the message. Raises `TooLarge`, `BusTrouble`."""
         async with self._slots:
-            sender = self._idle.pop() if self._idle else await self._opened()
+            sender = await self._borrowed()
             try:
                 await _bounded(sender.send_messages(to_sdk(message)), self._settings.send_seconds, "send")
             except TooLarge:
-                self._idle.append(sender)
+                self._idle.append((time.monotonic(), sender))
                 raise
             except BaseException:
                 await _close_quietly(sender)
                 raise
-            self._idle.append(sender)
+            self._idle.append((time.monotonic(), sender))
 
     async def close(self) -> None:
         """Close the idle senders; those lent out are closed with the client."""
-        senders, self._idle = self._idle, []
-        await asyncio.gather(*(_close_quietly(sender) for sender in senders))
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(_close_quietly(sender) for _, sender in idle))
+
+    async def _borrowed(self) -> ServiceBusSender:
+        if self._idle and time.monotonic() - self._idle[-1][0] > _STALE_SECONDS:
+            await self.close()
+        return self._idle.pop()[1] if self._idle else await self._opened()
 
     async def _opened(self) -> ServiceBusSender:
         sender = self._client.get_queue_sender(self._queue)

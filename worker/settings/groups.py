@@ -40,7 +40,7 @@ class ServiceBusSettings(_Group):
     renew_seconds: Seconds = 15.0
     probe_interval_seconds: Annotated[float, Field(ge=1, le=300)] = 30.0
     reconnect_max_seconds: Annotated[float, Field(ge=0.1, le=300)] = 5.0
-    senders_per_queue: Annotated[int, Field(ge=1, le=64)] = 4
+    senders_per_queue: Annotated[int, Field(ge=1, le=256)] = 32
 
     @model_validator(mode="after")
     def _exactly_one_way_in(self) -> Self:
