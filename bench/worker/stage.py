@@ -192,6 +192,7 @@ lanes = {lanes}
 
 [pacing]
 max_calls = 1000000
+window_seconds = 1
 max_in_flight = 1000
 
 [health]
