@@ -225,6 +225,7 @@ def main(
 ) -> None:
     """Measure the emulator with the Python and the JavaScript SDK."""
     console = Console(stderr=json_)
+    console.width = max(console.width, 120)  # figures that are cut off are none
     for sdk in dict.fromkeys(scenario.sdk for scenario in SCENARIOS):
         if reason := missing(sdk):
             console.print(f"{sdk} is left out: {reason}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 from azure.servicebus.aio import ServiceBusClient
 from pydantic import JsonValue, SecretStr
@@ -36,13 +37,13 @@ def request(claim: SecretStr, session_id: str | None = None) -> FlowRequest:
     )
 
 
-async def fill(emulator: Emulator, count: int) -> None:
-    """Put so many requests into the queue, as fast as it takes them."""
-    tokens = claims(emulator)
+async def fill(emulator: Emulator, count: int, tokens: Sequence[SecretStr] = ()) -> None:
+    """Put so many requests into the queue, as fast as it takes them; with new claims, or with these."""
+    tokens = tokens or claims(emulator)
     async with (
         ServiceBusClient.from_connection_string(emulator.connection_string) as client,
         client.get_queue_sender(REQUESTS) as sender,
     ):
         for start in range(0, count, BATCH):
             numbers = range(start, min(start + BATCH, count))
-            await sender.send_messages([to_sdk(request(tokens[one % USERS]).to_message()) for one in numbers])
+            await sender.send_messages([to_sdk(request(tokens[one % len(tokens)]).to_message()) for one in numbers])

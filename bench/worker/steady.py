@@ -17,7 +17,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from bench.worker.latency import Sender
-from bench.worker.load import fill
+from bench.worker.load import claims, fill
 from bench.worker.stage import WORKER, Cell, Stage, running
 from bench.worker.subjects import REPLIES, REQUESTS
 
@@ -92,7 +92,7 @@ def main(
 
 async def _held(stage: Stage, requests: int, progress: Progress, task: TaskID) -> list[Memory]:
     await asyncio.sleep(_SETTLED_SECONDS)
-    memory, sent = [Memory(0, stage.rss_mb())], 0
+    memory, sent, tokens = [Memory(0, stage.rss_mb())], 0, claims(stage.emulator)
     async with httpx.AsyncClient(base_url=stage.emulator.web_url, timeout=30) as http:
         while memory[-1].results < requests:
             counts = (await http.get("/emulator/queues")).json()
@@ -102,7 +102,7 @@ async def _held(stage: Stage, requests: int, progress: Progress, task: TaskID) -
                 memory.append(Memory(results, stage.rss_mb()))
             if sent < requests and counts[REQUESTS]["active"] < _AT_ONCE:
                 sent += (more := min(_AT_ONCE, requests - sent))
-                await fill(stage.emulator, more)
+                await fill(stage.emulator, more, tokens)
             else:
                 await asyncio.sleep(0.2)
     return memory

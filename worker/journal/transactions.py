@@ -24,8 +24,10 @@ _MOST_TOGETHER = 256
 """Jobs in one transaction."""
 _MOVED_AFTER = 1000
 """Jobs after which the log is moved into the file. SQLite would do it as often, and keep the loop waiting meanwhile."""
-_LOG_PAGES = 16_000
-"""64 MB. A log that outgrows this, since somebody is always writing, is moved while they wait."""
+_LOG_PAGES = 4_000
+"""16 MB. SQLite begins the log anew only when all of it is moved, and somebody who is always writing adds to it in the
+meantime. Beyond this, they wait for the rest.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class Transactions:
 
     def _commit(self) -> None:
         """Do all jobs that wait; a thread does if it takes long, or another process is writing just now."""
+        if self._lent:
+            return  # they are done when it comes back
         together = [one for one in self._waiting[:_MOST_TOGETHER] if not one.done.done()]
         del self._waiting[:_MOST_TOGETHER]
         if any(one.long for one in together):
@@ -180,11 +184,22 @@ class Transactions:
     async def _move_log(self) -> None:
         self._since_moved = 0
         try:
-            await self._in_thread(_move_log, self._path, self._busy_ms)
+            pages = await self._in_thread(_move_log, self._path)
+            if pages > _LOG_PAGES and not self._lent:
+                await self._begin_log_anew()
         except sqlite3.Error:
             pass  # what is in the log is as safe as what is in the file, and the next time is soon
         finally:
             self._moving = False
+
+    async def _begin_log_anew(self) -> None:
+        """Move what came meanwhile. Nobody here writes until that is done, or it might never be."""
+        self._lent = True
+        try:
+            await self._in_thread(_move, self._connection, "RESTART")
+        finally:
+            self._lent = False
+            self._go_on()
 
     # --- threads -------------------------------------------------------------------------------------------------
 
@@ -229,12 +244,15 @@ def _fail(together: Sequence[_Waiting], error: Exception) -> None:
             one.done.set_exception(error)
 
 
-def _move_log(path: Path, busy_ms: int) -> None:
-    """On a connection of its own: only then others may write meanwhile."""
-    connection = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None)
+def _move_log(path: Path) -> int:
+    """Move what is in the log, on a connection of its own: only then others may write. Returns the log's pages."""
+    connection = sqlite3.connect(path, isolation_level=None)
     try:
-        _, pages, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if pages - moved > 0 and pages > _LOG_PAGES:
-            connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        return _move(connection, "PASSIVE")
     finally:
         connection.close()
+
+
+def _move(connection: sqlite3.Connection, how: str) -> int:
+    pages: int = connection.execute(f"PRAGMA wal_checkpoint({how})").fetchone()[1]
+    return pages

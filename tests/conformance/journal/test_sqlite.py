@@ -175,6 +175,24 @@ async def test_the_log_does_not_grow_with_all_that_was_written(place: Place) -> 
     assert not log.exists()
 
 
+async def test_nor_does_it_grow_if_there_is_always_somebody_writing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.journal.transactions._LOG_PAGES", 500)
+    monkeypatch.setattr("worker.journal.transactions._MOVED_AFTER", 200)
+    path = place.settings.path
+    store = await SqliteStore.open(path, busy_seconds=5)
+
+    async def write(name: str) -> None:
+        for number in range(4000):
+            assert await store.write(f"{name}-{number}", bytes(2000), None, place.now, lasting=False)
+
+    await asyncio.gather(*(write(name) for name in "abcd"))
+    log, written = path.with_name(f"{path.name}-wal").stat().st_size, path.stat().st_size
+    await store.close()
+    assert log < written  # all that was written to it is some five times as much
+
+
 async def test_an_entry_of_an_unknown_version_is_left_alone(place: Place) -> None:
     async with place.journal() as journal:
         await claimed(journal)
