@@ -7,29 +7,23 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Protocol
 
+from emulator.servicebus.admission import require_fit, require_receivable, require_room, require_sendable
 from emulator.servicebus.config import NEVER_SECONDS, QueueSettings, Status
-from emulator.servicebus.errors import (
-    ENTITY_DISABLED,
-    MESSAGE_LOCK_LOST,
-    MESSAGE_NOT_FOUND,
-    MESSAGE_SIZE_EXCEEDED,
-    NOT_ALLOWED,
-    NOT_FOUND,
-    RESOURCE_LIMIT_EXCEEDED,
-    ServiceBusError,
-)
+from emulator.servicebus.errors import MESSAGE_LOCK_LOST, MESSAGE_NOT_FOUND, NOT_FOUND, ServiceBusError
 from emulator.servicebus.history import History
+from emulator.servicebus.locks import Locks
 from emulator.servicebus.message import Message, State, modify, with_reason
 from emulator.servicebus.sessions import Session, Sessions
-from emulator.servicebus.shelf import Deadlines, Line, Shelf
+from emulator.servicebus.shelf import Deadlines, Line
+from emulator.servicebus.stock import Stock
 from emulator.servicebus.store import FORGETFUL, Store
 
 DEAD_LETTER_SUFFIX = "/$deadletterqueue"
 TRANSFER_SUFFIX = "/$transfer" + DEAD_LETTER_SUFFIX
 _FOREVER = 10**9
-_MEGABYTE = 1024 * 1024
 
 Clock = Callable[[], float]
 
@@ -78,16 +72,13 @@ class Queue:
         self._changed = changed
         self._find = find
         self._store = store
-        self._shelf = Shelf()
+        self._stock = Stock(self._key, store)
         self._line = Line()
         self._consumers: deque[Consumer] = deque()
-        self._locked: dict[uuid.UUID, Message] = {}
-        self._lock_ends = Deadlines()
+        self._locks = Locks()
         self._expiries = Deadlines()
         self._schedule = Deadlines()
         self._history = History()
-        self._counts = {State.ACTIVE: 0, State.DEFERRED: 0, State.SCHEDULED: 0}
-        self._bytes = 0
         self.sessions = Sessions(self, lock_seconds=lambda: self.settings.lock_seconds, changed=changed)
         self.dead_letters = None if is_below else self._below(DEAD_LETTER_SUFFIX)
         self.transfer_dead_letters = None if is_below else self._below(TRANSFER_SUFFIX)
@@ -111,7 +102,7 @@ class Queue:
 
     def size_bytes(self) -> int:
         """Of all messages in it and below it, as they were sent."""
-        return self._bytes + sum(queue.size_bytes() for queue in self.below())
+        return self._stock.size_bytes + sum(queue.size_bytes() for queue in self.below())
 
     # --- sending -------------------------------------------------------------------------------------------------
 
@@ -122,42 +113,20 @@ class Queue:
         """
         accepted = list(messages)
         self.accessed_at = self.now()
-        self._require_room(sum(message.size for message in accepted))
+        require_room(self.settings, self.size_bytes(), sum(message.size for message in accepted))
         for message in accepted:
-            self._check(message)
+            require_fit(self.settings, message)
         numbers = [self._accept(message) for message in accepted]
         self.pump()
         return numbers
 
     def require_sendable(self) -> None:
         """Raises `ServiceBusError` if nothing may be sent to it."""
-        if not self.settings.status.takes:
-            raise ServiceBusError(ENTITY_DISABLED, f"'{self.settings.name}' is disabled for sending.")
+        require_sendable(self.settings)
 
     def require_receivable(self) -> None:
         """Raises `ServiceBusError` if nothing may be received from it."""
-        if not self.settings.status.gives:
-            raise ServiceBusError(ENTITY_DISABLED, f"'{self.settings.name}' is disabled for receiving.")
-        if self.settings.forward_to is not None:
-            text = f"'{self.settings.name}' forwards to '{self.settings.forward_to}'; receive there."
-            raise ServiceBusError(NOT_ALLOWED, text)
-
-    def _require_room(self, size: int) -> None:
-        self.require_sendable()
-        if self.size_bytes() + size > self.settings.max_size_mb * _MEGABYTE:
-            text = f"'{self.settings.name}' is full: it holds at most {self.settings.max_size_mb} MB"
-            raise ServiceBusError(RESOURCE_LIMIT_EXCEEDED, text)
-
-    def _check(self, message: Message) -> None:
-        if message.size > self.settings.max_message_bytes:
-            raise ServiceBusError(
-                MESSAGE_SIZE_EXCEEDED,
-                f"the message has {message.size} bytes; '{self.settings.name}' takes {self.settings.max_message_bytes}",
-            )
-        if self.settings.requires_session and message.session_id is None:
-            raise ServiceBusError(
-                NOT_ALLOWED, f"'{self.settings.name}' requires sessions: set the message's session ID"
-            )
+        require_receivable(self.settings)
 
     def _accept(self, message: Message) -> int:
         if self._is_duplicate(message):
@@ -165,7 +134,8 @@ class Queue:
         now = self.now()
         if message.scheduled_at is not None and message.scheduled_at > now:
             message.state, message.was_scheduled = State.SCHEDULED, True
-            self._take_in(message, now)
+            message.enqueued_at = now
+            self._stock.add(message)
             self._schedule.add(message.scheduled_at, message)
             self._changed()
         else:
@@ -183,20 +153,13 @@ class Queue:
         self._store.seen(self._key, key, now)
         return False
 
-    def _take_in(self, message: Message, now: float) -> None:
-        self._shelf.put(message)
-        message.enqueued_at = now
-        self._counts[message.state] += 1
-        self._bytes += message.size
-        self._store.put(self._key, message)
-
     def _enqueue(self, message: Message, now: float) -> None:
         ttl = min(message.ttl if message.ttl is not None else NEVER_SECONDS, self.settings.default_ttl_seconds)
-        message.state = State.ACTIVE
+        message.state, message.enqueued_at = State.ACTIVE, now
         if ttl < NEVER_SECONDS:
             message.ttl = ttl  # the service overwrites one that is too long, or missing
             message.expires_at = now + ttl
-        self._take_in(message, now)
+        self._stock.add(message)
         if self.settings.forward_to is not None:
             self._forward(message, self.settings.forward_to)
             return
@@ -216,7 +179,7 @@ class Queue:
 
     def cancel_scheduled(self, numbers: Iterable[int]) -> None:
         """Forget scheduled messages. Raises `ServiceBusError` if one is not scheduled (any more)."""
-        for message in [self._in_state(number, State.SCHEDULED) for number in numbers]:
+        for message in [self._stock.in_state(number, State.SCHEDULED) for number in numbers]:
             self._remove(message)
 
     # --- forwarding ----------------------------------------------------------------------------------------------
@@ -233,8 +196,8 @@ class Queue:
 
     def take_forwarded(self, message: Message) -> None:
         """Take what another queue forwards. Raises `ServiceBusError`."""
-        self._require_room(message.size)
-        self._check(message)
+        require_room(self.settings, self.size_bytes(), message.size)
+        require_fit(self.settings, message)
         first = message.enqueue_sequence_number or message.sequence_number
         self._accept(replace(message, enqueue_sequence_number=first, expires_at=float("inf"), delivery_count=0))
         self.pump()
@@ -294,11 +257,7 @@ class Queue:
         return None
 
     def _waits(self, message: Message) -> bool:
-        return (
-            self._shelf.get(message.sequence_number) is message
-            and message.state is State.ACTIVE
-            and message.lock_token is None
-        )
+        return message.state is State.ACTIVE and message.lock_token is None and message in self._stock
 
     def hand_over(self, message: Message, consumer: Consumer, session: Session | None) -> None:
         """Give a message to a consumer, under a lock or for good."""
@@ -309,14 +268,15 @@ class Queue:
         consumer.take(message)
 
     def _lock(self, message: Message, session: Session | None) -> None:
-        message.lock_token = uuid.uuid4()
-        self._locked[message.lock_token] = message
         if session is not None:
-            message.locked_until = session.locked_until
+            self._locks.give(message, session.locked_until)
             return
-        message.locked_until = self.now() + self.settings.lock_seconds
-        self._lock_ends.add(message.locked_until, message)
+        self._locks.give(message, self._lock_end())
+        self._locks.watch(message, message.locked_until)
         self._changed()
+
+    def _lock_end(self) -> float:
+        return self.now() + self.settings.lock_seconds
 
     def receive_deferred(self, numbers: Iterable[int], *, keep: bool, session_id: str | None) -> list[Message]:
         """Take deferred messages by number, under a lock or for good. Raises `ServiceBusError`.
@@ -333,7 +293,7 @@ class Queue:
         return messages
 
     def _deferred(self, number: int, session: Session | None) -> Message:
-        message = self._in_state(number, State.DEFERRED)
+        message = self._stock.in_state(number, State.DEFERRED)
         if session is not None and message.session_id != session.id:
             raise ServiceBusError(MESSAGE_NOT_FOUND, f"message {number} is not of session '{session.id}'")
         if message.lock_token is not None:
@@ -345,18 +305,12 @@ class Queue:
 
     def peek(self, number: int, count: int, session_id: str | None) -> list[Message]:
         """Up to `count` messages from sequence number `number` on, whatever their state; nothing changes."""
-        found: list[Message] = []
-        for message in self._shelf.from_number(number):
-            if len(found) >= count:
-                break
-            if session_id is None or message.session_id == session_id:
-                found.append(message)
-        return found
+        return list(islice(self._stock.from_number(number, session_id), count))
 
     def purge(self, count: int, *, before: float, session_id: str | None) -> int:
         """Delete up to `count` messages that were enqueued before then and that nobody holds; how many it were."""
-        of_session = (one for one in self._shelf.from_number(0) if session_id in (None, one.session_id))
-        old = [one for one in of_session if one.enqueued_at < before and one.lock_token is None][:count]
+        every = self._stock.from_number(0, session_id)
+        old = list(islice((one for one in every if one.enqueued_at < before and one.lock_token is None), count))
         for message in old:
             self._remove(message)
         return len(old)
@@ -383,11 +337,8 @@ class Queue:
         """Set aside; only `receive_deferred` finds it again."""
         message = self._locked_by(token)
         modify(message, changes)
-        self._unlock(message)
-        self._counts[message.state] -= 1
-        self._counts[State.DEFERRED] += 1
-        message.state = State.DEFERRED
-        self._store.put(self._key, message)
+        self._locks.end(message)
+        self._stock.becomes(message, State.DEFERRED)
 
     def dead_letter(
         self, token: uuid.UUID, reason: str | None, description: str | None, more: Mapping[str, object]
@@ -398,43 +349,36 @@ class Queue:
     def renew(self, token: uuid.UUID) -> float:
         """Lock anew; until when."""
         message = self._locked_by(token)
-        if self.settings.requires_session:
-            return message.locked_until
-        message.locked_until = self.now() + self.settings.lock_seconds
-        self._lock_ends.add(message.locked_until, message)
+        if not self.settings.requires_session:
+            self._locks.watch(message, self._lock_end())
         return message.locked_until
 
     def expire_locks(self) -> int:
         """End every message's lock now, for tests of what a client does then; how many there were."""
         now = self.now()
-        locked = [message for message in self._locked.values() if not self.sessions.is_held(message.session_id)]
+        locked = [message for message in self.locked() if not self.sessions.is_held(message.session_id)]
         for message in locked:
-            message.locked_until = now
-            self._lock_ends.add(now, message)
+            self._locks.watch(message, now)
         self._changed()
         return len(locked)
 
     def locked(self) -> Iterable[Message]:
         """All messages under a lock."""
-        return self._locked.values()
+        return self._locks.messages()
 
     def is_locked(self, token: uuid.UUID) -> bool:
         """Whether a message is under this lock."""
-        return token in self._locked
+        return token in self._locks
 
     def _locked_by(self, token: uuid.UUID) -> Message:
-        message = self._locked.get(token)
-        # The deadline counts, not the sweep: a lock that is over is lost even if nobody noticed yet.
-        if message is None or message.locked_until <= self.now():
-            raise ServiceBusError(MESSAGE_LOCK_LOST, "the lock has expired or was never given; receive it again")
-        return message
+        return self._locks.holds(token, self.now())
 
     def give_back(self, message: Message, *, counted: bool) -> None:
         """End a message's lock; it waits in line again, unless its deliveries or its time are used up."""
-        self._unlock(message)
+        self._locks.end(message)
         if counted:
             message.delivery_count += 1
-            self._store.put(self._key, message)
+            self._stock.changed(message)
         if message.delivery_count >= self.settings.max_delivery_count:
             text = f"delivered {message.delivery_count} times without being completed"
             self._bury(message, "MaxDeliveryCountExceeded", text, {})
@@ -445,14 +389,9 @@ class Queue:
         else:
             self._wait_in_line(message)
 
-    def _unlock(self, message: Message) -> None:
-        if message.lock_token is not None:
-            self._locked.pop(message.lock_token, None)
-            message.lock_token = None
-
     def _bury(self, message: Message, reason: str | None, description: str | None, more: Mapping[str, object]) -> None:
         if self.dead_letters is None:  # this is a dead-letter queue: there is nowhere else to put it
-            self._unlock(message)
+            self._locks.end(message)
             self._wait_in_line(message)
             return
         self._remove(message)
@@ -462,7 +401,7 @@ class Queue:
     def keep_dead(self, message: Message) -> None:
         """As a dead-letter queue: keep the message until someone takes it, or pass it on. Its enqueued time stays."""
         buried = replace(message, expires_at=float("inf"), state=State.ACTIVE, was_scheduled=False)
-        self._take_in(buried, message.enqueued_at)
+        self._stock.add(buried)
         if self.settings.forward_to is not None:
             source = self._key.removesuffix(TRANSFER_SUFFIX).removesuffix(DEAD_LETTER_SUFFIX)
             buried.dead_letter_source = buried.dead_letter_source or source
@@ -487,18 +426,8 @@ class Queue:
             self._remove(message)
 
     def _remove(self, message: Message) -> None:
-        self._unlock(message)
-        if message.sequence_number in self._shelf:
-            self._shelf.remove(message)
-            self._counts[message.state] -= 1
-            self._bytes -= message.size
-            self._store.remove(self._key, message.sequence_number)
-
-    def _in_state(self, number: int, state: State) -> Message:
-        message = self._shelf.get(number)
-        if message is None or message.state is not state:
-            raise ServiceBusError(MESSAGE_NOT_FOUND, f"there is no {state.name.lower()} message {number}")
-        return message
+        self._locks.end(message)
+        self._stock.remove(message)
 
     # --- sessions ------------------------------------------------------------------------------------------------
 
@@ -506,7 +435,7 @@ class Queue:
         """Sessions that have active messages or state, by ID; or only those whose state was set after a moment."""
         found = self.sessions.with_state(state_after)
         if state_after is None:
-            active = (one for one in self._shelf.from_number(0) if one.state is State.ACTIVE)
+            active = (one for one in self._stock.from_number(0) if one.state is State.ACTIVE)
             found |= {message.session_id or "" for message in active}
         return sorted(found)[skip : skip + top]
 
@@ -518,19 +447,18 @@ class Queue:
 
     def next_due(self) -> float:
         """When `tick` has something to do next; infinity if never."""
-        own = min(self._schedule.next(), self._lock_ends.next(), self._expiries.next(), self.sessions.next_due())
+        own = min(self._schedule.next(), self._locks.next_end(), self._expiries.next(), self.sessions.next_due())
         return min(own, *(queue.next_due() for queue in self.below()), float("inf"))
 
     def tick(self) -> None:
         """Do what is due: activate, unlock, expire, let go of sessions and waiters."""
         now = self.now()
         for moment, message in self._schedule.due(now):
-            if message.state is State.SCHEDULED and message.scheduled_at == moment and self._is_here(message):
+            if message.state is State.SCHEDULED and message.scheduled_at == moment and message in self._stock:
                 self._remove(message)
                 self._enqueue(message, now)
-        for _, message in self._lock_ends.due(now):
-            if message.lock_token is not None and message.locked_until <= now:
-                self.give_back(message, counted=True)
+        for message in self._locks.ended(now):
+            self.give_back(message, counted=True)
         for _, message in self._expiries.due(now):
             if self._waits(message) and message.expires_at <= now:
                 self._expire(message)
@@ -539,18 +467,15 @@ class Queue:
         for queue in self.below():
             queue.tick()
 
-    def _is_here(self, message: Message) -> bool:
-        return self._shelf.get(message.sequence_number) is message
-
     # --- what is told of it --------------------------------------------------------------------------------------
 
     def message_count(self) -> int:
         """Messages in it, whatever their state."""
-        return len(self._shelf)
+        return len(self._stock)
 
     def in_use(self) -> bool:
         """Whether somebody receives from it."""
-        return bool(self._consumers) or bool(self._locked) or any(queue.in_use() for queue in self.below())
+        return bool(self._consumers) or bool(self._locks) or any(queue.in_use() for queue in self.below())
 
     def counts(self) -> dict[str, int]:
         """Messages by state, those under a lock counted with the active ones, and those dead-lettered.
@@ -558,24 +483,22 @@ class Queue:
         Those that could not be forwarded are in `transfer_dead_letters`.
         """
         return {
-            "active": self._counts[State.ACTIVE],
-            "deferred": self._counts[State.DEFERRED],
-            "scheduled": self._counts[State.SCHEDULED],
+            "active": self._stock.count(State.ACTIVE),
+            "deferred": self._stock.count(State.DEFERRED),
+            "scheduled": self._stock.count(State.SCHEDULED),
             "dead_lettered": self.dead_letters.message_count() if self.dead_letters is not None else 0,
         }
 
     def restore(self, messages: Iterable[Message], last_number: int) -> None:
         """Put back what a store has kept. Locks are gone; nothing is told to the store."""
         for message in messages:
-            self._shelf.restore(message)
-            self._counts[message.state] += 1
-            self._bytes += message.size
+            self._stock.restore(message)
             if message.state is State.SCHEDULED and message.scheduled_at is not None:
                 self._schedule.add(message.scheduled_at, message)
             elif message.state is State.ACTIVE:
                 self._expiries.add(message.expires_at, message)
                 self._wait_in_line(message)
-        self._shelf.number_from(last_number)
+        self._stock.number_from(last_number)
         self._changed()
 
     def restore_history(self, seen: Iterable[tuple[str, float]]) -> None:
