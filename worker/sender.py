@@ -11,7 +11,7 @@ from pydantic import JsonValue, SecretStr
 from contracts.client import FlowClient, RequestTooLarge, ResultTimeout, ServiceBusTrouble
 from contracts.request import InvalidRequest
 from contracts.result import FlowResult, InvalidResult
-from worker.connection import credential_for
+from worker.servicebus.connection import credential_for
 from worker.settings import Layered, ReplySettings, RequestQueue, ServiceBusSettings, load_as
 
 

@@ -45,7 +45,7 @@ async def test_one_that_was_idle_for_long_is_made_anew(monkeypatch: pytest.Monke
         before = connections(bus)
         await sent_at_once(to, 1)
         assert connections(bus) == before
-        monkeypatch.setattr("worker.servicebus._STALE_SECONDS", -1.0)
+        monkeypatch.setattr("worker.servicebus.senders._STALE_SECONDS", -1.0)
         await sent_at_once(to, 1)
         assert len(connections(bus)) == 1
         assert not connections(bus) & before

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from emulator.amqp import Char, Described, Symbol, ULong, encode
 from emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES, HEADER, MESSAGE_ANNOTATIONS, PROPERTIES
-from worker.salvage import readable
+from worker.servicebus.salvage import readable
 
 NUMBER = Symbol("x-opt-sequence-number")
 
