@@ -58,11 +58,27 @@ public sealed class StartQuote : IPlugin
             message.Headers.TryAddWithoutValidation("contract", "\"flow-request/1\""); // the quotation marks belong there
             message.Headers.ConnectionClose = true;
             message.Content = new StringContent(Json(request), Encoding.UTF8, "application/json");
-            using (var response = client.SendAsync(message).GetAwaiter().GetResult())
+            using (var response = Send(client, message))
             {
                 if (response.StatusCode != HttpStatusCode.Created)
                     throw new InvalidPluginExecutionException($"Service Bus answered {(int)response.StatusCode}.");
             }
+        }
+    }
+
+    private static HttpResponseMessage Send(HttpClient client, HttpRequestMessage message)
+    {
+        try
+        {
+            return client.SendAsync(message).GetAwaiter().GetResult();
+        }
+        catch (HttpRequestException error)
+        {
+            throw new InvalidPluginExecutionException("Service Bus could not be reached.", error);
+        }
+        catch (OperationCanceledException error) // the timeout
+        {
+            throw new InvalidPluginExecutionException("Service Bus did not answer in time.", error);
         }
     }
 

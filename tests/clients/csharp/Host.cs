@@ -1,0 +1,48 @@
+// Runs the plug-in once, as Dataverse would. Arguments: the user's object ID, the request's ID. The tokens come from
+// the variables BUS_TOKEN and WORKER_TOKEN. Prints "MessageId <id>", or "refused <message>" and then all of the error.
+
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using Microsoft.Xrm.Sdk;
+
+public sealed class Host : IServiceProvider, IPluginExecutionContext2, IManagedIdentityService
+{
+    public ParameterCollection InputParameters { get; } = new ParameterCollection();
+    public ParameterCollection OutputParameters { get; } = new ParameterCollection();
+    public Guid InitiatingUserAzureActiveDirectoryObjectId { get; private set; }
+
+    public object GetService(Type serviceType)
+    {
+        return serviceType.IsInstanceOfType(this) ? this : null;
+    }
+
+    public string AcquireToken(IEnumerable<string> scopes)
+    {
+        var bus = scopes.Single() == "https://servicebus.azure.net/.default";
+        return Environment.GetEnvironmentVariable(bus ? "BUS_TOKEN" : "WORKER_TOKEN");
+    }
+
+    public string AcquireToken(Guid managedIdentityId, IEnumerable<string> scopes)
+    {
+        throw new NotSupportedException();
+    }
+
+    public static void Main(string[] arguments)
+    {
+        var host = new Host { InitiatingUserAzureActiveDirectoryObjectId = Guid.Parse(arguments[0]) };
+        host.InputParameters["RequestId"] = Guid.Parse(arguments[1]);
+        host.InputParameters["Customer"] = "Contoso";
+        host.InputParameters["Amount"] = 12.5m;
+        try
+        {
+            new StartQuote().Execute(host);
+            Console.WriteLine("MessageId " + host.OutputParameters["MessageId"]);
+        }
+        catch (InvalidPluginExecutionException error)
+        {
+            Console.WriteLine("refused " + error.Message);
+            Console.WriteLine(error);
+        }
+    }
+}
