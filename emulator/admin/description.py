@@ -18,8 +18,9 @@ from emulator.servicebus.queue import Queue
 
 _COUNTS = "http://schemas.microsoft.com/netservices/2011/06/servicebus"
 _SHORTEST_AUTO_DELETE_SECONDS = 300.0
+_SIZE = "MaxMessageSizeInKilobytes"
 _SIZED_SINCE = "2021-05"
-"""The API version from which on the largest message is told."""
+"""The API version from which on there is that property."""
 _TAKEN = (
     "LockDuration",
     "MaxSizeInMegabytes",
@@ -37,7 +38,7 @@ _TAKEN = (
     "EnablePartitioning",
     "ForwardDeadLetteredMessagesTo",
     "EnableExpress",
-    "MaxMessageSizeInKilobytes",
+    _SIZE,
 )
 _TOLD_ONLY = frozenset(
     {
@@ -77,11 +78,15 @@ def fields(element: ElementTree.Element) -> dict[str, str]:
     return found
 
 
-def settings(name: str, given: Mapping[str, str], before: QueueSettings | None) -> QueueSettings:
+def settings(
+    name: str, given: Mapping[str, str], before: QueueSettings | None, *, api_version: str | None
+) -> QueueSettings:
     """The rules that a description asks for. Raises `ServiceBusError`, naming the property.
 
     What is not given is the default; but what cannot be changed is as `before`.
     """
+    if _SIZE in given and not _tells_size(api_version):
+        raise bad(_SIZE, f"there is no such property in API version {api_version}, only since {_SIZED_SINCE}")
     values = _Values(given)
     return QueueSettings(
         name=name if before is None else before.name,
@@ -94,7 +99,7 @@ def settings(name: str, given: Mapping[str, str], before: QueueSettings | None) 
         duplicate_detection_seconds=values.seconds("DuplicateDetectionHistoryTimeWindow", 600.0, most=7 * 86_400),
         default_ttl_seconds=values.seconds("DefaultMessageTimeToLive", NEVER_SECONDS),
         dead_letter_on_expiration=values.flag("DeadLetteringOnMessageExpiration", default=False),
-        max_message_bytes=values.whole("MaxMessageSizeInKilobytes", 256, most=100 * 1024) * 1024,
+        max_message_bytes=values.whole(_SIZE, 256, most=100 * 1024) * 1024,
         max_size_mb=values.whole("MaxSizeInMegabytes", 1024, most=81_920),
         status=values.status(),
         forward_to=values.queue("ForwardTo"),
@@ -138,7 +143,7 @@ def describe(queue: Queue, *, api_version: str | None, host: str, at_work: bool)
         ("ForwardDeadLetteredMessagesTo", _address(host, rules.forward_dead_letters_to)),
         ("EntityAvailabilityStatus", "Available"),
         ("EnableExpress", _bool(rules.express)),
-        ("MaxMessageSizeInKilobytes", _kilobytes(rules, api_version)),
+        (_SIZE, str(rules.max_message_bytes // 1024) if _tells_size(api_version) else None),
     ]
     details = _count_details(counts) if at_work else ""
     return tag("QueueDescription", _texts(told) + details + _texts(more), {"xmlns": CONNECT, "xmlns:i": INSTANCE})
@@ -238,9 +243,8 @@ def _address(host: str, target: str | None) -> str | None:
     return None if target is None else f"sb://{host}/{target}"
 
 
-def _kilobytes(rules: QueueSettings, api_version: str | None) -> str | None:
-    told = api_version is None or api_version >= _SIZED_SINCE
-    return str(rules.max_message_bytes // 1024) if told else None
+def _tells_size(api_version: str | None) -> bool:
+    return api_version is None or api_version >= _SIZED_SINCE
 
 
 def _bool(value: bool) -> str:

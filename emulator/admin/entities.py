@@ -17,7 +17,7 @@ from emulator.admin.atom import CONNECT, INSTANCE, Entry, Place, tag
 from emulator.admin.requests import body_of, not_allowed, problem
 from emulator.servicebus.access import Gatekeeper, Right
 from emulator.servicebus.broker import Broker
-from emulator.servicebus.config import MAX_NAME_CHARACTERS
+from emulator.servicebus.config import MAX_NAME_CHARACTERS, QueueSettings
 from emulator.servicebus.errors import ARGUMENT_ERROR, NOT_FOUND, NOT_IMPLEMENTED, ServiceBusError
 from emulator.servicebus.queue import Queue
 
@@ -109,7 +109,7 @@ class Entities:
         if queue is not None and "If-None-Match" in request.headers:
             return problem(412, f"There is a queue '{name}' already.")
         _require_name(name)
-        made = self._broker.create(description.settings(name, given, None))
+        made = self._broker.create(_rules(request, name, given, None))
         return self._document(request, made, 201, at_work=False)
 
     def _update(self, request: web.Request, name: str, queue: Queue | None, given: Mapping[str, str]) -> web.Response:
@@ -117,7 +117,7 @@ class Entities:
             raise ServiceBusError(NOT_FOUND, f"There is no queue '{name}' to change; make it without If-Match.")
         if not _matches(request.headers["If-Match"], _etag(queue)):
             return _changed_since(queue)
-        self._broker.update(description.settings(name, given, queue.settings))
+        self._broker.update(_rules(request, name, given, queue.settings))
         return self._document(request, queue, 200, at_work=False)
 
     async def _delete(self, request: web.Request, name: str) -> web.Response:
@@ -158,6 +158,10 @@ def _place(request: web.Request, *, paging: bool = True) -> Place:
     alone = f"?api-version={quote(version)}" if version else ""
     query = f"?{request.query_string}" if paging and request.query_string else alone
     return Place(f"{request.scheme}://{request.host}", query, NAMESPACE)
+
+
+def _rules(request: web.Request, name: str, given: Mapping[str, str], before: QueueSettings | None) -> QueueSettings:
+    return description.settings(name, given, before, api_version=request.query.get("api-version"))
 
 
 def _answer(status: int, document: str, content_type: str) -> web.Response:

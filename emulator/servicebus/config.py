@@ -85,7 +85,7 @@ def parse_entities(document: Mapping[str, object]) -> tuple[QueueSettings, ...]:
             raise ConfigError("UserConfig.Namespaces", f"there are two queues named '{name}'; names ignore case")
     for queue in queues:
         try:
-            check_forwarding(queue, {one.name.lower(): one for one in queues})
+            _check_chain(queue, {one.name.lower(): one for one in queues})
         except ValueError as error:
             raise ConfigError("UserConfig.Namespaces", str(error)) from None
     return tuple(queues)
@@ -94,18 +94,24 @@ def parse_entities(document: Mapping[str, object]) -> tuple[QueueSettings, ...]:
 def check_forwarding(queue: QueueSettings, others: Mapping[str, QueueSettings]) -> None:
     """Raises `ValueError` unless what it forwards has somewhere to go.
 
-    `others` by name in lower case. A message is forwarded four times at most (Microsoft Learn, "Chaining Service Bus
-    entities with autoforwarding"), and sessions cannot be forwarded.
+    `others` by name in lower case. Sessions cannot be forwarded. A queue may forward to itself, as the service allows
+    (azure-servicebus 7.15's live test of `update_queue` does it): the message then has too many hops.
     """
     if queue.forward_to is not None and queue.requires_session:
         raise ValueError(f"queue '{queue.name}' requires sessions, so it cannot forward; take out ForwardTo")
     for target in (queue.forward_to, queue.forward_dead_letters_to):
+        if target is not None and target.lower() not in others:
+            raise ValueError(f"queue '{queue.name}' forwards to '{target}', which is no queue")
+
+
+def _check_chain(queue: QueueSettings, others: Mapping[str, QueueSettings]) -> None:
+    """The same, and that a message comes to an end of the chain: in a configuration anything else is a mistake."""
+    check_forwarding(queue, others)
+    for target in (queue.forward_to, queue.forward_dead_letters_to):
         hops, at = 0, target
-        while at is not None:
+        while at is not None and at.lower() in others:
             if at.lower() == queue.name.lower():
                 raise ValueError(f"queue '{queue.name}' forwards to itself")
-            if at.lower() not in others:
-                raise ValueError(f"queue '{queue.name}' forwards to '{at}', which is no queue")
             hops, at = hops + 1, others[at.lower()].forward_to
             if hops > MAX_HOPS:
                 raise ValueError(f"queue '{queue.name}' forwards over more than {MAX_HOPS} queues, or in a circle")

@@ -191,9 +191,9 @@ def _packed(message: Message) -> bytes:
 
 def _unpacked(content: bytes) -> Message:
     value, _ = decode(content)
-    if not isinstance(value, list) or len(value) != len(_FIELDS):
+    if not isinstance(value, list) or len(value) > len(_FIELDS):
         raise ValueError("it is of another form")
-    fields = dict(zip(_FIELDS, value, strict=True))
+    fields = dict(zip(_FIELDS, value, strict=False))  # an older emulator knew fewer, the last ones not yet
     fields["header"] = tuple(fields["header"])
     fields["state"] = State(fields["state"])
     return Message(**fields)

@@ -88,6 +88,8 @@ class Message:
     """Of a forwarded message: its number in the queue it was sent to."""
     dead_letter_source: str | None = None
     """Of a message forwarded from a dead-letter queue: whose."""
+    hops: int = 0
+    """How often it was forwarded."""
 
     @property
     def dedup_key(self) -> str | None:

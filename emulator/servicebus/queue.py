@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Protocol
 
 from emulator.servicebus.admission import require_fit, require_receivable, require_room, require_sendable
-from emulator.servicebus.config import NEVER_SECONDS, QueueSettings, Status
+from emulator.servicebus.config import MAX_HOPS, NEVER_SECONDS, QueueSettings, Status
 from emulator.servicebus.errors import MESSAGE_LOCK_LOST, MESSAGE_NOT_FOUND, NOT_FOUND, ServiceBusError
 from emulator.servicebus.history import History
 from emulator.servicebus.locks import Locks
@@ -24,6 +24,8 @@ from emulator.servicebus.store import FORGETFUL, Store
 DEAD_LETTER_SUFFIX = "/$deadletterqueue"
 TRANSFER_SUFFIX = "/$transfer" + DEAD_LETTER_SUFFIX
 _FOREVER = 10**9
+_TOO_MANY_HOPS = "MaxTransferHopCountExceeded"
+"""What the service calls it (Microsoft Learn, "Overview of Service Bus dead-letter queues")."""
 
 Clock = Callable[[], float]
 
@@ -195,11 +197,21 @@ class Queue:
             refused.keep_dead(message)
 
     def take_forwarded(self, message: Message) -> None:
-        """Take what another queue forwards. Raises `ServiceBusError`."""
+        """Take what another queue forwards. Raises `ServiceBusError`, also if it has come over too many queues."""
+        if message.hops >= MAX_HOPS:
+            raise ServiceBusError(_TOO_MANY_HOPS, f"it was forwarded {MAX_HOPS} times already")
         require_room(self.settings, self.size_bytes(), message.size)
         require_fit(self.settings, message)
         first = message.enqueue_sequence_number or message.sequence_number
-        self._accept(replace(message, enqueue_sequence_number=first, expires_at=float("inf"), delivery_count=0))
+        self._accept(
+            replace(
+                message,
+                enqueue_sequence_number=first,
+                expires_at=float("inf"),
+                delivery_count=0,
+                hops=message.hops + 1,
+            )
+        )
         self.pump()
 
     # --- receiving -----------------------------------------------------------------------------------------------

@@ -312,11 +312,14 @@ async def test_the_synchronous_client_does_all_that_too(connection_string: str, 
     assert await asyncio.to_thread(walk) == [7, True]
 
 
-async def test_an_old_api_version_does_not_tell_of_the_largest_message(connection_string: str) -> None:
+async def test_an_old_api_version_knows_nothing_of_the_largest_message(connection_string: str) -> None:
     async with AsyncClient.from_connection_string(
         connection_string, transport=PlainAioTransport(), api_version=ApiVersion.V2017_04
     ) as old:
         assert (await old.get_queue("configured")).max_message_size_in_kilobytes is None
+        with pytest.raises(HttpResponseError, match="MaxMessageSizeInKilobytes: there is no such property") as error:
+            await old.create_queue("large", max_message_size_in_kilobytes=1024)
+        assert error.value.status_code == 400
 
 
 async def test_topics_subscriptions_and_rules_are_refused_by_name(client: AsyncClient) -> None:

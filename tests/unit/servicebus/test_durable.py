@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from emulator.amqp import decode, encode
 from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings, Status
 from emulator.servicebus.durable import FILE, SqliteStore
@@ -45,6 +47,22 @@ def test_messages_come_back_byte_for_byte_and_in_order(tmp_path: Path) -> None:
         kept = [deliver(one, lock_token=None) for one in after.find("orders").peek(0, 9, None)]
         assert kept == sent
         assert taken(after.find("orders")).bodies == [b"a", b"b", b"c"]
+
+
+def test_what_an_older_emulator_kept_without_what_was_not_known_then_is_read(tmp_path: Path) -> None:
+    forwarding = QueueSettings("a", forward_to="b"), QueueSettings("b")
+    with broker(tmp_path, *forwarding) as before:
+        before.find("a").send([message("x")])
+    with broker(tmp_path, *forwarding) as after:
+        assert [one.hops for one in after.find("b").peek(0, 9, None)] == [1]
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        (content,) = database.execute("SELECT content FROM message WHERE queue = 'b'").fetchone()
+        known, _ = decode(content)
+        assert isinstance(known, list)
+        database.execute("UPDATE message SET content = ? WHERE queue = 'b'", (encode(known[:-1]),))
+        database.commit()
+    with broker(tmp_path, *forwarding) as older:
+        assert [(body(one), one.hops) for one in older.find("b").peek(0, 9, None)] == [(b"x", 0)]
 
 
 def test_what_was_settled_is_gone_and_what_was_not_is_there(tmp_path: Path) -> None:
