@@ -92,21 +92,25 @@ def parse_entities(document: Mapping[str, object]) -> tuple[QueueSettings, ...]:
 
 
 def check_forwarding(queue: QueueSettings, others: Mapping[str, QueueSettings]) -> None:
-    """Raises `ValueError` unless what it forwards has somewhere to go.
+    """Raises `ValueError` unless what it forwards has somewhere to go. `others` by name in lower case.
 
-    `others` by name in lower case. Sessions cannot be forwarded. A queue may forward to itself, as the service allows
-    (azure-servicebus 7.15's live test of `update_queue` does it): the message then has too many hops.
+    The service takes a queue that forwards to itself, and one with sessions that forwards, as the live tests of
+    azure-servicebus 7.15's administration client show.
     """
-    if queue.forward_to is not None and queue.requires_session:
-        raise ValueError(f"queue '{queue.name}' requires sessions, so it cannot forward; take out ForwardTo")
     for target in (queue.forward_to, queue.forward_dead_letters_to):
         if target is not None and target.lower() not in others:
             raise ValueError(f"queue '{queue.name}' forwards to '{target}', which is no queue")
 
 
 def _check_chain(queue: QueueSettings, others: Mapping[str, QueueSettings]) -> None:
-    """The same, and that a message comes to an end of the chain: in a configuration anything else is a mistake."""
+    """The same, and that a message comes to the end of the chain: in a configuration anything else is a mistake.
+
+    So is forwarding from a queue with sessions, which Microsoft Learn ("Chaining Service Bus entities with
+    autoforwarding") says is not supported.
+    """
     check_forwarding(queue, others)
+    if queue.forward_to is not None and queue.requires_session:
+        raise ValueError(f"queue '{queue.name}' requires sessions, so it cannot forward; take out ForwardTo")
     for target in (queue.forward_to, queue.forward_dead_letters_to):
         hops, at = 0, target
         while at is not None and at.lower() in others:

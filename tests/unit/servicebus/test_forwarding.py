@@ -89,6 +89,13 @@ def test_a_queue_that_forwards_to_itself_is_taken_and_its_messages_end_among_the
     assert bodies(bus.find("a/$transfer/$deadletterqueue")) == [b"x", b"y"]
 
 
+def test_a_queue_with_sessions_may_be_made_to_forward_and_does() -> None:
+    bus = broker(QueueSettings("b"))
+    bus.create(QueueSettings("a", requires_session=True, forward_to="b"))
+    bus.find("a").send([message("x", session_id="s")])
+    assert bodies(bus.find("b")) == [b"x"]
+
+
 def test_dead_letters_that_go_back_to_their_own_queue_come_back_four_times() -> None:
     bus = broker(QueueSettings("a"))
     bus.update(QueueSettings("a", forward_dead_letters_to="a"))
