@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -30,6 +30,7 @@ class Config:
 
     queues: tuple[QueueSettings, ...]
     policies: tuple[Policy, ...]
+    """The namespace's."""
     http: HttpDefinition
 
 
@@ -57,7 +58,17 @@ def parse(text: str, *, context: str | None = None) -> Config:
     for name in document:
         if name not in _SECTIONS:
             raise ConfigError(name, f"no such section; known: {', '.join(_SECTIONS)}")
-    return Config(parse_entities(document), parse_policies(document), _http(document, context))
+    queues, policies = _with_policies(parse_entities(document), parse_policies(document))
+    return Config(queues, policies, _http(document, context))
+
+
+def _with_policies(
+    queues: tuple[QueueSettings, ...], policies: tuple[Policy, ...]
+) -> tuple[tuple[QueueSettings, ...], tuple[Policy, ...]]:
+    """The queues, each with its policies, and those of the namespace."""
+    own = {queue.name: tuple(one for one in policies if one.entity == queue.name.lower()) for queue in queues}
+    namespace = tuple(one for one in policies if not one.entity)
+    return tuple(replace(queue, policies=own[queue.name]) for queue in queues), namespace
 
 
 def _http(document: Mapping[str, object], context: str | None) -> HttpDefinition:

@@ -114,7 +114,9 @@ async def running_emulator(
     async with AsyncExitStack() as stack:
         clock = MovableClock()
         broker = stack.enter_context(_broker(config, data, clock))
-        gatekeeper = Gatekeeper(config.policies, access=access or config.http.service_bus.access)
+        gatekeeper = Gatekeeper(
+            config.policies, of_queues=broker.policies, access=access or config.http.service_bus.access
+        )
         amqp = AmqpServer(broker, rules=rules, gatekeeper=gatekeeper)
         with _naming(endpoints.host, endpoints.amqp_port, "--amqp-port"):
             amqp_port = await amqp.start(endpoints.host, endpoints.amqp_port)

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-from emulator.admin import durations
+from emulator.admin import authorization, durations
 from emulator.admin.atom import CONNECT, INSTANCE, tag, text
 from emulator.servicebus.config import MAX_LOCK_SECONDS, MAX_TEXT_CHARACTERS, NEVER_SECONDS, QueueSettings, Status
 from emulator.servicebus.duration import to_seconds
 from emulator.servicebus.errors import ARGUMENT_ERROR, NOT_IMPLEMENTED, ServiceBusError
+from emulator.servicebus.policies import Policy
 from emulator.servicebus.queue import Queue
 
 _COUNTS = "http://schemas.microsoft.com/netservices/2011/06/servicebus"
@@ -57,7 +58,7 @@ _TOLD_ONLY = frozenset(
 _RULES = "AuthorizationRules"
 
 
-def fields(element: ElementTree.Element) -> dict[str, str]:
+def _fields(element: ElementTree.Element) -> dict[str, str]:
     """The properties in a `QueueDescription`, as they are written. Raises `ServiceBusError`, naming what is wrong."""
     kind = element.tag.rpartition("}")[2]
     if kind in ("TopicDescription", "SubscriptionDescription", "RuleDescription"):
@@ -71,20 +72,27 @@ def fields(element: ElementTree.Element) -> dict[str, str]:
             raise bad(name, f"there is no such property; known: {', '.join(sorted((*_TAKEN, _RULES)))}")
         if name in found:
             raise bad(name, "is there twice")
-        if name == _RULES and len(child):
-            raise ServiceBusError(NOT_IMPLEMENTED, f"{_RULES}: keys are not made here; name them in the configuration.")
         if name in _TAKEN and child.get(f"{{{INSTANCE}}}nil") != "true":
             found[name] = (child.text or "").strip()
     return found
 
 
+def _policies(element: ElementTree.Element, name: str, before: QueueSettings | None) -> tuple[Policy, ...]:
+    """The shared access policies that a description asks for; those from `before` if it does not speak of any."""
+    rules = element.find(f"{{{CONNECT}}}{_RULES}")
+    if rules is None:
+        return () if before is None else before.policies
+    return authorization.given(rules, name)
+
+
 def settings(
-    name: str, given: Mapping[str, str], before: QueueSettings | None, *, api_version: str | None
+    name: str, description: ElementTree.Element, before: QueueSettings | None, *, api_version: str | None
 ) -> QueueSettings:
-    """The rules that a description asks for. Raises `ServiceBusError`, naming the property.
+    """The rules that a `QueueDescription` asks for. Raises `ServiceBusError`, naming the property.
 
     What is not given is the default; but what cannot be changed is as `before`.
     """
+    given = _fields(description)
     if _SIZE in given and not _tells_size(api_version):
         raise bad(_SIZE, f"there is no such property in API version {api_version}, only since {_SIZED_SINCE}")
     values = _Values(given)
@@ -109,12 +117,14 @@ def settings(
         batched_operations=values.flag("EnableBatchedOperations", default=True),
         partitioning=values.fixed("EnablePartitioning", None if before is None else before.partitioning),
         express=values.flag("EnableExpress", default=False),
+        policies=_policies(description, name, before),
     )
 
 
 def describe(queue: Queue, *, api_version: str | None, host: str, at_work: bool) -> str:
     """A `QueueDescription`; with when it was last used and what is in it, if `at_work`. `host` is the namespace's."""
     rules, counts = queue.settings, _counts(queue)
+    created, updated = durations.moment(queue.created_at), durations.moment(queue.updated_at)
     told: list[tuple[str, str | None]] = [
         ("LockDuration", durations.from_seconds(rules.lock_seconds)),
         ("MaxSizeInMegabytes", str(rules.max_size_mb)),
@@ -128,12 +138,13 @@ def describe(queue: Queue, *, api_version: str | None, host: str, at_work: bool)
         ("SizeInBytes", str(queue.size_bytes())),
         ("MessageCount", str(sum(counts.values()) + queue.counts()["deferred"])),
         ("IsAnonymousAccessible", "false"),
-        (_RULES, ""),
+    ]
+    since: list[tuple[str, str | None]] = [
         ("Status", rules.status.value),
         ("ForwardTo", _address(host, rules.forward_to)),
         ("UserMetadata", rules.user_metadata or None),
-        ("CreatedAt", durations.moment(queue.created_at)),
-        ("UpdatedAt", durations.moment(queue.updated_at)),
+        ("CreatedAt", created),
+        ("UpdatedAt", updated),
         ("AccessedAt", _last_used(queue) if at_work else None),
         ("SupportOrdering", "true"),
     ]
@@ -145,8 +156,10 @@ def describe(queue: Queue, *, api_version: str | None, host: str, at_work: bool)
         ("EnableExpress", _bool(rules.express)),
         (_SIZE, str(rules.max_message_bytes // 1024) if _tells_size(api_version) else None),
     ]
+    keys = authorization.told(rules.policies, created=created, updated=updated)
     details = _count_details(counts) if at_work else ""
-    return tag("QueueDescription", _texts(told) + details + _texts(more), {"xmlns": CONNECT, "xmlns:i": INSTANCE})
+    inner = _texts(told) + keys + _texts(since) + details + _texts(more)
+    return tag("QueueDescription", inner, {"xmlns": CONNECT, "xmlns:i": INSTANCE})
 
 
 def bad(name: str, what: str) -> ServiceBusError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import quote
+from xml.etree.ElementTree import Element
 
 from aiohttp import web
 
@@ -102,7 +103,7 @@ class Entities:
         return self._document(request, queue, 200, at_work=True)
 
     async def _put(self, request: web.Request, name: str) -> web.Response:
-        given = description.fields(atom.description(await body_of(request, MAX_BODY_BYTES)))
+        given = atom.description(await body_of(request, MAX_BODY_BYTES))
         queue = self._find(name)
         if "If-Match" in request.headers:
             return self._update(request, name, queue, given)
@@ -112,7 +113,7 @@ class Entities:
         made = self._broker.create(_rules(request, name, given, None))
         return self._document(request, made, 201, at_work=False)
 
-    def _update(self, request: web.Request, name: str, queue: Queue | None, given: Mapping[str, str]) -> web.Response:
+    def _update(self, request: web.Request, name: str, queue: Queue | None, given: Element) -> web.Response:
         if queue is None:
             raise ServiceBusError(NOT_FOUND, f"There is no queue '{name}' to change; make it without If-Match.")
         if not _matches(request.headers["If-Match"], _etag(queue)):
@@ -160,7 +161,7 @@ def _place(request: web.Request, *, paging: bool = True) -> Place:
     return Place(f"{request.scheme}://{request.host}", query, NAMESPACE)
 
 
-def _rules(request: web.Request, name: str, given: Mapping[str, str], before: QueueSettings | None) -> QueueSettings:
+def _rules(request: web.Request, name: str, given: Element, before: QueueSettings | None) -> QueueSettings:
     return description.settings(name, given, before, api_version=request.query.get("api-version"))
 
 

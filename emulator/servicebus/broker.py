@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from emulator.servicebus.config import NEVER_SECONDS, QueueSettings, check_forwarding
 from emulator.servicebus.errors import (
@@ -16,6 +16,7 @@ from emulator.servicebus.errors import (
     ServiceBusError,
 )
 from emulator.servicebus.faults import Faults
+from emulator.servicebus.policies import Policy
 from emulator.servicebus.queue import Clock, Queue
 from emulator.servicebus.store import FORGETFUL, NotSaved, Store
 
@@ -58,6 +59,11 @@ class Broker:
         """All queues but those for dead letters, by name."""
         own = (queue for queue in self._queues.values() if queue.dead_letters is not None)
         return sorted(own, key=lambda queue: queue.settings.name.lower())
+
+    def policies(self) -> Iterator[Policy]:
+        """The queues' own shared access policies."""
+        for queue in self._queues.values():
+            yield from queue.settings.policies
 
     def find(self, name: str) -> Queue:
         """The queue (or dead-letter queue) of this name, in any case. Raises `ServiceBusError` if there is none."""

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from emulator.servicebus import duration
+
+if TYPE_CHECKING:
+    from emulator.servicebus.policies import Policy
 
 MAX_HOPS = 4
 MAX_LOCK_SECONDS = 300.0
@@ -66,6 +70,8 @@ class QueueSettings:
     partitioning: bool = False
     express: bool = False
     """These three are kept and shown, and mean nothing here."""
+    policies: tuple[Policy, ...] = ()
+    """Its own; those of the namespace count for every queue."""
 
 
 def parse_entities(document: Mapping[str, object]) -> tuple[QueueSettings, ...]:

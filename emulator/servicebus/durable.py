@@ -14,11 +14,13 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from emulator.amqp import DecodeError, decode, encode
 from emulator.servicebus.broker import FIXED, Broker
 from emulator.servicebus.config import QueueSettings, Status
 from emulator.servicebus.message import Message, State
+from emulator.servicebus.policies import Policy, Right
 from emulator.servicebus.queue import Queue
 from emulator.servicebus.store import DataError, NotSaved, Store
 
@@ -64,7 +66,7 @@ class SqliteStore(Store):
 
     def entity(self, settings: QueueSettings, created_at: float, updated_at: float) -> None:
         """See `Store`."""
-        row = (settings.name.lower(), json.dumps(asdict(settings)), created_at, updated_at)
+        row = (settings.name.lower(), json.dumps(asdict(settings), default=_plain), created_at, updated_at)
         self._others.append(("INSERT OR REPLACE INTO entity VALUES (?, ?, ?, ?)", row))
 
     def forget_entity(self, name: str) -> None:
@@ -152,7 +154,9 @@ class SqliteStore(Store):
     def _entities(self) -> Iterator[tuple[str, tuple[QueueSettings, float]]]:
         for name, rules, created_at in self._database.execute("SELECT name, rules, created_at FROM entity"):
             values = json.loads(rules)
-            yield name, (QueueSettings(**values | {"status": Status(values["status"])}), created_at)
+            values["status"] = Status(values["status"])
+            values["policies"] = tuple(_policy(one) for one in values.get("policies", ()))
+            yield name, (QueueSettings(**values), created_at)
 
     def _refill(self, queue: Queue) -> None:
         name = queue.settings.name.lower()
@@ -182,6 +186,16 @@ def _opened(path: Path) -> sqlite3.Connection:
     elif version != _VERSION:
         raise sqlite3.DatabaseError(f"it is of version {version}, and this emulator writes {_VERSION}")
     return database
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Right):
+        return value.value
+    raise TypeError(f"{type(value).__name__} is none of a queue's rules")
+
+
+def _policy(kept: dict[str, Any]) -> Policy:
+    return Policy(**kept | {"rights": Right(kept["rights"]), "keys": tuple(kept["keys"])})
 
 
 def _packed(message: Message) -> bytes:

@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from itertools import chain
 from typing import Protocol
 
 from emulator.servicebus.access import sas
@@ -35,6 +36,7 @@ class BearerTokens(Protocol):
 class Gatekeeper:
     """Knows the policies, and whom to ask about JSON web tokens (`bearers`; None: they are refused).
 
+    `policies` are the namespace's, `of_queues` gives those that the queues have just now.
     `clock`: real seconds since the epoch, because clients take their tokens' times from theirs.
     """
 
@@ -42,6 +44,7 @@ class Gatekeeper:
         self,
         policies: Iterable[Policy] = (DEVELOPMENT,),
         *,
+        of_queues: Callable[[], Iterable[Policy]] = tuple,
         access: Access = Access.CHECKED,
         bearers: BearerTokens | None = None,
         clock: Callable[[], float] = time.time,
@@ -49,7 +52,11 @@ class Gatekeeper:
         self.checks = access is Access.CHECKED
         self.bearers = bearers
         self.now = clock
-        self._policies = tuple(policies)
+        self._of_namespace = tuple(policies)
+        self._of_queues = of_queues
+
+    def _policies(self) -> Iterable[Policy]:
+        return chain(self._of_namespace, self._of_queues())
 
     def authorize(self, header_value: str | None, entity: str, right: Right) -> None:
         """Raises `ServiceBusError` (unauthorized) unless the `Authorization` header gives this right, or one of these.
@@ -71,14 +78,14 @@ class Gatekeeper:
         """What a policy's name and key prove, as given by SASL PLAIN; None: nothing."""
         if not self.checks:
             return Proof((Grant(ALL),))
-        known = (policy for policy in self._policies if policy.name.lower() == name.lower())
+        known = (policy for policy in self._policies() if policy.name.lower() == name.lower())
         grants = tuple(Grant(one.rights, one.entity, one.entity) for one in known if _is_key_of(one, key))
         return Proof(grants) if grants else None
 
     def examine(self, token: str) -> Proof:
         """What a token proves. Raises `ServiceBusError` (unauthorized) for what is wrong with it."""
         if sas.is_signature(token):
-            return sas.examine(token, self._policies, self.now()) if self.checks else _any(sas.fields(token))
+            return sas.examine(token, self._policies(), self.now()) if self.checks else _any(sas.fields(token))
         parts = token.split(".")
         if len(parts) != 3 or not all(parts):
             text = "MalformedToken: neither a shared access signature nor a JSON web token."

@@ -15,6 +15,7 @@ from emulator.servicebus.broker import Broker
 from emulator.servicebus.config import QueueSettings, Status
 from emulator.servicebus.durable import FILE, SqliteStore
 from emulator.servicebus.message import State, deliver
+from emulator.servicebus.policies import Policy, Right
 from emulator.servicebus.queue import Queue
 from emulator.servicebus.store import DataError
 from tests.unit.servicebus.rig import Clock, Taker, body, message
@@ -133,6 +134,19 @@ def test_queues_made_by_hand_are_kept_and_the_configuration_wins(tmp_path: Path)
         assert after.find("made").settings.status is Status.SEND_DISABLED
         assert after.find("orders").settings.max_delivery_count == 7
         assert after.create(QueueSettings(name="gone")).message_count() == 0
+
+
+def test_a_queue_keeps_its_policies_and_one_from_before_there_were_any_is_read(tmp_path: Path) -> None:
+    policy = Policy("portal", Right.SEND | Right.LISTEN, ("k1", "k2"), "made")
+    with broker(tmp_path) as before:
+        before.create(QueueSettings("Made", policies=(policy,)))
+    with broker(tmp_path) as after:
+        assert list(after.policies()) == [policy]
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        database.execute("UPDATE entity SET rules = json_remove(rules, '$.policies')")
+        database.commit()
+    with broker(tmp_path) as older:
+        assert list(older.policies()) == []
 
 
 def test_a_folder_that_cannot_be_used_says_why(tmp_path: Path) -> None:
