@@ -113,6 +113,25 @@ class Settings(Layered):
         return self
 
     @model_validator(mode="after")
+    def _request_queues_are_each_their_own(self) -> Self:
+        """Else it would be chance which authority a message is judged by, or results would be taken for requests."""
+        names = [queue.name.lower() for queue in self.request_queues]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"request_queues: there are two named '{name}'; names ignore case")
+            if name in {reply.lower() for reply in self.replies.queues}:
+                raise ValueError(f"replies.queues: '{name}' is a request queue too; give results a queue of their own")
+        return self
+
+    @model_validator(mode="after")
+    def _hosts_are_names(self) -> Self:
+        for setting, hosts in (("flow_hosts", self.flow_hosts), ("plain_http_hosts", self.plain_http_hosts)):
+            for host in hosts:
+                if "/" in host or (setting == "flow_hosts" and ":" in host):
+                    raise ValueError(f"{setting}: '{host}' is not the name of a host; leave out what else a URL has")
+        return self
+
+    @model_validator(mode="after")
     def _what_is_named_is_there(self) -> Self:
         for name, flow in self.flows.items():
             if flow.privilege is not None and self.dataverse is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -18,9 +19,16 @@ from pydantic import (
     model_validator,
 )
 
+
+def _guid(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", value):
+        raise ValueError("must be an ID such as 11111111-2222-3333-4444-555555555555, not a name")
+    return value.lower()
+
+
 QueueName = Annotated[str, Field(min_length=1, max_length=260)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
-Guid = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"), AfterValidator(str.lower)]
+Guid = Annotated[str, AfterValidator(_guid)]
 
 
 class _Group(BaseModel):
@@ -41,6 +49,13 @@ class ServiceBusSettings(_Group):
     probe_interval_seconds: Annotated[float, Field(ge=1, le=300)] = 30.0
     reconnect_max_seconds: Annotated[float, Field(ge=0.1, le=300)] = 5.0
     senders_per_queue: Annotated[int, Field(ge=1, le=256)] = 32
+
+    @field_validator("namespace", mode="after")
+    @classmethod
+    def _is_a_host(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|localhost", value):
+            raise ValueError("must be a host's name such as contoso.servicebus.windows.net, without sb:// and port")
+        return value
 
     @model_validator(mode="after")
     def _exactly_one_way_in(self) -> Self:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +23,15 @@ PREFIX = "FLOW_WORKER_"
 CONFIG_VARIABLE = "FLOW_WORKER_CONFIG"
 DEFAULT_CONFIG = Path("flow-worker.toml")
 _READ_BY_OTHERS = {CONFIG_VARIABLE, "FLOW_WORKER_CLAIM"}
+_PLAIN_WORDS = {
+    "dict_type": "must be a table",
+    "extra_forbidden": "no such setting; see docs/settings.md for those there are",
+    "model_type": "must be a table",
+    "missing": "required",
+    "too_short": "must not be empty",
+    "tuple_type": "must be a list",
+}
+_SHOWN_LENGTH = 20  # what is longer may be a secret that was put into the wrong place
 
 
 class InvalidSettings(Exception):
@@ -32,7 +44,7 @@ class Layered(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter="__",
-        env_file_encoding="utf-8",
+        env_file_encoding="utf-8-sig",  # Windows' editors write a byte order mark
         extra="ignore",  # unknown names are refused in `load_as`, where the message can say more
         frozen=True,
         hide_input_in_errors=True,
@@ -59,10 +71,10 @@ def load_as(kind: type[_S], config: Path | None, env_file: Path, known: set[str]
     `config` is the TOML file; default: `$FLOW_WORKER_CONFIG`, then `flow-worker.toml` here if there is one.
     Raises `InvalidSettings` naming every fault at once.
     """
-    path = config or (Path(os.environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in os.environ else None)
-    if path and not path.is_file():
-        raise InvalidSettings(f"{path}: no such file; give the TOML file by --config or {CONFIG_VARIABLE}")
-    path = path or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
+    named = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    if named and not named.is_file():
+        raise InvalidSettings(f"{named}: no such file; give the TOML file by --config or {CONFIG_VARIABLE}")
+    path = named or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
     _refuse_unknown(path, known)
     bound = type(kind.__name__, (kind,), {"__module__": kind.__module__, "model_config": {"toml_file": path}})
     try:
@@ -71,7 +83,11 @@ def load_as(kind: type[_S], config: Path | None, env_file: Path, known: set[str]
     except ValidationError as error:
         raise InvalidSettings("\n".join(_fault_lines(error))) from None
     except SettingsError as error:
-        raise InvalidSettings(f"{error}; nested values in variables must be JSON") from None
+        raise InvalidSettings(_not_json(error)) from None
+    except UnicodeDecodeError:
+        raise InvalidSettings(f"{env_file}: not UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise InvalidSettings(f"{env_file}: cannot be read: {error.strerror}") from None
 
 
 def _refuse_unknown(path: Path | None, known: set[str]) -> None:
@@ -84,10 +100,7 @@ def _refuse_unknown(path: Path | None, known: set[str]) -> None:
         and name.removeprefix(PREFIX).split("__")[0].lower() not in known
     ]
     if path:
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidSettings(f"{path}: not valid TOML: {error}") from None
+        table = _table(path)
         faults += [
             f"{path}: {name}: no such setting; known: {', '.join(sorted(known))}" for name in table if name not in known
         ]
@@ -95,16 +108,59 @@ def _refuse_unknown(path: Path | None, known: set[str]) -> None:
         raise InvalidSettings("\n".join(faults))
 
 
+def _table(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise InvalidSettings(f"{path}: not UTF-8; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        marked = path.read_bytes().startswith(b"\xef\xbb\xbf")
+        reason = "it begins with a byte order mark; save it as UTF-8 without one" if marked else str(error)
+        raise InvalidSettings(f"{path}: not valid TOML: {reason}") from None
+    except OSError as error:
+        raise InvalidSettings(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _not_json(error: SettingsError) -> str:
+    """pydantic-settings names the top-level setting and its own source; people know the variable."""
+    found = re.search(r'field "(\w+)"', str(error))
+    variable = PREFIX + (found[1].upper() if found else "…")
+    return f'{variable} or {variable}__…: not JSON; in variables lists and tables are JSON, such as \'["a", "b"]\''
+
+
 def _fault_lines(error: ValidationError) -> list[str]:
-    return [_fault_line(list(fault["loc"]), fault["type"], fault["msg"]) for fault in error.errors(include_input=False)]
+    faults = error.errors()
+    return [_fault_line(fault) for fault in faults if not _follows(fault, faults)]
 
 
-def _fault_line(location: list[str | int], kind: str, message: str) -> str:
+def _follows(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
+    """A list is called too short also because what was wrong in it has been left out."""
+    place = fault["loc"]
+    return fault["type"] == "too_short" and any(
+        other["loc"][: len(place)] == place for other in faults if other["loc"] != place
+    )
+
+
+def _fault_line(fault: ErrorDetails) -> str:
+    location, kind = fault["loc"], fault["type"]
     field = ".".join(str(part) for part in location)
-    text = message.removeprefix("Value error, ")
+    text = _PLAIN_WORDS.get(kind) or fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if not field:
         return text
-    variable = PREFIX + "__".join(str(part) for part in location).upper()
-    if kind == "missing":
-        return f"{field}: required; set {variable} or {field} in the TOML file"
-    return f"{field}: {text}; set {variable} or {field} in the TOML file"
+    if kind == "extra_forbidden":
+        return f"{field}: {text}"
+    return f"{field}: {text}{_found(fault)}; set {_variable(location)} or {field} in the TOML file"
+
+
+def _found(fault: ErrorDetails) -> str:
+    """The value, if that says more and cannot be a secret."""
+    value = fault["input"]
+    told = fault["type"] in {*_PLAIN_WORDS, "value_error"} or not isinstance(value, str | int | float)
+    return "" if told or len(str(value)) > _SHOWN_LENGTH else f", not {value!r}"
+
+
+def _variable(location: tuple[str | int, ...]) -> str:
+    """The variable that holds it: none goes into a list, and names of flows are no names of variables."""
+    whole = next((at for at, part in enumerate(location) if isinstance(part, int)), len(location))
+    path = location[:1] if location[0] == "flows" else location[:whole]
+    return PREFIX + "__".join(str(part) for part in path).upper() + (" (as JSON)" if len(path) < len(location) else "")

@@ -105,6 +105,99 @@ def test_a_missing_or_broken_file_is_named(nowhere: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"absent\.toml: no such file"):
         load(Path("absent.toml"))
     assert "not valid TOML" in fault(nowhere, "flows = [")
+    assert "save it as UTF-8 without one" in fault(nowhere, "\ufeff" + GOOD)
+
+
+def test_a_file_that_a_windows_shell_wrote_in_utf_16_is_named(nowhere: Path) -> None:
+    (nowhere / "wide.toml").write_text(GOOD, encoding="utf-16")
+    with pytest.raises(InvalidSettings, match=r"wide\.toml: not UTF-8"):
+        load(nowhere / "wide.toml")
+    (nowhere / "wide.env").write_text("FLOW_WORKER_CLOUD=gcc\n", encoding="utf-16")
+    with pytest.raises(InvalidSettings, match=r"wide\.env: not UTF-8"):
+        load(env_file=nowhere / "wide.env")
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_variable_of_dotenv(nowhere: Path) -> None:
+    (nowhere / ".env").write_text("FLOW_WORKER_SHUTDOWN_GRACE_SECONDS=7\n", encoding="utf-8-sig")
+    assert loaded(nowhere, GOOD).shutdown_grace_seconds == 7
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (
+            "[claims]",
+            "[health]\nport = 70000\n[claims]",
+            "health.port: must be less than or equal to 65535, not 70000; "
+            "set FLOW_WORKER_HEALTH__PORT or health.port in the TOML file",
+        ),
+        (
+            "[claims]",
+            '[log]\nlevel = "info"\n[claims]',
+            "log.level: must be 'DEBUG', 'INFO', 'WARNING' or 'ERROR', not 'info'; "
+            "set FLOW_WORKER_LOG__LEVEL or log.level in the TOML file",
+        ),
+        ("namespace =", "namspace =", "servicebus.namspace: no such setting; see docs/settings.md for those there are"),
+        (
+            f'["{TENANT}"]',
+            f'"{TENANT}"',
+            "claims.tenants: must be a list; set FLOW_WORKER_CLAIMS__TENANTS or claims.tenants in the TOML file",
+        ),
+        (
+            TENANT,
+            "contoso.example",
+            "claims.tenants.0: must be an ID such as 11111111-2222-3333-4444-555555555555, not a name; "
+            "set FLOW_WORKER_CLAIMS__TENANTS (as JSON) or claims.tenants.0 in the TOML file",
+        ),
+        (
+            'role = "Quotes.Create"',
+            'role = "a"\ntimeout_seconds = 0',
+            "flows.create-quote.timeout_seconds: must be greater than 0, not 0; "
+            "set FLOW_WORKER_FLOWS (as JSON) or flows.create-quote.timeout_seconds in the TOML file",
+        ),
+        (
+            "contoso.servicebus.windows.net",
+            "sb://contoso.servicebus.windows.net",
+            "servicebus.namespace: must be a host's name such as contoso.servicebus.windows.net, without sb:// and "
+            "port; set FLOW_WORKER_SERVICEBUS__NAMESPACE or servicebus.namespace in the TOML file",
+        ),
+    ],
+)
+def test_a_fault_is_one_line_with_field_value_bounds_and_remedy(
+    nowhere: Path, before: str, after: str, expected: str
+) -> None:
+    assert fault(nowhere, GOOD.replace(before, after)).splitlines() in ([expected], [expected, _NEITHER])
+
+
+_NEITHER = (
+    "servicebus: set exactly one of connection_string and namespace (namespace uses the managed identity); "
+    "set FLOW_WORKER_SERVICEBUS or servicebus in the TOML file"
+)
+
+
+def test_what_may_be_a_secret_in_the_wrong_place_is_not_repeated(nowhere: Path) -> None:
+    text = fault(nowhere, GOOD.replace("[claims]", f'credential = "{"hush" * 10}"\n[claims]'))
+    assert "servicebus.credential: must be 'managed-identity' or 'default'; set" in text
+    assert "hush" not in text
+
+
+def test_a_list_that_is_no_json_is_told_with_its_variable(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOW_WORKER_CLAIMS__TENANTS", TENANT)
+    text = fault(nowhere, GOOD)
+    assert "FLOW_WORKER_CLAIMS or FLOW_WORKER_CLAIMS__…: not JSON" in text
+
+
+def test_a_queue_has_one_task(nowhere: Path) -> None:
+    twice = '[[request_queues]]\nname = "a"\n[[request_queues]]\nname = "A"\n'
+    assert "request_queues: there are two named 'a'" in fault(nowhere, twice + GOOD)
+    both = '[replies]\nqueues = ["Flow-Requests"]\n'
+    assert "replies.queues: 'flow-requests' is a request queue too" in fault(nowhere, both + GOOD)
+
+
+def test_a_host_is_no_url(nowhere: Path) -> None:
+    assert "flow_hosts: 'https://a.example' is not" in fault(nowhere, 'flow_hosts = ["https://a.example"]\n' + GOOD)
+    assert "flow_hosts: 'a.example:443' is not" in fault(nowhere, 'flow_hosts = ["a.example:443"]\n' + GOOD)
+    assert "plain_http_hosts: 'http://a:1' is not" in fault(nowhere, 'plain_http_hosts = ["http://a:1"]\n' + GOOD)
 
 
 def test_one_way_into_service_bus_is_chosen(nowhere: Path) -> None:
