@@ -228,7 +228,7 @@ def explain(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             problems.append(f"unknown field {field!r} (allowed: {', '.join(RequestBody.model_fields)})")
         else:
-            problems.append(f"field {field!r}: {problem['msg']}")
+            problems.append(f"field {field!r}: {problem['msg'].removeprefix('Value error, ')}")
     return f"This is not a flow request: {'; '.join(problems[:5])}."
 
 

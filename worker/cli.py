@@ -69,7 +69,7 @@ def health(
         url = f"http://{host}:{endpoint.port}"
     try:
         answer = httpx.get(f"{url}/health/ready", timeout=5)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         terminal.fail(f"No worker answers at {url} ({type(error).__name__}).", 1)
     typer.echo(answer.text)
     raise typer.Exit(0 if answer.status_code == 200 else 1)
@@ -83,7 +83,7 @@ def send(
         str | None, typer.Option("--input", help="The whole input as JSON, @FILE, or - for stdin.")
     ] = None,
     correlation_id: Annotated[str | None, typer.Option(help="Default: a new random one.")] = None,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for the result; 0: do not.")] = 0,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the result; 0: do not.")] = 0,
     as_json: AsJson = False,
     config: Config = None,
     env_file: EnvFile = Path(".env"),
@@ -103,7 +103,7 @@ def send(
 @cli.command()
 def result(
     correlation_id: Annotated[str, typer.Argument(help="The correlation ID that `send` printed.")],
-    wait: Annotated[float, typer.Option(help="Seconds to wait for it; 0: look once.")] = 0,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for it; 0: look once.")] = 0,
     take: Annotated[bool, typer.Option(help="Take it off the reply queue; otherwise it stays.")] = False,
     as_json: AsJson = False,
     config: Config = None,

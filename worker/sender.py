@@ -90,6 +90,8 @@ def _json(text: str, what: str) -> JsonValue:
         value: JsonValue = json.loads(text)
     except ValueError as error:
         raise SenderError(f"{what} is not JSON: {error}") from None
+    except RecursionError:
+        raise SenderError(f"{what} is nested too deeply; a request's input may have 100 levels") from None
     return value
 
 

@@ -16,6 +16,8 @@ from worker.demo.scenes import Ended
 from worker.people.letter import Letter
 
 _LONGEST_DETAIL = 160
+_NARROW = 100
+_HALF_AN_ID = 18
 _STYLE = {"succeeded": "green", "refused": "yellow", "failed": "red", "unknown": "magenta"}
 
 
@@ -53,7 +55,7 @@ def show(report: Report, console: Console, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(_as_json(report), indent=2) + "\n")
         return
-    console.print(_requests(report))
+    console.print(_requests(report, narrow=console.width < _NARROW))
     console.print(_queues(report))
     console.print(_dead_letters(report))
     if report.ok:
@@ -62,10 +64,14 @@ def show(report: Report, console: Console, *, as_json: bool) -> None:
         console.print("Some requests ended otherwise than they should: see ✗ above.", style="bold red")
 
 
-def _requests(report: Report) -> Table:
+def _requests(report: Report, *, narrow: bool) -> Table:
+    """In a narrow terminal IDs take two lines, which leaves the others room for whole words."""
     table = Table(title="What was asked, and what came back", title_justify="left", show_lines=True)
-    table.add_column("correlation ID", no_wrap=True)
-    table.add_column("asked")
+    if narrow:
+        table.add_column("correlation ID", overflow="fold", max_width=_HALF_AN_ID)
+    else:
+        table.add_column("correlation ID", no_wrap=True)
+    table.add_column("asked", overflow="fold")
     table.add_column("came back", overflow="fold")
     table.add_column("took", justify="right", no_wrap=True)
     for one in report.ended:

@@ -73,6 +73,9 @@ def test_send_can_wait_and_tells_a_refusal_by_its_exit_status(tmp_path: Path, se
         (["send", "x", "--input", "{"], "--input is not JSON"),
         (["send", "x", "--input", "@absent.json"], "absent.json"),
         (["send", "x", "a=b", "--input", "{}"], "not both"),
+        (["send", "x", "--input", "[" * 100_000], "nested too deeply"),
+        (["send", "x", "--wait", "-1"], "greater than or equal to 0"),
+        (["send", "x", "--correlation-id", "x" * 200], "field 'correlation_id': must have at most 128 characters"),
         (["result", "x", "--config", "absent.toml"], "absent.toml: no such file"),
     ],
 )
@@ -121,6 +124,8 @@ def test_health_tells_a_ready_worker_by_its_exit_status(stage: Stage, tmp_path: 
     assert json.loads(ready.stdout)["ready"] is True
     nobody = flow_worker("health", "--url", f"http://127.0.0.1:{unused_tcp_port}", cwd=tmp_path)
     assert nobody.returncode == 1
+    no_address = flow_worker("health", "--url", "http://a\nb", cwd=tmp_path)
+    assert (no_address.returncode, "Traceback" in no_address.stderr) == (1, False)
 
 
 def test_the_worker_echoes_its_settings_without_secrets_and_never_logs_a_claim(
