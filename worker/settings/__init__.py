@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -151,7 +151,7 @@ class Settings(Layered):
     def _urls_go_where_they_may(self) -> Self:
         for name, flow in self.flows.items():
             self._check_flow_url(name, flow.url.get_secret_value())
-        parts = urlsplit(self.authority)
+        parts = _split("claims.authority", self.authority, "it looks like https://login.microsoftonline.com")
         if parts.scheme != "https" and parts.netloc not in self.plain_http_hosts:
             raise ValueError(f"claims.authority is not https; use https, or name '{parts.netloc}' in plain_http_hosts")
         if self.dataverse is not None:
@@ -160,17 +160,19 @@ class Settings(Layered):
 
     def _check_dataverse_url(self, url: str) -> None:
         """The worker's token for Dataverse goes there. Anything but an origin would be another audience, too."""
-        parts = urlsplit(url)
-        if not parts.hostname or parts.username or parts.query or parts.fragment or url.endswith("/"):
-            raise ValueError("dataverse.url is no organisation's URL; it looks like https://contoso.crm4.dynamics.com")
+        looks = "it looks like https://contoso.crm4.dynamics.com"
+        parts = _split("dataverse.url", url, looks)
+        if parts.username or parts.query or parts.fragment or url.endswith("/"):
+            raise ValueError(f"dataverse.url is no organisation's URL; {looks}")
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.netloc in self.plain_http_hosts):
             raise ValueError(f"dataverse.url is not https; use https, or name '{parts.netloc}' in plain_http_hosts")
 
     def _check_flow_url(self, name: str, url: str) -> None:
         """Refuse a URL the managed-identity token must not be sent to. The URL itself is a secret: not repeated."""
-        parts = urlsplit(url)
-        if not parts.hostname or parts.username:
-            raise ValueError(f"flows.{name}.url is not an absolute URL; copy it from the flow's trigger")
+        whence = "copy it from the flow's trigger"
+        parts = _split(f"flows.{name}.url", url, whence)
+        if parts.username:
+            raise ValueError(f"flows.{name}.url is not an absolute URL without a user's name; {whence}")
         if "sig" in parse_qs(parts.query, keep_blank_values=True):
             raise ValueError(
                 f"flows.{name}.url carries a SAS signature (sig=) and would be called with a bearer token too, which "
@@ -178,7 +180,7 @@ class Settings(Layered):
             )
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.netloc in self.plain_http_hosts):
             raise ValueError(f"flows.{name}.url is not https; use https, or name '{parts.netloc}' in plain_http_hosts")
-        if not any(host_matches(parts.hostname, pattern) for pattern in self.known_flow_hosts):
+        if not any(host_matches(parts.hostname or "", pattern) for pattern in self.known_flow_hosts):
             raise ValueError(
                 f"flows.{name}.url points to '{parts.hostname}', which is no flow host of the {self.cloud} cloud "
                 f"({', '.join(self.facts.flow_hosts)}); set the right cloud, or name the host in flow_hosts"
@@ -187,6 +189,18 @@ class Settings(Layered):
     def echo(self) -> dict[str, JsonValue]:
         """All settings as JSON, secrets masked."""
         return self.model_dump(mode="json")
+
+
+def _split(setting: str, url: str, remedy: str) -> SplitResult:
+    """An absolute URL's parts. Raises `ValueError` that names the setting, never the URL."""
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.scheme and parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that are no IPv6 address, a port that is no number
+        whole = False
+    if not whole:
+        raise ValueError(f"{setting} is not an absolute URL; {remedy}")
+    return parts
 
 
 _S = TypeVar("_S", bound=Layered)

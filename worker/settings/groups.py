@@ -35,6 +35,22 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+def _check_connection_string(secret: str) -> None:
+    """Refuse what the SDK could not connect with, without a word of what it holds."""
+    parts = [part.partition("=") for part in secret.strip().strip(";").split(";")]
+    values = {name.strip().lower(): value for name, _, value in parts}
+    if not values.get("endpoint", "").lower().startswith("sb://"):
+        raise ValueError("connection_string must hold 'Endpoint=sb://…'; copy it from the access policy")
+    if "entitypath" in values:
+        raise ValueError("connection_string names one entity (EntityPath=…); use one of the namespace")
+    by_key = values.get("sharedaccesskeyname") and values.get("sharedaccesskey")
+    if not (by_key or values.get("sharedaccesssignature")) or not all(equals for _, equals, _ in parts):
+        raise ValueError(
+            "connection_string must hold 'SharedAccessKeyName=…;SharedAccessKey=…', or 'SharedAccessSignature=…', and "
+            "name=value between semicolons throughout; copy it whole, in quotes, from the access policy"
+        )
+
+
 class ServiceBusSettings(_Group):
     """How to reach Service Bus, and how long each call to it may take."""
 
@@ -61,10 +77,8 @@ class ServiceBusSettings(_Group):
     def _exactly_one_way_in(self) -> Self:
         if (self.connection_string is None) == (self.namespace is None):
             raise ValueError("set exactly one of connection_string and namespace (namespace uses the managed identity)")
-        if self.connection_string and "endpoint=" not in self.connection_string.get_secret_value().lower():
-            raise ValueError("connection_string must hold 'Endpoint=sb://…'; copy it from the access policy")
-        if self.connection_string and "entitypath=" in self.connection_string.get_secret_value().lower():
-            raise ValueError("connection_string names one entity (EntityPath=…); use one of the namespace")
+        if self.connection_string:
+            _check_connection_string(self.connection_string.get_secret_value())
         return self
 
 

@@ -208,7 +208,14 @@ def test_one_way_into_service_bus_is_chosen(nowhere: Path) -> None:
 
 @pytest.mark.parametrize(
     ("connection_string", "expected"),
-    [("SharedAccessKey=hush", "Endpoint=sb://"), ("Endpoint=sb://x/;EntityPath=q;SharedAccessKey=hush", "EntityPath")],
+    [
+        ("SharedAccessKey=hush", "Endpoint=sb://"),
+        ("Endpoint=hush", "Endpoint=sb://"),
+        ("Endpoint=sb://x/;EntityPath=q;SharedAccessKey=hush", "EntityPath"),
+        ("Endpoint=sb://x/", "SharedAccessKeyName=…;SharedAccessKey=…"),  # cut off, as by a shell at the semicolon
+        ("Endpoint=sb://x/;SharedAccessKey=hush", "SharedAccessKeyName=…;SharedAccessKey=…"),
+        ("Endpoint=sb://x/;SharedAccessKeyName=n;SharedAccessKey=hush;hush", "name=value between semicolons"),
+    ],
 )
 def test_a_connection_string_of_the_wrong_kind_is_refused_without_repeating_it(
     nowhere: Path, connection_string: str, expected: str
@@ -231,6 +238,8 @@ def test_a_connection_string_of_the_wrong_kind_is_refused_without_repeating_it(
         ("https://notlogic.azure.com/hush", "no flow host"),
         ("https://user:hush@x.environment.api.powerplatform.com/", "not an absolute URL"),
         ("invoke?hush", "not an absolute URL"),
+        ("https://[hush", "not an absolute URL"),
+        ("https://x.environment.api.powerplatform.com:hush/", "not an absolute URL"),
     ],
 )
 def test_a_url_the_token_must_not_be_sent_to_is_refused_without_repeating_it(
@@ -260,6 +269,14 @@ def test_plain_http_is_for_hosts_named_in_the_settings(nowhere: Path) -> None:
 def test_an_issuer_without_tls_is_for_hosts_named_in_the_settings(nowhere: Path) -> None:
     text = fault(nowhere, GOOD.replace("[claims]", '[claims]\nauthority = "http://127.0.0.1:5380"'))
     assert "claims.authority is not https" in text
+    for authority in ("login.microsoftonline.com", "https://[", "https://:1"):
+        text = fault(nowhere, GOOD.replace("[claims]", f'[claims]\nauthority = "{authority}"'))
+        assert "claims.authority is not an absolute URL" in text
+
+
+def test_what_is_no_url_of_an_organisation_is_told_with_its_setting(nowhere: Path) -> None:
+    for url in ("contoso.crm4.dynamics.com", "https://[contoso", "https://contoso.crm4.dynamics.com/"):
+        assert "dataverse.url is no" in fault(nowhere, GOOD + f'[dataverse]\nurl = "{url}"\n')
 
 
 def test_another_host_is_for_the_settings_to_name(nowhere: Path) -> None:
