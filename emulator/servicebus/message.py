@@ -44,9 +44,6 @@ _BROKERS_OWN = {
 }
 
 
-_NO_BODY = encode(Described(ULong(DATA), b""))
-
-
 class State(IntEnum):
     """`x-opt-message-state`."""
 
@@ -137,8 +134,8 @@ def section(code: int, value: object) -> bytes:
 
 
 def peeked(message: Message, *, without_body: bool = False) -> bytes:
-    """The bytes of a message that is only looked at; or of all but its body, of which an empty one is left."""
-    shown = replace(message, body=_NO_BODY) if without_body else message
+    """The bytes of a message that is only looked at; or without its body, of which no section is left."""
+    shown = replace(message, body=b"") if without_body else message
     return deliver(shown, lock_token=None)
 
 
@@ -231,7 +228,8 @@ def _check_ids(message: Message) -> None:
     for name, value in (("message ID", message.message_id), ("session ID", message.session_id)):
         if isinstance(value, str) and len(value) > MAX_ID_CHARACTERS:
             raise ServiceBusError(ARGUMENT_ERROR, f"the {name} is longer than {MAX_ID_CHARACTERS} characters")
-    if message.partition_key is not None and message.session_id not in (None, message.partition_key):
+    # An empty session ID is a session's, and yet the service takes any partition key beside it.
+    if message.partition_key is not None and message.session_id and message.session_id != message.partition_key:
         raise ServiceBusError(NOT_ALLOWED, "the partition key must be the same as the session ID, or left out")
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from emulator.servicebus.admission import require_fit, require_receivable, require_room, require_sendable
 from emulator.servicebus.config import MAX_HOPS, NEVER_SECONDS, QueueSettings, Status
-from emulator.servicebus.errors import MESSAGE_LOCK_LOST, MESSAGE_NOT_FOUND, NOT_FOUND, ServiceBusError
+from emulator.servicebus.errors import MESSAGE_LOCK_LOST, MESSAGE_NOT_FOUND, NOT_ALLOWED, NOT_FOUND, ServiceBusError
 from emulator.servicebus.history import History
 from emulator.servicebus.locks import Locks
 from emulator.servicebus.message import Message, State, modify, with_reason
@@ -346,16 +346,21 @@ class Queue:
         self.pump()
 
     def defer(self, token: uuid.UUID, changes: Mapping[str, object]) -> None:
-        """Set aside; only `receive_deferred` finds it again."""
+        """Set aside; only `receive_deferred` finds it again. One more delivery is counted.
+
+        That it is counted, the JavaScript SDK's live tests say (batchReceiver.spec.ts). Whether the last delivery
+        allowed would go to the dead-letter queue, they do not: here it stays.
+        """
         message = self._locked_by(token)
         modify(message, changes)
         self._locks.end(message)
+        message.delivery_count += 1
         self._stock.becomes(message, State.DEFERRED)
 
     def dead_letter(
         self, token: uuid.UUID, reason: str | None, description: str | None, more: Mapping[str, object]
     ) -> None:
-        """Move to the dead-letter queue."""
+        """Move to the dead-letter queue. From there nothing goes further: it is given back, and the request refused."""
         self._bury(self._locked_by(token), reason, description, more)
 
     def renew(self, token: uuid.UUID) -> float:
@@ -402,10 +407,10 @@ class Queue:
             self._wait_in_line(message)
 
     def _bury(self, message: Message, reason: str | None, description: str | None, more: Mapping[str, object]) -> None:
-        if self.dead_letters is None:  # this is a dead-letter queue: there is nowhere else to put it
-            self._locks.end(message)
-            self._wait_in_line(message)
-            return
+        if self.dead_letters is None:
+            self.give_back(message, counted=False)
+            self.pump()
+            raise ServiceBusError(NOT_ALLOWED, "a message in the dead-letter queue cannot be dead-lettered again")
         self._remove(message)
         with_reason(message, reason, description, more)
         self.dead_letters.keep_dead(message)

@@ -243,7 +243,7 @@ def test_peek_shows_every_state_in_order_and_changes_nothing() -> None:
     found = rig.queue.peek(1, 100, None)
     assert [body(one) for one in found] == [b"deferred", b"locked", b"waiting", b"scheduled"]
     assert [one.state for one in found] == [State.DEFERRED, State.ACTIVE, State.ACTIVE, State.SCHEDULED]
-    assert [one.delivery_count for one in found] == [0, 0, 0, 0]
+    assert [one.delivery_count for one in found] == [1, 0, 0, 0]  # deferring counted, not peeking
     assert rig.queue.counts() == before
 
 
