@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,9 @@ class CannotListen(Exception):
     """A port cannot be had; the message names it and the option that picks another."""
 
     def __init__(self, host: str, port: int, option: str, error: OSError) -> None:
+        if isinstance(error, socket.gaierror):
+            super().__init__(f"Cannot listen on {host}:{port}: there is no address {host}; choose another with --host")
+            return
         # asyncio writes the address into strerror once more
         reason = os.strerror(error.errno) if error.errno else str(error)
         super().__init__(f"Cannot listen on {host}:{port}: {reason}; choose another with {option}")

@@ -1,6 +1,6 @@
 """What the worker knows of its own health, and the endpoint that tells it.
 
-`/health/live`: the event loop turns. `/health/ready`: every request queue has a lane with a proven connection.
+`/health/live`: the event loop turns. `/health/ready`: every queue it listens to has a lane with a proven connection.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Health:
         return entry
 
     def report(self) -> dict[str, object]:
-        """`ready`, and for each request queue its lanes, those connected, and the last trouble."""
+        """`ready`, and for each queue its lanes, those connected, and the last trouble."""
         queues: dict[str, dict[str, object]] = {}
         for name in dict.fromkeys(lane.queue for lane in self._lanes):
             lanes = [lane for lane in self._lanes if lane.queue == name]

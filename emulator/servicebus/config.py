@@ -78,7 +78,10 @@ def parse_entities(document: Mapping[str, object]) -> tuple[QueueSettings, ...]:
     """The queues of `UserConfig.Namespaces[]`. Raises `ConfigError`."""
     user_config = _mapping(document.get("UserConfig"), "UserConfig")
     queues: list[QueueSettings] = []
-    for number, namespace in enumerate(_list(user_config.get("Namespaces"), "UserConfig.Namespaces")):
+    namespaces = _list(user_config.get("Namespaces"), "UserConfig.Namespaces")
+    if len(namespaces) > 1:
+        raise ConfigError("UserConfig.Namespaces", f"there are {len(namespaces)}; put all queues into one namespace")
+    for number, namespace in enumerate(namespaces):
         path = f"UserConfig.Namespaces[{number}]"
         entry = _mapping(namespace, path)
         if entry.get("Topics"):

@@ -177,6 +177,12 @@ def test_a_taken_port_is_named_with_its_option(option: str) -> None:
     assert line.endswith(option)
 
 
+def test_a_host_that_is_no_address_is_named_with_its_option() -> None:
+    said = run("serve", "--host", "300.1.1.1", *FREE_PORTS)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "there is no address 300.1.1.1; choose another with --host" in said.stderr
+
+
 def test_a_bad_configuration_is_told_in_one_line_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"UserConfig": {"Namespaces": []}, "FlowWorker": {"Flows": [{"Nam": "a"}]}}', encoding="utf-8")

@@ -78,6 +78,7 @@ def test_a_time_to_live_beyond_all_means_none() -> None:
     [
         ({}, "UserConfig: must be a JSON object"),
         ({"UserConfig": {}}, "UserConfig.Namespaces: must be a JSON array"),
+        ({"UserConfig": {"Namespaces": [{}, {}]}}, r"UserConfig.Namespaces: there are 2; put all queues into one"),
         ({"UserConfig": {"Namespaces": [7]}}, r"UserConfig.Namespaces\[0\]: must be a JSON object"),
         ({"UserConfig": {"Namespaces": [{"Queues": {}}]}}, r"UserConfig.Namespaces\[0\].Queues: must be a JSON array"),
     ],
