@@ -354,7 +354,7 @@ class Queue:
         message = self._locked_by(token)
         modify(message, changes)
         self._locks.end(message)
-        message.delivery_count += 1
+        self._count(message)
         self._stock.becomes(message, State.DEFERRED)
 
     def dead_letter(
@@ -394,7 +394,7 @@ class Queue:
         """End a message's lock; it waits in line again, unless its deliveries or its time are used up."""
         self._locks.end(message)
         if counted:
-            message.delivery_count += 1
+            self._count(message)
             self._stock.changed(message)
         if message.delivery_count >= self.settings.max_delivery_count:
             text = f"delivered {message.delivery_count} times without being completed"
@@ -405,6 +405,11 @@ class Queue:
             self._expire(message)
         else:
             self._wait_in_line(message)
+
+    def _count(self, message: Message) -> None:
+        """One delivery more; dead letters keep the number they came with (batchReceiver.spec.ts, as above)."""
+        if self.dead_letters is not None:
+            message.delivery_count += 1
 
     def _bury(self, message: Message, reason: str | None, description: str | None, more: Mapping[str, object]) -> None:
         if self.dead_letters is None:

@@ -8,10 +8,12 @@ import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusReceivedMessage, ServiceBusSubQueue
 from azure.servicebus.exceptions import ServiceBusError
 
+from emulator.admin.authorization import told
+from emulator.servicebus.policies import ALL, Policy
 from emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
 from tests.support.receiving import receive_blocking
 
-QUEUES = ("deferring", "dead", "peeked")
+QUEUES = ("deferring", "dead", "abandoned")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,18 @@ def test_what_is_dead_lettered_cannot_be_dead_lettered_again(client: ServiceBusC
         below.complete_message(again)
 
 
+def test_in_the_dead_letter_queue_deliveries_are_not_counted(client: ServiceBusClient) -> None:
+    send(client, "abandoned", ServiceBusMessage("a"))
+    with client.get_queue_receiver("abandoned") as receiver:
+        receiver.abandon_message(receive_blocking(receiver, 1)[0])
+        receiver.dead_letter_message(receive_blocking(receiver, 1)[0])
+    with client.get_queue_receiver("abandoned", sub_queue=ServiceBusSubQueue.DEAD_LETTER) as below:
+        below.abandon_message(receive_blocking(below, 1)[0])
+        [again] = receive_blocking(below, 1)
+        assert again.delivery_count == 1  # from above
+        below.complete_message(again)
+
+
 def test_beside_an_empty_session_id_any_partition_key_will_do(client: ServiceBusClient) -> None:
     raw = ServiceBusMessage("a", session_id="")
     raw.raw_amqp_message.annotations = {b"x-opt-partition-key": "another"}
@@ -68,3 +82,10 @@ def test_beside_an_empty_session_id_any_partition_key_will_do(client: ServiceBus
         [got] = receive_blocking(receiver, 1)
         assert (str(got), got.session_id) == ("a", "")
         receiver.complete_message(got)
+
+
+def test_a_policy_tells_its_rights_in_the_services_order() -> None:
+    policy = Policy("all", ALL, ("one", "two"), "orders")
+    told_rights = told((policy,), created="2026-01-01T00:00:00Z", updated="2026-01-01T00:00:00Z")
+    places = [told_rights.index(f">{right}<") for right in ("Manage", "Send", "Listen")]
+    assert places == sorted(places)
