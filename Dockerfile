@@ -21,10 +21,9 @@ RUN sed -n '/^setuptools==/,/# via/p' requirements.lock > backend.lock \
     && python3 -m venv backend \
     && backend/bin/python -m pip install --quiet --require-hashes --only-binary :all: -r backend.lock
 
-COPY pyproject.toml README.md ./
 COPY contracts contracts
 COPY worker worker
-RUN backend/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . \
+RUN backend/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./contracts ./worker \
     && python3 -m pip --python /opt/flow-worker install --quiet --no-deps --no-index dist/*.whl
 
 

@@ -1,21 +1,36 @@
-# make demo: the main job, end to end, on the emulator.   make test: all tests.
-# Each builds .venv from the hash-pinned requirements.lock by itself, once.
+# `make demo` runs the main job end to end on the emulator. `make test` runs all tests.
+# Each target builds .venv itself from a lock file with pinned hashes.
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+LOCKED := --quiet --no-deps --require-hashes --only-binary :all:
+DEMO_READY := .venv/.demo-ready
+TEST_READY := .venv/.test-ready
+PROJECTS := contracts/pyproject.toml worker/pyproject.toml emulator/pyproject.toml
 
-.PHONY: demo test bench lint schema lock clean help
+# How `uv` resolves the pyproject files into lock files: for every platform, with hashes, without index addresses.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-package flow-contracts --no-emit-package flow-worker --no-emit-package servicebus-emulator \
+	--custom-compile-command "make lock"
 
-help:            ## this list
+.PHONY: demo test lint bench schema lock clean help
+
+help:            ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
-demo: $(READY)   ## the main job, end to end, on the emulator
+demo: $(DEMO_READY)   ## run the main job end to end on the emulator
 	@$(BIN)/flow-worker demo
 
-test: $(READY) lint  ## all tests, after types, style and layer rules
+test: $(TEST_READY) lint  ## check types, style and import rules, then run all tests
 	$(BIN)/python -m pytest -n 4 --dist loadfile
 
-bench: $(READY)  ## how fast worker and emulator are, and what one flow's trouble costs the others (25 minutes)
+lint: $(TEST_READY)   ## check types, style and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(TEST_READY)  ## measure the worker, the emulator and the isolation between flows (25 minutes)
 	$(BIN)/python -m bench.worker
 	$(BIN)/python -m bench.worker --matrix --rounds 1 --latencies 0 --who floor --who flow-worker
 	$(BIN)/python -m bench.worker --rounds 1 --latencies 0 --pause 200 --lanes 100 --who flow-worker --who "flow-worker twice"
@@ -23,24 +38,24 @@ bench: $(READY)  ## how fast worker and emulator are, and what one flow's troubl
 	$(BIN)/python -m bench.emulator
 	$(BIN)/python -m bench.noisy_neighbour
 
-lint: $(READY)   ## types, style and layer rules
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+schema: $(DEMO_READY) ## generate contracts/schema from the models
+	$(BIN)/python -m flow_contracts.schema contracts/schema
 
-schema: $(READY) ## regenerate contracts/schema from the models
-	$(BIN)/python -m contracts.schema
+lock:            ## resolve the dependencies into the three lock files (needs uv)
+	$(COMPILE) --group dev -o requirements.lock
+	$(COMPILE) --group demo -c requirements.lock -o requirements-demo.lock
+	$(COMPILE) -c requirements.lock worker/pyproject.toml -o requirements-worker.lock
 
-lock:            ## resolve pyproject.toml again into the two lock files (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -c requirements.lock pyproject.toml -o requirements-worker.lock
-
-$(READY): requirements.lock pyproject.toml
+# The demo needs no test tools. Packages are compiled to bytecode when they are first imported, not all at once.
+$(DEMO_READY): requirements-demo.lock $(PROJECTS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $(READY)
+	$(PIP) install $(LOCKED) --no-compile -r requirements-demo.lock
+	$(PIP) install --quiet --no-deps --no-compile --no-build-isolation -e contracts -e worker -e emulator
+	@touch $@
 
-clean:           ## remove what the targets above made
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+$(TEST_READY): requirements.lock $(DEMO_READY)
+	$(PIP) install $(LOCKED) -r requirements.lock
+	@touch $@
+
+clean:           ## remove everything that the targets above created
+	rm -rf .venv build */build */*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

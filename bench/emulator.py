@@ -99,7 +99,7 @@ def serving() -> Iterator[Serving]:
     with TemporaryDirectory(prefix="flow-worker-bench-") as folder:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(configuration), encoding="utf-8")
-        command = [sys.executable, "-m", "emulator", "serve", "--config", str(file)]
+        command = [sys.executable, "-m", "servicebus_emulator", "serve", "--config", str(file)]
         began = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603 - our own command
             [*command, "--amqp-port", "0", "--http-port", "0"],

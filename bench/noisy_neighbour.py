@@ -27,8 +27,8 @@ from rich.table import Table
 
 from bench.samples import Summary
 from bench.turns import Measured, Noise, Sample, Turn, as_json, by_second, summary_of
-from contracts.client import Background, FlowClient
-from worker.demo.stage import ROLE, Emulator, running_emulator, running_worker
+from flow_contracts.client import Background, FlowClient
+from flow_worker.demo.stage import ROLE, Emulator, running_emulator, running_worker
 
 GOAL = 1.2
 """The good requests' median time may be so many times what it is alone."""
@@ -40,7 +40,7 @@ BEHAVIOURS: Mapping[str, JsonValue] = {
 }
 _INPUT: JsonValue = {"customer": "Contoso", "note": "x" * 2000}
 _WARM_UP = 20
-_LONGEST_SECONDS = 120.0
+_MAX_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ async def _at_rate(good: Background, claim: SecretStr, load: Load) -> list[Sampl
 
 async def _timed(good: Background, claim: SecretStr) -> float:
     began = time.perf_counter()
-    result = await good.request(GOOD, _INPUT, _LONGEST_SECONDS, claim=claim)
+    result = await good.request(GOOD, _INPUT, _MAX_SECONDS, claim=claim)
     if result.status != "succeeded":
         raise RuntimeError(f"a good request ended {result.status}: {result.error}")
     return time.perf_counter() - began

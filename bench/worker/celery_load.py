@@ -12,7 +12,7 @@ from azure.servicebus.aio import ServiceBusClient
 from bench.worker.load import BATCH, INPUT
 from bench.worker.stage import CELERY, CELERY_PREFORK
 from bench.worker.subjects import REQUESTS
-from worker.demo.stage import Emulator
+from flow_worker.demo.stage import Emulator
 
 
 def missing(subject: str) -> str | None:

@@ -19,12 +19,12 @@ from bench.samples import Summary
 from bench.worker.load import claims, request
 from bench.worker.stage import Cell, Stage, running
 from bench.worker.subjects import REPLIES, REQUESTS
-from contracts.servicebus import to_sdk
+from flow_contracts.servicebus.conversion import to_sdk
 
 _WARM_UP = 20
 _WARM_UP_SECONDS = 3.0
 """At a rate: as many connections as it takes are made then."""
-_LONGEST_SECONDS = 60.0
+_MAX_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Sender:
         async with self._one_at_a_time:  # the SDK's senders are for one task
             enqueued_at = time.time()
             await self._sender.send_messages(to_sdk(wanted.to_message()))
-        async with asyncio.timeout(_LONGEST_SECONDS):
+        async with asyncio.timeout(_MAX_SECONDS):
             return _Asked(wanted.correlation_id, enqueued_at, await done)
 
     async def _receive(self) -> None:

@@ -10,9 +10,9 @@ from pydantic import JsonValue, SecretStr
 
 from bench.worker.stage import FLOW
 from bench.worker.subjects import REQUESTS
-from contracts.request import FlowRequest
-from contracts.servicebus import to_sdk
-from worker.demo.stage import ROLE, Emulator
+from flow_contracts.request import FlowRequest
+from flow_contracts.servicebus.conversion import to_sdk
+from flow_worker.demo.stage import ROLE, Emulator
 
 USERS = 20
 BATCH = 50

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from bench.worker.subjects import CONNECTION_STRING, FLOW_URL, SUBJECTS
-from worker.demo.stage import ROLE, START_SECONDS, Emulator, running_emulator, worker_environment
+from flow_worker.demo.stage import ROLE, START_SECONDS, Emulator, running_emulator, worker_environment
 
 WORKER = "flow-worker"
 TWO_WORKERS = "flow-worker twice"
@@ -127,7 +127,7 @@ def _subjects(cell: Cell, emulator: Emulator, url: str, folder: Path) -> Iterato
     (folder / "flow-worker.toml").write_text(_settings(emulator, url, cell.lanes // count), encoding="utf-8")
     with ExitStack() as stack:
         environment = dict(worker_environment(emulator))
-        yield tuple(stack.enter_context(_process(["worker", "run"], environment, folder)) for _ in range(count))
+        yield tuple(stack.enter_context(_process(["flow_worker", "run"], environment, folder)) for _ in range(count))
 
 
 def _command(cell: Cell) -> list[str]:
@@ -190,7 +190,7 @@ audiences = ["{emulator.audience}"]
 name = "flow-requests"
 lanes = {lanes}
 
-[pacing]
+[limits]
 max_calls = 1000000
 window_seconds = 1
 max_in_flight = 1000

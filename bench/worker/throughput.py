@@ -13,7 +13,7 @@ from bench.worker import celery_load
 from bench.worker.load import fill
 from bench.worker.stage import CELERY, CELERY_PREFORK, Cell, Stage, running
 from bench.worker.subjects import REPLIES
-from worker.demo.stage import Emulator
+from flow_worker.demo.stage import Emulator
 
 START_SECONDS = 60.0
 Fill = Callable[[Emulator, int], Coroutine[None, None, None]]

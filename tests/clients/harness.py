@@ -30,7 +30,7 @@ def running(folder: Path, queues: Mapping[str, JsonObject] | None, *options: str
     """The emulator with these queues (their `Properties` by name; None: its own); what it says after `ready`."""
     configured = [] if queues is None else ["--config", str(_configuration(folder, queues))]
     ports = ["--amqp-port", "0", "--http-port", "0"]
-    process = start(["emulator", "serve", *configured, *ports, *options], folder / "emulator.log")
+    process = start(["servicebus_emulator", "serve", *configured, *ports, *options], folder / "emulator.log")
     try:
         assert process.popen.stdout is not None
         line = process.popen.stdout.readline()

@@ -20,12 +20,12 @@ import httpx
 import psutil
 import pytest
 
-from emulator import config
-from emulator.issuer import object_id_of
+from flow_worker.demo.stage import ROLE, Emulator
+from servicebus_emulator import config
+from servicebus_emulator.cloud.entra.issuer import object_id_of
 from tests.clients.harness import HERE, JsonObject, node, running
 from tests.support.azurite import free_port
 from tests.support.processes import start_worker, wait_ready
-from worker.demo.stage import ROLE, Emulator
 
 NAMES = ("chromium-headless-shell", "chromium", "google-chrome", "msedge")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)

@@ -17,12 +17,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from emulator import config
-from emulator.issuer import object_id_of
+from flow_worker.demo.stage import ON_BEHALF, ROLE, Emulator, running_worker, worker_settings
+from servicebus_emulator import config
+from servicebus_emulator.cloud.entra.issuer import object_id_of
 from tests.clients.harness import HERE, running
 from tests.support.azurite import free_port
 from tests.support.processes import CHECKOUT
-from worker.demo.stage import ON_BEHALF, ROLE, Emulator, running_worker, worker_settings
 
 SAMPLE = CHECKOUT / "docs" / "samples" / "StartQuote.cs"
 QUEUE = "https://contoso.servicebus.windows.net/flow-requests-plugins"

@@ -54,7 +54,7 @@ class Emulator:
 @contextmanager
 def running_emulator(log: Path) -> Iterator[Emulator]:
     """A process of its own on free ports; what it logs is in `log`."""
-    command = [sys.executable, "-m", "emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
+    command = [sys.executable, "-m", "servicebus_emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
     with (
         log.open("w", encoding="utf-8") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=CHECKOUT) as process,

@@ -13,7 +13,7 @@ from tests.containers.harness import CHECKOUT
 pytestmark = pytest.mark.timeout(600)  # the first test builds the image
 
 PROBE = """
-import importlib.metadata, importlib.util, json, os, pathlib, shutil, sys, worker
+import importlib.metadata, importlib.util, json, os, pathlib, shutil, sys, flow_contracts
 files = [pathlib.Path(folder, name) for folder, _, names in os.walk(sys.prefix) for name in names]
 print(json.dumps({
     "user": os.getuid(),
@@ -21,10 +21,21 @@ print(json.dumps({
     "modules": [name for name in MODULES if importlib.util.find_spec(name)],
     "programs": [name for name in PROGRAMS if shutil.which(name)],
     "installed": {each.name.lower().replace("_", "-"): each.version for each in importlib.metadata.distributions()},
-    "data": (pathlib.Path(worker.__file__).parents[1] / "contracts/schema/asyncapi.json").is_file(),
+    "data": (pathlib.Path(flow_contracts.__file__).parent / "py.typed").is_file(),
 }))
 """
-MODULES = ["worker", "contracts", "emulator", "tests", "pytest", "pip", "setuptools"]
+MODULES = [
+    "flow_worker",
+    "flow_contracts",
+    "servicebus_emulator",
+    "worker",
+    "contracts",
+    "emulator",
+    "tests",
+    "pytest",
+    "pip",
+    "setuptools",
+]
 PROGRAMS = ["flow-worker", "gcc", "g++", "cc", "c++", "clang", "tcc", "make"]
 
 
@@ -38,7 +49,7 @@ def probed(engine: DockerClient, image: str) -> dict[str, object]:
 
 
 def test_it_holds_the_worker_without_emulator_tests_or_installer(probed: dict[str, object]) -> None:
-    assert probed["modules"] == ["worker", "contracts"]
+    assert probed["modules"] == ["flow_worker", "flow_contracts"]
     assert probed["data"]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from contracts.client import FlowClient
+from flow_contracts.client import FlowClient
 from tests.containers.harness import (
     ROLE,
     START_SECONDS,

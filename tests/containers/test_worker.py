@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from testcontainers.core.container import DockerContainer
 
-from contracts.client import FlowClient
+from flow_contracts.client import FlowClient
 from tests.containers.harness import ROLE, Emulator, running_worker
 
 pytestmark = pytest.mark.timeout(600)  # the first test builds the image

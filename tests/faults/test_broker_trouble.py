@@ -8,9 +8,9 @@ import time
 import pytest
 from pydantic import JsonValue
 
-from contracts.result import FlowResult
-from emulator.servicebus.errors import MESSAGE_LOCK_LOST
-from emulator.servicebus.faults import At
+from flow_contracts.result import FlowResult
+from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST
+from servicebus_emulator.servicebus.faults import At
 from tests.support.stage import WAIT, Stage, running_stage, short_lock, until
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
@@ -21,10 +21,10 @@ def outcome(result: FlowResult) -> tuple[str, str | None]:
 
 
 async def test_connections_dropped_while_idle_are_made_anew(stage: Stage) -> None:
-    async with stage.worker() as crew, stage.client() as client:
+    async with stage.worker() as supervisor, stage.client() as client:
         stage.emulator.amqp.drop_connections()
-        await until(lambda: not crew.health.report()["ready"])
-        await until(lambda: bool(crew.health.report()["ready"]))
+        await until(lambda: not supervisor.health.report()["ready"])
+        await until(lambda: bool(supervisor.health.report()["ready"]))
         sent = await client.submit("create-quote", QUOTE, claim=stage.claim())
         assert outcome(await client.wait(sent, WAIT)) == ("succeeded", None)
 
@@ -49,11 +49,11 @@ async def test_links_detached_by_the_service_are_made_anew(stage: Stage) -> None
 
 
 async def test_a_frozen_broker_is_noticed_and_left_for_a_new_connection(stage: Stage) -> None:
-    async with stage.worker() as crew, stage.client() as client:
+    async with stage.worker() as supervisor, stage.client() as client:
         stage.emulator.amqp.freeze()
-        await until(lambda: not crew.health.report()["ready"])
+        await until(lambda: not supervisor.health.report()["ready"])
         stage.emulator.amqp.thaw()
-        await until(lambda: bool(crew.health.report()["ready"]))
+        await until(lambda: bool(supervisor.health.report()["ready"]))
         sent = await client.submit("create-quote", QUOTE, claim=stage.claim())
         assert outcome(await client.wait(sent, WAIT)) == ("succeeded", None)
 

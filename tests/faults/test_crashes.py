@@ -19,10 +19,10 @@ import pytest
 import pytest_asyncio
 from pydantic import JsonValue
 
-from contracts.client import FlowClient
-from contracts.result import FlowResult
-from emulator.host import Emulator, Endpoints, running_emulator
-from emulator.issuer import TokenRequest
+from flow_contracts.client import FlowClient
+from flow_contracts.result import FlowResult
+from servicebus_emulator.cloud.entra.issuer import TokenRequest
+from servicebus_emulator.host import Emulator, Endpoints, running_emulator
 from tests.support.azurite import Azurite, azurite
 from tests.support.doomed import POINTS
 from tests.support.processes import CHECKOUT
@@ -152,7 +152,7 @@ def _effects(emulator: Emulator, flow: str) -> int:
 def _settings(emulator: Emulator, scene: Path, journal: Journal) -> Path:
     flows = {name: {"idempotent": idempotent, "timeout_seconds": 4} for name, idempotent in FLOWS.items()}
     document = worker_settings(emulator, flows) | {
-        "journal": journal | {"lease_slack_seconds": 0.5},
+        "journal": journal | {"lease_margin_seconds": 0.5},
         "request_queues": [{"name": "flow-requests", "lanes": 2}],
         "continuations": {"lanes": 2},
         "retry": {"base_seconds": 0.2},

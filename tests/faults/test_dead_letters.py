@@ -13,10 +13,10 @@ from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 from pydantic import JsonValue
 
-from contracts.result import FlowResult
+from flow_contracts.result import FlowResult
+from flow_worker.servicebus import ServiceBus
 from tests.support.deep import too_deep
 from tests.support.stage import WAIT, Stage, configured, running_stage, until
-from worker.servicebus import ServiceBus
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 
@@ -92,9 +92,9 @@ async def test_dead_letters_that_cannot_be_decoded_are_in_nobodys_way_and_are_an
             for number in range(3):
                 assert outcome(await client.take(f"deep-{number}", WAIT)) == ("refused", "malformed_request")
             await asyncio.sleep(1)  # it looks once more
-    told = [record for record in caplog.records if getattr(record, "event", None) == "deadletter.undecodable"]
-    assert [getattr(record, "fields", {})["message_id"] for record in told] == ["deep-0", "deep-1", "deep-2"]
-    assert not [record for record in caplog.records if getattr(record, "event", None) == "chore.failed"]
+    published = [record for record in caplog.records if getattr(record, "event", None) == "dead_letter.undecodable"]
+    assert [getattr(record, "fields", {})["message_id"] for record in published] == ["deep-0", "deep-1", "deep-2"]
+    assert not [record for record in caplog.records if getattr(record, "event", None) == "periodic_task.failed"]
 
 
 async def test_a_request_that_cannot_be_decoded_is_given_up_by_the_broker_and_others_are_answered(

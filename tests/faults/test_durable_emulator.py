@@ -22,7 +22,18 @@ QUEUE = "flow-continuations"
 @contextmanager
 def serving(data: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process, and its connection string; killed at the end, not asked to stop."""
-    command = [sys.executable, "-m", "emulator", "serve", "--amqp-port", "0", "--http-port", "0", "--data", str(data)]
+    command = [
+        sys.executable,
+        "-m",
+        "servicebus_emulator",
+        "serve",
+        "--amqp-port",
+        "0",
+        "--http-port",
+        "0",
+        "--data",
+        str(data),
+    ]
     process = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None

@@ -17,8 +17,8 @@ import pytest
 from azure.servicebus import ServiceBusMessage, ServiceBusReceiveMode
 from azure.servicebus.aio import ServiceBusClient
 
-from emulator.amqp.framing import AMQP_HEADER
-from emulator.amqp.performatives import Attach, Source, Target
+from servicebus_emulator.amqp.framing import AMQP_HEADER
+from servicebus_emulator.amqp.performatives import Attach, Source, Target
 from tests.support.amqp_client import Client, connect
 from tests.support.processes import Process, start
 
@@ -38,7 +38,9 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     configuration = folder / "config.json"
     configuration.write_text(json.dumps({"UserConfig": {"Namespaces": [{"Queues": queues}]}}), encoding="utf-8")
     ports = ["--amqp-port", "0", "--http-port", "0"]
-    process = start(["emulator", "serve", "--access", "open", "--config", str(configuration), *ports], folder / "log")
+    process = start(
+        ["servicebus_emulator", "serve", "--access", "open", "--config", str(configuration), *ports], folder / "log"
+    )
     yield process
     process.kill()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import JsonValue
 
-from contracts.result import FlowResult
+from flow_contracts.result import FlowResult
 from tests.support.stage import WAIT, Stage, until
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}

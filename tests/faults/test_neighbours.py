@@ -7,10 +7,10 @@ import asyncio
 import pytest
 from pydantic import JsonValue
 
-from contracts.client import Background
-from contracts.result import FlowResult, Status
+from flow_contracts.client import Background
+from flow_contracts.result import FlowResult, Status
+from flow_worker.settings import Settings
 from tests.support.stage import WAIT, JsonObject, Stage, until
-from worker.settings import Settings
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 NOISE = 12

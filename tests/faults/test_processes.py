@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from contracts.client import FlowClient, FlowClientSync
+from flow_contracts.client import FlowClient, FlowClientSync
+from flow_worker.demo.stage import ROLE
 from tests.support.processes import start_emulator, start_worker, wait_ready
-from worker.demo.stage import ROLE
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -30,7 +30,7 @@ async def _play(monkeypatch: pytest.MonkeyPatch, journal: JsonObject) -> None:
         stage.flows["create-quote"] = {"timeout_seconds": 3}  # a lease is as long, and a lost lock is waited out for it
         await stage.put("flows/create-quote", {"delay_seconds": 0.3, "input_schema": None})
         queues = [{"name": "flow-requests", "lanes": 4}]
-        settings = stage.settings(journal=journal | {"lease_slack_seconds": 1}, request_queues=queues)
+        settings = stage.settings(journal=journal | {"lease_margin_seconds": 1}, request_queues=queues)
         requests = stage.emulator.broker.find("flow-requests")
         async with (
             stage.worker(settings),

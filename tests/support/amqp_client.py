@@ -7,9 +7,18 @@ from typing import Protocol, TypeVar
 
 import aiohttp
 
-from emulator.amqp.framing import AMQP_HEADER, Frame, FrameDecoder, ProtocolHeader
-from emulator.amqp.performatives import Attach, Begin, Flow, Open, Performative, Source, Target, decode_performative
-from tests.unit.amqp.peer import framed
+from servicebus_emulator.amqp.framing import AMQP_HEADER, Frame, FrameDecoder, ProtocolHeader
+from servicebus_emulator.amqp.performatives import (
+    Attach,
+    Begin,
+    Flow,
+    Open,
+    Performative,
+    Source,
+    Target,
+    decode_performative,
+)
+from tests.unit.emulator.amqp.peer import framed
 
 SECONDS = 10.0
 T = TypeVar("T")

@@ -15,14 +15,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from worker.app import run
-from worker.flows.invoker import Invoker
-from worker.journal import Journal
-from worker.logs import configure
-from worker.replies import Replies
-from worker.schedule import Schedule
-from worker.servicebus import Receiver
-from worker.settings import Settings
+from flow_worker.app import run
+from flow_worker.flows.invoker import Invoker
+from flow_worker.journal import Journal
+from flow_worker.runtime.replies import Replies
+from flow_worker.runtime.schedule import Schedule
+from flow_worker.servicebus import Receiver
+from flow_worker.settings import Settings
+from flow_worker.telemetry.logs import configure
 
 POINTS: dict[str, tuple[type, str]] = {
     "before the call": (Invoker, "invoke"),

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from emulator.server import AmqpServer
-from emulator.servicebus.broker import Broker
-from emulator.servicebus.config import QueueSettings
-from emulator.transports import connection_string
+from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.transport.addresses import connection_string
+from servicebus_emulator.transport.amqp_server import AmqpServer
 
 HOST = "127.0.0.1"
 

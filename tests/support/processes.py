@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from worker.demo import stage as demo
+from flow_worker.demo import stage as demo
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -60,7 +60,7 @@ def start(arguments: list[str], log: Path, env: Mapping[str, str] = os.environ, 
 def start_emulator(folder: Path, amqp_port: int = 0, http_port: int = 0) -> tuple[Process, demo.Emulator]:
     """An emulator that listens."""
     ports = ["--amqp-port", str(amqp_port), "--http-port", str(http_port)]
-    process = start(["emulator", "serve", *ports], folder / "emulator.log")
+    process = start(["servicebus_emulator", "serve", *ports], folder / "emulator.log")
     assert process.popen.stdout is not None
     line = process.popen.stdout.readline()
     assert line.startswith("ready "), process.log.read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ def start_emulator(folder: Path, amqp_port: int = 0, http_port: int = 0) -> tupl
 def start_worker(folder: Path, emulator: demo.Emulator, health_port: int) -> Process:
     """A worker with the demo's settings; ask `wait_ready` when it is ready."""
     (folder / "flow-worker.toml").write_text(demo.worker_settings(emulator, health_port), encoding="utf-8")
-    return start(["worker", "run"], folder / "worker.log", demo.worker_environment(emulator), folder)
+    return start(["flow_worker", "run"], folder / "worker.log", demo.worker_environment(emulator), folder)
 
 
 def is_ready(health_port: int) -> bool:

@@ -14,14 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
-from contracts.client import FlowClient
-from emulator import config
-from emulator.host import Emulator, Endpoints, running_emulator
-from emulator.issuer import TokenRequest
-from worker.app import assembled
-from worker.crew import Crew
-from worker.servicebus import DeadLettered, ServiceBus
-from worker.settings import Settings
+from flow_contracts.client import FlowClient
+from flow_worker.app import assembled
+from flow_worker.runtime.supervisor import Supervisor
+from flow_worker.servicebus import DeadLettered, ServiceBus
+from flow_worker.settings import Settings
+from servicebus_emulator import config
+from servicebus_emulator.cloud.entra.issuer import TokenRequest
+from servicebus_emulator.host import Emulator, Endpoints, running_emulator
 
 ROLE = "Quotes.Create"
 WAIT = 30.0
@@ -66,15 +66,15 @@ class Stage:
         return Settings.model_validate(worker_settings(self.emulator, self.flows) | {"journal": journal} | changes)
 
     @asynccontextmanager
-    async def worker(self, settings: Settings | None = None) -> AsyncIterator[Crew]:
+    async def worker(self, settings: Settings | None = None) -> AsyncIterator[Supervisor]:
         """A worker that is ready; drained at the end."""
-        async with assembled(settings or self.settings()) as crew:
-            task = asyncio.create_task(crew.run(), name="worker")
+        async with assembled(settings or self.settings()) as supervisor:
+            task = asyncio.create_task(supervisor.run(), name="worker")
             try:
-                await until(lambda: bool(crew.health.report()["ready"]))
-                yield crew
+                await until(lambda: bool(supervisor.health.report()["ready"]))
+                yield supervisor
             finally:
-                crew.stop()
+                supervisor.stop()
                 await task
 
     def client(self) -> FlowClient:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from flow_worker.journal import open_journal
+from flow_worker.settings import JournalSettings
 from tests.conformance.journal.samples import LEASE, claimed, result, subject
-from worker.journal import open_journal
-from worker.settings import JournalSettings
 
 
 async def main(endpoint: str, client_id: str) -> None:
     settings = JournalSettings(backend="table", table_endpoint=endpoint)
     async with open_journal(settings, client_id=client_id) as journal:
         await journal.conclude(await claimed(journal), result(7))
-        begun = await journal.begin(subject(), lease=LEASE, calls=0)
+        begun = await journal.begin(subject(), duration=LEASE, calls=0)
     sys.stdout.write(f"{type(begun).__name__}\n")
 
 

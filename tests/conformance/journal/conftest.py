@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
+from flow_worker.journal import Journal, open_journal
+from flow_worker.settings import JournalSettings
 from tests.support.azurite import Azurite, azurite
-from worker.journal import Journal, open_journal
-from worker.settings import JournalSettings
 
 _numbers = itertools.count()
 

@@ -10,9 +10,9 @@ import asyncio
 import sys
 from pathlib import Path
 
+from flow_worker.journal import Begin, open_journal
+from flow_worker.settings import JournalSettings
 from tests.conformance.journal.samples import LEASE, result, subject
-from worker.journal import Begin, open_journal
-from worker.settings import JournalSettings
 
 
 async def main(path: Path, count: int) -> None:
@@ -21,10 +21,10 @@ async def main(path: Path, count: int) -> None:
         sys.stdin.readline()
         won = []
         for number in range(count):
-            begun = await journal.begin(subject(str(number)), lease=LEASE, calls=0)
+            begun = await journal.begin(subject(str(number)), duration=LEASE, calls=0)
             if isinstance(begun, Begin):
                 won.append(number)
-                await journal.conclude(begun.claim, result(number))
+                await journal.conclude(begun.lease, result(number))
         _say(*won)
         sys.stdin.readline()
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import JsonValue
 
-from contracts.result import FlowResult, Status
-from worker.journal import Begin, Claim, Journal, Step, Subject
+from flow_contracts.result import FlowResult, Status
+from flow_worker.journal import Begin, Journal, Lease, Step, Subject
 
 LEASE = timedelta(seconds=60)
 STEP = Step(
@@ -38,8 +38,8 @@ def result(output: JsonValue = None, status: Status = Status.SUCCEEDED) -> FlowR
     )
 
 
-async def claimed(journal: Journal, of: Subject | None = None) -> Claim:
+async def claimed(journal: Journal, of: Subject | None = None) -> Lease:
     """The claim on a request that nobody else is at."""
-    begun = await journal.begin(of or subject(), lease=LEASE, calls=0)
+    begun = await journal.begin(of or subject(), duration=LEASE, calls=0)
     assert isinstance(begun, Begin), begun
-    return begun.claim
+    return begun.lease

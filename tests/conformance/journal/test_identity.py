@@ -61,10 +61,10 @@ async def identity_endpoint() -> AsyncIterator[tuple[str, list[dict[str, str]]]]
         asked.append(dict(request.query))
         now = int(time.time())
         times = {"iat": now, "nbf": now, "exp": now + 3600}
-        claims = {"aud": request.query["resource"], "iss": "https://sts.windows.net/t/", **times}
-        token = jwt.encode(claims, "Azurite reads the claims and not the signature", algorithm="HS256")
+        leases = {"aud": request.query["resource"], "iss": "https://sts.windows.net/t/", **times}
+        token = jwt.encode(leases, "Azurite reads the claims and not the signature", algorithm="HS256")
         return web.json_response(
-            {"access_token": token, "expires_on": str(now + 3600), "resource": claims["aud"], "token_type": "Bearer"}
+            {"access_token": token, "expires_on": str(now + 3600), "resource": leases["aud"], "token_type": "Bearer"}
         )
 
     application = web.Application()

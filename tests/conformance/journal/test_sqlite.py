@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.journal import Begin, Concluded, Journal, Waiting, open_journal
+from flow_worker.journal.entry import Rules
+from flow_worker.journal.sqlite import SCHEMA_VERSION, SqliteStore, connect
+from flow_worker.settings import InvalidSettings, JournalSettings
 from tests.conformance.journal.conftest import Place
 from tests.conformance.journal.samples import LEASE, STEP, claimed, result, subject
 from tests.support.processes import CHECKOUT
 from tests.support.stage import until
-from worker.errors import NotKnownYet
-from worker.journal import Begin, Concluded, Journal, Waiting, open_journal
-from worker.journal.entry import Rules
-from worker.journal.sqlite import SCHEMA_VERSION, SqliteStore, connect
-from worker.settings import InvalidSettings, JournalSettings
 
 COUNT = 100
 
@@ -75,8 +75,8 @@ async def test_what_was_concluded_is_there_after_the_process_was_killed(place: P
         await process.wait()
         async with place.journal() as journal:
             for number in range(COUNT):
-                begun = await journal.begin(subject(str(number)), lease=LEASE, calls=0)
-                assert begun == Concluded(result(number), told=False)
+                begun = await journal.begin(subject(str(number)), duration=LEASE, calls=0)
+                assert begun == Concluded(result(number), published=False)
 
 
 # --- trouble while it works --------------------------------------------------------------------------------------
@@ -84,27 +84,27 @@ async def test_what_was_concluded_is_there_after_the_process_was_killed(place: P
 
 async def test_a_conclusion_waits_for_a_file_that_others_hold(place: Place) -> None:
     async with place.journal() as journal:
-        claim = await claimed(journal)
+        lease = await claimed(journal)
         with closing(sqlite3.connect(place.settings.path)) as other:
             other.execute("BEGIN IMMEDIATE")
-            concluding = asyncio.create_task(journal.conclude(claim, result(7)))
+            concluding = asyncio.create_task(journal.conclude(lease, result(7)))
             # Longer than one attempt waits (half the deadline), so that it takes a second one.
             await asyncio.sleep(0.6)
             assert not concluding.done()
             other.rollback()
             assert await concluding == result(7)
-        assert isinstance(await journal.begin(subject(), lease=LEASE, calls=0), Concluded)
+        assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Concluded)
 
 
 async def test_a_file_that_others_hold_for_too_long_is_not_known_yet(place: Place) -> None:
     async with place.journal() as journal:
         with closing(sqlite3.connect(place.settings.path)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(NotKnownYet) as told:
-                await journal.begin(subject(), lease=LEASE, calls=0)
-            assert told.value.code == "journal_unavailable"
+            with pytest.raises(TemporarilyUnavailable) as published:
+                await journal.begin(subject(), duration=LEASE, calls=0)
+            assert published.value.code == "journal_unavailable"
             other.rollback()
-        assert isinstance(await journal.begin(subject(), lease=LEASE, calls=0), Begin)
+        assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Begin)
 
 
 async def test_a_full_disk_is_not_known_yet_and_costs_nothing_that_was_there(place: Place) -> None:
@@ -114,11 +114,11 @@ async def test_a_full_disk_is_not_known_yet_and_costs_nothing_that_was_there(pla
     store = SqliteStore(connection, place.settings.path, busy_seconds=1)
     rules = Rules(retention=timedelta(days=7), overdue=timedelta(days=1))
     journal = Journal(store, rules, deadline_seconds=1, now=lambda: place.now)
-    claim = await claimed(journal)
-    await journal.wait(claim, STEP)
-    with pytest.raises(NotKnownYet, match="full"):
-        await journal.conclude(claim, result(os.urandom(100_000).hex()))
-    assert await journal.begin(subject(), lease=LEASE, calls=0) == Waiting(STEP, "requests:1")
+    lease = await claimed(journal)
+    await journal.wait(lease, STEP)
+    with pytest.raises(TemporarilyUnavailable, match="full"):
+        await journal.conclude(lease, result(os.urandom(100_000).hex()))
+    assert await journal.begin(subject(), duration=LEASE, calls=0) == Waiting(STEP, "requests:1")
     await store.close()
 
 
@@ -126,7 +126,7 @@ async def test_nobody_waits_while_another_process_writes_but_those_who_write(pla
     async with place.journal() as journal:
         with closing(sqlite3.connect(place.settings.path)) as other:
             other.execute("BEGIN IMMEDIATE")
-            beginning = asyncio.create_task(journal.begin(subject(), lease=LEASE, calls=0))
+            beginning = asyncio.create_task(journal.begin(subject(), duration=LEASE, calls=0))
             longest = await longest_turn(until=asyncio.sleep(0.3))
             assert not beginning.done()
             other.rollback()
@@ -139,10 +139,10 @@ async def test_a_claim_that_the_disk_did_not_keep_is_not_known_yet(
 ) -> None:
     async with place.journal() as journal:
         with monkeypatch.context() as broken:
-            broken.setattr("worker.journal.transactions.os.fsync", failing_disk)
-            with pytest.raises(NotKnownYet, match="did not keep"):
-                await journal.begin(subject(), lease=LEASE, calls=0)
-        assert isinstance(await journal.begin(subject(), lease=LEASE, calls=0), Begin)
+            broken.setattr("flow_worker.journal.transactions.os.fsync", failing_disk)
+            with pytest.raises(TemporarilyUnavailable, match="did not keep"):
+                await journal.begin(subject(), duration=LEASE, calls=0)
+        assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Begin)
 
 
 async def test_a_claim_waits_for_the_disk_unless_it_may_be_made_again_and_a_result_does_not(
@@ -150,11 +150,11 @@ async def test_a_claim_waits_for_the_disk_unless_it_may_be_made_again_and_a_resu
 ) -> None:
     kept = threading.Event()
     async with place.journal() as journal:
-        claim = await claimed(journal)
-        monkeypatch.setattr("worker.journal.transactions.os.fsync", lambda _: kept.wait(10))
-        beginning = asyncio.create_task(journal.begin(subject("other"), lease=LEASE, calls=0))
-        assert await journal.conclude(claim, result(7)) == result(7)
-        assert isinstance(await journal.begin(subject("twice"), lease=LEASE, calls=0, again=True), Begin)
+        lease = await claimed(journal)
+        monkeypatch.setattr("flow_worker.journal.transactions.os.fsync", lambda _: kept.wait(10))
+        beginning = asyncio.create_task(journal.begin(subject("other"), duration=LEASE, calls=0))
+        assert await journal.conclude(lease, result(7)) == result(7)
+        assert isinstance(await journal.begin(subject("twice"), duration=LEASE, calls=0, again=True), Begin)
         assert not beginning.done()
         kept.set()
         assert isinstance(await beginning, Begin)
@@ -178,8 +178,8 @@ async def test_the_log_does_not_grow_with_all_that_was_written(place: Place) -> 
 async def test_nor_does_it_grow_if_there_is_always_somebody_writing(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.journal.transactions._LOG_PAGES", 500)
-    monkeypatch.setattr("worker.journal.transactions._MOVED_AFTER", 200)
+    monkeypatch.setattr("flow_worker.journal.transactions._LOG_PAGES", 500)
+    monkeypatch.setattr("flow_worker.journal.transactions._MOVED_AFTER", 200)
     path = place.settings.path
     store = await SqliteStore.open(path, busy_seconds=5)
 
@@ -198,8 +198,8 @@ async def test_an_entry_of_an_unknown_version_is_left_alone(place: Place) -> Non
         await claimed(journal)
         with closing(sqlite3.connect(place.settings.path)) as other, other:
             other.execute("UPDATE entry SET document = '{\"news\": 1}'")
-        with pytest.raises(NotKnownYet, match="version"):
-            await journal.begin(subject(), lease=LEASE, calls=0)
+        with pytest.raises(TemporarilyUnavailable, match="version"):
+            await journal.begin(subject(), duration=LEASE, calls=0)
 
 
 async def longest_turn(*, until: Awaitable[None]) -> float:
@@ -260,5 +260,5 @@ async def test_a_file_of_a_later_version_is_refused(place: Place) -> None:
 async def test_a_journal_that_was_closed_is_not_known_yet(place: Place) -> None:
     async with place.journal() as journal:
         pass
-    with pytest.raises(NotKnownYet, match="closed"):
-        await journal.begin(subject(), lease=LEASE, calls=0)
+    with pytest.raises(TemporarilyUnavailable, match="closed"):
+        await journal.begin(subject(), duration=LEASE, calls=0)

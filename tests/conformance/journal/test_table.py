@@ -14,14 +14,14 @@ import pytest
 from azure.data.tables.aio import TableClient
 from pydantic import SecretStr
 
+from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.journal import Begin, Concluded, open_journal
+from flow_worker.journal.store import TooLarge
+from flow_worker.journal.table import TableStore
+from flow_worker.settings import InvalidSettings, JournalSettings
 from tests.conformance.journal.conftest import Place, table_place
 from tests.conformance.journal.samples import LEASE, claimed, result, subject
 from tests.support.azurite import Azurite, azurite, connection_string, free_port
-from worker.errors import NotKnownYet
-from worker.journal import Begin, Concluded, open_journal
-from worker.journal.store import TooLarge
-from worker.journal.table import TableStore
-from worker.settings import InvalidSettings, JournalSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,11 +42,11 @@ def place_at(connection_string: str) -> Place:
 
 
 @contextmanager
-def not_known_within(seconds: float) -> Iterator[pytest.ExceptionInfo[NotKnownYet]]:
+def not_known_within(seconds: float) -> Iterator[pytest.ExceptionInfo[TemporarilyUnavailable]]:
     began = time.monotonic()
-    with pytest.raises(NotKnownYet) as told:
-        yield told
-    assert told.value.code == "journal_unavailable"
+    with pytest.raises(TemporarilyUnavailable) as published:
+        yield published
+    assert published.value.code == "journal_unavailable"
     assert time.monotonic() - began < seconds + 0.5  # the test machine's own slowness
 
 
@@ -57,13 +57,13 @@ async def test_a_table_that_goes_away_is_not_known_yet(tmp_path: Path) -> None:
     async with azurite(tmp_path) as tables:
         journal_opened = place_at(tables.connection_string).journal()
         journal = await journal_opened.__aenter__()
-        claim = await claimed(journal)
+        lease = await claimed(journal)
     try:
         with not_known_within(DEADLINE):
-            await journal.begin(subject("m-2"), lease=LEASE, calls=0)
-        with not_known_within(DEADLINE) as told:
-            await journal.conclude(claim, result())
-        assert "127.0.0.1" not in str(told.value)
+            await journal.begin(subject("m-2"), duration=LEASE, calls=0)
+        with not_known_within(DEADLINE) as published:
+            await journal.conclude(lease, result())
+        assert "127.0.0.1" not in str(published.value)
         with not_known_within(DEADLINE):
             await journal.purge()
     finally:
@@ -73,7 +73,7 @@ async def test_a_table_that_goes_away_is_not_known_yet(tmp_path: Path) -> None:
 async def test_a_table_that_never_answers_is_not_known_yet() -> None:
     async with silent_port() as port, place_at(connection_string(port)).journal() as journal:
         with not_known_within(DEADLINE):
-            await journal.begin(subject(), lease=LEASE, calls=0)
+            await journal.begin(subject(), duration=LEASE, calls=0)
         with not_known_within(DEADLINE):
             await journal.purge()
 
@@ -100,9 +100,9 @@ async def test_a_worker_starts_without_its_table_and_uses_it_when_it_comes(tmp_p
     port = free_port()
     async with place_at(connection_string(port)).journal() as journal:
         with not_known_within(DEADLINE):
-            await journal.begin(subject(), lease=LEASE, calls=0)
+            await journal.begin(subject(), duration=LEASE, calls=0)
         async with azurite(tmp_path, port):
-            assert isinstance(await journal.begin(subject(), lease=LEASE, calls=0), Begin)
+            assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Begin)
 
 
 async def test_a_table_that_was_deleted_is_made_anew(place: Place) -> None:
@@ -114,8 +114,8 @@ async def test_a_table_that_was_deleted_is_made_anew(place: Place) -> None:
     ):
         await other.delete_table()
         with not_known_within(place.settings.deadline_seconds):
-            await journal.begin(subject(), lease=LEASE, calls=0)
-        assert isinstance(await journal.begin(subject(), lease=LEASE, calls=0), Begin)
+            await journal.begin(subject(), duration=LEASE, calls=0)
+        assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Begin)
 
 
 # --- a claim that was written though the answer was lost ---------------------------------------------------------
@@ -130,17 +130,17 @@ class _AnswerLost(TableStore):
         written = await super().write(*args, **kwargs)
         if not self.lost:
             self.lost = True
-            raise NotKnownYet("journal_unavailable", "the answer was lost")
+            raise TemporarilyUnavailable("journal_unavailable", "the answer was lost")
         return written
 
 
 async def test_a_claim_whose_answer_was_lost_is_no_call(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a flow that may not be called twice would never be called, and its request be told `unknown`."""
-    monkeypatch.setattr("worker.journal.table.TableStore", _AnswerLost)
+    monkeypatch.setattr("flow_worker.journal.table.TableStore", _AnswerLost)
     async with place.journal() as journal:
-        with pytest.raises(NotKnownYet):
-            await journal.begin(subject(), lease=LEASE, calls=0)
-        begun = await journal.begin(subject(), lease=LEASE, calls=0)
+        with pytest.raises(TemporarilyUnavailable):
+            await journal.begin(subject(), duration=LEASE, calls=0)
+        begun = await journal.begin(subject(), duration=LEASE, calls=0)
     assert isinstance(begun, Begin)
     assert not begun.interrupted
 
@@ -149,10 +149,10 @@ async def test_a_conclusion_whose_answer_was_lost_is_found_to_stand(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with place.journal() as first:
-        claim = await claimed(first)
-    monkeypatch.setattr("worker.journal.table.TableStore", _AnswerLost)
+        lease = await claimed(first)
+    monkeypatch.setattr("flow_worker.journal.table.TableStore", _AnswerLost)
     async with place.journal() as journal:
-        assert await journal.conclude(claim, result(7)) == result(7)
+        assert await journal.conclude(lease, result(7)) == result(7)
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ async def test_a_result_too_large_for_the_table_is_told_once_and_kept_without_it
     large = result(os.urandom(1_000_000).hex())
     async with place.journal() as journal:
         assert await journal.conclude(await claimed(journal), large) == large
-        again = await journal.begin(subject(), lease=LEASE, calls=0)
+        again = await journal.begin(subject(), duration=LEASE, calls=0)
         assert isinstance(again, Concluded)
         assert again.result.error is not None
         assert (again.result.output, again.result.error.code) == (None, "output_too_large")

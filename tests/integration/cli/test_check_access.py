@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from flow_worker.demo.stage import ON_BEHALF, ROLE, Emulator, running_emulator, worker_environment, worker_settings
 from tests.support.processes import CHECKOUT
-from worker.demo.stage import ON_BEHALF, ROLE, Emulator, running_emulator, worker_environment, worker_settings
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -53,7 +53,7 @@ def emulator(folder: Path) -> Iterator[Emulator]:
 @pytest.fixture
 def check(emulator: Emulator, folder: Path) -> Check:
     def run(*arguments: str, stdin: str = "", env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "worker", "check-access", *arguments]
+        command = [sys.executable, "-m", "flow_worker", "check-access", *arguments]
         environment = {**worker_environment(emulator), "PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8"}
         return subprocess.run(
             command,

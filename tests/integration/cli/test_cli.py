@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from flow_worker.demo.stage import ROLE, Stage, set_up
 from tests.support.processes import CHECKOUT
-from worker.demo.stage import ROLE, Stage, set_up
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -22,7 +22,7 @@ def flow_worker(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -
     """Run `flow-worker …` in `cwd`, without settings of the machine."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_WORKER_")}
     return subprocess.run(
-        [sys.executable, "-m", "worker", *arguments],
+        [sys.executable, "-m", "flow_worker", *arguments],
         capture_output=True,
         encoding="utf-8",
         timeout=150,
@@ -133,7 +133,7 @@ def test_the_worker_echoes_its_settings_without_secrets_and_never_logs_a_claim(
 ) -> None:
     flow_worker("send", "create-quote", "customer=x", "amount:=1", "--wait", "30", cwd=tmp_path, env=sender)
     log = (stage.folder / "worker.log").read_text(encoding="utf-8")
-    assert "request.done" in log
+    assert "request.completed" in log
     assert "SAS_KEY_VALUE" not in log
     assert sender["FLOW_WORKER_CLAIM"].split(".")[2] not in log
     assert "triggers/manual" not in log

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from flow_worker.cli.main import cli
+from flow_worker.journal import Begin, Step, Subject, open_journal
+from flow_worker.settings import JournalSettings
 from tests.support.processes import CHECKOUT
 from tests.support.stage import WAIT, running_stage
-from worker.cli import cli
-from worker.journal import Begin, Step, Subject, open_journal
-from worker.settings import JournalSettings
 
 SETTINGS = """
 [servicebus]
@@ -51,24 +51,24 @@ async def test_a_request_that_was_answered_has_a_story(monkeypatch: pytest.Monke
         with_output = await asyncio.to_thread(show, result.request_message_id, "--output", journal=journal)
         as_json = await asyncio.to_thread(show, result.request_message_id, "--json", journal=journal)
     assert done.exit_code == 0, done.output
-    for told in ["concluded: has its result", "succeeded", "create-quote", sent, "begun", "told", "HTTP status"]:
+    for told in ["concluded: has its result", "succeeded", "create-quote", sent, "begun", "published", "HTTP status"]:
         assert told in done.stdout
     assert "Contoso Ltd" not in done.stdout + as_json.stdout
     assert "Contoso Ltd" in with_output.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     document = json.loads(as_json.stdout)
-    assert [event["what"] for event in document["story"]] == ["begun", "concluded", "told"]
+    assert [event["what"] for event in document["story"]] == ["begun", "concluded", "published"]
     assert document["result"]["status"] == "succeeded"
 
 
 async def test_a_request_that_waits_says_for_what_and_not_where_its_run_is(tmp_path: Path) -> None:
     journal = tmp_path / "journal.sqlite3"
     async with open_journal(JournalSettings(path=journal)) as opened:
-        began = await opened.begin(Subject("waits", "f", "q:1:then", 0), lease=timedelta(seconds=9), calls=0)
+        began = await opened.begin(Subject("waits", "f", "q:1:then", 0), duration=timedelta(seconds=9), calls=0)
         assert isinstance(began, Begin)
         due = datetime.now(UTC) + timedelta(seconds=90)
         step = Step(1, "poll", due, 1, "still_running", f"the run goes on at {HUSH}", status_url=HUSH)
-        await opened.wait(began.claim, step)
+        await opened.wait(began.lease, step)
     done = await asyncio.to_thread(show, "waits", journal=journal)
     as_json = await asyncio.to_thread(show, "waits", "--json", journal=journal)
     assert done.exit_code == 0, done.output
@@ -116,7 +116,7 @@ def test_settings_that_turn_out_wrong_at_the_start_are_told_like_others(tmp_path
     (tmp_path / "flow-worker.toml").write_text(f"{SETTINGS}\n{more}\n", encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_WORKER_")}
     done = subprocess.run(
-        [sys.executable, "-m", "worker", "run"],
+        [sys.executable, "-m", "flow_worker", "run"],
         capture_output=True,
         encoding="utf-8",
         timeout=60,

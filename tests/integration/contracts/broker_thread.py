@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from azure.core.exceptions import AzureError
 from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 
-from contracts.request import FlowRequest
-from contracts.result import FlowResult, Status
-from contracts.servicebus import from_sdk, to_sdk
-from emulator.server import AmqpServer
-from emulator.servicebus.broker import Broker
-from emulator.servicebus.config import parse_entities
+from flow_contracts.request import FlowRequest
+from flow_contracts.result import FlowResult, Status
+from flow_contracts.servicebus.conversion import from_sdk, to_sdk
+from servicebus_emulator.servicebus.config import parse_entities
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.transport.amqp_server import AmqpServer
 
 _T = TypeVar("_T")
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from contracts.client import FlowClient
+from flow_contracts.client import FlowClient
 from tests.integration.contracts.broker_thread import BrokerThread, WorkerThread
 
 

@@ -7,12 +7,12 @@ from datetime import timedelta
 import pytest
 from azure.servicebus.aio import ServiceBusClient
 
-from contracts.client import FlowClient, Misconfigured, NotOutstanding, ResultTimeout, ServiceBusTrouble
-from contracts.message import Message
-from contracts.request import FlowRequest
-from contracts.servicebus import to_sdk
-from emulator.servicebus.errors import MESSAGE_LOCK_LOST
-from emulator.servicebus.faults import At
+from flow_contracts.client import FlowClient, Misconfigured, NotOutstanding, ResultTimeout, ServiceBusTrouble
+from flow_contracts.message import Message
+from flow_contracts.request import FlowRequest
+from flow_contracts.servicebus.conversion import to_sdk
+from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST
+from servicebus_emulator.servicebus.faults import At
 from tests.integration.contracts.broker_thread import SILENT, BrokerThread, WorkerThread, echo
 from tests.support.receiving import receive
 
@@ -76,7 +76,7 @@ async def test_messages_nobody_asked_for_are_dead_lettered_with_a_reason(
 async def test_results_come_after_a_restart_of_the_broker_in_the_same_session(
     broker: BrokerThread, client: FlowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "contracts.client")
+    caplog.set_level(logging.WARNING, "flow_contracts.client")
     async with client.background() as background:
         assert (await background.request("f", "before", timeout=20)).output == "before"
         await asyncio.to_thread(broker.down)

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from azure.servicebus.aio import ServiceBusClient
 
-from contracts.client import (
+from flow_contracts.client import (
     Deadlines,
     FlowClient,
     Misconfigured,
@@ -17,10 +17,10 @@ from contracts.client import (
     SessionInUse,
     Unreachable,
 )
-from contracts.message import Message
-from contracts.request import FlowRequest, InvalidRequest
-from contracts.result import FlowResult, InvalidResult, Status
-from contracts.servicebus import to_sdk
+from flow_contracts.message import Message
+from flow_contracts.request import FlowRequest, InvalidRequest
+from flow_contracts.result import FlowResult, InvalidResult, Status
+from flow_contracts.servicebus.conversion import to_sdk
 from tests.integration.contracts.broker_thread import SILENT, BrokerThread, WorkerThread, echo
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from contracts.client import FlowClientSync, ResultTimeout
-from contracts.request import InvalidRequest
+from flow_contracts.client import FlowClientSync, ResultTimeout
+from flow_contracts.request import InvalidRequest
 from tests.integration.contracts.broker_thread import BrokerThread
 
 

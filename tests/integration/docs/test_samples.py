@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from contracts.message import Message
-from contracts.request import CONTRACT, FlowRequest, RequestBody
-from contracts.result import CONTRACT as RESULT_CONTRACT
-from contracts.result import FlowResult
+from flow_contracts.message import Message
+from flow_contracts.request import CONTRACT, FlowRequest, RequestBody
+from flow_contracts.result import CONTRACT as RESULT_CONTRACT
+from flow_contracts.result import FlowResult
 
 SAMPLES = Path(__file__).resolve().parents[3] / "docs" / "samples"
 NODE = shutil.which("node")

@@ -20,19 +20,27 @@ from azure.servicebus._pyamqp.utils import generate_sas_token
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import ServiceBusAuthenticationError, ServiceBusAuthorizationError, ServiceBusError
 
-from emulator import config
-from emulator.amqp.framing import SASL_FRAME, SASL_HEADER, Frame, FrameDecoder, frame_header
-from emulator.amqp.performatives import Close, Detach, SaslInit, SaslOutcome, Transfer, decode_sasl, encode_frame_body
-from emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES
-from emulator.connection_rules import ConnectionRules
-from emulator.host import Emulator, Endpoints, running_emulator
-from emulator.server import AmqpServer
-from emulator.servicebus.access import Access, Gatekeeper
-from emulator.servicebus.broker import Broker
-from emulator.servicebus.config import ConfigError, QueueSettings
+from servicebus_emulator import config
+from servicebus_emulator.amqp.framing import SASL_FRAME, SASL_HEADER, Frame, FrameDecoder, frame_header
+from servicebus_emulator.amqp.performatives import (
+    Close,
+    Detach,
+    SaslInit,
+    SaslOutcome,
+    Transfer,
+    decode_sasl,
+    encode_frame_body,
+)
+from servicebus_emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES
+from servicebus_emulator.host import Emulator, Endpoints, running_emulator
+from servicebus_emulator.servicebus.access import Access, Gatekeeper
+from servicebus_emulator.servicebus.config import ConfigError, QueueSettings
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.transport.amqp_server import AmqpServer
+from servicebus_emulator.transport.connection_rules import ConnectionRules
 from tests.support.amqp_client import Client, Stream, connect
-from tests.unit.amqp.peer import framed
-from tests.unit.servicebus.rig import message, section
+from tests.unit.emulator.amqp.peer import framed
+from tests.unit.emulator.servicebus.rig import message, section
 
 HOST = "127.0.0.1"
 SHORT = 0.4

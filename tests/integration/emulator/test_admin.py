@@ -24,13 +24,13 @@ from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.aio.management import ServiceBusAdministrationClient as AsyncClient
 from azure.servicebus.management import ApiVersion, EntityStatus, ServiceBusAdministrationClient
 
-from emulator import config
-from emulator.admin.server import running_admin
-from emulator.host import CannotListen, Emulator, Endpoints, running_emulator
-from emulator.servicebus.access import Gatekeeper, Right
-from emulator.servicebus.config import QueueSettings
-from emulator.servicebus.policies import DEVELOPMENT, Policy
-from emulator.tls import CertificateFiles
+from servicebus_emulator import config
+from servicebus_emulator.admin.server import running_admin
+from servicebus_emulator.host import CannotListen, Emulator, Endpoints, running_emulator
+from servicebus_emulator.servicebus.access import Gatekeeper, Right
+from servicebus_emulator.servicebus.access.policies import DEVELOPMENT, Policy
+from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.transport.tls import CertificateFiles
 from tests.support.emulator import Bus, emulator
 from tests.support.receiving import receive
 

@@ -13,9 +13,9 @@ from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import ServiceBusError
 
-from emulator import config
-from emulator.host import Emulator, Endpoints, running_emulator
-from emulator.servicebus.durable import SqliteStore
+from servicebus_emulator import config
+from servicebus_emulator.host import Emulator, Endpoints, running_emulator
+from servicebus_emulator.servicebus.storage.sqlite import SqliteStore
 from tests.support.stage import until
 
 QUEUE = "flow-requests"
@@ -51,7 +51,7 @@ async def test_a_send_that_cannot_be_saved_is_not_accepted(tmp_path: Path, caplo
     assert accepted == ["before", "after"]
     assert "The emulator cannot save messages: database or disk is full." in caplog.text  # as the client was told
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR and "emulator" in record.name]
-    assert [record.name for record in errors] == ["emulator.servicebus.durable"]
+    assert [record.name for record in errors] == ["servicebus_emulator.servicebus.storage.sqlite"]
     async with running_emulator(config.load(None), ANYWHERE, data=tmp_path) as emulator:
         there = [message.message_id for message in emulator.broker.find(QUEUE).peek(0, 9, None)]
     assert set(accepted) <= set(there)

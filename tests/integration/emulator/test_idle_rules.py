@@ -11,12 +11,12 @@ import pytest
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import ServiceBusConnectionError
 
-from emulator.amqp.performatives import Close, Detach, Flow, Open
-from emulator.connection_rules import ConnectionRules
-from emulator.server import AmqpServer
-from emulator.servicebus.broker import Broker
-from emulator.servicebus.config import QueueSettings
-from emulator.transports import connection_string
+from servicebus_emulator.amqp.performatives import Close, Detach, Flow, Open
+from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.transport.addresses import connection_string
+from servicebus_emulator.transport.amqp_server import AmqpServer
+from servicebus_emulator.transport.connection_rules import ConnectionRules
 from tests.support.amqp_client import Client, Messages, Stream, connect
 
 HOST = "127.0.0.1"

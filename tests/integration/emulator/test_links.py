@@ -20,8 +20,8 @@ from azure.servicebus.exceptions import (
     ServiceBusError,
 )
 
-from emulator.servicebus.config import Status
-from emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
+from servicebus_emulator.servicebus.config import Status
+from servicebus_emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
 
 MEGABYTE = 1024 * 1024
 QUEUES = (

@@ -8,7 +8,7 @@ import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusSender
 from azure.servicebus.exceptions import MessageLockLostError, ServiceBusError, SessionLockLostError
 
-from emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
+from servicebus_emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
 from tests.support.receiving import receive_blocking
 
 EMPTY = {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 0}

@@ -11,8 +11,8 @@ from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import ServiceBusConnectionError, ServiceBusError, SessionLockLostError
 
-from emulator.server import AmqpServer
-from emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.transport.amqp_server import AmqpServer
 from tests.support.emulator import HOST, Bus, emulator
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -15,8 +15,8 @@ from azure.servicebus.aio.management import ServiceBusAdministrationClient
 from azure.servicebus.exceptions import ServiceBusAuthenticationError, ServiceBusAuthorizationError
 from azure.servicebus.management import AccessRights, AuthorizationRule, QueueProperties
 
-from emulator import config
-from emulator.host import Emulator, Endpoints, running_emulator
+from servicebus_emulator import config
+from servicebus_emulator.host import Emulator, Endpoints, running_emulator
 from tests.integration.emulator.test_admin import PlainAioTransport
 
 UNAUTHORIZED = (ServiceBusAuthenticationError, ServiceBusAuthorizationError)

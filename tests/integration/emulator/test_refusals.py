@@ -20,8 +20,8 @@ from azure.servicebus.exceptions import (
     SessionLockLostError,
 )
 
-from emulator.servicebus.config import QueueSettings
-from emulator.servicebus.faults import At
+from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.faults import At
 from tests.support.emulator import HOST, Bus, emulator_in_thread
 
 QUEUES = (QueueSettings("plain"), QueueSettings("sessions", requires_session=True, lock_seconds=1))

@@ -23,20 +23,20 @@ from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage, Servi
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 
-from emulator import config
-from emulator.admin.rest import BATCH_TYPE
-from emulator.admin.server import running_admin
-from emulator.amqp import Symbol, Timestamp
-from emulator.amqp.sections import APPLICATION_PROPERTIES, DATA, MESSAGE_ANNOTATIONS, PROPERTIES
-from emulator.host import Endpoints, running_emulator
-from emulator.servicebus.access import Gatekeeper, Right
-from emulator.servicebus.broker import Broker
-from emulator.servicebus.config import QueueSettings, Status
-from emulator.servicebus.durable import SqliteStore
-from emulator.servicebus.errors import SERVER_BUSY
-from emulator.servicebus.faults import At
-from emulator.servicebus.message import parse, section
-from emulator.servicebus.policies import Policy
+from servicebus_emulator import config
+from servicebus_emulator.admin.rest import BATCH_TYPE
+from servicebus_emulator.admin.server import running_admin
+from servicebus_emulator.amqp import Symbol, Timestamp
+from servicebus_emulator.amqp.sections import APPLICATION_PROPERTIES, DATA, MESSAGE_ANNOTATIONS, PROPERTIES
+from servicebus_emulator.host import Endpoints, running_emulator
+from servicebus_emulator.servicebus.access import Gatekeeper, Right
+from servicebus_emulator.servicebus.access.policies import Policy
+from servicebus_emulator.servicebus.config import QueueSettings, Status
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.entities.message import parse, section
+from servicebus_emulator.servicebus.errors import SERVER_BUSY
+from servicebus_emulator.servicebus.faults import At
+from servicebus_emulator.servicebus.storage.sqlite import SqliteStore
 from tests.support.emulator import Bus, emulator
 from tests.support.receiving import receive
 

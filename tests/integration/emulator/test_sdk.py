@@ -27,9 +27,9 @@ from azure.servicebus.exceptions import (
     SessionLockLostError,
 )
 
-from emulator.servicebus.config import QueueSettings
-from emulator.servicebus.errors import MESSAGE_LOCK_LOST
-from emulator.servicebus.faults import At
+from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST
+from servicebus_emulator.servicebus.faults import At
 from tests.support.emulator import Bus, emulator
 from tests.support.receiving import receive
 

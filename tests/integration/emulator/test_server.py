@@ -7,11 +7,20 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from emulator.amqp.framing import AMQP_HEADER, frame_header
-from emulator.amqp.performatives import Attach, Begin, Flow, Open, Performative, Source, Target, encode_frame_body
-from emulator.servicebus.config import QueueSettings
+from servicebus_emulator.amqp.framing import AMQP_HEADER, frame_header
+from servicebus_emulator.amqp.performatives import (
+    Attach,
+    Begin,
+    Flow,
+    Open,
+    Performative,
+    Source,
+    Target,
+    encode_frame_body,
+)
+from servicebus_emulator.servicebus.config import QueueSettings
 from tests.support.emulator import HOST, Bus, emulator
-from tests.unit.servicebus.rig import message
+from tests.unit.emulator.servicebus.rig import message
 
 SECONDS = 10.0
 MESSAGES = 300

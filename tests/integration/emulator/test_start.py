@@ -18,9 +18,9 @@ import httpx
 import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage
 
-from emulator import config
-from emulator.definitions import FLOW_AUDIENCE
-from emulator.web import running_web
+from servicebus_emulator import config
+from servicebus_emulator.cloud.definitions import FLOW_AUDIENCE
+from servicebus_emulator.cloud.web import running_web
 from tests.support.processes import start
 
 LARGE = {"aiohttp", "cryptography", "jsonschema", "jwt", "rich", "sqlite3"}
@@ -30,7 +30,7 @@ _IMPORTED = re.compile(r"^import time: *\d+ \| *\d+ \| *([A-Za-z0-9_]+)", re.MUL
 
 @dataclass(frozen=True)
 class Served:
-    """`python -m emulator serve` with default settings, and the log in which the interpreter says what it imports."""
+    """A running emulator with default settings, and the log in which the interpreter lists its imports."""
 
     ready: dict[str, Any]
     log: Path
@@ -47,7 +47,7 @@ class Served:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     log = tmp_path / "emulator.log"
-    arguments = ["emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
+    arguments = ["servicebus_emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
     process = start(arguments, log, {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
     try:
         assert process.popen.stdout is not None
@@ -87,7 +87,8 @@ def test_the_first_http_call_finds_all_that_it_needs(served: Served) -> None:
 
 
 def test_a_test_that_has_a_service_bus_of_its_own_imports_no_more_than_that_needs() -> None:
-    program = "import sys; before = set(sys.modules); import emulator.testing; print(*sys.modules.keys() - before)"
+    program = "import sys; before = set(sys.modules); import servicebus_emulator.testing; "
+    program += "print(*sys.modules.keys() - before)"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert (LARGE | {"pydantic", "typer"}) & set(said.split()) == set()
 

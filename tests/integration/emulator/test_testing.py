@@ -22,10 +22,10 @@ from azure.servicebus.exceptions import (
     SessionLockLostError,
 )
 
-from emulator.config import parse
-from emulator.host import Endpoints, running_emulator
-from emulator.servicebus.errors import ServiceBusError
-from emulator.testing import QueueSettings, ServiceBus, emulator, emulator_in_thread
+from servicebus_emulator.config import parse
+from servicebus_emulator.host import Endpoints, running_emulator
+from servicebus_emulator.servicebus.errors import ServiceBusError
+from servicebus_emulator.testing import QueueSettings, ServiceBus, emulator, emulator_in_thread
 
 STRANGERS_TEST = """
 import pytest
@@ -85,8 +85,7 @@ def received(receiver: ServiceBusReceiver) -> str:
     return str(got)
 
 
-def test_another_project_needs_one_line_to_have_a_service_bus_in_its_tests(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["emulator.testing"]\n', encoding="utf-8")
+def test_another_project_gets_the_fixture_by_installing_the_package(tmp_path: Path) -> None:
     (tmp_path / "test_orders.py").write_text(STRANGERS_TEST, encoding="utf-8")
     command = [
         sys.executable,

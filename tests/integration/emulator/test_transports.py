@@ -18,19 +18,19 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage, TransportType
 from azure.servicebus.aio import ServiceBusClient as AsyncClient
 from azure.servicebus.exceptions import ServiceBusError
 
-from emulator import config
-from emulator.amqp.framing import AMQP_HEADER
-from emulator.amqp.performatives import Begin, Close, Open, Transfer
-from emulator.host import CannotListen, Endpoints, running_emulator
-from emulator.server import AmqpServer
-from emulator.servicebus.broker import Broker
-from emulator.servicebus.config import QueueSettings
-from emulator.tls import CertificateFiles, ServerTls, server_tls
-from emulator.transports import Transports, connection_string
-from emulator.websocket import MAX_MESSAGE_BYTES
+from servicebus_emulator import config
+from servicebus_emulator.amqp.framing import AMQP_HEADER
+from servicebus_emulator.amqp.performatives import Begin, Close, Open, Transfer
+from servicebus_emulator.host import CannotListen, Endpoints, running_emulator
+from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.transport.addresses import Transports, connection_string
+from servicebus_emulator.transport.amqp_server import AmqpServer
+from servicebus_emulator.transport.tls import CertificateFiles, ServerTls, server_tls
+from servicebus_emulator.transport.websocket import MAX_MESSAGE_BYTES
 from tests.support.amqp_client import Client, Messages, Stream, connect
-from tests.unit.amqp.peer import framed
-from tests.unit.servicebus.rig import message
+from tests.unit.emulator.amqp.peer import framed
+from tests.unit.emulator.servicebus.rig import message
 
 HOST = "127.0.0.1"
 SECONDS = 10.0

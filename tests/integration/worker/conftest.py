@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from contracts.client import Background, FlowClient
+from flow_contracts.client import Background, FlowClient
+from flow_worker.settings import Settings
 from tests.support.stage import Stage, configured, running_stage
-from worker.settings import Settings
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

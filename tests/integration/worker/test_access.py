@@ -13,15 +13,15 @@ import pytest
 import pytest_asyncio
 from pydantic import JsonValue
 
-from contracts.client import Background, FlowClient
-from contracts.message import Message
-from contracts.request import CONTRACT
-from contracts.result import FlowResult
-from emulator.issuer import TokenRequest
-from emulator.wrong import wrong_tokens
+from flow_contracts.client import Background, FlowClient
+from flow_contracts.message import Message
+from flow_contracts.request import CONTRACT
+from flow_contracts.result import FlowResult
+from flow_worker.servicebus import ServiceBus
+from flow_worker.settings import Settings
+from servicebus_emulator.cloud.entra.bad_tokens import wrong_tokens
+from servicebus_emulator.cloud.entra.issuer import TokenRequest
 from tests.support.stage import ROLE, WAIT, JsonObject, Stage, running_stage, until, worker_settings
-from worker.servicebus import ServiceBus
-from worker.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -55,7 +55,12 @@ async def settings(stage: Stage) -> Settings:
     return stage.settings(
         request_queues=[{"name": "flow-requests", "lanes": 3}, native | {"flows": flows}],
         claims=claims,
-        dataverse={"url": web.dataverse_url, "held_seconds": 0, "missing_seconds": 0, "request_seconds": 2},
+        dataverse={
+            "url": web.dataverse_url,
+            "privilege_cache_seconds": 0,
+            "missing_privilege_cache_seconds": 0,
+            "request_seconds": 2,
+        },
     )
 
 
@@ -239,7 +244,7 @@ async def test_no_wrong_token_starts_a_flow_or_disturbs_the_worker(
         for name, body in raw.items():
             properties = {"contract": CONTRACT}
             await bus.send("flow-requests", Message(body=body, message_id=name, application_properties=properties))
-    await until(lambda: raw.keys() <= events(caplog, "request.done"))
+    await until(lambda: raw.keys() <= events(caplog, "request.completed"))
     await until(lambda: stage.depth("active") == 0)
     assert len(await stage.calls("create-quote")) == calls
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

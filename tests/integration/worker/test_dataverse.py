@@ -11,13 +11,13 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from flow_worker.access.dataverse import Dataverse, Patience
+from flow_worker.access.privilege import Depth
+from flow_worker.access.user import User
+from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.flows.invoker import http_client
 from tests.support.stage import JsonObject, Stage, running_stage
-from worker.access.dataverse import Dataverse, Patience
-from worker.access.privilege import Depth
-from worker.access.user import User
-from worker.errors import NotKnownYet
-from worker.flows.invoker import http_client
-from worker.identity import ManagedIdentity
 
 PRIVILEGE = "prvCreatenew_quote"
 PATIENCE = Patience(held=300, missing=30, request=2)
@@ -147,11 +147,11 @@ async def test_trouble_is_neither_yes_nor_no_and_heals(stage: Stage, clock: Cloc
     ada = (await person(stage, "ada"))[0]
     await trouble(stage, fault)
     async with asking(stage, clock, Patience(held=300, missing=30, request=0.5)) as dataverse:
-        with pytest.raises(NotKnownYet) as reason:
+        with pytest.raises(TemporarilyUnavailable) as reason:
             await dataverse.depth(ada, PRIVILEGE)
         if fault.get("retry_after"):
             assert reason.value.until == clock.now + timedelta(seconds=7)
-            with pytest.raises(NotKnownYet):
+            with pytest.raises(TemporarilyUnavailable):
                 await dataverse.depth((await person(stage, "bob"))[0], PRIVILEGE)
             assert len(asked(stage)) == 1, "it asked for fewer questions, and gets none"
         await trouble(stage)
@@ -166,7 +166,7 @@ async def test_a_refused_token_is_fetched_anew_once(stage: Stage, clock: Clock) 
         assert await dataverse.depth(ada, PRIVILEGE) is Depth.LOCAL
         await trouble(stage, {"kind": "DirectApiAuthorizationRequired"})
         clock.advance(301)
-        with pytest.raises(NotKnownYet):
+        with pytest.raises(TemporarilyUnavailable):
             await dataverse.depth(ada, PRIVILEGE)
         assert len(asked(stage)) == 4
 
@@ -174,5 +174,5 @@ async def test_a_refused_token_is_fetched_anew_once(stage: Stage, clock: Clock) 
 async def test_an_identity_that_is_no_user_there_is_told_so(stage: Stage, clock: Clock) -> None:
     await stage.put("dataverse", {"application_users": []})
     async with asking(stage, clock) as dataverse:
-        with pytest.raises(NotKnownYet, match="application user"):
+        with pytest.raises(TemporarilyUnavailable, match="application user"):
             await dataverse.depth((await person(stage, "ada"))[0], PRIVILEGE)

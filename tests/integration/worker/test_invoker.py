@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.errors import CallFailed
+from flow_worker.flows.invoker import Answer, Invoker
+from flow_worker.flows.registry import Flow, Registry
+from flow_worker.flows.status_url import StatusHosts
 from tests.support.stage import JsonObject, Stage, running_stage
-from worker.errors import CallFailed
-from worker.flows.invoker import Answer, Invoker
-from worker.flows.registry import Flow, Registry
-from worker.flows.status_url import StatusHosts
-from worker.identity import ManagedIdentity
 
 SCOPE = "https://service.flow.microsoft.com//.default"
 

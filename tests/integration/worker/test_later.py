@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from pydantic import JsonValue
 
-from contracts.client import Background
-from contracts.result import FlowResult
+from flow_contracts.client import Background
+from flow_contracts.result import FlowResult
 from tests.support.stage import WAIT, JsonObject, Stage, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

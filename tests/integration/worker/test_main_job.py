@@ -9,13 +9,13 @@ from datetime import timedelta
 import pytest
 from pydantic import JsonValue
 
-from contracts.client import Background, FlowClient
-from contracts.message import Message
-from contracts.request import CONTRACT
-from contracts.result import FlowResult
+from flow_contracts.client import Background, FlowClient
+from flow_contracts.message import Message
+from flow_contracts.request import CONTRACT
+from flow_contracts.result import FlowResult
+from flow_worker.servicebus import ServiceBus
+from flow_worker.settings import Settings
 from tests.support.stage import WAIT, Stage, dead_letters, running_stage, short_lock, until
-from worker.servicebus import ServiceBus
-from worker.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -118,7 +118,7 @@ async def test_neither_claim_nor_token_is_ever_logged_or_answered(
         await until(lambda: stage.depth("dead_lettered") == before + 1)
         dead = await dead_letters(bus, "flow-requests")
     events = {getattr(record, "event", None) for record in caplog.records}
-    assert {"request.done", "request.dead_lettered"} <= events  # something was logged that could have leaked
+    assert {"request.completed", "request.dead_lettered"} <= events  # something was logged that could have leaked
     kept = "".join(one.reason + one.description for one in dead)
     said = caplog.text + "".join(result.model_dump_json() for result in results) + kept
     for claim in claims:

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from contracts.client import FlowClient
-from emulator.admin.server import running_admin
+from flow_contracts.client import FlowClient
+from servicebus_emulator.admin.server import running_admin
 from tests.support.stage import WAIT, Stage
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,11 +8,11 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from contracts.message import Message
-from emulator.servicebus.config import QueueSettings
+from flow_contracts.message import Message
+from flow_worker.servicebus import ServiceBus
+from flow_worker.settings import ServiceBusSettings
+from servicebus_emulator.servicebus.config import QueueSettings
 from tests.support.emulator import Bus, emulator
-from worker.servicebus import ServiceBus
-from worker.settings import ServiceBusSettings
 
 MESSAGE = Message(body=b"result")
 
@@ -45,7 +45,7 @@ async def test_one_that_was_idle_for_long_is_made_anew(monkeypatch: pytest.Monke
         before = connections(bus)
         await sent_at_once(to, 1)
         assert connections(bus) == before
-        monkeypatch.setattr("worker.servicebus.senders._STALE_SECONDS", -1.0)
+        monkeypatch.setattr("flow_worker.servicebus.senders._STALE_SECONDS", -1.0)
         await sent_at_once(to, 1)
         assert len(connections(bus)) == 1
         assert not connections(bus) & before

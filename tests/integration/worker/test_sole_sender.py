@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import pytest
 from pydantic import SecretStr
 
-from emulator import config
-from emulator.host import Endpoints, running_emulator
-from emulator.tls import CertificateFiles
-from worker.servicebus import ServiceBus
-from worker.settings import InvalidSettings, ServiceBusSettings
-from worker.sole_sender import require_sole_sender
+from flow_worker.runtime.sole_sender import require_sole_sender
+from flow_worker.servicebus import ServiceBus
+from flow_worker.settings import InvalidSettings, ServiceBusSettings
+from servicebus_emulator import config
+from servicebus_emulator.host import Endpoints, running_emulator
+from servicebus_emulator.transport.tls import CertificateFiles
 
 QUEUE = "flow-continuations"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from contracts.message import Message
+from flow_contracts.message import Message
 
 NAMESPACE = "http://schemas.microsoft.com/xrm/2011/Contracts"
 ZEROS = "00000000-0000-0000-0000-000000000000"

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import strategies as st
 from pydantic import JsonValue, SecretStr
 
-from contracts.request import FlowRequest
-from contracts.result import FlowError, FlowResult, FlowRun, OutputEncoding, Status, Times
+from flow_contracts.request import FlowRequest
+from flow_contracts.result import FlowError, FlowResult, FlowRun, OutputEncoding, Status, Times
 
 json_values: st.SearchStrategy[JsonValue] = st.recursive(
     st.none()

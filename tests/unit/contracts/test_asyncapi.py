@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 
-from contracts.schema.__main__ import FOLDER
-from contracts.schema.asyncapi import asyncapi
+from flow_contracts.schema.asyncapi import asyncapi
 
 Json = Any  # documents as json.load gives them
 
+FOLDER = Path(__file__).parents[3] / "contracts" / "schema"
 CHECKER = Path(__file__).parents[2] / "support" / "asyncapi"
 
 

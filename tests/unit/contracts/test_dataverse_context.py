@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from contracts.dataverse import ExecutionContext
-from contracts.message import Message
-from contracts.request import MAX_BODY_BYTES, InvalidRequest, ReplyAddress, Unanswerable
+from flow_contracts.dataverse import ExecutionContext
+from flow_contracts.message import Message
+from flow_contracts.request import MAX_BODY_BYTES, InvalidRequest, ReplyAddress, Unanswerable
 from tests.unit.contracts.dataverse_samples import (
     CONTACT,
     CORRELATION,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from contracts.dataverse.values import NotDataverse, guid, moment, object_of, plain
+from flow_contracts.dataverse.values import NotDataverse, guid, moment, object_of, plain
 from tests.unit.contracts.dataverse_samples import CONTACT, SYSTEM_USER, ZEROS, entity, pairs, reference, typed
 from tests.unit.contracts.strategies import json_values
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from pydantic import JsonValue
 
-from contracts.jsontext import MAX_DEPTH, NotJson, checked, dump, parse
+from flow_contracts.jsontext import MAX_DEPTH, NotJson, checked, dump, parse
 from tests.unit.contracts.strategies import json_values
 
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from contracts.client.errors import NotOutstanding, ResultTimeout, ServiceBusTrouble
-from contracts.client.mailbox import Mailbox
-from contracts.result import FlowResult, Status
+from flow_contracts.client.errors import NotOutstanding, ResultTimeout, ServiceBusTrouble
+from flow_contracts.client.mailbox import Mailbox
+from flow_contracts.result import FlowResult, Status
 
 
 def result(correlation_id: str, message_id: str = "m", replay_of: str | None = None) -> FlowResult:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from contracts.output import output_of
-from contracts.result import FlowResult, Status
+from flow_contracts.output import output_of
+from flow_contracts.result import FlowResult, Status
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/problem+json", "Text/JSON; charset=utf-8"])

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from contracts.message import Message
-from contracts.request import CONTRACT, MAX_BODY_BYTES, FlowRequest, InvalidRequest, ReplyAddress, Unanswerable
+from flow_contracts.message import Message
+from flow_contracts.request import CONTRACT, MAX_BODY_BYTES, FlowRequest, InvalidRequest, ReplyAddress, Unanswerable
 from tests.unit.contracts.strategies import requests
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

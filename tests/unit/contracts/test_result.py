@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from pydantic import ValidationError
 
-from contracts.message import Message, fits_id
-from contracts.result import FlowError, FlowResult, InvalidResult, Status, reply_message_id
+from flow_contracts.message import Message, fits_id
+from flow_contracts.result import FlowError, FlowResult, InvalidResult, Status, reply_message_id
 from tests.unit.contracts.strategies import ids, results
 
 DAY = timedelta(days=1)

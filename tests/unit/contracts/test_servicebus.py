@@ -13,9 +13,9 @@ from azure.servicebus._transport._pyamqp_transport import PyamqpTransport
 from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageProperties
 from hypothesis import given
 
-from contracts.message import Message, ReceivedMessage
-from contracts.request import FlowRequest
-from contracts.servicebus import from_sdk, to_sdk
+from flow_contracts.message import Message, ReceivedMessage
+from flow_contracts.request import FlowRequest
+from flow_contracts.servicebus.conversion import from_sdk, to_sdk
 from tests.unit.contracts.strategies import requests
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from contracts.client.submission import request_of
-from contracts.request import InvalidRequest
+from flow_contracts.client.submission import request_of
+from flow_contracts.request import InvalidRequest
 
 
 def test_ids_are_random_and_the_session_is_the_correlation_id() -> None:

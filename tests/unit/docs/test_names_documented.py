@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-RAISED = re.compile(r'(?:Refused|NotKnownYet|CallFailed|InvalidRequest|unread)\(\s*"(\w+)"')
+RAISED = re.compile(r'(?:Refused|TemporarilyUnavailable|CallFailed|InvalidRequest|unread)\(\s*"(\w+)"')
 TOLD = re.compile(r'FlowError\(\s*code="(\w+)"')
 NAMED = re.compile(r'^[A-Z_]+ = "((?:flow|status)_\w+)"', re.MULTILINE)
 GIVEN_UP = re.compile(r'self\._(?:give_up|put_off)\(\w+, "(\w+)"')
 EVENT = re.compile(
-    r'"((?:access|call|chore|continuations|crew|deadletter|journal|keys|lane|request|send|servicebus|worker)\.\w+)"'
+    r'"((?:access|call|continuations|dead_letter|journal|keys|lane|periodic_task|request|send|servicebus|supervisor|worker)\.\w+)"'
 )
-FILES_AND_LOGGERS = {"journal.sqlite3", "worker.audit", "worker.log"}
+FILES_AND_LOGGERS = {"journal.sqlite3", "flow_worker.audit", "worker.log"}
 FIRST_CELL = re.compile(r"^\| (`[^|]*`) \|", re.MULTILINE)
 NAME = re.compile(r"`([\w.]+)`")
 
@@ -32,9 +32,11 @@ def first_cells(text: str) -> set[str]:
 
 
 def test_every_code_a_result_can_carry_is_explained() -> None:
-    code = sources("worker", "contracts/dataverse") + (ROOT / "contracts" / "request.py").read_text(encoding="utf-8")
+    code = sources("worker", "contracts/flow_contracts/dataverse") + (
+        ROOT / "contracts/flow_contracts/request.py"
+    ).read_text(encoding="utf-8")
     used = {name for pattern in (RAISED, TOLD, NAMED, GIVEN_UP) for name in pattern.findall(code)}
-    used |= set(TOLD.findall((ROOT / "contracts" / "result.py").read_text(encoding="utf-8")))
+    used |= set(TOLD.findall((ROOT / "contracts/flow_contracts/result.py").read_text(encoding="utf-8")))
     documented = {name for name in first_cells(section("contract.md", "Codes")) if not name.startswith("http_")}
     assert documented == used
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from contracts.request import RequestBody
-from contracts.result import FlowResult
+from flow_contracts.request import RequestBody
+from flow_contracts.result import FlowResult
+from flow_worker.settings import Settings
 from tests.unit.docs.test_names_documented import EVENT, FILES_AND_LOGGERS, ROOT, first_cells, section, sources
 from tests.unit.docs.test_settings_documented import fields
-from worker.settings import Settings
 
 PAGE = ROOT / "docs" / "security.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def test_it_names_the_roles_that_operators_are_told_to_assign() -> None:
 
 def audited() -> set[str]:
     """Names of what a decision's line in the log carries."""
-    say = (ROOT / "worker" / "admission.py").read_text(encoding="utf-8").split("\ndef _say(", 1)[1]
+    say = (ROOT / "worker/flow_worker/pipeline/authorize.py").read_text(encoding="utf-8").split("\ndef _say(", 1)[1]
     return {first or second for first, second in AUDITED.findall(say)}
 
 

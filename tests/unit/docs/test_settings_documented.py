@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from worker import settings
-from worker.settings import DataverseSettings, FlowSettings, RequestQueue, Settings
+from flow_worker import settings
+from flow_worker.settings import DataverseSettings, FlowSettings, RequestQueue, Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "settings.md"

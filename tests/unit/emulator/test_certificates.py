@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from emulator import certificates
-from emulator.tls import CertificateError, CertificateFiles, ServerTls, server_tls
+from servicebus_emulator.transport import certificates
+from servicebus_emulator.transport.tls import CertificateError, CertificateFiles, ServerTls, server_tls
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from emulator import config
-from emulator.servicebus.config import ConfigError
+from servicebus_emulator import config
+from servicebus_emulator.servicebus.config import ConfigError
 
 
 def refusal(flow_worker: object) -> str:

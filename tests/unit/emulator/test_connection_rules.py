@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from emulator.connection_rules import ConnectionRules
+from servicebus_emulator.transport.connection_rules import ConnectionRules
 
 
 def test_what_is_not_named_keeps_the_services_value() -> None:

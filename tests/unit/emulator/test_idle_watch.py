@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from emulator.amqp import Event, Link
-from emulator.amqp.performatives import Accepted, Detach, Disposition, Flow, Transfer
-from emulator.connection_rules import ConnectionRules
-from emulator.idle_watch import IdleWatch
-from tests.unit.amqp.peer import Peer
+from servicebus_emulator.amqp import Event, Link
+from servicebus_emulator.amqp.performatives import Accepted, Detach, Disposition, Flow, Transfer
+from servicebus_emulator.transport.connection_rules import ConnectionRules
+from servicebus_emulator.transport.idle_watch import IdleWatch
+from tests.unit.emulator.amqp.peer import Peer
 
 RULES = ConnectionRules()
 

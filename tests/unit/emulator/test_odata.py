@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator import odata
+from servicebus_emulator.cloud.dataverse import odata
 
 
 def test_arguments_are_apart_at_commas_outside_quotes_and_brackets() -> None:

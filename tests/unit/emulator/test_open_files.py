@@ -11,7 +11,7 @@ pytest.importorskip("resource", reason="Windows has no limit of open files")
 
 SCRIPT = """
 import logging, resource
-from emulator.open_files import allow_connections
+from servicebus_emulator.transport.open_files import allow_connections
 logging.basicConfig(format="%(message)s")
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}))
 allow_connections(1000)

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import JsonValue
 
-from emulator.flows import fill
+from servicebus_emulator.cloud.flows.host import fill
 
 INPUT: JsonValue = {"customer": "Contoso", "amount": 12.5, "lines": [{"sku": 1}], "ship": {"to": "Oslo"}}
 

@@ -8,10 +8,10 @@ import httpx
 import pytest
 from pydantic import JsonValue
 
-from worker.access.dataverse import Dataverse, Patience
-from worker.access.privilege import Depth
-from worker.access.user import User
-from worker.errors import NotKnownYet
+from flow_worker.access.dataverse import Dataverse, Patience
+from flow_worker.access.privilege import Depth
+from flow_worker.access.user import User
+from flow_worker.errors import TemporarilyUnavailable
 
 ADA = User("11111111-2222-3333-4444-555555555555")
 
@@ -52,5 +52,5 @@ async def test_the_farthest_depth_counts_and_a_filter_over_records_is_none(
 
 @pytest.mark.parametrize("said", ["Galactic", 5, None, []])
 async def test_an_unheard_of_depth_is_neither_a_yes_nor_a_no(said: JsonValue) -> None:
-    with pytest.raises(NotKnownYet):
+    with pytest.raises(TemporarilyUnavailable):
         await depth(said)

@@ -12,25 +12,25 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue, SecretStr
 
-from contracts.message import ReceivedMessage
-from contracts.request import CONTRACT
-from contracts.result import Status
-from worker import intake
-from worker.access.principal import Principal
-from worker.access.rights import Asserters, Rights
-from worker.access.tokens import Proven
-from worker.admission import Admission
-from worker.conclusion import Conclusions, Rules
-from worker.errors import CallFailed, NotKnownYet, Refused
-from worker.flows.invoker import Answer
-from worker.flows.pacing import Limits, Pacing
-from worker.flows.registry import Flow, Registry
-from worker.flows.status_url import StatusHosts
-from worker.handler import Handler
-from worker.journal import Journal, open_journal
-from worker.outcome import Continue, DeadLetter, Done, Outcome, Reply
-from worker.people.settling import anew
-from worker.settings import FlowSettings, JournalSettings, PacingSettings, RetrySettings
+from flow_contracts.message import ReceivedMessage
+from flow_contracts.request import CONTRACT
+from flow_contracts.result import Status
+from flow_worker.access.entra import Proven
+from flow_worker.access.principal import Principal
+from flow_worker.access.rights import Asserters, Rights
+from flow_worker.cli.dead_letter_actions import anew
+from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
+from flow_worker.flows.invoker import Answer
+from flow_worker.flows.limits import Limits, Pacing
+from flow_worker.flows.registry import Flow, Registry
+from flow_worker.flows.status_url import StatusHosts
+from flow_worker.journal import Journal, open_journal
+from flow_worker.pipeline import decode
+from flow_worker.pipeline.authorize import Admission
+from flow_worker.pipeline.conclude import Conclusions, Rules
+from flow_worker.pipeline.handler import Handler
+from flow_worker.pipeline.outcome import Continue, DeadLetter, Done, Outcome, Reply
+from flow_worker.settings import FlowSettings, JournalSettings, LimitSettings, RetrySettings
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 CLAIM = "a-claim-that-must-not-be-seen"
@@ -138,7 +138,7 @@ class Worker:
 
     journal: Journal
     clock: Clock
-    pacing: PacingSettings = field(default_factory=PacingSettings)
+    pacing: LimitSettings = field(default_factory=LimitSettings)
 
     def __post_init__(self) -> None:
         limits = Limits(**self.pacing.model_dump())
@@ -161,7 +161,7 @@ class Worker:
             journal=self.journal,
             conclusions=Conclusions(self.journal, Rules(queues, "flow-replies", RETRY), self.clock),
             retry=RETRY,
-            lease_slack_seconds=30,
+            lease_margin_seconds=30,
             now=self.clock,
         )
 
@@ -170,7 +170,7 @@ class Worker:
     ) -> Outcome:
         """What a worker decides about a message of the request queue."""
         handler = self.handler(flow or ScriptedFlow(), senders)
-        return await handler.handle(message, intake.requests_of("flow-requests"), "flow-requests")
+        return await handler.handle(message, decode.requests_of("flow-requests"), "flow-requests")
 
     async def resume(self, outcome: Outcome, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Outcome:
         """What a worker decides about the continuation that an outcome scheduled, when it is due."""
@@ -179,7 +179,7 @@ class Worker:
         sent = outcome.continuation.to_message()
         fields = {name: getattr(sent, name) for name in ("body", "message_id", "application_properties")}
         message = ReceivedMessage(**fields, enqueued_at=self.clock.now)
-        return await self.handler(flow, senders).handle(message, intake.continuation, "flow-continuations")
+        return await self.handler(flow, senders).handle(message, decode.continuation, "flow-continuations")
 
 
 @pytest.fixture
@@ -455,7 +455,7 @@ async def test_a_run_whose_outcome_cannot_be_learnt_is_unknown_with_its_run_id(w
 
 @pytest.mark.parametrize("where", ["keys", "token"])
 async def test_what_is_not_known_yet_is_neither_run_nor_denied(worker: Worker, where: str) -> None:
-    trouble = NotKnownYet("keys_unavailable", "the keys cannot be had")
+    trouble = TemporarilyUnavailable("keys_unavailable", "the keys cannot be had")
     flow = ScriptedFlow(answered(200), token_trouble=trouble if where == "token" else None)
     senders = KnownSenders(instead=trouble if where == "keys" else None)
     outcome = await worker.take(request(), flow, senders)
@@ -470,7 +470,7 @@ async def test_what_is_not_known_yet_is_neither_run_nor_denied(worker: Worker, w
 
 
 async def test_what_is_not_known_for_too_long_is_answered_and_kept_for_a_person(worker: Worker) -> None:
-    senders = KnownSenders(instead=NotKnownYet("keys_unavailable", "the keys cannot be had"))
+    senders = KnownSenders(instead=TemporarilyUnavailable("keys_unavailable", "the keys cannot be had"))
     outcome = await worker.take(request(enqueued_at=NOW - timedelta(seconds=601)), ScriptedFlow(), senders)
     assert isinstance(outcome, DeadLetter)
     assert outcome.reply is not None
@@ -527,7 +527,7 @@ async def test_a_request_that_is_delivered_again_is_answered_from_the_journal(wo
 async def test_a_result_that_was_told_is_not_told_again(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200))
     handler = worker.handler(flow)
-    await handler.told(reply_of(await worker.take(request(), flow)))
+    await handler.published(reply_of(await worker.take(request(), flow)))
     outcome = await worker.take(request(), flow)
     assert isinstance(outcome, Done)
     assert outcome.code == "already_answered"

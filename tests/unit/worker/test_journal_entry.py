@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from contracts.result import FlowError, FlowResult, FlowRun, Status
-from worker.journal import document
-from worker.journal.entry import (
+from flow_contracts.result import FlowError, FlowResult, FlowRun, Status
+from flow_worker.journal import document
+from flow_worker.journal.entry import (
     Bid,
     Busy,
     Concluded,
@@ -22,11 +22,11 @@ from worker.journal.entry import (
     Waiting,
     begin,
     conclude,
+    mark_published,
     release,
-    tell,
     wait,
 )
-from worker.journal.story import FIRST_EVENTS, MOST_EVENTS, Event, told_on
+from flow_worker.journal.history import FIRST_EVENTS, MAX_EVENTS, Event, with_event
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RULES = Rules(retention=timedelta(days=7), overdue=timedelta(minutes=5))
@@ -185,15 +185,15 @@ def test_a_continuation_that_comes_late_finds_its_step_being_done() -> None:
 
 def test_a_result_is_found_again_and_whether_it_was_told() -> None:
     entry = concluded()
-    assert ask(entry) == Concluded(RESULT, told=False)
-    told = tell(entry, REQUEST.origin, NOW, RULES)
-    assert ask(told) == Concluded(RESULT, told=True)
-    assert ask(told, COPY) == Concluded(RESULT, told=False)
+    assert ask(entry) == Concluded(RESULT, published=False)
+    published = mark_published(entry, REQUEST.origin, NOW, RULES)
+    assert ask(published) == Concluded(RESULT, published=True)
+    assert ask(published, COPY) == Concluded(RESULT, published=False)
 
 
 def test_a_result_is_noted_as_told_once() -> None:
-    told = tell(concluded(), REQUEST.origin, NOW, RULES)
-    assert tell(told, REQUEST.origin, NOW, RULES) is None
+    published = mark_published(concluded(), REQUEST.origin, NOW, RULES)
+    assert mark_published(published, REQUEST.origin, NOW, RULES) is None
 
 
 @pytest.mark.parametrize("entry", [taken(None).entry, waiting(), concluded()], ids=lambda entry: entry.state)
@@ -274,15 +274,15 @@ def test_the_story_tells_what_happened() -> None:
     entry = taken(waiting(), SECOND).entry
     entry = taken(entry, SECOND, now=LATER).entry
     end = conclude(entry, entry, RESULT, LATER, RULES)
-    told = tell(end, REQUEST.origin, LATER, RULES)
-    assert told is not None
-    assert [(event.what, event.number, event.detail) for event in told.story] == [
+    published = mark_published(end, REQUEST.origin, LATER, RULES)
+    assert published is not None
+    assert [(event.what, event.number, event.detail) for event in published.story] == [
         ("begun", 0, ""),
         ("waits to call", 1, "flow_throttled: Too many."),
         ("begun", 1, ""),
         ("taken over", 1, "the lease of the worker before ran out"),
         ("concluded", 1, "succeeded"),
-        ("told", 1, ""),
+        ("published", 1, ""),
     ]
 
 
@@ -299,11 +299,11 @@ def test_polls_that_find_nothing_new_are_counted_and_not_told_one_by_one() -> No
 def test_the_story_keeps_its_beginning_and_its_end() -> None:
     story: tuple[Event, ...] = ()
     for number in range(1000):
-        story = told_on(story, Event(NOW, "begun", number))
-    assert len(story) == MOST_EVENTS
+        story = with_event(story, Event(NOW, "begun", number))
+    assert len(story) == MAX_EVENTS
     assert [event.number for event in story[:FIRST_EVENTS]] == list(range(FIRST_EVENTS))
     assert story[FIRST_EVENTS].what == "events left out"
-    assert story[FIRST_EVENTS].count == 1000 - (MOST_EVENTS - 1)
+    assert story[FIRST_EVENTS].count == 1000 - (MAX_EVENTS - 1)
     assert story[-1].number == 999
 
 

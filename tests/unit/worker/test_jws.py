@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from worker.access import jws
-from worker.access.issuer import issuers
-from worker.access.keys import published_key
+from flow_worker.access import jws
+from flow_worker.access.issuer import issuers
+from flow_worker.access.keys import published_key
 
 VECTORS = Path(__file__).parents[2] / "data" / "wycheproof" / "json_web_signature.json"
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")

@@ -10,9 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from jwt.algorithms import RSAAlgorithm
 
-from worker.access.issuer import issuers
-from worker.access.keys import IssuerKeys
-from worker.errors import NotKnownYet
+from flow_worker.access.issuer import issuers
+from flow_worker.access.keys import IssuerKeys
+from flow_worker.errors import TemporarilyUnavailable
 
 V1, V2 = issuers(["tenant"], authority="https://login.example", authority_v1="https://sts.example")
 JWK = RSAAlgorithm.to_jwk(generate_private_key(public_exponent=65_537, key_size=2048).public_key(), as_dict=True)
@@ -95,7 +95,7 @@ async def test_the_last_good_keys_stay_in_use_while_the_issuer_is_down_for_a_day
     issuer.now = 23 * HOUR
     assert await keys.find(V2, "k1") is not None
     issuer.now = 24 * HOUR + 1
-    with pytest.raises(NotKnownYet):
+    with pytest.raises(TemporarilyUnavailable):
         await keys.find(V2, "k1")
 
 
@@ -104,7 +104,7 @@ async def test_an_unknown_key_is_not_known_yet_while_the_issuer_cannot_be_asked_
     keys = issuer.keys()
     await keys.find(V2, "k1")
     issuer.down, issuer.now = True, HOUR + 1
-    with pytest.raises(NotKnownYet, match="newest"):
+    with pytest.raises(TemporarilyUnavailable, match="newest"):
         await keys.find(V2, "k2")
     assert await keys.find(V2, "k1") is not None
 
@@ -112,7 +112,7 @@ async def test_an_unknown_key_is_not_known_yet_while_the_issuer_cannot_be_asked_
 async def test_without_any_keys_it_is_not_known_yet_and_soon_asked_again() -> None:
     issuer = Publisher(down=True)
     keys = issuer.keys()
-    with pytest.raises(NotKnownYet, match="signing keys"):
+    with pytest.raises(TemporarilyUnavailable, match="signing keys"):
         await keys.find(V2, "k1")
     issuer.down = False
     issuer.now = 6
@@ -130,7 +130,7 @@ async def test_without_any_keys_it_is_not_known_yet_and_soon_asked_again() -> No
 )
 async def test_a_discovery_document_that_does_not_hold_is_not_followed(discovery: dict[str, object]) -> None:
     issuer = Publisher(discovery=discovery)
-    with pytest.raises(NotKnownYet):
+    with pytest.raises(TemporarilyUnavailable):
         await issuer.keys().find(V2, "k1")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.lane import reconnect_pause
+from flow_worker.runtime.lane import reconnect_pause
 
 
 @pytest.mark.parametrize("failures", [1, 5, 2_000, 1_000_000])

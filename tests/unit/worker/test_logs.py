@@ -7,12 +7,12 @@ import logging
 
 import pytest
 
-from worker import logs
+from flow_worker.telemetry import logs
 
 
 @pytest.fixture
 def logger() -> logging.Logger:
-    return logging.getLogger("worker.test_logs")
+    return logging.getLogger("flow_worker.test_logs")
 
 
 def written(logger: logging.Logger, formatter: logging.Formatter, flow: str) -> str:

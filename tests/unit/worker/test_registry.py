@@ -7,9 +7,9 @@ import time
 import pytest
 from pydantic import JsonValue
 
-from worker.errors import Refused
-from worker.flows.registry import Flow, Registry
-from worker.settings import FlowSettings
+from flow_worker.errors import Refused
+from flow_worker.flows.registry import Flow, Registry
+from flow_worker.settings import FlowSettings
 
 
 def flow(schema: dict[str, JsonValue]) -> Flow:

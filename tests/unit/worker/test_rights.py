@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from worker.access.principal import Principal
-from worker.access.privilege import Depth
-from worker.access.rights import Asserters, Rights
-from worker.access.user import User
-from worker.errors import NotKnownYet, Refused
-from worker.flows.registry import Flow
+from flow_worker.access.principal import Principal
+from flow_worker.access.privilege import Depth
+from flow_worker.access.rights import Asserters, Rights
+from flow_worker.access.user import User
+from flow_worker.errors import Refused, TemporarilyUnavailable
+from flow_worker.flows.registry import Flow
 
 TENANT = "11111111-2222-3333-4444-555555555555"
 ADA = "aaaaaaaa-0000-0000-0000-000000000001"
@@ -33,7 +33,7 @@ class Privileges:
     """A Dataverse that knows what it is told, and remembers what it was asked."""
 
     held: dict[User, Depth] = field(default_factory=dict)
-    trouble: NotKnownYet | None = None
+    trouble: TemporarilyUnavailable | None = None
     asked: list[tuple[User, str]] = field(default_factory=list)
 
     async def depth(self, user: User, privilege: str) -> Depth | None:
@@ -90,8 +90,8 @@ async def test_a_privilege_reaches_at_least_as_far_as_the_flow_asks(needed: Dept
 
 
 async def test_what_dataverse_cannot_say_just_now_is_neither_yes_nor_no() -> None:
-    of = Rights(Asserters(), Privileges(trouble=NotKnownYet("dataverse_unavailable", "away")))
-    with pytest.raises(NotKnownYet):
+    of = Rights(Asserters(), Privileges(trouble=TemporarilyUnavailable("dataverse_unavailable", "away")))
+    with pytest.raises(TemporarilyUnavailable):
         await of.require(USER, BY_PRIVILEGE)
 
 

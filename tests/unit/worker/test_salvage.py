@@ -11,9 +11,15 @@ from azure.servicebus._pyamqp._decode import decode_payload
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.amqp import Char, Described, Symbol, ULong, encode
-from emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES, HEADER, MESSAGE_ANNOTATIONS, PROPERTIES
-from worker.servicebus.salvage import readable
+from flow_worker.servicebus.salvage import readable
+from servicebus_emulator.amqp import Char, Described, Symbol, ULong, encode
+from servicebus_emulator.amqp.sections import (
+    AMQP_VALUE,
+    APPLICATION_PROPERTIES,
+    HEADER,
+    MESSAGE_ANNOTATIONS,
+    PROPERTIES,
+)
 
 NUMBER = Symbol("x-opt-sequence-number")
 

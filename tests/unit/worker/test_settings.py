@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.clouds import CLOUDS
-from worker.settings import InvalidSettings, Settings, load
+from flow_worker.settings import InvalidSettings, Settings, load
+from flow_worker.settings.clouds import CLOUDS
 
 TENANT = "11111111-2222-3333-4444-555555555555"
 FLOW_URL = (

@@ -10,12 +10,12 @@ from email.utils import format_datetime
 import pytest
 from pydantic import JsonValue
 
-from worker.errors import CallFailed
-from worker.flows import platform
-from worker.flows.invoker import Answer
-from worker.flows.registry import Flow
-from worker.flows.status_url import StatusHosts, is_signed
-from worker.flows.verdict import Kind, Sign, Verdict, judge, judge_failure, judge_poll
+from flow_worker.errors import CallFailed
+from flow_worker.flows import platform
+from flow_worker.flows.invoker import Answer
+from flow_worker.flows.registry import Flow
+from flow_worker.flows.status_url import StatusHosts, is_signed
+from flow_worker.flows.verdict import FlowHealth, Kind, Verdict, judge, judge_failure, judge_poll
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RUN = "08584"
@@ -105,7 +105,7 @@ def test_a_call_refused_for_good_says_what_to_fix(
     assert message in verdict.error.message
     assert not verdict.error.retryable
     assert verdict.output == error(code, message)
-    assert verdict.sign is Sign.WELL
+    assert verdict.sign is FlowHealth.HEALTHY
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_throttled_call_is_made_again(body: JsonValue | bytes, idempotent: boo
     verdict = judged(answer(429, body, retry_after="7"), idempotent=idempotent)
     assert (verdict.kind, verdict.sign, verdict.not_before) == (
         Kind.RETRY,
-        Sign.THROTTLED,
+        FlowHealth.THROTTLED,
         NOW + timedelta(seconds=7),
     )
     assert verdict.error is not None
@@ -199,7 +199,7 @@ def test_a_refused_token_is_fetched_anew_once(code: str, message: str, idempoten
 @pytest.mark.parametrize("idempotent", [True, False])
 def test_a_flow_that_could_not_be_reached_is_called_again(idempotent: bool) -> None:
     verdict = judge_failure(CallFailed("flow_unreachable", "No.", may_have_run=False), flow(idempotent=idempotent))
-    assert (told(verdict), verdict.sign) == ((Kind.RETRY, "flow_unreachable"), Sign.UNWELL)
+    assert (told(verdict), verdict.sign) == ((Kind.RETRY, "flow_unreachable"), FlowHealth.UNHEALTHY)
 
 
 # --- sent, but not answered: only an idempotent flow is called again ---------------------------------------------
@@ -224,7 +224,7 @@ UNANSWERED: list[tuple[Answer, str]] = [
 @pytest.mark.parametrize(("one", "code"), UNANSWERED)
 def test_an_unanswered_call_is_unknown_and_names_the_run(one: Answer, code: str) -> None:
     verdict = judged(one)
-    assert (told(verdict), verdict.sign) == ((Kind.UNKNOWN, code), Sign.UNWELL)
+    assert (told(verdict), verdict.sign) == ((Kind.UNKNOWN, code), FlowHealth.UNHEALTHY)
     assert verdict.run is not None
     assert verdict.run.run_id == one.run_id
     assert verdict.error is not None
@@ -235,7 +235,7 @@ def test_an_unanswered_call_is_unknown_and_names_the_run(one: Answer, code: str)
 @pytest.mark.parametrize(("one", "code"), UNANSWERED)
 def test_an_unanswered_call_of_an_idempotent_flow_is_made_again(one: Answer, code: str) -> None:
     verdict = judged(one, idempotent=True)
-    assert (told(verdict), verdict.sign) == ((Kind.RETRY, code), Sign.UNWELL)
+    assert (told(verdict), verdict.sign) == ((Kind.RETRY, code), FlowHealth.UNHEALTHY)
 
 
 def test_a_gateway_that_says_when_to_come_back_is_heard() -> None:
@@ -247,12 +247,12 @@ def test_a_gateway_that_says_when_to_come_back_is_heard() -> None:
 @pytest.mark.parametrize("code", ["flow_timeout", "flow_no_answer"])
 def test_a_lost_answer_is_asked_for_again_only_if_that_does_no_harm(code: str, idempotent: bool, kind: Kind) -> None:
     verdict = judge_failure(CallFailed(code, "Lost.", may_have_run=True), flow(idempotent=idempotent))
-    assert (told(verdict), verdict.sign) == ((kind, code), Sign.UNWELL)
+    assert (told(verdict), verdict.sign) == ((kind, code), FlowHealth.UNHEALTHY)
 
 
 def test_what_the_worker_broke_off_says_nothing_of_the_flow() -> None:
     failure = CallFailed("interrupted", "Stopped.", may_have_run=True, is_flows=False)
-    assert judge_failure(failure, flow()).sign is Sign.NEUTRAL
+    assert judge_failure(failure, flow()).sign is FlowHealth.NEUTRAL
 
 
 # --- the flow's own answers --------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_any_success_is_the_flows_output_whatever_its_type(
 def test_a_flows_own_error_is_its_answer_and_not_tried_again(status: int, run: str | None) -> None:
     verdict = judged(answer(status, {"reason": "sold out"}, run=run))
     assert (told(verdict), verdict.output) == ((Kind.FAILED, f"http_{status}"), {"reason": "sold out"})
-    assert verdict.sign is Sign.WELL
+    assert verdict.sign is FlowHealth.HEALTHY
 
 
 @pytest.mark.parametrize(

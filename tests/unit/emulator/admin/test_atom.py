@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.admin.atom import ATOM, Entry, Place, description, entry, feed, text
-from emulator.servicebus.errors import ServiceBusError
+from servicebus_emulator.admin.atom import ATOM, Entry, Place, description, entry, feed, text
+from servicebus_emulator.servicebus.errors import ServiceBusError
 
 PLACE = Place("http://localhost", "?a=<&b", "sbemulatorns")
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.admin.durations import FOREVER, from_seconds, moment
-from emulator.servicebus.duration import NEVER_SECONDS, to_seconds
+from servicebus_emulator.admin.durations import FOREVER, from_seconds, moment
+from servicebus_emulator.servicebus.duration import NEVER_SECONDS, to_seconds
 
 
 @pytest.mark.parametrize(

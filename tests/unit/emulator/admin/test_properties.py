@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.admin.properties import RESERVED, read_broker_properties, read_headers, read_json, write_headers
-from emulator.amqp import Long, Timestamp
-from emulator.servicebus.errors import ServiceBusError
+from servicebus_emulator.admin.properties import (
+    RESERVED,
+    read_broker_properties,
+    read_headers,
+    read_json,
+    write_headers,
+)
+from servicebus_emulator.amqp import Long, Timestamp
+from servicebus_emulator.servicebus.errors import ServiceBusError
 
 VALUES = st.one_of(
     st.booleans(),

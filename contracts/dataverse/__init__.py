@@ -1,5 +1,0 @@
-"""Native Dataverse messages: a `RemoteExecutionContext` in JSON, and the request that is made of it."""
-
-from contracts.dataverse.context import ExecutionContext
-
-__all__ = ["ExecutionContext"]

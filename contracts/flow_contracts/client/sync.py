@@ -1,0 +1,211 @@
+"""The same clients without asyncio: thin forms over the async ones, which run in a thread of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import wait as wait_for
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from azure.core.credentials import AccessToken, TokenCredential
+from pydantic import JsonValue
+
+from flow_contracts.client.background import Background
+from flow_contracts.client.bus import Deadlines
+from flow_contracts.client.flow_client import FlowClient
+from flow_contracts.client.submission import Options
+from flow_contracts.result import FlowResult
+
+_T = TypeVar("_T")
+
+
+class FlowClientSync:
+    """See `FlowClient`: the same methods, blocking. A context manager; it may be used from several threads."""
+
+    def __init__(
+        self,
+        fully_qualified_namespace: str,
+        credential: TokenCredential,
+        *,
+        request_queue: str = "flow-requests",
+        reply_queue: str = "flow-replies",
+        deadlines: Deadlines | None = None,
+        senders: int = 4,
+    ) -> None:
+        """`credential` is a synchronous one, e.g. `azure.identity.DefaultAzureCredential()`."""
+        self._start(
+            lambda: FlowClient(
+                fully_qualified_namespace,
+                _InThreads(credential),
+                request_queue=request_queue,
+                reply_queue=reply_queue,
+                deadlines=deadlines,
+                senders=senders,
+            )
+        )
+
+    @classmethod
+    def from_connection_string(
+        cls,
+        connection_string: str,
+        *,
+        request_queue: str = "flow-requests",
+        reply_queue: str = "flow-replies",
+        deadlines: Deadlines | None = None,
+        senders: int = 4,
+    ) -> Self:
+        """The same with a connection string, e.g. the emulator's."""
+        client = cls.__new__(cls)
+        client._start(
+            lambda: FlowClient.from_connection_string(
+                connection_string,
+                request_queue=request_queue,
+                reply_queue=reply_queue,
+                deadlines=deadlines,
+                senders=senders,
+            )
+        )
+        return client
+
+    def _start(self, make: Callable[[], FlowClient]) -> None:
+        self._thread = _LoopThread()
+        try:
+            self._client = self._thread.call(make)
+        except BaseException:
+            self._thread.stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """See `FlowClient.close`."""
+        try:
+            self._thread.run(self._client.close())
+        finally:
+            self._thread.stop()
+
+    def submit(self, flow: str, input: JsonValue = None, **options: Unpack[Options]) -> str:  # noqa: A002 - the contract's word
+        """See `FlowClient.submit`."""
+        return self._thread.run(self._client.submit(flow, input, **options))
+
+    def poll(self, correlation_id: str, *, message_id: str | None = None) -> FlowResult | None:
+        """See `FlowClient.poll`."""
+        return self._thread.run(self._client.poll(correlation_id, message_id=message_id))
+
+    def wait(self, correlation_id: str, timeout: float, *, message_id: str | None = None) -> FlowResult:
+        """See `FlowClient.wait`."""
+        return self._thread.run(self._client.wait(correlation_id, timeout, message_id=message_id))
+
+    def take(self, correlation_id: str, timeout: float = 0, *, message_id: str | None = None) -> FlowResult | None:
+        """See `FlowClient.take`."""
+        return self._thread.run(self._client.take(correlation_id, timeout, message_id=message_id))
+
+    def background(self, *, max_unclaimed: int = 10_000) -> BackgroundSync:
+        """See `FlowClient.background`."""
+        made = self._thread.call(lambda: self._client.background(max_unclaimed=max_unclaimed))
+        return BackgroundSync(self._thread, made)
+
+
+class BackgroundSync:
+    """See `Background`: the same methods, blocking. A context manager; it may be used from several threads."""
+
+    def __init__(self, thread: _LoopThread, background: Background) -> None:
+        self._thread = thread
+        self._background = background
+
+    def __enter__(self) -> Self:
+        self._thread.run(self._background.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.run(self._background.__aexit__(kind, error, trace))
+
+    def submit(self, flow: str, input: JsonValue = None, **options: Unpack[Options]) -> str:  # noqa: A002 - the contract's word
+        """See `Background.submit`."""
+        return self._thread.run(self._background.submit(flow, input, **options))
+
+    def wait(self, correlation_id: str, timeout: float) -> FlowResult:
+        """See `Background.wait`."""
+        return self._thread.run(self._background.wait(correlation_id, timeout))
+
+    def request(
+        self,
+        flow: str,
+        input: JsonValue = None,  # noqa: A002 - the contract's word
+        timeout: float = 60,
+        **options: Unpack[Options],
+    ) -> FlowResult:
+        """See `Background.request`."""
+        return self._thread.run(self._background.request(flow, input, timeout, **options))
+
+
+class _LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._main, args=(started,), name="flow-client", daemon=True)
+        self._thread.start()
+        started.wait()
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:  # Any: what a coroutine yields and is sent is asyncio's affair
+        """Run a coroutine there and return its result; an interrupt here cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            while not wait_for([future], timeout=0.5).done:
+                """Waiting in short pieces: on Windows an endless wait does not see Ctrl-C."""
+        except BaseException:
+            future.cancel()
+            raise
+        return future.result()
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        """Call a plain function there: what it makes belongs to that loop."""
+
+        async def called() -> _T:
+            return function()
+
+        return self.run(called())
+
+    def stop(self) -> None:
+        """End the loop, and with it the thread."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+    def _main(self, started: threading.Event) -> None:
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            self._stopping = asyncio.Event()
+            started.set()
+            await self._stopping.wait()
+
+        asyncio.run(serve())
+
+
+class _InThreads:
+    """A synchronous credential as an asynchronous one: each token is fetched in a thread."""
+
+    def __init__(self, credential: TokenCredential) -> None:
+        self._credential = credential
+
+    async def get_token(self, *scopes: str, **options: Any) -> AccessToken:  # Any: as azure-core's protocol has it
+        return await asyncio.to_thread(self._credential.get_token, *scopes, **options)
+
+    async def close(self) -> None:
+        """Stays the caller's to close."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None

@@ -1,0 +1,85 @@
+"""Examples made by the models themselves, so that they cannot be wrong."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from pydantic import SecretStr
+
+from flow_contracts.message import Message
+from flow_contracts.request import FlowRequest
+from flow_contracts.result import FlowError, FlowResult, FlowRun, Status, Times
+
+_MESSAGE_ID = "0d3c9a1e-7f0b-4a53-9d0c-3e6f0a8b5c21"
+_CORRELATION_ID = "6f1f7d5e-9a44-4f0f-8a3e-2f6f4b1c9d77"
+_ACCEPTED = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
+
+
+def requests() -> dict[str, Message]:
+    """Request messages by name."""
+    return {
+        "a call with proof of who asks": FlowRequest(
+            flow="create-quote",
+            input={"customer": "Contoso", "amount": 1250},
+            claim=SecretStr("a token for the worker's own audience"),
+            message_id=_MESSAGE_ID,
+            correlation_id=_CORRELATION_ID,
+            reply_to="flow-replies",
+            reply_to_session_id=_CORRELATION_ID,
+            time_to_live=timedelta(minutes=10),
+            traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ).to_message(),
+        "the least there is": FlowRequest(
+            flow="notify-team",
+            message_id=_MESSAGE_ID,
+            correlation_id=_MESSAGE_ID,
+            reply_to_session_id=_MESSAGE_ID,
+        ).to_message(),
+    }
+
+
+def results() -> dict[str, Message]:
+    """Result messages by name."""
+    return {name: result.to_message(_CORRELATION_ID, timedelta(days=1)) for name, result in _results().items()}
+
+
+def _results() -> dict[str, FlowResult]:
+    return {
+        "a flow that answered": FlowResult(
+            status=Status.SUCCEEDED,
+            flow="create-quote",
+            output={"quote": "Q-1001", "total": 1250},
+            output_type="application/json; charset=utf-8",
+            output_encoding="json",
+            http_status=200,
+            attempts=1,
+            run=FlowRun(
+                run_id="08584272193745028741193724650CU27",
+                tracking={"x-ms-client-tracking-id": _CORRELATION_ID},
+            ),
+            times=Times(
+                accepted=_ACCEPTED,
+                started=_ACCEPTED + timedelta(milliseconds=40),
+                finished=_ACCEPTED + timedelta(milliseconds=900),
+            ),
+            correlation_id=_CORRELATION_ID,
+            request_message_id=_MESSAGE_ID,
+        ),
+        "a sender without the role": FlowResult(
+            status=Status.REFUSED,
+            flow="create-quote",
+            error=FlowError(code="role_missing", message="The flow needs a role that the claim does not hold."),
+            times=Times(accepted=_ACCEPTED, finished=_ACCEPTED + timedelta(milliseconds=20)),
+            correlation_id=_CORRELATION_ID,
+            request_message_id=_MESSAGE_ID,
+        ),
+        "a call that got no answer": FlowResult(
+            status=Status.UNKNOWN,
+            flow="create-quote",
+            error=FlowError(code="no_answer", message="The flow was called, but its answer never came."),
+            attempts=1,
+            times=Times(accepted=_ACCEPTED, started=_ACCEPTED, finished=_ACCEPTED + timedelta(minutes=2)),
+            correlation_id=_CORRELATION_ID,
+            request_message_id=_MESSAGE_ID,
+        ),
+    }

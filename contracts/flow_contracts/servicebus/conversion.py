@@ -1,0 +1,93 @@
+"""Between our `Message` and the types of azure-servicebus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
+from azure.servicebus.amqp import AmqpMessageBodyType
+
+from flow_contracts.message import Message, PropertyValue, ReceivedMessage
+
+_MAX_TTL_MS = 2**32 - 1
+"""header.ttl is an AMQP uint of milliseconds (AMQP 1.0 part 3, 3.2.1): 49.7 days."""
+
+
+def to_sdk(message: Message) -> ServiceBusMessage:
+    """The SDK's form of a message. Raises `ValueError` if an ID is longer than Service Bus takes."""
+    sdk = ServiceBusMessage(
+        message.body,
+        content_type=message.content_type,
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        session_id=message.session_id,
+        reply_to=message.reply_to,
+        reply_to_session_id=message.reply_to_session_id,
+        subject=message.subject,
+        scheduled_enqueue_time_utc=message.scheduled_at,
+        application_properties={key: one for key, one in message.application_properties.items() if one is not None},
+    )
+    header = sdk.raw_amqp_message.header
+    if message.time_to_live is not None and header is not None:
+        # The SDK's own setter cuts to whole seconds, so that less than one second would mean "for ever".
+        header.time_to_live = max(1, min(message.time_to_live // timedelta(milliseconds=1), _MAX_TTL_MS))
+    return sdk
+
+
+def from_sdk(received: ServiceBusReceivedMessage) -> ReceivedMessage:
+    """Our form of a received message. Never raises on what a sender wrote: its reader decides what to make of it."""
+    return ReceivedMessage(
+        body=_body(received),
+        content_type=_text(received.content_type),
+        message_id=_text(received.message_id),
+        correlation_id=_text(received.correlation_id),
+        session_id=_text(received.session_id),
+        reply_to=_text(received.reply_to),
+        reply_to_session_id=_text(received.reply_to_session_id),
+        subject=_text(received.subject),
+        time_to_live=received.time_to_live,
+        application_properties=_properties(received.application_properties),
+        enqueued_at=received.enqueued_time_utc or datetime.now(UTC),
+        expires_at=received.expires_at_utc,
+        delivery_count=received.delivery_count or 0,
+        sequence_number=received.sequence_number or 0,
+    )
+
+
+def _body(received: ServiceBusReceivedMessage) -> bytes:
+    """A data body as it is, a string as its UTF-8; any other AMQP value or sequence as its JSON text."""
+    body = received.body
+    if received.body_type is AmqpMessageBodyType.DATA:
+        return b"".join(bytes(part) for part in body)
+    if received.body_type is AmqpMessageBodyType.SEQUENCE:
+        body = list(body)
+    if body is None:
+        return b""
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    return body.encode() if isinstance(body, str) else json.dumps(_plain(body)).encode()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {_text(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, int | float | bool | None) else _text(value)
+
+
+def _properties(properties: Mapping[str | bytes, object] | None) -> dict[str, PropertyValue]:
+    return {_text(key) or "": _property(value) for key, value in (properties or {}).items()}
+
+
+def _property(value: object) -> PropertyValue:
+    return value if isinstance(value, int | float | bool | None) else _text(value)
+
+
+def _text(value: object) -> str | None:
+    """Text as the SDK leaves it (str or undecoded bytes), or the text of another AMQP type such as a UUID."""
+    if value is None:
+        return None
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,5 @@
+"""`python -m servicebus_emulator`."""
+
+from servicebus_emulator.cli import main
+
+main()

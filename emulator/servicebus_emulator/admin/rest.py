@@ -1,0 +1,192 @@
+"""The REST data plane of queues: what a program without AMQP uses, such as a plug-in of Dataverse.
+
+Source: Microsoft Learn, "Service Bus REST API": send message, send message batch, peek-lock, receive and delete,
+delete, unlock, renew-lock. As there, sessions cannot be received from, and nothing can be deferred or dead-lettered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import Callable
+from urllib.parse import quote, unquote
+
+from aiohttp import web
+
+from servicebus_emulator.admin import messages
+from servicebus_emulator.admin.properties import BROKER_PROPERTIES, read_broker_properties, read_headers
+from servicebus_emulator.admin.requests import body_of, not_allowed, problem
+from servicebus_emulator.servicebus.access import Gatekeeper, Right
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.queue import Queue
+from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, MESSAGE_SIZE_EXCEEDED, NOT_ALLOWED, ServiceBusError
+from servicebus_emulator.servicebus.faults import At
+from servicebus_emulator.servicebus.links.producer import batch_limit
+
+BATCH_TYPE = "application/vnd.microsoft.servicebus.json"
+DEFAULT_TIMEOUT_SECONDS = 60
+MAX_TIMEOUT_SECONDS = 300
+_PATH = re.compile(
+    r"(?P<queue>.+)/messages(?:/(?:(?P<head>head)|(?P<number>[^/]+)/(?P<token>[^/]+)))?/?", re.IGNORECASE
+)
+_JSON_OVERHEAD = 4
+"""How many times as long as its messages the JSON of a batch may be."""
+
+
+class DataPlane:
+    """The routes below `/{queue}/messages`."""
+
+    def __init__(self, broker: Broker, gatekeeper: Gatekeeper) -> None:
+        self._broker = broker
+        self._gatekeeper = gatekeeper
+        self._receivers: set[_Receiver] = set()
+        broker.on_break(self._break)
+
+    async def answer(self, request: web.Request, raw_path: str) -> web.Response | None:
+        """None if this is no path of the data plane. Raises `ServiceBusError`."""
+        path = _PATH.fullmatch(raw_path)
+        if path is None:
+            return None
+        name = unquote(path["queue"])
+        if path["head"]:
+            return await self._take(request, name)
+        if path["token"]:
+            return self._settle(request, name, unquote(path["number"]), unquote(path["token"]))
+        return await self._send(request, name)
+
+    async def _send(self, request: web.Request, name: str) -> web.Response:
+        if request.method != "POST":
+            return not_allowed(request, "POST")
+        queue = self._queue(request, name, Right.SEND)
+        if queue.dead_letters is None:
+            raise ServiceBusError(NOT_ALLOWED, "Nothing can be sent to a dead-letter queue.")
+        self._broker.faults.strike(At.SEND, queue.settings.name)
+        is_batch = request.content_type.lower() == BATCH_TYPE
+        sent = await self._batch(request, queue) if is_batch else [await self._single(request, queue)]
+        queue.send(sent)
+        self._broker.store.flush()
+        return web.Response(status=201)
+
+    async def _single(self, request: web.Request, queue: Queue) -> Message:
+        said = read_broker_properties(request.headers.get(BROKER_PROPERTIES))
+        properties = read_headers(request.raw_headers)
+        content_type = request.headers.get("Content-Type")
+        if content_type is not None and not content_type.isascii():
+            raise ServiceBusError(ARGUMENT_ERROR, "Content-Type: must be ASCII.")
+        body = await body_of(request, queue.settings.max_message_bytes)
+        return messages.to_message(body, said, properties, content_type, self._broker.now())
+
+    async def _batch(self, request: web.Request, queue: Queue) -> list[Message]:
+        limit = batch_limit(queue.settings)
+        sent = messages.read_batch(await body_of(request, _JSON_OVERHEAD * limit), self._broker.now())
+        if sum(message.size for message in sent) > limit:
+            raise ServiceBusError(MESSAGE_SIZE_EXCEEDED, f"'{queue.settings.name}' takes {limit} bytes a batch.")
+        return sent
+
+    async def _take(self, request: web.Request, name: str) -> web.Response:
+        if request.method not in ("POST", "DELETE"):
+            return not_allowed(request, "POST, DELETE")
+        keeps = request.method == "POST"
+        queue, timeout = self._queue(request, name, Right.LISTEN), _timeout(request)
+        queue.require_receivable()
+        if queue.settings.requires_session:
+            text = f"'{queue.settings.name}' requires sessions, which cannot be received from over HTTP; use AMQP."
+            raise ServiceBusError(NOT_ALLOWED, text)
+        message = await self._next(queue, keeps=keeps, timeout=timeout)
+        if message is None:
+            return web.Response(status=204)
+        self._broker.store.flush()
+        headers = messages.headers_of(message)
+        if keeps:
+            where = f"{quote(queue.settings.name, safe='/$')}/messages/{message.sequence_number}/{message.lock_token}"
+            headers["Location"] = f"{request.scheme}://{request.host}/{where}"
+        return web.Response(status=201 if keeps else 200, body=messages.body_of(message), headers=headers)
+
+    async def _next(self, queue: Queue, *, keeps: bool, timeout: float) -> Message | None:
+        receiver = _Receiver(queue, keeps=keeps)
+        self._receivers.add(receiver)
+        queue.subscribe(receiver)
+        try:
+            await asyncio.wait([receiver.taken], timeout=timeout)
+        except asyncio.CancelledError:
+            receiver.give_back()
+            raise
+        finally:
+            queue.unsubscribe(receiver)
+            self._receivers.discard(receiver)
+        return receiver.taken.result() if receiver.taken.done() else None
+
+    def _settle(self, request: web.Request, name: str, number: str, token: str) -> web.Response:
+        how: dict[str, Callable[[Queue, uuid.UUID], object]] = {
+            "DELETE": lambda queue, lock: queue.complete(lock),
+            "PUT": lambda queue, lock: queue.abandon(lock, {}),
+            "POST": lambda queue, lock: queue.renew(lock),
+        }
+        act = how.get(request.method)
+        if act is None:
+            return not_allowed(request, ", ".join(how))
+        queue = self._queue(request, name, Right.LISTEN)
+        lock = _locked(queue, number, token)
+        if lock is None:
+            return problem(404, f"'{queue.settings.name}' has no message {number} under the lock {token}.")
+        self._broker.faults.strike(At.SETTLE, queue.settings.name)
+        act(queue, lock)
+        self._broker.store.flush()
+        return web.Response(status=200)
+
+    def _queue(self, request: web.Request, name: str, right: Right) -> Queue:
+        self._gatekeeper.authorize(request.headers.get("Authorization"), name, right)
+        return self._broker.find(name)
+
+    def _break(self, entity: str, error: ServiceBusError) -> None:
+        for receiver in [one for one in self._receivers if one.entity == entity]:
+            receiver.fail(error)
+
+
+class _Receiver:
+    """Takes one message."""
+
+    def __init__(self, queue: Queue, *, keeps: bool) -> None:
+        self.keeps = keeps
+        self.entity = queue.settings.name.lower()
+        self.taken: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._queue = queue
+
+    def wants(self) -> bool:
+        """See `queue.Consumer`."""
+        return not self.taken.done()
+
+    def take(self, message: Message) -> None:
+        """See `queue.Consumer`."""
+        self.taken.set_result(message)
+
+    def fail(self, error: ServiceBusError) -> None:
+        """The queue is gone, or does not give any more."""
+        if not self.taken.done():
+            self.taken.set_exception(error)
+
+    def give_back(self) -> None:
+        """Nobody is there to take what was taken."""
+        if self.taken.done() and self.taken.exception() is None and self.keeps:
+            token = self.taken.result().lock_token
+            if token is not None:
+                self._queue.release(token)
+
+
+def _locked(queue: Queue, number: str, token: str) -> uuid.UUID | None:
+    """The lock, if it is that of the message with this sequence number or message ID."""
+    try:
+        lock = uuid.UUID(token)
+    except ValueError:
+        return None
+    found = next((message for message in queue.locked() if message.lock_token == lock), None)
+    return lock if found is not None and number in (str(found.sequence_number), str(found.message_id)) else None
+
+
+def _timeout(request: web.Request) -> int:
+    value = request.query.get("timeout", str(DEFAULT_TIMEOUT_SECONDS))
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        raise ServiceBusError(ARGUMENT_ERROR, f"timeout: '{value}' must be a whole number of seconds.")
+    return min(int(value), MAX_TIMEOUT_SECONDS)

@@ -1,0 +1,87 @@
+"""The HTTP side of the namespace: administration and REST data plane, over HTTP and HTTPS."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from servicebus_emulator.admin.entities import Entities
+from servicebus_emulator.admin.requests import refused
+from servicebus_emulator.admin.rest import DataPlane
+from servicebus_emulator.servicebus.access import OPEN, Gatekeeper
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.errors import ServiceBusError
+
+MAX_HEADER_BYTES = 64 * 1024
+"""Of one header: properties of a message travel in headers."""
+_STOP_SECONDS = 0.5
+_WAITING_CONNECTIONS = 1024
+_EVERY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+_HEALTHY = {"status": "healthy", "message": "Service is healthy."}
+
+
+class AdminServer:
+    """Serves a broker over HTTP, on as many ports as it is told to."""
+
+    def __init__(self, broker: Broker, *, gatekeeper: Gatekeeper = OPEN) -> None:
+        self._entities = Entities(broker, gatekeeper)
+        self._messages = DataPlane(broker, gatekeeper)
+        application = web.Application()
+        application.add_routes([web.get("/health", _health), web.route("*", "/{path:.*}", self._answer)])
+        # Who hangs up while it waits for a message does not take it.
+        self._runner = web.AppRunner(
+            application,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=_STOP_SECONDS,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
+
+    async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> str:
+        """Listen; the URL, without a slash (port 0: a free one). Raises `OSError` if the port cannot be had."""
+        if self._runner.server is None:
+            await self._runner.setup()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=_WAITING_CONNECTIONS)
+        await web.SockSite(self._runner, listener, ssl_context=tls, backlog=_WAITING_CONNECTIONS).start()
+        shown = "localhost" if host in _EVERY_ADDRESS else f"[{host}]" if ":" in host else host
+        return f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
+
+    async def stop(self) -> None:
+        """Stop listening, end what is going on."""
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.rel_url.raw_path.lstrip("/")
+        try:
+            answer = await self._messages.answer(request, path)
+            return answer or await self._entities.answer(request, unquote(path))
+        except ServiceBusError as error:
+            return refused(error)
+
+
+@asynccontextmanager
+async def running_admin(
+    broker: Broker,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    gatekeeper: Gatekeeper = OPEN,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[str]:
+    """Serve on one port until the block ends; the URL. See `AdminServer.start`."""
+    server = AdminServer(broker, gatekeeper=gatekeeper)
+    try:
+        yield await server.start(host, port, tls=tls)
+    finally:
+        await server.stop()
+
+
+async def _health(_: web.Request) -> web.Response:
+    return web.json_response(_HEALTHY)

@@ -1,0 +1,264 @@
+"""The whole emulator in one process: starts what listens, says where, stops on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from servicebus_emulator.cloud import urls
+from servicebus_emulator.cloud.definitions import HttpDefinition
+from servicebus_emulator.cloud.web import Web, running_web
+from servicebus_emulator.config import Config
+from servicebus_emulator.control import Control
+from servicebus_emulator.servicebus.access import Access, Gatekeeper
+from servicebus_emulator.servicebus.access.entra import DataRole, EntraTokens, RoleAssignment
+from servicebus_emulator.servicebus.clock import MovableClock
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.queue import Clock
+from servicebus_emulator.transport.addresses import Transports, connection_string
+from servicebus_emulator.transport.amqp_server import AmqpServer
+from servicebus_emulator.transport.connection_rules import ConnectionRules
+from servicebus_emulator.transport.tls import CertificateFiles, ServerTls, server_tls
+
+if TYPE_CHECKING:
+    from aiohttp.web import RouteDef
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK")
+
+
+class CannotListen(Exception):
+    """A port cannot be had; the message names it and the option that picks another."""
+
+    def __init__(self, host: str, port: int, option: str, error: OSError) -> None:
+        if isinstance(error, socket.gaierror):
+            super().__init__(f"Cannot listen on {host}:{port}: there is no address {host}; choose another with --host")
+            return
+        # asyncio writes the address into strerror once more
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        super().__init__(f"Cannot listen on {host}:{port}: {reason}; choose another with {option}")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where to listen; port 0 picks a free one, None: not at all."""
+
+    host: str = "127.0.0.1"
+    amqp_port: int = 5672
+    http_port: int = 5380
+    amqps_port: int | None = None
+    ws_port: int | None = None
+    wss_port: int | None = None
+    certificates: CertificateFiles = field(default_factory=CertificateFiles)
+    """For what speaks TLS."""
+    admin_port: int | None = None
+    admin_https_port: int | None = None
+
+    @property
+    def secured(self) -> bool:
+        """Whether something speaks TLS."""
+        return (self.amqps_port, self.wss_port, self.admin_https_port) != (None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Emulator:
+    """A running emulator."""
+
+    connection_string: str
+    web: Web
+    broker: Broker
+    amqp: AmqpServer
+    transports: Transports
+    admin_url: str | None = None
+    admin_https_url: str | None = None
+
+    def ready(self) -> dict[str, str | None]:
+        """What a program needs to use it."""
+        return {
+            "connection_string": self.connection_string,
+            **self.transports.ready(),
+            "admin_url": self.admin_url,
+            "admin_https_url": self.admin_https_url,
+            "identity_endpoint": self.web.identity_endpoint,
+            "identity_header": self.web.identity_header,
+            "issuer": self.web.issuer,
+            "audience": self.web.audience,
+            "flows_url": self.web.flows_url,
+            "dataverse_url": self.web.dataverse_url,
+            "dataverse_organization": str(self.web.organization_id),
+        }
+
+
+@asynccontextmanager
+async def running_emulator(
+    config: Config,
+    endpoints: Endpoints,
+    *,
+    data: Path | None = None,
+    rules: ConnectionRules | None = None,
+    access: Access | None = None,
+) -> AsyncIterator[Emulator]:
+    """Service Bus and web server, until the block ends. Raises `CannotListen`, `DataError`, `CertificateError`.
+
+    `data`: a folder that keeps queues and messages beyond the process; None: nothing is kept. `access`: instead of what
+    the configuration says.
+    """
+    async with AsyncExitStack() as stack:
+        clock = MovableClock()
+        broker = stack.enter_context(_broker(config, data, clock))
+        gatekeeper = Gatekeeper(
+            config.policies, of_queues=broker.policies, access=access or config.http.service_bus.access
+        )
+        amqp = AmqpServer(broker, rules=rules, gatekeeper=gatekeeper)
+        with _naming(endpoints.host, endpoints.amqp_port, "--amqp-port"):
+            amqp_port = await amqp.start(endpoints.host, endpoints.amqp_port)
+        stack.push_async_callback(amqp.stop)
+        tls = server_tls(endpoints.certificates, endpoints.host) if endpoints.secured else None
+        transports = await _listen(amqp, endpoints, tls)
+        with _naming(endpoints.host, endpoints.http_port, "--http-port"):
+            web = await stack.enter_async_context(
+                running_web(
+                    config.http,
+                    endpoints.host,
+                    endpoints.http_port,
+                    queue_counts=broker.counts,
+                    enqueue=partial(_send, broker),
+                    routes=partial(_fault_routes, Control(broker, amqp, clock)),
+                )
+            )
+        gatekeeper.bearers = _entra(config.http, web)
+        yield Emulator(
+            connection_string(endpoints.host, amqp_port),
+            web,
+            broker,
+            amqp,
+            transports,
+            *await _administration(stack, broker, gatekeeper, endpoints, tls),
+        )
+
+
+def _fault_routes(control: Control) -> Sequence[RouteDef]:
+    from servicebus_emulator.control_api import routes  # imported here: it needs aiohttp, see `emulator.web`
+
+    return routes(control)
+
+
+async def _administration(
+    stack: AsyncExitStack, broker: Broker, gatekeeper: Gatekeeper, endpoints: Endpoints, tls: ServerTls | None
+) -> tuple[str | None, str | None]:
+    """Administration and REST, where they were asked for; their URLs over HTTP and HTTPS."""
+    if endpoints.admin_port is None and endpoints.admin_https_port is None:
+        return None, None
+    from servicebus_emulator.admin.server import (
+        AdminServer,  # imported here: aiohttp is large, and most starts do without
+    )
+
+    host, admin = endpoints.host, AdminServer(broker, gatekeeper=gatekeeper)
+    stack.push_async_callback(admin.stop)
+    secured = partial(admin.start, tls=tls.context if tls else None)
+    return (
+        await _bound(host, endpoints.admin_port, "--admin-port", admin.start),
+        await _bound(host, endpoints.admin_https_port, "--admin-https-port", secured),
+    )
+
+
+def _send(broker: Broker, queue: str, message: Message) -> None:
+    """Put a message on a queue; kept before it is told, as with any other sender."""
+    broker.find(queue).send([message])
+    broker.store.flush()
+
+
+def _entra(definition: HttpDefinition, web: Web) -> EntraTokens:
+    """The tenant's tokens, and the roles of those who bear them."""
+    identity, given = definition.identity, definition.service_bus.role_assignments
+    assignments = [RoleAssignment(identity.managed_identity.object_id, DataRole.OWNER)]
+    if given is not None:
+        assignments = [RoleAssignment(one.object_id, one.role, one.queue or "") for one in given]
+    tenant = identity.tenant_id
+    issuers = (urls.issuer_v1(web.url, tenant), urls.issuer_v2(web.url, tenant))
+    return EntraTokens(web.verify, issuers, assignments)
+
+
+async def _listen(amqp: AmqpServer, endpoints: Endpoints, tls: ServerTls | None) -> Transports:
+    """The transports that were asked for."""
+    host, context = endpoints.host, tls.context if tls else None
+    return Transports(
+        host,
+        await _bound(host, endpoints.amqps_port, "--amqps-port", partial(amqp.start, tls=context)),
+        await _bound(host, endpoints.ws_port, "--ws-port", amqp.start_websocket),
+        await _bound(host, endpoints.wss_port, "--wss-port", partial(amqp.start_websocket, tls=context)),
+        tls.ca_certificate if tls else None,
+    )
+
+
+async def _bound(host: str, port: int | None, option: str, start: Callable[[str, int], Awaitable[_T]]) -> _T | None:
+    if port is None:
+        return None
+    with _naming(host, port, option):
+        return await start(host, port)
+
+
+@contextmanager
+def _broker(config: Config, data: Path | None, clock: Clock) -> Iterator[Broker]:
+    if data is None:
+        yield Broker(config.queues, clock=clock)
+        return
+    from servicebus_emulator.servicebus.storage.sqlite import SqliteStore  # imported here: most starts do without
+
+    with closing(SqliteStore(data)) as store:
+        broker = Broker((), store=store, clock=clock)
+        store.restore(broker, config.queues)
+        yield broker
+
+
+@contextmanager
+def _naming(host: str, port: int, option: str) -> Iterator[None]:
+    """Say which port it was that cannot be had."""
+    try:
+        yield
+    except OSError as error:
+        raise CannotListen(host, port, option, error) from error
+
+
+async def serve_until_stopped(
+    config: Config,
+    endpoints: Endpoints,
+    *,
+    ready: Callable[[str], None],
+    data: Path | None = None,
+    rules: ConnectionRules | None = None,
+    access: Access | None = None,
+) -> None:
+    """Run the emulator until a signal; `ready` gets a line of JSON once it listens. See `running_emulator`."""
+    stop = asyncio.Event()
+    with _calling_on_signal(stop.set):
+        async with running_emulator(config, endpoints, data=data, rules=rules, access=access) as emulator:
+            ready(json.dumps(emulator.ready()))
+            _log.info("Serving queues %s", ", ".join(queue.settings.name for queue in emulator.broker.entities()))
+            await stop.wait()
+            _log.info("Stopping.")
+
+
+@contextmanager
+def _calling_on_signal(call: Callable[[], object]) -> Iterator[None]:
+    """Plain signal handlers, because Windows' event loops have none of their own."""
+    loop = asyncio.get_running_loop()
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(call)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)

@@ -1,0 +1,28 @@
+"""A web server for each test, and a client of it."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from servicebus_emulator import config
+from servicebus_emulator.cloud.definitions import FLOW_AUDIENCE
+from servicebus_emulator.cloud.web import Web, running_web
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[Web]:
+    async with running_web(config.load().http) as running:
+        yield running
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=10) as opened:
+        yield opened
+
+
+@pytest.fixture
+def bearer(web: Web) -> dict[str, str]:
+    """The managed identity's token for the Flow service, as a header."""
+    return {"Authorization": f"Bearer {web.tokens.for_managed_identity(FLOW_AUDIENCE, 3600)}"}

@@ -1,0 +1,205 @@
+"""`python -m servicebus_emulator` as a user runs it."""
+
+import json
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import jwt
+import pytest
+from azure.servicebus import ServiceBusClient, ServiceBusMessage
+from azure.servicebus.exceptions import ServiceBusAuthenticationError
+
+START_SECONDS = 30
+COMMAND = [sys.executable, "-m", "servicebus_emulator"]
+FREE_PORTS = ["--amqp-port", "0", "--http-port", "0"]
+
+if sys.platform == "win32":
+    _STOP, _FLAGS = signal.CTRL_BREAK_EVENT, subprocess.CREATE_NEW_PROCESS_GROUP
+else:
+    _STOP, _FLAGS = signal.SIGTERM, 0
+
+
+@dataclass(frozen=True)
+class Served:
+    process: subprocess.Popen[str]
+    lines: "queue.Queue[str]"
+    ready: Mapping[str, str | None]
+
+    @property
+    def url(self) -> str:
+        return str(self.ready["flows_url"]).partition("/powerautomate")[0]
+
+    def stop(self) -> int:
+        """Ask it to stop, as each system does. Gives the exit status."""
+        self.process.send_signal(_STOP)
+        return self.process.wait(START_SECONDS)
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[Served]:
+    process = subprocess.Popen(
+        [*COMMAND, "serve", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, creationflags=_FLAGS
+    )
+    lines: queue.Queue[str] = queue.Queue()
+    reader = threading.Thread(target=_read_all, args=(process, lines), daemon=True)
+    reader.start()
+    try:
+        line = lines.get(timeout=START_SECONDS)
+        assert line.startswith("ready "), line
+        yield Served(process, lines, json.loads(line.removeprefix("ready ")))
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def _read_all(process: subprocess.Popen[str], lines: "queue.Queue[str]") -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.put(line)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=START_SECONDS, check=False)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    began = time.perf_counter()
+    with serving(*FREE_PORTS) as running:
+        print(f"ready after {time.perf_counter() - began:.2f} s")  # noqa: T201 - shown, not asserted: machines differ
+        yield running
+
+
+def test_the_ready_line_tells_everything_a_program_needs(served: Served) -> None:
+    assert set(served.ready) == {
+        "connection_string",
+        "amqps_url",
+        "amqps_connection_string",
+        "ws_url",
+        "wss_url",
+        "ca_certificate",
+        "admin_url",
+        "admin_https_url",
+        "identity_endpoint",
+        "identity_header",
+        "issuer",
+        "audience",
+        "flows_url",
+        "dataverse_url",
+        "dataverse_organization",
+    }
+    assert served.ready["admin_url"] is None
+    assert served.ready["audience"] == "api://flow-worker"
+    parts = dict(part.split("=", 1) for part in str(served.ready["connection_string"]).rstrip(";").split(";"))
+    assert parts["UseDevelopmentEmulator"] == "true"
+    assert parts["SharedAccessKeyName"] == "RootManageSharedAccessKey"
+    host, _, port = parts["Endpoint"].removeprefix("sb://").partition(":")
+    socket.create_connection((host, int(port)), timeout=5).close()
+    discovery = httpx.get(f"{served.ready['issuer']}/.well-known/openid-configuration")
+    assert discovery.json()["issuer"] == served.ready["issuer"]
+    assert served.lines.empty(), "stdout is for the ready line alone"
+
+
+def _send_with_a_wrong_key(served: Served) -> None:
+    text = str(served.ready["connection_string"]).replace("SAS_KEY_VALUE", "wrong")
+    with ServiceBusClient.from_connection_string(text, retry_total=0) as client:
+        client.get_queue_sender("flow-requests").send_messages(ServiceBusMessage("x"))
+
+
+def test_keys_are_checked_unless_the_user_says_else(served: Served) -> None:
+    with pytest.raises(ServiceBusAuthenticationError):
+        _send_with_a_wrong_key(served)
+    with serving(*FREE_PORTS, "--access", "open") as lenient:
+        _send_with_a_wrong_key(lenient)
+
+
+def test_a_certificate_without_its_key_is_refused_before_anything_listens(tmp_path: Path) -> None:
+    said = run("serve", *FREE_PORTS, "--amqps-port", "0", "--certificate", str(tmp_path / "own.pem"))
+    assert said.returncode == 2
+    assert said.stderr.splitlines() == ["A certificate and its private key go together: give both files, or neither"]
+
+
+def test_token_prints_a_users_token_alone(served: Served) -> None:
+    said = run("token", "--user", "ada", "--role", "Quotes.Create", "--role", "Reports.Run", "--url", served.url)
+    assert said.returncode == 0, said.stderr
+    claims = jwt.decode(said.stdout.removesuffix("\n"), options={"verify_signature": False})
+    assert claims["roles"] == ["Quotes.Create", "Reports.Run"]
+    assert (claims["aud"], claims["iss"]) == ("api://flow-worker", served.ready["issuer"])
+
+
+def test_token_makes_forged_and_expired_ones_for_any_audience(served: Served) -> None:
+    port = served.url.rpartition(":")[2]
+    said = run("token", "--user", "a", "--forged", "--expires-in", "-60", "--audience", "x", "--http-port", port)
+    token = said.stdout.strip()
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert claims["aud"] == "x"
+    assert claims["exp"] < time.time() - 50
+    keys = jwt.PyJWKClient(httpx.get(f"{served.ready['issuer']}/.well-known/openid-configuration").json()["jwks_uri"])
+    with pytest.raises(jwt.InvalidSignatureError):
+        jwt.decode(token, keys.get_signing_key_from_jwt(token), algorithms=["RS256"])
+
+
+def test_token_says_so_when_no_emulator_answers_or_refuses(served: Served) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    said = run("token", "--user", "ada", "--url", nobody)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert f"No emulator answers at {nobody}" in said.stderr
+    assert "Traceback" not in said.stderr
+    said = run("token", "--user", "", "--url", served.url)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "refused: user:" in said.stderr
+
+
+@pytest.mark.parametrize("option", ["--amqp-port", "--http-port"])
+def test_a_taken_port_is_named_with_its_option(option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = dict(zip(FREE_PORTS[::2], FREE_PORTS[1::2], strict=True)) | {option: port}
+        said = run("serve", *(word for pair in options.items() for word in pair))
+    assert (said.returncode, said.stdout) == (1, "")
+    (line,) = said.stderr.splitlines()
+    assert line.startswith(f"Cannot listen on 127.0.0.1:{port}: ")
+    assert line.endswith(option)
+
+
+def test_a_host_that_is_no_address_is_named_with_its_option() -> None:
+    said = run("serve", "--host", "300.1.1.1", *FREE_PORTS)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "there is no address 300.1.1.1; choose another with --host" in said.stderr
+
+
+def test_a_bad_configuration_is_told_in_one_line_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"UserConfig": {"Namespaces": []}, "FlowWorker": {"Flows": [{"Nam": "a"}]}}', encoding="utf-8")
+    said = run("serve", "--config", str(file), *FREE_PORTS)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr.startswith(f"Configuration {file}: FlowWorker.Flows[0].")
+    assert len(said.stderr.splitlines()) == 1
+
+
+def test_it_stops_with_status_0_when_asked_even_with_clients_connected(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"UserConfig": {"Namespaces": [{"Name": "n", "Queues": [{"Name": "q"}]}]}}', encoding="utf-8")
+    with serving("--config", str(file), *FREE_PORTS) as running, httpx.Client() as client:
+        client.get(f"{running.ready['issuer']}/.well-known/openid-configuration")
+        endpoint = str(running.ready["connection_string"]).partition(";")[0].removeprefix("Endpoint=sb://")
+        host, _, port = endpoint.partition(":")
+        with socket.create_connection((host, int(port)), timeout=5):
+            assert running.stop() == 0
+        assert running.process.stderr is not None
+        assert "Traceback" not in running.process.stderr.read()

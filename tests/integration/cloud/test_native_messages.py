@@ -1,0 +1,101 @@
+"""Native messages put on a queue over HTTP, as the real azure-servicebus receives them."""
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from azure.servicebus.aio import ServiceBusClient
+
+from flow_contracts.dataverse import ExecutionContext
+from flow_contracts.message import Message
+from servicebus_emulator import config
+from servicebus_emulator.cloud.entra.issuer import object_id_of
+from servicebus_emulator.host import Emulator, Endpoints, running_emulator
+
+QUEUE = "dataverse-requests"
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    async with running_emulator(config.load(), Endpoints(amqp_port=0, http_port=0)) as running:
+        yield running
+
+
+async def posted(emulator: Emulator, client: httpx.AsyncClient, **wanted: object) -> httpx.Response:
+    return await client.post(f"{emulator.web.url}/emulator/dataverse/post", json={"user": "ada"} | wanted)
+
+
+async def received(emulator: Emulator) -> Message:
+    async with (
+        ServiceBusClient.from_connection_string(emulator.connection_string) as bus,
+        bus.get_queue_receiver(QUEUE) as receiver,
+    ):
+        (message,) = await receiver.receive_messages(max_wait_time=10)
+        await receiver.complete_message(message)
+        return Message(
+            body=b"".join(message.body),
+            content_type=message.content_type,
+            message_id=message.message_id,
+            reply_to=message.reply_to,
+            application_properties={
+                _text(name): _text(value) for name, value in (message.application_properties or {}).items()
+            },
+        )
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+async def test_a_posted_message_arrives_as_dataverse_would_send_it(
+    emulator: Emulator, client: httpx.AsyncClient
+) -> None:
+    answer = await posted(emulator, client, message="new_StartQuote", input={"customer": "Contoso"})
+    assert (answer.status_code, answer.json()) == (201, {"queue": QUEUE})
+    message = await received(emulator)
+    assert message.content_type == "application/json"
+    assert message.message_id
+    assert message.reply_to is None
+    assert message.application_properties["http://schemas.microsoft.com/xrm/2011/Claims/RequestName"] == (
+        "new_StartQuote"
+    )
+    context = ExecutionContext.from_message(message)
+    assert context.initiating_user_oid == str(object_id_of("ada"))
+    assert context.input == {"customer": "Contoso"}
+
+
+async def test_the_mark_of_a_cut_message_arrives_with_it(emulator: Emulator, client: httpx.AsyncClient) -> None:
+    await posted(emulator, client, truncated=True)
+    assert any(name.endswith("MessageMaxSizeExceeded") for name in (await received(emulator)).application_properties)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"queue": "none-such"}, "none-such"),
+        ({"form": "text"}, "form:"),
+        ({"user": ""}, "user:"),
+        ({"inputs": {}}, "inputs: no such field"),
+        ({"message_id": "m" * 129}, "message ID"),
+        ({"input": {"big": "x" * 300_000}}, "takes 262144"),
+    ],
+)
+async def test_a_wish_with_a_mistake_is_told_so(
+    emulator: Emulator, client: httpx.AsyncClient, wanted: dict[str, object], message: str
+) -> None:
+    answer = await posted(emulator, client, **wanted)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
+async def test_a_posted_message_that_was_accepted_outlives_the_process(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    endpoints = Endpoints(amqp_port=0, http_port=0)
+    async with running_emulator(config.load(), endpoints, data=tmp_path / "data") as emulator:
+        assert (await posted(emulator, client, message="new_StartQuote")).status_code == 201
+        shutil.copytree(tmp_path / "data", tmp_path / "copy")  # as if it had been killed now
+    async with running_emulator(config.load(), endpoints, data=tmp_path / "copy") as again:
+        assert again.broker.counts()[QUEUE]["active"] == 1

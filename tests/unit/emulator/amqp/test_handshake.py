@@ -1,0 +1,245 @@
+"""Protocol headers, SASL, open and close."""
+
+import pytest
+
+from servicebus_emulator.amqp import Connection, ConnectionClosed, ConnectionOpened, Error, Limits
+from servicebus_emulator.amqp.framing import (
+    AMQP_HEADER,
+    SASL_FRAME,
+    SASL_HEADER,
+    Frame,
+    FrameDecoder,
+    ProtocolHeader,
+    frame_header,
+)
+from servicebus_emulator.amqp.performatives import (
+    Attach,
+    Begin,
+    Close,
+    Open,
+    SaslFrame,
+    SaslInit,
+    SaslMechanisms,
+    SaslOutcome,
+    SaslResponse,
+    decode_sasl,
+    encode_frame_body,
+)
+from tests.unit.emulator.amqp.peer import Peer, closed_with, framed, only
+
+
+def sasl(frame: SaslFrame) -> bytes:
+    body = encode_frame_body(frame)
+    return frame_header(len(body), 0, SASL_FRAME) + body
+
+
+def sasl_frames(chunk: bytes) -> list[SaslFrame]:
+    """The frames of a chunk, a protocol header at its start left out."""
+    decoder = FrameDecoder(2**16)
+    decoder.feed(chunk if chunk.startswith(b"AMQP") else SASL_HEADER + chunk)
+    items = []
+    while (item := decoder.next()) is not None:
+        if isinstance(item, Frame):
+            assert item.kind == SASL_FRAME
+            items.append(decode_sasl(item.body))
+    return items
+
+
+def test_sasl_is_offered_with_the_mechanisms_the_sdks_look_for() -> None:
+    connection = Connection("broker")
+    assert connection.receive(SASL_HEADER) == []
+    (answer,) = connection.take_output()
+    assert answer.startswith(SASL_HEADER)
+    assert sasl_frames(answer) == [SaslMechanisms(("MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"))]
+
+
+@pytest.mark.parametrize("mechanism", ["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"])
+def test_any_offered_mechanism_is_accepted(mechanism: str) -> None:
+    connection = Connection("broker")
+    connection.receive(SASL_HEADER)
+    connection.take_output()
+    assert connection.receive(sasl(SaslInit(mechanism, b"\0user\0password"))) == []
+    assert [sasl_frames(chunk) for chunk in connection.take_output()] == [[SaslOutcome(0)]]
+
+
+@pytest.mark.parametrize(
+    ("response", "name", "password"),
+    [(b"\0user\0pass\0word", "user", "pass\0word"), (b"as\0user\0", "user", ""), (b"", "", ""), (None, "", "")],
+)
+def test_a_name_and_a_password_are_asked_about_and_refused_where_they_are_no_good(
+    response: bytes | None, name: str, password: str
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def refuse(*both: str) -> bool:
+        asked.append((both[0], both[1]))
+        return False
+
+    connection = Connection("broker", log_in=refuse)
+    connection.receive(SASL_HEADER)
+    connection.take_output()
+    assert closed_with(connection.receive(sasl(SaslInit("PLAIN", response)))) == "amqp:unauthorized-access"
+    assert [sasl_frames(chunk) for chunk in connection.take_output()] == [[SaslOutcome(1)]]
+    assert asked == [(name, password)]
+
+
+def test_an_unknown_mechanism_is_told_so_and_the_connection_is_over() -> None:
+    connection = Connection("broker")
+    connection.receive(SASL_HEADER)
+    connection.take_output()
+    events = connection.receive(sasl(SaslInit("KERBEROS")))
+    assert closed_with(events) == "amqp:unauthorized-access"
+    assert [sasl_frames(chunk) for chunk in connection.take_output()] == [[SaslOutcome(1)]]
+    assert connection.closed
+
+
+def test_the_sasl_outcome_has_a_chunk_of_its_own_even_when_the_peer_sends_everything_at_once() -> None:
+    connection = Connection("broker")
+    everything = SASL_HEADER + sasl(SaslInit("ANONYMOUS")) + AMQP_HEADER + framed(Open("peer"))
+    assert connection.receive(everything) == [ConnectionOpened()]
+    mechanisms, outcome, rest = connection.take_output()
+    assert sasl_frames(mechanisms) == [SaslMechanisms(("MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"))]
+    assert sasl_frames(outcome) == [SaslOutcome(0)]
+    assert rest.startswith(AMQP_HEADER)
+
+
+def test_the_amqp_header_is_accepted_without_sasl() -> None:
+    connection = Connection("broker")
+    connection.receive(AMQP_HEADER)
+    assert connection.take_output() == [AMQP_HEADER]
+    assert not connection.closed
+
+
+@pytest.mark.parametrize("header", [b"AMQP\x02\x01\x00\x00", b"AMQP\x00\x00\x09\x01", b"GET / HTTP/1.1\r\n\r\n"])
+def test_an_unknown_header_is_answered_with_our_own_and_the_connection_is_over(header: bytes) -> None:
+    connection = Connection("broker")
+    assert closed_with(connection.receive(header)) == "amqp:connection:framing-error"
+    assert connection.take_output() == [AMQP_HEADER]
+    assert connection.closed
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        SASL_HEADER + framed(Open("peer")),
+        SASL_HEADER + sasl(SaslResponse(b"")),
+        SASL_HEADER + sasl(SaslInit("ANONYMOUS")) + SASL_HEADER,
+        AMQP_HEADER + sasl(SaslInit("ANONYMOUS")),
+        SASL_HEADER + frame_header(0, 0, SASL_FRAME),
+    ],
+)
+def test_sasl_out_of_its_order_ends_the_connection(data: bytes) -> None:
+    connection = Connection("broker")
+    only(ConnectionClosed, connection.receive(data))
+    assert connection.closed
+
+
+def test_open_is_answered_with_what_we_allow() -> None:
+    connection = Connection("broker", Limits(channel_max=9))
+    events = connection.receive(AMQP_HEADER + framed(Open("peer", "host", 1_048_576, idle_time_out=60_000)))
+    assert events == [ConnectionOpened()]
+    peer = Peer()
+    peer.connection = connection
+    answer = peer.hear_only(Open)
+    assert answer == Open("broker", None, 65_536, 9, 240_000, properties={})
+    assert connection.remote_open == Open("peer", "host", 1_048_576, idle_time_out=60_000)
+    assert connection.peer_idle_timeout_ms == 60_000
+
+
+@pytest.mark.parametrize("timeout", [None, 0])
+def test_a_peer_that_states_no_idle_timeout_has_none(timeout: int | None) -> None:
+    assert Peer().open(idle_time_out=timeout).connection.peer_idle_timeout_ms is None
+
+
+def test_a_heartbeat_is_an_empty_frame() -> None:
+    peer = Peer().open()
+    peer.connection.heartbeat()
+    assert peer.connection.take_output() == [bytes.fromhex("00000008 02000000")]
+
+
+def test_heartbeats_of_the_peer_are_taken_without_a_word() -> None:
+    peer = Peer().open()
+    assert peer.connection.receive(frame_header(0, 0) * 3) == []
+    assert peer.items() == []
+
+
+def test_no_heartbeat_is_sent_before_open_or_after_close() -> None:
+    connection = Connection("broker")
+    connection.heartbeat()
+    assert connection.take_output() == []
+    peer = Peer().open()
+    peer.connection.close()
+    peer.hear()
+    peer.connection.heartbeat()
+    assert peer.items() == []
+
+
+def test_close_is_answered_and_nothing_is_understood_after_it() -> None:
+    peer = Peer().open()
+    error = Error("amqp:internal-error", "tired", {"why": "late"})
+    assert peer.say(Close(error), Begin(None, 0, 1, 1)) == [ConnectionClosed(error)]
+    assert peer.hear() == [(0, Close(), b"")]
+    assert peer.connection.closed
+    assert peer.say(Begin(None, 0, 1, 1)) == []
+    assert peer.items() == []
+
+
+def test_our_close_says_why() -> None:
+    peer = Peer().open()
+    peer.connection.close(Error("amqp:connection:forced", "shutting down"))
+    peer.connection.close()
+    assert peer.hear() == [(0, Close(Error("amqp:connection:forced", "shutting down")), b"")]
+    assert peer.connection.closed
+
+
+def test_a_close_before_open_opens_first_as_the_protocol_asks() -> None:
+    connection = Connection("broker")
+    assert closed_with(connection.receive(AMQP_HEADER + framed(Begin(None, 0, 1, 1)))) == "amqp:illegal-state"
+    peer = Peer()
+    peer.connection = connection
+    header, *_ = items = peer.items()
+    assert header == ProtocolHeader(AMQP_HEADER)
+    assert len(items) == 3
+
+
+@pytest.mark.parametrize(
+    ("frame", "condition"),
+    [
+        (framed(Open("again")), "amqp:illegal-state"),
+        (framed(Attach("x", 0, True)), "amqp:illegal-state"),
+        (framed(Begin(3, 0, 1, 1)), "amqp:not-allowed"),
+        (framed(Begin(None, 0, 1, 1), 1_024), "amqp:connection:framing-error"),
+        (framed(Begin(None, 0, 1, 1)) * 2, "amqp:illegal-state"),
+        (frame_header(4, 0) + b"junk", "amqp:decode-error"),
+        (frame_header(0, 0, kind=2), "amqp:connection:framing-error"),
+        (frame_header(70_000, 0), "amqp:connection:framing-error"),
+        (frame_header(4, 0) + bytes.fromhex("00531045"), "amqp:decode-error"),
+        (frame_header(4, 0) + bytes.fromhex("00532545"), "amqp:decode-error"),
+        (frame_header(4, 0) + bytes.fromhex("00539945"), "amqp:decode-error"),
+        (frame_header(6, 0) + bytes.fromhex("005317c00101"), "amqp:decode-error"),
+        (frame_header(8, 0) + bytes.fromhex("005317c003024040"), "amqp:decode-error"),
+        (frame_header(7, 0) + bytes.fromhex("005318c0020141"), "amqp:decode-error"),
+    ],
+)
+def test_a_breach_of_the_protocol_closes_the_connection_with_its_condition(frame: bytes, condition: str) -> None:
+    peer = Peer().open()
+    assert closed_with(peer.connection.receive(frame)) == condition
+    close = peer.hear_only(Close)
+    assert close.error is not None
+    assert close.error.condition == condition
+    assert close.error.description
+    assert peer.connection.closed
+
+
+def test_a_field_of_the_wrong_type_is_named() -> None:
+    peer = Peer().open()
+    (closed,) = peer.connection.receive(framed(Open("x")).replace(b"\xa1\x01x", b"\xa0\x01x"))
+    assert isinstance(closed, ConnectionClosed)
+    assert closed.error is not None
+    assert closed.error.description == "open.container_id: expected a string, got bytes"
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_frame_size", 511), ("channel_max", 65_536), ("idle_timeout_ms", 0)])
+def test_limits_the_protocol_cannot_carry_are_refused_by_name(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        Limits(**{name: value})

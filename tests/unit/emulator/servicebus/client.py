@@ -1,0 +1,178 @@
+"""Clients of a broker without sockets: they say frames, and what the broker's end answers is there at once."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from servicebus_emulator.amqp import Accepted, Described, Error, Outcome, Source, Symbol, Target, decode
+from servicebus_emulator.amqp.performatives import (
+    Attach,
+    Coordinator,
+    Detach,
+    Disposition,
+    Flow,
+    Performative,
+    Transfer,
+)
+from servicebus_emulator.amqp.sections import split
+from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.links.endpoint import Endpoint
+from tests.unit.emulator.amqp.peer import Peer, Sent
+from tests.unit.emulator.servicebus.rig import Clock
+
+SESSION_FILTER = Symbol("com.microsoft:session-filter")
+_FRAME_BYTES = 60_000
+T = TypeVar("T", bound=Performative)
+
+
+class Namespace:
+    """A broker with these queues, whose time is set by hand."""
+
+    def __init__(self, *queues: QueueSettings) -> None:
+        self.clock = Clock()
+        self.broker = Broker(queues, clock=self.clock)
+
+    def client(self) -> Client:
+        """A connection with a session."""
+        return Client(self.broker)
+
+    def passes(self, seconds: float) -> None:
+        """Let time pass, and do what is due then."""
+        self.clock.now += seconds
+        for queue in self.broker.entities():
+            queue.tick()
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message as it came."""
+
+    transfer: Transfer
+    payload: bytes
+
+    @property
+    def id(self) -> int:
+        assert self.transfer.delivery_id is not None
+        return self.transfer.delivery_id
+
+    @property
+    def token(self) -> uuid.UUID:
+        """The lock it is under, read off the tag."""
+        assert self.transfer.delivery_tag is not None
+        return uuid.UUID(bytes_le=self.transfer.delivery_tag)
+
+    def section(self, code: int) -> object:
+        """What a section holds."""
+        return sections(self.payload)[code]
+
+
+def sections(payload: bytes) -> dict[int, object]:
+    """A message's sections by their codes; several of the same keep the last."""
+    found = {}
+    for code, start, end in split(payload):
+        described, _ = decode(payload[start:end])
+        assert isinstance(described, Described)
+        found[code] = described.value
+    return found
+
+
+class Client:
+    """One connection. Handles are the test's to number; what is heard stays until `heard`."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.peer = Peer().open().begin()
+        self.endpoint = Endpoint(broker, wrote=lambda: None)
+        self._sent: list[Sent] = []
+
+    def say(self, *performatives: Performative, payload: bytes = b"") -> None:
+        """Send frames; the broker acts on them."""
+        for event in self.peer.say(*performatives, payload=payload):
+            self.endpoint.handle(event)
+
+    def heard(self, kind: type[T]) -> list[T]:
+        """What came of this kind since it was last asked for."""
+        self._sent += self.peer.hear()
+        found: list[T] = [one for _, one, _ in self._sent if isinstance(one, kind)]
+        self._sent = [sent for sent in self._sent if not isinstance(sent[1], kind)]
+        return found
+
+    def only(self, kind: type[T]) -> T:
+        """The one thing of this kind that came."""
+        (one,) = self.heard(kind)
+        return one
+
+    def deliveries(self) -> list[Delivery]:
+        """The messages that came, each in one frame."""
+        self._sent += self.peer.hear()
+        found = [Delivery(one, payload) for _, one, payload in self._sent if isinstance(one, Transfer)]
+        self._sent = [sent for sent in self._sent if not isinstance(sent[1], Transfer)]
+        return found
+
+    def receive(
+        self,
+        queue: str,
+        handle: int = 0,
+        *,
+        credit: int = 0,
+        deletes: bool = False,
+        filters: Mapping[str, object] | None = None,
+        default_outcome: Outcome | None = None,
+        properties: Mapping[str, object] | None = None,
+    ) -> None:
+        """Ask for a link to receive on."""
+        source = Source(queue, filter=filters, default_outcome=default_outcome)
+        modes = (1, 0) if deletes else (0, 1)
+        self.say(
+            Attach(f"r{handle}", handle, True, *modes, source=source, target=Target("here"), properties=properties)
+        )
+        if credit:
+            self.flow(handle, credit)
+
+    def send_to(
+        self, target: Target | Coordinator, handle: int = 0, properties: Mapping[str, object] | None = None
+    ) -> None:
+        """Ask for a link to send on."""
+        self.say(
+            Attach(
+                f"s{handle}",
+                handle,
+                False,
+                source=Source("here"),
+                target=target,
+                initial_delivery_count=0,
+                properties=properties,
+            )
+        )
+
+    def transfer(self, handle: int, number: int, payload: bytes, *, message_format: int = 0) -> None:
+        """Send a message in as many frames as it takes."""
+        parts = [payload[start : start + _FRAME_BYTES] for start in range(0, len(payload), _FRAME_BYTES)]
+        for part in parts[:-1]:
+            self.say(Transfer(handle, number, b"%d" % number, message_format, more=True), payload=part)
+        self.say(Transfer(handle, number, b"%d" % number, message_format), payload=parts[-1])
+
+    def flow(self, handle: int, credit: int, *, count: int = 0, drain: bool = False) -> None:
+        """State the credit of a link, as from `count` deliveries."""
+        self.say(Flow(0, 1000, 0, 1000, handle=handle, delivery_count=count, link_credit=credit, drain=drain))
+
+    def settle(
+        self, first: int, state: Outcome | None = None, *, last: int | None = None, settled: bool = False
+    ) -> None:
+        """Say what became of deliveries; accepted, if nothing else is said."""
+        state = Accepted() if state is None and not settled else state
+        self.say(Disposition(True, first, last, settled, state))
+
+    def settled(self) -> list[tuple[int, int | None, Outcome | None]]:
+        """What the broker said of deliveries: from, to, how."""
+        return [(one.first, one.last, one.state) for one in self.heard(Disposition) if not one.role]
+
+    def refused(self) -> Error:
+        """Why a link was refused, in the service's form: an attach without source and target, then a detach."""
+        attach, detach = self.only(Attach), self.only(Detach)
+        assert (attach.source, attach.target, detach.closed) == (None, None, True)
+        assert detach.error is not None
+        return detach.error

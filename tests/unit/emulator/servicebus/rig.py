@@ -1,0 +1,172 @@
+"""A queue without sockets: a clock that is set by hand, messages as a sender encodes them, a consumer that keeps."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+
+from servicebus_emulator.amqp import Described, Symbol, Timestamp, UInt, ULong, decode, encode
+from servicebus_emulator.amqp.sections import DATA, HEADER, MESSAGE_ANNOTATIONS, PROPERTIES
+from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.entities.message import Message, parse
+from servicebus_emulator.servicebus.entities.queue import Queue
+from servicebus_emulator.servicebus.entities.sessions import Session
+
+START = 1_700_000_000.0
+
+
+class Clock:
+    """Seconds since the epoch; stands still until told."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(eq=False)
+class Taker:
+    """A consumer that takes so many messages and remembers them, as they were when it got them."""
+
+    credit: int = 1000
+    keeps: bool = True
+    taken: list[Message] = field(default_factory=list)
+    lost_session: bool = False
+
+    def wants(self) -> bool:
+        return self.credit > 0
+
+    def take(self, message: Message) -> None:
+        self.credit -= 1
+        self.taken.append(message)
+
+    def session_lock_lost(self) -> None:
+        self.lost_session = True
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """What it got, in order."""
+        return [body(message) for message in self.taken]
+
+    @property
+    def last(self) -> Message:
+        return self.taken[-1]
+
+
+@dataclass(eq=False)
+class Waiting:
+    """Someone who waits for a session; takes its messages once it has one."""
+
+    queue: Queue
+    clock: Clock
+    until: float
+    taker: Taker = field(default_factory=Taker)
+    session: Session | None = None
+    gave_up_at: float | None = None
+
+    def granted(self, session: Session) -> None:
+        self.session = session
+        self.queue.sessions.attach(session, self.taker)
+
+    def timed_out(self) -> None:
+        self.gave_up_at = self.clock()
+
+
+class Rig:
+    """A queue with these rules, and its clock."""
+
+    def __init__(self, **rules: object) -> None:
+        self.clock = Clock()
+        self.changes = 0
+        settings = QueueSettings(name="q", **rules)  # type: ignore[arg-type]  # rules are named by each test
+        self.queue = Queue(settings, clock=self.clock, changed=self._changed)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    @property
+    def dead(self) -> Queue:
+        assert self.queue.dead_letters is not None
+        return self.queue.dead_letters
+
+    def send(self, *bodies: str, **how: object) -> list[int]:
+        """Send messages with these bodies; see `message` for the rest."""
+        return self.queue.send(message(text, **how) for text in bodies)  # type: ignore[arg-type]  # as above
+
+    def receiver(self, credit: int = 1000, *, keeps: bool = True) -> Taker:
+        """A consumer, subscribed."""
+        taker = Taker(credit, keeps)
+        self.queue.subscribe(taker)
+        return taker
+
+    def session(self, name: str, credit: int = 1000) -> tuple[Session, Taker]:
+        """A named session, accepted, with its consumer."""
+        session, taker = self.queue.sessions.accept(name), Taker(credit)
+        self.queue.sessions.attach(session, taker)
+        return session, taker
+
+    def next_session(self, wait: float = 60.0) -> Waiting:
+        """Wait for the next session that is free."""
+        waiting = Waiting(self.queue, self.clock, self.clock() + wait)
+        self.queue.sessions.accept_next(waiting)
+        return waiting
+
+    def passes(self, seconds: float, *, unnoticed: bool = False) -> None:
+        """Let time pass; what is due on the way happens when it is due, unless nobody looks."""
+        end = self.clock.now + seconds
+        while not unnoticed and self.queue.next_due() <= end:
+            self.clock.now = max(self.clock.now, self.queue.next_due())
+            self.queue.tick()
+        self.clock.now = end
+
+
+def message(
+    text: str = "",
+    *,
+    message_id: str | None = None,
+    session_id: str | None = None,
+    ttl: float | None = None,
+    at: float | None = None,
+    partition_key: str | None = None,
+) -> Message:
+    """A message as a sender encodes it: `ttl` seconds to live, to be enqueued `at` (seconds since the epoch)."""
+    annotations: dict[object, object] = {}
+    if at is not None:
+        annotations[Symbol("x-opt-scheduled-enqueue-time")] = Timestamp(int(at * 1000))
+    if partition_key is not None:
+        annotations[Symbol("x-opt-partition-key")] = partition_key
+    milliseconds = None if ttl is None else UInt(int(ttl * 1000))
+    sections = [
+        section(HEADER, [None, None, milliseconds]),
+        section(MESSAGE_ANNOTATIONS, annotations),
+        section(PROPERTIES, [message_id, *[None] * 9, session_id]),
+        section(DATA, text.encode()),
+    ]
+    return parse(b"".join(sections))
+
+
+def section(code: int, value: object) -> bytes:
+    return encode(Described(ULong(code), value))
+
+
+def body(message: Message) -> bytes:
+    """The content of a message's one data section."""
+    described, _ = decode(message.body)
+    assert isinstance(described, Described)
+    assert isinstance(described.value, bytes)
+    return described.value
+
+
+def properties(message: Message) -> dict[object, object]:
+    """A message's application properties."""
+    described, _ = decode(message.application_properties)
+    assert isinstance(described, Described)
+    assert isinstance(described.value, dict)
+    return described.value
+
+
+def token(message: Message) -> uuid.UUID:
+    """The lock it is under."""
+    assert message.lock_token is not None
+    return message.lock_token

@@ -1,0 +1,434 @@
+"""Who may do what: policies as configured, tokens as they are made, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+from urllib.parse import quote, quote_plus
+
+import pytest
+from azure.servicebus._pyamqp.utils import generate_sas_token
+
+from servicebus_emulator.amqp import Target
+from servicebus_emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES
+from servicebus_emulator.cloud.definitions import MANAGED_IDENTITY_OBJECT_ID, IdentityDefinition
+from servicebus_emulator.cloud.entra.issuer import Issuer, TokenRequest
+from servicebus_emulator.servicebus.access import OPEN, Access, Claims, Gatekeeper, Right, path_of
+from servicebus_emulator.servicebus.access.claims import MAX_AUDIENCE_CHARACTERS, MAX_AUDIENCES
+from servicebus_emulator.servicebus.access.entra import DataRole, EntraTokens, RoleAssignment
+from servicebus_emulator.servicebus.access.policies import ALL, DEVELOPMENT, Policy, parse_policies
+from servicebus_emulator.servicebus.config import ConfigError, QueueSettings
+from servicebus_emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
+from tests.unit.emulator.servicebus.client import Client, Namespace
+from tests.unit.emulator.servicebus.rig import section
+
+HOST = "sb://127.0.0.1:5672"
+NOW = 1_700_000_000
+LATER = NOW + 60
+BUS = "https://servicebus.azure.net/"
+SENDERS = Policy("senders", Right.SEND, ("first-key", "second-key"))
+LISTENERS = Policy("listeners", Right.LISTEN, ("q-key",), entity="q")
+EVERY = (DEVELOPMENT, SENDERS, LISTENERS)
+
+
+def gatekeeper(access: Access = Access.CHECKED) -> Gatekeeper:
+    return Gatekeeper(EVERY, access=access, clock=lambda: NOW)
+
+
+def signed(resource: str, name: str = "senders", key: str = "first-key", expiry: object = LATER) -> str:
+    """A signature as Microsoft's samples make them."""
+    encoded = quote(resource, safe="")
+    digest = hmac.digest(key.encode(), f"{encoded}\n{expiry}".encode(), hashlib.sha256)
+    return f"SharedAccessSignature sr={encoded}&sig={quote_plus(base64.b64encode(digest))}&se={expiry}&skn={name}"
+
+
+def refusal(gate: Gatekeeper, header: str | None, entity: str = "q", right: Right = Right.SEND) -> str:
+    """What is said to who is turned away."""
+    with pytest.raises(ServiceBusError) as caught:
+        gate.authorize(header, entity, right)
+    assert caught.value.condition == UNAUTHORIZED
+    return caught.value.description
+
+
+# --- policies ----------------------------------------------------------------------------------------------------
+
+
+def rule(**changes: object) -> dict[str, object]:
+    return {"KeyName": "p", "Rights": ["Send"], "PrimaryKey": "k"} | changes
+
+
+def document(namespace: object = (), queue: object = ()) -> dict[str, object]:
+    rules = [list(one) if isinstance(one, tuple) else one for one in (namespace, queue)]
+    entry = {"Name": "n", "AuthorizationRules": rules[0], "Queues": [{"Name": "Q", "AuthorizationRules": rules[1]}]}
+    return {"UserConfig": {"Namespaces": [entry]}}
+
+
+def test_policies_of_the_namespace_and_of_a_queue_are_read_and_the_well_known_one_comes_on_top() -> None:
+    whole = rule(Rights=["Manage"], SecondaryKey="s", ClaimType="SharedAccessKey", ClaimValue="None")
+    assert parse_policies(document([whole], [rule(Rights=["Listen", "Send"])])) == (
+        DEVELOPMENT,
+        Policy("p", ALL, ("k", "s")),
+        Policy("p", Right.SEND | Right.LISTEN, ("k",), "q"),
+    )
+
+
+def test_a_policy_of_the_well_known_name_takes_its_place() -> None:
+    (only,) = parse_policies(document([rule(KeyName="rootmanagesharedaccesskey")]))
+    assert only.keys == ("k",)
+
+
+@pytest.mark.parametrize(
+    ("rules", "where", "what"),
+    [
+        ({}, "", "must be a JSON array"),
+        ([7], "[0]", "must be a JSON object"),
+        ([rule(KeyNmae="x")], "[0].KeyNmae", "no such property; known: KeyName, "),
+        ([rule(KeyName="")], "[0].KeyName", "must be a text of 1 to 256 characters"),
+        ([rule(PrimaryKey=None)], "[0].PrimaryKey", "must be a text of 1 to 256 characters"),
+        ([rule(SecondaryKey=7)], "[0].SecondaryKey", "must be a text of 1 to 256 characters"),
+        ([rule(Rights=[])], "[0].Rights", "must be a JSON array of one or more of Send, Listen, Manage"),
+        ([rule(Rights=["Send", "listen"])], "[0].Rights[1]", "must be one of Send, Listen, Manage"),
+        ([rule(), rule(KeyName="P")], "[1].KeyName", "there are two policies named 'p'; names ignore case"),
+        ([rule(KeyName=f"p{number}") for number in range(13)], "", "there are 13 policies; 12 are allowed"),
+    ],
+)
+def test_a_wrong_policy_is_refused_with_its_place(rules: object, where: str, what: str) -> None:
+    for path, given in (
+        ("UserConfig.Namespaces[0]", document(namespace=rules)),
+        ("UserConfig.Namespaces[0].Queues[0]", document(queue=rules)),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse_policies(given)
+        assert str(caught.value).startswith(f"{path}.AuthorizationRules{where}: {what}")
+
+
+def test_no_key_is_in_what_a_policy_looks_like() -> None:
+    assert "first-key" not in repr(SENDERS)
+
+
+# --- signatures --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("sb://127.0.0.1:5672/Orders", "orders"),
+        ("amqps://name.servicebus.windows.net/orders/$Management/", "orders/$management"),
+        ("http://localhost:5300/orders?api-version=2021-05", "orders"),
+        ("https://localhost", ""),
+        ("name.servicebus.windows.net/orders", "orders"),
+        ("localhost:5672/orders", "orders"),
+        ("localhost/orders", "orders"),
+        ("localhosts/orders", "localhosts/orders"),
+        ("orders", "orders"),
+        ("/a/b.c", "a/b.c"),
+        ("", ""),
+    ],
+)
+def test_of_a_resource_the_path_counts(uri: str, path: str) -> None:
+    assert path_of(uri) == path
+
+
+def test_what_the_sdk_signs_is_good() -> None:
+    token = generate_sas_token(  # type: ignore[no-untyped-call]
+        f"{HOST}/q", DEVELOPMENT.name, DEVELOPMENT.keys[0], LATER
+    )
+    for right in Right:
+        gatekeeper().authorize(token, "Q", right)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        signed(f"{HOST}/q"),
+        signed(f"{HOST}/q", key="second-key"),
+        signed(f"{HOST}/q", name="Senders"),
+        signed(f"{HOST}/Q/"),
+        signed(HOST),
+        signed(f"{HOST}/q/messages"),
+        signed(f"{HOST}/q/messages/head"),
+        signed(f"{HOST}/q").replace("SharedAccessSignature", "sharedaccesssignature"),
+        signed(f"{HOST}/q").replace("sr=sb%3A%2F%2F", "sr=sb%3a%2f%2f"),
+    ],
+)
+def test_a_signature_is_good_for_its_resource_and_below_in_all_spellings(header: str) -> None:
+    gatekeeper().authorize(header, "q", Right.SEND)
+
+
+def test_a_client_may_sign_lower_case_escapes() -> None:
+    encoded = quote(f"{HOST}/q", safe="").replace("%3A", "%3a").replace("%2F", "%2f")
+    digest = hmac.digest(b"first-key", f"{encoded}\n{LATER}".encode(), hashlib.sha256)
+    signature = quote_plus(base64.b64encode(digest))
+    for resource in (encoded, quote(f"{HOST}/q", safe="")):
+        header = f"SharedAccessSignature sig={signature}&se={LATER}&skn=senders&sr={resource}"
+        gatekeeper().authorize(header, "q", Right.SEND)
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        (None, "MissingToken"),
+        ("", "MalformedToken"),
+        ("Basic YTpi", "MalformedToken"),
+        ("SharedAccessSignature sr=a&se=1&skn=c", "MalformedToken: the signature's field 'sig' is missing"),
+        (signed(f"{HOST}/q", key="wrong"), "has another key"),
+        (signed(f"{HOST}/q", name="nobody"), "there is no policy 'nobody' for 'q'"),
+        (signed(f"{HOST}/other", "listeners", "q-key"), "there is no policy 'listeners' for 'other'"),
+        (signed(HOST, "listeners", "q-key"), "there is no policy 'listeners' for the namespace"),
+        (signed(f"{HOST}/q", expiry=NOW - 5), "ExpiredToken: The token expired 5 seconds ago"),
+        (signed(f"{HOST}/q", expiry="soon"), "'se' must be whole seconds"),
+        (signed(f"{HOST}/q", expiry="9" * 5000), "'se' must be whole seconds"),
+        (signed(f"{HOST}/q").replace(f"se={LATER}", f"se={LATER + 1}"), "has another key"),
+        (signed(f"{HOST}/q").replace("%2Fq&", "%2Fqueue&"), "has another key"),
+        (signed(f"{HOST}/other"), "'Send' claim(s) are required to perform this operation. Resource: 'q'"),
+        (signed(f"{HOST}/qu"), "'Send' claim(s) are required"),
+        (signed(f"{HOST}/q/messagess"), "'Send' claim(s) are required"),
+        (signed(f"{HOST}/q", "listeners", "q-key"), "'Send' claim(s) are required"),
+        ("Bearer a.b.c", "InvalidIssuer"),
+        ("Bearer a.b", "MalformedToken"),
+    ],
+)
+def test_what_is_wrong_with_a_token_is_said_but_no_secret(header: str | None, why: str) -> None:
+    said = refusal(gatekeeper(), header)
+    assert why in said
+    assert not any(secret in said for secret in ("first-key", "second-key", "q-key", "sig=", "SAS_KEY_VALUE"))
+
+
+@pytest.mark.parametrize("below", ["messages", "messages/head", "$deadletterqueue/messages"])
+def test_a_queues_policy_may_sign_what_rest_asks_for(below: str) -> None:
+    path = "q/$deadletterqueue" if below.startswith("$") else "q"
+    gatekeeper().authorize(signed(f"{HOST}/q/{below}", "listeners", "q-key"), path, Right.LISTEN)
+    with pytest.raises(ServiceBusError):
+        gatekeeper().authorize(signed(f"{HOST}/other/{below}", "listeners", "q-key"), path, Right.LISTEN)
+
+
+@pytest.mark.parametrize("entity", ["q", "q/$deadletterqueue", "Q/$Management"])
+def test_a_queues_policy_is_for_the_queue_and_what_belongs_to_it(entity: str) -> None:
+    gatekeeper().authorize(signed(f"{HOST}/q", "listeners", "q-key"), entity, Right.LISTEN)
+
+
+@pytest.mark.parametrize("entity", ["", "other", "q2", "q/below"])
+def test_a_queues_policy_opens_nothing_else(entity: str) -> None:
+    refusal(gatekeeper(), signed(f"{HOST}/q", "listeners", "q-key"), entity, Right.LISTEN)
+
+
+def test_when_nothing_is_checked_a_token_only_has_to_look_like_one() -> None:
+    gate = gatekeeper(Access.OPEN)
+    gate.authorize("SharedAccessSignature sr=a&sig=b&se=1&skn=c", "q", Right.MANAGE)
+    gate.authorize("Bearer a.b.c", "", Right.MANAGE)
+    refusal(gate, "SharedAccessSignature sr=a&sig=b&se=1")
+    refusal(gate, "Bearer a..c")
+    refusal(gate, None)
+
+
+# --- bearer tokens -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Issuer:
+    return Issuer("http://127.0.0.1:1", IdentityDefinition())
+
+
+def entra(issuer: Issuer, *assignments: RoleAssignment) -> Gatekeeper:
+    tenant = IdentityDefinition().tenant_id
+    bearers = EntraTokens(issuer.verify, (issuer.v1(tenant), issuer.v2(tenant)), assignments)
+    return Gatekeeper(EVERY, bearers=bearers)
+
+
+def bearer(issuer: Issuer, **changes: object) -> str:
+    wanted = {"user": str(MANAGED_IDENTITY_OBJECT_ID), "app": True, "version": "1.0", "audience": BUS} | changes
+    return f"Bearer {issuer.mint(TokenRequest.model_validate(wanted))}"
+
+
+@pytest.mark.parametrize(
+    ("role", "allowed"), [(DataRole.SENDER, Right.SEND), (DataRole.RECEIVER, Right.LISTEN), (DataRole.OWNER, ALL)]
+)
+def test_a_data_role_gives_its_rights(issuer: Issuer, role: DataRole, allowed: Right) -> None:
+    gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, role))
+    for right in Right:
+        if right in allowed:
+            gate.authorize(bearer(issuer), "q", right)
+        else:
+            assert f"'{right}' claim(s) are required" in refusal(gate, bearer(issuer), "q", right)
+
+
+@pytest.mark.parametrize("changes", [{"audience": BUS.rstrip("/")}, {"version": "2.0"}])
+def test_the_audience_may_lack_its_slash_and_the_token_may_be_of_version_2(issuer: Issuer, changes: object) -> None:
+    assert isinstance(changes, dict)
+    gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
+    gate.authorize(bearer(issuer, **changes), "q", Right.MANAGE)
+
+
+def test_a_role_for_one_queue_opens_no_other(issuer: Issuer) -> None:
+    gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER, "Q"))
+    gate.authorize(bearer(issuer), "q", Right.SEND)
+    refusal(gate, bearer(issuer), "other")
+    refusal(gate, bearer(issuer), "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"audience": "https://management.azure.com/"}, "InvalidAudience: the token's 'aud' must be https://service"),
+        ({"tenant": "e3a5c9d1-47b2-4f86-9c0d-8a1f2b3c4d5e"}, "InvalidIssuer: the token's 'iss' must be "),
+        ({"forged": True}, "InvalidToken"),
+        ({"algorithm": "none"}, "MalformedToken"),
+        ({"algorithm": "HS256"}, "InvalidToken"),
+        ({"lifetime_seconds": -10}, "ExpiredToken"),
+        ({"lifetime_seconds": -3600}, "InvalidToken"),
+        ({"user": "somebody else"}, "claim(s) are required"),
+        ({"claims": {"oid": None}}, "claim(s) are required"),
+        ({"claims": {"aud": [BUS]}}, "InvalidAudience"),
+        ({"claims": {"exp": "x"}}, "InvalidToken"),
+    ],
+)
+def test_what_is_wrong_with_a_bearer_token_is_said(issuer: Issuer, changes: dict[str, object], why: str) -> None:
+    gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
+    token = bearer(issuer, **changes)
+    said = refusal(gate, token)
+    assert why in said
+    assert token.split(".")[1] not in said
+
+
+def test_a_token_that_never_expires_is_good(issuer: Issuer) -> None:
+    gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
+    gate.authorize(bearer(issuer, claims={"exp": 10**400}), "q", Right.SEND)
+
+
+# --- a connection's claims ---------------------------------------------------------------------------------------
+
+
+class Hour:
+    """Seconds since the epoch, which the test moves."""
+
+    def __init__(self) -> None:
+        self.now = float(NOW)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_token_allows_what_it_was_put_for_and_no_more() -> None:
+    claims = Claims(gatekeeper(), lambda: None)
+    assert not claims.allow("q", Right.SEND)
+    claims.put(f"{HOST}/Q", signed(HOST))
+    assert claims.proven
+    assert claims.allow("q", Right.SEND)
+    assert claims.allow("q/$deadletterqueue", Right.SEND | Right.LISTEN)
+    assert not claims.allow("q", Right.LISTEN)
+    assert not claims.allow("other", Right.SEND)
+    claims.close()
+
+
+async def test_a_token_cannot_be_put_for_more_than_it_is_for() -> None:
+    claims = Claims(gatekeeper(), lambda: None)
+    with pytest.raises(ServiceBusError, match=r"InvalidAudience: the token is for 'q' .*, not for '/'"):
+        claims.put(HOST, signed(f"{HOST}/q"))
+    assert not claims.proven
+
+
+async def test_a_wrong_token_leaves_the_one_before_in_place() -> None:
+    claims = Claims(gatekeeper(), lambda: None)
+    claims.put(f"{HOST}/q", signed(f"{HOST}/q"))
+    with pytest.raises(ServiceBusError, match="InvalidSignature"):
+        claims.put(f"{HOST}/q", signed(f"{HOST}/q", key="wrong"))
+    assert claims.allow("q", Right.SEND)
+    claims.close()
+
+
+async def test_an_expired_token_allows_nothing_and_says_so_unless_another_was_put() -> None:
+    hour, lapsed = Hour(), asyncio.Event()
+    claims = Claims(Gatekeeper(EVERY, clock=hour), lapsed.set)
+    claims.put(f"{HOST}/q", signed(f"{HOST}/q", expiry=NOW + 1))
+    claims.put(f"{HOST}/q", signed(f"{HOST}/q", expiry=NOW + 2))
+    hour.now += 1.95
+    assert claims.allow("q", Right.SEND)
+    claims.put(f"{HOST}/other", signed(f"{HOST}/other"))  # has it look at its clock again
+    hour.now += 0.05
+    assert not claims.allow("q", Right.SEND)
+    async with asyncio.timeout(5):
+        await lapsed.wait()
+    assert claims.allow("other", Right.SEND)
+    claims.close()
+
+
+async def test_a_connection_has_so_many_tokens_and_no_more() -> None:
+    claims, token = Claims(gatekeeper(), lambda: None), signed(HOST)
+    for number in range(MAX_AUDIENCES):
+        claims.put(f"{HOST}/{number}", token)
+    with pytest.raises(ServiceBusError, match="the most that a connection may have"):
+        claims.put(f"{HOST}/more", token)
+    claims.put(f"{HOST}/0", token)
+    claims.close()
+
+
+def test_an_audience_is_so_long_and_no_longer() -> None:
+    audience = f"{HOST}/{'q' * MAX_AUDIENCE_CHARACTERS}"
+    with pytest.raises(ServiceBusError, match="The audience is longer than 2048 characters"):
+        Claims(gatekeeper(), lambda: None).put(audience, signed(HOST))
+
+
+def test_a_name_and_a_key_do_instead_of_tokens() -> None:
+    claims = Claims(gatekeeper(), lambda: None)
+    assert not claims.log_in("listeners", "first-key")
+    assert not claims.log_in("", "")
+    assert claims.log_in("Listeners", "q-key")
+    assert claims.proven
+    assert claims.allow("q/$management", Right.LISTEN)
+    assert not claims.allow("q", Right.SEND)
+    assert not claims.allow("other", Right.LISTEN)
+
+
+def test_when_nothing_is_checked_no_token_is_needed() -> None:
+    claims = Claims(OPEN, lambda: None)
+    assert claims.proven
+    assert claims.log_in("anybody", "anything")
+    assert claims.allow("q", Right.MANAGE)
+
+
+# --- links and requests ------------------------------------------------------------------------------------------
+
+
+def logged_in(name: str, key: str) -> Client:
+    """A client of `q`, with what its policy allows."""
+    one = Namespace(QueueSettings("q")).client()
+    one.endpoint.claims = Claims(gatekeeper(), lambda: None)
+    assert one.endpoint.claims.log_in(name, key)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "needed"), [("senders", "first-key", "Listen"), ("listeners", "q-key", "Send")]
+)
+def test_a_link_needs_the_right_for_its_direction(name: str, key: str, needed: str) -> None:
+    one = logged_in(name, key)
+    attach = one.receive if needed == "Listen" else lambda queue: one.send_to(Target(queue))
+    attach("q")
+    error = one.refused()
+    assert error.condition == UNAUTHORIZED
+    assert f"'{needed}' claim(s) are required" in str(error.description)
+
+
+@pytest.mark.parametrize(
+    ("operation", "needed"),
+    [
+        ("schedule-message", Right.SEND),
+        ("cancel-scheduled-message", Right.SEND),
+        ("peek-message", Right.LISTEN),
+        ("update-disposition", Right.LISTEN),
+        ("set-session-state", Right.LISTEN),
+        ("batch-delete-messages", Right.LISTEN),
+    ],
+)
+def test_each_request_needs_the_right_for_what_it_does(operation: str, needed: Right) -> None:
+    for allowed, name, key in ((Right.SEND, "senders", "first-key"), (Right.LISTEN, "listeners", "q-key")):
+        one = logged_in(name, key)
+        one.send_to(Target("q/$management"))
+        one.receive("q/$management", 1, credit=10)
+        asked = {"operation": f"com.microsoft:{operation}"}
+        one.transfer(0, 0, section(APPLICATION_PROPERTIES, asked) + section(AMQP_VALUE, {}))
+        (answer,) = one.deliveries()
+        status = answer.section(APPLICATION_PROPERTIES)["statusCode"]  # type: ignore[index]  # a map
+        assert (status == 401) is (allowed is not needed)

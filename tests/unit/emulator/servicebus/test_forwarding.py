@@ -1,0 +1,232 @@
+"""Queues that pass messages on, queues that are closed or full, queues made and deleted while others run."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from servicebus_emulator.servicebus.config import ConfigError, QueueSettings, Status, parse_entities
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.queue import Queue
+from servicebus_emulator.servicebus.errors import ServiceBusError
+from tests.unit.emulator.servicebus.rig import START, Clock, Taker, body, message
+
+
+def broker(*queues: QueueSettings, clock: Clock | None = None) -> Broker:
+    return Broker(queues, clock=clock or Clock())
+
+
+def bodies(queue: Queue) -> list[bytes]:
+    return [body(one) for one in queue.peek(0, 100, None)]
+
+
+def buried(queue: Queue, *texts: str) -> None:
+    """Dead-letter messages."""
+    queue.send(message(text) for text in texts)
+    taker = Taker()
+    queue.subscribe(taker)
+    queue.unsubscribe(taker)
+    for one in taker.taken:
+        assert one.lock_token is not None
+        queue.dead_letter(one.lock_token, "bad", None, {})
+
+
+def only(queue: Queue) -> Message:
+    (one,) = queue.peek(0, 10, None)
+    return one
+
+
+def test_a_message_goes_through_a_chain_and_keeps_its_first_number() -> None:
+    bus = broker(QueueSettings("a", forward_to="b"), QueueSettings("b", forward_to="C"), QueueSettings("c"))
+    bus.find("c").send([message("already there")])
+    bus.find("a").send([message("first"), message("second")])
+    assert bodies(bus.find("a")) == bodies(bus.find("b")) == []
+    assert bodies(bus.find("c")) == [b"already there", b"first", b"second"]
+    assert [one.enqueue_sequence_number for one in bus.find("c").peek(2, 9, None)] == [1, 2]
+
+
+def test_a_scheduled_message_is_forwarded_when_it_is_due() -> None:
+    clock = Clock()
+    bus = broker(QueueSettings("a", forward_to="b"), QueueSettings("b"), clock=clock)
+    bus.find("a").send([message("later", at=START + 10)])
+    assert (bodies(bus.find("a")), bodies(bus.find("b"))) == ([b"later"], [])
+    clock.now += 11
+    bus.find("a").tick()
+    assert (bodies(bus.find("a")), bodies(bus.find("b"))) == ([], [b"later"])
+
+
+def test_what_cannot_be_forwarded_waits_in_the_transfer_dead_letter_queue_with_the_reason() -> None:
+    bus = broker(QueueSettings("a", forward_to="b"), QueueSettings("b", requires_session=True))
+    bus.find("a").send([message("no session"), message("with one", session_id="s")])
+    assert bodies(bus.find("b")) == [b"with one"]
+    assert bodies(bus.find("a/$Transfer/$DeadLetterQueue")) == [b"no session"]
+    assert b"requires sessions" in only(bus.find("a/$transfer/$deadletterqueue")).application_properties
+    assert bodies(bus.find("a/$deadletterqueue")) == []
+
+
+@pytest.mark.parametrize(("hops", "arrives"), [(4, True), (5, False)])
+def test_a_message_goes_over_four_queues_and_no_more(hops: int, *, arrives: bool) -> None:
+    names = "abcdef"[: hops + 1]
+    bus = broker(*(QueueSettings(one) for one in names))
+    for one, to in itertools.pairwise(names):
+        bus.update(QueueSettings(one, forward_to=to))
+    bus.find("a").send([message("x")])
+    assert bodies(bus.find(names[-1])) == ([b"x"] if arrives else [])
+    stranded = bus.find(f"{names[-2]}/$transfer/$deadletterqueue")
+    assert [b"MaxTransferHopCountExceeded" in one.application_properties for one in stranded.peek(0, 9, None)] == (
+        [] if arrives else [True]
+    )
+
+
+def test_a_queue_that_forwards_to_itself_is_taken_and_its_messages_end_among_the_dead() -> None:
+    bus = broker(QueueSettings("a"))
+    bus.update(QueueSettings("a", forward_to="A"))
+    bus.find("a").send([message("x"), message("y")])
+    assert bodies(bus.find("a")) == []
+    assert bodies(bus.find("a/$transfer/$deadletterqueue")) == [b"x", b"y"]
+
+
+def test_a_queue_with_sessions_may_be_made_to_forward_and_does() -> None:
+    bus = broker(QueueSettings("b"))
+    bus.create(QueueSettings("a", requires_session=True, forward_to="b"))
+    bus.find("a").send([message("x", session_id="s")])
+    assert bodies(bus.find("b")) == [b"x"]
+
+
+def test_dead_letters_that_go_back_to_their_own_queue_come_back_four_times() -> None:
+    bus = broker(QueueSettings("a"))
+    bus.update(QueueSettings("a", forward_dead_letters_to="a"))
+    queue, taker = bus.find("a"), Taker()
+    queue.subscribe(taker)
+    queue.send([message("x")])
+    for _ in range(5):
+        assert taker.last.lock_token is not None
+        queue.dead_letter(taker.last.lock_token, "bad", None, {})
+    assert taker.bodies == [b"x"] * 5
+    assert bodies(bus.find("a/$deadletterqueue")) == [b"x"]
+
+
+def test_dead_letters_are_forwarded_and_say_whence() -> None:
+    bus = broker(QueueSettings("a", forward_dead_letters_to="dead"), QueueSettings("dead"))
+    buried(bus.find("a"), "x")
+    assert only(bus.find("dead")).dead_letter_source == "a"
+    assert b"bad" in only(bus.find("dead")).application_properties
+    assert bus.find("a").counts()["dead_lettered"] == 0
+
+
+def test_dead_letters_that_nobody_takes_stay() -> None:
+    bus = broker(QueueSettings("a", forward_dead_letters_to="dead"), QueueSettings("dead", status=Status.SEND_DISABLED))
+    buried(bus.find("a"), "x")
+    assert bodies(bus.find("a/$deadletterqueue")) == [b"x"]
+
+
+@pytest.mark.parametrize(
+    ("status", "sends", "receives"),
+    [
+        (Status.ACTIVE, True, True),
+        (Status.SEND_DISABLED, False, True),
+        (Status.RECEIVE_DISABLED, True, False),
+        (Status.DISABLED, False, False),
+    ],
+)
+def test_a_status_closes_what_it_says(status: Status, *, sends: bool, receives: bool) -> None:
+    bus = broker(QueueSettings("q"))
+    queue = bus.find("q")
+    queue.send([message("before")])
+    bus.update(QueueSettings("q", status=status))
+    taker = Taker()
+    queue.subscribe(taker)
+    assert bool(taker.taken) is receives
+    for allowed, attempt in ((sends, lambda: queue.send([message("x")])), (receives, queue.require_receivable)):
+        if allowed:
+            attempt()
+        else:
+            with pytest.raises(ServiceBusError) as refused:
+                attempt()
+            assert refused.value.condition == "com.microsoft:entity-disabled"
+    bus.update(QueueSettings("q"))
+    assert taker.taken
+
+
+def test_nobody_receives_from_a_queue_that_forwards() -> None:
+    bus = broker(QueueSettings("a", forward_to="b"), QueueSettings("b"))
+    with pytest.raises(ServiceBusError, match="forwards to 'b'"):
+        bus.find("a").require_receivable()
+
+
+def test_a_full_queue_takes_no_more_until_something_is_gone() -> None:
+    queue = broker(QueueSettings("q", max_size_mb=1)).find("q")
+    large = "x" * 250_000
+    queue.send(message(large) for _ in range(4))
+    with pytest.raises(ServiceBusError) as full:
+        queue.send([message(large)])
+    assert full.value.condition == "amqp:resource-limit-exceeded"
+    taker = Taker(credit=1, keeps=False)
+    queue.subscribe(taker)
+    queue.send([message(large)])
+    assert queue.size_bytes() == sum(one.size for one in queue.peek(0, 9, None))
+
+
+def test_entities_are_made_changed_and_deleted() -> None:
+    bus = broker(QueueSettings("a"))
+    broken: list[tuple[str, str]] = []
+    bus.on_break(lambda entity, error: broken.append((entity, error.condition)))
+    bus.create(QueueSettings("New", forward_to="a"))
+    bus.find("new").send([message("x")])
+    assert bodies(bus.find("a")) == [b"x"]
+    for attempt, condition in (
+        (lambda: bus.create(QueueSettings("NEW")), "com.microsoft:entity-already-exists"),
+        (lambda: bus.create(QueueSettings("b", forward_to="absent")), "com.microsoft:argument-error"),
+        (lambda: bus.update(QueueSettings("a", requires_session=True)), "com.microsoft:argument-error"),
+        (lambda: bus.update(QueueSettings("absent")), "amqp:not-found"),
+        (lambda: bus.delete("absent"), "amqp:not-found"),
+        (lambda: bus.delete("a/$deadletterqueue"), "com.microsoft:argument-error"),
+    ):
+        with pytest.raises(ServiceBusError) as refused:
+            attempt()
+        assert refused.value.condition == condition
+    bus.delete("a")
+    assert ("a", "amqp:not-found") in broken
+    assert ("a/$deadletterqueue", "amqp:not-found") in broken
+    assert [queue.settings.name for queue in bus.entities()] == ["New"]
+    bus.find("new").send([message("y")])
+    assert bodies(bus.find("new/$transfer/$deadletterqueue")) == [b"y"]
+
+
+async def test_an_idle_queue_is_deleted_and_one_in_use_is_not() -> None:
+    bus = Broker([QueueSettings("idle", auto_delete_seconds=0.05), QueueSettings("used", auto_delete_seconds=0.05)])
+    bus.find("used").subscribe(Taker())
+    bus.update(QueueSettings("idle", auto_delete_seconds=0.05))
+    async with asyncio.timeout(5):
+        while [queue.settings.name for queue in bus.entities()] != ["used"]:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.01)
+    bus.close()
+
+
+@pytest.mark.parametrize(
+    ("properties", "said"),
+    [
+        ({"ForwardTo": "q"}, "forwards to itself"),
+        ({"ForwardDeadLetteredMessagesTo": "absent"}, "which is no queue"),
+        ({"ForwardTo": "one", "RequiresSession": True}, "requires sessions, so it cannot forward"),
+        ({"Status": "Asleep"}, "Status: must be one of Active, Disabled, SendDisabled, ReceiveDisabled"),
+        ({"MaxSizeInMegabytes": 0}, "MaxSizeInMegabytes: must be a whole number from 1 to 81920"),
+        ({"UserMetadata": 5}, "UserMetadata: must be a text"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused(properties: dict[str, object], said: str) -> None:
+    chain = [{"Name": name, "Properties": {"ForwardTo": to}} for name, to in (("one", "two"), ("two", ""))]
+    queues = [{"Name": "q", "Properties": properties}, *chain]
+    with pytest.raises(ConfigError) as error:
+        parse_entities({"UserConfig": {"Namespaces": [{"Queues": queues}]}})
+    assert said in str(error.value)
+
+
+def test_circles_and_long_chains_are_refused() -> None:
+    names = "abcdef"
+    chain = [{"Name": one, "Properties": {"ForwardTo": to}} for one, to in zip(names, names[1:] + "b", strict=True)]
+    with pytest.raises(ConfigError, match="more than 4 queues, or in a circle"):
+        parse_entities({"UserConfig": {"Namespaces": [{"Queues": chain}]}})

@@ -1,0 +1,180 @@
+"""A message's bytes: what is read of them, what goes out again, what is no message."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servicebus_emulator.amqp import Described, Int, Long, Symbol, Timestamp, UInt, decode, encode
+from servicebus_emulator.amqp.sections import (
+    AMQP_SEQUENCE,
+    AMQP_VALUE,
+    APPLICATION_PROPERTIES,
+    DATA,
+    DELIVERY_ANNOTATIONS,
+    FOOTER,
+    HEADER,
+    MESSAGE_ANNOTATIONS,
+    PROPERTIES,
+    split,
+)
+from servicebus_emulator.servicebus.entities.message import State, deliver, parse, parse_batch, peeked
+from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
+from tests.unit.emulator.servicebus.rig import START, message, section
+
+LOCK = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
+
+
+def sections(payload: bytes) -> dict[int, object]:
+    """The values of a message's sections by code."""
+    found: dict[int, object] = {}
+    for code, start, end in split(payload):
+        described, _ = decode(payload[start:end])
+        assert isinstance(described, Described)
+        found[code] = described.value
+    return found
+
+
+def annotated(payload: bytes) -> Mapping[object, object]:
+    value = sections(payload)[MESSAGE_ANNOTATIONS]
+    assert isinstance(value, dict)
+    return value
+
+
+def test_what_the_broker_does_not_own_goes_out_byte_for_byte() -> None:
+    properties = section(PROPERTIES, [uuid.UUID(int=7), b"user", "to", "subject", "replies", Long(5)])
+    application = section(APPLICATION_PROPERTIES, {"number": Int(1), "text": "ä"})
+    body = section(DATA, b"one") + section(DATA, b"two")
+    footer = section(FOOTER, {Symbol("sum"): 1})
+    out = deliver(parse(properties + application + body + footer), lock_token=None)
+    assert out.endswith(properties + application + body + footer)
+
+
+@pytest.mark.parametrize(
+    "body", [section(AMQP_VALUE, {"a": None}), section(AMQP_SEQUENCE, [1, 2]) + section(AMQP_SEQUENCE, [])]
+)
+def test_any_kind_of_body_goes_through(body: bytes) -> None:
+    assert deliver(parse(body), lock_token=None).endswith(body)
+
+
+def test_sections_may_come_in_any_order_as_pythons_do() -> None:
+    late = section(DELIVERY_ANNOTATIONS, {Symbol("mine"): 1})
+    out = sections(deliver(parse(section(DATA, b"x") + late), lock_token=None))
+    assert (out[DELIVERY_ANNOTATIONS], out[DATA]) == ({"mine": 1}, b"x")
+
+
+def test_a_delivery_says_how_often_when_which_and_until_when() -> None:
+    one = message("x", ttl=5)
+    one.sequence_number, one.enqueued_at, one.locked_until, one.delivery_count = 42, START, START + 30.5, 3
+    out = sections(deliver(one, lock_token=LOCK))
+    assert out[HEADER] == [None, None, UInt(5000), None, UInt(3)]
+    assert out[DELIVERY_ANNOTATIONS] == {Symbol("x-opt-lock-token"): LOCK}
+    assert out[MESSAGE_ANNOTATIONS] == {
+        Symbol("x-opt-sequence-number"): Long(42),
+        Symbol("x-opt-enqueued-time"): Timestamp(int(START * 1000)),
+        Symbol("x-opt-locked-until"): Timestamp(int(START * 1000) + 30_500),
+    }
+
+
+def test_the_first_delivery_says_it_is_the_first() -> None:
+    assert sections(deliver(message("x"), lock_token=LOCK))[HEADER] == [None, None, None, None, UInt(0)]
+
+
+def test_what_is_taken_for_good_or_peeked_names_no_lock() -> None:
+    one = message("x")
+    for payload in (deliver(one, lock_token=None), peeked(one)):
+        assert sections(payload)[DELIVERY_ANNOTATIONS] == {}
+        assert "x-opt-locked-until" not in annotated(payload)
+
+
+def test_a_sender_cannot_write_the_brokers_annotations() -> None:
+    forged = {
+        Symbol("x-opt-sequence-number"): Long(1),
+        Symbol("x-opt-locked-until"): Timestamp(1),
+        Symbol("x-opt-message-state"): Int(1),
+        Symbol("mine"): "stays",
+    }
+    lock = section(DELIVERY_ANNOTATIONS, {Symbol("x-opt-lock-token"): LOCK})
+    out = peeked(parse(lock + section(MESSAGE_ANNOTATIONS, forged) + section(DATA, b"")))
+    assert set(annotated(out)) == {"x-opt-sequence-number", "x-opt-enqueued-time", "mine"}
+    assert annotated(out)[Symbol("x-opt-sequence-number")] == 0
+    assert sections(out)[DELIVERY_ANNOTATIONS] == {}
+
+
+def test_the_state_is_told_when_it_is_not_active_and_scheduled_ones_keep_it() -> None:
+    one = message("x")
+    assert "x-opt-message-state" not in annotated(peeked(one))
+    one.state = State.DEFERRED
+    state = annotated(peeked(one))[Symbol("x-opt-message-state")]
+    assert (state, type(state)) == (1, Int)
+    one.state, one.was_scheduled = State.ACTIVE, True
+    assert annotated(peeked(one))[Symbol("x-opt-message-state")] == 2
+
+
+def test_what_the_broker_needs_to_know_is_read() -> None:
+    one = message("x", message_id="m", session_id="s", ttl=1.5, at=START, partition_key="s")
+    assert (one.message_id, one.session_id, one.partition_key) == ("m", "s", "s")
+    assert (one.ttl, one.scheduled_at) == (1.5, START)
+
+
+def test_time_to_live_is_also_read_from_creation_and_expiry() -> None:
+    times = [None] * 8 + [Timestamp(10_000), Timestamp(4_000)]
+    assert parse(section(PROPERTIES, times)).ttl == 6
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (b"x", "not an AMQP message"),
+        (b"\x00", "not an AMQP message"),
+        (encode("text"), "not an AMQP message"),
+        (b"\x00\x53\x73\xd0\xff", "not an AMQP message"),
+        (section(HEADER, {}), "must hold a list"),
+        (section(MESSAGE_ANNOTATIONS, []), "must hold a map"),
+        (section(PROPERTIES, [None] * 10 + [7]), r"group-id \(session ID\) must be a string"),
+        (section(HEADER, [None, None, "soon"]), "ttl must be a number"),
+        (section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): "soon"}), "enqueue time must be a num"),
+        (section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-partition-key"): 7}), "partition key must be a string"),
+    ],
+)
+def test_what_is_no_message_is_refused_by_saying_why(payload: bytes, said: str) -> None:
+    with pytest.raises(ServiceBusError, match=said) as refused:
+        parse(payload)
+    assert refused.value.condition == ARGUMENT_ERROR
+
+
+@given(st.binary(max_size=200))
+def test_bytes_at_random_are_a_message_or_refused(payload: bytes) -> None:
+    for read in (parse, parse_batch):
+        try:
+            read(payload)
+        except ServiceBusError as refused:
+            assert refused.condition == ARGUMENT_ERROR  # noqa: PT017 - to be refused is one of two right answers
+
+
+def test_a_batch_is_its_messages() -> None:
+    one, two = (section(PROPERTIES, [name]) + section(DATA, name.encode()) for name in ("one", "two"))
+    envelope = section(PROPERTIES, ["one"]) + section(DATA, one) + section(DATA, two)
+    assert [each.message_id for each in parse_batch(envelope)] == ["one", "two"]
+
+
+def test_a_batch_with_something_else_in_it_is_refused() -> None:
+    with pytest.raises(ServiceBusError, match="not an AMQP message"):
+        parse_batch(section(DATA, b"nonsense"))
+
+
+def test_a_partition_key_that_is_not_the_session_id_is_not_allowed() -> None:
+    with pytest.raises(ServiceBusError, match="must be the same as the session ID") as refused:
+        message("x", session_id="s", partition_key="p")
+    assert refused.value.condition == "amqp:not-allowed"
+
+
+def test_a_partition_key_may_come_as_bytes_as_python_sends_on_what_it_has_received() -> None:
+    annotations = section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-partition-key"): b"key"})
+    message = parse(annotations + section(DATA, b"x"))
+    assert message.partition_key == "key"
+    assert message.annotations == {Symbol("x-opt-partition-key"): "key"}

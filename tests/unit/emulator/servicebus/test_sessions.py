@@ -1,0 +1,288 @@
+"""Sessions: one receiver at a time, in order, with a lock and a state of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from servicebus_emulator.servicebus.errors import (
+    MESSAGE_LOCK_LOST,
+    MESSAGE_NOT_FOUND,
+    SESSION_CANNOT_BE_LOCKED,
+    SESSION_LOCK_LOST,
+    ServiceBusError,
+)
+from tests.unit.emulator.servicebus.rig import START, Rig, Taker, properties, token
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig(requires_session=True, lock_seconds=30.0, max_delivery_count=3)
+
+
+# --- holding a session -------------------------------------------------------------------------------------------
+
+
+def test_a_session_gives_its_own_messages_in_their_order(rig: Rig) -> None:
+    rig.send("a", session_id="one")
+    rig.send("x", session_id="two")
+    rig.send("b", session_id="one")
+    _, taker = rig.session("one")
+    rig.send("c", session_id="one")
+    assert taker.bodies == [b"a", b"b", b"c"]
+
+
+def test_a_session_without_messages_can_be_held_and_waited_on(rig: Rig) -> None:
+    _, taker = rig.session("one")
+    rig.send("a", session_id="one")
+    assert taker.bodies == [b"a"]
+
+
+def test_an_empty_text_is_a_session_like_any_other(rig: Rig) -> None:
+    rig.send("a", session_id="")
+    _, taker = rig.session("")
+    assert taker.bodies == [b"a"]
+
+
+def test_a_session_that_is_held_cannot_be_had(rig: Rig) -> None:
+    rig.session("one")
+    rig.session("two")
+    with pytest.raises(ServiceBusError, match="session 'one' is locked by another receiver") as refused:
+        rig.session("one")
+    assert refused.value.condition == SESSION_CANNOT_BE_LOCKED
+
+
+def test_an_abandoned_message_comes_again_before_the_next(rig: Rig) -> None:
+    rig.send("a", "b", session_id="one")
+    _, taker = rig.session("one", credit=1)
+    rig.queue.abandon(token(taker.last), {})
+    taker.credit = 2
+    rig.queue.credit(rig.queue.sessions.accept("two"))  # another session's credit moves nothing here
+    assert taker.bodies == [b"a"]
+    rig.send("c", session_id="one")
+    assert taker.bodies == [b"a", b"a", b"b"]
+
+
+def test_closing_a_session_gives_its_messages_back_and_counts_no_delivery(rig: Rig) -> None:
+    rig.send("a", "b", session_id="one")
+    for _ in range(10):
+        session, taker = rig.session("one")
+        assert taker.bodies == [b"a", b"b"]
+        assert [one.delivery_count for one in taker.taken] == [0, 0]
+        rig.queue.sessions.release(session)
+
+
+def test_a_session_is_let_go_once_only(rig: Rig) -> None:
+    session, _ = rig.session("one")
+    rig.queue.sessions.release(session)
+    rig.session("one")
+    rig.queue.sessions.release(session)
+    with pytest.raises(ServiceBusError, match="locked by another"):
+        rig.session("one")
+
+
+def test_what_was_completed_does_not_come_back(rig: Rig) -> None:
+    rig.send("a", "b", session_id="one")
+    session, taker = rig.session("one")
+    rig.queue.complete(token(taker.taken[0]))
+    rig.queue.sessions.release(session)
+    assert rig.session("one")[1].bodies == [b"b"]
+
+
+# --- the session's lock ------------------------------------------------------------------------------------------
+
+
+def test_when_the_lock_ends_its_holder_is_told_and_a_delivery_counted(rig: Rig) -> None:
+    rig.send("a", session_id="one")
+    session, taker = rig.session("one")
+    assert session.locked_until == taker.last.locked_until == START + 30
+    rig.passes(30)
+    assert taker.lost_session
+    assert not rig.session("one")[1].lost_session
+    assert taker.last.delivery_count == 1
+
+
+def test_lock_after_lock_ended_dead_letters_the_message(rig: Rig) -> None:
+    rig.send("a", session_id="one")
+    for _ in range(3):
+        rig.session("one")
+        rig.passes(30)
+    [dead] = rig.dead.peek(1, 9, None)
+    assert properties(dead)["DeadLetterReason"] == "MaxDeliveryCountExceeded"
+
+
+def test_a_lock_that_ended_is_lost_even_if_nobody_noticed_yet(rig: Rig) -> None:
+    rig.send("a", session_id="one")
+    _, taker = rig.session("one")
+    rig.passes(30, unnoticed=True)
+    with pytest.raises(ServiceBusError) as lost:
+        rig.queue.complete(token(taker.last))
+    assert lost.value.condition == MESSAGE_LOCK_LOST
+    for act in (
+        lambda: rig.queue.sessions.renew("one"),
+        lambda: rig.queue.sessions.state("one"),
+        lambda: rig.queue.sessions.set_state("one", b"x"),
+    ):
+        with pytest.raises(ServiceBusError) as refused:
+            act()
+        assert refused.value.condition == SESSION_LOCK_LOST
+
+
+def test_a_session_whose_lock_ended_unnoticed_has_a_new_holder_and_no_other(rig: Rig) -> None:
+    rig.send("a", session_id="one")
+    _, old = rig.session("one")
+    old_lock = token(old.last)
+    rig.passes(30, unnoticed=True)
+    _, new = rig.session("one")
+    assert (old.lost_session, new.bodies) == (True, [b"a"])
+    with pytest.raises(ServiceBusError):
+        rig.queue.complete(old_lock)
+    rig.passes(29)
+    rig.queue.complete(token(new.last))
+
+
+def test_renewing_the_session_renews_the_locks_of_its_messages(rig: Rig) -> None:
+    rig.send("a", session_id="one")
+    _, taker = rig.session("one")
+    rig.passes(20)
+    assert rig.queue.sessions.renew("one") == START + 50
+    assert rig.queue.renew(token(taker.last)) == START + 50
+    rig.passes(29)
+    rig.queue.complete(token(taker.last))
+
+
+def test_a_session_nobody_holds_cannot_be_renewed(rig: Rig) -> None:
+    for name in ("one", None):
+        with pytest.raises(ServiceBusError, match="accept the session again") as refused:
+            rig.queue.sessions.renew(name)
+        assert refused.value.condition == SESSION_LOCK_LOST
+
+
+# --- the next session --------------------------------------------------------------------------------------------
+
+
+def test_the_next_session_is_one_that_has_messages_and_is_free(rig: Rig) -> None:
+    rig.send("a", session_id="one")
+    rig.send("b", session_id="two")
+    rig.session("one", credit=0)
+    first, second = rig.next_session(), rig.next_session()
+    assert first.taker.bodies == [b"b"]
+    assert second.session is None
+
+
+def test_who_waits_gets_the_session_as_soon_as_there_is_one_in_turn(rig: Rig) -> None:
+    first, second = rig.next_session(), rig.next_session()
+    rig.passes(20)
+    rig.send("a", session_id="one")
+    rig.send("b", session_id="two")
+    assert (first.taker.bodies, second.taker.bodies) == ([b"a"], [b"b"])
+    assert first.session is not None
+    assert first.session.locked_until == START + 50
+
+
+def test_who_waits_gets_a_session_another_lets_go(rig: Rig) -> None:
+    rig.send("a", session_id="one")
+    session, _ = rig.session("one")
+    waiting = rig.next_session()
+    rig.queue.sessions.release(session)
+    assert waiting.taker.bodies == [b"a"]
+
+
+def test_who_waits_gets_a_session_whose_lock_ends(rig: Rig) -> None:
+    rig.send("a", session_id="one")
+    rig.session("one")
+    waiting = rig.next_session()
+    rig.passes(30)
+    assert waiting.taker.bodies == [b"a"]
+
+
+def test_who_waits_in_vain_is_told_at_its_time(rig: Rig) -> None:
+    waiting = rig.next_session(wait=10)
+    rig.passes(20)
+    assert waiting.gave_up_at == START + 10
+    rig.send("a", session_id="one")
+    assert waiting.session is None
+
+
+def test_who_went_away_is_given_nothing(rig: Rig) -> None:
+    gone, waiting = rig.next_session(), rig.next_session()
+    rig.queue.sessions.forget_waiter(gone)
+    rig.queue.sessions.forget_waiter(gone)
+    rig.send("a", session_id="one")
+    assert gone.session is None
+    assert waiting.taker.bodies == [b"a"]
+
+
+def test_a_session_whose_messages_are_expired_deferred_or_scheduled_is_not_the_next(rig: Rig) -> None:
+    rig.send("expired", session_id="one", ttl=5)
+    rig.passes(5, unnoticed=True)
+    rig.send("later", session_id="two", at=START + 1000)
+    rig.send("deferred", session_id="three")
+    session, taker = rig.session("three")
+    rig.queue.defer(token(taker.last), {})
+    rig.queue.sessions.release(session)
+    assert rig.next_session().session is None
+
+
+# --- deferred messages, state, listing ---------------------------------------------------------------------------
+
+
+def test_a_deferred_message_is_had_through_its_own_session_only(rig: Rig) -> None:
+    [number] = rig.send("a", session_id="one")
+    _, taker = rig.session("one")
+    rig.queue.defer(token(taker.last), {})
+    rig.session("two")
+    with pytest.raises(ServiceBusError, match="not of session 'two'") as refused:
+        rig.queue.receive_deferred([number], keep=True, session_id="two")
+    assert refused.value.condition == MESSAGE_NOT_FOUND
+    with pytest.raises(ServiceBusError) as refused:
+        rig.queue.receive_deferred([number], keep=True, session_id=None)
+    assert refused.value.condition == SESSION_LOCK_LOST
+    [found] = rig.queue.receive_deferred([number], keep=True, session_id="one")
+    assert found.locked_until == START + 30
+    rig.queue.complete(token(found))
+
+
+def test_state_outlives_holders_and_messages_until_it_is_cleared(rig: Rig) -> None:
+    session, _ = rig.session("one")
+    assert rig.queue.sessions.state("one") is None
+    rig.queue.sessions.set_state("one", b"state")
+    rig.queue.sessions.release(session)
+    session, _ = rig.session("one")
+    assert rig.queue.sessions.state("one") == b"state"
+    rig.queue.sessions.set_state("one", None)
+    rig.queue.sessions.release(session)
+    rig.session("one")
+    assert rig.queue.sessions.state("one") is None
+
+
+def test_sessions_with_active_messages_or_state_are_listed_by_page(rig: Rig) -> None:
+    for name in ("d", "b", "c"):
+        rig.send("x", session_id=name)
+    rig.send("later", session_id="scheduled", at=START + 9)
+    rig.session("held without anything")
+    rig.session("a")
+    rig.queue.sessions.set_state("a", b"")
+    assert rig.queue.session_ids(0, 100) == ["a", "b", "c", "d"]
+    assert rig.queue.session_ids(1, 2) == ["b", "c"]
+    assert rig.queue.session_ids(4, 2) == []
+
+
+def test_sessions_are_listed_by_when_their_state_was_set(rig: Rig) -> None:
+    for name in ("early", "late"):
+        rig.session(name)
+        rig.queue.sessions.set_state(name, b"state")
+        rig.passes(10)
+    rig.send("x", session_id="without state")
+    assert rig.queue.session_ids(0, 9, state_after=START) == ["late"]
+    assert rig.queue.session_ids(0, 9, state_after=START - 1) == ["early", "late"]
+
+
+def test_the_dead_letter_queue_of_a_session_queue_has_no_sessions(rig: Rig) -> None:
+    rig.send("a", session_id="one")
+    _, taker = rig.session("one")
+    rig.queue.dead_letter(token(taker.last), "why", None, {})
+    below = Taker()
+    rig.dead.subscribe(below)
+    assert below.bodies == [b"a"]
+    assert below.last.session_id == "one"
+    rig.dead.complete(token(below.last))

@@ -1,0 +1,212 @@
+"""Two steps, proof and permission, each with a line in the audit; and claims that are good for one request only."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import JsonValue, SecretStr
+
+from flow_contracts.message import ReceivedMessage
+from flow_contracts.request import FlowRequest, digest
+from flow_worker.access.entra import Proven
+from flow_worker.access.principal import Principal
+from flow_worker.access.rights import Asserters, Rights
+from flow_worker.cli.dead_letter_actions import anew
+from flow_worker.errors import Refused, TemporarilyUnavailable
+from flow_worker.flows.registry import Registry
+from flow_worker.pipeline import decode
+from flow_worker.pipeline.authorize import Admission
+from flow_worker.pipeline.job import Job
+from flow_worker.settings import FlowSettings
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+CLAIM = "a-claim-that-must-not-be-seen"
+INPUT: JsonValue = {"customer": "an-input-that-must-not-be-seen", "amount": 5}
+ADA = "aaaaaaaa-0000-0000-0000-000000000001"
+PLUG_IN = "bbbbbbbb-0000-0000-0000-000000000002"
+URL = SecretStr("https://flow.example/x")
+FLOWS = {
+    "quote": FlowSettings(url=URL, role="Quotes.Create"),
+    "bound": FlowSettings(url=URL, role="Quotes.Create", bind_claim=True),
+    "private": FlowSettings(url=URL, privilege="prvCreatenew_quote"),
+}
+
+
+class Tokens:
+    """An authority that takes any claim, whose token says what it is told."""
+
+    def __init__(
+        self, principal: Principal, trouble: Exception | None = None, claims: Mapping[str, JsonValue] | None = None
+    ) -> None:
+        self._proven = Proven(principal, claims or {})
+        self._trouble = trouble
+
+    async def prove(self, claim: SecretStr | None, enqueued_at: datetime) -> Proven:
+        if self._trouble is not None:
+            raise self._trouble
+        return self._proven
+
+
+USER = Principal("tenant", ADA, "user", frozenset({"Quotes.Create"}), "entra")
+APP = Principal("tenant", PLUG_IN, "app", frozenset(), "entra")
+
+
+def admission(tokens: Tokens) -> Admission:
+    return Admission(
+        authority=tokens,
+        rights=Rights(Asserters({PLUG_IN}), None),
+        registry=Registry(FLOWS),
+        reply_queues=["flow-replies"],
+        binding_claim="nonce",
+    )
+
+
+def job(flow: str = "quote", **changes: object) -> Job:
+    options = {"message_id": "m-1", "correlation_id": "c-1", "reply_to_session_id": "c-1", "claim": SecretStr(CLAIM)}
+    message = FlowRequest.model_validate({"flow": flow, "input": INPUT, **options, **changes}).to_message()
+    fields = {name: getattr(message, name) for name in type(message).__dataclass_fields__}
+    received = ReceivedMessage(**fields, sequence_number=7, enqueued_at=NOW, delivery_count=1, expires_at=None)
+    return decode.requests_of("flow-requests")(received)
+
+
+def audit(caplog: pytest.LogCaptureFixture) -> list[dict[str, JsonValue]]:
+    assert CLAIM not in caplog.text
+    assert "must-not-be-seen" not in " ".join(str(vars(record)) for record in caplog.records)
+    return [vars(record) for record in caplog.records if record.name == "flow_worker.audit"]
+
+
+async def refusal(of: Admission, asked: Job) -> str:
+    with pytest.raises(Refused) as no:
+        await of.authorise(await of.prove(asked))
+    return no.value.code
+
+
+# --- the audit ---------------------------------------------------------------------------------------------------
+
+
+async def test_an_allowed_request_is_one_line_that_says_who_and_what(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "flow_worker.audit")
+    of = admission(Tokens(USER))
+    flow = await of.authorise(await of.prove(job()))
+    assert flow.name == "quote"
+    [line] = audit(caplog)
+    assert line["event"] == "access.allowed"
+    fields = line["fields"]
+    assert isinstance(fields, dict)
+    assert fields == {
+        "flow": "quote",
+        "code": None,
+        "queue": "flow-requests",
+        "message_id": "m-1",
+        "correlation_id": "c-1",
+        "authority": "entra",
+        "tenant": "tenant",
+        "caller": ADA,
+        "caller_kind": "user",
+        "system_user": None,
+        "on_behalf_of": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("tokens", "asked", "code"),
+    [
+        (Tokens(USER, Refused("claim_expired", "no")), job(), "claim_expired"),
+        (Tokens(APP), job(), "role_missing"),
+        (Tokens(USER), job(on_behalf_of=ADA), "on_behalf_of_not_allowed"),
+        (Tokens(APP), job("private", on_behalf_of=ADA), "privilege_missing"),
+        (Tokens(USER), job("unheard-of"), "unknown_flow"),
+        (Tokens(USER), job(reply_to="elsewhere"), "reply_queue_not_allowed"),
+    ],
+)
+async def test_a_refused_request_is_one_line_with_its_code(
+    tokens: Tokens, asked: Job, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "flow_worker.audit")
+    assert await refusal(admission(tokens), asked) == code
+    [line] = audit(caplog)
+    assert line["event"] == "access.refused"
+    fields = line["fields"]
+    assert isinstance(fields, dict)
+    assert fields["code"] == code
+
+
+@pytest.mark.parametrize(
+    "asked", [job(on_behalf_of=ADA), job("bound"), job("private")], ids=["for another", "not bound", "denied"]
+)
+async def test_a_refusal_after_the_proof_names_who_it_was(asked: Job, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "flow_worker.audit")
+    await refusal(admission(Tokens(USER)), asked)
+    [line] = audit(caplog)
+    assert isinstance(line["fields"], dict)
+    assert line["fields"]["caller"] == USER.oid
+
+
+async def test_what_is_not_known_yet_is_no_decision(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "flow_worker.audit")
+    with pytest.raises(TemporarilyUnavailable):
+        await admission(Tokens(USER, TemporarilyUnavailable("keys_unavailable", "away"))).prove(job())
+    assert audit(caplog) == []
+
+
+async def test_a_proven_errand_holds_no_claim_any_more() -> None:
+    proven = await admission(Tokens(USER)).prove(job())
+    assert (proven.claim, proven.principal) == (None, USER)
+    assert CLAIM.encode() not in proven.to_message().body
+
+
+# --- claims bound to a request -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound_to", ["m-1", digest("bound", INPUT, None)])
+async def test_a_bound_claim_names_the_message_or_what_is_asked(bound_to: str) -> None:
+    of = admission(Tokens(USER, claims={"nonce": bound_to}))
+    assert (await of.authorise(await of.prove(job("bound")))).name == "bound"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {},
+        {"nonce": "m-2"},
+        {"nonce": ""},
+        {"nonce": None},
+        {"nonce": ["m-1"]},
+        {"nonce": {"m-1": 1}},
+        {"Nonce": "m-1"},
+        {"nonce": digest("quote", INPUT, None)},
+        {"nonce": digest("bound", INPUT, ADA)},
+    ],
+)
+async def test_a_claim_that_is_bound_to_nothing_or_to_another_request_is_refused(claims: dict[str, JsonValue]) -> None:
+    assert await refusal(admission(Tokens(USER, claims=claims)), job("bound")) == "claim_not_bound"
+
+
+async def test_a_claim_bound_to_an_input_opens_no_other_under_that_message_id() -> None:
+    """Else whoever reads it could send anything, with the digest for a message ID."""
+    stolen = digest("bound", {"customer": "Contoso", "amount": 1}, None)
+    asked = job("bound").model_copy(update={"message_id": stolen})
+    assert await refusal(admission(Tokens(USER, claims={"nonce": stolen})), asked) == "claim_not_bound"
+
+
+async def test_other_flows_do_not_ask_for_a_binding() -> None:
+    of = admission(Tokens(USER, claims={"nonce": "m-2"}))
+    assert (await of.authorise(await of.prove(job()))).name == "quote"
+
+
+async def test_a_replay_by_a_person_is_still_the_request_its_claim_names() -> None:
+    of = admission(Tokens(USER, claims={"nonce": "m-1"}))
+    again = anew(job("bound"), "flow-requests", 7, NOW)
+    assert again.message_id != "m-1"
+    assert (await of.authorise(await of.prove(again))).name == "bound"
+
+
+def test_the_digest_does_not_depend_on_how_the_json_was_written() -> None:
+    assert digest("f", {"b": 1, "a": "ä"}, None) == digest("f", {"a": "ä", "b": 1}, None)
+    known = '{"flow":"f","input":{"a":"ä","b":1}}'
+    assert digest("f", {"a": "ä", "b": 1}, None) == hashlib.sha256(known.encode()).hexdigest()
+    assert digest("f", "\ud800", None)  # JSON may hold half a surrogate pair

@@ -1,0 +1,119 @@
+"""How native Dataverse messages become requests, and which do not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from flow_contracts.message import Message, ReceivedMessage
+from flow_contracts.request import InvalidRequest
+from flow_worker.pipeline import decode
+from flow_worker.settings import RequestQueue
+from tests.unit.contracts.dataverse_samples import (
+    CORRELATION,
+    ORGANIZATION,
+    SYSTEM_USER,
+    USER,
+    ZEROS,
+    custom_api,
+    posted,
+    update,
+)
+
+QUEUE = RequestQueue(
+    name="dataverse-requests",
+    authority="dataverse",
+    organization=ORGANIZATION.upper(),
+    flows={"Update:contact": "sync-contact", "update": "log-update", "NEW_startquote": "create-quote"},
+    reply_to="dataverse-replies",
+)
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+def received(message: Message) -> ReceivedMessage:
+    return ReceivedMessage(
+        **{name: getattr(message, name) for name in Message.__dataclass_fields__},
+        sequence_number=7,
+        enqueued_at=NOW,
+        delivery_count=1,
+        expires_at=None,
+    )
+
+
+def refusal(message: Message, queue: RequestQueue = QUEUE) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as no:
+        decode.posts_of(queue)(received(message))
+    return no.value
+
+
+def test_a_post_is_a_request_of_the_user_who_started_the_operation() -> None:
+    job = decode.posts_of(QUEUE)(received(posted(update())))
+    assert job.principal is not None
+    assert (job.flow, job.correlation_id, job.reply_to) == ("sync-contact", CORRELATION, "dataverse-replies")
+    assert (job.principal.authority, job.principal.tenant) == ("dataverse", ORGANIZATION)
+    assert (job.principal.oid, job.principal.system_user) == (USER, None)
+    assert job.principal.roles == frozenset()
+    assert job.claim is None
+
+
+def test_who_has_no_object_id_is_known_by_the_row() -> None:
+    job = decode.posts_of(QUEUE)(received(posted(update(InitiatingUserAzureActiveDirectoryObjectId=ZEROS))))
+    assert job.principal is not None
+    assert (job.principal.oid, job.principal.system_user) == ("", SYSTEM_USER)
+    assert job.user is None
+
+
+@pytest.mark.parametrize(
+    ("message", "table", "flow"),
+    [("Update", "contact", "sync-contact"), ("UPDATE", "account", "log-update"), ("Update", "none", "log-update")],
+)
+def test_the_flow_is_named_by_message_and_table_before_the_message_alone(message: str, table: str, flow: str) -> None:
+    job = decode.posts_of(QUEUE)(received(posted(update(MessageName=message, PrimaryEntityName=table))))
+    assert job.flow == flow
+
+
+def test_a_custom_api_names_its_flow_whatever_the_case() -> None:
+    assert decode.posts_of(QUEUE)(received(posted(custom_api(Amount=5)))).flow == "create-quote"
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (posted(update(OrganizationId=USER)), "organization_unknown"),
+        (posted(update(MessageName="Delete")), "message_not_mapped"),
+        (posted(update(MessageName="Update:contact")), "message_not_mapped"),
+        (posted(update(InputParameters=None)), "malformed_request"),
+    ],
+)
+def test_what_is_refused_is_answered_where_the_queue_says(message: Message, code: str) -> None:
+    no = refusal(message)
+    assert no.code == code
+    assert no.address is not None
+    assert (no.address.correlation_id, no.address.queue) == (CORRELATION, "dataverse-replies")
+
+
+def test_labels_that_pretend_to_be_dataverses_count_for_nothing() -> None:
+    claims = "http://schemas.microsoft.com/xrm/2011/Claims/"
+    labels = {f"{claims}InitiatingUser": ZEROS, f"{claims}User": ZEROS, f"{claims}Organization": "elsewhere"}
+    post = posted(update())
+    job = decode.posts_of(QUEUE)(
+        received(replace(post, application_properties={**post.application_properties, **labels}))
+    )
+    assert job.principal is not None
+    assert job.principal.oid == USER
+
+
+def test_a_request_of_ours_is_no_post_and_a_post_is_no_request_of_ours() -> None:
+    ours = Message(
+        body=b'{"flow": "create-quote", "claim": "x"}',
+        message_id="m",
+        application_properties={"contract": "flow-request/1"},
+        content_type="application/json",
+    )
+    with pytest.raises(Exception, match=r"malformed_request|names no operation"):
+        decode.posts_of(QUEUE)(received(ours))
+    with pytest.raises(InvalidRequest) as no:
+        decode.requests_of("flow-requests")(received(replace(posted(update()), message_id="m")))
+    assert no.value.code == "unsupported_contract"

@@ -1,5 +1,0 @@
-"""The main job, end to end, on a laptop: emulator and worker as processes of their own, and a sender to play with."""
-
-from worker.demo.show import play
-
-__all__ = ["play"]

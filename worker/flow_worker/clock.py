@@ -1,0 +1,42 @@
+"""The time, and times as others write them."""
+
+from __future__ import annotations
+
+import email.utils
+import math
+from datetime import UTC, datetime, timedelta
+
+MAX_RETRY_AFTER = timedelta(days=1)
+
+
+def now() -> datetime:
+    """The time in UTC."""
+    return datetime.now(UTC)
+
+
+def retry_after(header: str | None, since: datetime) -> datetime | None:
+    """A Retry-After header as a time: seconds or an HTTP date (RFC 9110, 10.2.3).
+
+    None for the past and for nonsense; at most a day after `since`.
+    """
+    text = (header or "").strip()
+    try:
+        pause = timedelta(seconds=_finite(text))
+    except ValueError:
+        pause = _date(text, since) - since
+    return since + min(pause, MAX_RETRY_AFTER) if pause > timedelta(0) else None
+
+
+def _finite(text: str) -> float:
+    seconds = float(text)
+    if not math.isfinite(seconds):
+        raise ValueError("not a number of seconds")
+    return min(seconds, MAX_RETRY_AFTER.total_seconds())
+
+
+def _date(text: str, otherwise: datetime) -> datetime:
+    try:
+        date = email.utils.parsedate_to_datetime(text)
+    except (ValueError, IndexError, OverflowError):
+        return otherwise
+    return date if date.tzinfo else date.replace(tzinfo=UTC)

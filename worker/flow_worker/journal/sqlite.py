@@ -1,0 +1,153 @@
+"""The journal's documents in an SQLite file: for all workers on one machine, with nothing to install.
+
+The file must lie on a local disk: WAL mode needs shared memory, which network file systems do not give
+(sqlite.org, "Write-Ahead Logging").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.journal.store import Stored, TooLarge
+from flow_worker.journal.transactions import Job, Transactions
+from flow_worker.settings import InvalidSettings
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE entry (
+    key TEXT PRIMARY KEY,
+    document BLOB NOT NULL,
+    version INTEGER NOT NULL,
+    expires REAL NOT NULL
+);
+CREATE INDEX entry_expires ON entry (expires);
+"""
+_MAX_BYTES = 256 * 1024 * 1024
+_LONG_BYTES = 256 * 1024
+"""A document of this size takes a millisecond to write."""
+
+
+class SqliteStore:
+    """A store in the file `path`. Several processes of one machine may share it."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, busy_seconds: float) -> None:
+        self._transactions = Transactions(connection, path, busy_seconds=busy_seconds)
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, *, busy_seconds: float) -> Self:
+        """Make or open the file. `busy_seconds`: how long to wait for another process. Raises `InvalidSettings`."""
+        return cls(await asyncio.to_thread(connect, path, busy_seconds), path, busy_seconds=busy_seconds)
+
+    async def read(self, key: str) -> Stored | None:
+        """See `Store.read`."""
+        found: Stored | None = await self._done(partial(_read, key=key))
+        return found
+
+    async def write(
+        self, key: str, document: bytes, version: str | None, expires: datetime, *, lasting: bool = True
+    ) -> str | None:
+        """See `Store.write`."""
+        if len(document) > _MAX_BYTES:
+            raise TooLarge
+        work = partial(_write, key=key, document=document, version=version, expires=expires)
+        written: str | None = await self._done(work, lasting=lasting, long=len(document) > _LONG_BYTES)
+        return written
+
+    async def purge(self, now: datetime, most: int) -> int:
+        """See `Store.purge`."""
+        purged: int = await self._done(partial(_purge, now=now, most=most), long=True)
+        return purged
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        self._closed = True
+        await self._transactions.close()
+
+    async def _done(self, job: Job, *, lasting: bool = False, long: bool = False) -> Any:
+        if self._closed:
+            raise TemporarilyUnavailable("journal_unavailable", "the journal is closed")
+        try:
+            return await self._transactions.done(job, lasting=lasting, long=long)
+        except sqlite3.Error as error:  # its message names files at most; it never quotes what is stored
+            raise TemporarilyUnavailable("journal_unavailable", f"the journal failed: {error}") from error
+
+
+def _read(connection: sqlite3.Connection, key: str) -> Stored | None:
+    row = connection.execute("SELECT document, version FROM entry WHERE key = ?", (key,)).fetchone()
+    return None if row is None else Stored(row[0], str(row[1]))
+
+
+def _write(
+    connection: sqlite3.Connection, key: str, document: bytes, version: str | None, expires: datetime
+) -> str | None:
+    # An entry that expires and is made anew must not get a version that it had before, so versions are random.
+    new = random.getrandbits(56)
+    values = (document, new, expires.timestamp(), key)
+    if version is None:
+        statement = "INSERT INTO entry (document, version, expires, key) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+        changed = connection.execute(statement, values)
+    else:
+        statement = "UPDATE entry SET document = ?, version = ?, expires = ? WHERE key = ? AND version = ?"
+        changed = connection.execute(statement, (*values, int(version)))
+    return str(new) if changed.rowcount == 1 else None
+
+
+def _purge(connection: sqlite3.Connection, now: datetime, most: int) -> int:
+    statement = "DELETE FROM entry WHERE key IN (SELECT key FROM entry WHERE expires <= ? LIMIT ?)"
+    return connection.execute(statement, (now.timestamp(), most)).rowcount
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+def connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
+    """A connection to the file, which is made if need be, for one thread at a time. Raises `InvalidSettings`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds flows' outputs; SQLite would ask the umask
+        # Threads take turns with it; isolation_level None: transactions are begun and ended in `Transactions`.
+        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise _unusable(path, error) from None
+    try:
+        _prepare(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise _unusable(path, error) from None
+    except InvalidSettings:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")  # also tells a file that cannot be written
+        found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found > SCHEMA_VERSION:
+            raise InvalidSettings(
+                f"journal.path: '{path}' was written by a later version (schema {found}, this one knows "
+                f"{SCHEMA_VERSION}); run that version, or name another file"
+            )
+        if found == 0:
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _unusable(path: Path, error: Exception) -> InvalidSettings:
+    return InvalidSettings(
+        f"journal.path: '{path}' cannot be used as the journal ({error}); name a file on a local disk that the worker "
+        "may write, or move a damaged one away (requests under way are then called as if for the first time)"
+    )

@@ -1,0 +1,140 @@
+"""Who sends a request, and whether they may: two steps, each with a line in the audit."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection
+from datetime import datetime
+from typing import Protocol
+
+from pydantic import SecretStr
+
+from flow_worker.access.entra import Proven
+from flow_worker.access.principal import Principal
+from flow_worker.access.rights import Rights
+from flow_worker.errors import Refused
+from flow_worker.flows.registry import Flow, Registry
+from flow_worker.pipeline.job import Job
+from flow_worker.telemetry.logs import log
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_audit = logging.getLogger("flow_worker.audit")
+
+
+class Authority(Protocol):
+    """Tells who sent a claim."""
+
+    async def prove(self, claim: SecretStr | None, enqueued_at: datetime) -> Proven:
+        """Raises `Refused` or `TemporarilyUnavailable`."""
+        ...
+
+
+class Admission:
+    """Admits requests, and says so."""
+
+    def __init__(
+        self,
+        *,
+        authority: Authority,
+        rights: Rights,
+        registry: Registry,
+        reply_queues: Collection[str],
+        binding_claim: str,
+    ) -> None:
+        """`binding_claim`: what ties a claim to one request, for flows that ask for it."""
+        self._authority = authority
+        self._rights = rights
+        self._registry = registry
+        self._reply_queues = frozenset(reply_queues)
+        self._binding_claim = binding_claim
+
+    async def prove(self, job: Job) -> Job:
+        """The errand with its proven sender, and without the claim, which is not needed any more.
+
+        Raises `Refused`, `TemporarilyUnavailable`. A sender whom an authority proved before stays proven.
+        """
+        try:
+            self._require_reply_queue(job)
+        except Refused as refusal:
+            _say(job, job.principal, refusal)
+            raise
+        return job if job.principal is not None else await self._proven(job)
+
+    async def authorise(self, job: Job) -> Flow:
+        """The flow that the proven sender may start. Raises `Refused`, `TemporarilyUnavailable`.
+
+        A look at a run starts nothing: whoever started it was authorised then.
+        """
+        if job.kind == "poll" or job.principal is None:
+            return self._registry.find(job.flow)
+        try:
+            flow = self._registry.find(job.flow)
+            await self._rights.require(job.principal, flow)
+            flow.check_input(job.input)
+        except Refused as refusal:
+            _say(job, job.principal, refusal)
+            raise
+        _say(job, job.principal, None)
+        return flow
+
+    def _require_reply_queue(self, job: Job) -> None:
+        if job.reply_to is not None and job.reply_to not in self._reply_queues:
+            raise Refused("reply_queue_not_allowed", "Results may not be sent to the queue named in reply-to.")
+
+    async def _proven(self, job: Job) -> Job:
+        try:
+            proven = await self._authority.prove(job.claim, job.accepted)
+        except Refused as refusal:
+            _say(job, None, refusal)
+            raise
+        try:
+            self._require_binding(job, proven)
+            principal = self._rights.speaking_for(proven.principal, job.on_behalf_of)
+        except Refused as refusal:
+            _say(job, proven.principal, refusal)
+            raise
+        return job.model_copy(update={"principal": principal, "claim": None})
+
+    def _require_binding(self, job: Job, proven: Proven) -> None:
+        """Whoever reads a claim can send it again, but not with a request that it is not bound to."""
+        if not self._registry.find(job.flow).bind_claim:
+            return
+        name = self._binding_claim
+        bound_to = proven.claims.get(name)
+        # What looks like a digest is one: else a claim bound to an input would open others under that message ID.
+        is_digest = isinstance(bound_to, str) and _DIGEST.fullmatch(bound_to) is not None
+        if bound_to != (job.digest if is_digest else job.replay_of or job.message_id):
+            raise Refused(
+                "claim_not_bound",
+                f"'{job.flow}' takes only claims that name the request's message ID or digest in '{name}'; get a "
+                "token for this request.",
+            )
+
+
+def _say(job: Job, principal: Principal | None, refusal: Refused | None) -> None:
+    """One decision. Neither token nor input: whoever reads the audit need not be trusted with them."""
+    who = {} if principal is None else _named(principal)
+    log(
+        _audit,
+        logging.INFO,
+        "access.allowed" if refusal is None else "access.refused",
+        f"'{job.flow}' may be started." if refusal is None else f"'{job.flow}' may not be started: {refusal.code}.",
+        flow=job.flow,
+        code=None if refusal is None else refusal.code,
+        queue=job.request_queue,
+        message_id=job.message_id,
+        correlation_id=job.correlation_id,
+        **who,
+    )
+
+
+def _named(principal: Principal) -> dict[str, str | None]:
+    return {
+        "authority": principal.authority,
+        "tenant": principal.tenant,
+        "caller": principal.oid or None,
+        "caller_kind": principal.kind,
+        "system_user": principal.system_user,
+        "on_behalf_of": principal.on_behalf_of,
+    }

@@ -1,0 +1,61 @@
+"""The one result of a request, from what is known when it is concluded."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from flow_contracts.message import ReceivedMessage
+from flow_contracts.request import ReplyAddress
+from flow_contracts.result import FlowError, FlowResult, Status, Times
+from flow_worker.flows.verdict import Kind, Verdict
+from flow_worker.pipeline.job import Job
+
+_STATUS = {Kind.SUCCEEDED: Status.SUCCEEDED, Kind.UNKNOWN: Status.UNKNOWN}
+
+
+def unreadable(address: ReplyAddress, message: ReceivedMessage, error: FlowError, now: datetime) -> FlowResult:
+    """The refusal of a request whose body is beyond reading."""
+    return FlowResult(
+        status=Status.REFUSED,
+        error=error,
+        times=Times(accepted=message.enqueued_at, finished=now),
+        correlation_id=address.correlation_id,
+        request_message_id=address.message_id,
+    )
+
+
+def without_answer(job: Job, status: Status, error: FlowError, now: datetime) -> FlowResult:
+    """A request that ends without (another) answer of its flow."""
+    return FlowResult(
+        status=status,
+        flow=job.flow,
+        error=error,
+        attempts=job.calls,
+        run=job.run,
+        times=Times(accepted=job.accepted, started=job.started, finished=now),
+        correlation_id=job.correlation_id,
+        request_message_id=job.message_id,
+        replay_of=job.replay_of,
+        run_for=job.user,
+    )
+
+
+def answered(job: Job, verdict: Verdict, now: datetime) -> FlowResult:
+    """A request that ends with this verdict; one that would be tried again has failed by now."""
+    return FlowResult(
+        status=_STATUS.get(verdict.kind, Status.FAILED),
+        flow=job.flow,
+        output=verdict.output,
+        output_type=verdict.output_type,
+        output_encoding=verdict.output_encoding,
+        http_status=verdict.http_status,
+        error=verdict.error,
+        note=verdict.note,
+        attempts=job.calls,
+        run=verdict.run or job.run,
+        times=Times(accepted=job.accepted, started=job.started, finished=now),
+        correlation_id=job.correlation_id,
+        request_message_id=job.message_id,
+        replay_of=job.replay_of,
+        run_for=job.user,
+    )

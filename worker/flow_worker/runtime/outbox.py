@@ -1,0 +1,56 @@
+"""Sends until the queue has accepted, or a named deadline is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from flow_contracts.message import Message
+from flow_worker.servicebus import ServiceBusUnavailable
+from flow_worker.telemetry.logs import log
+
+_log = logging.getLogger(__name__)
+_FIRST_PAUSE_SECONDS = 0.2
+_MAX_PAUSE_SECONDS = 3.0
+
+
+class Bus(Protocol):
+    """Where messages are sent."""
+
+    async def send(self, queue: str, message: Message) -> None:
+        """Raises `TooLarge`, `ServiceBusUnavailable`."""
+        ...
+
+
+class Outbox:
+    """Messages whose IDs are deterministic, so that sending one twice is sending it once."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def deliver(self, queue: str, message: Message, *, seconds: float) -> None:
+        """Return once the queue has accepted it. Raises `TooLarge` at once, `ServiceBusUnavailable` after `seconds`."""
+        pause = _FIRST_PAUSE_SECONDS
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    try:
+                        return await self._bus.send(queue, message)
+                    except ServiceBusUnavailable as trouble:
+                        self._say_retrying(queue, message, trouble)
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _MAX_PAUSE_SECONDS)
+        except TimeoutError:
+            raise ServiceBusUnavailable(f"'{queue}' did not accept a message within {seconds:g} s") from None
+
+    @staticmethod
+    def _say_retrying(queue: str, message: Message, trouble: ServiceBusUnavailable) -> None:
+        log(
+            _log,
+            logging.WARNING,
+            "send.retrying",
+            f"A message could not be sent yet and is tried again: {trouble}",
+            queue=queue,
+            correlation_id=message.correlation_id,
+        )

@@ -1,0 +1,30 @@
+"""Publishes results: each under its deterministic message ID, so that doing it twice is doing it once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from flow_worker.pipeline.outcome import Reply
+from flow_worker.runtime.outbox import Outbox
+from flow_worker.servicebus import TooLarge
+
+
+class Replies:
+    """The way to the reply queues."""
+
+    def __init__(self, outbox: Outbox, *, time_to_live: timedelta, publish_seconds: float) -> None:
+        self._outbox = outbox
+        self._time_to_live = time_to_live
+        self._publish_seconds = publish_seconds
+
+    async def publish(self, reply: Reply) -> None:
+        """Return once the reply queue has accepted it. Raises `ServiceBusUnavailable` after `publish_seconds`."""
+        try:
+            await self._deliver(reply)
+        except TooLarge:
+            await self._deliver(replace(reply, result=reply.result.without_output()))
+
+    async def _deliver(self, reply: Reply) -> None:
+        message = reply.result.to_message(reply.address.session_id, self._time_to_live, variant=reply.variant)
+        await self._outbox.deliver(reply.queue, message, seconds=self._publish_seconds)
