@@ -28,7 +28,7 @@ from rich.table import Table
 from bench.samples import Summary
 from bench.turns import Measured, Noise, Sample, Turn, as_json, by_second, summary_of
 from flow_contracts.client import Background, FlowClient
-from flow_worker.demo.stage import ROLE, Emulator, running_emulator, running_worker
+from flow_worker.demo.environment import ROLE, EmulatorClient, running_emulator, running_worker
 
 GOAL = 1.2
 """The good requests' median time may be so many times what it is alone."""
@@ -73,7 +73,7 @@ def _round(load: Load) -> tuple[Turn, Turn]:
     return alone, beside
 
 
-async def _play(emulator: Emulator, load: Load, *, noisy: bool) -> Turn:
+async def _play(emulator: EmulatorClient, load: Load, *, noisy: bool) -> Turn:
     claim = SecretStr(emulator.mint("ada", ROLE))
     async with FlowClient.from_connection_string(emulator.connection_string) as client, client.background() as good:
         await asyncio.gather(*(_timed(good, claim) for _ in range(_WARM_UP)))
@@ -113,7 +113,7 @@ async def _noise(client: FlowClient, claim: SecretStr, load: Load) -> int:
     return requests
 
 
-async def _became_of(emulator: Emulator, sent: int) -> Noise:
+async def _became_of(emulator: EmulatorClient, sent: int) -> Noise:
     """What the flows in trouble have seen of it."""
     async with httpx.AsyncClient(base_url=f"{emulator.web_url}/emulator/flows") as control:
         answers = [await control.get(f"/{flow}/calls") for flow in (HANGS, THROTTLED)]
@@ -122,7 +122,7 @@ async def _became_of(emulator: Emulator, sent: int) -> Noise:
     return Noise(sent, len(called), sum(call["status"] is None for call in calls))
 
 
-def _settings(emulator: Emulator, health_port: int, lanes: int) -> str:
+def _settings(emulator: EmulatorClient, health_port: int, lanes: int) -> str:
     base, tenant = emulator.web_url, emulator.issuer.split("/")[3]
     flows = "".join(
         f'[flows.{name}]\nurl = "{emulator.flows_url}/{name}/triggers/manual/paths/invoke?api-version=1"\n'

@@ -12,7 +12,7 @@ from azure.servicebus.aio import ServiceBusClient
 from bench.worker.load import BATCH, INPUT
 from bench.worker.stage import CELERY, CELERY_PREFORK
 from bench.worker.subjects import REQUESTS
-from flow_worker.demo.stage import Emulator
+from flow_worker.demo.environment import EmulatorClient
 
 
 def missing(subject: str) -> str | None:
@@ -24,7 +24,7 @@ def missing(subject: str) -> str | None:
     return None if subject == CELERY or hasattr(os, "fork") else "Celery's pool of processes needs fork"
 
 
-async def fill(emulator: Emulator, count: int) -> None:
+async def fill(emulator: EmulatorClient, count: int) -> None:
     """Put so many requests into the queue, as fast as it takes them."""
     async with (
         ServiceBusClient.from_connection_string(emulator.connection_string) as client,

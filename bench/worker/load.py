@@ -12,14 +12,14 @@ from bench.worker.stage import FLOW
 from bench.worker.subjects import REQUESTS
 from flow_contracts.request import FlowRequest
 from flow_contracts.servicebus.conversion import to_sdk
-from flow_worker.demo.stage import ROLE, Emulator
+from flow_worker.demo.environment import ROLE, EmulatorClient
 
 USERS = 20
 BATCH = 50
 INPUT: JsonValue = {"customer": "Contoso", "note": "x" * 2000}
 
 
-def claims(emulator: Emulator) -> list[SecretStr]:
+def claims(emulator: EmulatorClient) -> list[SecretStr]:
     """A token for each user."""
     return [SecretStr(emulator.mint(f"user-{number}", ROLE)) for number in range(USERS)]
 
@@ -37,7 +37,7 @@ def request(claim: SecretStr, session_id: str | None = None) -> FlowRequest:
     )
 
 
-async def fill(emulator: Emulator, count: int, tokens: Sequence[SecretStr] = ()) -> None:
+async def fill(emulator: EmulatorClient, count: int, tokens: Sequence[SecretStr] = ()) -> None:
     """Put so many requests into the queue, as fast as it takes them; with new claims, or with these."""
     tokens = tokens or claims(emulator)
     async with (

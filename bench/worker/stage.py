@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from bench.worker.subjects import CONNECTION_STRING, FLOW_URL, SUBJECTS
-from flow_worker.demo.stage import ROLE, START_SECONDS, Emulator, running_emulator, worker_environment
+from flow_worker.demo.environment import ROLE, START_SECONDS, EmulatorClient, running_emulator, worker_environment
 
 WORKER = "flow-worker"
 TWO_WORKERS = "flow-worker twice"
@@ -46,7 +46,7 @@ class Cell:
 class Stage:
     """Running."""
 
-    emulator: Emulator
+    emulator: EmulatorClient
     """Reached at once, without the distance."""
     flow_url: str
     subjects: tuple[psutil.Process, ...]
@@ -117,7 +117,7 @@ def pin(to: list[int]) -> None:
 
 
 @contextmanager
-def _subjects(cell: Cell, emulator: Emulator, url: str, folder: Path) -> Iterator[tuple[psutil.Process, ...]]:
+def _subjects(cell: Cell, emulator: EmulatorClient, url: str, folder: Path) -> Iterator[tuple[psutil.Process, ...]]:
     if cell.subject in (*SUBJECTS, CELERY, CELERY_PREFORK):
         environment = os.environ | {CONNECTION_STRING: emulator.connection_string, FLOW_URL: url}
         with _process(_command(cell), environment, folder) as one:
@@ -176,7 +176,7 @@ def _printing_port(*arguments: str) -> Iterator[tuple[int, subprocess.Popen[str]
         process.communicate()
 
 
-def _settings(emulator: Emulator, url: str, lanes: int) -> str:
+def _settings(emulator: EmulatorClient, url: str, lanes: int) -> str:
     """The worker's defaults, but for what names this stage, and for bounds that keep real flows from harm."""
     base, tenant = emulator.web_url, emulator.issuer.split("/")[3]
     return f"""plain_http_hosts = ["{base.split("/")[2]}", "{url.split("/")[2]}"]

@@ -13,10 +13,10 @@ from bench.worker import celery_load
 from bench.worker.load import fill
 from bench.worker.stage import CELERY, CELERY_PREFORK, Cell, Stage, running
 from bench.worker.subjects import REPLIES
-from flow_worker.demo.stage import Emulator
+from flow_worker.demo.environment import EmulatorClient
 
 START_SECONDS = 60.0
-Fill = Callable[[Emulator, int], Coroutine[None, None, None]]
+Fill = Callable[[EmulatorClient, int], Coroutine[None, None, None]]
 _GLANCE_SECONDS = 0.05
 _WARM_UP = 0.15
 """This part of the results comes before the measurement: connections and caches are made then."""

@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 
-from flow_worker.demo.stage import ROLE, Emulator
+from flow_worker.demo.environment import ROLE, EmulatorClient
 from servicebus_emulator import config
 from servicebus_emulator.cloud.entra.issuer import object_id_of
 from tests.clients.harness import HERE, JsonObject, node, running
@@ -108,7 +108,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> JsonObject:
     bundle = folder / "bundle.js"
     subprocess.run([node(), "build.mjs", str(bundle)], cwd=HERE / "browser", check=True, timeout=SECONDS)
     with running(folder, None, "--ws-port", "0", "--config", str(configuration(folder))) as said:
-        emulator = Emulator(**{name: said[name] for name in Emulator.__dataclass_fields__})
+        emulator = EmulatorClient(**{name: said[name] for name in EmulatorClient.__dataclass_fields__})
         given = {
             "wsUrl": said["ws_url"],
             "busToken": bus_token(emulator.web_url),
@@ -143,7 +143,7 @@ def bus_token(web_url: str) -> str:
 
 
 @contextmanager
-def working(folder: Path, emulator: Emulator) -> Iterator[None]:
+def working(folder: Path, emulator: EmulatorClient) -> Iterator[None]:
     """A worker that is ready."""
     health_port = free_port()
     worker = start_worker(folder, emulator, health_port)

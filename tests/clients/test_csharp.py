@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flow_worker.demo.stage import ON_BEHALF, ROLE, Emulator, running_worker, worker_settings
+from flow_worker.demo.environment import ON_BEHALF, ROLE, EmulatorClient, running_worker, worker_settings
 from servicebus_emulator import config
 from servicebus_emulator.cloud.entra.issuer import object_id_of
 from tests.clients.harness import HERE, running
@@ -36,7 +36,7 @@ PLUGIN = config.load(None).http.identity.managed_identity.object_id
 class Stage:
     """What the plug-in needs of the emulator."""
 
-    emulator: Emulator
+    emulator: EmulatorClient
     namespace: str
     bus_token: str
     folder: Path
@@ -64,12 +64,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         pytest.skip("no Mono; .ci/run names the Debian packages")
     folder = tmp_path_factory.mktemp("csharp")
     with running(folder, None, "--admin-port", "0") as said:
-        emulator = Emulator(**{name: said[name] for name in Emulator.__dataclass_fields__})
+        emulator = EmulatorClient(**{name: said[name] for name in EmulatorClient.__dataclass_fields__})
         with running_worker(folder, emulator, settings):
             yield Stage(emulator, said["admin_url"], token(emulator, "https://servicebus.azure.net"), folder)
 
 
-def settings(emulator: Emulator, health_port: int) -> str:
+def settings(emulator: EmulatorClient, health_port: int) -> str:
     """The demo's, but the plug-in's identity may name a user, and its flow asks for the user's privilege alone."""
     document = worker_settings(emulator, health_port).split("[flows.create-quote-unchecked]")
     own = document[0].replace(f'asserter_role = "{ON_BEHALF}"', f'asserters = ["{PLUGIN}"]')
@@ -77,7 +77,7 @@ def settings(emulator: Emulator, health_port: int) -> str:
     return "[flows.create-quote-unchecked]".join([own, *document[1:]])
 
 
-def token(emulator: Emulator, resource: str) -> str:
+def token(emulator: EmulatorClient, resource: str) -> str:
     """The managed identity's, from its endpoint."""
     query = {"api-version": "2019-08-01", "resource": resource}
     secret = {"X-IDENTITY-HEADER": emulator.identity_header}
@@ -106,7 +106,7 @@ def test_the_plugin_starts_its_flow(stage: Stage) -> None:
     assert said.startswith(f"MessageId {USER}/"), said
     correlation_id = said.split()[1]
     deadline = time.monotonic() + SECONDS
-    while not (seen := stage.emulator.seen("create-quote", correlation_id)).calls and time.monotonic() < deadline:
+    while not (seen := stage.emulator.activity("create-quote", correlation_id)).calls and time.monotonic() < deadline:
         time.sleep(0.1)
     assert seen.calls == 1, (stage.folder / "worker.log").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""A stage for each test: what breaks there must not touch another."""
+"""A system for each test: what breaks there must not touch another."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.stage import Stage, running_stage
+from tests.support.system import System, running_system
 
 
 @pytest.fixture
-async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    async with running_stage(monkeypatch) as running:
+async def system(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[System]:
+    async with running_system(monkeypatch) as running:
         yield running

@@ -26,7 +26,7 @@ from servicebus_emulator.host import Emulator, Endpoints, running_emulator
 from tests.support.azurite import Azurite, azurite
 from tests.support.doomed import POINTS
 from tests.support.processes import CHECKOUT
-from tests.support.stage import ROLE, short_lock, until, worker_settings
+from tests.support.system import ROLE, short_lock, until, worker_settings
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 

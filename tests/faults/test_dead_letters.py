@@ -16,15 +16,15 @@ from pydantic import JsonValue
 from flow_contracts.result import FlowResult
 from flow_worker.servicebus import ServiceBus
 from tests.support.deep import too_deep
-from tests.support.stage import WAIT, Stage, configured, running_stage, until
+from tests.support.system import WAIT, System, configured, running_system, until
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 
 
 @pytest.fixture
-async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+async def system(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[System]:
     properties = {"MaxDeliveryCount": 1, "LockDuration": "PT5S"}
-    async with running_stage(monkeypatch, configured({"flow-requests": properties})) as running:
+    async with running_system(monkeypatch, configured({"flow-requests": properties})) as running:
         yield running
 
 
@@ -33,61 +33,61 @@ def outcome(result: FlowResult | None) -> tuple[str, str | None]:
     return result.status, result.error.code if result.error else None
 
 
-async def test_a_request_that_expired_in_the_queue_is_answered_so(stage: Stage) -> None:
-    async with stage.client() as client:
-        sent = await client.submit("create-quote", QUOTE, claim=stage.claim(), time_to_live=timedelta(milliseconds=50))
+async def test_a_request_that_expired_in_the_queue_is_answered_so(system: System) -> None:
+    async with system.client() as client:
+        sent = await client.submit("create-quote", QUOTE, claim=system.claim(), time_to_live=timedelta(milliseconds=50))
         unclaimed = await client.submit("create-quote", QUOTE, time_to_live=timedelta(milliseconds=50))
-        await until(lambda: stage.depth("dead_lettered") == 2)
-        async with stage.worker():
+        await until(lambda: system.depth("dead_lettered") == 2)
+        async with system.worker():
             assert outcome(await client.take(sent, WAIT)) == ("expired", "request_expired")
             assert outcome(await client.take(unclaimed, WAIT)) == ("expired", "request_expired")
-        async with stage.worker():  # it looks through the dead letters once more
+        async with system.worker():  # it looks through the dead letters once more
             await asyncio.sleep(1)
         assert await client.poll(sent) is None
-    assert stage.depth("dead_lettered") == 2
-    assert await stage.calls("create-quote") == []
+    assert system.depth("dead_lettered") == 2
+    assert await system.calls("create-quote") == []
 
 
-async def test_a_request_that_was_delivered_too_often_has_failed(stage: Stage) -> None:
-    requests = stage.emulator.broker.find("flow-requests")
-    async with stage.client() as client:
-        sent = await client.submit("create-quote", QUOTE, claim=stage.claim())
-        await _take_and_drop(stage)
-        await until(lambda: stage.depth("dead_lettered") == 1)
-        async with stage.worker():
+async def test_a_request_that_was_delivered_too_often_has_failed(system: System) -> None:
+    requests = system.emulator.broker.find("flow-requests")
+    async with system.client() as client:
+        sent = await client.submit("create-quote", QUOTE, claim=system.claim())
+        await _take_and_drop(system)
+        await until(lambda: system.depth("dead_lettered") == 1)
+        async with system.worker():
             assert outcome(await client.take(sent, WAIT)) == ("failed", "deliveries_exceeded")
     assert requests.peek(0, 1, None) == []
-    assert await stage.calls("create-quote") == []
+    assert await system.calls("create-quote") == []
 
 
-async def test_a_request_whose_call_was_lost_with_its_worker_is_unknown(stage: Stage) -> None:
+async def test_a_request_whose_call_was_lost_with_its_worker_is_unknown(system: System) -> None:
     """The lock goes while the flow runs, the broker gives up: the worker at the call tells, nobody else."""
-    await stage.put("flows/create-quote", {"delay_seconds": 1.5})
-    requests = stage.emulator.broker.find("flow-requests")
-    async with stage.worker(), stage.client() as client:
-        sent = await client.submit("create-quote", QUOTE, claim=stage.claim())
+    await system.put("flows/create-quote", {"delay_seconds": 1.5})
+    requests = system.emulator.broker.find("flow-requests")
+    async with system.worker(), system.client() as client:
+        sent = await client.submit("create-quote", QUOTE, claim=system.claim())
         async with asyncio.timeout(WAIT):
-            while not await stage.calls("create-quote"):  # noqa: ASYNC110 - the flow can only be asked
+            while not await system.calls("create-quote"):  # noqa: ASYNC110 - the flow can only be asked
                 await asyncio.sleep(0.02)
         requests.expire_locks()
-        await until(lambda: stage.depth("dead_lettered") == 1)
+        await until(lambda: system.depth("dead_lettered") == 1)
         assert outcome(await client.take(sent, WAIT)) == ("succeeded", None)
         await asyncio.sleep(1)  # the watch comes round
         assert await client.poll(sent) is None
-    assert len(await stage.calls("create-quote")) == 1
+    assert len(await system.calls("create-quote")) == 1
 
 
 async def test_dead_letters_that_cannot_be_decoded_are_in_nobodys_way_and_are_answered_too(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    system: System, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A body nested too deep fails the peek of a whole page: before and behind those of others."""
-    async with stage.client() as client, _sender(stage) as sender:
+    async with system.client() as client, _sender(system) as sender:
         await sender.send_messages(too_deep("deep-0", ttl_ms=50))
-        sent = await client.submit("create-quote", QUOTE, claim=stage.claim(), time_to_live=timedelta(milliseconds=50))
+        sent = await client.submit("create-quote", QUOTE, claim=system.claim(), time_to_live=timedelta(milliseconds=50))
         for number in (1, 2):
             await sender.send_messages(too_deep(f"deep-{number}", ttl_ms=50))
-        await until(lambda: stage.depth("dead_lettered") == 4)
-        async with stage.worker():
+        await until(lambda: system.depth("dead_lettered") == 4)
+        async with system.worker():
             assert outcome(await client.take(sent, WAIT)) == ("expired", "request_expired")
             for number in range(3):
                 assert outcome(await client.take(f"deep-{number}", WAIT)) == ("refused", "malformed_request")
@@ -98,25 +98,25 @@ async def test_dead_letters_that_cannot_be_decoded_are_in_nobodys_way_and_are_an
 
 
 async def test_a_request_that_cannot_be_decoded_is_given_up_by_the_broker_and_others_are_answered(
-    stage: Stage,
+    system: System,
 ) -> None:
-    requests = stage.emulator.broker.find("flow-requests")
-    one_lane = stage.settings(request_queues=[{"name": "flow-requests", "lanes": 1}])
-    async with stage.client() as client, _sender(stage) as sender:
+    requests = system.emulator.broker.find("flow-requests")
+    one_lane = system.settings(request_queues=[{"name": "flow-requests", "lanes": 1}])
+    async with system.client() as client, _sender(system) as sender:
         await sender.send_messages(too_deep("deep"))
-        sent = await client.submit("create-quote", QUOTE, claim=stage.claim())
-        async with stage.worker(one_lane):
+        sent = await client.submit("create-quote", QUOTE, claim=system.claim())
+        async with system.worker(one_lane):
             assert outcome(await client.take(sent, WAIT)) == ("succeeded", None)
             requests.expire_locks()
-            await until(lambda: stage.depth("dead_lettered") == 1)
+            await until(lambda: system.depth("dead_lettered") == 1)
             assert outcome(await client.take("deep", WAIT)) == ("refused", "malformed_request")
 
 
 async def test_a_message_that_cannot_be_decoded_is_a_sign_of_life_to_the_probe(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    system: System, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = stage.settings().servicebus.model_copy(update={"probe_interval_seconds": 0, "receive_wait_seconds": 1})
-    async with ServiceBus(settings) as bus, bus.receiver("flow-requests") as receiver, _sender(stage) as sender:
+    settings = system.settings().servicebus.model_copy(update={"probe_interval_seconds": 0, "receive_wait_seconds": 1})
+    async with ServiceBus(settings) as bus, bus.receiver("flow-requests") as receiver, _sender(system) as sender:
         await sender.send_messages(too_deep("deep", scheduled_in=timedelta(hours=1)))
         assert await receiver.receive() is None
         assert any("nesting" in record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR)
@@ -128,18 +128,18 @@ async def test_a_message_that_cannot_be_decoded_is_a_sign_of_life_to_the_probe(
 
 
 @asynccontextmanager
-async def _sender(stage: Stage) -> AsyncIterator[ServiceBusSender]:
+async def _sender(system: System) -> AsyncIterator[ServiceBusSender]:
     async with (
-        ServiceBusClient.from_connection_string(stage.emulator.connection_string) as client,
+        ServiceBusClient.from_connection_string(system.emulator.connection_string) as client,
         client.get_queue_sender("flow-requests") as sender,
     ):
         yield sender
 
 
-async def _take_and_drop(stage: Stage) -> None:
+async def _take_and_drop(system: System) -> None:
     """Receive the request once and leave it, so that the broker gives it up."""
     async with (
-        ServiceBusClient.from_connection_string(stage.emulator.connection_string) as client,
+        ServiceBusClient.from_connection_string(system.emulator.connection_string) as client,
         client.get_queue_receiver("flow-requests") as receiver,
     ):
         [message] = await receiver.receive_messages(max_wait_time=10)

@@ -6,7 +6,7 @@ import pytest
 from pydantic import JsonValue
 
 from flow_contracts.result import FlowResult
-from tests.support.stage import WAIT, Stage, until
+from tests.support.system import WAIT, System, until
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 QUEUES = ("flow-requests", "flow-continuations")
@@ -16,101 +16,101 @@ def outcome(result: FlowResult) -> tuple[str, str | None]:
     return result.status, result.error.code if result.error else None
 
 
-async def test_a_call_without_an_answer_is_made_again_only_for_a_flow_that_bears_it(stage: Stage) -> None:
-    stage.flows["create-quote"] = {"timeout_seconds": 1}
-    stage.flows["again"] = {
+async def test_a_call_without_an_answer_is_made_again_only_for_a_flow_that_bears_it(system: System) -> None:
+    system.flows["create-quote"] = {"timeout_seconds": 1}
+    system.flows["again"] = {
         "idempotent": True,
         "timeout_seconds": 1,
-        "url": stage.emulator.web.flow_url("create-quote"),
+        "url": system.emulator.web.flow_url("create-quote"),
     }
-    async with stage.worker(), stage.client() as client, client.background() as background:
+    async with system.worker(), system.client() as client, client.background() as background:
         for kind, code in (
             ("hang", "flow_timeout"),
             ("reset_after_reading", "flow_no_answer"),
             ("close_midway", "flow_no_answer"),
         ):
-            before = len(await stage.calls("create-quote"))
-            await stage.put("flows/create-quote", {"faults": [{"kind": kind, "next_calls": 2}]})
-            result = await background.request("create-quote", QUOTE, WAIT, claim=stage.claim())
+            before = len(await system.calls("create-quote"))
+            await system.put("flows/create-quote", {"faults": [{"kind": kind, "next_calls": 2}]})
+            result = await background.request("create-quote", QUOTE, WAIT, claim=system.claim())
             assert (outcome(result), result.attempts) == (("unknown", code), 1), kind
             assert result.error is not None
             assert result.error.retryable is False
-            idempotent = await background.request("again", QUOTE, WAIT, claim=stage.claim())
+            idempotent = await background.request("again", QUOTE, WAIT, claim=system.claim())
             assert (outcome(idempotent), idempotent.attempts) == (("succeeded", None), 2), kind
-            assert len(await stage.calls("create-quote")) == before + 3
+            assert len(await system.calls("create-quote")) == before + 3
 
 
 async def test_a_flow_that_cannot_be_reached_has_failed_and_may_be_asked_again(
-    stage: Stage, unused_tcp_port: int
+    system: System, unused_tcp_port: int
 ) -> None:
-    stage.flows["create-quote"] = {"url": f"http://127.0.0.1:{unused_tcp_port}/x"}
+    system.flows["create-quote"] = {"url": f"http://127.0.0.1:{unused_tcp_port}/x"}
     host = f"127.0.0.1:{unused_tcp_port}"
-    settings = stage.settings(
-        plain_http_hosts=[host, stage.emulator.web.url.split("/")[2]], retry={"max_calls": 2, "base_seconds": 0.1}
+    settings = system.settings(
+        plain_http_hosts=[host, system.emulator.web.url.split("/")[2]], retry={"max_calls": 2, "base_seconds": 0.1}
     )
-    async with stage.worker(settings), stage.client() as client, client.background() as background:
-        result = await background.request("create-quote", QUOTE, WAIT, claim=stage.claim())
+    async with system.worker(settings), system.client() as client, client.background() as background:
+        result = await background.request("create-quote", QUOTE, WAIT, claim=system.claim())
     assert (outcome(result), result.attempts) == (("failed", "flow_unreachable"), 2)
     assert result.error is not None
     assert result.error.retryable is True
     assert str(unused_tcp_port) not in result.error.message  # the flow's URL is a secret
 
 
-async def test_a_bad_gateways_page_leaves_it_unknown_whether_the_flow_ran(stage: Stage) -> None:
-    await stage.put("flows/create-quote", {"faults": [{"kind": "html", "status": 502}]})
-    async with stage.worker(), stage.client() as client, client.background() as background:
-        result = await background.request("create-quote", QUOTE, WAIT, claim=stage.claim())
+async def test_a_bad_gateways_page_leaves_it_unknown_whether_the_flow_ran(system: System) -> None:
+    await system.put("flows/create-quote", {"faults": [{"kind": "html", "status": 502}]})
+    async with system.worker(), system.client() as client, client.background() as background:
+        result = await background.request("create-quote", QUOTE, WAIT, claim=system.claim())
     assert outcome(result) == ("unknown", "http_502")
     assert (result.http_status, result.output_encoding) == (502, "text")
 
 
-async def test_a_redirect_is_not_followed_with_the_token(stage: Stage) -> None:
-    target = stage.emulator.web.flow_url("notify-team")
+async def test_a_redirect_is_not_followed_with_the_token(system: System) -> None:
+    target = system.emulator.web.flow_url("notify-team")
     fault = {"kind": "respond", "status": 307, "headers": {"Location": target}, "next_calls": 1}
-    await stage.put("flows/create-quote", {"faults": [fault]})
-    async with stage.worker(), stage.client() as client, client.background() as background:
-        result = await background.request("create-quote", QUOTE, WAIT, claim=stage.claim())
+    await system.put("flows/create-quote", {"faults": [fault]})
+    async with system.worker(), system.client() as client, client.background() as background:
+        result = await background.request("create-quote", QUOTE, WAIT, claim=system.claim())
     assert outcome(result) == ("failed", "http_307")
-    assert await stage.calls("notify-team") == []
+    assert await system.calls("notify-team") == []
 
 
-async def test_a_cookie_of_one_call_is_not_sent_with_the_next(stage: Stage) -> None:
+async def test_a_cookie_of_one_call_is_not_sent_with_the_next(system: System) -> None:
     response = {"echo": True, "headers": {"Set-Cookie": "ARRAffinity=secret; Path=/"}}
-    await stage.put("flows/create-quote", {"response": response, "input_schema": None})
-    async with stage.worker(), stage.client() as client, client.background() as background:
+    await system.put("flows/create-quote", {"response": response, "input_schema": None})
+    async with system.worker(), system.client() as client, client.background() as background:
         for _ in range(2):
-            result = await background.request("create-quote", QUOTE, WAIT, claim=stage.claim())
+            result = await background.request("create-quote", QUOTE, WAIT, claim=system.claim())
             assert outcome(result) == ("succeeded", None)
-    assert "ARRAffinity" not in str(await stage.calls("create-quote"))
+    assert "ARRAffinity" not in str(await system.calls("create-quote"))
 
 
 @pytest.mark.parametrize(
     ("place", "kind"), [("identity", "respond"), ("identity", "html"), ("issuer", "respond"), ("issuer", "html")]
 )
 async def test_without_proof_or_token_a_request_waits_and_is_neither_run_nor_denied(
-    stage: Stage, place: str, kind: str
+    system: System, place: str, kind: str
 ) -> None:
-    await stage.put(place, {"faults": [{"kind": kind, "status": 403}]})
-    async with stage.worker(), stage.client() as client:
-        sent = await client.submit("create-quote", QUOTE, claim=stage.claim())
-        await until(lambda: _continuations(stage) > 0)
-        assert await stage.calls("create-quote") == []
-        await stage.put(place, {"faults": []})
+    await system.put(place, {"faults": [{"kind": kind, "status": 403}]})
+    async with system.worker(), system.client() as client:
+        sent = await client.submit("create-quote", QUOTE, claim=system.claim())
+        await until(lambda: _continuations(system) > 0)
+        assert await system.calls("create-quote") == []
+        await system.put(place, {"faults": []})
         if place == "issuer":
             return  # keys are asked for again after a pause of their own; see the keys' tests
         assert outcome(await client.wait(sent, WAIT)) == ("succeeded", None)
-    assert len(await stage.calls("create-quote")) == 1
+    assert len(await system.calls("create-quote")) == 1
 
 
-async def test_a_request_that_waited_too_long_is_answered_and_kept_for_a_person(stage: Stage) -> None:
-    await stage.put("identity", {"faults": [{"kind": "respond", "status": 403}]})
-    settings = stage.settings(retry={"max_age_seconds": 1, "base_seconds": 0.2})
-    async with stage.worker(settings), stage.client() as client, client.background() as background:
-        result = await background.request("create-quote", QUOTE, WAIT, claim=stage.claim())
+async def test_a_request_that_waited_too_long_is_answered_and_kept_for_a_person(system: System) -> None:
+    await system.put("identity", {"faults": [{"kind": "respond", "status": 403}]})
+    settings = system.settings(retry={"max_age_seconds": 1, "base_seconds": 0.2})
+    async with system.worker(settings), system.client() as client, client.background() as background:
+        result = await background.request("create-quote", QUOTE, WAIT, claim=system.claim())
         assert outcome(result) == ("failed", "identity_unavailable")
-        await until(lambda: sum(stage.depth("dead_lettered", queue) for queue in QUEUES) == 1)
-    assert await stage.calls("create-quote") == []
+        await until(lambda: sum(system.depth("dead_lettered", queue) for queue in QUEUES) == 1)
+    assert await system.calls("create-quote") == []
 
 
-def _continuations(stage: Stage) -> int:
-    return len(stage.emulator.broker.find("flow-continuations").peek(0, 10, None))
+def _continuations(system: System) -> int:
+    return len(system.emulator.broker.find("flow-continuations").peek(0, 10, None))

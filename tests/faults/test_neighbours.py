@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from flow_contracts.client import Background
 from flow_contracts.result import FlowResult, Status
 from flow_worker.settings import Settings
-from tests.support.stage import WAIT, JsonObject, Stage, until
+from tests.support.system import WAIT, JsonObject, System, until
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 NOISE = 12
@@ -19,10 +19,10 @@ NEVER = 300.0
 """Seconds: longer than any test here may last."""
 
 
-def settings_for(stage: Stage, **of_flow: object) -> Settings:
+def settings_for(system: System, **of_flow: object) -> Settings:
     """A worker with a few lanes, and a neighbour that may be waited for longer than the test lasts."""
-    stage.flows["notify-team"] = {"timeout_seconds": NEVER, **of_flow}
-    return stage.settings(
+    system.flows["notify-team"] = {"timeout_seconds": NEVER, **of_flow}
+    return system.settings(
         request_queues=[{"name": "flow-requests", "lanes": LANES}],
         continuations={"lanes": LANES},
         http={"status_seconds": NEVER},
@@ -41,22 +41,22 @@ def settings_for(stage: Stage, **of_flow: object) -> Settings:
     ids=["hangs", "is throttled", "is broken", "never says how its runs end"],
 )
 async def test_a_flow_in_trouble_leaves_lanes_to_the_others(
-    stage: Stage, behaviour: JsonObject, idempotent: bool
+    system: System, behaviour: JsonObject, idempotent: bool
 ) -> None:
-    await stage.put("flows/notify-team", behaviour)
-    async with stage.worker(settings_for(stage, idempotent=idempotent)), stage.client() as client:
+    await system.put("flows/notify-team", behaviour)
+    async with system.worker(settings_for(system, idempotent=idempotent)), system.client() as client:
         for _ in range(NOISE):
-            await client.submit("notify-team", QUOTE, claim=stage.claim())
-        await until(lambda: stage.depth("active") < LANES)  # those that lanes hold count too
+            await client.submit("notify-team", QUOTE, claim=system.claim())
+        await until(lambda: system.depth("active") < LANES)  # those that lanes hold count too
         throttled_once = {"faults": [{"kind": "throttle", "retry_after": "0", "next_calls": 1}]}
         async with asyncio.timeout(WAIT), client.background() as background:
-            await request(stage, background)
-            await stage.put("flows/create-quote", throttled_once)  # so that it needs a lane of the continuations too
-            result = await request(stage, background)
+            await request(system, background)
+            await system.put("flows/create-quote", throttled_once)  # so that it needs a lane of the continuations too
+            result = await request(system, background)
     assert result.attempts == 2
 
 
-async def request(stage: Stage, background: Background) -> FlowResult:
-    result = await background.request("create-quote", QUOTE, WAIT, claim=stage.claim())
+async def request(system: System, background: Background) -> FlowResult:
+    result = await background.request("create-quote", QUOTE, WAIT, claim=system.claim())
     assert result.status is Status.SUCCEEDED
     return result

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from flow_contracts.client import FlowClient, FlowClientSync
-from flow_worker.demo.stage import ROLE
+from flow_worker.demo.environment import ROLE
 from tests.support.processes import start_emulator, start_worker, wait_ready
 
 pytestmark = pytest.mark.timeout(180)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.azurite import azurite
-from tests.support.stage import WAIT, JsonObject, running_stage, short_lock, until
+from tests.support.system import WAIT, JsonObject, running_system, short_lock, until
 
 REQUESTS = 40
 
@@ -26,29 +26,31 @@ async def test_locks_that_expire_cost_no_second_call_and_no_second_result(
 
 
 async def _play(monkeypatch: pytest.MonkeyPatch, journal: JsonObject) -> None:
-    async with running_stage(monkeypatch, short_lock(5)) as stage:
-        stage.flows["create-quote"] = {"timeout_seconds": 3}  # a lease is as long, and a lost lock is waited out for it
-        await stage.put("flows/create-quote", {"delay_seconds": 0.3, "input_schema": None})
+    async with running_system(monkeypatch, short_lock(5)) as system:
+        system.flows["create-quote"] = {
+            "timeout_seconds": 3
+        }  # a lease is as long, and a lost lock is waited out for it
+        await system.put("flows/create-quote", {"delay_seconds": 0.3, "input_schema": None})
         queues = [{"name": "flow-requests", "lanes": 4}]
-        settings = stage.settings(journal=journal | {"lease_margin_seconds": 1}, request_queues=queues)
-        requests = stage.emulator.broker.find("flow-requests")
+        settings = system.settings(journal=journal | {"lease_margin_seconds": 1}, request_queues=queues)
+        requests = system.emulator.broker.find("flow-requests")
         async with (
-            stage.worker(settings),
-            stage.worker(settings),
-            stage.client() as client,
+            system.worker(settings),
+            system.worker(settings),
+            system.client() as client,
             client.background() as background,
         ):
-            claim = stage.claim()
+            claim = system.claim()
             sent = [await background.submit("create-quote", {"n": n}, claim=claim) for n in range(REQUESTS)]
             expired = 0
-            while len(await stage.calls("create-quote")) < REQUESTS:
+            while len(await system.calls("create-quote")) < REQUESTS:
                 expired += requests.expire_locks()
                 await asyncio.sleep(0.25)
             results = await asyncio.gather(*(background.wait(one, WAIT) for one in sent))
             for queue in ("flow-requests", "flow-continuations"):
-                await until(lambda queue=queue: not stage.depth("active", queue) + stage.depth("scheduled", queue))
+                await until(lambda queue=queue: not system.depth("active", queue) + system.depth("scheduled", queue))
         assert expired > 0, "no lock was ever held: nothing was tested"
         assert {result.status for result in results} == {"succeeded"}
-        assert len(await stage.calls("create-quote")) == REQUESTS
-        replies = stage.emulator.broker.find("flow-replies")
+        assert len(await system.calls("create-quote")) == REQUESTS
+        replies = system.emulator.broker.find("flow-replies")
         assert len(replies.peek(0, 10 * REQUESTS, None)) <= REQUESTS  # those that background left, none twice

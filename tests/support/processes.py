@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from flow_worker.demo import stage as demo
+from flow_worker.demo import environment as demo
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +57,7 @@ def start(arguments: list[str], log: Path, env: Mapping[str, str] = os.environ, 
     return Process(popen, log)
 
 
-def start_emulator(folder: Path, amqp_port: int = 0, http_port: int = 0) -> tuple[Process, demo.Emulator]:
+def start_emulator(folder: Path, amqp_port: int = 0, http_port: int = 0) -> tuple[Process, demo.EmulatorClient]:
     """An emulator that listens."""
     ports = ["--amqp-port", str(amqp_port), "--http-port", str(http_port)]
     process = start(["servicebus_emulator", "serve", *ports], folder / "emulator.log")
@@ -65,10 +65,10 @@ def start_emulator(folder: Path, amqp_port: int = 0, http_port: int = 0) -> tupl
     line = process.popen.stdout.readline()
     assert line.startswith("ready "), process.log.read_text(encoding="utf-8")
     said = json.loads(line.removeprefix("ready "))
-    return process, demo.Emulator(**{name: said[name] for name in demo.Emulator.__dataclass_fields__})
+    return process, demo.EmulatorClient(**{name: said[name] for name in demo.EmulatorClient.__dataclass_fields__})
 
 
-def start_worker(folder: Path, emulator: demo.Emulator, health_port: int) -> Process:
+def start_worker(folder: Path, emulator: demo.EmulatorClient, health_port: int) -> Process:
     """A worker with the demo's settings; ask `wait_ready` when it is ready."""
     (folder / "flow-worker.toml").write_text(demo.worker_settings(emulator, health_port), encoding="utf-8")
     return start(["flow_worker", "run"], folder / "worker.log", demo.worker_environment(emulator), folder)

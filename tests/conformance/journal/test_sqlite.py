@@ -24,7 +24,7 @@ from flow_worker.settings import InvalidSettings, JournalSettings
 from tests.conformance.journal.conftest import Place
 from tests.conformance.journal.samples import LEASE, STEP, claimed, result, subject
 from tests.support.processes import CHECKOUT
-from tests.support.stage import until
+from tests.support.system import until
 
 COUNT = 100
 

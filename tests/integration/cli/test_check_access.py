@@ -12,7 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
-from flow_worker.demo.stage import ON_BEHALF, ROLE, Emulator, running_emulator, worker_environment, worker_settings
+from flow_worker.demo.environment import (
+    ON_BEHALF,
+    ROLE,
+    EmulatorClient,
+    running_emulator,
+    worker_environment,
+    worker_settings,
+)
 from tests.support.processes import CHECKOUT
 
 pytestmark = pytest.mark.timeout(120)
@@ -43,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def emulator(folder: Path) -> Iterator[Emulator]:
+def emulator(folder: Path) -> Iterator[EmulatorClient]:
     with running_emulator(folder) as running:
         settings = worker_settings(running, 8080) + MORE_FLOWS.format(url=running.flows_url)
         (folder / "flow-worker.toml").write_text(settings, encoding="utf-8")
@@ -51,7 +58,7 @@ def emulator(folder: Path) -> Iterator[Emulator]:
 
 
 @pytest.fixture
-def check(emulator: Emulator, folder: Path) -> Check:
+def check(emulator: EmulatorClient, folder: Path) -> Check:
     def run(*arguments: str, stdin: str = "", env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flow_worker", "check-access", *arguments]
         environment = {**worker_environment(emulator), "PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8"}
@@ -74,7 +81,7 @@ def steps(ended: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
     return [(step["question"], step["outcome"]) for step in json.loads(ended.stdout)["steps"]]
 
 
-def test_who_holds_the_role_may_start_the_flow(emulator: Emulator, check: Check) -> None:
+def test_who_holds_the_role_may_start_the_flow(emulator: EmulatorClient, check: Check) -> None:
     token = emulator.mint("ada", ROLE)
     ended = check("--flow", "create-quote", "--token", token)
     assert ended.returncode == 0, ended.stderr
@@ -85,14 +92,14 @@ def test_who_holds_the_role_may_start_the_flow(emulator: Emulator, check: Check)
     assert calls == []
 
 
-def test_a_refusal_is_explained_with_the_code_a_sender_gets(emulator: Emulator, check: Check) -> None:
+def test_a_refusal_is_explained_with_the_code_a_sender_gets(emulator: EmulatorClient, check: Check) -> None:
     ended = check("--flow", "create-quote", "--token", "-", stdin=emulator.mint("ada", "Other.Role") + "\n")
     assert ended.returncode == 1
     assert "'role_missing'" in ended.stdout
     assert "the app roles Other.Role" in " ".join(ended.stdout.split())
 
 
-def test_what_a_wrong_token_says_of_itself_is_shown_as_unproven(emulator: Emulator, check: Check) -> None:
+def test_what_a_wrong_token_says_of_itself_is_shown_as_unproven(emulator: EmulatorClient, check: Check) -> None:
     token = emulator.mint("ada", ROLE, claims={"aud": "https://graph.microsoft.com"})
     ended = check("--flow", "create-quote", "--json", env={"FLOW_WORKER_CLAIM": token})
     assert ended.returncode == 1
@@ -103,7 +110,7 @@ def test_what_a_wrong_token_says_of_itself_is_shown_as_unproven(emulator: Emulat
     assert token.split(".")[2] not in ended.stdout
 
 
-def test_the_claim_is_judged_before_the_flow_is_looked_up_as_by_the_worker(emulator: Emulator, check: Check) -> None:
+def test_the_claim_is_judged_before_the_flow_lookup(emulator: EmulatorClient, check: Check) -> None:
     ended = check("--flow", "nosuch", "--token", "garbage", "--json")
     assert json.loads(ended.stdout)["code"] == "claim_invalid"
     ended = check("--flow", "nosuch", "--token", emulator.mint("ada", ROLE), "--json")
@@ -111,7 +118,7 @@ def test_the_claim_is_judged_before_the_flow_is_looked_up_as_by_the_worker(emula
     assert json.loads(ended.stdout)["code"] == "unknown_flow"
 
 
-def test_privilege_and_role_are_steps_of_their_own(emulator: Emulator, check: Check) -> None:
+def test_privilege_and_role_are_steps_of_their_own(emulator: EmulatorClient, check: Check) -> None:
     ada, bob = emulator.object_id("ada"), emulator.object_id("bob")
     ended = check("--flow", "private-quote", "--user", ada, "--json")
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -131,7 +138,7 @@ def test_privilege_and_role_are_steps_of_their_own(emulator: Emulator, check: Ch
     ]
 
 
-def test_an_asserters_word_is_a_step(emulator: Emulator, check: Check) -> None:
+def test_an_asserters_word_is_a_step(emulator: EmulatorClient, check: Check) -> None:
     ada = emulator.object_id("ada")
     plug_in = emulator.mint("plug-in", ON_BEHALF, claims={"scp": None, "idtyp": "app"})
     ended = check("--flow", "private-quote", "--token", plug_in, "--on-behalf-of", ada, "--json")
@@ -142,7 +149,7 @@ def test_an_asserters_word_is_a_step(emulator: Emulator, check: Check) -> None:
     assert "'on_behalf_of_not_allowed'" in ended.stdout
 
 
-def test_a_bound_claim_tells_for_which_request_it_is_good(emulator: Emulator, check: Check) -> None:
+def test_a_bound_claim_tells_for_which_request_it_is_good(emulator: EmulatorClient, check: Check) -> None:
     ended = check("--flow", "bound", "--token", emulator.mint("ada", ROLE, claims={"nonce": "request-1"}), "--json")
     assert ended.returncode == 0, ended.stdout
     assert "'request-1'" in json.loads(ended.stdout)["steps"][2]["because"]
@@ -150,12 +157,12 @@ def test_a_bound_claim_tells_for_which_request_it_is_good(emulator: Emulator, ch
     assert (ended.returncode, json.loads(ended.stdout)["code"]) == (1, "claim_not_bound")
 
 
-def test_what_cannot_be_told_now_is_not_a_refusal(emulator: Emulator, check: Check) -> None:
-    emulator.tell("PUT", "dataverse", {"faults": [{"kind": "html", "status": 503}]})
+def test_what_cannot_be_told_now_is_not_a_refusal(emulator: EmulatorClient, check: Check) -> None:
+    emulator.control("PUT", "dataverse", {"faults": [{"kind": "html", "status": 503}]})
     try:
         ended = check("--flow", "private-quote", "--user", emulator.object_id("ada"))
     finally:
-        emulator.tell("PUT", "dataverse", {"faults": []})
+        emulator.control("PUT", "dataverse", {"faults": []})
     assert ended.returncode == 3
     assert "Not known" in ended.stdout
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flow_worker.demo.stage import ROLE, Stage, set_up
+from flow_worker.demo.environment import ROLE, DemoEnvironment, running_demo
 from tests.support.processes import CHECKOUT
 
 pytestmark = pytest.mark.timeout(180)
@@ -33,13 +33,13 @@ def flow_worker(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with set_up(tmp_path_factory.mktemp("stage")) as running:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoEnvironment]:
+    with running_demo(tmp_path_factory.mktemp("stage")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def sender(stage: Stage) -> dict[str, str]:
+def sender(stage: DemoEnvironment) -> dict[str, str]:
     return {
         "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": stage.emulator.connection_string,
         "FLOW_WORKER_CLAIM": stage.emulator.mint("ada", ROLE),
@@ -108,7 +108,7 @@ def test_without_settings_every_command_says_what_is_missing(tmp_path: Path, com
     assert "Traceback" not in done.stderr
 
 
-def test_check_prints_the_settings_masked(stage: Stage) -> None:
+def test_check_prints_the_settings_masked(stage: DemoEnvironment) -> None:
     env = {"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": stage.emulator.connection_string}
     done = flow_worker("check", "--config", "flow-worker.toml", cwd=stage.folder, env=env)
     assert done.returncode == 0, done.stderr
@@ -117,7 +117,7 @@ def test_check_prints_the_settings_masked(stage: Stage) -> None:
     assert shown["flows"]["create-quote"]["url"] == "**********"
 
 
-def test_health_tells_a_ready_worker_by_its_exit_status(stage: Stage, tmp_path: Path, unused_tcp_port: int) -> None:
+def test_health_exits_with_0_for_a_ready_worker(stage: DemoEnvironment, tmp_path: Path, unused_tcp_port: int) -> None:
     env = {"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": stage.emulator.connection_string}
     ready = flow_worker("health", "--config", "flow-worker.toml", cwd=stage.folder, env=env)
     assert ready.returncode == 0
@@ -129,7 +129,7 @@ def test_health_tells_a_ready_worker_by_its_exit_status(stage: Stage, tmp_path: 
 
 
 def test_the_worker_echoes_its_settings_without_secrets_and_never_logs_a_claim(
-    stage: Stage, tmp_path: Path, sender: dict[str, str]
+    stage: DemoEnvironment, tmp_path: Path, sender: dict[str, str]
 ) -> None:
     flow_worker("send", "create-quote", "customer=x", "amount:=1", "--wait", "30", cwd=tmp_path, env=sender)
     log = (stage.folder / "worker.log").read_text(encoding="utf-8")

@@ -34,7 +34,7 @@ from tests.support.deep import too_deep
 from tests.support.emulator import Bus, emulator_in_thread
 from tests.support.processes import CHECKOUT
 from tests.support.receiving import receive_blocking
-from tests.support.stage import WAIT, running_stage, until
+from tests.support.system import WAIT, running_system, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -270,11 +270,11 @@ def test_one_that_another_receiver_holds_is_left(office: Office) -> None:
 
 async def test_one_that_cannot_be_decoded_is_listed_and_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body nested too deep fails each receive that brings it, and the peek of its whole page."""
-    async with running_stage(monkeypatch) as stage:
-        await asyncio.to_thread(_two_and_one_too_deep, stage.emulator.connection_string)
-        await until(lambda: stage.depth("dead_lettered") == 3)
+    async with running_system(monkeypatch) as system:
+        await asyncio.to_thread(_two_and_one_too_deep, system.emulator.connection_string)
+        await until(lambda: system.depth("dead_lettered") == 3)
         environment = {
-            "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": stage.emulator.connection_string,
+            "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": system.emulator.connection_string,
             "FLOW_WORKER_SERVICEBUS__RECEIVE_WAIT_SECONDS": "0.5",
         }
 
@@ -289,7 +289,7 @@ async def test_one_that_cannot_be_decoded_is_listed_and_in_nobodys_way(monkeypat
         rest = json.loads((await run("discard", "--all", "--yes", "--json")).stdout)
         assert [(one["message_id"], one["done"]) for one in rest] == [("first-message", True), ("deep", False)]
         assert "use another tool" in rest[1]["left"]
-        assert stage.depth("dead_lettered") == 1
+        assert system.depth("dead_lettered") == 1
 
 
 def _two_and_one_too_deep(connection_string: str) -> None:
@@ -322,17 +322,17 @@ async def test_a_replay_is_answered_to_its_sender_once_even_if_it_was_broken_off
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The command ends between sending and deleting: the dead letter is there still, and so is the new request."""
-    async with running_stage(monkeypatch) as stage, stage.client() as client:
+    async with running_system(monkeypatch) as system, system.client() as client:
         brief = timedelta(milliseconds=1)
-        sent = await client.submit("create-quote", INPUT, claim=stage.claim(), time_to_live=brief)
-        await until(lambda: stage.depth("dead_lettered") == 1)
-        await _send_and_break_off(stage.settings().servicebus)
-        assert (stage.depth("dead_lettered"), stage.depth("active", CONTINUATIONS)) == (1, 1)
-        env = {"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": stage.emulator.connection_string}
+        sent = await client.submit("create-quote", INPUT, claim=system.claim(), time_to_live=brief)
+        await until(lambda: system.depth("dead_lettered") == 1)
+        await _send_and_break_off(system.settings().servicebus)
+        assert (system.depth("dead_lettered"), system.depth("active", CONTINUATIONS)) == (1, 1)
+        env = {"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": system.emulator.connection_string}
         done = await asyncio.to_thread(CliRunner(env=env).invoke, cli, ["deadletters", "replay", sent])
         assert done.exit_code == 0, done.output
-        assert (stage.depth("dead_lettered"), stage.depth("active", CONTINUATIONS)) == (0, 1)
-        async with stage.worker():
+        assert (system.depth("dead_lettered"), system.depth("active", CONTINUATIONS)) == (0, 1)
+        async with system.worker():
             result = await client.take(sent, WAIT)
     assert result is not None
     assert result.status == "succeeded"

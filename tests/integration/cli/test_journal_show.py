@@ -18,7 +18,7 @@ from flow_worker.cli.main import cli
 from flow_worker.journal import Begin, Step, Subject, open_journal
 from flow_worker.settings import JournalSettings
 from tests.support.processes import CHECKOUT
-from tests.support.stage import WAIT, running_stage
+from tests.support.system import WAIT, running_system
 
 SETTINGS = """
 [servicebus]
@@ -41,12 +41,12 @@ def show(*arguments: str, journal: Path) -> Result:
 
 
 async def test_a_request_that_was_answered_has_a_story(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running_stage(monkeypatch) as stage, stage.client() as client:
-        async with stage.worker():
-            sent = await client.submit("create-quote", {"customer": "Contoso Ltd", "amount": 1}, claim=stage.claim())
+    async with running_system(monkeypatch) as system, system.client() as client:
+        async with system.worker():
+            sent = await client.submit("create-quote", {"customer": "Contoso Ltd", "amount": 1}, claim=system.claim())
             result = await client.take(sent, WAIT)
         assert result is not None
-        journal = stage.folder / "journal.sqlite3"
+        journal = system.folder / "journal.sqlite3"
         done = await asyncio.to_thread(show, result.request_message_id, journal=journal)
         with_output = await asyncio.to_thread(show, result.request_message_id, "--output", journal=journal)
         as_json = await asyncio.to_thread(show, result.request_message_id, "--json", journal=journal)

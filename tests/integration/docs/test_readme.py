@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stage import WAIT, running_stage
+from tests.support.system import WAIT, running_system
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -18,10 +18,10 @@ PROGRAM = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 async def test_the_programs_of_the_readme_get_their_results(monkeypatch: pytest.MonkeyPatch) -> None:
     programs = PROGRAM.findall((ROOT / "README.md").read_text(encoding="utf-8"))
-    async with running_stage(monkeypatch) as stage, stage.worker():
+    async with running_system(monkeypatch) as system, system.worker():
         variables = {
-            "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": stage.emulator.connection_string,
-            "FLOW_WORKER_CLAIM": stage.claim(),
+            "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": system.emulator.connection_string,
+            "FLOW_WORKER_CLAIM": system.claim(),
         }
         said = await asyncio.gather(*(printed(program, variables) for program in programs))
     asynchronous, blocking = said

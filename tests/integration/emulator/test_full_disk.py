@@ -16,7 +16,7 @@ from azure.servicebus.exceptions import ServiceBusError
 from servicebus_emulator import config
 from servicebus_emulator.host import Emulator, Endpoints, running_emulator
 from servicebus_emulator.servicebus.storage.sqlite import SqliteStore
-from tests.support.stage import until
+from tests.support.system import until
 
 QUEUE = "flow-requests"
 ANYWHERE = Endpoints("127.0.0.1", 0, 0)

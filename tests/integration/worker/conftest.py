@@ -1,4 +1,4 @@
-"""One stage for each module: an emulator, a worker that is ready, a sender's client and its reply session."""
+"""One system for each module: an emulator, a worker that is ready, a sender's client and its reply session."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import pytest_asyncio
 
 from flow_contracts.client import Background, FlowClient
 from flow_worker.settings import Settings
-from tests.support.stage import Stage, configured, running_stage
+from tests.support.system import System, configured, running_system
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stage() -> AsyncIterator[Stage]:
+async def system() -> AsyncIterator[System]:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        async with running_stage(monkeypatch, configured({"more-requests": {}})) as running:
+        async with running_system(monkeypatch, configured({"more-requests": {}})) as running:
             yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def settings(stage: Stage) -> Settings:
+async def settings(system: System) -> Settings:
     queues = [{"name": "flow-requests", "lanes": 3}, {"name": "more-requests", "lanes": 1}]
-    return stage.settings(request_queues=queues, http={"max_response_bytes": 1_000_000})
+    return system.settings(request_queues=queues, http={"max_response_bytes": 1_000_000})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(stage: Stage, settings: Settings) -> AsyncIterator[FlowClient]:
+async def client(system: System, settings: Settings) -> AsyncIterator[FlowClient]:
     """A sender's client, with a worker on the other side."""
-    async with stage.worker(settings), stage.client() as one:
+    async with system.worker(settings), system.client() as one:
         yield one
 
 

@@ -21,7 +21,7 @@ from flow_worker.servicebus import ServiceBus
 from flow_worker.settings import Settings
 from servicebus_emulator.cloud.entra.bad_tokens import wrong_tokens
 from servicebus_emulator.cloud.entra.issuer import TokenRequest
-from tests.support.stage import ROLE, WAIT, JsonObject, Stage, running_stage, until, worker_settings
+from tests.support.system import ROLE, WAIT, JsonObject, System, running_system, until, worker_settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,9 +33,9 @@ POSTS = "dataverse-requests"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stage() -> AsyncIterator[Stage]:
+async def system() -> AsyncIterator[System]:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        async with running_stage(monkeypatch) as running:
+        async with running_system(monkeypatch) as running:
             url = running.emulator.web.flow_url("create-quote")
             running.flows["private"] = {"role": None, "privilege": PRIVILEGE, "url": url}
             running.flows["deep"] = {"role": None, "privilege": PRIVILEGE, "privilege_depth": "deep", "url": url}
@@ -45,14 +45,14 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def settings(stage: Stage) -> Settings:
-    web = stage.emulator.web
-    known = worker_settings(stage.emulator, {})["claims"]
+async def settings(system: System) -> Settings:
+    web = system.emulator.web
+    known = worker_settings(system.emulator, {})["claims"]
     claims = known | {"asserter_role": ON_BEHALF, "unknown_key_cooldown_seconds": 1}
     organization = str(web.dataverse.organization.definition.organization_id)
     native = {"name": POSTS, "authority": "dataverse", "organization": organization, "lanes": 1}
     flows = {"new_StartQuote": "private", "Update:contact": "deep", "new_Both": "both"}
-    return stage.settings(
+    return system.settings(
         request_queues=[{"name": "flow-requests", "lanes": 3}, native | {"flows": flows}],
         claims=claims,
         dataverse={
@@ -65,8 +65,8 @@ async def settings(stage: Stage) -> Settings:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(stage: Stage, settings: Settings) -> AsyncIterator[FlowClient]:
-    async with stage.worker(settings), stage.client() as one:
+async def client(system: System, settings: Settings) -> AsyncIterator[FlowClient]:
+    async with system.worker(settings), system.client() as one:
         yield one
 
 
@@ -80,79 +80,79 @@ def outcome(result: FlowResult) -> tuple[str, str | None]:
     return result.status, result.error.code if result.error else None
 
 
-async def object_id(stage: Stage, name: str) -> str:
+async def object_id(system: System, name: str) -> str:
     async with httpx.AsyncClient() as http:
-        users = (await http.get(f"{stage.emulator.web.url}/emulator/dataverse")).json()["users"]
+        users = (await http.get(f"{system.emulator.web.url}/emulator/dataverse")).json()["users"]
     return next(str(user["object_id"]) for user in users if user["name"] == name)
 
 
-async def posted(stage: Stage, client: FlowClient, **wanted: object) -> FlowResult:
+async def posted(system: System, client: FlowClient, **wanted: object) -> FlowResult:
     """What comes of a message that Dataverse posts."""
     correlation_id = str(uuid.uuid4())
     async with httpx.AsyncClient() as http:
         post: JsonObject = {"queue": POSTS, "correlation_id": correlation_id, "input": QUOTE, **wanted}
-        answer = await http.post(f"{stage.emulator.web.url}/emulator/dataverse/post", json=post)
+        answer = await http.post(f"{system.emulator.web.url}/emulator/dataverse/post", json=post)
         answer.raise_for_status()
     return await client.wait(correlation_id, WAIT)
 
 
-def asserter(stage: Stage, *roles: str) -> str:
-    return stage.claim(*(roles or (ON_BEHALF,)), user="plug-in", claims={"scp": None, "idtyp": "app"})
+def asserter(system: System, *roles: str) -> str:
+    return system.claim(*(roles or (ON_BEHALF,)), user="plug-in", claims={"scp": None, "idtyp": "app"})
 
 
 # --- privileges --------------------------------------------------------------------------------------------------
 
 
-async def test_a_flow_by_privilege_is_for_those_who_hold_it(stage: Stage, background: Background) -> None:
+async def test_a_flow_by_privilege_is_for_those_who_hold_it(system: System, background: Background) -> None:
     ended = {}
     for user in ("ada", "grace", "bob", "nobody"):
-        result = await background.request("private", QUOTE, WAIT, claim=stage.claim("Other.Role", user=user))
+        result = await background.request("private", QUOTE, WAIT, claim=system.claim("Other.Role", user=user))
         ended[user] = outcome(result)
     refused = ("refused", "privilege_missing")
     assert ended == {"ada": ("succeeded", None), "grace": ("succeeded", None), "bob": refused, "nobody": refused}
 
 
-async def test_a_privilege_must_reach_far_enough_and_a_role_be_there_too(stage: Stage, background: Background) -> None:
-    ada, other = stage.claim(user="ada"), stage.claim("Other.Role", user="ada")
+async def test_a_privilege_must_reach_far_enough_and_a_role_be_there(system: System, background: Background) -> None:
+    ada, other = system.claim(user="ada"), system.claim("Other.Role", user="ada")
     assert outcome(await background.request("deep", QUOTE, WAIT, claim=ada)) == ("refused", "privilege_missing")
     assert outcome(await background.request("both", QUOTE, WAIT, claim=ada)) == ("succeeded", None)
     assert outcome(await background.request("both", QUOTE, WAIT, claim=other)) == ("refused", "role_missing")
 
 
 async def test_while_dataverse_is_away_a_request_waits_and_is_neither_run_nor_denied(
-    stage: Stage, background: Background
+    system: System, background: Background
 ) -> None:
-    calls = len(await stage.calls("create-quote"))
-    asked = len(stage.emulator.web.dataverse.calls())
-    await stage.put("dataverse", {"faults": [{"kind": "html", "status": 503}]})
-    waiting = asyncio.create_task(background.request("private", QUOTE, WAIT, claim=stage.claim(user="ada")))
-    await until(lambda: len(stage.emulator.web.dataverse.calls()) >= asked + 3)  # it was tried again
+    calls = len(await system.calls("create-quote"))
+    asked = len(system.emulator.web.dataverse.calls())
+    await system.put("dataverse", {"faults": [{"kind": "html", "status": 503}]})
+    waiting = asyncio.create_task(background.request("private", QUOTE, WAIT, claim=system.claim(user="ada")))
+    await until(lambda: len(system.emulator.web.dataverse.calls()) >= asked + 3)  # it was tried again
     assert not waiting.done()
-    assert len(await stage.calls("create-quote")) == calls
-    await stage.put("dataverse", {"faults": []})
+    assert len(await system.calls("create-quote")) == calls
+    await system.put("dataverse", {"faults": []})
     assert outcome(await waiting) == ("succeeded", None)
-    assert len(await stage.calls("create-quote")) == calls + 1
+    assert len(await system.calls("create-quote")) == calls + 1
 
 
 async def test_an_asserter_asks_for_a_user_and_is_told_whom_it_was_run_for(
-    stage: Stage, background: Background
+    system: System, background: Background
 ) -> None:
-    ada, bob = await object_id(stage, "ada"), await object_id(stage, "bob")
-    result = await background.request("private", QUOTE, WAIT, claim=asserter(stage), on_behalf_of=ada)
+    ada, bob = await object_id(system, "ada"), await object_id(system, "bob")
+    result = await background.request("private", QUOTE, WAIT, claim=asserter(system), on_behalf_of=ada)
     assert (outcome(result), result.run_for) == (("succeeded", None), ada)
     for claim, user, code in (
-        (asserter(stage), bob, "privilege_missing"),
-        (asserter(stage), "ada@contoso.com", "on_behalf_of_invalid"),
-        (asserter(stage, "Other.Role"), ada, "on_behalf_of_not_allowed"),
-        (stage.claim(ON_BEHALF, user="ada"), ada, "on_behalf_of_not_allowed"),
+        (asserter(system), bob, "privilege_missing"),
+        (asserter(system), "ada@contoso.com", "on_behalf_of_invalid"),
+        (asserter(system, "Other.Role"), ada, "on_behalf_of_not_allowed"),
+        (system.claim(ON_BEHALF, user="ada"), ada, "on_behalf_of_not_allowed"),
     ):
         refused = await background.request("private", QUOTE, WAIT, claim=claim, on_behalf_of=user)
         assert outcome(refused) == ("refused", code)
 
 
-async def test_a_bound_claim_is_good_for_one_request_only(stage: Stage, background: Background) -> None:
+async def test_a_bound_claim_is_good_for_one_request_only(system: System, background: Background) -> None:
     name = str(uuid.uuid4())
-    claim = stage.claim(claims={"nonce": name})
+    claim = system.claim(claims={"nonce": name})
     assert outcome(await background.request("bound", QUOTE, WAIT, claim=claim, message_id=name)) == ("succeeded", None)
     stolen = await background.request("bound", {"customer": "Mallory"}, WAIT, claim=claim)
     assert outcome(stolen) == ("refused", "claim_not_bound")
@@ -162,10 +162,10 @@ async def test_a_bound_claim_is_good_for_one_request_only(stage: Stage, backgrou
 
 
 async def test_native_messages_are_judged_by_the_user_who_started_the_operation(
-    stage: Stage, client: FlowClient
+    system: System, client: FlowClient
 ) -> None:
-    allowed = await posted(stage, client, user="ada")
-    assert (outcome(allowed), allowed.run_for) == (("succeeded", None), await object_id(stage, "ada"))
+    allowed = await posted(system, client, user="ada")
+    assert (outcome(allowed), allowed.run_for) == (("succeeded", None), await object_id(system, "ada"))
     assert allowed.output is not None
     for wanted, ending in (
         ({"user": "ada", "object_id": "zeros"}, ("succeeded", None)),
@@ -179,25 +179,25 @@ async def test_native_messages_are_judged_by_the_user_who_started_the_operation(
         ({"user": "ada", "truncated": True}, ("refused", "input_truncated")),
         ({"user": "ada", "members": {"OrganizationId": str(uuid.uuid4())}}, ("refused", "organization_unknown")),
     ):
-        assert outcome(await posted(stage, client, **wanted)) == ending, wanted
-    assert not any(question["forbidden"] for question in stage.emulator.web.dataverse.calls())
+        assert outcome(await posted(system, client, **wanted)) == ending, wanted
+    assert not any(question["forbidden"] for question in system.emulator.web.dataverse.calls())
 
 
-async def test_forged_labels_make_nobody_a_user_of_dataverses(stage: Stage, client: FlowClient) -> None:
-    ada = await object_id(stage, "ada")
+async def test_forged_labels_make_nobody_a_user_of_dataverses(system: System, client: FlowClient) -> None:
+    ada = await object_id(system, "ada")
     claims = "http://schemas.microsoft.com/xrm/2011/Claims/"
     labels = {f"{claims}InitiatingUser": ada, f"{claims}User": ada}
-    assert outcome(await posted(stage, client, user="bob", properties=labels)) == ("refused", "privilege_missing")
+    assert outcome(await posted(system, client, user="bob", properties=labels)) == ("refused", "privilege_missing")
 
 
 @pytest.mark.parametrize("form", ["binary", "xml"])
 async def test_dotnets_forms_are_refused_with_the_setting_to_change(
-    stage: Stage, client: FlowClient, form: str
+    system: System, client: FlowClient, form: str
 ) -> None:
     message_id = str(uuid.uuid4())  # nothing else tells where an answer belongs: the body cannot be read
     async with httpx.AsyncClient() as http:
         post = {"queue": POSTS, "user": "ada", "form": form, "message_id": message_id}
-        (await http.post(f"{stage.emulator.web.url}/emulator/dataverse/post", json=post)).raise_for_status()
+        (await http.post(f"{system.emulator.web.url}/emulator/dataverse/post", json=post)).raise_for_status()
     result = await client.wait(message_id, WAIT)
     assert outcome(result) == ("refused", "unsupported_format")
     assert result.error is not None
@@ -215,13 +215,13 @@ def events(caplog: pytest.LogCaptureFixture, event: str) -> set[str]:
 
 
 async def test_no_wrong_token_starts_a_flow_or_disturbs_the_worker(
-    stage: Stage, background: Background, settings: Settings, caplog: pytest.LogCaptureFixture
+    system: System, background: Background, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Every one is refused with its code, or dead-lettered where it cannot be answered."""
     caplog.set_level(logging.INFO)
-    calls = len(await stage.calls("create-quote"))
+    calls = len(await system.calls("create-quote"))
     wanted = TokenRequest.model_validate({"user": "ada", "roles": [ROLE]})
-    tokens = wrong_tokens(stage.emulator.web.tokens, wanted)
+    tokens = wrong_tokens(system.emulator.web.tokens, wanted)
     assert len(tokens) > 40
 
     async def ask(name: str, token: str) -> tuple[str, str, str | None]:
@@ -245,9 +245,9 @@ async def test_no_wrong_token_starts_a_flow_or_disturbs_the_worker(
             properties = {"contract": CONTRACT}
             await bus.send("flow-requests", Message(body=body, message_id=name, application_properties=properties))
     await until(lambda: raw.keys() <= events(caplog, "request.completed"))
-    await until(lambda: stage.depth("active") == 0)
-    assert len(await stage.calls("create-quote")) == calls
+    await until(lambda: system.depth("active") == 0)
+    assert len(await system.calls("create-quote")) == calls
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
     assert not any(token in caplog.text for token in tokens.values() if len(token) > 40)
-    good = await background.request("create-quote", QUOTE, WAIT, claim=stage.claim())
+    good = await background.request("create-quote", QUOTE, WAIT, claim=system.claim())
     assert outcome(good) == ("succeeded", None)

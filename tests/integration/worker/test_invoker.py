@@ -12,14 +12,14 @@ from flow_worker.errors import CallFailed
 from flow_worker.flows.invoker import Answer, Invoker
 from flow_worker.flows.registry import Flow, Registry
 from flow_worker.flows.status_url import StatusHosts
-from tests.support.stage import JsonObject, Stage, running_stage
+from tests.support.system import JsonObject, System, running_system
 
 SCOPE = "https://service.flow.microsoft.com//.default"
 
 
 @pytest.fixture
-async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    async with running_stage(monkeypatch) as running:
+async def system(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[System]:
+    async with running_system(monkeypatch) as running:
         running.flows["long"] = {}
         yield running
 
@@ -40,8 +40,8 @@ async def invoker() -> AsyncIterator[Invoker]:
         yield invoker
 
 
-def flow_of(stage: Stage, name: str) -> Flow:
-    settings = stage.settings()
+def flow_of(system: System, name: str) -> Flow:
+    settings = system.settings()
     hosts = StatusHosts(settings.known_flow_hosts, frozenset(settings.plain_http_hosts))
     return Registry(settings.flows, hosts).find(name)
 
@@ -50,7 +50,7 @@ async def call(invoker: Invoker, flow: Flow) -> Answer:
     return await invoker.invoke(flow, {"n": 1}, token=await invoker.token(), correlation_id="c", traceparent=None)
 
 
-async def test_a_fresh_token_is_asked_for_past_the_cache_but_not_by_everyone(stage: Stage, invoker: Invoker) -> None:
+async def test_a_fresh_token_is_asked_for_past_the_cache_but_not_by_everyone(system: System, invoker: Invoker) -> None:
     first = await invoker.token()
     assert await invoker.token() == first
     renewed = await invoker.token(fresh=True)
@@ -59,41 +59,41 @@ async def test_a_fresh_token_is_asked_for_past_the_cache_but_not_by_everyone(sta
     assert await invoker.token(fresh=True) == renewed  # no sooner than there can be another
 
 
-async def test_it_hears_when_to_come_back(stage: Stage, invoker: Invoker) -> None:
-    await stage.put("flows/long", {"faults": [{"kind": "throttle", "retry_after": "7"}]})
-    answer = await call(invoker, flow_of(stage, "long"))
+async def test_it_hears_when_to_come_back(system: System, invoker: Invoker) -> None:
+    await system.put("flows/long", {"faults": [{"kind": "throttle", "retry_after": "7"}]})
+    answer = await call(invoker, flow_of(system, "long"))
     assert (answer.status, answer.retry_after) == (429, "7")
 
 
 @pytest.mark.parametrize("signed", [True, False])
 async def test_it_looks_at_a_status_url_with_a_token_only_if_it_needs_one(
-    stage: Stage, invoker: Invoker, signed: bool
+    system: System, invoker: Invoker, signed: bool
 ) -> None:
     asynchronous: JsonObject = {"done_after_polls": 2, "signed_status_url": signed}
-    await stage.put("flows/long", {"asynchronous": asynchronous, "response": {"echo": True}})
-    flow = flow_of(stage, "long")
+    await system.put("flows/long", {"asynchronous": asynchronous, "response": {"echo": True}})
+    flow = flow_of(system, "long")
     accepted = await call(invoker, flow)
     assert accepted.status == 202
     assert accepted.location is not None
     assert accepted.location not in repr(accepted)
     answers = [await invoker.poll(flow, accepted.location, token=await invoker.token()) for _ in range(3)]
     assert [answer.status for answer in answers] == [202, 202, 200]
-    assert (await stage.calls("long"))[-1]["polled_with_bearer"] is not signed
+    assert (await system.calls("long"))[-1]["polled_with_bearer"] is not signed
 
 
 @pytest.mark.parametrize("fault", ["reset_before_reading", "reset_after_reading", "close_midway"])
-async def test_a_look_that_breaks_is_safe_to_repeat(stage: Stage, invoker: Invoker, fault: str) -> None:
-    await stage.put(
+async def test_a_look_that_breaks_is_safe_to_repeat(system: System, invoker: Invoker, fault: str) -> None:
+    await system.put(
         "flows/long", {"asynchronous": {"done_after_polls": 0}, "poll_faults": [{"kind": fault}], "response": {}}
     )
-    flow = flow_of(stage, "long")
+    flow = flow_of(system, "long")
     accepted = await call(invoker, flow)
     with pytest.raises(CallFailed) as failure:
         await invoker.poll(flow, accepted.location or "", token=await invoker.token())
     assert not failure.value.may_have_run
 
 
-async def test_a_status_url_elsewhere_is_not_asked(stage: Stage, invoker: Invoker) -> None:
-    elsewhere = str(httpx.URL(stage.emulator.web.url).copy_with(host="localhost")) + "/emulator/queues"
+async def test_a_status_url_elsewhere_is_not_asked(system: System, invoker: Invoker) -> None:
+    elsewhere = str(httpx.URL(system.emulator.web.url).copy_with(host="localhost")) + "/emulator/queues"
     with pytest.raises(CallFailed, match="not allowed"):
-        await invoker.poll(flow_of(stage, "long"), elsewhere, token="t")
+        await invoker.poll(flow_of(system, "long"), elsewhere, token="t")

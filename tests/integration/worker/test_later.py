@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from flow_contracts.client import Background
 from flow_contracts.result import FlowResult
-from tests.support.stage import WAIT, JsonObject, Stage, until
+from tests.support.system import WAIT, JsonObject, System, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -17,71 +17,71 @@ INPUT: JsonValue = {"n": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def flows(stage: Stage) -> None:
+def flows(system: System) -> None:
     """Flows of this module, before its worker starts."""
     for name in ("patient", "long", "lost", "spent", "dear"):
-        stage.flows[name] = {"idempotent": name in {"lost", "spent"}}
-    stage.flows["spent"]["retry"] = {"max_calls": 3, "base_seconds": 0.1, "max_pause_seconds": 0.2}
+        system.flows[name] = {"idempotent": name in {"lost", "spent"}}
+    system.flows["spent"]["retry"] = {"max_calls": 3, "base_seconds": 0.1, "max_pause_seconds": 0.2}
 
 
 def outcome(result: FlowResult) -> tuple[str, str | None]:
     return result.status, result.error.code if result.error else None
 
 
-async def ask(stage: Stage, background: Background, flow: str, **behaviour: object) -> FlowResult:
+async def ask(system: System, background: Background, flow: str, **behaviour: object) -> FlowResult:
     """One request to a flow that behaves like this."""
-    await stage.put(f"flows/{flow}", behaviour)
-    return await background.request(flow, INPUT, WAIT, claim=stage.claim())
+    await system.put(f"flows/{flow}", behaviour)
+    return await background.request(flow, INPUT, WAIT, claim=system.claim())
 
 
-async def effects(stage: Stage, flow: str) -> int:
-    return sum(bool(call["effect"]) for call in await stage.calls(flow))
+async def effects(system: System, flow: str) -> int:
+    return sum(bool(call["effect"]) for call in await system.calls(flow))
 
 
-async def test_a_throttled_flow_is_called_again_when_it_said_so(stage: Stage, background: Background) -> None:
+async def test_a_throttled_flow_is_called_again_when_it_said_so(system: System, background: Background) -> None:
     faults: list[JsonObject] = [{"kind": "throttle", "retry_after": "1", "next_calls": 2}]
-    result = await ask(stage, background, "patient", faults=faults)
+    result = await ask(system, background, "patient", faults=faults)
     assert (outcome(result), result.attempts) == (("succeeded", None), 3)
     assert result.times.started is not None
     assert result.times.finished is not None
     assert (result.times.finished - result.times.started).total_seconds() >= 2
-    assert await effects(stage, "patient") == 1
+    assert await effects(system, "patient") == 1
 
 
 @pytest.mark.parametrize("signed", [True, False])
-async def test_a_long_run_is_looked_after_until_it_is_done(stage: Stage, background: Background, signed: bool) -> None:
+async def test_a_long_run_is_polled_until_it_is_done(system: System, background: Background, signed: bool) -> None:
     asynchronous = {"done_after_polls": 3, "signed_status_url": signed, "retry_after": None}
-    result = await ask(stage, background, "long", asynchronous=asynchronous, response={"echo": True})
+    result = await ask(system, background, "long", asynchronous=asynchronous, response={"echo": True})
     assert (outcome(result), result.output, result.attempts) == (("succeeded", None), INPUT, 1)
-    call = (await stage.calls("long"))[-1]
+    call = (await system.calls("long"))[-1]
     assert call["polls"] >= 3
     assert call["polled_with_bearer"] is not signed
     assert result.run is not None
     assert result.run.run_id == call["run_id"]
 
 
-async def test_a_lost_answer_of_an_idempotent_flow_is_asked_for_again(stage: Stage, background: Background) -> None:
+async def test_a_lost_answer_of_an_idempotent_flow_is_asked_for_again(system: System, background: Background) -> None:
     faults: list[JsonObject] = [{"kind": "reset_after_reading", "next_calls": 1}]
-    result = await ask(stage, background, "lost", faults=faults)
+    result = await ask(system, background, "lost", faults=faults)
     assert (outcome(result), result.attempts) == (("succeeded", None), 2)
 
 
-async def test_a_lost_answer_of_another_flow_is_unknown(stage: Stage, background: Background) -> None:
+async def test_a_lost_answer_of_another_flow_is_unknown(system: System, background: Background) -> None:
     faults: list[JsonObject] = [{"kind": "reset_after_reading", "next_calls": 1}]
-    result = await ask(stage, background, "dear", faults=faults)
+    result = await ask(system, background, "dear", faults=faults)
     assert (outcome(result), result.attempts) == (("unknown", "flow_no_answer"), 1)
 
 
 async def test_a_flow_that_never_answers_has_failed_and_its_request_is_kept(
-    stage: Stage, background: Background
+    system: System, background: Background
 ) -> None:
-    dead = stage.depth("dead_lettered", "flow-continuations")
-    result = await ask(stage, background, "spent", faults=[{"kind": "reset_after_reading"}])
+    dead = system.depth("dead_lettered", "flow-continuations")
+    result = await ask(system, background, "spent", faults=[{"kind": "reset_after_reading"}])
     assert (outcome(result), result.attempts) == (("failed", "flow_no_answer"), 3)
-    await until(lambda: stage.depth("dead_lettered", "flow-continuations") == dead + 1)
+    await until(lambda: system.depth("dead_lettered", "flow-continuations") == dead + 1)
 
 
-async def test_nothing_is_left_waiting(stage: Stage, background: Background) -> None:
-    await asyncio.gather(*(background.request("patient", INPUT, WAIT, claim=stage.claim()) for _ in range(5)))
+async def test_nothing_is_left_waiting(system: System, background: Background) -> None:
+    await asyncio.gather(*(background.request("patient", INPUT, WAIT, claim=system.claim()) for _ in range(5)))
     for queue in ("flow-requests", "flow-continuations"):
-        await until(lambda queue=queue: not stage.depth("active", queue) and not stage.depth("scheduled", queue))
+        await until(lambda queue=queue: not system.depth("active", queue) and not system.depth("scheduled", queue))

@@ -15,7 +15,7 @@ from flow_contracts.request import CONTRACT
 from flow_contracts.result import FlowResult
 from flow_worker.servicebus import ServiceBus
 from flow_worker.settings import Settings
-from tests.support.stage import WAIT, Stage, dead_letters, running_stage, short_lock, until
+from tests.support.system import WAIT, System, dead_letters, running_system, short_lock, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -27,13 +27,13 @@ def outcome(result: FlowResult) -> tuple[str, str | None]:
     return result.status, result.error.code if result.error else None
 
 
-async def test_a_request_runs_its_flow_and_its_result_comes_back(stage: Stage, client: FlowClient) -> None:
-    sent = await client.submit("create-quote", QUOTE, claim=stage.claim(), traceparent=TRACE)
+async def test_a_request_runs_its_flow_and_its_result_comes_back(system: System, client: FlowClient) -> None:
+    sent = await client.submit("create-quote", QUOTE, claim=system.claim(), traceparent=TRACE)
     result = await client.wait(sent, timeout=WAIT)
     assert await client.poll(sent) == result
     assert await client.take(sent) == result
     assert await client.poll(sent) is None
-    call = (await stage.calls("create-quote"))[-1]
+    call = (await system.calls("create-quote"))[-1]
     assert outcome(result) == ("succeeded", None)
     assert isinstance(result.output, dict)
     assert result.output["customer"] == "Contoso"
@@ -50,19 +50,19 @@ async def test_a_request_runs_its_flow_and_its_result_comes_back(stage: Stage, c
     assert accepted - timedelta(seconds=1) <= started <= finished
 
 
-async def test_every_request_ends_as_it_should_and_none_is_left(stage: Stage, background: Background) -> None:
+async def test_every_request_ends_as_it_should_and_none_is_left(system: System, background: Background) -> None:
     asked = {
         "nobody": await background.submit("create-quote", QUOTE),
-        "no role": await background.submit("create-quote", QUOTE, claim=stage.claim("Other.Role")),
-        "forged": await background.submit("create-quote", QUOTE, claim=stage.claim(forged=True)),
-        "expired": await background.submit("create-quote", QUOTE, claim=stage.claim(lifetime_seconds=-400)),
-        "audience": await background.submit("create-quote", QUOTE, claim=stage.claim(audience="api://other")),
-        "unsigned": await background.submit("create-quote", QUOTE, claim=stage.claim(algorithm="none")),
-        "shared key": await background.submit("create-quote", QUOTE, claim=stage.claim(algorithm="HS256")),
-        "no flow": await background.submit("delete-everything", claim=stage.claim()),
-        "flow's schema": await background.submit("create-quote", {"customer": 5}, claim=stage.claim()),
-        "no response": await background.submit("notify-team", claim=stage.claim()),
-        "broken": await background.submit("broken-approval", claim=stage.claim()),
+        "no role": await background.submit("create-quote", QUOTE, claim=system.claim("Other.Role")),
+        "forged": await background.submit("create-quote", QUOTE, claim=system.claim(forged=True)),
+        "expired": await background.submit("create-quote", QUOTE, claim=system.claim(lifetime_seconds=-400)),
+        "audience": await background.submit("create-quote", QUOTE, claim=system.claim(audience="api://other")),
+        "unsigned": await background.submit("create-quote", QUOTE, claim=system.claim(algorithm="none")),
+        "shared key": await background.submit("create-quote", QUOTE, claim=system.claim(algorithm="HS256")),
+        "no flow": await background.submit("delete-everything", claim=system.claim()),
+        "flow's schema": await background.submit("create-quote", {"customer": 5}, claim=system.claim()),
+        "no response": await background.submit("notify-team", claim=system.claim()),
+        "broken": await background.submit("broken-approval", claim=system.claim()),
     }
     ended = {name: outcome(await background.wait(sent, WAIT)) for name, sent in asked.items()}
     assert ended == {
@@ -78,11 +78,11 @@ async def test_every_request_ends_as_it_should_and_none_is_left(stage: Stage, ba
         "no response": ("succeeded", None),
         "broken": ("unknown", "NoResponse"),
     }
-    await until(lambda: stage.depth("active") == 0)
+    await until(lambda: system.depth("active") == 0)
 
 
 async def test_what_is_malformed_is_refused_and_what_cannot_be_answered_is_dead_lettered(
-    stage: Stage, settings: Settings, client: FlowClient
+    system: System, settings: Settings, client: FlowClient
 ) -> None:
     contract = {"contract": CONTRACT}
     async with ServiceBus(settings.servicebus) as bus:
@@ -94,7 +94,7 @@ async def test_what_is_malformed_is_refused_and_what_cannot_be_answered_is_dead_
         ):
             await bus.send("flow-requests", message)
         ended = [outcome(await client.wait(sent, WAIT)) for sent in ("a", "b", "c")]
-        await until(lambda: stage.depth("dead_lettered") == 1)
+        await until(lambda: system.depth("dead_lettered") == 1)
         (dead,) = await dead_letters(bus, "flow-requests")
     assert ended == [
         ("refused", "malformed_request"),
@@ -106,16 +106,16 @@ async def test_what_is_malformed_is_refused_and_what_cannot_be_answered_is_dead_
 
 
 async def test_neither_claim_nor_token_is_ever_logged_or_answered(
-    stage: Stage, settings: Settings, background: Background, caplog: pytest.LogCaptureFixture
+    system: System, settings: Settings, background: Background, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    claims = [stage.claim(), stage.claim("Other.Role"), stage.claim(forged=True)]
+    claims = [system.claim(), system.claim("Other.Role"), system.claim(forged=True)]
     results = [await background.request("create-quote", QUOTE, WAIT, claim=claim) for claim in claims]
-    before = stage.depth("dead_lettered")
+    before = system.depth("dead_lettered")
     async with ServiceBus(settings.servicebus) as bus:
         body = f'{{"claim": "{claims[0]}", "flow": '.encode()
         await bus.send("flow-requests", Message(body=body, message_id="m", correlation_id="x" * 129))
-        await until(lambda: stage.depth("dead_lettered") == before + 1)
+        await until(lambda: system.depth("dead_lettered") == before + 1)
         dead = await dead_letters(bus, "flow-requests")
     events = {getattr(record, "event", None) for record in caplog.records}
     assert {"request.completed", "request.dead_lettered"} <= events  # something was logged that could have leaked
@@ -137,49 +137,49 @@ async def test_neither_claim_nor_token_is_ever_logged_or_answered(
     ],
 )
 async def test_any_content_type_comes_back_as_what_it_is(
-    stage: Stage, background: Background, answer: dict[str, object], output: object, encoding: str
+    system: System, background: Background, answer: dict[str, object], output: object, encoding: str
 ) -> None:
-    await stage.put("flows/typed", {"response": answer})
-    result = await background.request("typed", {}, WAIT, claim=stage.claim())
+    await system.put("flows/typed", {"response": answer})
+    result = await background.request("typed", {}, WAIT, claim=system.claim())
     assert (result.output, result.output_encoding) == (output, encoding)
 
 
 async def test_a_result_larger_than_the_queue_takes_comes_without_its_output(
-    stage: Stage, background: Background
+    system: System, background: Background
 ) -> None:
-    await stage.put("flows/typed", {"response": {"body": "x" * 400_000}})
-    result = await background.request("typed", {}, WAIT, claim=stage.claim())
+    await system.put("flows/typed", {"response": {"body": "x" * 400_000}})
+    result = await background.request("typed", {}, WAIT, claim=system.claim())
     assert outcome(result) == ("succeeded", "output_too_large")
     assert (result.output, result.http_status) == (None, 200)
 
 
 async def test_an_answer_larger_than_the_worker_reads_comes_without_its_output(
-    stage: Stage, background: Background
+    system: System, background: Background
 ) -> None:
-    await stage.put("flows/notify-team", {"faults": [{"kind": "oversize", "size_bytes": 1_200_000, "next_calls": 1}]})
-    result = await background.request("notify-team", {}, WAIT, claim=stage.claim())
+    await system.put("flows/notify-team", {"faults": [{"kind": "oversize", "size_bytes": 1_200_000, "next_calls": 1}]})
+    result = await background.request("notify-team", {}, WAIT, claim=system.claim())
     assert outcome(result) == ("succeeded", "output_too_large")
 
 
-async def test_a_request_sent_twice_is_run_once(stage: Stage, client: FlowClient) -> None:
-    before = len(await stage.calls("create-quote"))
+async def test_a_request_sent_twice_is_run_once(system: System, client: FlowClient) -> None:
+    before = len(await system.calls("create-quote"))
     for _ in range(2):
-        await client.submit("create-quote", QUOTE, claim=stage.claim(), message_id="same", correlation_id="same")
+        await client.submit("create-quote", QUOTE, claim=system.claim(), message_id="same", correlation_id="same")
     await client.wait("same", WAIT)
-    await until(lambda: stage.depth("active") == 0)
-    assert len(await stage.calls("create-quote")) == before + 1
+    await until(lambda: system.depth("active") == 0)
+    assert len(await system.calls("create-quote")) == before + 1
 
 
-async def test_a_correlation_id_may_hold_anything(stage: Stage, client: FlowClient) -> None:
+async def test_a_correlation_id_may_hold_anything(system: System, client: FlowClient) -> None:
     wild = "ä\r\nX-Injected: 1 €"
-    await client.submit("create-quote", QUOTE, claim=stage.claim(), correlation_id=wild)
+    await client.submit("create-quote", QUOTE, claim=system.claim(), correlation_id=wild)
     assert outcome(await client.take(wild, timeout=WAIT) or pytest.fail("no result")) == ("succeeded", None)
-    call = (await stage.calls("create-quote"))[-1]
+    call = (await system.calls("create-quote"))[-1]
     assert call["client_tracking_id"] == "%C3%A4%0D%0AX-Injected:%201%20%E2%82%AC"
 
 
-async def test_a_burst_is_answered_whole(stage: Stage, background: Background) -> None:
-    claim = stage.claim()
+async def test_a_burst_is_answered_whole(system: System, background: Background) -> None:
+    claim = system.claim()
 
     async def one(number: int) -> bool:
         result = await background.request("create-quote", {"customer": "x", "amount": number + 1}, WAIT, claim=claim)
@@ -196,10 +196,10 @@ async def test_every_request_queue_is_served(settings: Settings, client: FlowCli
 
 
 async def test_a_flow_slower_than_the_lock_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running_stage(monkeypatch, short_lock(5)) as stage:
-        await stage.put("flows/slow-report", {"delay_seconds": 8})
-        async with stage.worker(), stage.client() as client, client.background() as background:
-            result = await background.request("slow-report", {}, WAIT, claim=stage.claim())
+    async with running_system(monkeypatch, short_lock(5)) as system:
+        await system.put("flows/slow-report", {"delay_seconds": 8})
+        async with system.worker(), system.client() as client, client.background() as background:
+            result = await background.request("slow-report", {}, WAIT, claim=system.claim())
             assert outcome(result) == ("succeeded", None)
-            await until(lambda: stage.depth("active") == 0)
-        assert len(await stage.calls("slow-report")) == 1
+            await until(lambda: system.depth("active") == 0)
+        assert len(await system.calls("slow-report")) == 1

@@ -11,7 +11,7 @@ import pytest
 
 from flow_contracts.client import FlowClient
 from servicebus_emulator.admin.server import running_admin
-from tests.support.stage import WAIT, Stage
+from tests.support.system import WAIT, System
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -19,14 +19,14 @@ CONTRACT = Path(__file__).resolve().parents[3] / "docs" / "contract.md"
 REST = re.compile(r"```http\nPOST https://[^/]+(?P<path>\S+)\n(?P<headers>.*?)\n\n(?P<body>.*?)\n```", re.DOTALL)
 
 
-async def test_a_request_posted_over_rest_is_answered(stage: Stage, client: FlowClient) -> None:
+async def test_a_request_posted_over_rest_is_answered(system: System, client: FlowClient) -> None:
     form = REST.search(CONTRACT.read_text(encoding="utf-8"))
     assert form is not None
-    name, claim = str(uuid.uuid4()), stage.claim()
+    name, claim = str(uuid.uuid4()), system.claim()
     headers = dict(line.split(": ", 1) for line in form["headers"].replace("<id>", name).splitlines())
-    headers["Authorization"] = "Bearer a.b.c"  # the stage asks for no more than the form of one
+    headers["Authorization"] = "Bearer a.b.c"  # the system asks for no more than the form of one
     body = form["body"].replace("<token for the worker>", claim)
-    async with running_admin(stage.emulator.broker) as url, httpx.AsyncClient() as http:
+    async with running_admin(system.emulator.broker) as url, httpx.AsyncClient() as http:
         posted = await http.post(f"{url}{form['path']}", headers=headers, content=body)
         assert posted.status_code == 201, posted.text
     result = await client.wait(name, WAIT)

@@ -12,8 +12,8 @@ from flow_worker.cli.dead_letter_actions import replay, settle
 from flow_worker.cli.dead_letter_filter import Selection
 from flow_worker.cli.dead_letter_view import Letter
 from flow_worker.demo import flows
-from flow_worker.demo.scenes import Ended, Scene, awaited, play_scene
-from flow_worker.demo.stage import ROLE, Emulator, StageError
+from flow_worker.demo.environment import ROLE, DemoError, EmulatorClient
+from flow_worker.demo.scenarios import Ended, Scene, awaited, play_scene
 from flow_worker.pipeline import decode
 from flow_worker.servicebus import ServiceBus
 from flow_worker.settings import RequestQueue
@@ -27,7 +27,9 @@ _DEAD_WITHIN_SECONDS = 10.0
 _LOOK_AGAIN_SECONDS = 0.1
 
 
-async def play_dead_letter(emulator: Emulator, bus: ServiceBus, client: FlowClient, correlation_id: str) -> list[Ended]:
+async def play_dead_letter(
+    emulator: EmulatorClient, bus: ServiceBus, client: FlowClient, correlation_id: str
+) -> list[Ended]:
     """Ask a flow that is down until the request is given up; repair the flow, and replay the request."""
     claim = SecretStr(emulator.mint("ada", ROLE))
     down = Scene("a flow that stays down, dead-lettered", _FLOW, {"id": 7}, claim, "failed", "NoResponse", calls=2)
@@ -48,11 +50,11 @@ async def lying(bus: ServiceBus, flow: str | None = None) -> list[Letter]:
 
 
 async def _replay(bus: ServiceBus) -> None:
-    """As `flow-worker deadletters replay --flow` does. Raises `StageError` if there is nothing to replay."""
+    """As `flow-worker deadletters replay --flow` does. Raises `DemoError` if there is nothing to replay."""
     try:
         async with asyncio.timeout(_DEAD_WITHIN_SECONDS):  # it is put there right after the result is told
             while not (letters := await lying(bus, _FLOW)):  # noqa: ASYNC110 - the broker tells nobody
                 await asyncio.sleep(_LOOK_AGAIN_SECONDS)
     except TimeoutError:
-        raise StageError(f"The request was given up, but not dead-lettered in {_DEAD_WITHIN_SECONDS:g} s.") from None
+        raise DemoError(f"The request was given up, but not dead-lettered in {_DEAD_WITHIN_SECONDS:g} s.") from None
     await settle(bus, letters, replay(bus, CONTINUATIONS, READERS), lambda _: None)

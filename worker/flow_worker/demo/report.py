@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flow_worker.cli.dead_letter_view import Letter
-from flow_worker.demo.scenes import Ended
+from flow_worker.demo.scenarios import Ended
 
 _MAX_DETAIL = 160
 _NARROW = 100

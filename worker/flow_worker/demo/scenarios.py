@@ -15,7 +15,7 @@ from flow_contracts.client import FlowClient, ResultTimeout
 from flow_contracts.message import Message
 from flow_contracts.request import CONTRACT
 from flow_contracts.result import FlowResult
-from flow_worker.demo.stage import ROLE, Emulator, Seen
+from flow_worker.demo.environment import ROLE, EmulatorClient, FlowActivity
 
 WAIT_SECONDS = 60.0
 
@@ -49,11 +49,11 @@ class Ended:
     seconds: float
     ok: bool
     result: FlowResult | None = None
-    seen: Seen | None = None
+    seen: FlowActivity | None = None
     """What the flow saw of it; None: nobody looked."""
 
 
-def scenes(emulator: Emulator) -> list[Scene]:
+def scenes(emulator: EmulatorClient) -> list[Scene]:
     """The single requests."""
     ada = _claim(emulator, "ada", ROLE)
     return [*_answers(ada), *_refusals(emulator, ada), *_troubles(ada)]
@@ -68,7 +68,7 @@ def _answers(ada: SecretStr) -> list[Scene]:
     ]
 
 
-def _refusals(emulator: Emulator, ada: SecretStr) -> list[Scene]:
+def _refusals(emulator: EmulatorClient, ada: SecretStr) -> list[Scene]:
     def refused(title: str, flow: str, value: JsonValue, claim: SecretStr | None, code: str) -> Scene:
         return Scene(title, flow, value, claim, "refused", code, calls=0)
 
@@ -93,14 +93,16 @@ def _troubles(ada: SecretStr) -> list[Scene]:
     ]
 
 
-async def play_scene(emulator: Emulator, client: FlowClient, scene: Scene, correlation_id: str) -> Ended:
+async def play_scene(emulator: EmulatorClient, client: FlowClient, scene: Scene, correlation_id: str) -> Ended:
     """Send the scene's request and wait for its result."""
     began = time.perf_counter()
     await client.submit(scene.flow, scene.input, claim=scene.claim, correlation_id=correlation_id)
     return await awaited(emulator, client, scene, correlation_id, began)
 
 
-async def awaited(emulator: Emulator, client: FlowClient, scene: Scene, correlation_id: str, began: float) -> Ended:
+async def awaited(
+    emulator: EmulatorClient, client: FlowClient, scene: Scene, correlation_id: str, began: float
+) -> Ended:
     """Wait for the scene's result, which stays where it is, and judge it by what the flow has seen.
 
     `began` is when the scene did, by `time.perf_counter`.
@@ -112,7 +114,7 @@ async def awaited(emulator: Emulator, client: FlowClient, scene: Scene, correlat
         return Ended(correlation_id, asked, "no result", str(error), time.perf_counter() - began, ok=False)
     seconds = time.perf_counter() - began
     code = result.error.code if result.error else None
-    seen = await asyncio.to_thread(emulator.seen, scene.flow, correlation_id)
+    seen = await asyncio.to_thread(emulator.activity, scene.flow, correlation_id)
     ok = (result.status, code, seen.calls, seen.polls) == (scene.status, scene.code, scene.calls, scene.polls)
     came_back = result.status if code is None else f"{result.status}: {code}"
     return Ended(correlation_id, asked, came_back, _detail(result), seconds, ok, result, seen)
@@ -156,7 +158,7 @@ def unanswerable() -> Message:
     )
 
 
-def _claim(emulator: Emulator, user: str, *roles: str) -> SecretStr:
+def _claim(emulator: EmulatorClient, user: str, *roles: str) -> SecretStr:
     return SecretStr(emulator.mint(user, *roles))
 
 

@@ -30,7 +30,7 @@ JsonObject = dict[str, Any]  # whatever JSON the emulator speaks
 
 
 @dataclass
-class Stage:
+class System:
     """A running emulator, and the means to start workers and senders on it."""
 
     emulator: Emulator
@@ -135,11 +135,11 @@ def configured(changes: Mapping[str, JsonObject]) -> config.Config:
 
 
 @asynccontextmanager
-async def running_stage(
+async def running_system(
     monkeypatch: pytest.MonkeyPatch, configuration: config.Config | None = None, port: int = 0
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[System]:
     """An emulator on free ports, azure-identity pointed to it, and the default flows registered."""
-    with TemporaryDirectory(prefix="flow-worker-stage-") as folder:
+    with TemporaryDirectory(prefix="flow-worker-system-") as folder:
         async with running_emulator(configuration or config.load(None), Endpoints("127.0.0.1", port, 0)) as emulator:
             yield _on(emulator, Path(folder), monkeypatch)
 
@@ -150,7 +150,7 @@ async def dead_letters(bus: ServiceBus, queue: str) -> list[DeadLettered]:
         return [letter async for letter in dead.peek()]
 
 
-def _on(emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+def _on(emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> System:
     for name, value in emulator.web.environment().items():
         monkeypatch.setenv(name, value)
     flows: dict[str, JsonObject] = {
@@ -160,4 +160,4 @@ def _on(emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> St
         "broken-approval": {},
         "typed": {},
     }
-    return Stage(emulator, folder, flows)
+    return System(emulator, folder, flows)

@@ -34,12 +34,12 @@ _STOP_SIGNAL = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 _TENANT_INDEX = 3  # http://host:port/{tenant}/v2.0
 
 
-class StageError(Exception):
+class DemoError(Exception):
     """The demo cannot go on; the message says why, and shows the end of the log of a process that is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
-class Emulator:
+class EmulatorClient:
     """What the emulator said when it was ready."""
 
     connection_string: str
@@ -64,7 +64,7 @@ class Emulator:
         token: str = answer.raise_for_status().json()["access_token"]
         return token
 
-    def tell(self, method: str, what: str, body: Mapping[str, JsonValue]) -> None:
+    def control(self, method: str, what: str, body: Mapping[str, JsonValue]) -> None:
         """Change something of the emulator's, or have it do something. Raises `httpx.HTTPError`."""
         httpx.request(method, f"{self.web_url}/emulator/{what}", json=dict(body), timeout=10).raise_for_status()
 
@@ -73,16 +73,16 @@ class Emulator:
         answer = httpx.get(f"{self.web_url}/emulator/dataverse", timeout=10).raise_for_status()
         return next(str(one["object_id"]) for one in answer.json()["users"] if one["name"] == user)
 
-    def seen(self, flow: str, correlation_id: str) -> Seen:
+    def activity(self, flow: str, correlation_id: str) -> FlowActivity:
         """What a flow has seen of a request."""
         answer = httpx.get(f"{self.web_url}/emulator/flows/{flows.target(flow)}/calls", timeout=10)
         calls = answer.json()["calls"] if answer.status_code == 200 else []  # 404: there is no such flow
         ours = [call for call in calls if call["client_tracking_id"] == correlation_id]
-        return Seen(calls=len(ours), polls=sum(call["polls"] for call in ours))
+        return FlowActivity(calls=len(ours), polls=sum(call["polls"] for call in ours))
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FlowActivity:
     """How often a flow was called, and how often its status URL was asked."""
 
     calls: int
@@ -90,27 +90,27 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class DemoEnvironment:
     """Both processes, running."""
 
-    emulator: Emulator
+    emulator: EmulatorClient
     folder: Path
     worker: subprocess.Popen[str]
 
 
 @contextmanager
-def set_up(folder: Path) -> Iterator[Stage]:
-    """Start both, stop both. Logs and settings are in `folder`. Raises `StageError`."""
+def running_demo(folder: Path) -> Iterator[DemoEnvironment]:
+    """Start both, stop both. Logs and settings are in `folder`. Raises `DemoError`."""
     with ExitStack() as stack:
         emulator = stack.enter_context(running_emulator(folder))
         flows.define(emulator.web_url)
         worker = stack.enter_context(running_worker(folder, emulator, worker_settings))
-        yield Stage(emulator, folder, worker)
+        yield DemoEnvironment(emulator, folder, worker)
 
 
 @contextmanager
-def running_emulator(folder: Path) -> Iterator[Emulator]:
-    """An emulator on free ports. Raises `StageError`."""
+def running_emulator(folder: Path) -> Iterator[EmulatorClient]:
+    """An emulator on free ports. Raises `DemoError`."""
     command = [sys.executable, "-m", "servicebus_emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
     log = folder / "emulator.log"
     with log.open("w", encoding="utf-8") as errors:
@@ -121,7 +121,7 @@ def running_emulator(folder: Path) -> Iterator[Emulator]:
             _stop(process, "the emulator")
 
 
-def _ready(process: subprocess.Popen[str], log: Path) -> Emulator:
+def _ready(process: subprocess.Popen[str], log: Path) -> EmulatorClient:
     """Wait for the line `ready {…}`."""
     assert process.stdout is not None  # noqa: S101 - it was asked for above
     lines: queue.Queue[str] = queue.Queue()
@@ -129,11 +129,11 @@ def _ready(process: subprocess.Popen[str], log: Path) -> Emulator:
     try:
         line = lines.get(timeout=START_SECONDS)
     except queue.Empty:
-        raise StageError(f"The emulator was not ready within {START_SECONDS:g} s.\n{_tail(log)}") from None
+        raise DemoError(f"The emulator was not ready within {START_SECONDS:g} s.\n{_tail(log)}") from None
     if not line.startswith("ready "):
-        raise StageError(f"The emulator did not start.\n{_tail(log)}")
+        raise DemoError(f"The emulator did not start.\n{_tail(log)}")
     said = json.loads(line.removeprefix("ready "))
-    return Emulator(**{name: said[name] for name in Emulator.__dataclass_fields__})
+    return EmulatorClient(**{name: said[name] for name in EmulatorClient.__dataclass_fields__})
 
 
 def _pump(stream: IO[str], lines: queue.Queue[str]) -> None:
@@ -145,9 +145,9 @@ def _pump(stream: IO[str], lines: queue.Queue[str]) -> None:
 
 @contextmanager
 def running_worker(
-    folder: Path, emulator: Emulator, settings: Callable[[Emulator, int], str]
+    folder: Path, emulator: EmulatorClient, settings: Callable[[EmulatorClient, int], str]
 ) -> Iterator[subprocess.Popen[str]]:
-    """A worker that is ready. `settings`: its TOML file, given its health port. Raises `StageError`."""
+    """A worker that is ready. `settings`: its TOML file, given its health port. Raises `DemoError`."""
     port = _free_port()
     (folder / "flow-worker.toml").write_text(settings(emulator, port), encoding="utf-8")
     log = folder / "worker.log"
@@ -161,7 +161,7 @@ def running_worker(
             _stop(process, "the worker")
 
 
-def worker_environment(emulator: Emulator) -> Mapping[str, str]:
+def worker_environment(emulator: EmulatorClient) -> Mapping[str, str]:
     """The worker's variables: this process's own, without settings of another worker."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_WORKER_")}
     return inherited | {
@@ -172,7 +172,7 @@ def worker_environment(emulator: Emulator) -> Mapping[str, str]:
     }
 
 
-def worker_settings(emulator: Emulator, health_port: int) -> str:
+def worker_settings(emulator: EmulatorClient, health_port: int) -> str:
     """The worker's TOML file for the emulator's default queues and flows."""
     parts = emulator.issuer.split("/")
     host = parts[2]
@@ -220,14 +220,14 @@ def _wait_ready(process: subprocess.Popen[str], port: int, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise StageError(f"The worker ended at once, with status {process.returncode}.\n{_tail(log)}")
+            raise DemoError(f"The worker ended at once, with status {process.returncode}.\n{_tail(log)}")
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2).status_code == 200:
                 return
         except httpx.HTTPError:
             pass
         time.sleep(0.1)
-    raise StageError(f"The worker was not ready within {START_SECONDS:g} s.\n{_tail(log)}")
+    raise DemoError(f"The worker was not ready within {START_SECONDS:g} s.\n{_tail(log)}")
 
 
 def _start(
@@ -260,7 +260,7 @@ def _stop(process: subprocess.Popen[str], name: str) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        raise StageError(f"Asked to stop, {name} did not within {STOP_SECONDS:g} s.") from None
+        raise DemoError(f"Asked to stop, {name} did not within {STOP_SECONDS:g} s.") from None
 
 
 def _free_port() -> int:

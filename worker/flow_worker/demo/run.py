@@ -22,10 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flow_contracts.client import FlowClient
 from flow_worker.demo.dead_letter import REQUESTS, lying, play_dead_letter
+from flow_worker.demo.environment import JOURNAL, ROLE, DemoEnvironment, DemoError, EmulatorClient, running_demo
 from flow_worker.demo.privileges import play_privileges
 from flow_worker.demo.report import Report, show
-from flow_worker.demo.scenes import Ended, play_burst, play_scene, scenes, unanswerable
-from flow_worker.demo.stage import JOURNAL, ROLE, Emulator, Stage, StageError, set_up
+from flow_worker.demo.scenarios import Ended, play_burst, play_scene, scenes, unanswerable
 from flow_worker.servicebus import ServiceBus
 from flow_worker.settings import ServiceBusSettings
 
@@ -40,12 +40,12 @@ def play(*, as_json: bool, keep: bool, burst: int) -> int:
     try:
         with _folder(keep=keep) as folder:
             console.print("Starting an emulator and a worker …")
-            with set_up(folder) as stage:
+            with running_demo(folder) as stage:
                 report = asyncio.run(_perform(stage, burst, console))
                 show(report, console, as_json=as_json)
                 if keep:
                     _hold_open(stage, report, console)
-    except StageError as error:
+    except DemoError as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return 1
     except KeyboardInterrupt:
@@ -64,7 +64,7 @@ def _folder(*, keep: bool) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _perform(stage: Stage, burst: int, console: Console) -> Report:
+async def _perform(stage: DemoEnvironment, burst: int, console: Console) -> Report:
     settings = ServiceBusSettings(connection_string=SecretStr(stage.emulator.connection_string))
     async with (
         ServiceBus(settings) as bus,
@@ -79,7 +79,7 @@ async def _perform(stage: Stage, burst: int, console: Console) -> Report:
 
 
 async def _single(
-    emulator: Emulator, bus: ServiceBus, client: FlowClient, name: str, progress: Progress
+    emulator: EmulatorClient, bus: ServiceBus, client: FlowClient, name: str, progress: Progress
 ) -> list[Ended]:
     """The single requests, all at once: each waits for something else."""
     played = scenes(emulator)
@@ -97,13 +97,13 @@ async def _single(
     return [*ended, *by_privilege, *twice]
 
 
-async def _burst(emulator: Emulator, client: FlowClient, name: str, count: int, progress: Progress) -> Ended:
+async def _burst(emulator: EmulatorClient, client: FlowClient, name: str, count: int, progress: Progress) -> Ended:
     task = progress.add_task(f"a burst of {count}", total=count)
     claim = SecretStr(emulator.mint("ada", ROLE))
     return await play_burst(client, claim, count, name, lambda: progress.advance(task))
 
 
-def _depths(emulator: Emulator) -> dict[str, dict[str, int]]:
+def _depths(emulator: EmulatorClient) -> dict[str, dict[str, int]]:
     depths: dict[str, dict[str, int]] = httpx.get(f"{emulator.web_url}/emulator/queues", timeout=10).json()
     return depths
 
@@ -114,7 +114,7 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _hold_open(stage: Stage, report: Report, console: Console) -> None:
+def _hold_open(stage: DemoEnvironment, report: Report, console: Console) -> None:
     """Tell how to send, poll and look behind the scenes oneself, and wait for Ctrl-C."""
     env_file = _write_sender_settings(stage)
     command = _own_command()
@@ -134,7 +134,7 @@ def _hold_open(stage: Stage, report: Report, console: Console) -> None:
             pass
     except KeyboardInterrupt:
         return
-    raise StageError("The worker ended by itself; its log tells why.")
+    raise DemoError("The worker ended by itself; its log tells why.")
 
 
 def _most_called(report: Report) -> str:
@@ -143,7 +143,7 @@ def _most_called(report: Report) -> str:
     return max(results, key=lambda result: result.attempts).request_message_id if results else "ID"
 
 
-def _write_sender_settings(stage: Stage) -> Path:
+def _write_sender_settings(stage: DemoEnvironment) -> Path:
     """What these commands need, claim included: readable by this user alone."""
     path = stage.folder / "sender.env"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
