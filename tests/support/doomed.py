@@ -17,7 +17,7 @@ from typing import Any
 
 from flow_worker.app import run
 from flow_worker.flows.invoker import Invoker
-from flow_worker.journal import Journal
+from flow_worker.journal.stored import StoredJournal
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.servicebus import Receiver
@@ -26,9 +26,9 @@ from flow_worker.telemetry.logs import configure
 
 POINTS: dict[str, tuple[type, str]] = {
     "before the call": (Invoker, "invoke"),
-    "after the call, before the journal": (Journal, "conclude"),
+    "after the call, before the journal": (StoredJournal, "conclude"),
     "after the journal, before the reply": (Replies, "publish"),
-    "after the reply, before it is marked": (Journal, "told"),
+    "after the reply, before it is marked": (StoredJournal, "mark_published"),
     "after the reply, before it is settled": (Receiver, "complete"),
     "before the schedule": (Schedule, "put"),
     "between schedule and complete": (Receiver, "complete"),

@@ -14,7 +14,7 @@ async def main(endpoint: str, client_id: str) -> None:
     settings = JournalSettings(backend="table", table_endpoint=endpoint)
     async with open_journal(settings, client_id=client_id) as journal:
         await journal.conclude(await claimed(journal), result(7))
-        begun = await journal.begin(subject(), duration=LEASE, calls=0)
+        begun = await journal.acquire(subject(), duration=LEASE, calls=0)
     sys.stdout.write(f"{type(begun).__name__}\n")
 
 

@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from flow_worker.journal import Begin, open_journal
+from flow_worker.journal import Acquired, open_journal
 from flow_worker.settings import JournalSettings
 from tests.conformance.journal.samples import LEASE, result, subject
 
@@ -21,8 +21,8 @@ async def main(path: Path, count: int) -> None:
         sys.stdin.readline()
         won = []
         for number in range(count):
-            begun = await journal.begin(subject(str(number)), duration=LEASE, calls=0)
-            if isinstance(begun, Begin):
+            begun = await journal.acquire(subject(str(number)), duration=LEASE, calls=0)
+            if isinstance(begun, Acquired):
                 won.append(number)
                 await journal.conclude(begun.lease, result(number))
         _say(*won)

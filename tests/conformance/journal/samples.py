@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pydantic import JsonValue
 
 from flow_contracts.result import FlowResult, Status
-from flow_worker.journal import Begin, Journal, Lease, Step, Subject
+from flow_worker.journal import Acquired, JobKey, Journal, Lease, NextStep
 
 LEASE = timedelta(seconds=60)
-STEP = Step(
+STEP = NextStep(
     number=1,
     kind="poll",
     due=datetime(2026, 11, 23, 12, 0, 20, tzinfo=UTC),
@@ -23,8 +23,8 @@ STEP = Step(
 
 def subject(
     message_id: str = "m-1", *, asks: str = "ada: quote", origin: str = "requests:1", number: int = 0
-) -> Subject:
-    return Subject(message_id=message_id, fingerprint=asks, origin=origin, number=number)
+) -> JobKey:
+    return JobKey(message_id=message_id, fingerprint=asks, origin=origin, number=number)
 
 
 def result(output: JsonValue = None, status: Status = Status.SUCCEEDED) -> FlowResult:
@@ -38,8 +38,8 @@ def result(output: JsonValue = None, status: Status = Status.SUCCEEDED) -> FlowR
     )
 
 
-async def claimed(journal: Journal, of: Subject | None = None) -> Lease:
+async def claimed(journal: Journal, of: JobKey | None = None) -> Lease:
     """The claim on a request that nobody else is at."""
-    begun = await journal.begin(of or subject(), duration=LEASE, calls=0)
-    assert isinstance(begun, Begin), begun
+    begun = await journal.acquire(of or subject(), duration=LEASE, calls=0)
+    assert isinstance(begun, Acquired), begun
     return begun.lease

@@ -12,7 +12,7 @@ import pytest
 from pydantic import JsonValue
 
 from flow_contracts.result import Status
-from flow_worker.journal import Begin, Busy, Concluded, Conflict, Journal, Pending, Waiting
+from flow_worker.journal import Acquired, Busy, Concluded, Conflict, Journal, Pending, Waiting
 from tests.conformance.journal.conftest import Place
 from tests.conformance.journal.samples import LEASE, STEP, claimed, result, subject
 
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 async def test_of_many_that_begin_at_once_one_gets_the_claim(place: Place) -> None:
     async with place.journal() as one, place.journal() as other:
-        attempts = ((one, other)[n % 2].begin(subject(), duration=LEASE, calls=0) for n in range(20))
+        attempts = ((one, other)[n % 2].acquire(subject(), duration=LEASE, calls=0) for n in range(20))
         begun = await asyncio.gather(*attempts)
-    assert Counter(type(each) for each in begun) == {Begin: 1, Busy: 19}
+    assert Counter(type(each) for each in begun) == {Acquired: 1, Busy: 19}
     assert {each.until for each in begun if isinstance(each, Busy)} == {place.now + LEASE}
 
 
@@ -34,16 +34,16 @@ async def test_of_many_that_take_over_at_once_one_gets_the_claim(place: Place) -
     async with place.journal() as one, place.journal() as other:
         await claimed(one)
         place.now += LEASE
-        attempts = ((one, other)[n % 2].begin(subject(), duration=LEASE, calls=0) for n in range(20))
+        attempts = ((one, other)[n % 2].acquire(subject(), duration=LEASE, calls=0) for n in range(20))
         begun = await asyncio.gather(*attempts)
-    assert Counter(type(each) for each in begun) == {Begin: 1, Busy: 19}
-    assert [each.interrupted for each in begun if isinstance(each, Begin)] == [True]
+    assert Counter(type(each) for each in begun) == {Acquired: 1, Busy: 19}
+    assert [each.interrupted for each in begun if isinstance(each, Acquired)] == [True]
 
 
 async def test_a_claim_that_was_given_back_may_be_had_again(journal: Journal) -> None:
     await journal.release(await claimed(journal))
-    begun = await journal.begin(subject(), duration=LEASE, calls=0)
-    assert isinstance(begun, Begin)
+    begun = await journal.acquire(subject(), duration=LEASE, calls=0)
+    assert isinstance(begun, Acquired)
     assert not begun.interrupted
 
 
@@ -52,8 +52,8 @@ async def test_who_lost_the_claim_cannot_give_it_back(place: Place, journal: Jou
     place.now += LEASE
     await claimed(journal)
     await journal.release(lost)
-    await journal.wait(lost, STEP)
-    assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Busy)
+    await journal.schedule(lost, STEP)
+    assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Busy)
 
 
 # --- one result --------------------------------------------------------------------------------------------------
@@ -62,15 +62,15 @@ async def test_who_lost_the_claim_cannot_give_it_back(place: Place, journal: Jou
 async def test_a_result_is_told_to_the_same_request_and_not_marked_told_before_it_is(place: Place) -> None:
     async with place.journal() as journal:
         assert await journal.conclude(await claimed(journal), result({"quote": 7})) == result({"quote": 7})
-        again = await journal.begin(subject(), duration=LEASE, calls=0)
+        again = await journal.acquire(subject(), duration=LEASE, calls=0)
         assert again == Concluded(result({"quote": 7}), published=False)
-        await journal.published("m-1", "requests:1")
+        await journal.mark_published("m-1", "requests:1")
     async with place.journal() as another:  # a process that has it from the store alone
-        again = await another.begin(subject(), duration=LEASE, calls=0)
+        again = await another.acquire(subject(), duration=LEASE, calls=0)
         assert again == Concluded(result({"quote": 7}), published=True)
-        await another.published("m-1", "requests:2")
+        await another.mark_published("m-1", "requests:2")
         copy = subject(origin="requests:2")
-        assert await another.begin(copy, duration=LEASE, calls=0) == Concluded(result({"quote": 7}), published=True)
+        assert await another.acquire(copy, duration=LEASE, calls=0) == Concluded(result({"quote": 7}), published=True)
 
 
 async def test_the_first_result_stands_after_a_take_over(place: Place, journal: Journal) -> None:
@@ -104,7 +104,7 @@ async def test_a_result_as_large_as_flows_give_is_kept_whole(journal: Journal) -
         "lines": ["Contoso Ltd., 12 x Surface Hub, delivered" for _ in range(100_000)]
     }  # 4.4 MB, compressible
     await journal.conclude(await claimed(journal), result(output))
-    assert await journal.begin(subject(), duration=LEASE, calls=0) == Concluded(result(output), published=False)
+    assert await journal.acquire(subject(), duration=LEASE, calls=0) == Concluded(result(output), published=False)
 
 
 @pytest.mark.parametrize("kilobytes", [16, 200, 600])
@@ -112,7 +112,7 @@ async def test_a_result_that_cannot_be_compressed_is_kept_whole(journal: Journal
     # Hex digits are compressed to half: so many random bytes are so many bytes in the store.
     output = random.Random(kilobytes).randbytes(kilobytes * 1000).hex()  # noqa: S311 - the same each time
     await journal.conclude(await claimed(journal), result(output))
-    begun = await journal.begin(subject(), duration=LEASE, calls=0)
+    begun = await journal.acquire(subject(), duration=LEASE, calls=0)
     assert isinstance(begun, Concluded)
     assert begun.result == result(output)
 
@@ -123,9 +123,9 @@ async def test_a_result_that_cannot_be_compressed_is_kept_whole(journal: Journal
 async def test_another_request_under_the_same_id_is_a_conflict(journal: Journal) -> None:
     other = subject(asks="bob: quote")
     lease = await claimed(journal)
-    assert await journal.begin(other, duration=LEASE, calls=0) == Conflict()
+    assert await journal.acquire(other, duration=LEASE, calls=0) == Conflict()
     await journal.conclude(lease, result())
-    assert await journal.begin(other, duration=LEASE, calls=0) == Conflict()
+    assert await journal.acquire(other, duration=LEASE, calls=0) == Conflict()
     assert await journal.recall(other) is None
 
 
@@ -133,7 +133,7 @@ async def test_what_is_recalled(journal: Journal) -> None:
     assert await journal.recall(subject()) is None
     lease = await claimed(journal)
     assert await journal.recall(subject()) == Pending(calls=0)
-    await journal.wait(lease, STEP)
+    await journal.schedule(lease, STEP)
     assert await journal.recall(subject()) == Pending(calls=1)
     await journal.conclude(lease, result())
     assert await journal.recall(subject(origin="requests:2")) == Concluded(result(), published=False)
@@ -151,25 +151,25 @@ async def test_a_message_id_may_hold_anything(journal: Journal, message_id: str)
 
 
 async def test_a_request_that_waits_is_carried_on_by_its_continuation(journal: Journal) -> None:
-    await journal.wait(await claimed(journal), STEP)
-    assert await journal.begin(subject(), duration=LEASE, calls=0) == Waiting(STEP, "requests:1")
-    begun = await journal.begin(subject(number=1), duration=LEASE, calls=1)
-    assert isinstance(begun, Begin)
+    await journal.schedule(await claimed(journal), STEP)
+    assert await journal.acquire(subject(), duration=LEASE, calls=0) == Waiting(STEP, "requests:1")
+    begun = await journal.acquire(subject(number=1), duration=LEASE, calls=1)
+    assert isinstance(begun, Acquired)
     assert (begun.step, begun.calls, begun.interrupted) == (STEP, 1, False)
 
 
 async def test_a_request_whose_continuation_does_not_come_is_taken_over(place: Place, journal: Journal) -> None:
-    await journal.wait(await claimed(journal), STEP)
+    await journal.schedule(await claimed(journal), STEP)
     place.now = STEP.due + timedelta(seconds=place.settings.overdue_seconds)
-    begun = await journal.begin(subject(origin="requests:2"), duration=LEASE, calls=0)
-    assert isinstance(begun, Begin)
+    begun = await journal.acquire(subject(origin="requests:2"), duration=LEASE, calls=0)
+    assert isinstance(begun, Acquired)
     assert (begun.step, begun.interrupted) == (STEP, False)
-    assert isinstance(await journal.begin(subject(number=1), duration=LEASE, calls=1), Busy)
+    assert isinstance(await journal.acquire(subject(number=1), duration=LEASE, calls=1), Busy)
 
 
 async def test_a_continuation_goes_on_even_if_the_journal_lost_what_was_before(journal: Journal) -> None:
-    begun = await journal.begin(subject(number=3), duration=LEASE, calls=2)
-    assert isinstance(begun, Begin)
+    begun = await journal.acquire(subject(number=3), duration=LEASE, calls=2)
+    assert isinstance(begun, Acquired)
     assert (begun.calls, begun.interrupted) == (2, False)
 
 
@@ -183,7 +183,7 @@ async def test_entries_expire_and_are_purged_and_no_others(place: Place, journal
     await journal.conclude(await claimed(journal, subject("young")), result())
     place.now += timedelta(seconds=place.settings.retention_seconds) - timedelta(days=1)
     assert await journal.recall(subject("old-1")) is None
-    assert isinstance(await journal.begin(subject("old-1"), duration=LEASE, calls=0), Begin)
+    assert isinstance(await journal.acquire(subject("old-1"), duration=LEASE, calls=0), Acquired)
     assert await journal.purge() == 29
     assert await journal.purge() == 0
     assert isinstance(await journal.recall(subject("young")), Concluded)
@@ -193,7 +193,7 @@ async def test_entries_expire_and_are_purged_and_no_others(place: Place, journal
 async def test_a_purge_takes_what_has_expired_however_much_it_is(
     place: Place, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow_worker.journal.journal._PURGE_AT_ONCE", 8)
+    monkeypatch.setattr("flow_worker.journal.stored._PURGE_BATCH", 8)
     for number in range(20):
         await claimed(journal, subject(f"old-{number}"))
     place.now += timedelta(seconds=place.settings.retention_seconds) + 2 * LEASE
@@ -202,14 +202,14 @@ async def test_a_purge_takes_what_has_expired_however_much_it_is(
 
 async def test_the_whole_story_is_found(journal: Journal) -> None:
     lease = await claimed(journal)
-    await journal.wait(lease, STEP)
-    begun = await journal.begin(subject(number=1), duration=LEASE, calls=1)
-    assert isinstance(begun, Begin)
+    await journal.schedule(lease, STEP)
+    begun = await journal.acquire(subject(number=1), duration=LEASE, calls=1)
+    assert isinstance(begun, Acquired)
     await journal.conclude(begun.lease, result({"quote": 7}))
-    await journal.published("m-1", "requests:1")
+    await journal.mark_published("m-1", "requests:1")
     found = await journal.find("m-1")
     assert found is not None
-    assert [event.what for event in found.story] == ["begun", "waits to poll", "begun", "concluded", "published"]
+    assert [event.kind for event in found.history] == ["begun", "waits to poll", "begun", "concluded", "published"]
     assert (found.state, found.calls, found.result, found.published_for) == (
         "concluded",
         1,
@@ -226,5 +226,5 @@ async def test_claims_tell_apart_entries_that_look_alike(place: Place, journal: 
     place.now += timedelta(seconds=place.settings.retention_seconds) + 2 * LEASE
     assert await journal.purge() == 1
     await claimed(journal)
-    await journal.wait(old, replace(STEP, due=place.now))
-    assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Busy)
+    await journal.schedule(old, replace(STEP, due=place.now))
+    assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Busy)

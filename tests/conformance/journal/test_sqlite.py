@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal import Begin, Concluded, Journal, Waiting, open_journal
-from flow_worker.journal.entry import Rules
+from flow_worker.journal import Acquired, Concluded, Waiting, open_journal
 from flow_worker.journal.sqlite import SCHEMA_VERSION, SqliteStore, connect
+from flow_worker.journal.stored import StoredJournal
+from flow_worker.journal.transitions import RetentionRules
 from flow_worker.settings import InvalidSettings, JournalSettings
 from tests.conformance.journal.conftest import Place
 from tests.conformance.journal.samples import LEASE, STEP, claimed, result, subject
@@ -75,7 +76,7 @@ async def test_what_was_concluded_is_there_after_the_process_was_killed(place: P
         await process.wait()
         async with place.journal() as journal:
             for number in range(COUNT):
-                begun = await journal.begin(subject(str(number)), duration=LEASE, calls=0)
+                begun = await journal.acquire(subject(str(number)), duration=LEASE, calls=0)
                 assert begun == Concluded(result(number), published=False)
 
 
@@ -93,7 +94,7 @@ async def test_a_conclusion_waits_for_a_file_that_others_hold(place: Place) -> N
             assert not concluding.done()
             other.rollback()
             assert await concluding == result(7)
-        assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Concluded)
+        assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Concluded)
 
 
 async def test_a_file_that_others_hold_for_too_long_is_not_known_yet(place: Place) -> None:
@@ -101,10 +102,10 @@ async def test_a_file_that_others_hold_for_too_long_is_not_known_yet(place: Plac
         with closing(sqlite3.connect(place.settings.path)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(TemporarilyUnavailable) as published:
-                await journal.begin(subject(), duration=LEASE, calls=0)
+                await journal.acquire(subject(), duration=LEASE, calls=0)
             assert published.value.code == "journal_unavailable"
             other.rollback()
-        assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Begin)
+        assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Acquired)
 
 
 async def test_a_full_disk_is_not_known_yet_and_costs_nothing_that_was_there(place: Place) -> None:
@@ -112,13 +113,13 @@ async def test_a_full_disk_is_not_known_yet_and_costs_nothing_that_was_there(pla
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite says the same then as of a full disk
     store = SqliteStore(connection, place.settings.path, busy_seconds=1)
-    rules = Rules(retention=timedelta(days=7), overdue=timedelta(days=1))
-    journal = Journal(store, rules, deadline_seconds=1, now=lambda: place.now)
+    rules = RetentionRules(retention=timedelta(days=7), overdue=timedelta(days=1))
+    journal = StoredJournal(store, rules, deadline_seconds=1, now=lambda: place.now)
     lease = await claimed(journal)
-    await journal.wait(lease, STEP)
+    await journal.schedule(lease, STEP)
     with pytest.raises(TemporarilyUnavailable, match="full"):
         await journal.conclude(lease, result(os.urandom(100_000).hex()))
-    assert await journal.begin(subject(), duration=LEASE, calls=0) == Waiting(STEP, "requests:1")
+    assert await journal.acquire(subject(), duration=LEASE, calls=0) == Waiting(STEP, "requests:1")
     await store.close()
 
 
@@ -126,11 +127,11 @@ async def test_nobody_waits_while_another_process_writes_but_those_who_write(pla
     async with place.journal() as journal:
         with closing(sqlite3.connect(place.settings.path)) as other:
             other.execute("BEGIN IMMEDIATE")
-            beginning = asyncio.create_task(journal.begin(subject(), duration=LEASE, calls=0))
+            beginning = asyncio.create_task(journal.acquire(subject(), duration=LEASE, calls=0))
             longest = await longest_turn(until=asyncio.sleep(0.3))
             assert not beginning.done()
             other.rollback()
-            assert isinstance(await beginning, Begin)
+            assert isinstance(await beginning, Acquired)
     assert longest < 0.2
 
 
@@ -141,8 +142,8 @@ async def test_a_claim_that_the_disk_did_not_keep_is_not_known_yet(
         with monkeypatch.context() as broken:
             broken.setattr("flow_worker.journal.transactions.os.fsync", failing_disk)
             with pytest.raises(TemporarilyUnavailable, match="did not keep"):
-                await journal.begin(subject(), duration=LEASE, calls=0)
-        assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Begin)
+                await journal.acquire(subject(), duration=LEASE, calls=0)
+        assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Acquired)
 
 
 async def test_a_claim_waits_for_the_disk_unless_it_may_be_made_again_and_a_result_does_not(
@@ -152,12 +153,12 @@ async def test_a_claim_waits_for_the_disk_unless_it_may_be_made_again_and_a_resu
     async with place.journal() as journal:
         lease = await claimed(journal)
         monkeypatch.setattr("flow_worker.journal.transactions.os.fsync", lambda _: kept.wait(10))
-        beginning = asyncio.create_task(journal.begin(subject("other"), duration=LEASE, calls=0))
+        beginning = asyncio.create_task(journal.acquire(subject("other"), duration=LEASE, calls=0))
         assert await journal.conclude(lease, result(7)) == result(7)
-        assert isinstance(await journal.begin(subject("twice"), duration=LEASE, calls=0, again=True), Begin)
+        assert isinstance(await journal.acquire(subject("twice"), duration=LEASE, calls=0, repeatable=True), Acquired)
         assert not beginning.done()
         kept.set()
-        assert isinstance(await beginning, Begin)
+        assert isinstance(await beginning, Acquired)
 
 
 async def test_the_log_does_not_grow_with_all_that_was_written(place: Place) -> None:
@@ -167,7 +168,7 @@ async def test_the_log_does_not_grow_with_all_that_was_written(place: Place) -> 
     sizes = []
     for round_ in range(6):
         names = [f"{round_}-{one}" for one in range(1000)]
-        await asyncio.gather(*(store.write(name, bytes(2000), None, place.now, lasting=False) for name in names))
+        await asyncio.gather(*(store.write(name, bytes(2000), None, place.now, durable=False) for name in names))
         await until(lambda least=(round_ + 1) * 2_000_000: path.stat().st_size > least)
         sizes.append(log.stat().st_size)
     await store.close()
@@ -185,7 +186,7 @@ async def test_nor_does_it_grow_if_there_is_always_somebody_writing(
 
     async def write(name: str) -> None:
         for number in range(4000):
-            assert await store.write(f"{name}-{number}", bytes(2000), None, place.now, lasting=False)
+            assert await store.write(f"{name}-{number}", bytes(2000), None, place.now, durable=False)
 
     await asyncio.gather(*(write(name) for name in "abcd"))
     log, written = path.with_name(f"{path.name}-wal").stat().st_size, path.stat().st_size
@@ -199,7 +200,7 @@ async def test_an_entry_of_an_unknown_version_is_left_alone(place: Place) -> Non
         with closing(sqlite3.connect(place.settings.path)) as other, other:
             other.execute("UPDATE entry SET document = '{\"news\": 1}'")
         with pytest.raises(TemporarilyUnavailable, match="version"):
-            await journal.begin(subject(), duration=LEASE, calls=0)
+            await journal.acquire(subject(), duration=LEASE, calls=0)
 
 
 async def longest_turn(*, until: Awaitable[None]) -> float:
@@ -261,4 +262,4 @@ async def test_a_journal_that_was_closed_is_not_known_yet(place: Place) -> None:
     async with place.journal() as journal:
         pass
     with pytest.raises(TemporarilyUnavailable, match="closed"):
-        await journal.begin(subject(), duration=LEASE, calls=0)
+        await journal.acquire(subject(), duration=LEASE, calls=0)

@@ -15,8 +15,8 @@ from azure.data.tables.aio import TableClient
 from pydantic import SecretStr
 
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal import Begin, Concluded, open_journal
-from flow_worker.journal.store import TooLarge
+from flow_worker.journal import Acquired, Concluded, open_journal
+from flow_worker.journal.store import DocumentTooLarge
 from flow_worker.journal.table import TableStore
 from flow_worker.settings import InvalidSettings, JournalSettings
 from tests.conformance.journal.conftest import Place, table_place
@@ -60,7 +60,7 @@ async def test_a_table_that_goes_away_is_not_known_yet(tmp_path: Path) -> None:
         lease = await claimed(journal)
     try:
         with not_known_within(DEADLINE):
-            await journal.begin(subject("m-2"), duration=LEASE, calls=0)
+            await journal.acquire(subject("m-2"), duration=LEASE, calls=0)
         with not_known_within(DEADLINE) as published:
             await journal.conclude(lease, result())
         assert "127.0.0.1" not in str(published.value)
@@ -73,7 +73,7 @@ async def test_a_table_that_goes_away_is_not_known_yet(tmp_path: Path) -> None:
 async def test_a_table_that_never_answers_is_not_known_yet() -> None:
     async with silent_port() as port, place_at(connection_string(port)).journal() as journal:
         with not_known_within(DEADLINE):
-            await journal.begin(subject(), duration=LEASE, calls=0)
+            await journal.acquire(subject(), duration=LEASE, calls=0)
         with not_known_within(DEADLINE):
             await journal.purge()
 
@@ -100,9 +100,9 @@ async def test_a_worker_starts_without_its_table_and_uses_it_when_it_comes(tmp_p
     port = free_port()
     async with place_at(connection_string(port)).journal() as journal:
         with not_known_within(DEADLINE):
-            await journal.begin(subject(), duration=LEASE, calls=0)
+            await journal.acquire(subject(), duration=LEASE, calls=0)
         async with azurite(tmp_path, port):
-            assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Begin)
+            assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Acquired)
 
 
 async def test_a_table_that_was_deleted_is_made_anew(place: Place) -> None:
@@ -114,8 +114,8 @@ async def test_a_table_that_was_deleted_is_made_anew(place: Place) -> None:
     ):
         await other.delete_table()
         with not_known_within(place.settings.deadline_seconds):
-            await journal.begin(subject(), duration=LEASE, calls=0)
-        assert isinstance(await journal.begin(subject(), duration=LEASE, calls=0), Begin)
+            await journal.acquire(subject(), duration=LEASE, calls=0)
+        assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Acquired)
 
 
 # --- a claim that was written though the answer was lost ---------------------------------------------------------
@@ -139,9 +139,9 @@ async def test_a_claim_whose_answer_was_lost_is_no_call(place: Place, monkeypatc
     monkeypatch.setattr("flow_worker.journal.table.TableStore", _AnswerLost)
     async with place.journal() as journal:
         with pytest.raises(TemporarilyUnavailable):
-            await journal.begin(subject(), duration=LEASE, calls=0)
-        begun = await journal.begin(subject(), duration=LEASE, calls=0)
-    assert isinstance(begun, Begin)
+            await journal.acquire(subject(), duration=LEASE, calls=0)
+        begun = await journal.acquire(subject(), duration=LEASE, calls=0)
+    assert isinstance(begun, Acquired)
     assert not begun.interrupted
 
 
@@ -162,14 +162,14 @@ async def test_a_result_too_large_for_the_table_is_told_once_and_kept_without_it
     large = result(os.urandom(1_000_000).hex())
     async with place.journal() as journal:
         assert await journal.conclude(await claimed(journal), large) == large
-        again = await journal.begin(subject(), duration=LEASE, calls=0)
+        again = await journal.acquire(subject(), duration=LEASE, calls=0)
         assert isinstance(again, Concluded)
         assert again.result.error is not None
         assert (again.result.output, again.result.error.code) == (None, "output_too_large")
         assert again.result.status == large.status
         found = await journal.find("m-1")
     assert found is not None
-    assert "output_too_large" in found.story[-1].detail
+    assert "output_too_large" in found.history[-1].detail
 
 
 async def test_the_service_takes_what_the_store_takes(place: Place) -> None:
@@ -182,7 +182,7 @@ async def test_the_service_takes_what_the_store_takes(place: Place) -> None:
         stored = await store.read("aa01")
         assert stored is not None
         assert stored.document == most
-        with pytest.raises(TooLarge):
+        with pytest.raises(DocumentTooLarge):
             await store.write("aa02", os.urandom(12 * 60 * 1024 + 1), None, place.now)
     finally:
         await store.close()

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flow_worker.cli.main import cli
-from flow_worker.journal import Begin, Step, Subject, open_journal
+from flow_worker.journal import Acquired, JobKey, NextStep, open_journal
 from flow_worker.settings import JournalSettings
 from tests.support.processes import CHECKOUT
 from tests.support.system import WAIT, running_system
@@ -57,18 +57,18 @@ async def test_a_request_that_was_answered_has_a_story(monkeypatch: pytest.Monke
     assert "Contoso Ltd" in with_output.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     document = json.loads(as_json.stdout)
-    assert [event["what"] for event in document["story"]] == ["begun", "concluded", "published"]
+    assert [event["kind"] for event in document["history"]] == ["begun", "concluded", "published"]
     assert document["result"]["status"] == "succeeded"
 
 
 async def test_a_request_that_waits_says_for_what_and_not_where_its_run_is(tmp_path: Path) -> None:
     journal = tmp_path / "journal.sqlite3"
     async with open_journal(JournalSettings(path=journal)) as opened:
-        began = await opened.begin(Subject("waits", "f", "q:1:then", 0), duration=timedelta(seconds=9), calls=0)
-        assert isinstance(began, Begin)
+        began = await opened.acquire(JobKey("waits", "f", "q:1:then", 0), duration=timedelta(seconds=9), calls=0)
+        assert isinstance(began, Acquired)
         due = datetime.now(UTC) + timedelta(seconds=90)
-        step = Step(1, "poll", due, 1, "still_running", f"the run goes on at {HUSH}", status_url=HUSH)
-        await opened.wait(began.lease, step)
+        step = NextStep(1, "poll", due, 1, "still_running", f"the run goes on at {HUSH}", status_url=HUSH)
+        await opened.schedule(began.lease, step)
     done = await asyncio.to_thread(show, "waits", journal=journal)
     as_json = await asyncio.to_thread(show, "waits", "--json", journal=journal)
     assert done.exit_code == 0, done.output

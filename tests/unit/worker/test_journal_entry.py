@@ -9,34 +9,31 @@ import pytest
 
 from flow_contracts.result import FlowError, FlowResult, FlowRun, Status
 from flow_worker.journal import document
-from flow_worker.journal.entry import (
-    Bid,
-    Busy,
-    Concluded,
-    Conflict,
-    Entry,
-    Rules,
-    Step,
-    Subject,
-    Taken,
-    Waiting,
-    begin,
+from flow_worker.journal.entry import Entry, JobKey, NextStep
+from flow_worker.journal.history import FIRST_EVENTS, MAX_EVENTS, Event, with_event
+from flow_worker.journal.port import Busy, Concluded, Conflict, Waiting
+from flow_worker.journal.transitions import (
+    Granted,
+    LeaseRequest,
+    RetentionRules,
+    acquire,
     conclude,
     mark_published,
     release,
-    wait,
+    schedule,
 )
-from flow_worker.journal.history import FIRST_EVENTS, MAX_EVENTS, Event, with_event
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-RULES = Rules(retention=timedelta(days=7), overdue=timedelta(minutes=5))
+RULES = RetentionRules(retention=timedelta(days=7), overdue=timedelta(minutes=5))
 LEASE = timedelta(seconds=60)
 LATER = NOW + LEASE
-REQUEST = Subject(message_id="m-1", fingerprint="ada asks for a quote", origin="requests:1", number=0)
+REQUEST = JobKey(message_id="m-1", fingerprint="ada asks for a quote", origin="requests:1", number=0)
 SECOND = replace(REQUEST, number=1)
 COPY = replace(REQUEST, origin="requests:2")
-RETRY = Step(number=1, kind="call", due=NOW + timedelta(seconds=10), calls=1, code="flow_throttled", cause="Too many.")
-POLL = Step(
+RETRY = NextStep(
+    number=1, kind="call", due=NOW + timedelta(seconds=10), calls=1, code="flow_throttled", cause="Too many."
+)
+POLL = NextStep(
     number=1,
     kind="poll",
     due=NOW + timedelta(seconds=20),
@@ -53,20 +50,20 @@ RESULT = FlowResult(
 
 
 def ask(
-    entry: Entry | None, subject: Subject = REQUEST, *, now: datetime = NOW, who: str = "mine", calls: int = 0
-) -> Taken | Concluded | Busy | Waiting | Conflict:
-    return begin(entry, subject, Bid(who, now, LEASE, calls), RULES)
+    entry: Entry | None, subject: JobKey = REQUEST, *, now: datetime = NOW, who: str = "mine", calls: int = 0
+) -> Granted | Concluded | Busy | Waiting | Conflict:
+    return acquire(entry, subject, LeaseRequest(who, now, LEASE, calls), RULES)
 
 
-def taken(entry: Entry | None, subject: Subject = REQUEST, **how: object) -> Taken:
+def taken(entry: Entry | None, subject: JobKey = REQUEST, **how: object) -> Granted:
     said = ask(entry, subject, **how)  # type: ignore[arg-type]  # the tests name real arguments
-    assert isinstance(said, Taken), said
+    assert isinstance(said, Granted), said
     return said
 
 
-def waiting(step: Step = RETRY) -> Entry:
+def waiting(step: NextStep = RETRY) -> Entry:
     held = taken(None).entry
-    entry = wait(held, held, step, NOW, RULES)
+    entry = schedule(held, held, step, NOW, RULES)
     assert entry is not None
     return entry
 
@@ -84,7 +81,7 @@ def concluded() -> Entry:
 def test_a_new_request_may_be_begun() -> None:
     said = taken(None)
     assert (said.interrupted, said.calls, said.step) == (False, 0, None)
-    assert said.entry.state == "calling"
+    assert said.entry.state == "leased"
 
 
 def test_what_a_continuation_knows_counts_if_the_journal_knows_less() -> None:
@@ -118,7 +115,7 @@ def test_a_call_that_was_lost_is_not_forgotten_when_the_claim_after_it_is_given_
 
 
 @pytest.mark.parametrize("subject", [REQUEST, COPY], ids=["the same message", "a copy of it"])
-def test_a_held_claim_is_respected_until_its_lease_ends(subject: Subject) -> None:
+def test_a_held_claim_is_respected_until_its_lease_ends(subject: JobKey) -> None:
     entry = taken(None).entry
     assert ask(entry, subject, now=LATER - timedelta(seconds=1)) == Busy(LATER)
     assert taken(entry, subject, now=LATER).interrupted
@@ -162,12 +159,12 @@ def test_a_later_continuation_may_begin_and_knows_better_than_the_entry() -> Non
 
 
 @pytest.mark.parametrize("subject", [REQUEST, COPY, replace(COPY, number=1)])
-def test_any_other_message_leaves_it_to_the_continuation(subject: Subject) -> None:
+def test_any_other_message_leaves_it_to_the_continuation(subject: JobKey) -> None:
     assert ask(waiting(), subject) == Waiting(RETRY, REQUEST.origin)
 
 
 @pytest.mark.parametrize("subject", [REQUEST, COPY])
-def test_a_continuation_that_does_not_come_is_not_waited_for_forever(subject: Subject) -> None:
+def test_a_continuation_that_does_not_come_is_not_waited_for_forever(subject: JobKey) -> None:
     entry, end = waiting(), RETRY.due + RULES.overdue
     assert isinstance(ask(entry, subject, now=end - timedelta(seconds=1)), Waiting)
     said = taken(entry, subject, now=end)
@@ -227,7 +224,7 @@ def test_who_lost_the_claim_can_neither_release_it_nor_make_it_wait() -> None:
     held = taken(None).entry
     other = taken(held, now=LATER, who="other").entry
     assert release(other, held, LATER, RULES) is None
-    assert wait(other, held, RETRY, LATER, RULES) is None
+    assert schedule(other, held, RETRY, LATER, RULES) is None
 
 
 # --- how long it is kept, and where ------------------------------------------------------------------------------
@@ -258,7 +255,7 @@ def test_a_result_keeps_every_value_it_has() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", document.dump(waiting()).replace(b'"waiting"', b'"dancing"')])
 def test_what_is_no_entry_of_this_version_is_told_apart(data: bytes) -> None:
-    with pytest.raises(document.Unreadable):
+    with pytest.raises(document.UnreadableEntry):
         document.load(data)
 
 
@@ -276,11 +273,11 @@ def test_the_story_tells_what_happened() -> None:
     end = conclude(entry, entry, RESULT, LATER, RULES)
     published = mark_published(end, REQUEST.origin, LATER, RULES)
     assert published is not None
-    assert [(event.what, event.number, event.detail) for event in published.story] == [
+    assert [(event.kind, event.number, event.detail) for event in published.history] == [
         ("begun", 0, ""),
         ("waits to call", 1, "flow_throttled: Too many."),
         ("begun", 1, ""),
-        ("taken over", 1, "the lease of the worker before ran out"),
+        ("taken over", 1, "the lease of the worker before expired"),
         ("concluded", 1, "succeeded"),
         ("published", 1, ""),
     ]
@@ -290,10 +287,10 @@ def test_polls_that_find_nothing_new_are_counted_and_not_told_one_by_one() -> No
     entry = waiting(POLL)
     for number in range(1, 50):
         held = taken(entry, replace(REQUEST, number=number)).entry
-        polled = wait(held, held, replace(POLL, number=number + 1), NOW, RULES)
+        polled = schedule(held, held, replace(POLL, number=number + 1), NOW, RULES)
         assert polled is not None
         entry = polled
-    assert [(event.what, event.count) for event in entry.story] == [("begun", 1), ("waits to poll", 50)]
+    assert [(event.kind, event.count) for event in entry.history] == [("begun", 1), ("waits to poll", 50)]
 
 
 def test_the_story_keeps_its_beginning_and_its_end() -> None:
@@ -302,12 +299,12 @@ def test_the_story_keeps_its_beginning_and_its_end() -> None:
         story = with_event(story, Event(NOW, "begun", number))
     assert len(story) == MAX_EVENTS
     assert [event.number for event in story[:FIRST_EVENTS]] == list(range(FIRST_EVENTS))
-    assert story[FIRST_EVENTS].what == "events left out"
+    assert story[FIRST_EVENTS].kind == "events left out"
     assert story[FIRST_EVENTS].count == 1000 - (MAX_EVENTS - 1)
     assert story[-1].number == 999
 
 
 def test_no_secret_is_shown() -> None:
     assert "secret" not in repr(waiting(POLL))
-    assert "secret" not in str(waiting(POLL).story)
+    assert "secret" not in str(waiting(POLL).history)
     assert "quote" not in repr(concluded()).replace(REQUEST.fingerprint, "")

@@ -18,7 +18,7 @@ from flow_worker.journal import Entry
 
 _entries = TypeAdapter(Entry)
 _STATES = {
-    "calling": "a worker is at it",
+    "leased": "a worker is at it",
     "waiting": "waits for its next step",
     "released": "given back; whoever gets it begins",
     "concluded": "has its result",
@@ -37,7 +37,7 @@ def as_json(entry: Entry, *, with_output: bool) -> dict[str, JsonValue]:
 
 
 def show(console: Console, entry: Entry, *, with_output: bool) -> None:
-    """The story as a table, and above it where the request stands."""
+    """The history as a table, and above it where the request stands."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
@@ -86,12 +86,12 @@ def _ending(result: FlowResult, *, with_output: bool) -> list[tuple[str, str | T
 
 
 def _timeline(entry: Entry) -> Table:
-    table = Table(title="story (UTC)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title="history (UTC)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("when", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("what", no_wrap=True)
     table.add_column("detail", overflow="fold")
-    for event in entry.story:
+    for event in entry.history:
         times = f" ({event.count} times)" if event.count > 1 else ""
-        table.add_row(when(event.at), str(event.number), f"{event.what}{times}", plain(masked(event.detail)))
+        table.add_row(when(event.at), str(event.number), f"{event.kind}{times}", plain(masked(event.detail)))
     return table

@@ -1,23 +1,24 @@
-"""Remembers what was called and concluded, so that a request delivered again is answered, not called again."""
+"""Remembers the calls and the result of each request, so that a redelivery is answered instead of called again."""
 
 from flow_worker.journal.build import open_journal
-from flow_worker.journal.entry import Busy, Concluded, Conflict, Entry, Step, Subject, Waiting
+from flow_worker.journal.entry import Entry, JobKey, LeaseHolder, NextStep
 from flow_worker.journal.history import Event
-from flow_worker.journal.journal import Begin, Begun, Journal, Lease, Pending
+from flow_worker.journal.port import Acquired, Acquisition, Busy, Concluded, Conflict, Journal, Lease, Pending, Waiting
 
 __all__ = [
-    "Begin",
-    "Begun",
+    "Acquired",
+    "Acquisition",
     "Busy",
     "Concluded",
     "Conflict",
     "Entry",
     "Event",
+    "JobKey",
     "Journal",
     "Lease",
+    "LeaseHolder",
+    "NextStep",
     "Pending",
-    "Step",
-    "Subject",
     "Waiting",
     "open_journal",
 ]

@@ -1,15 +1,17 @@
-"""Which store the journal is kept in, by the settings."""
+"""Opens the journal over the store that the settings name."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import assert_never
 
-from flow_worker.journal.entry import Rules
-from flow_worker.journal.journal import Journal
+from flow_worker.journal.port import Journal
 from flow_worker.journal.sqlite import SqliteStore
 from flow_worker.journal.store import Store
+from flow_worker.journal.stored import StoredJournal
+from flow_worker.journal.transitions import RetentionRules
 from flow_worker.settings import JournalSettings
 
 
@@ -21,31 +23,36 @@ def _utc_now() -> datetime:
 async def open_journal(
     settings: JournalSettings, *, client_id: str | None = None, now: Callable[[], datetime] = _utc_now
 ) -> AsyncIterator[Journal]:
-    """The journal of the settings, closed at the end. `client_id`: of a user-assigned managed identity.
+    """Open the journal of the settings; close it at the end of the context.
 
-    Raises `InvalidSettings` if it can never be used as it is set; one that is only away is waited for later.
+    `client_id` names a user-assigned managed identity. `now` returns the time in UTC.
+    Raises `InvalidSettings` if these settings can never work. A store that is only unreachable raises nothing here.
     """
-    rules = Rules(
+    rules = RetentionRules(
         retention=timedelta(seconds=settings.retention_seconds), overdue=timedelta(seconds=settings.overdue_seconds)
     )
     store = await _open_store(settings, client_id)
     try:
-        yield Journal(store, rules, deadline_seconds=settings.deadline_seconds, now=now)
+        yield StoredJournal(store, rules, deadline_seconds=settings.deadline_seconds, now=now)
     finally:
         await store.close()
 
 
 async def _open_store(settings: JournalSettings, client_id: str | None) -> Store:
-    if settings.backend == "table":
-        return await _open_table(settings, client_id)
-    # Half the deadline: a busy file is then told as busy, not as one that does not answer.
-    return await SqliteStore.open(settings.path, busy_seconds=settings.deadline_seconds / 2)
+    match settings.backend:
+        case "table":
+            return await _open_table(settings, client_id)
+        case "sqlite":
+            # Half the deadline: SQLite then reports a locked file itself, before the journal's own deadline hides
+            # the cause behind "did not answer".
+            return await SqliteStore.open(settings.path, busy_seconds=settings.deadline_seconds / 2)
+        case _:
+            assert_never(settings.backend)
 
 
 async def _open_table(settings: JournalSettings, client_id: str | None) -> Store:
-    from flow_worker.journal.table import (
-        TableStore,  # imported here: who keeps the journal in a file need not load the SDK
-    )
+    # Imported here: a worker with an SQLite journal need not load the Azure Tables SDK.
+    from flow_worker.journal.table import TableStore
 
     seconds = settings.deadline_seconds
     if settings.table_connection_string is not None:

@@ -1,4 +1,4 @@
-"""What happened to a request, for people: a bounded list of small events without secrets, inputs or outputs."""
+"""Keeps the history of a request for people: a bounded list of events without secrets, inputs or outputs."""
 
 from __future__ import annotations
 
@@ -6,43 +6,47 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-What = Literal[
+EventKind = Literal[
     "begun", "taken over", "waits to call", "waits to poll", "released", "concluded", "published", "events left out"
 ]
 
 MAX_EVENTS = 100
-"""A story keeps its first `FIRST_EVENTS` and its last ones, and says how many it left out in between."""
 FIRST_EVENTS = 20
-_MAX_DETAIL = 300
+"""A history keeps its first `FIRST_EVENTS` events and its latest ones; one event counts those left out in between."""
+_MAX_DETAIL_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. `at` is when it happened last, should `count` tell that it happened more than once."""
+    """One event of a request. If `count` is above 1, `at` is the time of the latest occurrence."""
 
     at: datetime
-    what: What
+    kind: EventKind
     number: int
-    """Which message of the request it happened to: 0 is the request itself, n its n-th continuation."""
+    """The number of the job: 0 is the request itself, n its n-th continuation."""
     detail: str = ""
     count: int = 1
 
 
-def with_event(story: tuple[Event, ...], event: Event) -> tuple[Event, ...]:
-    """The story with one more event. A poll that found nothing new is counted, not told again."""
-    if len(event.detail) > _MAX_DETAIL:
-        event = replace(event, detail=event.detail[:_MAX_DETAIL])
-    match story:
-        case (*before, Event(what="waits to poll") as waited, Event(what="begun")) if (
-            event.what == waited.what and event.detail == waited.detail
+def with_event(history: tuple[Event, ...], event: Event) -> tuple[Event, ...]:
+    """Return the history with one more event. A status poll without news increases a count instead."""
+    if len(event.detail) > _MAX_DETAIL_CHARACTERS:
+        event = replace(event, detail=event.detail[:_MAX_DETAIL_CHARACTERS])
+    match history:
+        # A run of two hours is polled hundreds of times. Each poll adds a pair (begun, waits to poll) that would push
+        # all other events out of the history; such pairs collapse into their first one.
+        case (*before, Event(kind="waits to poll") as waited, Event(kind="begun")) if (
+            event.kind == waited.kind and event.detail == waited.detail
         ):
             return (*before, replace(event, count=waited.count + 1))
-    return _bounded((*story, event))
+    return _bounded((*history, event))
 
 
-def _bounded(story: tuple[Event, ...]) -> tuple[Event, ...]:
-    if len(story) <= MAX_EVENTS:
-        return story
-    first, one, other, rest = story[:FIRST_EVENTS], *story[FIRST_EVENTS : FIRST_EVENTS + 2], story[FIRST_EVENTS + 2 :]
-    before = one.count if one.what == "events left out" else 1
-    return (*first, replace(other, what="events left out", detail="", count=before + 1), *rest)
+def _bounded(history: tuple[Event, ...]) -> tuple[Event, ...]:
+    """Replace the two events after the first ones by one that counts them, if the history is too long."""
+    if len(history) <= MAX_EVENTS:
+        return history
+    first, rest = history[:FIRST_EVENTS], history[FIRST_EVENTS + 2 :]
+    left_out, next_left_out = history[FIRST_EVENTS : FIRST_EVENTS + 2]
+    before = left_out.count if left_out.kind == "events left out" else 1
+    return (*first, replace(next_left_out, kind="events left out", detail="", count=before + 1), *rest)

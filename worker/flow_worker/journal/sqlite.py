@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal.store import Stored, TooLarge
+from flow_worker.journal.store import DocumentTooLarge, StoredDocument
 from flow_worker.journal.transactions import Job, Transactions
 from flow_worker.settings import InvalidSettings
 
@@ -47,24 +47,24 @@ class SqliteStore:
         """Make or open the file. `busy_seconds`: how long to wait for another process. Raises `InvalidSettings`."""
         return cls(await asyncio.to_thread(connect, path, busy_seconds), path, busy_seconds=busy_seconds)
 
-    async def read(self, key: str) -> Stored | None:
+    async def read(self, key: str) -> StoredDocument | None:
         """See `Store.read`."""
-        found: Stored | None = await self._done(partial(_read, key=key))
+        found: StoredDocument | None = await self._done(partial(_read, key=key))
         return found
 
     async def write(
-        self, key: str, document: bytes, version: str | None, expires: datetime, *, lasting: bool = True
+        self, key: str, document: bytes, version: str | None, expires: datetime, *, durable: bool = True
     ) -> str | None:
         """See `Store.write`."""
         if len(document) > _MAX_BYTES:
-            raise TooLarge
+            raise DocumentTooLarge
         work = partial(_write, key=key, document=document, version=version, expires=expires)
-        written: str | None = await self._done(work, lasting=lasting, long=len(document) > _LONG_BYTES)
+        written: str | None = await self._done(work, durable=durable, long=len(document) > _LONG_BYTES)
         return written
 
-    async def purge(self, now: datetime, most: int) -> int:
+    async def purge(self, now: datetime, limit: int) -> int:
         """See `Store.purge`."""
-        purged: int = await self._done(partial(_purge, now=now, most=most), long=True)
+        purged: int = await self._done(partial(_purge, now=now, limit=limit), long=True)
         return purged
 
     async def close(self) -> None:
@@ -72,18 +72,18 @@ class SqliteStore:
         self._closed = True
         await self._transactions.close()
 
-    async def _done(self, job: Job, *, lasting: bool = False, long: bool = False) -> Any:
+    async def _done(self, job: Job, *, durable: bool = False, long: bool = False) -> Any:
         if self._closed:
             raise TemporarilyUnavailable("journal_unavailable", "the journal is closed")
         try:
-            return await self._transactions.done(job, lasting=lasting, long=long)
-        except sqlite3.Error as error:  # its message names files at most; it never quotes what is stored
+            return await self._transactions.done(job, durable=durable, long=long)
+        except sqlite3.Error as error:  # its message names files at limit; it never quotes what is stored
             raise TemporarilyUnavailable("journal_unavailable", f"the journal failed: {error}") from error
 
 
-def _read(connection: sqlite3.Connection, key: str) -> Stored | None:
+def _read(connection: sqlite3.Connection, key: str) -> StoredDocument | None:
     row = connection.execute("SELECT document, version FROM entry WHERE key = ?", (key,)).fetchone()
-    return None if row is None else Stored(row[0], str(row[1]))
+    return None if row is None else StoredDocument(row[0], str(row[1]))
 
 
 def _write(
@@ -101,9 +101,9 @@ def _write(
     return str(new) if changed.rowcount == 1 else None
 
 
-def _purge(connection: sqlite3.Connection, now: datetime, most: int) -> int:
+def _purge(connection: sqlite3.Connection, now: datetime, limit: int) -> int:
     statement = "DELETE FROM entry WHERE key IN (SELECT key FROM entry WHERE expires <= ? LIMIT ?)"
-    return connection.execute(statement, (now.timestamp(), most)).rowcount
+    return connection.execute(statement, (now.timestamp(), limit)).rowcount
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------

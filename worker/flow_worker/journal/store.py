@@ -1,4 +1,4 @@
-"""Where the journal keeps its documents: all that a backend must do."""
+"""Declares what a journal backend must do: keep documents by key, and write them by compare-and-swap."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A document as it was read. `version` changes with every write."""
+class StoredDocument:
+    """A document that was read. Every write gives it another `version`."""
 
     document: bytes = field(repr=False)
     version: str
 
 
-class TooLarge(Exception):
+class DocumentTooLarge(Exception):
     """The store does not take a document of this size."""
 
 
 class Store(Protocol):
-    """Reads, and writes by compare-and-swap. Every method raises `TemporarilyUnavailable` if the store is away."""
+    """Keeps documents. Every method raises `TemporarilyUnavailable` if the store does not work at the moment."""
 
-    async def read(self, key: str) -> Stored | None:
-        """None if there is no such document. `key` is of hex digits."""
+    async def read(self, key: str) -> StoredDocument | None:
+        """Return the document of a key of hex digits; None if there is none."""
         ...
 
     async def write(
-        self, key: str, document: bytes, version: str | None, expires: datetime, *, lasting: bool = True
+        self, key: str, document: bytes, version: str | None, expires: datetime, *, durable: bool = True
     ) -> str | None:
-        """Put `document` in the place of `version` (None: of nothing); on return it outlives the process.
+        """Write `document` in place of `version`, or as a new document if `version` is None.
 
-        `lasting`: it outlives a power cut too, which may cost more.
-
-        Returns its own version, or None if the place was not as expected: nothing is written then. Raises `TooLarge`.
+        Return the new version. Return None, and write nothing, if the stored version is another one.
+        On return the document survives the death of the process; with `durable` it also survives a power cut, which
+        may take longer. Raises `DocumentTooLarge`.
         """
         ...
 
-    async def purge(self, now: datetime, most: int) -> int:
-        """Delete documents that have expired, but not more than `most`; how many there were."""
+    async def purge(self, now: datetime, limit: int) -> int:
+        """Delete about `limit` documents that have expired. Return their number."""
         ...
 
     async def close(self) -> None:
-        """Finish what is under way and let go of everything."""
+        """Finish the operations under way and release all resources."""
         ...

@@ -29,7 +29,7 @@ from azure.data.tables.aio import TableClient
 from azure.identity.aio import ManagedIdentityCredential
 
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal.store import Stored, TooLarge
+from flow_worker.journal.store import DocumentTooLarge, StoredDocument
 from flow_worker.settings import InvalidSettings
 from flow_worker.telemetry.logs import log
 
@@ -96,7 +96,7 @@ class TableStore:
             raise
         return self
 
-    async def read(self, key: str) -> Stored | None:
+    async def read(self, key: str) -> StoredDocument | None:
         """See `Store.read`."""
         await self._prepare()
         with self._told_apart():
@@ -105,10 +105,10 @@ class TableStore:
             except ResourceNotFoundError as error:
                 self._refuse_lack_of_table(error)
                 return None
-            return Stored(_joined(entity), str(entity.metadata["etag"]))
+            return StoredDocument(_joined(entity), str(entity.metadata["etag"]))
 
     async def write(
-        self, key: str, document: bytes, version: str | None, expires: datetime, *, lasting: bool = True
+        self, key: str, document: bytes, version: str | None, expires: datetime, *, durable: bool = True
     ) -> str | None:
         """See `Store.write`. Whatever Azure has accepted lasts."""
         entity = _entity(key, document, expires)
@@ -123,7 +123,7 @@ class TableStore:
                 return None
             except HttpResponseError as error:
                 if error.status_code == 413 or (_code(error) or "").endswith("TooLarge"):
-                    raise TooLarge from None
+                    raise DocumentTooLarge from None
                 raise
 
     async def _put(self, entity: TableEntity, version: str | None) -> Mapping[str, Any]:
@@ -133,26 +133,26 @@ class TableStore:
             entity, UpdateMode.REPLACE, etag=version, match_condition=MatchConditions.IfNotModified
         )
 
-    async def purge(self, now: datetime, most: int) -> int:
+    async def purge(self, now: datetime, limit: int) -> int:
         """See `Store.purge`."""
         purged = 0
         with self._told_apart():
             await self._within(self._prepare)
-            async for page in self._expired(now, most):
+            async for page in self._expired(now, limit):
                 for start in range(0, len(page), _DELETES_AT_ONCE):
                     await asyncio.gather(*(self._delete(one) for one in page[start : start + _DELETES_AT_ONCE]))
                 purged += len(page)
-                if purged >= most:
+                if purged >= limit:
                     break
         return purged
 
-    async def _expired(self, now: datetime, most: int) -> AsyncIterator[list[TableEntity]]:
+    async def _expired(self, now: datetime, limit: int) -> AsyncIterator[list[TableEntity]]:
         """Keys and versions, page by page; pages may be empty, for the service looks at so many rows at a time."""
         found = self._client.query_entities(
             "expires le @now",
             parameters={"now": now},
             select=["PartitionKey", "RowKey"],
-            results_per_page=min(most, 1000),
+            results_per_page=min(limit, 1000),
         )
         pages = found.by_page()
         while True:
@@ -237,7 +237,7 @@ def _entity(key: str, document: bytes, expires: datetime) -> TableEntity:
     data = zlib.compress(document)
     parts = [data[start : start + _PART_BYTES] for start in range(0, len(data), _PART_BYTES)]
     if len(parts) > _MAX_PARTS:
-        raise TooLarge
+        raise DocumentTooLarge
     partition, row = _place(key)
     named = {f"part{number:02}": part for number, part in enumerate(parts)}
     return TableEntity(PartitionKey=partition, RowKey=row, expires=expires, **named)

@@ -33,7 +33,7 @@ meantime. Beyond this, they wait for the rest.
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     job: Job
-    lasting: bool
+    durable: bool
     long: bool
     done: asyncio.Future[Any]
 
@@ -66,15 +66,15 @@ class Transactions:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA synchronous = NORMAL")  # a commit does not wait for the disk; see `_sync`
 
-    async def done(self, job: Job, *, lasting: bool = False, long: bool = False) -> Any:
+    async def done(self, job: Job, *, durable: bool = False, long: bool = False) -> Any:
         """What the job returned, once it is committed; it is not begun if the caller is gone before.
 
-        `lasting`: once it also outlives a power cut. `long`: the loop should not wait for it. Raises what the job
+        `durable`: once it also outlives a power cut. `long`: the loop should not wait for it. Raises what the job
         raises, and `sqlite3.Error`; those of its transaction fail with it.
         """
         if not self._waiting and not self._lent:
             self._loop.call_soon(self._commit)
-        waiting = _Waiting(job, lasting, long, self._loop.create_future())
+        waiting = _Waiting(job, durable, long, self._loop.create_future())
         self._waiting.append(waiting)
         return await waiting.done
 
@@ -131,8 +131,8 @@ class Transactions:
             self._connection.execute("PRAGMA busy_timeout = 0")
 
     def _committed(self, ended: Sequence[_Ended]) -> None:
-        _tell([one for one in ended if not one[0].lasting])
-        self._unsynced += [one for one in ended if one[0].lasting]
+        _tell([one for one in ended if not one[0].durable])
+        self._unsynced += [one for one in ended if one[0].durable]
         if not self._syncing:
             self._sync()
         self._since_moved += len(ended)

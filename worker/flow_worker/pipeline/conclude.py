@@ -16,7 +16,7 @@ from flow_contracts.request import InvalidRequest, ReplyAddress
 from flow_contracts.result import FlowError, FlowResult, Status
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.verdict import Kind, Verdict
-from flow_worker.journal import Journal, Lease, Step
+from flow_worker.journal import Journal, Lease, NextStep
 from flow_worker.pipeline import results
 from flow_worker.pipeline.job import Job, poll_pause, retry_pause
 from flow_worker.pipeline.outcome import Continue, DeadLetter, Entered, Outcome, Reply
@@ -97,7 +97,7 @@ class Conclusions:
         changes |= {"number": job.number + 1, "waits": 0, "code": cause.code, "cause": cause.message}
         following = job.model_copy(update=changes)
         try:
-            await _unbroken(self._journal.wait(lease, _step(following, due)))
+            await _unbroken(self._journal.schedule(lease, _step(following, due)))
         except TemporarilyUnavailable as trouble:
             self._say_not_journalled(job, trouble)
         return self.scheduled(following, due)
@@ -191,9 +191,9 @@ def _cause(verdict: Verdict) -> FlowError:
     return verdict.error or FlowError(code="internal_error", message="A retry without a cause.")
 
 
-def _step(following: Job, due: datetime) -> Step:
+def _step(following: Job, due: datetime) -> NextStep:
     """What the journal keeps of a continuation: all but the request itself."""
-    return Step(
+    return NextStep(
         number=following.number,
         kind=following.kind,
         due=due,

@@ -21,7 +21,7 @@ from flow_worker.flows.invoker import Answer
 from flow_worker.flows.limits import NotNow, Pacing, status_poll_key
 from flow_worker.flows.registry import Flow, Registry
 from flow_worker.flows.verdict import FlowHealth, Verdict, judge, judge_failure, judge_poll
-from flow_worker.journal import Begin, Begun, Busy, Concluded, Conflict, Journal, Lease, Subject, Waiting
+from flow_worker.journal import Acquired, Acquisition, Busy, Concluded, Conflict, JobKey, Journal, Lease, Waiting
 from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.conclude import Conclusions
 from flow_worker.pipeline.job import InvalidContinuation, Job
@@ -140,7 +140,7 @@ class Handler:
 
     async def _claimed(self, job: Job, flow: Flow, token: str, paced: _Paced) -> Outcome:
         begun = await self._begin(job, flow)
-        if not isinstance(begun, Begin):
+        if not isinstance(begun, Acquired):
             return self._not_ours(job, begun)
         job = _as_journalled(job, begun)
         if begun.interrupted and job.kind == "call" and not flow.idempotent:
@@ -158,16 +158,16 @@ class Handler:
 
     # --- recall --------------------------------------------------------------------------------------------------
 
-    async def _begin(self, job: Job, flow: Flow) -> Begun:
+    async def _begin(self, job: Job, flow: Flow) -> Acquisition:
         """Claim the request. If the worker is told to stop meanwhile, the claim is given back."""
         duration = timedelta(seconds=flow.timeout_seconds + self._lease_margin)
-        begin = self._journal.begin(_subject(job), duration=duration, calls=job.calls, again=flow.idempotent)
+        begin = self._journal.acquire(_key(job), duration=duration, calls=job.calls, repeatable=flow.idempotent)
         leasing = asyncio.ensure_future(begin)
         try:
             return await asyncio.shield(leasing)
         except asyncio.CancelledError:
             [begun] = await asyncio.gather(leasing, return_exceptions=True)
-            if isinstance(begun, Begin):
+            if isinstance(begun, Acquired):
                 await self._release(begun.lease)
             raise
 
@@ -192,18 +192,18 @@ class Handler:
 
     async def _deny(self, job: Job, status: Status, error: FlowError) -> Outcome:
         """Not to be called; but what was called before is told as it was: a right may have been lost in between."""
-        if await self._journal.recall(_subject(job)) is None:
+        if await self._journal.recall(_key(job)) is None:
             return self._conclusions.reply(job, self._conclusions.without_answer(job, status, error))
-        return await self._end(job, _subject(job), status, error)
+        return await self._end(job, _key(job), status, error)
 
     async def _not_admitted(self, job: Job, error: FlowError) -> Outcome:
         """A claim that held before may not hold any more; what was called is told as it was all the same."""
         if job.principal is not None:
             return await self._deny(job, Status.REFUSED, error)
-        subject = await self._same_message(job)
-        return self._refuse(job, error) if subject is None else await self._end(job, subject, Status.REFUSED, error)
+        key = await self._same_message(job)
+        return self._refuse(job, error) if key is None else await self._end(job, key, Status.REFUSED, error)
 
-    async def _same_message(self, job: Job) -> Subject | None:
+    async def _same_message(self, job: Job) -> JobKey | None:
         """What this very message was journalled as when its sender was proven; None if it never was.
 
         The origin is the broker's own number of the message, which nobody can write: another message learns nothing.
@@ -211,12 +211,12 @@ class Handler:
         found = await self._journal.find(job.message_id)
         if found is None or found.origin != job.origin:
             return None
-        return Subject(message_id=job.message_id, fingerprint=found.fingerprint, origin=job.origin, number=job.number)
+        return JobKey(message_id=job.message_id, fingerprint=found.fingerprint, origin=job.origin, number=job.number)
 
-    async def _end(self, job: Job, subject: Subject, status: Status, error: FlowError) -> Outcome:
+    async def _end(self, job: Job, key: JobKey, status: Status, error: FlowError) -> Outcome:
         """Conclude without calling: as `status` says, or `unknown` if a call went out."""
-        begun = await self._journal.begin(subject, duration=timedelta(seconds=self._lease_margin), calls=job.calls)
-        if not isinstance(begun, Begin):
+        begun = await self._journal.acquire(key, duration=timedelta(seconds=self._lease_margin), calls=job.calls)
+        if not isinstance(begun, Acquired):
             return self._not_ours(job, begun)
         job = _as_journalled(job, begun)
         if begun.interrupted or job.kind == "poll":
@@ -225,7 +225,7 @@ class Handler:
         return await self._conclusions.conclude(job, begun.lease, result)
 
     async def _not_now(self, job: Job, not_now: NotNow) -> Outcome:
-        known = await self._journal.recall(_subject(job))
+        known = await self._journal.recall(_key(job))
         if isinstance(known, Concluded):
             return self._not_ours(job, known)
         return self._put_off(job, not_now.code, not_now.cause, not_now.until)
@@ -287,20 +287,20 @@ class Handler:
             return self._conclusions.refuse_unread(message, refusal)
         try:
             job = await self._admission.prove(job)
-            subject = _subject(job)
+            key = _key(job)
         except Refused:
             # If it was never called, its entry must not stand where a proven sender's request would.
             nobody = f"dead-letter {job.origin}"
-            unproven = Subject(message_id=nobody, fingerprint=nobody, origin=job.origin, number=job.number)
-            subject = await self._same_message(job) or unproven
-        return await self._end(job, subject, status, error)
+            unproven = JobKey(message_id=nobody, fingerprint=nobody, origin=job.origin, number=job.number)
+            key = await self._same_message(job) or unproven
+        return await self._end(job, key, status, error)
 
     async def published(self, reply: Reply) -> None:
         """The reply queue has accepted the result: a redelivery need not tell it again."""
         if reply.entered is None:
             return
         try:
-            await self._journal.published(reply.entered.message_id, reply.entered.origin)
+            await self._journal.mark_published(reply.entered.message_id, reply.entered.origin)
         except TemporarilyUnavailable as trouble:
             log(_log, logging.WARNING, "journal.write_failed", f"A result was told, but not marked so: {trouble}")
 
@@ -322,11 +322,11 @@ class _Paced:
     until: datetime | None = None
 
 
-def _subject(job: Job) -> Subject:
-    return Subject(message_id=job.message_id, fingerprint=job.fingerprint, origin=job.origin, number=job.number)
+def _key(job: Job) -> JobKey:
+    return JobKey(message_id=job.message_id, fingerprint=job.fingerprint, origin=job.origin, number=job.number)
 
 
-def _as_journalled(job: Job, begun: Begin) -> Job:
+def _as_journalled(job: Job, begun: Acquired) -> Job:
     """The errand as far as the journal has it: what is next, and how often it was called."""
     if begun.step is not None and begun.step.number >= job.number:
         job = job.at(begun.step)

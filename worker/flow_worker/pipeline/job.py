@@ -19,7 +19,7 @@ from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.request import FlowRequest, ReplyAddress, digest
 from flow_contracts.result import FlowRun
 from flow_worker.access.principal import Principal
-from flow_worker.journal import Step
+from flow_worker.journal import NextStep
 from flow_worker.settings import RetrySettings
 
 CONTRACT = "flow-continuation/1"
@@ -102,7 +102,7 @@ class Job(BaseModel):
         """In the message itself it must be readable; everywhere else it stays masked."""
         return secret.get_secret_value() if secret else None
 
-    def at(self, step: Step) -> Self:
+    def at(self, step: NextStep) -> Self:
         """The same request, at the step that the journal says is next."""
         return self.model_copy(
             update={

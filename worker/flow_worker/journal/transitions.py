@@ -1,0 +1,197 @@
+"""Decides how an entry changes: pure functions from one entry to the next, without a store and without a clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from flow_contracts.result import FlowResult
+from flow_worker.journal.entry import Entry, JobKey, LeaseHolder, NextStep
+from flow_worker.journal.history import Event, EventKind, with_event
+from flow_worker.journal.port import Busy, Concluded, Conflict, Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionRules:
+    """How long an entry is kept after its last change, and how long past its due time a step is still expected."""
+
+    retention: timedelta
+    overdue: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """An attempt to acquire the lease: its token, its time, the duration, and the calls that the message reports."""
+
+    token: str
+    now: datetime
+    duration: timedelta
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The attempt holds the lease once `entry` is written."""
+
+    entry: Entry
+    calls: int
+    interrupted: bool
+    step: NextStep | None
+
+
+def acquire(
+    entry: Entry | None, job: JobKey, request: LeaseRequest, rules: RetentionRules
+) -> Granted | Concluded | Busy | Waiting | Conflict:
+    """Return the entry with the lease granted, or why it is not granted."""
+    entry = live(entry, request.now)
+    if entry is None:
+        return _granted(_blank(job, request), job, request, rules)
+    if entry.fingerprint != job.fingerprint:
+        return Conflict()
+    if entry.result is not None:
+        return Concluded(entry.result, published=entry.published_for == job.origin)
+    if entry.state == "leased" and entry.holder is not None:
+        return _acquire_leased(entry, entry.holder, job, request, rules)
+    if entry.state == "waiting" and entry.step is not None:
+        return _acquire_waiting(entry, entry.step, job, request, rules)
+    return _granted(entry, job, request, rules, interrupted=entry.call_lost)
+
+
+def _acquire_leased(
+    entry: Entry, holder: LeaseHolder, job: JobKey, request: LeaseRequest, rules: RetentionRules
+) -> Granted | Busy:
+    if job.origin == entry.origin and job.number > holder.number:
+        # A later continuation of the same message proves that the holder's step ended: a continuation is sent only
+        # after the call before it was judged. Only the journal write of that step was lost.
+        return _granted(entry, job, request, rules)
+    if request.now < holder.until:
+        return Busy(holder.until)
+    taken_over = "the lease of the worker before expired"
+    return _granted(entry, job, request, rules, taken_over=taken_over, interrupted=True)
+
+
+def _acquire_waiting(
+    entry: Entry, step: NextStep, job: JobKey, request: LeaseRequest, rules: RetentionRules
+) -> Granted | Waiting:
+    if job.origin == entry.origin and job.number >= step.number:
+        return _granted(entry, job, request, rules)
+    if request.now < step.due + rules.overdue:
+        return Waiting(step, entry.origin)
+    return _granted(entry, job, request, rules, taken_over="its continuation did not come")
+
+
+def _granted(
+    entry: Entry,
+    job: JobKey,
+    request: LeaseRequest,
+    rules: RetentionRules,
+    *,
+    taken_over: str = "",
+    interrupted: bool = False,
+) -> Granted:
+    step = entry.step if entry.step is not None and entry.step.number >= job.number else None
+    # A job that takes over a step gets the step's number: if the real continuation still comes, it must meet a lease
+    # of its own number (Busy), and not pass for a later step.
+    number = max(job.number, step.number if step else 0)
+    # The holder that released the lease had already counted the lost call; `interrupted` reports it again.
+    calls = max(entry.calls, request.calls) - entry.call_lost
+    may_have_called = interrupted and (step is None or step.kind == "call")
+    until = request.now + request.duration
+    kind: EventKind = "taken over" if taken_over else "begun"
+    changed = _changed(
+        entry,
+        Event(request.now, kind, number, taken_over),
+        until + rules.retention,
+        origin=job.origin,
+        state="leased",
+        calls=calls + may_have_called,
+        holder=LeaseHolder(request.token, number, until, after_lost_call=may_have_called),
+        call_lost=False,
+        step=step,
+    )
+    return Granted(changed, calls, interrupted, step)
+
+
+def schedule(
+    current: Entry | None, leased: Entry, step: NextStep, now: datetime, rules: RetentionRules
+) -> Entry | None:
+    """Return the entry of a request that waits for `step`; None if the lease was lost.
+
+    `leased` is the entry as it was written with the lease, `current` the stored one; so in the functions below.
+    """
+    entry = _if_still_leased(live(current, now), leased)
+    if entry is None:
+        return None
+    event = Event(now, "waits to call" if step.kind == "call" else "waits to poll", step.number, _reason(step))
+    expires, calls = max(now, step.due) + rules.retention, max(entry.calls, step.calls)
+    return _changed(entry, event, expires, state="waiting", calls=calls, holder=None, step=step)
+
+
+def release(current: Entry | None, leased: Entry, now: datetime, rules: RetentionRules) -> Entry | None:
+    """Return the entry without its lease, free for any attempt; None if the lease was lost."""
+    entry = _if_still_leased(live(current, now), leased)
+    if entry is None:
+        return None
+    # No call went out under this lease. But a call lost under the lease before is still unresolved, and the next
+    # holder must learn of it.
+    call_lost = leased.holder is not None and leased.holder.after_lost_call
+    event = Event(now, "released", _number(leased))
+    return _changed(entry, event, now + rules.retention, state="released", holder=None, call_lost=call_lost)
+
+
+def conclude(
+    current: Entry | None, leased: Entry, result: FlowResult, now: datetime, rules: RetentionRules
+) -> Entry | None:
+    """Return the entry with its result; None if another request has the message ID by now.
+
+    The first result stands. A lost lease does not matter: the flow did answer, and its answer is the truth.
+    """
+    entry = live(current, now) or leased
+    if entry.fingerprint != leased.fingerprint:
+        return None
+    if entry.result is not None:
+        return entry
+    calls = max(entry.calls, result.attempts)
+    detail = result.status.value if result.error is None else f"{result.status.value}: {result.error.code}"
+    event, expires = Event(now, "concluded", _number(leased), detail), now + rules.retention
+    return _changed(entry, event, expires, state="concluded", calls=calls, holder=None, step=None, result=result)
+
+
+def mark_published(entry: Entry | None, origin: str, now: datetime, rules: RetentionRules) -> Entry | None:
+    """Return the entry with its result published for the message `origin`; None if nothing changes."""
+    entry = live(entry, now)
+    if entry is None or entry.result is None or entry.published_for == origin:
+        return None
+    number = entry.history[-1].number if entry.history else 0
+    return _changed(entry, Event(now, "published", number), now + rules.retention, published_for=origin)
+
+
+def live(entry: Entry | None, now: datetime) -> Entry | None:
+    """Return the entry, or None if it has expired."""
+    return None if entry is None or now >= entry.expires else entry
+
+
+def _blank(job: JobKey, request: LeaseRequest) -> Entry:
+    return Entry(job.message_id, job.fingerprint, job.origin, "released", 0, request.now)
+
+
+def _if_still_leased(current: Entry | None, leased: Entry) -> Entry | None:
+    """Return the current entry if it still carries the same lease. A purged entry counts as unchanged."""
+    if current is None:
+        return leased
+    if current.holder is None or leased.holder is None or current.holder.token != leased.holder.token:
+        return None
+    return current
+
+
+def _number(leased: Entry) -> int:
+    return leased.holder.number if leased.holder else 0
+
+
+def _reason(step: NextStep) -> str:
+    return f"{step.code}: {step.cause}" if step.cause else step.code
+
+
+def _changed(entry: Entry, event: Event, expires: datetime, **changes: Any) -> Entry:
+    return replace(entry, history=with_event(entry.history, event), expires=expires, **changes)
