@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 from flow_worker import clock
-from flow_worker.access.build import Gate, gate_of, identity_of
+from flow_worker.access.build import Access, build_access, build_identity
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.flows.invoker import Invoker
 from flow_worker.flows.limits import Limits, Pacing
@@ -59,10 +59,10 @@ async def assembled(settings: Settings) -> AsyncIterator[Supervisor]:
         bus = await stack.enter_async_context(ServiceBus(settings.servicebus, client_id=settings.identity.client_id))
         await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
         journal = await stack.enter_async_context(open_journal(settings.journal, client_id=settings.identity.client_id))
-        identity = await stack.enter_async_context(identity_of(settings))
+        identity = await stack.enter_async_context(build_identity(settings))
         invoker = await stack.enter_async_context(_invoker(settings, identity))
-        gate = await stack.enter_async_context(gate_of(settings, identity))
-        handler = _handler(settings, invoker, gate, journal)
+        access = await stack.enter_async_context(build_access(settings, identity))
+        handler = _handler(settings, invoker, access, journal)
         outbox = Outbox(bus)
         replies = Replies(
             outbox,
@@ -113,18 +113,18 @@ def _queues(settings: Settings) -> list[tuple[str, Reader, int]]:
     return [*requests, (settings.continuations.queue, decode.continuation, settings.continuations.lanes)]
 
 
-def _handler(settings: Settings, invoker: Invoker, gate: Gate, journal: Journal) -> Handler:
+def _handler(settings: Settings, invoker: Invoker, access: Access, journal: Journal) -> Handler:
     rules = Rules(settings.replies.queues, settings.replies.default_queue, settings.retry)
     admission = Admission(
-        authority=gate.authority,
-        rights=gate.rights,
-        registry=gate.registry,
+        authorities=access.authorities,
+        rights=access.rights,
+        registry=access.registry,
         reply_queues=settings.replies.queues,
         binding_claim=settings.claims.binding_claim,
     )
     return Handler(
         admission=admission,
-        registry=gate.registry,
+        registry=access.registry,
         caller=invoker,
         pacing=_pacing(settings),
         journal=journal,

@@ -6,12 +6,13 @@ import asyncio
 import json
 import time
 from types import TracebackType
-from typing import Self
+from typing import Self, assert_never
 
 from azure.core.exceptions import AzureError
-from azure.identity.aio import ManagedIdentityCredential
+from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 
 from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.settings import ServiceBusSettings
 
 _RENEWED_AT_MOST_EVERY = 30.0
 """Seconds. Many calls may meet the same 401 at once."""
@@ -82,3 +83,22 @@ class Tokens:
         token: str = (await self._credential.get_token(self._scope, claims="{}")).token
         self._renewed_at = time.monotonic()
         return token
+
+
+def credential_for(
+    settings: ServiceBusSettings, client_id: str | None = None
+) -> ManagedIdentityCredential | DefaultAzureCredential | None:
+    """Return the credential for Service Bus, or None if the settings hold a connection string.
+
+    `client_id`: of a user-assigned identity. Each caller closes its credential: the worker's bus and a CLI command
+    live for different times.
+    """
+    if settings.connection_string:
+        return None
+    match settings.credential:
+        case "default":
+            return DefaultAzureCredential(managed_identity_client_id=client_id)
+        case "managed-identity":
+            return ManagedIdentityCredential(client_id=client_id)
+        case _:
+            assert_never(settings.credential)

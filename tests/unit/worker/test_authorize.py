@@ -12,7 +12,7 @@ from pydantic import JsonValue, SecretStr
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import FlowRequest, digest
-from flow_worker.access.entra import Proven
+from flow_worker.access.authorities import Evidence, ProvenSender
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
 from flow_worker.cli.dead_letter_actions import anew
@@ -42,10 +42,10 @@ class Tokens:
     def __init__(
         self, principal: Principal, trouble: Exception | None = None, claims: Mapping[str, JsonValue] | None = None
     ) -> None:
-        self._proven = Proven(principal, claims or {})
+        self._proven = ProvenSender(principal, claims or {})
         self._trouble = trouble
 
-    async def prove(self, claim: SecretStr | None, enqueued_at: datetime) -> Proven:
+    async def authenticate(self, evidence: Evidence) -> ProvenSender:
         if self._trouble is not None:
             raise self._trouble
         return self._proven
@@ -57,7 +57,7 @@ APP = Principal("tenant", PLUG_IN, "app", frozenset(), "entra")
 
 def admission(tokens: Tokens) -> Admission:
     return Admission(
-        authority=tokens,
+        authorities={"flow-requests": tokens},
         rights=Rights(Asserters({PLUG_IN}), None),
         registry=Registry(FLOWS),
         reply_queues=["flow-replies"],

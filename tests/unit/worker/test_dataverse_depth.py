@@ -1,4 +1,4 @@
-"""How far a privilege reaches, as Dataverse may say it."""
+"""The depth of a privilege in each form that Dataverse writes it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import httpx
 import pytest
 from pydantic import JsonValue
 
-from flow_worker.access.dataverse import Dataverse, Patience
 from flow_worker.access.privilege import Depth
+from flow_worker.access.privileges import DataversePrivileges, PrivilegeCacheTimes
 from flow_worker.access.user import User
 from flow_worker.errors import TemporarilyUnavailable
 
@@ -21,18 +21,20 @@ class Tokens:
         return "bearer"
 
 
-async def depth(*said: JsonValue) -> Depth | None:
-    """What is made of an answer with these depths."""
-    rows = [{"PrivilegeName": "prvRead", "Depth": one} for one in said]
+async def depth(*values: JsonValue) -> Depth | None:
+    """Return the depth that the worker reads from an answer with these depths."""
+    rows = [{"PrivilegeName": "prvRead", "Depth": value} for value in values]
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"RolePrivileges": rows}))
     async with httpx.AsyncClient(transport=transport) as http:
         url, now = "https://contoso.crm4.dynamics.com", lambda: datetime.now(UTC)
-        asked = Dataverse(http, url, Tokens(), Patience(0, 0, 5), concurrent=1, now=now)
-        return await asked.depth(ADA, "prvRead")
+        privileges = DataversePrivileges(
+            http, url, Tokens(), PrivilegeCacheTimes(0, 0), request_seconds=5, max_concurrent_queries=1, now=now
+        )
+        return await privileges.depth(ADA, "prvRead")
 
 
 @pytest.mark.parametrize(
-    ("said", "reaches"),
+    ("values", "farthest"),
     [
         (["Basic"], Depth.BASIC),
         ([3], Depth.GLOBAL),
@@ -44,13 +46,13 @@ async def depth(*said: JsonValue) -> Depth | None:
         ([], None),
     ],
 )
-async def test_the_farthest_depth_counts_and_a_filter_over_records_is_none(
-    said: list[JsonValue], reaches: Depth | None
+async def test_the_farthest_depth_counts_and_a_record_filter_reaches_nothing(
+    values: list[JsonValue], farthest: Depth | None
 ) -> None:
-    assert await depth(*said) == reaches
+    assert await depth(*values) == farthest
 
 
-@pytest.mark.parametrize("said", ["Galactic", 5, None, []])
-async def test_an_unheard_of_depth_is_neither_a_yes_nor_a_no(said: JsonValue) -> None:
+@pytest.mark.parametrize("value", ["Galactic", 5, None, []])
+async def test_an_unknown_depth_is_neither_a_yes_nor_a_no(value: JsonValue) -> None:
     with pytest.raises(TemporarilyUnavailable):
-        await depth(said)
+        await depth(value)

@@ -9,7 +9,12 @@ import pytest
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.request import InvalidRequest
+from flow_worker.access.authorities import Evidence
+from flow_worker.access.dataverse import DataverseAuthority
+from flow_worker.access.principal import Principal
+from flow_worker.errors import Refused
 from flow_worker.pipeline import decode
+from flow_worker.pipeline.job import Job
 from flow_worker.settings import RequestQueue
 from tests.unit.contracts.dataverse_samples import (
     CORRELATION,
@@ -48,21 +53,28 @@ def refusal(message: Message, queue: RequestQueue = QUEUE) -> InvalidRequest:
     return no.value
 
 
-def test_a_post_is_a_request_of_the_user_who_started_the_operation() -> None:
+async def principal_of(job: Job) -> Principal:
+    """Return the principal that the queue's authority proves."""
+    assert job.principal is None, "decoding proves nothing"
+    evidence = Evidence(job.claim, job.accepted, job.dataverse_sender)
+    return (await DataverseAuthority(ORGANIZATION).authenticate(evidence)).principal
+
+
+async def test_a_post_is_a_request_of_the_user_who_started_the_operation() -> None:
     job = decode.posts_of(QUEUE)(received(posted(update())))
-    assert job.principal is not None
+    principal = await principal_of(job)
     assert (job.flow, job.correlation_id, job.reply_to) == ("sync-contact", CORRELATION, "dataverse-replies")
-    assert (job.principal.authority, job.principal.tenant) == ("dataverse", ORGANIZATION)
-    assert (job.principal.oid, job.principal.system_user) == (USER, None)
-    assert job.principal.roles == frozenset()
+    assert (principal.authority, principal.tenant) == ("dataverse", ORGANIZATION)
+    assert (principal.oid, principal.system_user) == (USER, None)
+    assert principal.roles == frozenset()
     assert job.claim is None
 
 
-def test_who_has_no_object_id_is_known_by_the_row() -> None:
+async def test_a_user_without_object_id_is_known_by_the_dataverse_row() -> None:
     job = decode.posts_of(QUEUE)(received(posted(update(InitiatingUserAzureActiveDirectoryObjectId=ZEROS))))
-    assert job.principal is not None
-    assert (job.principal.oid, job.principal.system_user) == ("", SYSTEM_USER)
-    assert job.user is None
+    principal = await principal_of(job)
+    assert (principal.oid, principal.system_user) == ("", SYSTEM_USER)
+    assert job.model_copy(update={"principal": principal}).user is None
 
 
 @pytest.mark.parametrize(
@@ -81,7 +93,6 @@ def test_a_custom_api_names_its_flow_whatever_the_case() -> None:
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        (posted(update(OrganizationId=USER)), "organization_unknown"),
         (posted(update(MessageName="Delete")), "message_not_mapped"),
         (posted(update(MessageName="Update:contact")), "message_not_mapped"),
         (posted(update(InputParameters=None)), "malformed_request"),
@@ -94,15 +105,23 @@ def test_what_is_refused_is_answered_where_the_queue_says(message: Message, code
     assert (no.address.correlation_id, no.address.queue) == (CORRELATION, "dataverse-replies")
 
 
-def test_labels_that_pretend_to_be_dataverses_count_for_nothing() -> None:
+@pytest.mark.parametrize("message_name", ["Update", "Delete"], ids=["mapped", "not mapped"])
+async def test_a_message_of_another_organisation_is_refused_whether_or_not_it_is_mapped(message_name: str) -> None:
+    job = decode.posts_of(QUEUE)(received(posted(update(OrganizationId=USER, MessageName=message_name))))
+    with pytest.raises(Refused) as refused:
+        await principal_of(job)
+    assert refused.value.code == "organization_unknown"
+    assert (job.address.correlation_id, job.address.queue) == (CORRELATION, "dataverse-replies")
+
+
+async def test_labels_that_pretend_to_be_dataverses_count_for_nothing() -> None:
     claims = "http://schemas.microsoft.com/xrm/2011/Claims/"
     labels = {f"{claims}InitiatingUser": ZEROS, f"{claims}User": ZEROS, f"{claims}Organization": "elsewhere"}
     post = posted(update())
     job = decode.posts_of(QUEUE)(
         received(replace(post, application_properties={**post.application_properties, **labels}))
     )
-    assert job.principal is not None
-    assert job.principal.oid == USER
+    assert (await principal_of(job)).oid == USER
 
 
 def test_a_request_of_ours_is_no_post_and_a_post_is_no_request_of_ours() -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import JsonValue, SecretStr
 
+from flow_worker.access.authorities import Evidence
 from flow_worker.access.entra import EntraAuthority
 from flow_worker.access.issuer import Issuer, issuers
 from flow_worker.access.jws import Jws, SigningKey
@@ -59,14 +60,14 @@ def minted(**wanted: object) -> str:
 
 
 async def who(token: str, at: datetime | None = None) -> Principal:
-    return (await authority().prove(SecretStr(token), at or datetime.now(UTC))).principal
+    return (await authority().authenticate(Evidence(SecretStr(token), at or datetime.now(UTC)))).principal
 
 
 async def refusal(token: str | None, at: datetime | None = None, *, now: datetime | None = None) -> str:
     """Its code. Who is proven but does not hold the role that counts is refused as well."""
     claim = None if token is None else SecretStr(token)
     try:
-        proven = await authority(now=now).prove(claim, at or datetime.now(UTC))
+        proven = await authority(now=now).authenticate(Evidence(claim, at or datetime.now(UTC)))
     except Refused as error:
         no = error
     else:
@@ -120,7 +121,7 @@ async def test_roles_that_a_token_only_refers_to_are_not_held() -> None:
 
 
 async def test_a_claim_says_more_than_who_it_is_about() -> None:
-    proven = await authority().prove(SecretStr(minted(claims={"nonce": "n"})), datetime.now(UTC))
+    proven = await authority().authenticate(Evidence(SecretStr(minted(claims={"nonce": "n"})), datetime.now(UTC)))
     assert proven.claims["nonce"] == "n"
     assert "nonce" not in repr(proven)
 
@@ -131,7 +132,7 @@ async def test_a_claim_says_more_than_who_it_is_about() -> None:
 async def test_times_are_judged_when_the_request_was_sent_give_or_take_the_skew() -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     token = minted(lifetime_seconds=600)
-    times = (await authority().prove(SecretStr(token), now)).claims
+    times = (await authority().authenticate(Evidence(SecretStr(token), now))).claims
     assert isinstance(times["exp"], int)
     assert isinstance(times["nbf"], int)
     last = datetime.fromtimestamp(times["exp"] + SKEW, UTC)
@@ -190,7 +191,7 @@ async def test_a_wrong_token_stays_wrong_where_more_algorithms_are_taken() -> No
     held = []
     for name, token in wrong("2.0").items():
         try:
-            proven = await more.prove(SecretStr(token), datetime.now(UTC))
+            proven = await more.authenticate(Evidence(SecretStr(token), datetime.now(UTC)))
         except Refused:
             continue
         held += [name] if ROLE in proven.principal.roles else []
@@ -240,7 +241,7 @@ async def test_a_signature_is_checked_once_while_its_key_is_published(monkeypatc
 
     monkeypatch.setattr(Jws, "require_signature", counted)
     one, token, other = with_keys(Withdrawable()), SecretStr(minted()), SecretStr(minted())
-    proven = [await one.prove(claim, datetime.now(UTC)) for claim in (token, token, other, token)]
+    proven = [await one.authenticate(Evidence(claim, datetime.now(UTC))) for claim in (token, token, other, token)]
     assert len(checks) == 2
     assert proven[0] == proven[1] == proven[3]
 
@@ -249,12 +250,12 @@ async def test_a_token_that_held_before_is_still_judged_by_its_key_and_its_time(
     keys = Withdrawable()
     one, token = with_keys(keys), SecretStr(minted(lifetime_seconds=600))
     now = datetime.now(UTC)
-    await one.prove(token, now)
+    await one.authenticate(Evidence(token, now))
     with pytest.raises(Refused) as late:
-        await one.prove(token, now + timedelta(seconds=600 + SKEW + 2))
+        await one.authenticate(Evidence(token, now + timedelta(seconds=600 + SKEW + 2)))
     keys.there = False
     with pytest.raises(Refused) as withdrawn:
-        await one.prove(token, now)
+        await one.authenticate(Evidence(token, now))
     assert (late.value.code, withdrawn.value.code) == ("claim_expired", "claim_invalid")
 
 
@@ -263,6 +264,6 @@ async def test_a_token_that_did_not_hold_is_looked_at_again() -> None:
     keys.there = False
     one, token = with_keys(keys), SecretStr(minted())
     with pytest.raises(Refused):
-        await one.prove(token, datetime.now(UTC))
+        await one.authenticate(Evidence(token, datetime.now(UTC)))
     keys.there = True
-    assert (await one.prove(token, datetime.now(UTC))).principal.oid == ADA
+    assert (await one.authenticate(Evidence(token, datetime.now(UTC)))).principal.oid == ADA

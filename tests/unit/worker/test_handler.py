@@ -15,7 +15,7 @@ from pydantic import JsonValue, SecretStr
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import CONTRACT
 from flow_contracts.result import Status
-from flow_worker.access.entra import Proven
+from flow_worker.access.authorities import Evidence, ProvenSender
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
 from flow_worker.cli.dead_letter_actions import anew
@@ -47,13 +47,14 @@ class KnownSenders:
     principal: Principal = ADA
     asked_at: list[datetime] = field(default_factory=list)
 
-    async def prove(self, claim: SecretStr | None, enqueued_at: datetime) -> Proven:
-        self.asked_at.append(enqueued_at)
+    async def authenticate(self, evidence: Evidence) -> ProvenSender:
+        claim = evidence.claim
+        self.asked_at.append(evidence.enqueued_at)
         if self.instead:
             raise self.instead
         if claim is None or claim.get_secret_value() != CLAIM:
             raise Refused("claim_invalid", "no")
-        return Proven(self.principal, {})
+        return ProvenSender(self.principal, {})
 
 
 @dataclass
@@ -149,7 +150,7 @@ class Worker:
         registry = Registry(FLOWS, StatusHosts(("flow.example",)))
         return Handler(
             admission=Admission(
-                authority=senders or KnownSenders(),
+                authorities={"flow-requests": senders or KnownSenders()},
                 rights=Rights(Asserters(), None),
                 registry=registry,
                 reply_queues=queues,

@@ -1,57 +1,83 @@
-"""Where the parts are joined that decide who may start which flow."""
+"""Builds the parts that authenticate and authorise a request, from the settings."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import assert_never
 
 from flow_worker import clock
-from flow_worker.access.dataverse import Dataverse, Patience
+from flow_worker.access.authorities import Authority
+from flow_worker.access.dataverse import DataverseAuthority
 from flow_worker.access.entra import EntraAuthority, SigningKeys
 from flow_worker.access.issuer import issuers
 from flow_worker.access.keys import IssuerKeys
+from flow_worker.access.privileges import DataversePrivileges, PrivilegeCacheTimes
 from flow_worker.access.rights import Asserters, Rights
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.flows.invoker import http_client
 from flow_worker.flows.registry import Registry
 from flow_worker.flows.status_url import StatusHosts
-from flow_worker.settings import DataverseSettings, Settings
+from flow_worker.settings import DataverseSettings, RequestQueue, Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """What a request has to pass before its flow is called."""
+class Access:
+    """The parts that decide whether a request may start its flow."""
 
-    authority: EntraAuthority
+    authorities: Mapping[str, Authority]
+    """The authority of each request queue, by the queue's name."""
+    entra: EntraAuthority
+    """The authority for claims that arrive outside a queue."""
     rights: Rights
     registry: Registry
-    dataverse: Dataverse | None
-    """Who knows privileges; None if no flow asks for one."""
+    privileges: DataversePrivileges | None
+    """None if the settings name no Dataverse organisation; then no flow may need a privilege."""
 
 
 @asynccontextmanager
-async def gate_of(settings: Settings, identity: ManagedIdentity) -> AsyncIterator[Gate]:
-    """The gate as the settings have it. `identity`: as whom Dataverse is asked."""
+async def build_access(settings: Settings, identity: ManagedIdentity) -> AsyncIterator[Access]:
+    """Build the parts and open their HTTP clients. The worker queries Dataverse as `identity`."""
     async with AsyncExitStack() as stack:
-        keys = await stack.enter_async_context(_keys(settings))
-        dataverse = None
+        entra = _entra(settings, await stack.enter_async_context(_keys(settings)))
+        privileges = None
         if settings.dataverse is not None:
-            dataverse = await stack.enter_async_context(_dataverse(settings, settings.dataverse, identity))
+            privileges = await stack.enter_async_context(_privileges(settings, settings.dataverse, identity))
         asserters = Asserters(frozenset(settings.claims.asserters), settings.claims.asserter_role)
         hosts = StatusHosts(settings.known_flow_hosts, frozenset(settings.plain_http_hosts))
-        yield Gate(_authority(settings, keys), Rights(asserters, dataverse), Registry(settings.flows, hosts), dataverse)
+        yield Access(
+            authorities={queue.name: _authority_of(queue, entra) for queue in settings.request_queues},
+            entra=entra,
+            rights=Rights(asserters, privileges),
+            registry=Registry(settings.flows, hosts),
+            privileges=privileges,
+        )
 
 
 @asynccontextmanager
-async def identity_of(settings: Settings) -> AsyncIterator[ManagedIdentity]:
-    """The worker's own identity."""
-    chosen = settings.identity
-    async with ManagedIdentity(client_id=chosen.client_id, deadline_seconds=chosen.token_seconds) as one:
-        yield one
+async def build_identity(settings: Settings) -> AsyncIterator[ManagedIdentity]:
+    """Open the worker's managed identity."""
+    async with ManagedIdentity(
+        client_id=settings.identity.client_id, deadline_seconds=settings.identity.token_seconds
+    ) as identity:
+        yield identity
 
 
-def _authority(settings: Settings, keys: SigningKeys) -> EntraAuthority:
+def _authority_of(queue: RequestQueue, entra: EntraAuthority) -> Authority:
+    """The authority of one request queue. All `entra` queues share one, so that they share its cache of tokens."""
+    match queue.authority:
+        case "entra":
+            return entra
+        case "dataverse":
+            if queue.organization is None:
+                raise ValueError(f"queue '{queue.name}' has no organization")  # RequestQueue refuses this before
+            return DataverseAuthority(queue.organization)
+        case _:
+            assert_never(queue.authority)
+
+
+def _entra(settings: Settings, keys: SigningKeys) -> EntraAuthority:
     claims = settings.claims
     return EntraAuthority(
         keys,
@@ -65,21 +91,22 @@ def _authority(settings: Settings, keys: SigningKeys) -> EntraAuthority:
 
 
 @asynccontextmanager
-async def _dataverse(
-    settings: Settings, asked: DataverseSettings, identity: ManagedIdentity
-) -> AsyncIterator[Dataverse]:
+async def _privileges(
+    settings: Settings, dataverse: DataverseSettings, identity: ManagedIdentity
+) -> AsyncIterator[DataversePrivileges]:
     client = http_client(
         connect_seconds=settings.http.connect_seconds,
-        max_connections=asked.max_concurrent_queries,
+        max_connections=dataverse.max_concurrent_queries,
         keepalive_seconds=15,
     )
     async with client:
-        yield Dataverse(
+        yield DataversePrivileges(
             client,
-            asked.url,
-            identity.tokens(f"{asked.url}/.default"),
-            Patience(asked.privilege_cache_seconds, asked.missing_privilege_cache_seconds, asked.request_seconds),
-            concurrent=asked.max_concurrent_queries,
+            dataverse.url,
+            identity.tokens(f"{dataverse.url}/.default"),
+            PrivilegeCacheTimes(dataverse.privilege_cache_seconds, dataverse.missing_privilege_cache_seconds),
+            request_seconds=dataverse.request_seconds,
+            max_concurrent_queries=dataverse.max_concurrent_queries,
             now=clock.now,
         )
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, Protocol
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from flow_worker.access import jws
+from flow_worker.access.authorities import Evidence, ProvenSender, TokenClaims
 from flow_worker.access.issuer import Issuer
 from flow_worker.access.principal import Principal
 from flow_worker.errors import Refused
@@ -21,18 +22,6 @@ _MAX_KNOWN = 2000
 """Tokens whose signature need not be checked again; some 3 KB each."""
 _LAST_MOMENT = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 _NOBODY = "00000000-0000-0000-0000-000000000000"
-
-Claims = Mapping[str, JsonValue]  # a token's payload: whatever its issuer wrote
-
-
-@dataclass(frozen=True, slots=True)
-class Proven:
-    """Who sent a claim, and what else its token says."""
-
-    principal: Principal
-    claims: Claims = field(repr=False)
-    expires: int = 0
-    """Unix seconds; a request sent until then may carry the claim."""
 
 
 class SigningKeys(Protocol):
@@ -71,8 +60,9 @@ class EntraAuthority:
         self._now = now
         self._known: OrderedDict[bytes, _Verified] = OrderedDict()
 
-    async def prove(self, claim: SecretStr | None, enqueued_at: datetime) -> Proven:
-        """The proven sender. Raises `Refused` for an invalid claim, `TemporarilyUnavailable` without keys."""
+    async def authenticate(self, evidence: Evidence) -> ProvenSender:
+        """See `Authority.authenticate`. Raises `TemporarilyUnavailable` if the issuer's keys are unavailable."""
+        claim, enqueued_at = evidence.claim, evidence.enqueued_at
         if claim is None:
             raise Refused("claim_missing", "The request carries no claim; send a token for this worker in 'claim'.")
         if self._now() - enqueued_at > self._max_age:
@@ -82,7 +72,7 @@ class EntraAuthority:
         except jws.BadToken as error:
             raise Refused("claim_invalid", f"The claim {error}.") from None
         self._require(verified.token, verified.issuer, enqueued_at.timestamp())
-        return Proven(verified.principal, verified.claims, verified.token.exp)
+        return ProvenSender(verified.principal, verified.claims, verified.token.exp)
 
     async def _verified(self, text: str) -> _Verified:
         """Senders use a token more than once; its signature need not be checked again while its key is published."""
@@ -105,7 +95,7 @@ class EntraAuthority:
         access = _access_token(claims)
         return _Verified(issuer, key, access, _principal(access), claims)
 
-    def _issuer(self, claims: Claims) -> Issuer:
+    def _issuer(self, claims: TokenClaims) -> Issuer:
         name = claims.get("iss")
         issuer = self._issuers.get(name) if isinstance(name, str) else None
         if issuer is None:
@@ -187,10 +177,10 @@ class _Verified:
     key: jws.SigningKey
     token: _AccessToken
     principal: Principal
-    claims: Claims = field(repr=False)
+    claims: TokenClaims = field(repr=False)
 
 
-def _access_token(claims: Claims) -> _AccessToken:
+def _access_token(claims: TokenClaims) -> _AccessToken:
     try:
         return _AccessToken.model_validate(claims)
     except ValidationError as error:

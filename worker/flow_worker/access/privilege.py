@@ -1,16 +1,16 @@
-"""A privilege of Dataverse: its name, and how far it reaches."""
+"""A Dataverse privilege: the form of its name, and its depth."""
 
 from __future__ import annotations
 
 import re
 from enum import IntEnum
 
-NAME = re.compile(r"prv[A-Za-z0-9_]{1,200}")
-"""What a privilege's name may be: with anything else in it, a question would not be the one that was meant."""
+PRIVILEGE_NAME = re.compile(r"prv[A-Za-z0-9_]{1,200}")
+"""The form of a privilege's name. Any other character could change the query that the name is put into."""
 
 
 class Depth(IntEnum):
-    """How far a privilege reaches, from the user's own rows to the whole organisation."""
+    """How far a privilege reaches: from the user's own rows (1) to the whole organisation (4)."""
 
     BASIC = 1
     LOCAL = 2

@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from flow_worker import clock
 from flow_worker.access import jws
-from flow_worker.access.build import Gate, gate_of, identity_of
-from flow_worker.access.entra import Proven
+from flow_worker.access.authorities import Evidence, ProvenSender
+from flow_worker.access.build import Access, build_access, build_identity
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import user_of
 from flow_worker.cli.dead_letter_render import when
@@ -73,8 +73,8 @@ class Decision:
 
 async def decide(settings: Settings, asked: Asked) -> Decision:
     """Take the steps. The issuer's keys are fetched and Dataverse is asked; no flow is called, nothing is written."""
-    async with identity_of(settings) as identity, gate_of(settings, identity) as gate:
-        way = _Way(settings, gate, asked)
+    async with build_identity(settings) as identity, build_access(settings, identity) as access:
+        way = _Way(settings, access, asked)
         try:
             await way.go()
         except Refused as refusal:
@@ -87,10 +87,10 @@ async def decide(settings: Settings, asked: Asked) -> Decision:
 class _Way:
     """A request's way through the gate. `Refused` and `TemporarilyUnavailable` end it at the question being asked."""
 
-    def __init__(self, settings: Settings, gate: Gate, asked: Asked) -> None:
+    def __init__(self, settings: Settings, access: Access, asked: Asked) -> None:
         self.steps: list[Step] = []
         self._settings = settings
-        self._gate = gate
+        self._access = access
         self._asked = asked
         self._question = ""
         self._aside = ""
@@ -113,7 +113,7 @@ class _Way:
         self._role(principal, flow)
         await self._privilege(principal, flow)
 
-    async def _proven(self) -> Proven | None:
+    async def _proven(self) -> ProvenSender | None:
         """None if no claim was given."""
         token = self._asked.token
         if token is None:
@@ -121,7 +121,7 @@ class _Way:
             self.came_out(Outcome.YES, f"No claim was given; the user {self._asked.user} is taken to be the sender.")
             return None
         self._ask("Does the claim hold?", _unproven(token))
-        proven = await self._gate.authority.prove(token, clock.now())
+        proven = await self._access.entra.authenticate(Evidence(token, clock.now()))
         self._ask(self._question)
         self.came_out(Outcome.YES, _about(proven))
         return proven
@@ -131,12 +131,12 @@ class _Way:
 
     def _registered(self) -> Flow:
         self._ask("Is the flow registered?", f"Registered: {', '.join(self._settings.flows)}.")
-        flow = self._gate.registry.find(self._asked.flow)
+        flow = self._access.registry.find(self._asked.flow)
         self._ask(self._question)
         self.came_out(Outcome.YES, f"It takes {_demands(flow)}.")
         return flow
 
-    def _binding(self, proven: Proven | None) -> None:
+    def _binding(self, proven: ProvenSender | None) -> None:
         self._ask("Is the claim bound to a request?")
         if proven is None:
             self.came_out(Outcome.OPEN, "The flow takes only claims that are; ask again with --token.")
@@ -151,7 +151,7 @@ class _Way:
         if self._asked.on_behalf_of is None:
             return principal
         self._ask("May the sender name another user?")
-        speaking = self._gate.rights.speaking_for(principal, self._asked.on_behalf_of)
+        speaking = self._access.rights.speaking_for(principal, self._asked.on_behalf_of)
         self.came_out(Outcome.YES, f"It is an asserter, and names {speaking.on_behalf_of}.")
         return speaking
 
@@ -163,18 +163,18 @@ class _Way:
             because = f"Only a token tells whether it holds the app role '{flow.role}'; ask again with --token."
             self.came_out(Outcome.OPEN, because)
         else:
-            self._gate.rights.require_role(principal, flow)
+            self._access.rights.require_role(principal, flow)
             self.came_out(Outcome.YES, f"The claim holds '{flow.role}'.")
 
     async def _privilege(self, principal: Principal, flow: Flow) -> None:
         if flow.privilege is None and principal.on_behalf_of is None:
             return
         self._ask("Does the user hold the privilege?")
-        if flow.privilege is not None and self._gate.dataverse is not None:
-            depth = await self._gate.dataverse.depth(user_of(principal), flow.privilege)
+        if flow.privilege is not None and self._access.privileges is not None:
+            depth = await self._access.privileges.depth(user_of(principal), flow.privilege)
             holds = "does not hold it at all" if depth is None else f"holds it at depth {depth.name.lower()}"
             self._ask(self._question, f"Dataverse says that {user_of(principal).oid} {holds}.")
-        await self._gate.rights.require_privilege(principal, flow)
+        await self._access.rights.require_privilege(principal, flow)
         self.came_out(Outcome.YES, f"'{flow.privilege}':")
 
 
@@ -185,7 +185,7 @@ def _demands(flow: Flow) -> str:
     return " and ".join(part for part in (role, privilege) if part)
 
 
-def _about(proven: Proven) -> str:
+def _about(proven: ProvenSender) -> str:
     who, roles = proven.principal, sorted(proven.principal.roles)
     more = f" and {len(roles) - _MAX_ROLES} more" if len(roles) > _MAX_ROLES else ""
     held = f"the app roles {', '.join(roles[:_MAX_ROLES])}{more}" if roles else "no app role"

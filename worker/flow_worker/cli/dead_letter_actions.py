@@ -94,6 +94,7 @@ def anew(job: Job, queue: str, sequence_number: int, replayed: datetime) -> Job:
         input=job.input,
         input_hash=job.input_hash,
         claim=job.claim,
+        dataverse_sender=job.dataverse_sender,
         on_behalf_of=job.on_behalf_of,
         principal=job.principal,
         message_id=message_id,

@@ -11,7 +11,7 @@ from pydantic import JsonValue, SecretStr
 from flow_contracts.client import FlowClient, RequestTooLarge, ResultTimeout, ServiceBusTrouble
 from flow_contracts.request import InvalidRequest
 from flow_contracts.result import FlowResult, InvalidResult
-from flow_worker.servicebus.connection import credential_for
+from flow_worker.azure_identity import credential_for
 from flow_worker.settings import Layered, ReplySettings, RequestQueue, ServiceBusSettings, load_as
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Collection, Mapping
 
-from pydantic import SecretStr
-
-from flow_worker.access.entra import Proven
+from flow_worker.access.authorities import Authority, Evidence, ProvenSender
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Rights
-from flow_worker.errors import Refused
+from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.registry import Flow, Registry
 from flow_worker.pipeline.job import Job
 from flow_worker.telemetry.logs import log
@@ -22,28 +18,23 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _audit = logging.getLogger("flow_worker.audit")
 
 
-class Authority(Protocol):
-    """Tells who sent a claim."""
-
-    async def prove(self, claim: SecretStr | None, enqueued_at: datetime) -> Proven:
-        """Raises `Refused` or `TemporarilyUnavailable`."""
-        ...
-
-
 class Admission:
     """Admits requests, and says so."""
 
     def __init__(
         self,
         *,
-        authority: Authority,
+        authorities: Mapping[str, Authority],
         rights: Rights,
         registry: Registry,
         reply_queues: Collection[str],
         binding_claim: str,
     ) -> None:
-        """`binding_claim`: what ties a claim to one request, for flows that ask for it."""
-        self._authority = authority
+        """`authorities`: the authority of each request queue, by the queue's name.
+
+        `binding_claim`: the token claim that ties a claim to one request, for flows that ask for it.
+        """
+        self._authorities = authorities
         self._rights = rights
         self._registry = registry
         self._reply_queues = frozenset(reply_queues)
@@ -84,7 +75,7 @@ class Admission:
 
     async def _proven(self, job: Job) -> Job:
         try:
-            proven = await self._authority.prove(job.claim, job.accepted)
+            proven = await self._authenticated(job)
         except Refused as refusal:
             _say(job, None, refusal)
             raise
@@ -94,9 +85,20 @@ class Admission:
         except Refused as refusal:
             _say(job, proven.principal, refusal)
             raise
-        return job.model_copy(update={"principal": principal, "claim": None})
+        return job.model_copy(update={"principal": principal, "claim": None, "dataverse_sender": None})
 
-    def _require_binding(self, job: Job, proven: Proven) -> None:
+    async def _authenticated(self, job: Job) -> ProvenSender:
+        authority = self._authorities.get(job.request_queue)
+        if authority is None:
+            # A continuation from before a change of the settings. Another queue's authority must not judge it.
+            raise TemporarilyUnavailable(
+                "request_queue_unknown",
+                f"the settings name no request queue '{job.request_queue}', so no authority can verify the sender; add "
+                "the queue to request_queues again",
+            )
+        return await authority.authenticate(Evidence(job.claim, job.accepted, job.dataverse_sender))
+
+    def _require_binding(self, job: Job, proven: ProvenSender) -> None:
         """Whoever reads a claim can send it again, but not with a request that it is not bound to."""
         if not self._registry.find(job.flow).bind_claim:
             return

@@ -8,7 +8,7 @@ from dataclasses import replace
 from flow_contracts.dataverse import ExecutionContext
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import FlowRequest, InvalidRequest, ReplyAddress
-from flow_worker.access.principal import Principal
+from flow_worker.access.authorities import DataverseSender
 from flow_worker.pipeline.handler import Reader
 from flow_worker.pipeline.job import Job
 from flow_worker.settings import RequestQueue
@@ -36,8 +36,7 @@ def requests_of(queue: str) -> Reader:
 def posts_of(queue: RequestQueue) -> Reader:
     """A reader of a queue into which only Dataverse may send. It raises `InvalidRequest` and `Unanswerable`.
 
-    That a message lies in this queue is the proof of who it is from; its organisation is looked at all the same, since
-    several may be given the same queue by mistake.
+    It decodes only: the job carries the sender as the message names it, and the queue's authority verifies it.
     """
 
     def read(message: ReceivedMessage) -> Job:
@@ -48,7 +47,7 @@ def posts_of(queue: RequestQueue) -> Reader:
             raise InvalidRequest(refusal.code, refusal.message, address=address) from None
         request = context.to_request(_flow_of(context, queue), reply_to=queue.reply_to)
         job = Job.of(request, message, queue.name)
-        return job.model_copy(update={"principal": _principal(context)})
+        return job.model_copy(update={"dataverse_sender": _sender(context)})
 
     return read
 
@@ -60,27 +59,25 @@ def continuation(message: ReceivedMessage) -> Job:
 
 def _flow_of(context: ExecutionContext, queue: RequestQueue) -> str:
     """The flow that the settings name for the message and its table, or for the message alone."""
-    address = ReplyAddress(context.message_id, context.correlation_id, context.correlation_id, queue.reply_to)
-    if context.organization_id != queue.organization:
-        sentence = "The message is of another organisation than this queue is for."
-        raise InvalidRequest("organization_unknown", sentence, address=address)
     by_name = {name.lower(): flow for name, flow in queue.flows.items()}
     names = (f"{context.message_name}:{context.primary_entity}", context.message_name)
     for name in names if ":" not in context.message_name else ():  # no message's name has one
         if (flow := by_name.get(name.lower())) is not None:
             return flow
+    if context.organization_id != queue.organization:
+        # The authority refuses this message. Its refusal comes first: settings cannot map another organisation's
+        # messages, so a missing mapping is not what its sender has to correct.
+        return context.message_name
+    address = ReplyAddress(context.message_id, context.correlation_id, context.correlation_id, queue.reply_to)
     sentence = (
         "No flow is named for this message: name one in the queue's setting 'flows', or narrow the step's filter."
     )
     raise InvalidRequest("message_not_mapped", sentence, address=address)
 
 
-def _principal(context: ExecutionContext) -> Principal:
-    return Principal(
-        tenant=context.organization_id,
-        oid=context.initiating_user_oid or "",
-        kind="user",
-        roles=frozenset(),
-        authority="dataverse",
-        system_user=None if context.initiating_user_oid else context.initiating_user_id,
+def _sender(context: ExecutionContext) -> DataverseSender:
+    return DataverseSender(
+        organization=context.organization_id,
+        oid=context.initiating_user_oid,
+        system_user=context.initiating_user_id,
     )

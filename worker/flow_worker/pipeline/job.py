@@ -18,6 +18,7 @@ from flow_contracts import jsontext
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.request import FlowRequest, ReplyAddress, digest
 from flow_contracts.result import FlowRun
+from flow_worker.access.authorities import DataverseSender
 from flow_worker.access.principal import Principal
 from flow_worker.journal import NextStep
 from flow_worker.settings import RetrySettings
@@ -48,6 +49,8 @@ class Job(BaseModel):
     """Of the input, which a poll does not carry any more."""
     claim: SecretStr | None = None
     """Only while `principal` is not known."""
+    dataverse_sender: DataverseSender | None = None
+    """The sender that a native Dataverse message names. Only while `principal` is not known."""
     on_behalf_of: str | None = None
     principal: Principal | None = None
     message_id: str

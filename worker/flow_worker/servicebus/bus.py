@@ -11,8 +11,9 @@ from typing import Self
 from azure.servicebus import ServiceBusSubQueue
 
 from flow_contracts.message import Message
+from flow_worker.azure_identity import credential_for
 from flow_worker.servicebus.calls import bounded, close_quietly
-from flow_worker.servicebus.connection import client_for, credential_for
+from flow_worker.servicebus.connection import client_for
 from flow_worker.servicebus.dead_letters import DeadLetterQueue
 from flow_worker.servicebus.receiver import Receiver
 from flow_worker.servicebus.senders import SenderPool

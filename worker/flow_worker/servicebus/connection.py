@@ -1,4 +1,4 @@
-"""How to connect to Service Bus: the SDK's client, and the credential it connects with."""
+"""How to connect to Service Bus: the SDK's client."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import certifi
 from azure.core.credentials_async import AsyncTokenCredential
-from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 from azure.servicebus.aio import ServiceBusClient
 
 from flow_worker.settings import ServiceBusSettings
@@ -29,14 +28,3 @@ def client_for(settings: ServiceBusSettings, credential: AsyncTokenCredential | 
     if settings.namespace is None or credential is None:
         raise ValueError("neither a connection string nor a namespace")  # ServiceBusSettings holds one of them
     return ServiceBusClient(settings.namespace, credential, **options)
-
-
-def credential_for(
-    settings: ServiceBusSettings, client_id: str | None = None
-) -> ManagedIdentityCredential | DefaultAzureCredential | None:
-    """The credential to reach Service Bus with; None if the connection string is one."""
-    if settings.connection_string:
-        return None
-    if settings.credential == "default":
-        return DefaultAzureCredential(managed_identity_client_id=client_id)
-    return ManagedIdentityCredential(client_id=client_id)

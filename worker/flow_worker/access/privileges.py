@@ -1,0 +1,201 @@
+"""Queries Dataverse for the privileges that a user holds.
+
+`RetrieveAadUserSetOfPrivilegesByNames` takes the Entra object ID, `RetrieveUserPrivilegeByPrivilegeName` the user's
+row. Both include the roles of the user's teams (Microsoft Learn, Web API function reference). The worker never uses
+the alternate key `azureactivedirectoryobjectid`: a GET by this key can create the user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import httpx
+
+from flow_worker.access.privilege import PRIVILEGE_NAME, Depth
+from flow_worker.access.user import User
+from flow_worker.clock import retry_after
+from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.flows.invoker import TokenSource
+
+_NO_SUCH_USER = "0x80040217"
+"""Dataverse's error code for a row that does not exist; any other 404 means a wrong URL."""
+_NO_DEPTH = (4, "RecordFilter")
+"""The depth of a privilege by a record filter, which reaches no business unit (Microsoft Learn, `PrivilegeDepth`)."""
+_MAX_ERROR_CHARACTERS = 10_000
+_MAX_CACHED = 10_000
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PrivilegeCacheTimes:
+    """How long an answer of Dataverse stays in the cache, in seconds."""
+
+    held: float
+    missing: float
+    """Shorter than `held`, so that a privilege that an administrator has just granted works soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CachedDepth:
+    depth: Depth | None
+    until: datetime
+
+
+class DataversePrivileges:
+    """The privileges of the users of one organisation. Concurrent callers share one query for the same answer."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        url: str,
+        tokens: TokenSource,
+        cache_times: PrivilegeCacheTimes,
+        *,
+        request_seconds: float,
+        max_concurrent_queries: int,
+        now: Callable[[], datetime],
+    ) -> None:
+        """`url`: the organisation's URL without a trailing slash. `request_seconds`: the deadline of one query.
+
+        `max_concurrent_queries`: Dataverse answers at most 52 concurrent requests of one user (Microsoft Learn,
+        "Service protection API limits") and throttles the rest.
+        """
+        self._client = client
+        self._api = f"{url}/api/data/v9.2"
+        self._tokens = tokens
+        self._cache_times = cache_times
+        self._request_seconds = request_seconds
+        self._slots = asyncio.Semaphore(max_concurrent_queries)
+        self._now = now
+        self._cache: dict[tuple[User, str], _CachedDepth] = {}
+        self._running: dict[tuple[User, str], asyncio.Task[Depth | None]] = {}
+        self._throttled_until: datetime | None = None
+
+    async def depth(self, user: User, privilege: str) -> Depth | None:
+        """Return the farthest depth at which the user holds the privilege, or None if the user does not hold it.
+
+        Raises `TemporarilyUnavailable` if Dataverse does not answer with either.
+        """
+        key = user, privilege
+        cached = self._cache.get(key)
+        if cached is not None and self._now() < cached.until:
+            return cached.depth
+        query = self._running.get(key)
+        if query is None:
+            query = self._running[key] = asyncio.ensure_future(self._fetch(user, privilege))
+            query.add_done_callback(lambda done: self._forget_query(key, done))
+        # Without the shield, one cancelled caller would cancel the query of all the others.
+        return await asyncio.shield(query)
+
+    def _forget_query(self, key: tuple[User, str], query: asyncio.Task[Depth | None]) -> None:
+        del self._running[key]
+        if not query.cancelled():
+            query.exception()  # marks it as retrieved: asyncio logs an error if every caller was cancelled before
+
+    async def _fetch(self, user: User, privilege: str) -> Depth | None:
+        depth = await self._query(user, privilege)
+        seconds = self._cache_times.missing if depth is None else self._cache_times.held
+        if len(self._cache) >= _MAX_CACHED:
+            self._shrink_cache()
+        self._cache[user, privilege] = _CachedDepth(depth, self._now() + timedelta(seconds=seconds))
+        return depth
+
+    def _shrink_cache(self) -> None:
+        """Drop the expired entries; if none has expired, the older half."""
+        now = self._now()
+        fresh = {key: cached for key, cached in self._cache.items() if now < cached.until}
+        self._cache = fresh if len(fresh) < _MAX_CACHED else dict(list(fresh.items())[_MAX_CACHED // 2 :])
+
+    # --- one query -----------------------------------------------------------------------------------------------
+
+    async def _query(self, user: User, privilege: str) -> Depth | None:
+        if self._throttled_until is not None and self._now() < self._throttled_until:
+            raise TemporarilyUnavailable(
+                "dataverse_throttled", "Dataverse throttles the worker's queries", until=self._throttled_until
+            )
+        url = self._api + _function_path(user, privilege)
+        async with self._slots:
+            response = await self._get(url, fresh=False)
+            if response.status_code == 401:
+                # The token may have been revoked before its expiry: once more with a token past every cache.
+                response = await self._get(url, fresh=True)
+        return self._read(response, privilege)
+
+    async def _get(self, url: str, *, fresh: bool) -> httpx.Response:
+        token = await self._tokens.token(fresh=fresh)
+        headers = {"authorization": f"Bearer {token}", "accept": "application/json", "odata-version": "4.0"}
+        return await _within(self._request_seconds, lambda: self._client.get(url, headers=headers))
+
+    def _read(self, response: httpx.Response, privilege: str) -> Depth | None:
+        status = response.status_code
+        if status == 404 and _NO_SUCH_USER in response.text[:_MAX_ERROR_CHARACTERS]:
+            return None  # a user that does not exist holds no privilege
+        if status == 429 or status >= 500:
+            until = retry_after(response.headers.get("retry-after"), self._now())
+            if status == 429:
+                # The limit is of the worker's user, not of this query, so every query has to pause.
+                self._throttled_until = until
+            raise TemporarilyUnavailable("dataverse_unavailable", f"Dataverse answered {status}", until=until)
+        if status != 200 or len(response.content) > _MAX_BYTES:
+            raise TemporarilyUnavailable(
+                "dataverse_unavailable",
+                f"Dataverse answered {status}; is the worker's identity an application user with the right to read "
+                "users and their roles?",
+            )
+        return _farthest_depth(response, privilege)
+
+
+def _function_path(user: User, privilege: str) -> str:
+    """The URL path and query of the function call.
+
+    A name that holds a quote or a parenthesis would change the query, so the name's form is checked here again.
+    """
+    if PRIVILEGE_NAME.fullmatch(privilege) is None:
+        raise ValueError(f"the privilege's name must match {PRIVILEGE_NAME.pattern}")
+    if user.oid:
+        names = quote(json.dumps([privilege], separators=(",", ":")))
+        function = "RetrieveAadUserSetOfPrivilegesByNames(DirectoryObjectId=@id,PrivilegeNames=@names)"
+        return f"/{function}?@id={uuid.UUID(user.oid)}&@names={names}"
+    row = uuid.UUID(user.system_user)
+    name = f"Microsoft.Dynamics.CRM.RetrieveUserPrivilegeByPrivilegeName(PrivilegeName='{privilege}')"
+    return f"/systemusers({row})/{name}"
+
+
+def _farthest_depth(response: httpx.Response, privilege: str) -> Depth | None:
+    """Return the farthest of the depths in the answer: a user can hold one privilege by several roles.
+
+    Raises `TemporarilyUnavailable` for an answer of another form: it proves neither that the user holds the privilege
+    nor that the user does not.
+    """
+    try:
+        rows = response.json()["RolePrivileges"]
+        matching = [row["Depth"] for row in rows if row["PrivilegeName"].lower() == privilege.lower()]
+        depths = [_depth(value) for value in matching if value not in _NO_DEPTH]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TemporarilyUnavailable("dataverse_unavailable", "Dataverse's answer cannot be parsed") from error
+    if rows and not matching:
+        raise TemporarilyUnavailable("dataverse_unavailable", "Dataverse answered for another privilege than queried")
+    return max(depths, default=None)
+
+
+def _depth(value: Any) -> Depth:
+    """Dataverse writes the depth as a number from 0 or as a name, depending on the function."""
+    return Depth(value + 1) if isinstance(value, int) else Depth[value.upper()]
+
+
+async def _within(seconds: float, call: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    try:
+        async with asyncio.timeout(seconds):
+            return await call()
+    except (httpx.HTTPError, aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise TemporarilyUnavailable(
+            "dataverse_unavailable", f"Dataverse is unreachable ({type(error).__name__})"
+        ) from error
