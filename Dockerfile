@@ -15,11 +15,10 @@ RUN python3 -m venv --without-pip /opt/flow-worker
 COPY requirements-worker.lock ./
 RUN python3 -m pip --python /opt/flow-worker install --quiet --require-hashes --only-binary :all: -r requirements-worker.lock
 
-# The build backend, pinned where the developers' own is; it stays in this stage.
-COPY requirements.lock ./
-RUN sed -n '/^setuptools==/,/# via/p' requirements.lock > backend.lock \
-    && python3 -m venv backend \
-    && backend/bin/python -m pip install --quiet --require-hashes --only-binary :all: -r backend.lock
+# The build backend stays in this stage.
+COPY requirements-build.lock ./
+RUN python3 -m venv backend \
+    && backend/bin/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements-build.lock
 
 COPY contracts contracts
 COPY worker worker

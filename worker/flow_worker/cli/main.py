@@ -125,8 +125,8 @@ def demo(
     burst: Annotated[int, typer.Option(min=0, max=100_000, help="Requests in the burst.")] = 200,
 ) -> None:
     """Play the main job end to end on the emulator; exit 0 if every request ended as it should."""
-    if importlib.util.find_spec("emulator") is None:
-        terminal.fail("The demo needs the emulator, which this installation leaves out; run it from a checkout.", 2)
+    if importlib.util.find_spec("servicebus_emulator") is None:
+        terminal.fail("The demo needs the package servicebus-emulator: install flow-worker[demo].", 2)
     from flow_worker.demo import play
 
     raise typer.Exit(play(as_json=as_json, keep=keep, burst=burst))
