@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from flow_contracts.result import FlowResult
 from flow_worker.servicebus import ServiceBus
 from tests.support.deep import too_deep
-from tests.support.system import WAIT, System, configured, running_system, until
+from tests.support.system import WAIT, JsonObject, System, configured, dead_letters, running_system, until
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 
@@ -75,6 +75,34 @@ async def test_a_request_whose_call_was_lost_with_its_worker_is_unknown(system: 
         await asyncio.sleep(1)  # the watch comes round
         assert await client.poll(sent) is None
     assert len(await system.calls("create-quote")) == 1
+
+
+async def test_a_dead_letter_whose_continuation_does_not_fit_gets_one_result(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lock expires during the call, Service Bus dead-letters the request, and the flow asks for a retry."""
+    queues: dict[str, JsonObject] = {
+        "flow-requests": {"MaxDeliveryCount": 1, "LockDuration": "PT5S"},
+        "flow-continuations": {"MaxMessageSizeInKilobytes": 1},
+    }
+    async with running_system(monkeypatch, configured(queues)) as system:
+        throttled = {"kind": "throttle", "retry_after": "1"}
+        await system.put("flows/typed", {"delay_seconds": 1.5, "faults": [throttled], "input_schema": None})
+        requests = system.emulator.broker.find("flow-requests")
+        async with system.worker(), system.client() as client:
+            sent = await client.submit("typed", "x" * 2000, claim=system.claim())
+            async with asyncio.timeout(WAIT):
+                while not await system.calls("typed"):  # noqa: ASYNC110 - the flow can only be asked
+                    await asyncio.sleep(0.02)
+            requests.expire_locks()
+            await until(lambda: system.depth("dead_lettered") == 1)
+            assert outcome(await client.take(sent, WAIT)) == ("failed", "continuation_too_large")
+            await asyncio.sleep(1)  # the watch polls the dead-letter queue in the meantime
+            assert await client.poll(sent) is None
+        async with ServiceBus(system.settings().servicebus) as bus:
+            [dead_letter] = await dead_letters(bus, "flow-requests")
+        assert dead_letter.reason == "MaxDeliveryCountExceeded"
+    assert not [record for record in caplog.records if getattr(record, "event", None) == "dead_letter.postponed"]
 
 
 async def test_dead_letters_that_cannot_be_decoded_are_in_nobodys_way_and_are_answered_too(

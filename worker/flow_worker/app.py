@@ -21,6 +21,7 @@ from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.conclude import Conclusions, Rules
 from flow_worker.pipeline.handler import Handler, Reader
 from flow_worker.runtime.dead_letter_watch import DeadLetterWatch
+from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.lane import Lane
 from flow_worker.runtime.outbox import Outbox
 from flow_worker.runtime.periodic_task import PeriodicTask
@@ -71,6 +72,7 @@ async def assembled(settings: Settings) -> AsyncIterator[Supervisor]:
         )
         continuations = settings.continuations
         schedule = Schedule(outbox, continuations.queue, schedule_seconds=continuations.schedule_seconds)
+        dispatcher = Dispatcher(replies, schedule, handler.published)
         lanes = [
             Lane(
                 f"{queue}#{number}",
@@ -78,8 +80,7 @@ async def assembled(settings: Settings) -> AsyncIterator[Supervisor]:
                 bus=bus,
                 journey=handler,
                 read=read,
-                replies=replies,
-                schedule=schedule,
+                dispatcher=dispatcher,
                 health=health.lane(queue),
                 reconnect_max_seconds=settings.servicebus.reconnect_max_seconds,
             )
@@ -94,10 +95,10 @@ async def assembled(settings: Settings) -> AsyncIterator[Supervisor]:
                     read,
                     bus=bus,
                     handler=handler,
-                    replies=replies,
-                    schedule=schedule,
-                    oldest=timedelta(seconds=settings.journal.retention_seconds / 2),
-                ).look,
+                    dispatcher=dispatcher,
+                    max_age=timedelta(seconds=settings.journal.retention_seconds / 2),
+                    now=clock.now,
+                ).answer_all,
                 every_seconds=settings.dead_letters.interval_seconds,
             )
             for queue, read, _ in _queues(settings)

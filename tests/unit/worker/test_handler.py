@@ -3,184 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from pydantic import JsonValue, SecretStr
 
 from flow_contracts.message import ReceivedMessage
-from flow_contracts.request import CONTRACT
 from flow_contracts.result import Status
-from flow_worker.access.authorities import Evidence, ProvenSender
-from flow_worker.access.principal import Principal
-from flow_worker.access.rights import Asserters, Rights
 from flow_worker.cli.dead_letter_actions import anew
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
-from flow_worker.flows.invoker import Answer
-from flow_worker.flows.limits import Limits, Pacing
-from flow_worker.flows.registry import Flow, Registry
-from flow_worker.flows.status_url import StatusHosts
-from flow_worker.journal import Journal, open_journal
-from flow_worker.pipeline import decode
-from flow_worker.pipeline.authorize import Admission
-from flow_worker.pipeline.conclude import Conclusions, Rules
-from flow_worker.pipeline.handler import Handler
-from flow_worker.pipeline.outcome import Continue, DeadLetter, Done, Outcome, Reply
-from flow_worker.settings import FlowSettings, JournalSettings, LimitSettings, RetrySettings
-
-NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-CLAIM = "a-claim-that-must-not-be-seen"
-ADA = Principal(tenant="t", oid="ada", kind="user", roles=frozenset({"Quotes.Create"}), authority="entra")
-SCHEMA: dict[str, JsonValue] = {"type": "object", "required": ["customer"], "properties": {"n": {"type": "number"}}}
-RUN_HEADERS = {"x-ms-workflow-run-id": "08585", "x-ms-request-id": "eu:1"}
-
-
-@dataclass
-class KnownSenders:
-    """An authority that knows one claim, or has a fixed answer for any."""
-
-    instead: Exception | None = None
-    principal: Principal = ADA
-    asked_at: list[datetime] = field(default_factory=list)
-
-    async def authenticate(self, evidence: Evidence) -> ProvenSender:
-        claim = evidence.claim
-        self.asked_at.append(evidence.enqueued_at)
-        if self.instead:
-            raise self.instead
-        if claim is None or claim.get_secret_value() != CLAIM:
-            raise Refused("claim_invalid", "no")
-        return ProvenSender(self.principal, {})
-
-
-@dataclass
-class ScriptedFlow:
-    """A caller whose flow answers as told; it remembers how it was called."""
-
-    answer: Answer | Exception | None = None
-    token_trouble: Exception | None = None
-    answers: list[Answer | Exception] = field(default_factory=list)
-    """Given first, one for each call."""
-    polls: list[str] = field(default_factory=list)
-    calls: list[Mapping[str, object]] = field(default_factory=list)
-    called: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def token(self, *, fresh: bool = False) -> str:
-        if self.token_trouble:
-            raise self.token_trouble
-        return "fresh bearer" if fresh else "bearer"
-
-    async def invoke(
-        self, flow: Flow, input_: JsonValue, *, token: str, correlation_id: str, traceparent: str | None
-    ) -> Answer:
-        self.calls.append(
-            {"flow": flow.name, "input": input_, "token": token, "id": correlation_id, "trace": traceparent}
-        )
-        return await self._answered()
-
-    async def poll(self, flow: Flow, status_url: str, *, token: str) -> Answer:
-        self.polls.append(status_url)
-        return await self._answered()
-
-    async def _answered(self) -> Answer:
-        self.called.set()
-        answer = self.answers.pop(0) if self.answers else self.answer
-        if answer is None:
-            await asyncio.Event().wait()
-        if isinstance(answer, Exception):
-            raise answer
-        assert answer is not None
-        return answer
-
-
-def answered(
-    status: int,
-    body: object = None,
-    content_type: str | None = "application/json",
-    run: str | None = "08585",
-    **more: str,
-) -> Answer:
-    raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-    headers = RUN_HEADERS if run else {}
-    return Answer(status, content_type, raw, run, headers, **more)
-
-
-def flow_settings(*, idempotent: bool = False, schema: dict[str, JsonValue] | None = None) -> FlowSettings:
-    return FlowSettings(
-        url=SecretStr("https://flow.example/secret"), role="Quotes.Create", idempotent=idempotent, input_schema=schema
-    )
-
-
-RETRY = RetrySettings(max_calls=3, max_age_seconds=600, base_seconds=2, max_pause_seconds=60, poll_seconds=20)
-FLOWS = {
-    "quote": flow_settings(schema=SCHEMA),
-    "again": flow_settings(idempotent=True),
-    "admin": FlowSettings(url=SecretStr("https://flow.example/x"), role="Admin.All"),
-}
-
-
-@dataclass
-class Clock:
-    """Stands still until told."""
-
-    now: datetime = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@dataclass
-class Worker:
-    """A handler with a real journal, and a clock that is set by hand."""
-
-    journal: Journal
-    clock: Clock
-    pacing: LimitSettings = field(default_factory=LimitSettings)
-
-    def __post_init__(self) -> None:
-        limits = Limits(**self.pacing.model_dump())
-        self._pacing = Pacing(dict.fromkeys(FLOWS, limits), self.clock)
-
-    def handler(self, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Handler:
-        queues = ("flow-replies", "other-replies")
-        registry = Registry(FLOWS, StatusHosts(("flow.example",)))
-        return Handler(
-            admission=Admission(
-                authorities={"flow-requests": senders or KnownSenders()},
-                rights=Rights(Asserters(), None),
-                registry=registry,
-                reply_queues=queues,
-                binding_claim="nonce",
-            ),
-            registry=registry,
-            caller=flow,
-            pacing=self._pacing,
-            journal=self.journal,
-            conclusions=Conclusions(self.journal, Rules(queues, "flow-replies", RETRY), self.clock),
-            retry=RETRY,
-            lease_margin_seconds=30,
-            now=self.clock,
-        )
-
-    async def take(
-        self, message: ReceivedMessage, flow: ScriptedFlow | None = None, senders: KnownSenders | None = None
-    ) -> Outcome:
-        """What a worker decides about a message of the request queue."""
-        handler = self.handler(flow or ScriptedFlow(), senders)
-        return await handler.handle(message, decode.requests_of("flow-requests"), "flow-requests")
-
-    async def resume(self, outcome: Outcome, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Outcome:
-        """What a worker decides about the continuation that an outcome scheduled, when it is due."""
-        assert isinstance(outcome, Continue), outcome
-        self.clock.now = max(self.clock.now, outcome.due)
-        sent = outcome.continuation.to_message()
-        fields = {name: getattr(sent, name) for name in ("body", "message_id", "application_properties")}
-        message = ReceivedMessage(**fields, enqueued_at=self.clock.now)
-        return await self.handler(flow, senders).handle(message, decode.continuation, "flow-continuations")
+from flow_worker.journal import open_journal
+from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, Outcome
+from flow_worker.settings import JournalSettings
+from tests.support.journey import (
+    ADA,
+    CLAIM,
+    NOW,
+    RETRY,
+    RUN_HEADERS,
+    Clock,
+    KnownSenders,
+    ScriptedFlow,
+    Worker,
+    answered,
+    reply_of,
+    request,
+)
 
 
 @pytest.fixture
@@ -188,24 +38,6 @@ async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
     clock = Clock()
     async with open_journal(JournalSettings(path=tmp_path / "journal.sqlite3"), now=clock) as journal:
         yield Worker(journal, clock)
-
-
-def request(flow: str = "quote", **changes: object) -> ReceivedMessage:
-    body: dict[str, object] = {"flow": flow, "input": {"customer": "Contoso"}, "claim": CLAIM}
-    body |= {name: changes.pop(name) for name in ("input", "claim", "on_behalf_of") if name in changes}
-    message = ReceivedMessage(
-        body=json.dumps({name: value for name, value in body.items() if value is not None}).encode(),
-        content_type="application/json",
-        message_id="m-1",
-        application_properties={"contract": CONTRACT},
-        enqueued_at=NOW - timedelta(seconds=3),
-    )
-    return replace(message, **changes)  # type: ignore[arg-type]  # the tests name real fields
-
-
-def reply_of(outcome: Outcome) -> Reply:
-    assert isinstance(outcome, Reply), outcome
-    return outcome
 
 
 async def test_a_request_that_may_and_fits_is_called_and_answered(worker: Worker) -> None:
@@ -406,7 +238,7 @@ async def test_a_message_that_is_carried_on_elsewhere_is_done(worker: Worker) ->
     second = await worker.resume(await worker.take(request(), flow), flow)
     assert isinstance(second, Continue)
     superseded = await worker.take(request(), flow)
-    assert isinstance(superseded, Done)
+    assert isinstance(superseded, AlreadyHandled)
     assert superseded.code == "superseded"
     assert len(flow.calls) == 2
 
@@ -530,7 +362,7 @@ async def test_a_result_that_was_told_is_not_told_again(worker: Worker) -> None:
     handler = worker.handler(flow)
     await handler.published(reply_of(await worker.take(request(), flow)))
     outcome = await worker.take(request(), flow)
-    assert isinstance(outcome, Done)
+    assert isinstance(outcome, AlreadyHandled)
     assert outcome.code == "already_answered"
 
 

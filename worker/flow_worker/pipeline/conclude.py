@@ -19,7 +19,7 @@ from flow_worker.flows.verdict import Kind, Verdict
 from flow_worker.journal import Journal, Lease, NextStep
 from flow_worker.pipeline import results
 from flow_worker.pipeline.job import Job, poll_pause, retry_pause
-from flow_worker.pipeline.outcome import Continue, DeadLetter, Entered, Outcome, Reply
+from flow_worker.pipeline.outcome import Continue, DeadLetter, JournalledResult, Outcome, Reply
 from flow_worker.settings import RetrySettings
 from flow_worker.telemetry.logs import log
 
@@ -108,7 +108,7 @@ class Conclusions:
             result = await _unbroken(self._journal.conclude(lease, result))
         except TemporarilyUnavailable as trouble:
             self._say_not_journalled(job, trouble)
-        return self.reply(job, result, Entered(lease.message_id, job.origin))
+        return self.reply(job, result, JournalledResult(lease.message_id, job.origin))
 
     async def lost(self, job: Job, lease: Lease) -> Reply:
         """An earlier call may have run the flow, and the worker that made it is gone."""
@@ -145,9 +145,11 @@ class Conclusions:
     def _unknown(self, job: Job, code: str, message: str) -> FlowResult:
         return self.without_answer(job, Status.UNKNOWN, FlowError(code=code, message=message))
 
-    def reply(self, job: Job, result: FlowResult, entered: Entered | None = None, *, variant: str = "") -> Reply:
+    def reply(
+        self, job: Job, result: FlowResult, journalled: JournalledResult | None = None, *, variant: str = ""
+    ) -> Reply:
         """The result on its way to where the request wants it."""
-        return Reply(result, job.address, self._queue_for(job.address), entered, variant)
+        return Reply(result, job.address, self._queue_for(job.address), journalled, variant)
 
     def refuse_unread(self, message: ReceivedMessage, no: InvalidRequest) -> Reply:
         """The refusal of a request that cannot be read. Raises `contracts.request.Unanswerable`."""

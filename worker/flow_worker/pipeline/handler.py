@@ -22,10 +22,11 @@ from flow_worker.flows.limits import NotNow, Pacing, status_poll_key
 from flow_worker.flows.registry import Flow, Registry
 from flow_worker.flows.verdict import FlowHealth, Verdict, judge, judge_failure, judge_poll
 from flow_worker.journal import Acquired, Acquisition, Busy, Concluded, Conflict, JobKey, Journal, Lease, Waiting
+from flow_worker.pipeline import results
 from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.conclude import Conclusions
 from flow_worker.pipeline.job import InvalidContinuation, Job
-from flow_worker.pipeline.outcome import DeadLetter, Done, Entered, Outcome, Reply
+from flow_worker.pipeline.outcome import AlreadyHandled, DeadLetter, JournalledResult, Outcome, Reply
 from flow_worker.settings import RetrySettings
 from flow_worker.telemetry.logs import log
 
@@ -58,9 +59,6 @@ _INTERRUPTED = CallFailed(
 )
 _FAULT = CallFailed(
     "internal_error", "A fault in the worker; the flow may have run.", may_have_run=True, is_flows=False
-)
-_EXPIRED = FlowError(
-    code="request_expired", message="The request's time to live ran out before its flow could be called."
 )
 _CONFLICT = FlowError(
     code="message_id_conflict",
@@ -127,7 +125,7 @@ class Handler:
         except Refused as refusal:
             return await self._deny(job, Status.REFUSED, FlowError(code=refusal.code, message=refusal.message))
         if self._is_expired(job):
-            return await self._deny(job, Status.EXPIRED, _EXPIRED)
+            return await self._deny(job, Status.EXPIRED, results.EXPIRED)
         token = await self._caller.token(fresh=job.fresh_token)
         paced_as = job.flow if job.kind == "call" else status_poll_key(job.flow)
         if (not_now := await self._pacing.admitted(paced_as, job.origin, queue)) is not None:
@@ -174,9 +172,9 @@ class Handler:
     def _not_ours(self, job: Job, begun: Concluded | Busy | Waiting | Conflict) -> Outcome:
         match begun:
             case Concluded(published=True):
-                return Done("already_answered", "The request had its result before.")
+                return AlreadyHandled("already_answered", "The request had its result before.")
             case Concluded(result=result):
-                return self._conclusions.reply(job, result, Entered(job.message_id, job.origin))
+                return self._conclusions.reply(job, result, JournalledResult(job.message_id, job.origin))
             case Conflict():
                 result = self._conclusions.without_answer(job, Status.REFUSED, _CONFLICT)
                 return self._conclusions.reply(job, result, variant=job.fingerprint)
@@ -188,7 +186,7 @@ class Handler:
                 # Journalled; whether it was scheduled too, nobody knows. Twice is once.
                 return self._conclusions.scheduled(job.at(step), step.due)
             case Waiting():
-                return Done("superseded", "Another message carries the request on.")
+                return AlreadyHandled("superseded", "Another message carries the request on.")
 
     async def _deny(self, job: Job, status: Status, error: FlowError) -> Outcome:
         """Not to be called; but what was called before is told as it was: a right may have been lost in between."""
@@ -282,7 +280,7 @@ class Handler:
         try:
             job = read(message)
         except (Unanswerable, InvalidContinuation) as refusal:
-            return Done("unanswerable", str(refusal))
+            return AlreadyHandled("unanswerable", str(refusal))
         except InvalidRequest as refusal:
             return self._conclusions.refuse_unread(message, refusal)
         try:
@@ -297,10 +295,10 @@ class Handler:
 
     async def published(self, reply: Reply) -> None:
         """The reply queue has accepted the result: a redelivery need not tell it again."""
-        if reply.entered is None:
+        if reply.journalled is None:
             return
         try:
-            await self._journal.mark_published(reply.entered.message_id, reply.entered.origin)
+            await self._journal.mark_published(reply.journalled.message_id, reply.journalled.origin)
         except TemporarilyUnavailable as trouble:
             log(_log, logging.WARNING, "journal.write_failed", f"A result was told, but not marked so: {trouble}")
 

@@ -1,4 +1,4 @@
-"""What is to be done about a request: plain data, decided by the handler and carried out by the lane."""
+"""The outcomes of a request: plain data that the handler decides and the dispatcher carries out."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from flow_worker.pipeline.job import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Entered:
-    """Where the journal has a result: once it is told, the journal wants to know for which origin."""
+class JournalledResult:
+    """The journal's key of a result, so that the journal can note for which message the result was published."""
 
     message_id: str
     origin: str
+    """The broker's identity of the message whose delivery publishes the result; see `Job.origin`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Publish `result` to `queue`, in the session of `address`; then the request is done."""
+    """Publish `result` to `queue` in the session of `address`, then complete the message."""
 
     result: FlowResult
     address: ReplyAddress
     queue: str
-    entered: Entered | None = None
+    journalled: JournalledResult | None = None
+    """None if the journal does not hold this result."""
     variant: str = ""
-    """Tells results apart that share an address and a message ID: of a conflict, which is another request."""
+    """Distinguishes results that share an address and a message ID: a message ID conflict concerns another request."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Put the request into the dead-letter queue for a person to look at, after `reply` (if any) is published."""
+    """Publish `reply`, if there is one, then move the message to the dead-letter queue for a person to inspect."""
 
     reason: str
     description: str
@@ -41,7 +43,10 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Schedule `continuation` for `due`; then this message is done. `otherwise` if the queue does not take its size."""
+    """Schedule `continuation` for `due`, then complete the message; the continuation message replaces it.
+
+    `otherwise` takes effect instead if the continuation queue does not take a message of this size.
+    """
 
     continuation: Job
     due: datetime
@@ -49,19 +54,19 @@ class Continue:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """Nothing is left to be done for this message: another carries its request on, or its result was told."""
+class AlreadyHandled:
+    """Complete the message: another message continues its request, or its result was published before."""
 
     code: str
     sentence: str
 
 
 @dataclass(frozen=True, slots=True)
-class GiveBack:
-    """Give the message back to its queue: nothing was decided."""
+class Abandon:
+    """Abandon the message, so that Service Bus delivers it again: the worker decided nothing about it."""
 
     code: str
     cause: str
 
 
-Outcome = Reply | DeadLetter | Continue | Done | GiveBack
+Outcome = Reply | DeadLetter | Continue | AlreadyHandled | Abandon

@@ -10,6 +10,10 @@ from flow_contracts.result import FlowError, FlowResult, Status, Times
 from flow_worker.flows.verdict import Kind, Verdict
 from flow_worker.pipeline.job import Job
 
+EXPIRED = FlowError(
+    code="request_expired", message="The request's time to live ran out before its flow could be called."
+)
+
 _STATUS = {Kind.SUCCEEDED: Status.SUCCEEDED, Kind.UNKNOWN: Status.UNKNOWN}
 
 

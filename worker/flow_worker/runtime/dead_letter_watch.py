@@ -1,112 +1,127 @@
-"""Answers requests that the broker itself moved to a dead-letter queue. They stay there, for people.
+"""Answers requests that Service Bus itself dead-lettered, and leaves them in the dead-letter queue.
 
-The worker answers before it dead-letters a request; the broker does not. It is the one that gives up when a request's
-time to live is over or it was delivered too often, and its sender would wait for a result that never comes.
+The worker publishes a result before it dead-letters a request. Service Bus does not: it dead-letters a request whose
+time to live ran out, or that was delivered too often, and the sender would wait for a result that never comes.
 """
 
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import assert_never
 
 from flow_contracts.result import FlowError, Status
-from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.pipeline import results
 from flow_worker.pipeline.handler import Handler, Reader
-from flow_worker.pipeline.outcome import Continue, Done, Reply
-from flow_worker.runtime.replies import Replies
-from flow_worker.runtime.schedule import Schedule
-from flow_worker.servicebus import DeadLettered, ServiceBus
+from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, Reply
+from flow_worker.runtime.dispatcher import Dispatcher
+from flow_worker.runtime.ports import Bus
+from flow_worker.servicebus import DeadLettered
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
 
-_EXPIRED = FlowError(
-    code="request_expired", message="The request's time to live ran out before its flow could be called."
-)
-_DELIVERIES = FlowError(
+_DELIVERIES_EXCEEDED = FlowError(
     code="deliveries_exceeded",
-    message="The request was delivered too often without an end, and is kept in the dead-letter queue.",
+    message="The request was delivered too often without a result; the dead-letter queue keeps it.",
     retryable=True,
 )
 _BY_BROKER: dict[str, tuple[Status, FlowError]] = {
-    "TTLExpiredException": (Status.EXPIRED, _EXPIRED),
-    "MaxDeliveryCountExceeded": (Status.FAILED, _DELIVERIES),
+    "TTLExpiredException": (Status.EXPIRED, results.EXPIRED),
+    "MaxDeliveryCountExceeded": (Status.FAILED, _DELIVERIES_EXCEEDED),
 }
-"""The reasons Service Bus gives itself (Microsoft Learn, "Service Bus dead-letter queues")."""
+"""The reasons that Service Bus gives itself (Microsoft Learn, "Service Bus dead-letter queues"), and the results."""
 
 
 class DeadLetterWatch:
-    """Looks through one queue's dead-letter queue, each time from where it is not done yet."""
+    """Answers the messages in the dead-letter queue of one queue, each round from the first unanswered one on."""
 
     def __init__(
         self,
         queue: str,
         read: Reader,
         *,
-        bus: ServiceBus,
+        bus: Bus,
         handler: Handler,
-        replies: Replies,
-        schedule: Schedule,
-        oldest: timedelta,
+        dispatcher: Dispatcher,
+        max_age: timedelta,
+        now: Callable[[], datetime],
     ) -> None:
+        """`max_age`: older dead letters are left alone, because the journal may have forgotten their requests."""
         self._queue = queue
         self._read = read
         self._bus = bus
         self._handler = handler
-        self._replies = replies
-        self._schedule = schedule
-        self._oldest = oldest
-        self._next = 0
+        self._dispatcher = dispatcher
+        self._max_age = max_age
+        self._now = now
+        self._next_sequence = 0
 
-    async def look(self) -> None:
-        """Answer the dead letters that have no result yet. Raises `ServiceBusUnavailable`, `TemporarilyUnavailable`."""
-        done_until = self._next
-        waiting = False
-        async with self._bus.dead_letter_queue(self._queue) as dead:
-            async for letter in dead.peek(from_sequence=self._next):
-                waiting = not await self._answered_or_left(letter) or waiting
-                if not waiting:
-                    done_until = letter.message.sequence_number + 1
-        self._next = done_until
+    async def answer_all(self) -> None:
+        """Answer the dead letters that have no result yet.
 
-    async def _answered_or_left(self, letter: DeadLettered) -> bool:
-        """As `_answered`; whatever is in the way of one letter is its own trouble."""
+        Peeks instead of receiving: a received dead letter is locked, and a person could not handle it meanwhile.
+
+        Raises `ServiceBusUnavailable` if the dead-letter queue cannot be read.
+        """
+        handled_below = self._next_sequence
+        postponed = False
+        async with self._bus.dead_letter_queue(self._queue) as dead_letters:
+            async for dead_letter in dead_letters.peek(from_sequence=self._next_sequence):
+                postponed = not await self._answer_or_postpone(dead_letter) or postponed
+                if not postponed:
+                    handled_below = dead_letter.message.sequence_number + 1
+        # The next round starts at the first postponed dead letter. It reads the ones behind it again, and recognises
+        # them by the journal.
+        self._next_sequence = handled_below
+
+    async def _answer_or_postpone(self, dead_letter: DeadLettered) -> bool:
+        """Return whether the dead letter needs no further round."""
         try:
-            return await self._answered(letter)
-        except Exception as trouble:  # noqa: BLE001 - or nobody behind this letter would ever be answered
-            log(_log, logging.WARNING, "dead_letter.postponed", f"A dead-lettered request is answered later: {trouble}")
+            return await self._answer(dead_letter)
+        except Exception as error:  # noqa: BLE001 - one dead letter's fault must not keep the others from their results
+            sentence = f"The worker answers a dead-lettered request later: {error}"
+            log(_log, logging.WARNING, "dead_letter.postponed", sentence, queue=self._queue)
             return False
 
-    async def _answered(self, letter: DeadLettered) -> bool:
-        """Whether nothing is left to be told of this one."""
-        verdict = _BY_BROKER.get(letter.reason)
-        if verdict is None or letter.message.enqueued_at < datetime.now(UTC) - self._oldest:
+    async def _answer(self, dead_letter: DeadLettered) -> bool:
+        ending = _BY_BROKER.get(dead_letter.reason)
+        if ending is None or dead_letter.message.enqueued_at < self._now() - self._max_age:
             return True
-        try:
-            outcome = await self._handler.answer_dead(letter.message, self._read, *verdict)
-        except TemporarilyUnavailable as reason:
-            log(_log, logging.WARNING, "dead_letter.postponed", f"A dead-lettered request is answered later: {reason}")
+        outcome = await self._handler.answer_dead(dead_letter.message, self._read, *ending)
+        if _waits_for_another_worker(outcome):
             return False
+        outcome = await self._dispatcher.send(outcome)
+        await self._dispatcher.mark_published(outcome)
         match outcome:
-            case Reply() as reply:
-                await self._replies.publish(reply)
-                await self._handler.published(reply)
-                self._say(letter, reply)
-            case Continue(continuation=continuation, due=due) if continuation.waits == 0:
-                await self._schedule.put(continuation, due)
-            case Done():
-                pass
-            case _:
+            case (Reply() as reply) | DeadLetter(reply=Reply() as reply):
+                self._log_answered(dead_letter, reply)
+            case Continue() | AlreadyHandled() | DeadLetter():
+                pass  # the request's result comes by another message, or the request cannot have one
+            case Abandon():
                 return False
+            case _:
+                assert_never(outcome)
         return True
 
-    def _say(self, letter: DeadLettered, reply: Reply) -> None:
+    def _log_answered(self, dead_letter: DeadLettered, reply: Reply) -> None:
         log(
             _log,
             logging.WARNING,
             "dead_letter.answered",
-            f"A request that the broker dead-lettered ({letter.reason}) was answered {reply.result.status}.",
+            f"The worker answered a request that Service Bus dead-lettered ({dead_letter.reason}): "
+            f"{reply.result.status}.",
             queue=self._queue,
-            message_id=letter.message.message_id,
+            message_id=dead_letter.message.message_id,
             correlation_id=reply.address.correlation_id,
         )
+
+
+def _waits_for_another_worker(outcome: Outcome) -> bool:
+    """Whether another worker holds the lease and may still publish the result.
+
+    Such a continuation was never journalled (`waits` counts since the last journalled step). A lane schedules it in
+    order to come back; the watch comes back anyway, and must not start a call for a request that is dead.
+    """
+    return isinstance(outcome, Continue) and outcome.continuation.waits > 0

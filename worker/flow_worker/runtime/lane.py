@@ -11,11 +11,11 @@ from typing import Any, Protocol, TypeVar
 
 from flow_contracts.message import ReceivedMessage
 from flow_worker.pipeline.handler import Reader
-from flow_worker.pipeline.outcome import Continue, DeadLetter, Done, GiveBack, Outcome, Reply
+from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, Reply
+from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.message_lock import kept_locked, set_within
-from flow_worker.runtime.replies import Replies
-from flow_worker.runtime.schedule import Schedule
-from flow_worker.servicebus import Delivery, LockLost, Receiver, ServiceBus, ServiceBusUnavailable, TooLarge
+from flow_worker.runtime.ports import Bus, QueueReceiver
+from flow_worker.servicebus import Delivery, LockLost, ServiceBusUnavailable
 from flow_worker.telemetry.health import LaneHealth
 from flow_worker.telemetry.logs import log
 
@@ -33,10 +33,6 @@ class Journey(Protocol):
         """Raises nothing but `CancelledError`, and that only if no flow was called, or it may be called again."""
         ...
 
-    async def published(self, reply: Reply) -> None:
-        """A result was accepted by its reply queue."""
-        ...
-
 
 class Lane:
     """Takes requests from one queue until told to stop, on a new connection whenever the old one fails."""
@@ -46,11 +42,10 @@ class Lane:
         name: str,
         queue: str,
         *,
-        bus: ServiceBus,
+        bus: Bus,
         journey: Journey,
         read: Reader,
-        replies: Replies,
-        schedule: Schedule,
+        dispatcher: Dispatcher,
         health: LaneHealth,
         reconnect_max_seconds: float,
     ) -> None:
@@ -59,8 +54,7 @@ class Lane:
         self._bus = bus
         self._journey = journey
         self._read = read
-        self._replies = replies
-        self._schedule = schedule
+        self._dispatcher = dispatcher
         self._health = health
         self._reconnect_max = reconnect_max_seconds
         self._stopping = asyncio.Event()
@@ -94,13 +88,13 @@ class Lane:
                 self._say_reconnecting(trouble, failures)
                 await self._pause(reconnect_pause(failures, self._reconnect_max))
 
-    async def _consume(self, receiver: Receiver) -> None:
+    async def _consume(self, receiver: QueueReceiver) -> None:
         while not self._stopping.is_set():
             delivery = await receiver.receive()
             if delivery is not None:
                 await self._process(receiver, delivery)
 
-    async def _process(self, receiver: Receiver, delivery: Delivery) -> None:
+    async def _process(self, receiver: QueueReceiver, delivery: Delivery) -> None:
         if delivery.lock_seconds_left < _TOO_LATE_SECONDS:
             self._say(logging.WARNING, "request.lock_expiring", "A request came too late to be begun.", delivery)
             return
@@ -122,42 +116,30 @@ class Lane:
         outcome = None
         if not self._interrupted:  # a receive that was under way may have brought a request all the same
             outcome = await self._interruptible(self._journey.handle(delivery.message, self._read, self._queue))
-        return outcome or GiveBack("interrupted", "the worker stopped")
+        return outcome or Abandon("interrupted", "the worker stopped")
 
     async def _send(self, outcome: Outcome) -> Outcome:
-        """Send what is to be sent before the request is settled; the outcome to settle it by."""
-        match outcome:
-            case Continue(continuation=continuation, due=due, otherwise=otherwise):
-                try:
-                    await self._sent(self._schedule.put(continuation, due))
-                except TooLarge:
-                    return await self._send(otherwise)
-            case (Reply() as reply) | DeadLetter(reply=Reply() as reply):
-                await self._sent(self._replies.publish(reply))
-        return outcome
+        """Send the outcome's messages; return the outcome that took effect.
+
+        Raises `ServiceBusUnavailable` if the worker was interrupted before a queue accepted them.
+        """
+        sent = await self._interruptible(self._dispatcher.send(outcome))
+        if sent is None:
+            raise ServiceBusUnavailable("the worker stopped before a queue accepted the outcome's message")
+        return sent
 
     @contextlib.asynccontextmanager
     async def _marking_published(self, outcome: Outcome) -> AsyncIterator[None]:
-        """Mark a result as told while the block runs: neither waits for the other, and either may be repeated."""
-        match outcome:
-            case (Reply() as reply) | DeadLetter(reply=Reply() as reply):
-                telling = asyncio.create_task(self._journey.published(reply), name=f"{self.name} told")
-                try:
-                    yield
-                finally:
-                    await telling
-            case _:
-                yield
+        """Mark the result as published in the journal while the block settles the message.
 
-    async def _sent(self, sending: Coroutine[Any, Any, None]) -> None:
-        """Raises `ServiceBusUnavailable` if the worker was stopped before the queue accepted."""
-
-        async def accepted() -> bool:
-            await sending
-            return True
-
-        if not await self._interruptible(accepted()):
-            raise ServiceBusUnavailable("the worker stopped before a queue accepted what had to be sent")
+        The two run side by side because neither needs the other: a crash between them only makes a redelivery
+        publish the result again, under the same message ID.
+        """
+        marking = asyncio.create_task(self._dispatcher.mark_published(outcome), name=f"{self.name} mark published")
+        try:
+            yield
+        finally:
+            await marking
 
     async def _interruptible(self, work: Coroutine[Any, Any, _T]) -> _T | None:
         """The work's result; None if `interrupt` ended it."""
@@ -173,7 +155,7 @@ class Lane:
                 task.uncancel()  # `interrupt` cancelled the work, not the lane
             self._at_work = None
 
-    async def _settle(self, receiver: Receiver, delivery: Delivery, outcome: Outcome) -> None:
+    async def _settle(self, receiver: QueueReceiver, delivery: Delivery, outcome: Outcome) -> None:
         match outcome:
             case Reply(result=result):
                 await receiver.complete(delivery)
@@ -199,10 +181,10 @@ class Lane:
                     flow=next_.flow,
                     code=next_.code,
                 )
-            case Done(code=code, sentence=sentence):
+            case AlreadyHandled(code=code, sentence=sentence):
                 await receiver.complete(delivery)
                 self._say(logging.INFO, "request.already_handled", sentence, delivery, code=code)
-            case GiveBack(code=code, cause=cause):
+            case Abandon(code=code, cause=cause):
                 await receiver.abandon(delivery)
                 self._say(
                     logging.WARNING, "request.abandoned", f"A request is given back: {cause}.", delivery, code=code

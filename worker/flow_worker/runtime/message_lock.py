@@ -7,7 +7,8 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 
-from flow_worker.servicebus import Delivery, LockLost, Receiver, ServiceBusUnavailable
+from flow_worker.runtime.ports import QueueReceiver
+from flow_worker.servicebus import Delivery, LockLost, ServiceBusUnavailable
 
 _RENEW_AT = 1 / 3
 """A lock is renewed when this part of its time is over: two renewals may fail before it is lost."""
@@ -18,7 +19,7 @@ Say = Callable[[int, str, str, Delivery], None]
 
 
 @contextlib.asynccontextmanager
-async def kept_locked(receiver: Receiver, delivery: Delivery, say: Say) -> AsyncIterator[None]:
+async def kept_locked(receiver: QueueReceiver, delivery: Delivery, say: Say) -> AsyncIterator[None]:
     """Renew the request's lock while the block runs. A lock that is lost is found out when settling."""
     keeper = _Keeper(receiver, delivery, say)
     try:
@@ -30,7 +31,7 @@ async def kept_locked(receiver: Receiver, delivery: Delivery, say: Say) -> Async
 class _Keeper:
     """Most requests are done before their lock needs it, so there is only a timer until then."""
 
-    def __init__(self, receiver: Receiver, delivery: Delivery, say: Say) -> None:
+    def __init__(self, receiver: QueueReceiver, delivery: Delivery, say: Say) -> None:
         self._receiver = receiver
         self._delivery = delivery
         self._say = say

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
 
 from flow_contracts.message import Message
+from flow_worker.runtime.ports import MessageSender
 from flow_worker.servicebus import ServiceBusUnavailable
 from flow_worker.telemetry.logs import log
 
@@ -15,19 +15,11 @@ _FIRST_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 3.0
 
 
-class Bus(Protocol):
-    """Where messages are sent."""
-
-    async def send(self, queue: str, message: Message) -> None:
-        """Raises `TooLarge`, `ServiceBusUnavailable`."""
-        ...
-
-
 class Outbox:
     """Messages whose IDs are deterministic, so that sending one twice is sending it once."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
+    def __init__(self, sender: MessageSender) -> None:
+        self._sender = sender
 
     async def deliver(self, queue: str, message: Message, *, seconds: float) -> None:
         """Return once the queue has accepted it. Raises `TooLarge` at once, `ServiceBusUnavailable` after `seconds`."""
@@ -36,7 +28,7 @@ class Outbox:
             async with asyncio.timeout(seconds):
                 while True:
                     try:
-                        return await self._bus.send(queue, message)
+                        return await self._sender.send(queue, message)
                     except ServiceBusUnavailable as trouble:
                         self._say_retrying(queue, message, trouble)
                     await asyncio.sleep(pause)

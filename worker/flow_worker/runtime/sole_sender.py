@@ -7,24 +7,17 @@ policies cannot be read with a worker's rights; `docs/operations.md` says what t
 from __future__ import annotations
 
 import logging
-from typing import Literal, Protocol
+from typing import Literal
 
+from flow_worker.runtime.ports import PolicyReader
 from flow_worker.settings import InvalidSettings
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
 
 
-class Policies(Protocol):
-    """Where a queue's policies are read."""
-
-    async def other_senders(self, queue: str) -> list[str] | None:
-        """Names of the queue's shared access policies, not the worker's own, that may send; None: cannot be read."""
-        ...
-
-
 async def require_sole_sender(
-    policies: Policies, queue: str, rule: Literal["where-readable", "required", "trusted"]
+    policies: PolicyReader, queue: str, rule: Literal["where-readable", "required", "trusted"]
 ) -> None:
     """Raises `InvalidSettings` if others may send to `queue` or, under `required`, if that cannot be told."""
     if rule == "trusted":

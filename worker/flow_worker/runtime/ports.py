@@ -1,0 +1,70 @@
+"""The runtime's ports to Service Bus: what it needs of the adapter, so that a wrapper can stand in between."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from flow_contracts.message import Message
+from flow_worker.servicebus import DeadLettered, Delivery
+
+
+class MessageSender(Protocol):
+    """Sends messages to queues."""
+
+    async def send(self, queue: str, message: Message) -> None:
+        """Return once the queue has accepted the message. Raises `TooLarge`, `ServiceBusUnavailable`."""
+        ...
+
+
+class QueueReceiver(Protocol):
+    """Receives from one queue in peek-lock mode and settles. For one task at a time."""
+
+    async def receive(self) -> Delivery | None:
+        """Return the next delivery, None if there was none for a short wait. Raises `ServiceBusUnavailable`."""
+        ...
+
+    async def complete(self, delivery: Delivery) -> None:
+        """Remove the message from its queue. Raises `LockLost`, `ServiceBusUnavailable`."""
+        ...
+
+    async def abandon(self, delivery: Delivery) -> None:
+        """Release the message's lock for another delivery. Raises `LockLost`, `ServiceBusUnavailable`."""
+        ...
+
+    async def dead_letter(self, delivery: Delivery, reason: str, description: str) -> None:
+        """Move the message to the dead-letter queue. Raises `LockLost`, `ServiceBusUnavailable`."""
+        ...
+
+    async def renew(self, delivery: Delivery) -> None:
+        """Renew the message's lock. Raises `LockLost`, `ServiceBusUnavailable`."""
+        ...
+
+
+class DeadLetterReader(Protocol):
+    """Reads one dead-letter queue without locking its messages."""
+
+    def peek(self, *, from_sequence: int = 0) -> AsyncIterator[DeadLettered]:
+        """Yield the messages from that sequence number on, in order. Raises `ServiceBusUnavailable`."""
+        ...
+
+
+class PolicyReader(Protocol):
+    """Reads the shared access policies of queues."""
+
+    async def other_senders(self, queue: str) -> list[str] | None:
+        """Return the names of the queue's policies that may send, without the worker's own; None if unreadable."""
+        ...
+
+
+class Bus(MessageSender, PolicyReader, Protocol):
+    """All that the worker needs of Service Bus."""
+
+    def receiver(self, queue: str) -> AbstractAsyncContextManager[QueueReceiver]:
+        """Open a receiver on a connection for it alone. Raises `ServiceBusUnavailable`."""
+        ...
+
+    def dead_letter_queue(self, queue: str) -> AbstractAsyncContextManager[DeadLetterReader]:
+        """Open the dead-letter queue of a queue. Raises `ServiceBusUnavailable`."""
+        ...
