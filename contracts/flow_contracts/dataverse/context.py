@@ -75,7 +75,7 @@ _MEMBERS = {
 }
 
 RequiredGuid = Annotated[str, BeforeValidator(_required_guid)]
-Guid = Annotated[str | None, BeforeValidator(values.guid)]
+OptionalGuid = Annotated[str | None, BeforeValidator(values.guid)]
 Name = Annotated[str, Field(max_length=256)]
 
 
@@ -93,7 +93,7 @@ class ExecutionContext(BaseModel):
     """`Update`, for example, or a Custom API's unique name."""
     primary_entity: Annotated[Name, BeforeValidator(_table)]
     """The table's logical name; empty where Dataverse says `none`."""
-    primary_entity_id: Guid
+    primary_entity_id: OptionalGuid
     organization_id: RequiredGuid
     organization_name: Name
     stage: int
@@ -101,11 +101,11 @@ class ExecutionContext(BaseModel):
     mode: Annotated[int, Field(ge=0, le=1)]
     """0 synchronous, 1 asynchronous."""
     depth: int
-    operation_id: Guid
+    operation_id: OptionalGuid
     """The system job that posted the message, of an asynchronous step."""
-    request_id: Guid
+    request_id: OptionalGuid
     operation_created_on: Annotated[datetime | None, BeforeValidator(_moment)]
-    initiating_user_oid: Guid
+    initiating_user_oid: OptionalGuid
     """Entra object ID of whoever started the operation; None of system and application users."""
     initiating_user_id: RequiredGuid
     """The same one's `systemuserid`."""

@@ -27,13 +27,13 @@ from typing import TypeGuard
 
 from pydantic import JsonValue
 
+from flow_contracts.guid import NIL_GUID, NotGuid, parse_guid
+
 Object = dict[str, JsonValue]
 
 _NAMESPACE = "http://schemas.microsoft.com/xrm/2011/Contracts"
 _DATE = re.compile(r"/Date\((-?[0-9]{1,15})(?:[+-][0-9]{4})?\)/")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_NO_GUID = "00000000-0000-0000-0000-000000000000"
 
 
 class NotDataverse(ValueError):
@@ -44,9 +44,13 @@ def guid(value: JsonValue) -> str | None:
     """The GUID in lower case; None for null and all zeros. Raises `NotDataverse`."""
     if value is None:
         return None
-    if not isinstance(value, str) or not _GUID.fullmatch(value):
+    try:
+        found = parse_guid(value) if isinstance(value, str) else None
+    except NotGuid:
+        found = None
+    if found is None:
         raise NotDataverse("is not a GUID")
-    return None if value == _NO_GUID else value.lower()
+    return None if found == NIL_GUID else found
 
 
 def moment(text: str) -> datetime | None:

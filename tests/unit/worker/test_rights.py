@@ -1,4 +1,4 @@
-"""Who may start which flow, and who may do so for another."""
+"""Authorisation: role, privilege, and acting on behalf of another user."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ BY_BOTH = replace(BY_ROLE, privilege="prvCreatenew_quote")
 
 @dataclass
 class Privileges:
-    """A Dataverse that knows what it is told, and remembers what it was asked."""
+    """A source of privileges with fixed answers; it records the queries."""
 
     held: dict[User, Depth] = field(default_factory=dict)
-    trouble: TemporarilyUnavailable | None = None
-    asked: list[tuple[User, str]] = field(default_factory=list)
+    error: TemporarilyUnavailable | None = None
+    queries: list[tuple[User, str]] = field(default_factory=list)
 
     async def depth(self, user: User, privilege: str) -> Depth | None:
-        self.asked.append((user, privilege))
-        if self.trouble is not None:
-            raise self.trouble
+        self.queries.append((user, privilege))
+        if self.error is not None:
+            raise self.error
         return self.held.get(user)
 
 
@@ -48,40 +48,40 @@ def rights(held: dict[User, Depth] | None = None, *, asserters: Asserters = Asse
 
 
 async def refusal(of: Rights, principal: Principal, flow: Flow) -> str:
-    with pytest.raises(Refused) as no:
+    with pytest.raises(Refused) as refused:
         await of.require(principal, flow)
-    return no.value.code
+    return refused.value.code
 
 
 # --- role and privilege ------------------------------------------------------------------------------------------
 
 
-async def test_a_flow_by_role_takes_the_role_of_the_token() -> None:
+async def test_a_flow_with_a_role_requires_exactly_this_role() -> None:
     await rights().require(USER, BY_ROLE)
     assert await refusal(rights(), replace(USER, roles=frozenset({"quotes.create"})), BY_ROLE) == "role_missing"
 
 
-async def test_a_flow_by_privilege_takes_what_dataverse_says() -> None:
+async def test_a_flow_with_a_privilege_requires_this_privilege() -> None:
     await rights({User(ADA): Depth.BASIC}).require(USER, BY_PRIVILEGE)
     assert await refusal(rights(), USER, BY_PRIVILEGE) == "privilege_missing"
 
 
-async def test_a_flow_by_both_takes_both() -> None:
+async def test_a_flow_with_role_and_privilege_requires_both() -> None:
     held = {User(ADA): Depth.GLOBAL}
     await rights(held).require(USER, BY_BOTH)
     assert await refusal(rights(), USER, BY_BOTH) == "privilege_missing"
     assert await refusal(rights(held), replace(USER, roles=frozenset()), BY_BOTH) == "role_missing"
 
 
-async def test_dataverse_is_not_asked_for_one_who_lacks_the_role() -> None:
+async def test_dataverse_is_not_queried_for_a_sender_without_the_role() -> None:
     privileges = Privileges()
     assert await refusal(Rights(Asserters(), privileges), replace(USER, roles=frozenset()), BY_BOTH) == "role_missing"
-    assert privileges.asked == []
+    assert privileges.queries == []
 
 
 @pytest.mark.parametrize("needed", list(Depth))
 @pytest.mark.parametrize("held", list(Depth))
-async def test_a_privilege_reaches_at_least_as_far_as_the_flow_asks(needed: Depth, held: Depth) -> None:
+async def test_a_privilege_must_reach_at_least_as_far_as_the_flow_requires(needed: Depth, held: Depth) -> None:
     flow = replace(BY_PRIVILEGE, privilege_depth=needed)
     if held >= needed:
         await rights({User(ADA): held}).require(USER, flow)
@@ -89,17 +89,17 @@ async def test_a_privilege_reaches_at_least_as_far_as_the_flow_asks(needed: Dept
         assert await refusal(rights({User(ADA): held}), USER, flow) == "privilege_missing"
 
 
-async def test_what_dataverse_cannot_say_just_now_is_neither_yes_nor_no() -> None:
-    of = Rights(Asserters(), Privileges(trouble=TemporarilyUnavailable("dataverse_unavailable", "away")))
+async def test_an_unavailable_dataverse_is_neither_a_yes_nor_a_no() -> None:
+    of = Rights(Asserters(), Privileges(error=TemporarilyUnavailable("dataverse_unavailable", "away")))
     with pytest.raises(TemporarilyUnavailable):
         await of.require(USER, BY_PRIVILEGE)
 
 
-async def test_without_a_dataverse_nobody_holds_a_privilege() -> None:
+async def test_without_a_dataverse_in_the_settings_every_privilege_is_missing() -> None:
     assert await refusal(Rights(Asserters(), None), USER, BY_PRIVILEGE) == "privilege_missing"
 
 
-async def test_a_native_sender_has_no_roles_and_is_asked_for_by_its_row_if_need_be() -> None:
+async def test_a_native_sender_has_no_roles_and_is_queried_by_object_id_or_by_row() -> None:
     assert await refusal(rights(), NATIVE, BY_ROLE) == "role_missing"
     await rights({User(ADA): Depth.BASIC}).require(NATIVE, BY_PRIVILEGE)
     row = replace(NATIVE, oid="", system_user="row")
@@ -118,12 +118,14 @@ async def test_a_native_sender_has_no_roles_and_is_asked_for_by_its_row_if_need_
     ],
     ids=["by its object ID", "by its role"],
 )
-async def test_an_asserter_names_a_user_whose_privilege_counts(principal: Principal, asserters: Asserters) -> None:
+async def test_the_privilege_of_the_user_that_an_asserter_names_decides(
+    principal: Principal, asserters: Asserters
+) -> None:
     of = rights({User(ADA): Depth.BASIC}, asserters=asserters)
-    speaking = of.speaking_for(principal, ADA.upper())
-    assert (speaking.oid, speaking.on_behalf_of) == (PLUG_IN, ADA)
-    await of.require(speaking, BY_PRIVILEGE)
-    assert await refusal(of, principal, BY_PRIVILEGE) == "privilege_missing", "its own is another question"
+    acting = of.acting_for(principal, ADA.upper())
+    assert (acting.oid, acting.on_behalf_of) == (PLUG_IN, ADA)
+    await of.require(acting, BY_PRIVILEGE)
+    assert await refusal(of, principal, BY_PRIVILEGE) == "privilege_missing", "the asserter itself does not hold it"
 
 
 @pytest.mark.parametrize(
@@ -139,12 +141,12 @@ async def test_an_asserter_names_a_user_whose_privilege_counts(principal: Princi
     ],
     ids=["user", "user with its ID", "user with its role", "another app", "another role", "native", "native app"],
 )
-def test_nobody_else_may_name_a_user(principal: Principal) -> None:
+def test_a_sender_that_is_not_an_asserter_may_not_name_a_user(principal: Principal) -> None:
     of = rights(asserters=Asserters({PLUG_IN}, ON_BEHALF))
-    assert of.speaking_for(principal, None) is principal
-    with pytest.raises(Refused) as no:
-        of.speaking_for(principal, ADA)
-    assert no.value.code == "on_behalf_of_not_allowed"
+    assert of.acting_for(principal, None) is principal
+    with pytest.raises(Refused) as refused:
+        of.acting_for(principal, ADA)
+    assert refused.value.code == "on_behalf_of_not_allowed"
 
 
 @pytest.mark.parametrize(
@@ -166,13 +168,13 @@ def test_nobody_else_may_name_a_user(principal: Principal) -> None:
         "\uff11\uff11111111-2222-3333-4444-555555555555",
     ],
 )
-def test_a_user_is_named_by_a_whole_object_id_only(user: str) -> None:
-    with pytest.raises(Refused) as no:
-        rights(asserters=Asserters({PLUG_IN})).speaking_for(APP, user)
-    assert no.value.code == "on_behalf_of_invalid"
+def test_a_user_is_named_only_by_a_canonical_object_id(user: str) -> None:
+    with pytest.raises(Refused) as refused:
+        rights(asserters=Asserters({PLUG_IN})).acting_for(APP, user)
+    assert refused.value.code == "on_behalf_of_invalid"
 
 
-async def test_naming_a_user_for_a_flow_without_a_privilege_proves_nothing() -> None:
+async def test_a_user_may_not_be_named_for_a_flow_without_a_privilege() -> None:
     of = rights(asserters=Asserters({PLUG_IN}))
-    speaking = of.speaking_for(replace(APP, roles=frozenset({"Quotes.Create"})), ADA)
-    assert await refusal(of, speaking, BY_ROLE) == "on_behalf_of_not_allowed"
+    acting = of.acting_for(replace(APP, roles=frozenset({"Quotes.Create"})), ADA)
+    assert await refusal(of, acting, BY_ROLE) == "on_behalf_of_not_allowed"

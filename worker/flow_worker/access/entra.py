@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from flow_contracts.guid import NIL_GUID, parse_guid
 from flow_worker.access import jws
 from flow_worker.access.authorities import Evidence, ProvenSender, TokenClaims
 from flow_worker.access.issuer import Issuer
@@ -21,7 +22,6 @@ _MAX_KID_CHARACTERS = 256
 _MAX_KNOWN = 2000
 """Tokens whose signature need not be checked again; some 3 KB each."""
 _LAST_MOMENT = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
-_NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 class SigningKeys(Protocol):
@@ -123,13 +123,14 @@ class EntraAuthority:
             raise Refused("claim_not_yet_valid", "The claim was not valid yet when the request was sent.")
 
 
-def _somebody(guid: str) -> str:
-    if guid == _NOBODY:
-        raise ValueError("names nobody")
-    return guid
+def _entra_id(value: str) -> str:
+    """Accept only the spelling that Entra writes, so that one ID cannot appear as two different principals."""
+    if value == NIL_GUID or value != parse_guid(value):
+        raise ValueError("must be an ID in lower case other than the nil GUID")
+    return value
 
 
-_Guid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"), AfterValidator(_somebody)]
+_EntraId = Annotated[str, AfterValidator(_entra_id)]
 _Moment = Annotated[int, Field(ge=0, le=_LAST_MOMENT)]
 
 
@@ -145,8 +146,8 @@ class _AccessToken(BaseModel):
     aud: str
     exp: _Moment
     nbf: _Moment
-    oid: _Guid
-    tid: _Guid
+    oid: _EntraId
+    tid: _EntraId
     ver: str
     scp: str | None = None
     roles: list[str] = []

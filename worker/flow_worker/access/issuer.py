@@ -1,4 +1,4 @@
-"""Who may sign senders' tokens: each tenant under the names it has in tokens of version 1 and of version 2."""
+"""The issuers of senders' tokens: each tenant has one for tokens of version 1 and one for version 2."""
 
 from __future__ import annotations
 
@@ -8,28 +8,36 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """One tenant's issuer of tokens of one version (Microsoft Learn, "Access tokens": the API's registration decides
-    which version its callers get).
+    """One tenant's issuer of tokens of one version.
+
+    The API's app registration decides which version its callers get (Microsoft Learn, "Access tokens"), so the worker
+    accepts both.
     """
 
     name: str
-    """`iss`, to the letter: a version 1 issuer ends in a slash, a version 2 issuer does not."""
+    """`iss`, compared exactly: a version 1 issuer ends in a slash, a version 2 issuer does not."""
     tenant: str
     version: str
     """`ver`"""
     metadata: str
-    """URL of its OpenID discovery document; for version 1 it is not below the issuer's name."""
+    """URL of the OpenID discovery document. For version 1 it is not below the issuer's name."""
 
     def may_sign_with(self, key_issuer: object) -> bool:
-        """Whether a published key is this issuer's, by the `issuer` of its entry; None: any issuer's of the key set."""
+        """Return whether a published key may sign for this issuer.
+
+        `key_issuer` is the `issuer` member of the key's entry. Entra writes it with the placeholder `{tenantid}`. None
+        means that the key may sign for every issuer of its key set.
+        """
         if key_issuer is None:
             return True
         return isinstance(key_issuer, str) and key_issuer.replace("{tenantid}", self.tenant) == self.name
 
 
 def issuers(tenants: Iterable[str], *, authority: str, authority_v1: str) -> list[Issuer]:
-    """Both issuers of each tenant. The authorities are base URLs without a trailing slash: where tenants are looked
-    up, and how version 1 tokens name that.
+    """Return both issuers of each tenant.
+
+    The authorities are base URLs without a trailing slash. `authority` serves the metadata of both versions;
+    `authority_v1` is only the name in version 1 tokens.
     """
     return [
         issuer

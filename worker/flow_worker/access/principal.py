@@ -1,4 +1,4 @@
-"""Who a request comes from, once it is proven."""
+"""The principal: the proven sender of a request."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A proven caller, by which `authority`: a token of Entra, or Dataverse in a queue of its own."""
+    """A sender that an authority has proven."""
 
     tenant: str
-    """The Entra tenant's ID; under `dataverse` the organisation's."""
+    """The Entra tenant's ID; under the authority `dataverse` the organisation's ID."""
     oid: str
-    """The caller's Entra object ID; empty where Dataverse named none."""
+    """The sender's Entra object ID; empty where Dataverse names no object ID."""
     kind: Literal["user", "app"]
     roles: frozenset[str]
+    """The app roles in the token; empty under the authority `dataverse`, which reads no token."""
     authority: Literal["entra", "dataverse"]
     system_user: str | None = None
-    """The caller's row in Dataverse, where it named no object ID."""
+    """The sender's row in Dataverse, where Dataverse names no object ID."""
     on_behalf_of: str | None = None
-    """Object ID of the user whom an asserter names."""
+    """Object ID of the user that an asserter names."""

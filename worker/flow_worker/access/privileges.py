@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +18,7 @@ from urllib.parse import quote
 import aiohttp
 import httpx
 
+from flow_contracts.guid import parse_guid
 from flow_worker.access.privilege import PRIVILEGE_NAME, Depth
 from flow_worker.access.user import User
 from flow_worker.clock import retry_after
@@ -163,8 +163,8 @@ def _function_path(user: User, privilege: str) -> str:
     if user.oid:
         names = quote(json.dumps([privilege], separators=(",", ":")))
         function = "RetrieveAadUserSetOfPrivilegesByNames(DirectoryObjectId=@id,PrivilegeNames=@names)"
-        return f"/{function}?@id={uuid.UUID(user.oid)}&@names={names}"
-    row = uuid.UUID(user.system_user)
+        return f"/{function}?@id={parse_guid(user.oid)}&@names={names}"
+    row = parse_guid(user.system_user or "")
     name = f"Microsoft.Dynamics.CRM.RetrieveUserPrivilegeByPrivilegeName(PrivilegeName='{privilege}')"
     return f"/systemusers({row})/{name}"
 

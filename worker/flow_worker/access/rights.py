@@ -1,98 +1,111 @@
-"""Who may start which flow, and who may do so for another: decided on a proven principal."""
+"""Authorisation: decides whether a proven principal may start a flow, and whether it may name another user."""
 
 from __future__ import annotations
 
-import re
-import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from flow_contracts.guid import NIL_GUID, NotGuid, parse_guid
 from flow_worker.access.principal import Principal
 from flow_worker.access.privilege import Depth
 from flow_worker.access.user import User
 from flow_worker.errors import Refused
 from flow_worker.flows.registry import Flow
 
-_NOBODY = str(uuid.UUID(int=0))
-_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
 
 class Privileges(Protocol):
-    """Where it can be asked what a user holds."""
+    """The source of users' privileges."""
 
     async def depth(self, user: User, privilege: str) -> Depth | None:
-        """None: the user does not hold it. Raises `TemporarilyUnavailable`."""
+        """Return the depth at which the user holds the privilege, or None. Raises `TemporarilyUnavailable`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Asserters:
-    """Which applications may name the user they ask for: by object ID, or by an app role."""
+    """The applications that may name the user they act for: by object ID, or by an app role."""
 
     oids: Collection[str] = ()
     role: str | None = None
 
     def admit(self, principal: Principal) -> bool:
-        """Only app-only tokens: a user speaks for no one else."""
+        """Return whether the principal is an asserter. Only an app-only token can be: a user acts for nobody else."""
         if principal.authority != "entra" or principal.kind != "app":
             return False
         return principal.oid in self.oids or (self.role is not None and self.role in principal.roles)
 
 
 class Rights:
-    """The rules of one worker."""
+    """The authorisation rules of one worker."""
 
     def __init__(self, asserters: Asserters, privileges: Privileges | None) -> None:
+        """`privileges`: None if the settings name no Dataverse organisation."""
         self._asserters = asserters
         self._privileges = privileges
 
-    def speaking_for(self, principal: Principal, user: str | None) -> Principal:
-        """The principal, on behalf of the user that the request names, if any. Raises `Refused`."""
+    def acting_for(self, principal: Principal, user: str | None) -> Principal:
+        """Return the principal, acting for the user that the request names, if it names one.
+
+        Raises `Refused` if the principal is not an asserter, or `user` is not an Entra object ID.
+        """
         if user is None:
             return principal
         if not self._asserters.admit(principal):
             raise Refused("on_behalf_of_not_allowed", "This sender may not name another user in 'on_behalf_of'.")
-        oid = user.lower()
-        if _GUID.fullmatch(oid) is None or oid == _NOBODY:
-            raise Refused("on_behalf_of_invalid", "'on_behalf_of' must be the user's Entra object ID.")
-        return replace(principal, on_behalf_of=oid)
+        return replace(principal, on_behalf_of=_object_id(user))
 
     async def require(self, principal: Principal, flow: Flow) -> None:
-        """The flow's role, its privilege, or both. Raises `Refused`, `TemporarilyUnavailable`."""
+        """Require the flow's app role, its privilege, or both. Raises `Refused`, `TemporarilyUnavailable`."""
+        # The role first: it is in the token, while the privilege costs a query.
         self.require_role(principal, flow)
         await self.require_privilege(principal, flow)
 
     def require_role(self, principal: Principal, flow: Flow) -> None:
-        """The flow's role, if it asks for one. Raises `Refused`."""
+        """Require the flow's app role, if it has one. Raises `Refused`."""
         if flow.role is not None and flow.role not in principal.roles:
             raise Refused(
                 "role_missing",
-                f"Starting '{flow.name}' takes the app role '{flow.role}', which the claim does not hold.",
+                f"The flow '{flow.name}' requires the app role '{flow.role}', which the claim does not hold.",
             )
 
     async def require_privilege(self, principal: Principal, flow: Flow) -> None:
-        """The flow's privilege, if it asks for one. Raises `Refused`, `TemporarilyUnavailable`."""
+        """Require the flow's privilege, if it has one. Raises `Refused`, `TemporarilyUnavailable`."""
         if flow.privilege is None:
             if principal.on_behalf_of is not None:
+                # The user's rights would not be checked, and the result would still say that the flow ran for them.
                 raise Refused(
                     "on_behalf_of_not_allowed",
-                    f"'{flow.name}' asks for no privilege, so naming a user would prove nothing; leave it out.",
+                    f"The flow '{flow.name}' requires no privilege, so the user's rights would not be checked; leave "
+                    "out 'on_behalf_of'.",
                 )
             return
         if self._privileges is None:
-            raise Refused("privilege_missing", f"Nobody can tell who holds the privilege that '{flow.name}' takes.")
+            raise Refused(
+                "privilege_missing",
+                f"The flow '{flow.name}' requires a privilege, and this worker has no Dataverse to query for it.",
+            )
         depth = await self._privileges.depth(user_of(principal), flow.privilege)
         if depth is None or depth < flow.privilege_depth:
             raise Refused(
                 "privilege_missing",
-                f"Starting '{flow.name}' takes the privilege '{flow.privilege}' at least at depth "
-                f"{flow.privilege_depth.name.lower()}, which the user does not hold.",
+                f"The flow '{flow.name}' requires the privilege '{flow.privilege}' at depth "
+                f"{flow.privilege_depth.name.lower()} or farther, which the user does not hold.",
             )
 
 
 def user_of(principal: Principal) -> User:
-    """Whose privilege counts."""
+    """Return the user whose privilege decides: the named user before the sender, the object ID before the row."""
     if principal.on_behalf_of is not None:
         return User(principal.on_behalf_of)
     return User(principal.oid) if principal.oid else User(None, principal.system_user)
+
+
+def _object_id(text: str) -> str:
+    try:
+        oid = parse_guid(text)
+    except NotGuid:
+        oid = NIL_GUID
+    if oid == NIL_GUID:
+        raise Refused("on_behalf_of_invalid", "'on_behalf_of' must be the user's Entra object ID.")
+    return oid

@@ -151,7 +151,7 @@ class _Way:
         if self._asked.on_behalf_of is None:
             return principal
         self._ask("May the sender name another user?")
-        speaking = self._access.rights.speaking_for(principal, self._asked.on_behalf_of)
+        speaking = self._access.rights.acting_for(principal, self._asked.on_behalf_of)
         self.came_out(Outcome.YES, f"It is an asserter, and names {speaking.on_behalf_of}.")
         return speaking
 

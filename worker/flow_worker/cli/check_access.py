@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-import uuid
 from dataclasses import asdict
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flow_contracts.guid import NotGuid, parse_typed_guid
 from flow_worker import settings
 from flow_worker.cli import terminal
 from flow_worker.cli.access_explanation import Asked, Decision, Outcome, decide
@@ -74,8 +74,8 @@ def _object_id(option: str, value: str | None) -> str | None:
     if value is None:
         return None
     try:
-        return str(uuid.UUID(value))
-    except ValueError:
+        return parse_typed_guid(value)
+    except NotGuid:
         terminal.fail(f"{option} must be an Entra object ID, as 11111111-2222-3333-4444-555555555555.", 2)
 
 

@@ -81,7 +81,7 @@ class Admission:
             raise
         try:
             self._require_binding(job, proven)
-            principal = self._rights.speaking_for(proven.principal, job.on_behalf_of)
+            principal = self._rights.acting_for(proven.principal, job.on_behalf_of)
         except Refused as refusal:
             _say(job, proven.principal, refusal)
             raise

@@ -80,11 +80,11 @@ class Lane:
             try:
                 async with self._bus.receiver(self._queue) as receiver:
                     failures = 0
-                    self._health.connected()
+                    self._health.mark_connected()
                     await self._consume(receiver)
             except ServiceBusUnavailable as trouble:
                 failures += 1
-                self._health.lost(str(trouble))
+                self._health.mark_disconnected(str(trouble))
                 self._say_reconnecting(trouble, failures)
                 await self._pause(reconnect_pause(failures, self._reconnect_max))
 

@@ -9,7 +9,6 @@ from typing import Annotated, Literal, Self
 from jsonschema import SchemaError
 from jsonschema.validators import Draft202012Validator, validator_for
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -19,16 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-
-def _guid(value: str) -> str:
-    if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", value):
-        raise ValueError("must be an ID such as 11111111-2222-3333-4444-555555555555, not a name")
-    return value.lower()
-
+from flow_contracts.guid import Guid
 
 QueueName = Annotated[str, Field(min_length=1, max_length=260)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
-Guid = Annotated[str, AfterValidator(_guid)]
 
 
 class _Group(BaseModel):

@@ -1,6 +1,7 @@
-"""What the worker knows of its own health, and the endpoint that tells it.
+"""The worker's health: the connections of its lanes, and the HTTP endpoint that reports them.
 
-`/health/live`: the event loop turns. `/health/ready`: every queue it listens to has a lane with a proven connection.
+`/health/live` answers 200 while the event loop turns. `/health/ready` answers 200 while every queue that the worker
+listens to has at least one lane with a proven connection, else 503.
 """
 
 from __future__ import annotations
@@ -14,49 +15,51 @@ from aiohttp import web
 
 @dataclass
 class LaneHealth:
-    """One lane's connection: is it there, and what broke it last. Every call on it has a deadline, so it is known."""
+    """The state of one lane's connection. It is known: every call on the connection has a deadline."""
 
     queue: str
     is_connected: bool = False
-    trouble: str | None = None
+    last_error: str | None = None
 
-    def connected(self) -> None:
-        """The receiver was opened."""
-        self.is_connected, self.trouble = True, None
+    def mark_connected(self) -> None:
+        """The lane has opened its receiver."""
+        self.is_connected, self.last_error = True, None
 
-    def lost(self, trouble: str) -> None:
-        """The connection failed."""
-        self.is_connected, self.trouble = False, trouble
+    def mark_disconnected(self, error: str) -> None:
+        """The lane's connection has failed."""
+        self.is_connected, self.last_error = False, error
 
 
 class Health:
-    """All lanes' health together."""
+    """The health of all lanes, and whether the worker drains."""
 
     def __init__(self) -> None:
         self._lanes: list[LaneHealth] = []
         self.draining = False
 
     def lane(self, queue: str) -> LaneHealth:
-        """A new lane's entry."""
+        """Register a lane of `queue` and return its entry, disconnected at first."""
         entry = LaneHealth(queue)
         self._lanes.append(entry)
         return entry
 
     def report(self) -> dict[str, object]:
-        """`ready`, and for each queue its lanes, those connected, and the last trouble."""
+        """Return `ready`, `draining`, and each queue's number of lanes, connected lanes and last error."""
         queues: dict[str, dict[str, object]] = {}
         for name in dict.fromkeys(lane.queue for lane in self._lanes):
             lanes = [lane for lane in self._lanes if lane.queue == name]
             connected = sum(lane.is_connected for lane in lanes)
-            trouble = next((lane.trouble for lane in lanes if lane.trouble), None)
-            queues[name] = {"lanes": len(lanes), "connected": connected, "trouble": trouble}
+            last_error = next((lane.last_error for lane in lanes if lane.last_error), None)
+            queues[name] = {"lanes": len(lanes), "connected": connected, "last_error": last_error}
+        # One connected lane is enough: its queue's requests are served, only slower. A worker without lanes is not
+        # ready, because it has not started yet.
         ready = not self.draining and bool(queues) and all(queue["connected"] for queue in queues.values())
         return {"ready": ready, "draining": self.draining, "queues": queues}
 
 
 @asynccontextmanager
 async def served(health: Health, host: str, port: int) -> AsyncIterator[None]:
-    """Serve the endpoint while the block runs. Port 0: none. Raises `OSError` if the port is taken."""
+    """Serve the endpoint while the block runs. Port 0 turns it off. Raises `OSError` if the port is in use."""
     if port == 0:
         yield
         return

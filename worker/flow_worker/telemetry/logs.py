@@ -1,4 +1,4 @@
-"""Log lines: one sentence for a person, a stable event name and fields for a machine."""
+"""Log lines: one sentence for a person, and a stable event name with fields for a machine."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import logging
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, assert_never
 
 Field = str | int | float | bool | None
 
 
 def log(logger: logging.Logger, level: int, event: str, sentence: str, **fields: Field) -> None:
-    """Write one line. `event` is stable across releases (dashboards count on it); `sentence` may change.
+    """Write one line. `event` is stable across releases, because dashboards count it; `sentence` may change.
 
-    At ERROR and above, the exception being handled is shown with its traceback.
+    From ERROR on, the line carries the traceback of the exception that is being handled.
     """
     if not logger.isEnabledFor(level):
         return
     exc_info = sys.exc_info() if level >= logging.ERROR and sys.exc_info()[0] is not None else None
-    # `Logger.log` would first look for the line of code that called it, which costs more than the rest.
+    # `Logger.log` would walk the stack for the caller's file and line, which costs more than the rest of this function.
     extra = {"event": event, "fields": fields}
     logger.handle(logger.makeRecord(logger.name, level, "", 0, "%s", (sentence,), exc_info, extra=extra))
 
 
 class _Text(logging.Formatter):
-    """`12:00:01.123 WARNING worker.lane: The sentence. [event key=value]`"""
+    """`12:00:01.123 WARNING flow_worker.lane: The sentence. [event key=value]`"""
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
@@ -41,12 +41,16 @@ class _Text(logging.Formatter):
 
 
 def _on_one_line(text: str) -> str:
-    """What senders chose, an ID or a flow's name, must not look like another line of the log."""
+    """Escape every character that is not printable.
+
+    Senders choose IDs and flow names. A line break in one of them could forge another line of the log, and a terminal's
+    control sequence could hide one.
+    """
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class _Json(logging.Formatter):
-    """One JSON object a line, for log collectors."""
+    """One JSON object per line, for log collectors. JSON itself escapes line breaks."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Field] = {
@@ -63,9 +67,22 @@ class _Json(logging.Formatter):
 
 
 def configure(level: str, form: Literal["text", "json"]) -> None:
-    """Send the worker's lines to stderr. The SDKs speak from WARNING on: below that they narrate every frame."""
+    """Send the worker's log lines to stderr, from `level` on and in this form.
+
+    The SDKs log from WARNING on whatever `level` is: below it they log every frame and every HTTP header.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else _Text())
+    handler.setFormatter(_formatter(form))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for noisy in ("azure", "httpx", "aiohttp.access", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for name in ("azure", "httpx", "aiohttp.access", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _formatter(form: Literal["text", "json"]) -> logging.Formatter:
+    match form:
+        case "text":
+            return _Text()
+        case "json":
+            return _Json()
+        case _:
+            assert_never(form)
