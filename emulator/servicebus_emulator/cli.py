@@ -16,8 +16,9 @@ from servicebus_emulator.servicebus.access import Access
 from servicebus_emulator.servicebus.config import ConfigError
 from servicebus_emulator.servicebus.storage.store import DataError
 from servicebus_emulator.transport.connection_rules import ConnectionRules
-from servicebus_emulator.transport.open_files import allow_connections
-from servicebus_emulator.transport.tls import CertificateError, CertificateFiles
+from servicebus_emulator.transport.open_files import raise_open_file_limit
+from servicebus_emulator.transport.tls import CertificateFiles
+from servicebus_emulator.transport.tls_context import CertificateError
 
 DEFAULT_HTTP_PORT = 5380
 
@@ -90,14 +91,14 @@ def serve(
     except ConfigError as error:
         _fail(f"Configuration {config_file or config.DEFAULT}: {error}", status=2)
     try:
-        rules = ConnectionRules.of(rule or ())
+        rules = ConnectionRules.parse(rule or ())
     except ValueError as error:
         _fail(f"--rule: {error}", status=2)
     files = CertificateFiles(certificates, certificate, private_key)
     endpoints = Endpoints(
         host, amqp_port, http_port, amqps_port, ws_port, wss_port, files, admin_port, admin_https_port
     )
-    allow_connections(rules.max_connections)
+    raise_open_file_limit(rules.max_connections)
     try:
         asyncio.run(serve_until_stopped(loaded, endpoints, ready=_say_ready, data=data, rules=rules, access=access))
     except CannotListen as error:

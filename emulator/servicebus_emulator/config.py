@@ -1,4 +1,4 @@
-"""The emulator's configuration: the official emulator's `config.json`, and a section `FlowWorker` of our own."""
+"""The emulator's configuration: the official emulator's `config.json` plus the section `FlowWorker`."""
 
 from __future__ import annotations
 
@@ -12,41 +12,38 @@ from pydantic import ValidationError
 from servicebus_emulator.cloud.definitions import PROVEN, HttpDefinition
 from servicebus_emulator.servicebus.access.policies import Policy, parse_policies
 from servicebus_emulator.servicebus.config import ConfigError, QueueSettings, parse_entities
+from servicebus_emulator.validation import first_fault
 
 DEFAULT = Path(__file__).with_name("default.json")
 _SECTIONS = ("UserConfig", "FlowWorker")
-_REMEDIES = {
-    "extra_forbidden": "no such field; check its spelling",
-    "missing": "is required",
-    "model_type": "must be a JSON object",
-    "dict_type": "must be a JSON object",
-    "tuple_type": "must be a JSON array",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything the emulator is started with."""
+    """A parsed configuration."""
 
     queues: tuple[QueueSettings, ...]
     policies: tuple[Policy, ...]
-    """The namespace's."""
+    """The shared access policies of the namespace; those of a queue are in its settings."""
     http: HttpDefinition
 
 
 def load(path: Path | None = None) -> Config:
-    """Read the file, or the one that comes along. Raises `ConfigError`."""
+    """Read a configuration file, or the default one. Raises `ConfigError` if it cannot be read or is invalid."""
     try:
         text = (path or DEFAULT).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not UTF-8"
         raise ConfigError("(file)", f"cannot be read: {reason}") from error
-    # Our own file is checked by our tests, not anew at every start.
+    # Skip the slow checks of templates for the packaged file: the tests run them, and every start would pay for them.
     return parse(text, context=PROVEN if path is None else None)
 
 
 def parse(text: str, *, context: str | None = None) -> Config:
-    """Read a configuration's text. Raises `ConfigError` naming the place in it. `context`: see `definitions.PROVEN`."""
+    """Parse the text of a configuration. Raises `ConfigError`, which names the field.
+
+    `context`: `definitions.PROVEN` skips the checks that the packaged configuration has passed in the tests.
+    """
     try:
         document: object = json.loads(text)
     except json.JSONDecodeError as error:
@@ -65,10 +62,10 @@ def parse(text: str, *, context: str | None = None) -> Config:
 def _with_policies(
     queues: tuple[QueueSettings, ...], policies: tuple[Policy, ...]
 ) -> tuple[tuple[QueueSettings, ...], tuple[Policy, ...]]:
-    """The queues, each with its policies, and those of the namespace."""
-    own = {queue.name: tuple(one for one in policies if one.entity == queue.name.lower()) for queue in queues}
+    """Return the queues, each with its own policies, and the policies of the namespace."""
+    by_queue = {queue.name: tuple(one for one in policies if one.entity == queue.name.lower()) for queue in queues}
     namespace = tuple(one for one in policies if not one.entity)
-    return tuple(replace(queue, policies=own[queue.name]) for queue in queues), namespace
+    return tuple(replace(queue, policies=by_queue[queue.name]) for queue in queues), namespace
 
 
 def _http(document: Mapping[str, object], context: str | None) -> HttpDefinition:
@@ -77,16 +74,4 @@ def _http(document: Mapping[str, object], context: str | None) -> HttpDefinition
             document.get("FlowWorker", {}), by_alias=True, by_name=False, context=context
         )
     except ValidationError as error:
-        raise ConfigError(*_first(error, "FlowWorker")) from error
-
-
-def _first(error: ValidationError, root: str) -> tuple[str, str]:
-    found = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = root + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"])
-    return path, _REMEDIES.get(found["type"]) or found["msg"].removeprefix("Value error, ")
-
-
-def explain(error: ValidationError) -> str:
-    """A control request's first mistake, in one line: where it is and what to do."""
-    path, message = _first(error, "")
-    return f"{path.removeprefix('.') or '(body)'}: {message}"
+        raise ConfigError(*first_fault(error, "FlowWorker")) from error

@@ -15,10 +15,10 @@ from aiohttp import web
 from pydantic import Field, ValidationError
 
 from servicebus_emulator.cloud.definitions import Definition, Seconds
-from servicebus_emulator.config import explain
 from servicebus_emulator.control import Control
 from servicebus_emulator.servicebus.errors import DETACH_FORCED, ServiceBusError
 from servicebus_emulator.servicebus.faults import At, Refusal
+from servicebus_emulator.validation import explain
 
 _PATH = "/emulator/servicebus"
 _MAX_MOVE_SECONDS = 10 * 366 * 86_400.0

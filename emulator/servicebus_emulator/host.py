@@ -26,10 +26,11 @@ from servicebus_emulator.servicebus.clock import MovableClock
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.message import Message
 from servicebus_emulator.servicebus.entities.queue import Clock
-from servicebus_emulator.transport.addresses import Transports, connection_string
+from servicebus_emulator.transport.addresses import AmqpAddresses, connection_string
 from servicebus_emulator.transport.amqp_server import AmqpServer
 from servicebus_emulator.transport.connection_rules import ConnectionRules
-from servicebus_emulator.transport.tls import CertificateFiles, ServerTls, server_tls
+from servicebus_emulator.transport.tls import CertificateFiles, server_tls
+from servicebus_emulator.transport.tls_context import ServerTls
 
 if TYPE_CHECKING:
     from aiohttp.web import RouteDef
@@ -80,7 +81,7 @@ class Emulator:
     web: Web
     broker: Broker
     amqp: AmqpServer
-    transports: Transports
+    addresses: AmqpAddresses
     admin_url: str | None = None
     admin_https_url: str | None = None
 
@@ -88,7 +89,7 @@ class Emulator:
         """What a program needs to use it."""
         return {
             "connection_string": self.connection_string,
-            **self.transports.ready(),
+            **self.addresses.ready(),
             "admin_url": self.admin_url,
             "admin_https_url": self.admin_https_url,
             "identity_endpoint": self.web.identity_endpoint,
@@ -126,7 +127,7 @@ async def running_emulator(
             amqp_port = await amqp.start(endpoints.host, endpoints.amqp_port)
         stack.push_async_callback(amqp.stop)
         tls = server_tls(endpoints.certificates, endpoints.host) if endpoints.secured else None
-        transports = await _listen(amqp, endpoints, tls)
+        addresses = await _listen(amqp, endpoints, tls)
         with _naming(endpoints.host, endpoints.http_port, "--http-port"):
             web = await stack.enter_async_context(
                 running_web(
@@ -144,7 +145,7 @@ async def running_emulator(
             web,
             broker,
             amqp,
-            transports,
+            addresses,
             *await _administration(stack, broker, gatekeeper, endpoints, tls),
         )
 
@@ -191,10 +192,10 @@ def _entra(definition: HttpDefinition, web: Web) -> EntraTokens:
     return EntraTokens(web.verify, issuers, assignments)
 
 
-async def _listen(amqp: AmqpServer, endpoints: Endpoints, tls: ServerTls | None) -> Transports:
+async def _listen(amqp: AmqpServer, endpoints: Endpoints, tls: ServerTls | None) -> AmqpAddresses:
     """The transports that were asked for."""
     host, context = endpoints.host, tls.context if tls else None
-    return Transports(
+    return AmqpAddresses(
         host,
         await _bound(host, endpoints.amqps_port, "--amqps-port", partial(amqp.start, tls=context)),
         await _bound(host, endpoints.ws_port, "--ws-port", amqp.start_websocket),

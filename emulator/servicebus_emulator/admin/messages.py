@@ -25,9 +25,9 @@ from servicebus_emulator.amqp.sections import (
     PROPERTIES,
     split,
 )
-from servicebus_emulator.config import explain
 from servicebus_emulator.servicebus.entities.message import Message, parse, section
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
+from servicebus_emulator.validation import explain
 
 _MAX_TTL_MILLISECONDS = 2**32 - 1
 """What fits a header; of a longer time to live the absolute expiry time tells."""

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_pascal
 
 from servicebus_emulator.amqp import Long, Timestamp
-from servicebus_emulator.config import explain
 from servicebus_emulator.servicebus.config import NEVER_SECONDS
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
+from servicebus_emulator.validation import explain
 
 BROKER_PROPERTIES = "BrokerProperties"
 RESERVED = frozenset(

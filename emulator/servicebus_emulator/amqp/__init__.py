@@ -1,9 +1,7 @@
-"""AMQP 1.0, server side, sans-IO: bytes in, events out; calls in, bytes out. Knows no Service Bus.
+"""An AMQP 1.0 server protocol engine, sans-IO: bytes in, events out; calls in, bytes out.
 
-``Connection`` answers all that the protocol itself can answer (headers, SASL, open, begin, windows, echo, end,
-close); links are accepted or refused, and messages settled, by whoever listens to its events.
-
-``Connection.sessions`` and ``Session.links`` are tuples of sessions and links.
+``Connection`` answers whatever the protocol alone decides: headers, SASL, open, begin, windows, echo, end, close.
+The caller handles the events: it accepts or refuses links, and settles messages. The package knows no Service Bus.
 """
 
 from servicebus_emulator.amqp.codec import (
@@ -29,20 +27,9 @@ from servicebus_emulator.amqp.codec import (
 )
 from servicebus_emulator.amqp.connection import Connection
 from servicebus_emulator.amqp.errors import AmqpError, DecodeError, EncodeError
-from servicebus_emulator.amqp.events import (
-    ConnectionClosed,
-    ConnectionOpened,
-    DispositionReceived,
-    Event,
-    FlowReceived,
-    LinkAttaching,
-    LinkDetached,
-    MessageReceived,
-    SessionBegun,
-    SessionEnded,
-)
+from servicebus_emulator.amqp.events import ConnectionClosed, ConnectionOpened, Event
 from servicebus_emulator.amqp.limits import Limits
-from servicebus_emulator.amqp.link import Link
+from servicebus_emulator.amqp.link import FlowReceived, Link, LinkAttaching, LinkDetached, LinkSession, MessageReceived
 from servicebus_emulator.amqp.performatives import (
     Accepted,
     Attach,
@@ -57,7 +44,7 @@ from servicebus_emulator.amqp.performatives import (
     Source,
     Target,
 )
-from servicebus_emulator.amqp.session import Session
+from servicebus_emulator.amqp.session import DispositionReceived, Session, SessionBegun, SessionEnded
 
 __all__ = [
     "Accepted",
@@ -86,6 +73,7 @@ __all__ = [
     "Link",
     "LinkAttaching",
     "LinkDetached",
+    "LinkSession",
     "Long",
     "MessageReceived",
     "Modified",

@@ -1,4 +1,4 @@
-"""AMQP 1.0 values to bytes and back, each type preserved: the one door to encoder, decoder and types."""
+"""The public names of encoder, decoder and types: AMQP 1.0 values to bytes and back, types preserved."""
 
 from servicebus_emulator.amqp.decoder import decode
 from servicebus_emulator.amqp.encoder import encode

@@ -1,7 +1,8 @@
 """Composite types: described lists whose fields have names, wire types and defaults (part 1, section 1.4).
 
-A composite is a frozen dataclass whose fields are annotated with their wire type; a field that has no default and
-cannot be None is mandatory. All fields are always encoded: SDKs exist that index trailing ones unseen.
+A composite is a frozen dataclass whose fields are annotated with their wire type. A field is mandatory if it has no
+default and cannot be None. All fields are encoded, although the specification lets trailing nulls be omitted: some
+SDKs read trailing fields by index without a check.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from servicebus_emulator.amqp.types import Array, Described, Symbol, UByte, ULon
 
 
 class Wire(NamedTuple):
-    """How a field of some type is read and written."""
+    """The reader and the writer of a field type."""
 
     read: Callable[[object], object]
     write: Writer
@@ -43,7 +44,7 @@ C = TypeVar("C", bound=type)
 
 
 def composite(code: int, symbol: str) -> Callable[[C], C]:
-    """Register a frozen dataclass as the composite type with this descriptor."""
+    """Return a decorator that registers a frozen dataclass as the composite type with this descriptor."""
 
     def register(cls: C) -> C:
         hints = get_type_hints(cls, include_extras=True)
@@ -63,7 +64,7 @@ def _field(field: "dataclasses.Field[object]", hint: object) -> _Field:
 
 
 def encode_composite(value: object) -> bytes:
-    """``value``, an instance of a registered class, as a described list. Raises EncodeError."""
+    """Encode an instance of a registered class as a described list. Raises EncodeError if a field is out of range."""
     out = bytearray()
     write_composite(out, value)
     return bytes(out)
@@ -86,7 +87,7 @@ def write_composite(out: bytearray, value: object) -> None:
 
 
 def read_composite(value: object) -> object:
-    """The composite that a decoded described list stands for. Raises DecodeError."""
+    """Return the composite of a decoded described list. Raises DecodeError if the list is no known composite."""
     if not isinstance(value, Described):
         raise DecodeError(f"expected a described list, got {type(value).__name__}")
     descriptor = value.descriptor
@@ -138,13 +139,13 @@ def _instance_of(kind: type, what: str, write: Writer) -> Wire:
 
 
 def one_of(*classes: type) -> Wire:
-    """A field that holds one of these composites."""
+    """Return the wire type of a field that holds one of these composites."""
 
     def read(value: object) -> object:
-        found = read_composite(value)
-        if isinstance(found, classes):
-            return found
-        raise DecodeError(f"{type(found).__name__} has no place here")
+        item = read_composite(value)
+        if isinstance(item, classes):
+            return item
+        raise DecodeError(f"{type(item).__name__} has no place here")
 
     return Wire(read, write_composite)
 
@@ -183,6 +184,6 @@ SYMBOL = _instance_of(str, "a symbol", encoder.write_symbol)
 BINARY = _instance_of(bytes, "binary", encoder.write_binary)
 MAP = _instance_of(dict, "a map", encoder.write_map)
 FIELDS = Wire(_read_fields_map, _write_fields_map)
-"""A map whose keys are symbols; plain strings become symbols on the way out, and are let in as the peer wrote them."""
+"""A map with symbols as keys. Plain strings are encoded as symbols; incoming strings are accepted as they are."""
 SYMBOLS = Wire(_read_symbols, _write_symbols)
-"""Any number of symbols: on the wire null, one symbol, or an array of them."""
+"""Any number of symbols: on the wire null, one symbol, or an array (field attribute ``multiple``, section 1.4)."""

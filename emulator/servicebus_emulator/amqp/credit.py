@@ -1,16 +1,17 @@
-"""Link credit (part 2, section 2.6.7): how many messages the sending end of a link may send.
+"""Link credit (part 2, section 2.6.7): the number of messages that the sending end of a link may send.
 
-The sending end owns the delivery-count; the receiving end states its credit as from a delivery-count it has seen.
+The sending end owns the delivery-count. The receiving end states its credit relative to a delivery-count that it has
+seen. Both numbers travel together, because messages may be under way while a flow is.
 """
 
 from servicebus_emulator.amqp.serial import advance, distance
 
 _MAX_CREDIT = 0x3FFF_FFFF
-"""Credit beyond this is not told apart: serial numbers compare within half of their range only."""
+"""Larger credit counts as this much: serial numbers compare within half of their range only (RFC 1982)."""
 
 
 class SendingCredit:
-    """Our view where we send and the peer states what it allows."""
+    """The credit of a link that we send on, as the peer states it."""
 
     def __init__(self) -> None:
         self._initial = 0
@@ -22,12 +23,12 @@ class SendingCredit:
         return max(0, distance(self.delivery_count, self._limit))
 
     def start_at(self, delivery_count: int) -> None:
-        """Credit may have come before our attach was sent; then it counts from the delivery-count set here."""
+        """Set our initial delivery-count. Credit that arrived before our attach counts from it."""
         self._limit = advance(self._limit, distance(self._initial, delivery_count))
         self._initial = self.delivery_count = delivery_count
 
     def allow(self, delivery_count: int | None, link_credit: int) -> None:
-        """As the peer's flow says. It leaves the delivery-count out while it does not know our initial one."""
+        """Apply the peer's flow. A peer that has not seen our attach yet leaves the delivery-count out."""
         counted_from = self._initial if delivery_count is None else delivery_count
         self._limit = advance(counted_from, min(link_credit, _MAX_CREDIT))
 
@@ -35,12 +36,12 @@ class SendingCredit:
         self.delivery_count = advance(self.delivery_count, 1)
 
     def drain(self) -> None:
-        """Use up what is left, without sending."""
+        """Use up the remaining credit without sending."""
         self.delivery_count = advance(self.delivery_count, self.available)
 
 
 class ReceivingCredit:
-    """Our view where the peer sends and we state what we allow."""
+    """The credit of a link that the peer sends on, as we state it."""
 
     def __init__(self, delivery_count: int) -> None:
         self.delivery_count = delivery_count
@@ -50,12 +51,12 @@ class ReceivingCredit:
         self.available = credit
 
     def received(self) -> None:
-        """A delivery came. Some peers send without credit, so it may be gone already."""
+        """Count a delivery. Some peers send without credit, so the credit may be 0 already."""
         self.delivery_count = advance(self.delivery_count, 1)
         self.available = max(0, self.available - 1)
 
-    def sender_is_at(self, delivery_count: int) -> None:
-        """As the sender's flow says: it may have skipped ahead to drain its credit."""
+    def sender_advanced_to(self, delivery_count: int) -> None:
+        """Apply the sender's delivery-count, which skips ahead when the sender drains its credit."""
         skipped = distance(self.delivery_count, delivery_count)
         if skipped > 0:
             self.delivery_count = delivery_count

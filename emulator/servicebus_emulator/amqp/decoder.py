@@ -1,4 +1,7 @@
-"""AMQP 1.0 bytes to Python values, within bounds that no peer can move (part 1, section 1.6)."""
+"""Decoder: AMQP 1.0 bytes to Python values, within bounds on depth and count (part 1, section 1.6).
+
+The bounds protect the process: a few bytes could otherwise ask for gigabytes, or exhaust the stack.
+"""
 
 import struct
 import uuid
@@ -26,16 +29,16 @@ from servicebus_emulator.amqp.types import (
 )
 
 MAX_NESTING = 64
-"""How deep lists, maps, arrays and descriptors may stand in one another; the Azure SDKs draw the line here too."""
+"""Maximum depth of nested lists, maps, arrays and descriptors. The Azure SDKs have the same limit."""
 
 MAX_ELEMENTS = 65_536
-"""The most elements of one list or array, and keys plus values of one map."""
+"""Maximum number of elements of one list or array, and of keys plus values of one map."""
 
 MAX_ZERO_WIDTH_ELEMENTS = 32
-"""The most elements of an array whose elements take no bytes: here the count alone would buy memory."""
+"""Maximum number of elements of an array whose elements have no bytes: the count alone would cost memory."""
 
 Reader = Callable[[bytes, int, int], tuple[object, int]]
-"""Reads what follows a constructor: (data, offset, depth) to (value, next offset)."""
+"""Reads the bytes behind a constructor: (data, offset, depth) to (value, next offset)."""
 
 _SIZE32 = struct.Struct(">I")
 _COMPOUND32 = struct.Struct(">II")
@@ -44,7 +47,11 @@ _ZERO_WIDTH = range(0x40, 0x50)
 
 
 def decode(data: bytes, offset: int = 0) -> tuple[object, int]:
-    """The value at ``offset`` and the offset after it. Raises DecodeError, and nothing else, on malformed input."""
+    """Return the value at ``offset``, and the offset after it. Raises DecodeError if the input is malformed.
+
+    No other exception escapes for any input. The readers do not check for the end of the data themselves:
+    one handler here for IndexError and struct.error is cheaper than a check per value.
+    """
     try:
         return _READERS[data[offset]](data, offset + 1, 0)
     except (IndexError, struct.error) as error:
@@ -117,7 +124,7 @@ def _variable32(kind: Callable[[bytes], object]) -> Reader:
 
 
 def _extent8(data: bytes, offset: int, depth: int) -> tuple[int, int, int]:
-    """Of a compound: its number of elements, where they start, where they end."""
+    """Return the number of elements of a compound, their start and their end."""
     return _checked(data, data[offset + 1], offset + 2, offset + 1 + data[offset], depth)
 
 
@@ -177,8 +184,10 @@ def _array(extent: Extent) -> Reader:
         depth += 1
         count, offset, end = extent(data, offset, depth)
         if count == 0:
-            # Some peers leave the constructor of an empty array out.
+            # Some peers omit the constructor of an empty array.
             return Array(), end
+        # An array of described values has the descriptor once, before the constructor of all elements
+        # (part 1, section 1.2). Descriptors may nest, so this is a loop.
         descriptors: list[object] = []
         while data[offset] == _DESCRIBED:
             descriptor, offset = _value(data, offset + 1, depth + len(descriptors))

@@ -1,4 +1,4 @@
-"""Python values to AMQP 1.0 bytes, each in its shortest form (part 1, section 1.6)."""
+"""Encoder: Python values to AMQP 1.0 bytes, each in its shortest form (part 1, section 1.6)."""
 
 import struct
 import uuid
@@ -27,7 +27,7 @@ from servicebus_emulator.amqp.types import (
 )
 
 Writer = Callable[[bytearray, Any], None]
-"""Appends one value. Any, because the dispatch table below has already matched value and writer by type."""
+"""Appends one value. The type is Any because the dispatch table below matches values and writers by class."""
 
 NULL = 0x40
 _DESCRIBED = 0x00
@@ -46,14 +46,14 @@ _COMPOUND32 = struct.Struct(">II")
 
 
 def encode(value: object) -> bytes:
-    """``value`` as AMQP. Raises EncodeError when its type or its size has no AMQP form."""
+    """Encode ``value``. Raises EncodeError if its type or its size has no AMQP form."""
     out = bytearray()
     write(out, value)
     return bytes(out)
 
 
 def write(out: bytearray, value: object) -> None:
-    """Append ``value`` with its constructor. Raises EncodeError; ``out`` is then to be thrown away."""
+    """Append ``value`` with its constructor. Raises EncodeError; ``out`` then holds a partial value: discard it."""
     writer = _WRITERS.get(type(value)) or _WRITERS[_amqp_type(value)]
     try:
         writer(out, value)
@@ -62,7 +62,7 @@ def write(out: bytearray, value: object) -> None:
 
 
 def _amqp_type(value: object) -> type:
-    """The class whose writer serves ``value``: its own, or the nearest base that has one."""
+    """Return the class whose writer encodes ``value``: its own class, or the nearest base that has a writer."""
     for base in type(value).__mro__:
         if base in _WRITERS:
             return base
@@ -114,7 +114,7 @@ def _write_long(out: bytearray, value: int) -> None:
 
 
 def _write_variable(out: bytearray, code8: int, data: bytes) -> None:
-    """Every variable-width type has its 32-bit constructor 0x10 above the 8-bit one."""
+    """Write a variable-width value. The 32-bit constructor of every such type is 0x10 above the 8-bit one."""
     if len(data) <= 0xFF:
         out.append(code8)
         out.append(len(data))
@@ -136,7 +136,7 @@ def write_symbol(out: bytearray, value: str) -> None:
 
 
 def write_compound(out: bytearray, code8: int, count: int, body: bytearray) -> None:
-    """A list, map or array from its encoded elements; its 32-bit constructor is 0x10 above the 8-bit one."""
+    """Write a list, map or array from its encoded elements. The 32-bit constructor is 0x10 above the 8-bit one."""
     if len(body) < 0xFF and count <= 0xFF:
         out += bytes((code8, len(body) + 1, count))
     else:
@@ -145,7 +145,7 @@ def write_compound(out: bytearray, code8: int, count: int, body: bytearray) -> N
 
 
 def write_list_body(out: bytearray, count: int, body: bytearray) -> None:
-    """A list from ``count`` elements that are encoded already."""
+    """Write a list of ``count`` elements that are encoded already."""
     if count:
         write_compound(out, _LIST8, count, body)
     else:
@@ -185,7 +185,7 @@ def write_array(out: bytearray, value: Array) -> None:
 
 
 def _write_array_elements(body: bytearray, items: tuple[object, ...]) -> None:
-    """The one constructor, then the elements without theirs. An empty array is one of nulls."""
+    """Write one constructor, then the elements without constructors. An empty array is an array of nulls."""
     kind = _one_type(items)
     if kind is Described:
         described = [item for item in items if isinstance(item, Described)]
@@ -251,7 +251,7 @@ def _array_elements(value: Array) -> bytearray:
 
 
 def _tagged(kind: type) -> Writer:
-    """The writer of a type that has one form only: its constructor, then its bytes."""
+    """Return the writer of a type that has one form only: its constructor, then its bytes."""
     constructor, write_element = _WIDE[kind]
 
     def write_tagged(out: bytearray, value: object) -> None:
@@ -291,7 +291,7 @@ _WIDE: dict[type, tuple[int, Writer]] = {
     dict: (_MAP32, _counted(_entries, per_item=2)),
     Array: (_ARRAY32, _counted(_array_elements)),
 }
-"""Every type's one constructor whose elements can stand side by side in an array."""
+"""For each type, the constructor that fits every value: the elements of an array share one constructor."""
 
 _WRITERS: dict[type, Writer] = {kind: _tagged(kind) for kind in _WIDE} | {
     type(None): write_null,

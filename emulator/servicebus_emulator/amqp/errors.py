@@ -1,4 +1,4 @@
-"""What can go wrong on the wire, in the vocabulary of AMQP 1.0 (part 2, section 2.8.15 onwards)."""
+"""Error conditions of AMQP 1.0 (part 2, sections 2.8.15 to 2.8.18) and the exceptions that carry them."""
 
 DECODE_ERROR = "amqp:decode-error"
 FRAMING_ERROR = "amqp:connection:framing-error"
@@ -14,7 +14,7 @@ UNAUTHORIZED_ACCESS = "amqp:unauthorized-access"
 
 
 class AmqpError(Exception):
-    """A breach of the protocol. Where the peer caused it, the connection is closed with this condition."""
+    """A protocol error. If the peer caused it, the connection closes with this condition."""
 
     def __init__(self, condition: str, description: str) -> None:
         super().__init__(f"{condition}: {description}")
@@ -23,18 +23,18 @@ class AmqpError(Exception):
 
 
 class DecodeError(AmqpError):
-    """Bytes that are not well-formed AMQP, or not of the type their place asks for."""
+    """The bytes are not well-formed AMQP, or have an unexpected type."""
 
     def __init__(self, description: str) -> None:
         super().__init__(DECODE_ERROR, description)
 
 
 class EncodeError(AmqpError):
-    """A value of ours that no AMQP type can carry: a fault of the caller, never of the peer."""
+    """No AMQP type can carry the value: a fault of the caller, never of the peer."""
 
     def __init__(self, description: str) -> None:
         super().__init__(INTERNAL_ERROR, description)
 
 
 class SessionError(AmqpError):
-    """A breach that costs the peer its session, but not its connection."""
+    """A protocol error within one session. The session ends; the connection stays open (part 2, section 2.5.4)."""

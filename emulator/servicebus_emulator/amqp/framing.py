@@ -1,4 +1,4 @@
-"""Frames and protocol headers in a stream of bytes (part 2, sections 2.2 and 2.3)."""
+"""Protocol headers and frames in a stream of bytes (part 2, sections 2.2 and 2.3)."""
 
 import struct
 from typing import NamedTuple
@@ -12,14 +12,14 @@ AMQP_FRAME = 0
 SASL_FRAME = 1
 
 HEADER_SIZE = 8
-"""Bytes of a frame before its body, and of a protocol header."""
+"""Bytes of a frame's header, and of a protocol header."""
 
 _HEADER = struct.Struct(">IBBH")
 _DATA_OFFSET = 2
 
 
 class ProtocolHeader(NamedTuple):
-    """The eight bytes with which each end says what it speaks, or fewer that are no start of such."""
+    """The eight bytes in which each end names its protocol, or fewer bytes that cannot start such a header."""
 
     data: bytes
 
@@ -33,14 +33,14 @@ class Frame(NamedTuple):
 
 
 def frame_header(body_size: int, channel: int, kind: int = AMQP_FRAME) -> bytes:
-    """What goes before a body of ``body_size`` bytes."""
+    """Return the header of a frame whose body has ``body_size`` bytes."""
     return _HEADER.pack(HEADER_SIZE + body_size, _DATA_OFFSET, kind, channel)
 
 
 class FrameDecoder:
-    """Cuts what comes in, however it was cut on its way, into protocol headers and frames.
+    """Splits a stream of bytes, fed in pieces of any size, into protocol headers and frames.
 
-    It holds no more than one frame's worth of bytes beyond what was fed last.
+    The decoder holds at most one partial frame beside the bytes that were fed last.
     """
 
     def __init__(self, max_frame_size: int) -> None:
@@ -50,19 +50,25 @@ class FrameDecoder:
         self._header_is_due = True
 
     def expect_header(self) -> None:
-        """The next bytes are a protocol header, not a frame."""
+        """Read the next bytes as a protocol header instead of a frame."""
         self._header_is_due = True
 
     def feed(self, data: bytes) -> None:
+        """Add bytes. Consumed bytes are dropped here and not in ``next``: once per read, not once per frame."""
         del self._buffer[: self._position]
         self._position = 0
         self._buffer += data
 
     def next(self) -> ProtocolHeader | Frame | None:
-        """What comes next, or None until more is fed. Raises AmqpError (framing-error) when no frame can follow."""
+        """Return the next header or frame; None until more bytes are fed.
+
+        Raises AmqpError (framing-error) if the bytes cannot be a frame.
+        """
         return self._next_header() if self._header_is_due else self._next_frame()
 
     def _next_header(self) -> ProtocolHeader | None:
+        # A wrong start is reported before eight bytes are there: a client that speaks another protocol (TLS, HTTP)
+        # may send fewer and wait for an answer.
         start = bytes(self._buffer[self._position : self._position + HEADER_SIZE])
         if len(start) < HEADER_SIZE and start.startswith(AMQP_HEADER[: min(4, len(start))]):
             return None

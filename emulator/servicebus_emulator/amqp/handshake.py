@@ -1,6 +1,7 @@
-"""What two ends say before the first AMQP frame: protocol headers and SASL (part 2, section 2.2; part 5, section 5.3).
+"""The handshake before the first AMQP frame: protocol headers and SASL (part 2, section 2.2; part 5, section 5.3).
 
-Any mechanism on offer but PLAIN is accepted unseen: on Service Bus the proof is a token put to ``$cbs`` later on.
+Every offered mechanism except PLAIN succeeds without a check. On Service Bus the client authenticates later, with a
+token that it puts to ``$cbs`` (Microsoft Learn, "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide").
 """
 
 from collections.abc import Callable
@@ -24,21 +25,21 @@ _AUTHENTICATION_FAILED = 1
 
 
 class Handshake:
-    """Takes part until both AMQP headers are exchanged, with or without SASL before them.
+    """Runs until both AMQP headers are exchanged, with or without SASL before them.
 
-    ``log_in``: whether a name and a password, which came by PLAIN, are good.
+    ``check_password`` says whether the name and the password of SASL PLAIN are valid.
     """
 
-    def __init__(self, decoder: FrameDecoder, output: Output, log_in: Callable[[str, str], bool]) -> None:
-        self._log_in = log_in
+    def __init__(self, decoder: FrameDecoder, output: Output, check_password: Callable[[str, str], bool]) -> None:
+        self._check_password = check_password
         self._decoder = decoder
         self._output = output
-        self._sasl_is_open = False
-        self._sasl_is_over = False
-        self.done = False
+        self._sasl_started = False
+        self._sasl_finished = False
+        self.complete = False
 
     def handle(self, item: ProtocolHeader | Frame) -> None:
-        """Answer. Raises AmqpError when the two ends cannot come together; the connection is then over."""
+        """Answer a header or a SASL frame. Raises AmqpError if the handshake fails; the connection must then close."""
         if isinstance(item, ProtocolHeader):
             self._header(item.data)
         else:
@@ -47,17 +48,18 @@ class Handshake:
     def _header(self, header: bytes) -> None:
         if header == AMQP_HEADER:
             self._output.write(AMQP_HEADER)
-            self.done = True
-        elif header == SASL_HEADER and not self._sasl_is_over:
+            self.complete = True
+        elif header == SASL_HEADER and not self._sasl_finished:
             self._output.write(SASL_HEADER)
             self._send(SaslMechanisms(MECHANISMS))
-            self._sasl_is_open = True
+            self._sasl_started = True
         else:
+            # The answer to an unknown header is the header of a supported protocol (part 2, section 2.2).
             self._output.write(AMQP_HEADER)
             raise AmqpError(FRAMING_ERROR, f"the protocol header {header!r} is not the one of AMQP 1.0")
 
     def _sasl_frame(self, frame: Frame) -> None:
-        if frame.kind != SASL_FRAME or not self._sasl_is_open:
+        if frame.kind != SASL_FRAME or not self._sasl_started:
             raise AmqpError(FRAMING_ERROR, "a frame that is not SASL before the AMQP header")
         init = decode_sasl(frame.body)
         if not isinstance(init, SaslInit):
@@ -65,14 +67,14 @@ class Handshake:
         if init.mechanism not in MECHANISMS:
             self._send(SaslOutcome(_AUTHENTICATION_FAILED))
             raise AmqpError(UNAUTHORIZED_ACCESS, f"choose a SASL mechanism among {', '.join(MECHANISMS)}")
-        if init.mechanism == "PLAIN" and not self._log_in(*_name_and_password(init.initial_response or b"")):
+        if init.mechanism == "PLAIN" and not self._check_password(*_name_and_password(init.initial_response or b"")):
             self._send(SaslOutcome(_AUTHENTICATION_FAILED))
             raise AmqpError(UNAUTHORIZED_ACCESS, "the name or the password is wrong")
-        # A peer that reads the outcome together with what follows it may wait for ever (rhea does), so it goes alone.
+        # The outcome travels in a chunk of its own: rhea hangs if it reads the outcome together with later bytes.
         self._output.seal()
         self._send(SaslOutcome(_AUTHENTICATED))
         self._output.seal()
-        self._sasl_is_open, self._sasl_is_over = False, True
+        self._sasl_started, self._sasl_finished = False, True
         self._decoder.expect_header()
 
     def _send(self, frame: SaslFrame) -> None:
@@ -80,6 +82,6 @@ class Handshake:
 
 
 def _name_and_password(response: bytes) -> tuple[str, str]:
-    """RFC 4616, section 2: authorization identity (unused), name and password, with NUL between them."""
+    """Split a PLAIN response (RFC 4616, section 2): authorization identity (unused), name, password, NUL between."""
     _, name, password = (*response.split(b"\0", 2), b"", b"")[:3]
     return name.decode(errors="replace"), password.decode(errors="replace")

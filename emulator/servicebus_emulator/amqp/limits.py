@@ -1,29 +1,29 @@
-"""How much one connection may ask of us."""
+"""Limits of one connection."""
 
 from dataclasses import dataclass
 
 MIN_MAX_FRAME_SIZE = 512
-"""Bytes; no peer may ask for smaller frames (part 2, section 2.8)."""
+"""Bytes. Every peer accepts frames of this size (part 2, section 2.8.19)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Raises ValueError for a value the protocol cannot carry."""
+    """Limits that we announce to the peer or enforce. Raises ValueError if the protocol cannot carry a value."""
 
     max_frame_size: int = 65_536
     """Bytes of one incoming frame."""
     channel_max: int = 1_023
-    """The highest channel number, so one less than the sessions of a connection."""
+    """The highest channel number: one less than the number of sessions of a connection."""
     handle_max: int = 255
-    """The highest link handle, so one less than the links of a session."""
+    """The highest link handle: one less than the number of links of a session."""
     max_message_size: int = 104_857_600
-    """Bytes of one incoming message; a link may set a lower bound when it is accepted."""
+    """Bytes of one incoming message. ``Link.accept`` may set a lower limit."""
     max_buffered_bytes: int = 134_217_728
-    """Bytes of all incoming messages that are not complete yet."""
+    """Bytes of all incomplete incoming messages together."""
     incoming_window: int = 65_536
-    """Transfer frames a peer may send on a session before it must wait; refilled when half of it is used."""
+    """Transfer frames that a peer may send on a session before it must wait; refilled when half of it is used."""
     idle_timeout_ms: int = 240_000
-    """What we ask of the peer: some frame at least this often. The Azure service asks for the same."""
+    """Milliseconds within which the peer must send a frame. Azure Service Bus announces the same value."""
 
     def __post_init__(self) -> None:
         bounds = {

@@ -1,10 +1,10 @@
-"""The bytes that wait to be written to the peer."""
+"""The output buffer: bytes that wait to be written to the peer."""
 
 from servicebus_emulator.amqp.framing import AMQP_FRAME, frame_header
 
 
 class Output:
-    """Collects frames; neighbours share a chunk, so that a burst of them costs one write."""
+    """Collects frames. Consecutive frames share a chunk, so a burst costs one write to the transport."""
 
     def __init__(self) -> None:
         self._sealed: list[bytes] = []
@@ -21,13 +21,13 @@ class Output:
         self.write(payload)
 
     def seal(self) -> None:
-        """Nothing that follows shares a chunk with what is there."""
+        """End the current chunk: later bytes go into a new one."""
         if self._open:
             self._sealed.append(bytes(self._open))
             self._open.clear()
 
     def take(self) -> list[bytes]:
-        """The chunks to write, each by a write of its own; they are forgotten here."""
+        """Return the chunks and forget them. Write each chunk with a separate call."""
         self.seal()
         chunks, self._sealed = self._sealed, []
         self.pending_bytes = 0

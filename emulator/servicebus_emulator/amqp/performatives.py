@@ -1,7 +1,7 @@
 """The frame bodies of AMQP 1.0: performatives, terminuses, delivery states, errors, SASL (parts 2, 3 and 5).
 
-Field names and order are the specification's. Reading takes any integer width and fills in defaults; writing
-always writes every field.
+Names and order of the fields are those of the specification. Decoding accepts any integer width and fills in
+defaults. Encoding writes every field.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ _OptFields = Annotated[Mapping[str, object] | None, FIELDS]
 @composite(0x1D, "amqp:error:list")
 @dataclass(frozen=True, slots=True)
 class Error:
-    """Why something was refused, rejected, detached, ended or closed."""
+    """The reason for a refusal, a rejection, a detach, an end or a close (part 2, section 2.8.14)."""
 
     condition: Annotated[str, SYMBOL]
     description: _OptString = None
@@ -54,7 +54,7 @@ class Error:
 
     @classmethod
     def of(cls, error: AmqpError) -> "Error":
-        """What to tell the peer about a breach of the protocol."""
+        """Return the error that reports a protocol error to the peer."""
         return cls(error.condition, error.description)
 
 
@@ -64,7 +64,7 @@ _OptError = Annotated[Error | None, one_of(Error)]
 @composite(0x23, "amqp:received:list")
 @dataclass(frozen=True, slots=True)
 class Received:
-    """How far a delivery got; the one delivery state that is no outcome."""
+    """The progress of a delivery: the one delivery state that does not end it (part 3, section 3.4.1)."""
 
     section_number: _UInt
     section_offset: Annotated[int, ULONG]
@@ -73,13 +73,13 @@ class Received:
 @composite(0x24, "amqp:accepted:list")
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Processed."""
+    """The receiver processed the message (part 3, section 3.4.2)."""
 
 
 @composite(0x25, "amqp:rejected:list")
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Cannot be processed."""
+    """The message is invalid and cannot be processed (part 3, section 3.4.3)."""
 
     error: _OptError = None
 
@@ -87,13 +87,13 @@ class Rejected:
 @composite(0x26, "amqp:released:list")
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Not processed, given back as it was."""
+    """The receiver did not process the message and returns it unchanged (part 3, section 3.4.4)."""
 
 
 @composite(0x27, "amqp:modified:list")
 @dataclass(frozen=True, slots=True)
 class Modified:
-    """Not processed, given back changed."""
+    """The receiver did not process the message and returns it with changes (part 3, section 3.4.5)."""
 
     delivery_failed: _Bool = False
     undeliverable_here: _Bool = False
@@ -107,7 +107,7 @@ _OptState = Annotated[Outcome | None, one_of(*get_args(Outcome))]
 @composite(0x28, "amqp:source:list")
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the messages of a link come from. ``timeout`` in seconds."""
+    """The node that a link receives messages from (part 3, section 3.5.3). ``timeout`` is in seconds."""
 
     address: _OptString = None
     durable: _UInt = 0
@@ -125,7 +125,7 @@ class Source:
 @composite(0x29, "amqp:target:list")
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the messages of a link go to. ``timeout`` in seconds."""
+    """The node that a link sends messages to (part 3, section 3.5.4). ``timeout`` is in seconds."""
 
     address: _OptString = None
     durable: _UInt = 0
@@ -139,7 +139,7 @@ class Target:
 @composite(0x30, "amqp:coordinator:list")
 @dataclass(frozen=True, slots=True)
 class Coordinator:
-    """In place of a target: the link controls transactions (part 4, section 4.5.1)."""
+    """A target that makes the link a control link of transactions (part 4, section 4.5.1)."""
 
     address = None
     capabilities: _Symbols = ()
@@ -148,7 +148,7 @@ class Coordinator:
 @composite(0x10, "amqp:open:list")
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Connection parameters. ``max_frame_size`` in bytes, ``idle_time_out`` in milliseconds."""
+    """Parameters of a connection. ``max_frame_size`` is in bytes, ``idle_time_out`` in milliseconds."""
 
     container_id: Annotated[str, STRING]
     hostname: _OptString = None
@@ -165,7 +165,7 @@ class Open:
 @composite(0x11, "amqp:begin:list")
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A session begins. ``remote_channel`` is set in the answer only; windows are counted in transfer frames."""
+    """Begins a session. Only the answer has a ``remote_channel``. Windows count transfer frames."""
 
     remote_channel: Annotated[int | None, USHORT]
     next_outgoing_id: _UInt
@@ -180,7 +180,7 @@ class Begin:
 @composite(0x12, "amqp:attach:list")
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """A link is attached. Settle modes are the specification's numbers; ``max_message_size`` in bytes."""
+    """Attaches a link. Settle modes are the specification's numbers; ``max_message_size`` is in bytes."""
 
     name: Annotated[str, STRING]
     handle: _UInt
@@ -201,7 +201,7 @@ class Attach:
 @composite(0x13, "amqp:flow:list")
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """State of a session's windows and, where ``handle`` is set, of a link's credit."""
+    """The state of a session's windows and, if ``handle`` is set, of a link's credit."""
 
     next_incoming_id: _OptUInt
     incoming_window: _UInt
@@ -219,7 +219,7 @@ class Flow:
 @composite(0x14, "amqp:transfer:list")
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A message or a part of one; its bytes follow in the frame."""
+    """A message or a part of one; the payload follows in the frame."""
 
     handle: _UInt
     delivery_id: _OptUInt = None
@@ -237,7 +237,7 @@ class Transfer:
 @composite(0x15, "amqp:disposition:list")
 @dataclass(frozen=True, slots=True)
 class Disposition:
-    """The state of the deliveries ``first`` to ``last``, as the end in this role sees it."""
+    """The state of the deliveries ``first`` to ``last``, as the end with this role reports it."""
 
     role: _Bool
     first: _UInt
@@ -250,7 +250,7 @@ class Disposition:
 @composite(0x16, "amqp:detach:list")
 @dataclass(frozen=True, slots=True)
 class Detach:
-    """A link is detached; for good, where ``closed``."""
+    """Detaches a link, or closes it if ``closed`` is true (part 2, section 2.6.6)."""
 
     handle: _UInt
     closed: _Bool = False
@@ -260,7 +260,7 @@ class Detach:
 @composite(0x17, "amqp:end:list")
 @dataclass(frozen=True, slots=True)
 class End:
-    """A session ends."""
+    """Ends a session."""
 
     error: _OptError = None
 
@@ -268,7 +268,7 @@ class End:
 @composite(0x18, "amqp:close:list")
 @dataclass(frozen=True, slots=True)
 class Close:
-    """A connection closes."""
+    """Closes a connection."""
 
     error: _OptError = None
 
@@ -276,7 +276,7 @@ class Close:
 @composite(0x40, "amqp:sasl-mechanisms:list")
 @dataclass(frozen=True, slots=True)
 class SaslMechanisms:
-    """What the server offers."""
+    """The mechanisms that the server offers."""
 
     sasl_server_mechanisms: _Symbols
 
@@ -284,7 +284,7 @@ class SaslMechanisms:
 @composite(0x41, "amqp:sasl-init:list")
 @dataclass(frozen=True, slots=True)
 class SaslInit:
-    """What the client chose."""
+    """The mechanism that the client chose, with its first response."""
 
     mechanism: Annotated[str, SYMBOL]
     initial_response: _OptBinary = None
@@ -294,7 +294,7 @@ class SaslInit:
 @composite(0x42, "amqp:sasl-challenge:list")
 @dataclass(frozen=True, slots=True)
 class SaslChallenge:
-    """A question of the mechanism."""
+    """A challenge of the mechanism."""
 
     challenge: Annotated[bytes, BINARY]
 
@@ -302,7 +302,7 @@ class SaslChallenge:
 @composite(0x43, "amqp:sasl-response:list")
 @dataclass(frozen=True, slots=True)
 class SaslResponse:
-    """Its answer."""
+    """The client's response to a challenge."""
 
     response: Annotated[bytes, BINARY]
 
@@ -310,34 +310,39 @@ class SaslResponse:
 @composite(0x44, "amqp:sasl-outcome:list")
 @dataclass(frozen=True, slots=True)
 class SaslOutcome:
-    """0: authenticated; 1: not; 2 to 4: the server cannot say."""
+    """The result: 0 authenticated, 1 refused, 2 to 4 system errors (part 5, section 5.3.3.6)."""
 
     code: _UByte
     additional_data: _OptBinary = None
 
 
-Performative: TypeAlias = Open | Begin | Attach | Flow | Transfer | Disposition | Detach | End | Close
+SessionFrame: TypeAlias = Attach | Flow | Transfer | Disposition | Detach
+"""The performatives that a session handles itself."""
+Performative: TypeAlias = Open | Begin | SessionFrame | End | Close
 SaslFrame: TypeAlias = SaslMechanisms | SaslInit | SaslChallenge | SaslResponse | SaslOutcome
 
 
 def encode_frame_body(value: Performative | SaslFrame) -> bytes:
-    """A frame body without payload. Raises EncodeError when a field is out of range."""
+    """Encode a frame body without its payload. Raises EncodeError if a field is out of range."""
     return encode_composite(value)
 
 
 def decode_performative(body: bytes) -> tuple[Performative, int]:
-    """The performative of an AMQP frame's body and the offset of the payload after it. Raises DecodeError."""
+    """Return the performative of an AMQP frame's body, and the offset of the payload behind it.
+
+    Raises DecodeError if the body does not start with a performative.
+    """
     described, offset = decode(body)
-    found = read_composite(described)
-    if isinstance(found, Performative):
-        return found, offset
-    raise DecodeError(f"{type(found).__name__} is not a performative")
+    value = read_composite(described)
+    if isinstance(value, Performative):
+        return value, offset
+    raise DecodeError(f"{type(value).__name__} is not a performative")
 
 
 def decode_sasl(body: bytes) -> SaslFrame:
-    """The body of a SASL frame. Raises DecodeError."""
+    """Decode the body of a SASL frame. Raises DecodeError if it is malformed."""
     described, offset = decode(body)
-    found = read_composite(described)
-    if isinstance(found, SaslFrame) and offset == len(body):
-        return found
-    raise DecodeError(f"{type(found).__name__} is not the whole of a SASL frame")
+    value = read_composite(described)
+    if isinstance(value, SaslFrame) and offset == len(body):
+        return value
+    raise DecodeError(f"{type(value).__name__} is not the whole of a SASL frame")

@@ -1,6 +1,6 @@
-"""Where the sections of an encoded message lie, found without decoding what is in them (part 3, section 3.2).
+"""The positions of the sections in an encoded message, found without decoding them (part 3, section 3.2).
 
-A broker passes on most sections byte for byte; this says which bytes those are.
+A broker forwards most sections byte for byte. Skipping them also avoids the cost of decoding large bodies.
 """
 
 import struct
@@ -36,10 +36,10 @@ _SIZE8 = frozenset({0xA, 0xC, 0xE})
 
 
 def split(payload: bytes) -> list[tuple[int, int, int]]:
-    """The sections of a message in their order: (descriptor code, start, end).
+    """Return the sections of a message in their order, each as (descriptor code, start, end).
 
-    ``payload[start:end]`` is the whole section, a described value with its descriptor. Only its extent is
-    checked, not what is inside. Raises DecodeError when the payload is not a row of message sections.
+    ``payload[start:end]`` is the whole section: a described value with its descriptor. Only the extent of a section
+    is checked, not its content. Raises DecodeError if the payload is not a sequence of message sections.
     """
     sections = []
     offset = 0
@@ -62,7 +62,10 @@ def _descriptor(payload: bytes, offset: int) -> tuple[int, int]:
 
 
 def _skip(data: bytes, offset: int, depth: int = 0) -> int:
-    """The offset after the value at ``offset``: AMQP's constructors say how wide they are (part 1, section 1.2)."""
+    """Return the offset after the value at ``offset``.
+
+    The upper half of a constructor gives the width of the value, whatever its type (part 1, section 1.2).
+    """
     try:
         end = _end(data, offset, depth)
     except (IndexError, struct.error) as error:

@@ -1,7 +1,7 @@
-"""Python stand-ins for the AMQP 1.0 types that Python has no type of its own for (part 1, section 1.6).
+"""Python types for the AMQP 1.0 types that Python lacks (part 1, section 1.6).
 
-Each is a subclass of the nearest Python type, so that it compares and computes like it; the class is what
-keeps the AMQP type across a decode and an encode.
+Each class is a subclass of the nearest Python type, so it compares and computes like that type. The class preserves
+the AMQP type between decoding and encoding: a uint that arrives must not leave as a long.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Int(int):
 
 
 class Long(int):
-    """Signed, 64 bits; what a bare ``int`` is encoded as."""
+    """Signed, 64 bits. A plain ``int`` is encoded as this type."""
 
     __slots__ = ()
 
@@ -62,7 +62,7 @@ class Timestamp(int):
 
 
 class Float32(float):
-    """IEEE 754 binary32; a bare ``float`` is a double."""
+    """IEEE 754 binary32. A plain ``float`` is encoded as a double."""
 
     __slots__ = ()
 
@@ -74,7 +74,7 @@ class Char(str):
 
 
 class Symbol(str):
-    """A name from a constrained domain, ASCII only."""
+    """A name from a fixed vocabulary, ASCII only."""
 
     __slots__ = ()
 
@@ -98,14 +98,14 @@ class Decimal128(bytes):
 
 
 class Array(tuple[object, ...]):
-    """Elements of one and the same AMQP type."""
+    """Elements of one AMQP type."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A value with a descriptor (a ulong code or a symbol) that says what it means."""
+    """A value with a descriptor (a ulong code or a symbol) that gives its meaning."""
 
     descriptor: object
     value: object

@@ -1,4 +1,8 @@
-"""Session windows (part 2, section 2.5.6): how many transfer frames may be under way."""
+"""Session windows (part 2, section 2.5.6): the number of transfer frames that may be under way.
+
+A window bounds memory: it counts frames over all links of a session. Credit bounds work: it counts the messages of
+one link. A transfer needs both.
+"""
 
 from collections import deque
 from typing import NamedTuple
@@ -8,7 +12,10 @@ from servicebus_emulator.amqp.serial import advance, distance
 
 
 class IncomingWindow:
-    """What we allow the peer. Nobody is ever refused for overrunning it: there are peers that count deliveries."""
+    """The frames that we allow the peer to send.
+
+    A peer that overruns the window is not refused: some peers count deliveries instead of frames.
+    """
 
     def __init__(self, size: int, next_id: int) -> None:
         self._size = size
@@ -16,7 +23,7 @@ class IncomingWindow:
         self.next_id = next_id
 
     def received(self) -> bool:
-        """A transfer frame came; True when it is time to tell the peer that the window is full size again."""
+        """Count a transfer frame. Return True if the window was refilled, which a flow must then announce."""
         self.next_id = advance(self.next_id, 1)
         self.left -= 1
         if self.left > self._size // 2:
@@ -33,7 +40,7 @@ class _Queued(NamedTuple):
 
 
 class OutgoingWindow:
-    """What the peer allows us. Frames beyond it wait here, in their order."""
+    """The frames that the peer allows us to send. Frames beyond the window wait here, in their order."""
 
     def __init__(self, output: Output, channel: int, allowed: int) -> None:
         self._output = output
@@ -44,12 +51,10 @@ class OutgoingWindow:
         self.next_id = self._initial_id
         self.pending_bytes = 0
 
-    def allow(self, next_incoming_id: int | None, incoming_window: int) -> None:
-        """As the peer's flow says; then send what waited for it.
-
-        The window counts from the frame the peer expects next. A peer that counts deliveries instead of frames
-        falls behind for good, until the computed window is shut: then its stated window is taken at its word.
-        """
+    def update(self, next_incoming_id: int | None, incoming_window: int) -> None:
+        """Apply the peer's flow, then send the frames that waited for it."""
+        # The window counts from the frame that the peer expects next (section 2.5.6). A peer that counts deliveries
+        # instead of frames falls behind until the computed window closes: then its stated window applies as it is.
         seen = self._initial_id if next_incoming_id is None else next_incoming_id
         computed = distance(self.next_id, advance(seen, incoming_window))
         self._allowed = computed if 0 < computed <= incoming_window else incoming_window
@@ -59,11 +64,11 @@ class OutgoingWindow:
         self._send(_Queued(handle, body, payload, is_transfer=True))
 
     def send_after_transfers(self, handle: int, body: bytes) -> None:
-        """A frame that is none of the window's business, but must not overtake transfers that wait for it."""
+        """Send a frame that uses no window but must not overtake the transfers that wait for it."""
         self._send(_Queued(handle, body, b"", is_transfer=False))
 
-    def forget(self, handle: int) -> None:
-        """The link with this handle is gone, and so is what it had waiting."""
+    def discard(self, handle: int) -> None:
+        """Discard the waiting frames of the link with this handle."""
         self._queue = deque(frame for frame in self._queue if frame.handle != handle)
         self.pending_bytes = sum(len(frame.payload) for frame in self._queue)
         self._flush()

@@ -34,9 +34,9 @@ from servicebus_emulator.cloud.entra.managed_identity import IdentityEndpoint, I
 from servicebus_emulator.cloud.faults import Faults, inflict
 from servicebus_emulator.cloud.flows.host import FlowHost
 from servicebus_emulator.cloud.flows.trigger_guard import TriggerGuard
-from servicebus_emulator.config import explain
 from servicebus_emulator.servicebus.entities.message import Message
 from servicebus_emulator.servicebus.errors import ServiceBusError
+from servicebus_emulator.validation import explain
 
 MAX_REQUEST_BYTES = 100 * 1024 * 1024
 """What a flow takes (Microsoft Learn, "Limits of automated, scheduled, and instant flows": message size)."""

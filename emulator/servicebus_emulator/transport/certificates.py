@@ -1,6 +1,7 @@
-"""A certificate authority and a server certificate of our own, made on first use.
+"""A local certificate authority and a server certificate, generated on first use and kept in a folder.
 
-The shape of the certificates follows RFC 5280, strictly enough for Python 3.13 (`VERIFY_X509_STRICT`) and browsers.
+The certificates follow RFC 5280 strictly enough for Python 3.13 (`VERIFY_X509_STRICT`) and browsers: key identifiers
+on both, key usage and basic constraints critical, host names as subject alternative names.
 """
 
 from __future__ import annotations
@@ -27,53 +28,59 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from servicebus_emulator.transport.tls import CertificateError, ServerTls, server_context
+from servicebus_emulator.transport.tls_context import CertificateError, ServerTls, server_context
 
 _AUTHORITY_DAYS = 3650
 _SERVER_DAYS = 365
 _RENEW_BEFORE = timedelta(days=30)
 _CLOCK_SKEW = timedelta(hours=1)
 _LOCK_SECONDS = 30.0
-_ALWAYS = ("localhost", "127.0.0.1", "::1")
-_EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - what a user may listen on, not what we choose
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+_WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")  # noqa: S104 - compared with the user's choice, not bound by default
 
 
-def own(folder: Path, host: str) -> ServerTls:
-    """TLS for who listens on `host`, with what is kept in the folder. Raises `CertificateError`."""
+def generated_tls(folder: Path, host: str) -> ServerTls:
+    """Return the TLS of a listener on `host`, with the certificates of the folder or new ones.
+
+    The authority is kept for as long as it is valid, so clients need to trust it once. The server certificate is
+    replaced if it expires soon or lacks a name. Raises `CertificateError` if the folder is not writable.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _alone(folder):
-            authority = _Pair.kept(folder / "ca-key.pem") or _Pair.authority().keep(folder / "ca-key.pem")
+        with _exclusive_lock(folder):
+            authority_file = folder / "ca-key.pem"
+            authority = _Credential.load(authority_file) or _Credential.new_authority().save(authority_file)
             _write(folder / "ca.pem", authority.certificate_pem, mode=0o644)
-            server = folder / "server-key.pem"
-            names = _names(host)
-            kept = _Pair.kept(server)
-            if kept is None or not kept.serves(names, authority):
-                _Pair.server(names, authority).keep(server)
-            return ServerTls(server_context(server, server), folder / "ca.pem")
+            server_file = folder / "server-key.pem"
+            names = _host_names(host)
+            server = _Credential.load(server_file)
+            if server is None or not server.covers(names, authority):
+                _Credential.new_server(names, authority).save(server_file)
+            # The context is loaded under the lock: another emulator may replace the file for its own host names.
+            return ServerTls(server_context(server_file, server_file), folder / "ca.pem")
     except (OSError, sqlite3.Error) as error:
         raise CertificateError(f"Certificates cannot be kept in {folder}: {error}") from error
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two emulators that start at once must not make two authorities.
+def _exclusive_lock(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: two emulators that start together must not create two authorities.
 
-    An SQLite transaction is the one lock of the standard library that is the same on every platform and goes away
-    with a process that dies.
+    The lock is an SQLite transaction: the one lock of the standard library that works on every platform and is
+    released when the process dies.
     """
     with closing(sqlite3.connect(folder / "lock", timeout=_LOCK_SECONDS, isolation_level=None)) as lock:
         lock.execute("BEGIN EXCLUSIVE")
         yield
 
 
-def _names(host: str) -> tuple[str, ...]:
-    wanted = [*_ALWAYS, socket.gethostname(), *([] if host in _EVERY_ADDRESS else [host])]
-    return tuple(dict.fromkeys(name.lower() for name in wanted if _can_be_certified(name)))
+def _host_names(host: str) -> tuple[str, ...]:
+    candidates = [*_LOCAL_NAMES, socket.gethostname(), *([] if host in _WILDCARD_ADDRESSES else [host])]
+    return tuple(dict.fromkeys(name.lower() for name in candidates if _can_be_certified(name)))
 
 
 def _can_be_certified(name: str) -> bool:
-    """Machines have been given names that no certificate can carry."""
+    """Return False for a host name that no certificate can carry, such as one with an empty label."""
     try:
         _general_name(name)
     except ValueError:
@@ -82,15 +89,15 @@ def _can_be_certified(name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
-    """A certificate and its key; kept in one file, so that no crash can part them."""
+class _Credential:
+    """A certificate and its private key, kept in one file so that a crash cannot leave a pair that does not match."""
 
     certificate: x509.Certificate
     key: EllipticCurvePrivateKey
 
     @classmethod
-    def kept(cls, file: Path) -> _Pair | None:
-        """What an earlier run kept; None where it is missing, damaged or soon to expire."""
+    def load(cls, file: Path) -> _Credential | None:
+        """Read a credential; return None if the file is missing or damaged, or if the certificate expires soon."""
         try:
             pem = file.read_bytes()
             certificate, key = x509.load_pem_x509_certificate(pem), load_pem_private_key(pem, None)
@@ -103,56 +110,56 @@ class _Pair:
         return cls(certificate, key) if valid else None
 
     @classmethod
-    def authority(cls) -> _Pair:
-        """A new certificate authority."""
+    def new_authority(cls) -> _Credential:
+        """Create a certificate authority."""
         key = generate_private_key(SECP256R1())
         name = _name(f"Local Service Bus emulator of {socket.gethostname()}"[:64])
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        draft = (
-            _draft(name, name, key, _AUTHORITY_DAYS)
+        builder = (
+            _builder(name, name, key, _AUTHORITY_DAYS)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(signs_certificates=True), critical=True)
+            .add_extension(_key_usage(signs_certificates=True), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
         )
-        return cls(draft.sign(key, SHA256()), key)
+        return cls(builder.sign(key, SHA256()), key)
 
     @classmethod
-    def server(cls, names: tuple[str, ...], authority: _Pair) -> _Pair:
-        """A new certificate for these names and addresses."""
+    def new_server(cls, names: tuple[str, ...], authority: _Credential) -> _Credential:
+        """Create a server certificate for these names and addresses."""
         key = generate_private_key(SECP256R1())
         issuer = authority.certificate
         identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        draft = (
-            _draft(_name("localhost"), issuer.subject, key, _SERVER_DAYS)
+        builder = (
+            _builder(_name("localhost"), issuer.subject, key, _SERVER_DAYS)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
         )
-        return cls(draft.sign(authority.key, SHA256()), key)
+        return cls(builder.sign(authority.key, SHA256()), key)
 
     @property
     def certificate_pem(self) -> bytes:
         return self.certificate.public_bytes(Encoding.PEM)
 
-    def keep(self, file: Path) -> _Pair:
-        """Write both to a file only its owner may read."""
+    def save(self, file: Path) -> _Credential:
+        """Write the certificate and the key to a file that only its owner may read."""
         private = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         _write(file, private + self.certificate_pem, mode=0o600)
         return self
 
-    def serves(self, names: tuple[str, ...], authority: _Pair) -> bool:
-        """Whether it is for all these names, and of this authority."""
+    def covers(self, names: tuple[str, ...], authority: _Credential) -> bool:
+        """Return True if this authority issued the certificate, and if it is valid for all these names."""
         try:
             self.certificate.verify_directly_issued_by(authority.certificate)
-            known = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            covered = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False
-        return {_general_name(name) for name in names} <= set(known)
+        return {_general_name(name) for name in names} <= set(covered)
 
 
-def _draft(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -177,7 +184,7 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name.encode("idna").decode())
 
 
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,
@@ -192,12 +199,12 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _write(file: Path, content: bytes, *, mode: int) -> None:
-    """All of it or nothing, and unchanged where it is there already. `mode` has no effect on Windows."""
+    """Write a file atomically; leave it alone if its content is the same. `mode` has no effect on Windows."""
     if file.exists() and file.read_bytes() == content:
         return
-    fresh = file.with_name(f"{file.name}.new")
-    fresh.unlink(missing_ok=True)
+    temporary = file.with_name(f"{file.name}.new")
+    temporary.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(fresh, flags, mode), "wb") as new:
+    with os.fdopen(os.open(temporary, flags, mode), "wb") as new:
         new.write(content)
-    fresh.replace(file)
+    temporary.replace(file)

@@ -1,4 +1,4 @@
-"""One connection of a client, over any transport: bytes to AMQP to Service Bus, and back."""
+"""One connection of a client over any transport: bytes to AMQP events to Service Bus, and back."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _log = logging.getLogger(__name__)
 _CONTAINER = "flow-worker-emulator"
 _HEARTBEAT_SECONDS = 30.0
 _PAUSE_ABOVE_BYTES = 4 * 1024 * 1024
-"""A client that does not read its answers is not read from either, and nothing more is written to it."""
-_LAST_WORDS_SECONDS = 5.0
-"""How long a client may take to read why its connection is closed; one too many, to be told that it is."""
-_REFUSED_AT_ONCE = 100
-"""Connections above the limit that are told so at the same time; those above that are dropped."""
+"""Unsent bytes above which the server stops reading from a client and writing to it."""
+_CLOSE_SECONDS = 5.0
+"""Time for a client to read the reason why its connection closes."""
+_MAX_REFUSALS = 100
+"""Connections above the limit that get a refusal with a reason at the same time. Further ones are aborted."""
 
 
 class ClientConnection(asyncio.Protocol):
-    """Its failure touches no other. `everyone` holds the connections there are."""
+    """A client's connection. Its failure does not affect other connections. `connections` holds all of them."""
 
     def __init__(
         self,
@@ -36,83 +36,84 @@ class ClientConnection(asyncio.Protocol):
         limits: Limits,
         rules: ConnectionRules,
         gatekeeper: Gatekeeper,
-        everyone: set[ClientConnection],
+        connections: set[ClientConnection],
     ) -> None:
         self._broker = broker
-        self._everyone = everyone
+        self._connections = connections
         self._max_connections = rules.max_connections
         self._loop = asyncio.get_running_loop()
         self._endpoint = Endpoint(broker, wrote=self._schedule_flush, gatekeeper=gatekeeper)
-        self._connection = Connection(_CONTAINER, limits, log_in=self._endpoint.claims.log_in)
+        self._connection = Connection(_CONTAINER, limits, check_password=self._endpoint.claims.log_in)
         self._token_within_seconds = rules.first_token_within_seconds
         self._watch = IdleWatch(self._connection, rules, self._loop.time())
         self._transport: asyncio.Transport | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
-        self._next_look: asyncio.TimerHandle | None = None
-        self._token_due: asyncio.TimerHandle | None = None
-        self._hang_up: asyncio.TimerHandle | None = None
-        self._one_too_many = False
+        self._idle_check: asyncio.TimerHandle | None = None
+        self._token_check: asyncio.TimerHandle | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
+        self._over_limit = False
         self._flush_scheduled = False
-        self._full = False
-        self._held = bytearray()
-        self.gone: asyncio.Future[None] = self._loop.create_future()
-        """Done when the connection is."""
+        self._write_paused = False
+        self._unread = bytearray()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        """Done when the connection is lost."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - all our listeners give stream transports
         self._transport = transport
         transport.set_write_buffer_limits(high=_PAUSE_ABOVE_BYTES)
-        self._one_too_many = len(self._everyone) >= self._max_connections
-        if len(self._everyone) >= self._max_connections + _REFUSED_AT_ONCE:
+        self._over_limit = len(self._connections) >= self._max_connections
+        if len(self._connections) >= self._max_connections + _MAX_REFUSALS:
             transport.abort()
-        elif self._one_too_many:
-            self._hang_up_soon()
-        self._everyone.add(self)
-        self._beat()
-        self._next_look = self._loop.call_later(self._watch.pause_seconds, self._look)
-        self._token_due = self._loop.call_later(self._token_within_seconds, self._require_token)
+        elif self._over_limit:
+            self._abort_soon()
+        self._connections.add(self)
+        self._send_heartbeat()
+        self._idle_check = self._loop.call_later(self._watch.interval_seconds, self._check_idle)
+        self._token_check = self._loop.call_later(self._token_within_seconds, self._require_token)
 
     def data_received(self, data: bytes) -> None:
-        self._watch.heard()
+        self._watch.bytes_received()
         if self._broker.faults.frozen:
-            self._held += data
+            self._unread += data
             return
         try:
             for event in self._connection.receive(data):
                 self._act_on(event)
-        except Exception:  # noqa: BLE001 - whatever it is, it must end this connection alone
-            _log.exception("A connection met a fault in the emulator and is closed.")
+        except Exception:  # noqa: BLE001 - any fault must end this connection only
+            _log.exception("The emulator closes a connection because of an internal fault.")
             self._connection.close(Error(INTERNAL_ERROR, "A fault in the emulator; see its log.", {}))
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._everyone.discard(self)
-        for timer in (self._heartbeat, self._next_look, self._token_due, self._hang_up):
+        self._connections.discard(self)
+        for timer in (self._heartbeat, self._idle_check, self._token_check, self._abort_timer):
             if timer is not None:
                 timer.cancel()
         self._endpoint.close()
-        self.gone.set_result(None)
+        self.lost.set_result(None)
 
     def pause_writing(self) -> None:
-        self._full = True
+        # Reading stops as well: every request of a client that does not read would add to the unsent output.
+        self._write_paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self._full = False
+        self._write_paused = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
             self._flush()
 
     def close(self, error: Error) -> None:
-        """Close with a reason the client can read."""
+        """Close the connection with an error that the client can read."""
         self._connection.close(error)
         self._flush()
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Drop the connection."""
+        """Drop the connection without a close frame."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -123,23 +124,26 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._endpoint.force_detach(entity, error)
 
-    def catch_up(self) -> None:
-        """Read what came while frozen, and send what was not."""
-        held, self._held = bytes(self._held), bytearray()
-        if held:
-            self.data_received(held)
+    def resume(self) -> None:
+        """Process the input that arrived while frozen, and send the output that was held back."""
+        unread, self._unread = bytes(self._unread), bytearray()
+        if unread:
+            self.data_received(unread)
         self._flush()
 
     def _act_on(self, event: Event) -> None:
-        if not self._one_too_many:
-            self._watch.saw(event)
+        if not self._over_limit:
+            self._watch.event_received(event)
             self._endpoint.handle(event)
         elif isinstance(event, ConnectionOpened):
             text = f"There are {self._max_connections} connections, which is the most the namespace allows."
             self._connection.close(Error(RESOURCE_LIMIT_EXCEEDED, text, {}))
 
     def _schedule_flush(self) -> None:
-        """Another connection's doing, or a timer's, gave this one something to say."""
+        """Flush soon: a timer or another connection produced output for this one.
+
+        One flush serves all output of a loop iteration, so a burst of messages costs one write.
+        """
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
@@ -150,11 +154,13 @@ class ClientConnection(asyncio.Protocol):
         if transport is None or transport.is_closing() or self._broker.faults.frozen:
             return
         try:
-            self._broker.store.flush()  # nobody learns of what is not safe yet
+            # Persist before the answer leaves: an accepted message must survive a crash.
+            self._broker.store.flush()
         except NotSaved as error:
-            self._take_back(error)
-        # What waits in the connection counts as the consumers' backlog; the transport takes any amount.
-        if not self._full or self._connection.closed:
+            self._discard_unsaved(error)
+        # While the transport is paused, output stays in the connection, where consumers count it as their backlog.
+        # The transport itself would accept any amount. A closed connection writes its close frame regardless.
+        if not self._write_paused or self._connection.closed:
             held_back = self._connection.pending_output_bytes >= MAX_BACKLOG_BYTES
             for chunk in self._connection.take_output():
                 transport.write(chunk)
@@ -162,40 +168,41 @@ class ClientConnection(asyncio.Protocol):
                 self._endpoint.writable()
         if self._connection.closed:
             transport.close()
-            self._hang_up_soon()
+            self._abort_soon()
 
-    def _hang_up_soon(self) -> None:
-        if self._hang_up is None:
-            self._hang_up = self._loop.call_later(_LAST_WORDS_SECONDS, self.abort)
+    def _abort_soon(self) -> None:
+        if self._abort_timer is None:
+            self._abort_timer = self._loop.call_later(_CLOSE_SECONDS, self.abort)
 
-    def _beat(self) -> None:
-        """Empty frames keep idle clients from giving up: some ask for one a minute at least."""
-        asked = self._connection.peer_idle_timeout_ms
-        pause = min(_HEARTBEAT_SECONDS, asked / 2000) if asked else _HEARTBEAT_SECONDS
-        self._heartbeat = self._loop.call_later(max(pause, 0.1), self._beat)
+    def _send_heartbeat(self) -> None:
+        """Send an empty frame, so that an idle client does not time out (AMQP part 2, section 2.4.5)."""
+        timeout_ms = self._connection.peer_idle_timeout_ms
+        # Half of the peer's timeout, in seconds: one late heartbeat must not cost the connection.
+        pause = min(_HEARTBEAT_SECONDS, timeout_ms / 2000) if timeout_ms else _HEARTBEAT_SECONDS
+        self._heartbeat = self._loop.call_later(max(pause, 0.1), self._send_heartbeat)
         self._connection.heartbeat()
         self._flush()
 
-    def _take_back(self, error: NotSaved) -> None:
-        """Say this, and nothing of what the client was to be told: that was not saved."""
+    def _discard_unsaved(self, error: NotSaved) -> None:
+        """Discard the pending output, which acknowledges unsaved changes; close with the error instead."""
         self._connection.take_output()
         self._connection.close(Error(error.condition, error.description, {}))
         self._endpoint.close()
 
     def _require_token(self) -> None:
-        """End who has shown no token in time."""
+        """Close the connection if the client has put no valid token to `$cbs` in time."""
         if self._broker.faults.frozen:
-            self._token_due = self._loop.call_later(self._token_within_seconds, self._require_token)
+            self._token_check = self._loop.call_later(self._token_within_seconds, self._require_token)
         elif not self._endpoint.claims.proven and not self._connection.closed:
             text = f"No valid token was put to $cbs within {self._token_within_seconds:g} seconds."
-            _log.info("A connection is closed: %s", text)
+            _log.info("The emulator closes a connection: %s", text)
             self._connection.close(Error(UNAUTHORIZED, text, {}))
             self._endpoint.close()
             self._flush()
 
-    def _look(self) -> None:
-        """End what has been idle too long."""
-        self._next_look = self._loop.call_later(self._watch.pause_seconds, self._look)
+    def _check_idle(self) -> None:
+        """Detach idle links, and close the connection if it is idle."""
+        self._idle_check = self._loop.call_later(self._watch.interval_seconds, self._check_idle)
         if self._broker.faults.frozen or self._connection.closed:
             return
         now = self._loop.time()
@@ -203,9 +210,9 @@ class ClientConnection(asyncio.Protocol):
             self._endpoint.forget(link)
             text = f"The link '{link.name}' is force detached by the broker: it was idle for too long."
             link.detach(Error(DETACH_FORCED, text, {}))
-        error = self._watch.verdict(now)
+        error = self._watch.close_reason(now)
         if error is not None:
-            _log.info("A connection is closed: %s", error.description)
+            _log.info("The emulator closes a connection: %s", error.description)
             self._connection.close(error)
             self._endpoint.close()
         self._flush()

@@ -1,8 +1,8 @@
-"""How long the service puts up with who does nothing, and how many connections it takes.
+"""Limits on connections: their number, and the time a client may stay idle.
 
 Sources: Microsoft Learn, "AMQP errors in Azure Service Bus" (link idle 10 minutes, connection without links 60 seconds
 and 5 minutes), "Service Bus quotas" (5,000 concurrent connections) and "AMQP 1.0 in Azure Service Bus and Event Hubs
-protocol guide" (20 seconds for the first token); the idle timeout is what the service announces.
+protocol guide" (20 seconds for the first token). The idle timeout is the value that the service announces.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 _MAX_IDLE_TIMEOUT_SECONDS = 0xFFFF_FFFF / 1000
-"""What AMQP can announce."""
+"""The largest value that an AMQP open can announce."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRules:
-    """Raises `ValueError` for what is not above zero, or cannot be announced."""
+    """The limits. Raises `ValueError` for a value that is not above 0, or that an open cannot announce."""
 
     max_connections: int = 5_000
-    """At the same time, over all transports; more are refused with `amqp:resource-limit-exceeded`."""
+    """Concurrent connections over all transports. Further ones are closed with `amqp:resource-limit-exceeded`."""
     first_link_within_seconds: float = 60.0
-    """From connecting; who is too late is closed with `amqp:connection:forced`, opened or not."""
+    """From connecting to the first link; then the connection closes with `amqp:connection:forced`."""
     linkless_seconds: float = 300.0
-    """Without any link after the first; then `amqp:connection:forced`."""
+    """Without any link, after the first one; then the connection closes with `amqp:connection:forced`."""
     idle_link_seconds: float = 600.0
-    """Without flow, transfer or disposition on a link to an entity; then it is detached, `amqp:link:detach-forced`."""
+    """Without flow, transfer or disposition; then the link to an entity is detached, `amqp:link:detach-forced`."""
     idle_timeout_seconds: float = 240.0
-    """Announced in our open: without any frame for so long the peer is closed, `amqp:resource-limit-exceeded`."""
+    """Announced in our open. Without any frame for so long: `amqp:resource-limit-exceeded`."""
     first_token_within_seconds: float = 20.0
-    """From connecting; who has put no good token to `$cbs` by then is closed, `amqp:unauthorized-access`."""
+    """From connecting to the first valid token at `$cbs`; then `amqp:unauthorized-access`."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -44,8 +44,11 @@ class ConnectionRules:
             )
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> ConnectionRules:
-        """The defaults, changed by texts of the form `idle_link_seconds=30`. Raises `ValueError`."""
+    def parse(cls, texts: Iterable[str]) -> ConnectionRules:
+        """Return the defaults with changes such as `idle_link_seconds=30`.
+
+        Raises `ValueError` for an unknown rule or a value that is not a number.
+        """
         kinds = {field.name: int if isinstance(field.default, int) else float for field in fields(cls)}
         changes: dict[str, float] = {}
         for text in texts:
@@ -56,4 +59,4 @@ class ConnectionRules:
                 changes[name] = kinds[name](value)
             except ValueError:
                 raise ValueError(f"{name} is '{value}'; it must be a number, as in {name}=30") from None
-        return cls(**changes)  # type: ignore[arg-type]  # each is of its field's kind
+        return cls(**changes)  # type: ignore[arg-type]  # each value has the type of its field

@@ -1,7 +1,7 @@
-"""Who has been silent too long: the peer of a connection, or a link of it.
+"""Detection of idle peers and idle links of one connection.
 
-The clock is the caller's, in seconds. Silence is measured from one look to the next, so a verdict may come one
-interval between two looks late, never early.
+The caller passes the time in seconds and checks at intervals. A timeout is therefore detected up to one interval late
+and never early. Timestamps per frame would be exact, but would cost time on every frame.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from servicebus_emulator.servicebus.links import addresses
 from servicebus_emulator.servicebus.links.addresses import Node
 from servicebus_emulator.transport.connection_rules import ConnectionRules
 
-_LOOKS_PER_LIMIT = 8
-_SHORTEST_PAUSE_SECONDS = 0.02
-_MAX_PAUSE_SECONDS = 15.0
+_CHECKS_PER_LIMIT = 8
+_MIN_INTERVAL_SECONDS = 0.02
+_MAX_INTERVAL_SECONDS = 15.0
 
 
 class IdleWatch:
-    """Over one connection, from the moment it was made."""
+    """Watches one connection from the moment it was made."""
 
     def __init__(self, connection: Connection, rules: ConnectionRules, now: float) -> None:
         self._connection = connection
         self._rules = rules
         self._silence_seconds = connection.limits.idle_timeout_ms / 1000
-        self._heard = False
-        self._heard_at = now
+        self._received = False
+        self._received_at = now
         self._linkless_since: float | None = now
         self._had_links = False
-        self._busy: set[Link | Session] = set()
+        self._used: set[Link | Session] = set()
         self._last_use: dict[Link, tuple[float, int]] = {}
-        """When a link was last seen in use, and its credit then."""
+        """For each link, the time of the last check that found it in use, and its credit then."""
 
     @property
-    def pause_seconds(self) -> float:
-        """How long to wait between two looks."""
+    def interval_seconds(self) -> float:
+        """Seconds between two checks: a fraction of the shortest limit."""
         rules = self._rules
         limits = (
             self._silence_seconds,
@@ -54,34 +54,34 @@ class IdleWatch:
             rules.linkless_seconds,
             rules.idle_link_seconds,
         )
-        return min(max(min(limits) / _LOOKS_PER_LIMIT, _SHORTEST_PAUSE_SECONDS), _MAX_PAUSE_SECONDS)
+        return min(max(min(limits) / _CHECKS_PER_LIMIT, _MIN_INTERVAL_SECONDS), _MAX_INTERVAL_SECONDS)
 
-    def heard(self) -> None:
-        """The peer sent something: a heartbeat will do."""
-        self._heard = True
+    def bytes_received(self) -> None:
+        """Record that the peer sent bytes; a heartbeat counts."""
+        self._received = True
 
-    def saw(self, event: Event) -> None:
-        """The peer used a link."""
+    def event_received(self, event: Event) -> None:
+        """Record that the peer used a link."""
         match event:
             case MessageReceived(link=link) | FlowReceived(link=link):
-                self._busy.add(link)
+                self._used.add(link)
             case DispositionReceived(session=session):
-                self._busy.add(session)  # of which links is not worth finding out
+                self._used.add(session)  # the session stands for all its links: a lookup per delivery would cost more
             case _:
                 pass
 
-    def verdict(self, now: float) -> Error | None:
-        """Why the connection has to be closed, if it has to."""
-        if self._heard:
-            self._heard, self._heard_at = False, now
-        if now - self._heard_at >= self._silence_seconds:
+    def close_reason(self, now: float) -> Error | None:
+        """Return the error to close the connection with, or None if it may stay open."""
+        if self._received:
+            self._received, self._received_at = False, now
+        if now - self._received_at >= self._silence_seconds:
             return Error(RESOURCE_LIMIT_EXCEEDED, "The idle timeout expired: nothing came from the client.", {})
         return self._linkless(now)
 
     def idle_links(self, now: float) -> list[Link]:
-        """The links to entities that nobody used for too long."""
+        """Return the links to entities that were idle for too long."""
         self._last_use = {link: self._use(link, now) for link in self._links() if link.open and _is_to_entity(link)}
-        self._busy.clear()
+        self._used.clear()
         return [link for link, (at, _) in self._last_use.items() if now - at >= self._rules.idle_link_seconds]
 
     def _linkless(self, now: float) -> Error | None:
@@ -101,8 +101,8 @@ class IdleWatch:
 
     def _use(self, link: Link, now: float) -> tuple[float, int]:
         at, credit = self._last_use.get(link, (now, link.credit))
-        # Credit that shrinks with no word of the peer was used up by messages to it.
-        used = link in self._busy or link.session in self._busy or link.credit != credit
+        # Our messages to the peer use up credit: the link is in use although the peer sent nothing.
+        used = link in self._used or link.session in self._used or link.credit != credit
         return (now if used else at), link.credit
 
     def _links(self) -> Iterator[Link]:

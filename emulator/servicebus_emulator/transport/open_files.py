@@ -1,4 +1,4 @@
-"""How many connections the operating system lets a process hold."""
+"""The operating system's limit on open files, which bounds the number of connections."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ _log = logging.getLogger(__name__)
 _OTHER_FILES = 200
 
 
-def allow_connections(number: int) -> None:
-    """Raise the process's limit of open files as far as it goes; many systems start at 256 or 1,024.
+def raise_open_file_limit(connections: int) -> None:
+    """Raise the process's limit of open files for this many connections; many systems start at 256 or 1,024.
 
-    Windows has no such limit. Logs a warning where the limit stays too low for `number`.
+    Log a warning if the system does not allow enough. Windows has no such limit.
     """
-    wanted = number + _OTHER_FILES
-    reachable = _raise_limit(wanted)
-    if reachable is not None and reachable < wanted:
-        _log.warning("The system allows %d open files, so no %d connections; see `ulimit -n`.", reachable, number)
+    required = connections + _OTHER_FILES
+    limit = _raise_limit(required)
+    if limit is not None and limit < required:
+        _log.warning("The system allows %d open files, so no %d connections; see `ulimit -n`.", limit, connections)
 
 
-def _raise_limit(wanted: int) -> int | None:
-    """The limit then; None where there is none, or none that matters."""
+def _raise_limit(required: int) -> int | None:
+    """Return the limit if it is a bound; None if there is no limit or it was high enough."""
     if sys.platform != "win32":
-        import resource  # imported here: Windows has none
+        import resource  # imported here: Windows does not have the module
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         unlimited = resource.RLIM_INFINITY
-        if soft != unlimited and soft < wanted:
-            reachable = wanted if hard == unlimited else min(wanted, hard)
+        if soft != unlimited and soft < required:
+            reachable = required if hard == unlimited else min(required, hard)
             try:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
             except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""AMQP over WebSocket: a listener, and a WebSocket in the form of an asyncio transport.
+"""AMQP over WebSocket: a listener, and an adapter from a WebSocket to an asyncio transport.
 
-The path and the subprotocol are the service's (OASIS, "Advanced Message Queuing Protocol (AMQP) WebSocket Binding");
-AMQP frames may share a WebSocket message or be spread over many.
+Path and subprotocols are those of the service (OASIS, "Advanced Message Queuing Protocol (AMQP) WebSocket Binding
+(WSB)"). WebSocket messages are only pieces of a byte stream: a message may hold many AMQP frames or a part of one.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from servicebus_emulator.transport.addresses import WEBSOCKET_PATH
 
 SUBPROTOCOLS = ("AMQPWSB10", "amqp")
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""Of one message from a client; a larger one closes the WebSocket with code 1009."""
+"""Limit of one message from a client. A larger message closes the WebSocket with code 1009."""
 _MAX_SENT_BYTES = 256 * 1024
-"""Of one message to a client: none is known to take less than 1 MiB."""
+"""Limit of one message to a client. All known clients accept at least 1 MiB."""
 _CLOSE_SECONDS = 5.0
 _STOP_SECONDS = 0.5
 
 
 class WebSocketListener:
-    """Gives each WebSocket a protocol of its own, as `loop.create_server` does for sockets.
+    """Creates an asyncio protocol for each WebSocket, as `loop.create_server` does for sockets.
 
-    Who has not asked for a WebSocket within `patience_seconds` is hung up on.
+    A client that has not requested a WebSocket within `handshake_seconds` is disconnected.
     """
 
-    def __init__(self, new_protocol: Callable[[], asyncio.Protocol], *, backlog: int, patience_seconds: float) -> None:
+    def __init__(self, new_protocol: Callable[[], asyncio.Protocol], *, backlog: int, handshake_seconds: float) -> None:
         self._new_protocol = new_protocol
         self._backlog = backlog
-        self._patience_seconds = patience_seconds
+        self._handshake_seconds = handshake_seconds
         application = web.Application()
         application.add_routes([web.get(path, self._serve) for path in (WEBSOCKET_PATH, f"{WEBSOCKET_PATH}/")])
-        # A client that hangs up ends its handler, also one that waits until it may read on.
+        # handler_cancellation ends a handler when its client disconnects, even one that has paused reading.
         self._runner = web.AppRunner(
             application, access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_SECONDS
         )
         self._listener: asyncio.Server | None = None
-        self._strangers: set[web.RequestHandler] = set()
+        self._pending_handlers: set[web.RequestHandler] = set()
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
-        """Listen; the bound port. Raises `OSError` if it is taken."""
+        """Listen; return the bound port. Raises `OSError` if the port is in use."""
         await self._runner.setup()
         try:
             self._listener = await asyncio.get_running_loop().create_server(
@@ -57,67 +57,67 @@ class WebSocketListener:
         return bound
 
     def stop_listening(self) -> None:
-        """Take no new clients; those there are stay."""
+        """Accept no new clients. Connected clients stay."""
         if self._listener is not None:
             self._listener.close()
 
     async def close(self) -> None:
-        """End it all."""
+        """Stop listening and end all WebSockets."""
         self.stop_listening()
         await self._runner.cleanup()
         if self._listener is not None:
             await self._listener.wait_closed()
 
     def _new_handler(self) -> asyncio.BaseProtocol:
-        assert self._runner.server is not None  # noqa: S101 - it was set up before anyone listened
+        assert self._runner.server is not None  # noqa: S101 - `start` sets the runner up before it listens
         handler = self._runner.server()
-        asyncio.get_running_loop().call_later(self._patience_seconds, self._hang_up, handler)
-        self._strangers.add(handler)
+        asyncio.get_running_loop().call_later(self._handshake_seconds, self._abort_if_pending, handler)
+        self._pending_handlers.add(handler)
         return handler
 
-    def _hang_up(self, handler: web.RequestHandler) -> None:
-        """aiohttp itself would wait for a request for ever."""
-        if handler in self._strangers:
-            self._strangers.discard(handler)
+    def _abort_if_pending(self, handler: web.RequestHandler) -> None:
+        """Disconnect a client without a request; aiohttp itself has no timeout for the first request."""
+        if handler in self._pending_handlers:
+            self._pending_handlers.discard(handler)
             if handler.transport is not None:
                 handler.transport.abort()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        offered = {one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")} - {""}
+        offered = {name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")} - {""}
         if offered and not offered & set(SUBPROTOCOLS):
             text = f"None of the subprotocols is spoken here; offer one of {', '.join(SUBPROTOCOLS)}.\n"
             return web.Response(status=400, text=text)
-        # Compression would cost more time than it could save on the way to the same machine.
+        # No compression: on a local connection it costs more time than it saves.
         socket = web.WebSocketResponse(
             protocols=SUBPROTOCOLS, compress=False, max_msg_size=MAX_MESSAGE_BYTES, timeout=_CLOSE_SECONDS
         )
         await socket.prepare(request)
-        self._strangers.discard(request.protocol)
+        self._pending_handlers.discard(request.protocol)
         await WebSocketTransport(socket, request.transport, self._new_protocol()).run()
         return socket
 
 
 class WebSocketTransport(asyncio.Transport):
-    """What `asyncio.Protocol` knows as a transport, over a WebSocket."""
+    """An asyncio transport over a WebSocket, so that a client connection does not know the difference."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, below: asyncio.Transport | None, protocol: asyncio.Protocol
+        self, socket: web.WebSocketResponse, tcp: asyncio.Transport | None, protocol: asyncio.Protocol
     ) -> None:
         super().__init__()
         self._socket = socket
-        self._below = below
+        self._tcp = tcp
         self._protocol = protocol
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
         self._high = self._low = 0
         self._paused = False
-        self._closing = below is None
-        self._something_to_do = asyncio.Event()
+        self._closing = tcp is None
+        self._wake_writer = asyncio.Event()
         self._may_read = asyncio.Event()
         self._may_read.set()
 
     async def run(self) -> None:
-        """Carry bytes both ways until either end closes, or the task is cancelled because the client is gone."""
+        """Move bytes both ways until either end closes, or the client disconnects and the task is cancelled."""
         self._protocol.connection_made(self)
         writing = asyncio.create_task(self._write_out())
         try:
@@ -133,19 +133,19 @@ class WebSocketTransport(asyncio.Transport):
         for start in range(0, len(data), _MAX_SENT_BYTES):
             self._unsent.append(bytes(data[start : start + _MAX_SENT_BYTES]))
         self._unsent_bytes += len(data)
-        self._something_to_do.set()
+        self._wake_writer.set()
         if self._unsent_bytes > self._high and not self._paused:
             self._paused = True
             self._protocol.pause_writing()
 
     def close(self) -> None:
         self._closing = True
-        self._something_to_do.set()
+        self._wake_writer.set()
 
     def abort(self) -> None:
         self._closing = True
-        if self._below is not None:
-            self._below.abort()
+        if self._tcp is not None:
+            self._tcp.abort()
 
     def is_closing(self) -> bool:
         return self._closing
@@ -176,11 +176,13 @@ class WebSocketTransport(asyncio.Transport):
                 return
 
     async def _write_out(self) -> None:
-        """Send what there is, and say goodbye when told to close."""
+        """Send the queued bytes; after `close`, send the rest and then the WebSocket's close frame."""
+        # A WebSocket has no half-close (RFC 6455, section 5.5.1): no data may follow the close frame. The AMQP close
+        # with its error must leave first, so `close` only sets a flag, and the queue is emptied before the close.
         try:
             while not self._closing or self._unsent:
-                await self._something_to_do.wait()
-                self._something_to_do.clear()
+                await self._wake_writer.wait()
+                self._wake_writer.clear()
                 while self._unsent:
                     await self._send_next()
             await self._socket.close()

@@ -24,9 +24,10 @@ from servicebus_emulator.amqp.performatives import Begin, Close, Open, Transfer
 from servicebus_emulator.host import CannotListen, Endpoints, running_emulator
 from servicebus_emulator.servicebus.config import QueueSettings
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.transport.addresses import Transports, connection_string
+from servicebus_emulator.transport.addresses import AmqpAddresses, connection_string
 from servicebus_emulator.transport.amqp_server import AmqpServer
-from servicebus_emulator.transport.tls import CertificateFiles, ServerTls, server_tls
+from servicebus_emulator.transport.tls import CertificateFiles, server_tls
+from servicebus_emulator.transport.tls_context import ServerTls
 from servicebus_emulator.transport.websocket import MAX_MESSAGE_BYTES
 from tests.support.amqp_client import Client, Messages, Stream, connect
 from tests.unit.emulator.amqp.peer import framed
@@ -50,7 +51,7 @@ class Bus:
     broker: Broker
     server: AmqpServer
     amqp_port: int
-    transports: Transports
+    addresses: AmqpAddresses
 
 
 @asynccontextmanager
@@ -62,7 +63,7 @@ async def running_bus(tls: ServerTls) -> AsyncIterator[Bus]:
         amqps = await server.start(HOST, 0, tls=tls.context)
         ws = await server.start_websocket(HOST, 0)
         wss = await server.start_websocket(HOST, 0, tls=tls.context)
-        yield Bus(broker, server, plain, Transports(HOST, amqps, ws, wss, tls.ca_certificate))
+        yield Bus(broker, server, plain, AmqpAddresses(HOST, amqps, ws, wss, tls.ca_certificate))
     finally:
         await server.stop()
 
@@ -114,8 +115,8 @@ class Way:
 
 def ways(bus: Bus) -> dict[str, Way]:
     over_websocket = {"transport_type": TransportType.AmqpOverWebsocket}
-    trusting = {"connection_verify": str(bus.transports.ca_certificate)}
-    ws, wss = (f"sb://localhost:{port}" for port in (bus.transports.ws_port, bus.transports.wss_port))
+    trusting = {"connection_verify": str(bus.addresses.ca_certificate)}
+    ws, wss = (f"sb://localhost:{port}" for port in (bus.addresses.ws_port, bus.addresses.wss_port))
     emulators = connection_string(HOST, bus.amqp_port)
     return {
         "tls": Way(CLOUD, trusting),
@@ -128,7 +129,7 @@ def ways(bus: Bus) -> dict[str, Way]:
 def tls_port(bus_in_thread: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK knows no TLS but on port 5671, which the machine running the test may need for itself."""
     for module in ("_connection", "aio._connection_async"):
-        monkeypatch.setattr(f"azure.servicebus._pyamqp.{module}.SECURE_PORT", bus_in_thread.transports.amqps_port)
+        monkeypatch.setattr(f"azure.servicebus._pyamqp.{module}.SECURE_PORT", bus_in_thread.addresses.amqps_port)
 
 
 def round_trip(way: Way, text: str) -> bool:
@@ -179,7 +180,7 @@ def test_a_client_that_does_not_know_the_authority_refuses_the_server(bus_in_thr
 async def websocket(
     bus: Bus, path: str = "/$servicebus/websocket", protocol: str = "AMQPWSB10", **options: Any
 ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-    url = f"ws://{HOST}:{bus.transports.ws_port}{path}"
+    url = f"ws://{HOST}:{bus.addresses.ws_port}{path}"
     protocols = [protocol] if protocol else []
     async with (
         aiohttp.ClientSession() as session,
@@ -198,7 +199,7 @@ async def test_path_and_subprotocol_are_the_services(bus: Bus, path: str, protoc
 
 
 async def test_what_is_no_websocket_for_amqp_is_told_what_to_do(bus: Bus) -> None:
-    at = f"http://{HOST}:{bus.transports.ws_port}"
+    at = f"http://{HOST}:{bus.addresses.ws_port}"
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{at}/$servicebus/websocket") as answer:
             assert answer.status == 400
@@ -227,7 +228,7 @@ async def test_text_is_refused_with_1003(bus: Bus) -> None:
 
 
 async def test_a_giant_message_is_refused_with_1009_before_it_is_here(bus: Bus) -> None:
-    stream = Stream(*await asyncio.open_connection(HOST, bus.transports.ws_port))
+    stream = Stream(*await asyncio.open_connection(HOST, bus.addresses.ws_port))
     await stream.send(
         b"GET /$servicebus/websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -311,10 +312,10 @@ async def test_a_frozen_emulator_keeps_the_websocket_and_goes_on_after_it(bus: B
 
 
 async def test_who_speaks_plain_amqp_to_the_tls_port_is_hung_up_on_and_others_are_served(bus: Bus) -> None:
-    port = bus.transports.amqps_port
+    port = bus.addresses.amqps_port
     stranger, its_stream = await connect(HOST, port or 0)
     await stranger.wire.send(AMQP_HEADER + bytes(64))
-    trusting = ssl.create_default_context(cafile=bus.transports.ca_certificate)
+    trusting = ssl.create_default_context(cafile=bus.addresses.ca_certificate)
     friend = Stream(*await asyncio.open_connection("localhost", port, ssl=trusting))
     await Client(friend).open()
     with pytest.raises(EOFError):
@@ -329,7 +330,7 @@ async def test_who_speaks_plain_amqp_to_the_tls_port_is_hung_up_on_and_others_ar
 async def test_the_ready_line_says_where_and_whom_to_trust(tmp_path: Path) -> None:
     everything = Endpoints(HOST, 0, 0, 0, 0, 0, CertificateFiles(tmp_path))
     async with running_emulator(config.load(), everything) as emulator:
-        ready, bound = emulator.ready(), emulator.transports
+        ready, bound = emulator.ready(), emulator.addresses
         assert ready["amqps_url"] == f"amqps://{HOST}:{bound.amqps_port}"
         assert f"Endpoint=sb://{HOST}:{bound.amqps_port};" in str(ready["amqps_connection_string"])
         assert ready["ws_url"] == f"ws://{HOST}:{bound.ws_port}/$servicebus/websocket"
@@ -346,12 +347,12 @@ async def test_what_is_off_is_announced_as_null() -> None:
 
 
 async def test_a_port_that_is_taken_is_named_with_its_option(bus: Bus) -> None:
-    taken = bus.transports.ws_port
+    taken = bus.addresses.ws_port
     with pytest.raises(CannotListen, match=f"{HOST}:{taken}: .*--ws-port"):
         async with running_emulator(config.load(), Endpoints(HOST, 0, 0, ws_port=taken)):
             pass
 
 
 def test_addresses_are_shown_as_clients_can_use_them() -> None:
-    assert Transports("0.0.0.0", 1, None, None, None).ready()["amqps_url"] == "amqps://localhost:1"  # noqa: S104
-    assert Transports("::1", None, 2, None, None).ready()["ws_url"] == "ws://[::1]:2/$servicebus/websocket"
+    assert AmqpAddresses("0.0.0.0", 1, None, None, None).ready()["amqps_url"] == "amqps://localhost:1"  # noqa: S104
+    assert AmqpAddresses("::1", None, 2, None, None).ready()["ws_url"] == "ws://[::1]:2/$servicebus/websocket"

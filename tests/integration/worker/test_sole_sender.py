@@ -33,7 +33,7 @@ async def bus(folder: Path, monkeypatch: pytest.MonkeyPatch, ours: str, **polici
     endpoints = Endpoints("127.0.0.1", 0, 0, admin_https_port=0, certificates=CertificateFiles(folder))
     async with running_emulator(config.parse(document), endpoints) as emulator:
         # aiohttp reads the machine's trusted certificates once, when it is imported; for this test ours is one of them.
-        trusted = ssl.create_default_context(cafile=emulator.transports.ca_certificate)
+        trusted = ssl.create_default_context(cafile=emulator.addresses.ca_certificate)
         monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusted)
         host = urlsplit(emulator.admin_https_url or "").netloc
         text = f"Endpoint=sb://{host}/;SharedAccessKeyName=worker;SharedAccessKey=worker"

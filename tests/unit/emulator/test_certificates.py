@@ -15,7 +15,8 @@ import pytest
 from cryptography import x509
 
 from servicebus_emulator.transport import certificates
-from servicebus_emulator.transport.tls import CertificateError, CertificateFiles, ServerTls, server_tls
+from servicebus_emulator.transport.tls import CertificateFiles, server_tls
+from servicebus_emulator.transport.tls_context import CertificateError, ServerTls
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from servicebus_emulator.transport.connection_rules import ConnectionRules
 
 
 def test_what_is_not_named_keeps_the_services_value() -> None:
-    rules = ConnectionRules.of(["idle_link_seconds=0.5", "max_connections=10"])
+    rules = ConnectionRules.parse(["idle_link_seconds=0.5", "max_connections=10"])
     assert rules == ConnectionRules(idle_link_seconds=0.5, max_connections=10)
-    assert ConnectionRules.of([]) == ConnectionRules(5_000, 60.0, 300.0, 600.0, 240.0)
+    assert ConnectionRules.parse([]) == ConnectionRules(5_000, 60.0, 300.0, 600.0, 240.0)
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ def test_what_is_not_named_keeps_the_services_value() -> None:
 )
 def test_what_is_no_rule_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        ConnectionRules.of([text])
+        ConnectionRules.parse([text])

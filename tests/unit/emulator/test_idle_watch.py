@@ -23,9 +23,9 @@ class Watched:
 
     def say(self, events: list[Event]) -> None:
         """The peer said something that had these events."""
-        self.watch.heard()
+        self.watch.bytes_received()
         for event in events:
-            self.watch.saw(event)
+            self.watch.event_received(event)
 
     def passes(self, seconds: int, *, heartbeats: bool = True) -> tuple[list[str], str | None]:
         """The names of links found idle on the way, and the condition the connection is closed with, if it is."""
@@ -33,11 +33,11 @@ class Watched:
         for _ in range(seconds):
             self.now += 1
             if heartbeats:
-                self.watch.heard()
+                self.watch.bytes_received()
             for link in self.watch.idle_links(self.now):
                 link.detach()
                 idle.append(link.name)
-            error = self.watch.verdict(self.now)
+            error = self.watch.close_reason(self.now)
             if error is not None:
                 return idle, error.condition
         return idle, None

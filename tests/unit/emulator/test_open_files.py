@@ -11,10 +11,10 @@ pytest.importorskip("resource", reason="Windows has no limit of open files")
 
 SCRIPT = """
 import logging, resource
-from servicebus_emulator.transport.open_files import allow_connections
+from servicebus_emulator.transport.open_files import raise_open_file_limit
 logging.basicConfig(format="%(message)s")
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}))
-allow_connections(1000)
+raise_open_file_limit(1000)
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 

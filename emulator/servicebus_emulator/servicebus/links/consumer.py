@@ -55,7 +55,7 @@ class Consumer:
     def wants(self) -> bool:
         """See `queue.Consumer`."""
         link = self._link
-        return link.open and link.credit > 0 and link.session.connection.pending_output_bytes < MAX_BACKLOG_BYTES
+        return link.open and link.credit > 0 and link.pending_output_bytes < MAX_BACKLOG_BYTES
 
     def take(self, message: Message) -> None:
         """See `queue.Consumer`."""

@@ -15,11 +15,11 @@ from servicebus_emulator.amqp import (
     Link,
     LinkAttaching,
     LinkDetached,
+    LinkSession,
     MessageReceived,
     Outcome,
     SessionEnded,
 )
-from servicebus_emulator.amqp import Session as AmqpSession
 from servicebus_emulator.amqp.serial import advance
 from servicebus_emulator.servicebus.access import OPEN, Claims, Gatekeeper, Right
 from servicebus_emulator.servicebus.config import QueueSettings
@@ -166,7 +166,7 @@ class Endpoint:
                 link.detach(Error(UNAUTHORIZED, _EXPIRED.format(path=address.path), {}))
                 self.wrote()
 
-    def _reply_links(self, session: AmqpSession, address: Address) -> list[ReplyLink]:
+    def _reply_links(self, session: LinkSession, address: Address) -> list[ReplyLink]:
         """Where answers of this node may go within an AMQP session."""
         return [
             part

@@ -100,7 +100,7 @@ class ReplyLink:
 
     def _may_send(self) -> bool:
         link = self.link
-        return link.open and link.credit > 0 and link.session.connection.pending_output_bytes < MAX_BACKLOG_BYTES
+        return link.open and link.credit > 0 and link.pending_output_bytes < MAX_BACKLOG_BYTES
 
 
 def choose(links: list[ReplyLink], reply_to: str | None) -> ReplyLink | None:

@@ -75,7 +75,7 @@ def test_a_name_and_a_password_are_asked_about_and_refused_where_they_are_no_goo
         asked.append((both[0], both[1]))
         return False
 
-    connection = Connection("broker", log_in=refuse)
+    connection = Connection("broker", check_password=refuse)
     connection.receive(SASL_HEADER)
     connection.take_output()
     assert closed_with(connection.receive(sasl(SaslInit("PLAIN", response)))) == "amqp:unauthorized-access"

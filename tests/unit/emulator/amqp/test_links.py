@@ -559,7 +559,8 @@ def test_frames_for_a_link_that_was_detached_are_ignored() -> None:
 def test_the_end_of_a_session_is_answered_and_its_links_are_gone() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=True)
-    session = link.session
+    (session,) = peer.connection.sessions
+    assert session is link.session
     error = Error("amqp:internal-error")
     assert peer.say(End(error)) == [SessionEnded(session, error)]
     assert peer.hear() == [(0, End(), b"")]
