@@ -17,7 +17,7 @@ from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
 from flow_worker.errors import Refused
 from flow_worker.flows.invoker import Answer
-from flow_worker.flows.limits import Limits, Pacing
+from flow_worker.flows.limits import CallLimiter, FlowLimits
 from flow_worker.flows.registry import Flow, Registry
 from flow_worker.flows.status_url import StatusHosts
 from flow_worker.journal import Journal
@@ -138,8 +138,8 @@ class Worker:
     pacing: LimitSettings = field(default_factory=LimitSettings)
 
     def __post_init__(self) -> None:
-        limits = Limits(**self.pacing.model_dump())
-        self._pacing = Pacing(dict.fromkeys(FLOWS, limits), self.clock)
+        limits = FlowLimits(**self.pacing.model_dump())
+        self._limiter = CallLimiter(dict.fromkeys(FLOWS, limits), self.clock)
 
     def handler(self, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Handler:
         queues = ("flow-replies", "other-replies")
@@ -154,7 +154,7 @@ class Worker:
             ),
             registry=registry,
             caller=flow,
-            pacing=self._pacing,
+            limiter=self._limiter,
             journal=self.journal,
             conclusions=Conclusions(self.journal, Rules(queues, "flow-replies", RETRY), self.clock),
             retry=RETRY,

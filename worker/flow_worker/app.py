@@ -13,7 +13,7 @@ from flow_worker import clock
 from flow_worker.access.build import Access, build_access, build_identity
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.flows.invoker import Invoker
-from flow_worker.flows.limits import Limits, Pacing
+from flow_worker.flows.limits import CallLimiter, FlowLimits
 from flow_worker.journal import Journal
 from flow_worker.journal.build import open_journal
 from flow_worker.pipeline import decode
@@ -127,7 +127,7 @@ def _handler(settings: Settings, invoker: Invoker, access: Access, journal: Jour
         admission=admission,
         registry=access.registry,
         caller=invoker,
-        pacing=_pacing(settings),
+        limiter=_call_limiter(settings),
         journal=journal,
         conclusions=Conclusions(journal, rules, clock.now),
         retry=settings.retry,
@@ -136,9 +136,11 @@ def _handler(settings: Settings, invoker: Invoker, access: Access, journal: Jour
     )
 
 
-def _pacing(settings: Settings) -> Pacing:
-    limits = {name: Limits(**(flow.limits or settings.limits).model_dump()) for name, flow in settings.flows.items()}
-    return Pacing(limits, clock.now, lanes={queue: lanes for queue, _, lanes in _queues(settings)})
+def _call_limiter(settings: Settings) -> CallLimiter:
+    limits = {
+        name: FlowLimits(**(flow.limits or settings.limits).model_dump()) for name, flow in settings.flows.items()
+    }
+    return CallLimiter(limits, clock.now, lanes={queue: lanes for queue, _, lanes in _queues(settings)})
 
 
 def _invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:

@@ -34,13 +34,13 @@ class CallFailed(Exception):
     """The flow gave no answer.
 
     `may_have_run` tells whether the request may have reached the flow: if it did, only an idempotent flow may be
-    called again. `is_flows` tells whether the lack of an answer is a sign of the flow's health; it is none if the
-    worker broke off.
+    called again. `counts_against_flow` states whether the failure counts as one of the flow's; it does not if the
+    worker itself broke off the call.
     """
 
-    def __init__(self, code: str, message: str, *, may_have_run: bool, is_flows: bool = True) -> None:
+    def __init__(self, code: str, message: str, *, may_have_run: bool, counts_against_flow: bool = True) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.may_have_run = may_have_run
-        self.is_flows = is_flows
+        self.counts_against_flow = counts_against_flow

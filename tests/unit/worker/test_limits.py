@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flow_worker.flows.limits import PATIENCE_SECONDS, Limits, NotNow, Pacing
+from flow_worker.flows.limits import MAX_WAIT_SECONDS, CallLimiter, FlowLimits, Postponement
 from flow_worker.flows.verdict import FlowHealth
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-LIMITS = Limits(
+LIMITS = FlowLimits(
     max_in_flight=2,
     max_calls=1000,
     window_seconds=10.0,
@@ -52,160 +52,162 @@ def clock() -> Clock:
 
 
 class Asked:
-    """The pacing, asked for lanes of one queue unless another is named; where no ticket is, the oldest call ends."""
+    """The limiter, asked for lanes of one queue unless another is named; where no ticket is, the oldest call ends."""
 
-    def __init__(self, pacing: Pacing) -> None:
-        self._pacing = pacing
+    def __init__(self, limiter: CallLimiter) -> None:
+        self._limiter = limiter
         self._begun: dict[str, list[str]] = defaultdict(list)
-        self.state = pacing.state
+        self.state = limiter.state
 
-    def enter(self, flow: str, ticket: str, queue: str = QUEUE) -> NotNow | None:
-        return self._noted(flow, ticket, self._pacing.enter(flow, ticket, queue))
+    def try_enter(self, flow: str, ticket: str, queue: str = QUEUE) -> Postponement | None:
+        return self._noted(flow, ticket, self._limiter.try_enter(flow, ticket, queue))
 
-    async def admitted(
-        self, flow: str, ticket: str, queue: str = QUEUE, *, patience_seconds: float = PATIENCE_SECONDS
-    ) -> NotNow | None:
-        said = await self._pacing.admitted(flow, ticket, queue, patience_seconds=patience_seconds)
+    async def enter(
+        self, flow: str, ticket: str, queue: str = QUEUE, *, max_wait_seconds: float = MAX_WAIT_SECONDS
+    ) -> Postponement | None:
+        said = await self._limiter.enter(flow, ticket, queue, max_wait_seconds=max_wait_seconds)
         return self._noted(flow, ticket, said)
 
     def leave(
-        self, flow: str, *, sign: FlowHealth, until: datetime | None, ticket: str | None = None, queue: str = QUEUE
+        self, flow: str, *, health: FlowHealth, until: datetime | None, ticket: str | None = None, queue: str = QUEUE
     ) -> None:
         ticket = self._begun[flow][0] if ticket is None else ticket
         self._begun[flow].remove(ticket)
-        self._pacing.leave(flow, ticket, queue, sign=sign, until=until)
+        self._limiter.leave(flow, ticket, queue, health=health, until=until)
 
-    def _noted(self, flow: str, ticket: str, said: NotNow | None) -> NotNow | None:
+    def _noted(self, flow: str, ticket: str, said: Postponement | None) -> Postponement | None:
         if said is None:
             self._begun[flow].append(ticket)
         return said
 
 
-def one_flow(clock: Clock, limits: Limits = LIMITS) -> Asked:
-    return Asked(Pacing({"f": limits}, clock))
+def one_flow(clock: Clock, limits: FlowLimits = LIMITS) -> Asked:
+    return Asked(CallLimiter({"f": limits}, clock))
 
 
 def flows(clock: Clock, *names: str, lanes: int, max_in_flight: int = 100, others: int = 0) -> Asked:
     limits = dict.fromkeys(names, replace(LIMITS, max_in_flight=max_in_flight))
-    return Asked(Pacing(limits, clock, lanes={QUEUE: lanes, OTHER_QUEUE: others}))
+    return Asked(CallLimiter(limits, clock, lanes={QUEUE: lanes, OTHER_QUEUE: others}))
 
 
-def call(pacing: Asked, sign: FlowHealth, until: datetime | None = None, flow: str = "f", ticket: str = "call") -> None:
+def call(
+    limiter: Asked, health: FlowHealth, until: datetime | None = None, flow: str = "f", ticket: str = "call"
+) -> None:
     """One call that ends at once."""
-    assert pacing.enter(flow, ticket) is None
-    pacing.leave(flow, sign=sign, until=until, ticket=ticket)
+    assert limiter.try_enter(flow, ticket) is None
+    limiter.leave(flow, health=health, until=until, ticket=ticket)
 
 
-def refused(pacing: Asked, ticket: str, flow: str = "f") -> NotNow:
-    not_now = pacing.enter(flow, ticket)
+def refused(limiter: Asked, ticket: str, flow: str = "f") -> Postponement:
+    not_now = limiter.try_enter(flow, ticket)
     assert not_now is not None
     return not_now
 
 
-def fill(pacing: Asked, flow: str, most: int = 100, queue: str = QUEUE) -> int:
+def fill(limiter: Asked, flow: str, most: int = 100, queue: str = QUEUE) -> int:
     """How many calls of the flow get in, one after another."""
     tickets = (f"{queue}{flow}{n}" for n in range(most))
-    return sum(1 for _ in itertools.takewhile(lambda ticket: pacing.enter(flow, ticket, queue) is None, tickets))
+    return sum(1 for _ in itertools.takewhile(lambda ticket: limiter.try_enter(flow, ticket, queue) is None, tickets))
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
 def test_no_more_calls_are_in_flight_than_allowed(clock: Clock) -> None:
-    pacing = one_flow(clock)
-    assert fill(pacing, "f") == 2
-    assert refused(pacing, "c").code == "flow_busy"
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
+    limiter = one_flow(clock)
+    assert fill(limiter, "f") == 2
+    assert refused(limiter, "c").code == "flow_busy"
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     clock.advance(5)
-    assert fill(pacing, "f") == 1
+    assert fill(limiter, "f") == 1
 
 
 def test_no_more_calls_are_made_in_any_window_than_allowed(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_calls=2))
-    call(pacing, FlowHealth.HEALTHY)
+    limiter = one_flow(clock, replace(LIMITS, max_calls=2))
+    call(limiter, FlowHealth.HEALTHY)
     clock.advance(9)
-    call(pacing, FlowHealth.HEALTHY)
-    no = refused(pacing, "late")
+    call(limiter, FlowHealth.HEALTHY)
+    no = refused(limiter, "late")
     assert no.code == "flow_rate_limited"
     assert no.until == START + timedelta(seconds=10)
     clock.advance(0.9)
-    assert refused(pacing, "late").until == START + timedelta(seconds=10.4), "no sooner than in half a second"
+    assert refused(limiter, "late").until == START + timedelta(seconds=10.4), "no sooner than in half a second"
     clock.advance(0.5)
-    call(pacing, FlowHealth.HEALTHY, ticket="late")
-    assert refused(pacing, "later").code == "flow_rate_limited"
+    call(limiter, FlowHealth.HEALTHY, ticket="late")
+    assert refused(limiter, "later").code == "flow_rate_limited"
 
 
 def test_who_waits_for_the_window_is_told_the_nth_free_place(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_calls=3))
+    limiter = one_flow(clock, replace(LIMITS, max_calls=3))
     for _ in range(3):
-        call(pacing, FlowHealth.HEALTHY)
+        call(limiter, FlowHealth.HEALTHY)
         clock.advance(1)
-    dues = [(refused(pacing, f"w{n}").until - START).total_seconds() for n in range(7)]
+    dues = [(refused(limiter, f"w{n}").until - START).total_seconds() for n in range(7)]
     assert dues == [10, 11, 12, 20, 21, 22, 30]
 
 
 def test_who_waits_for_a_busy_flow_is_told_times_apart(clock: Clock) -> None:
-    pacing = one_flow(clock)
+    limiter = one_flow(clock)
     for _ in range(2):
-        pacing.enter("f", "call")
+        limiter.try_enter("f", "call")
         clock.advance(4)
-        pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
-    fill(pacing, "f")
-    dues = [refused(pacing, f"w{n}").until - clock.now for n in range(40)]
+        limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
+    fill(limiter, "f")
+    dues = [refused(limiter, f"w{n}").until - clock.now for n in range(40)]
     assert dues[1] - dues[0] == dues[2] - dues[1] == timedelta(seconds=2), "two places, each free every 4 s"
     assert all(timedelta(seconds=0.5) <= due <= timedelta(seconds=60) for due in dues)
 
 
 def test_who_waits_for_a_hanging_flow_is_not_sent_round_dozens_of_times(clock: Clock) -> None:
-    pacing = one_flow(clock)
-    call(pacing, FlowHealth.HEALTHY)
-    fill(pacing, "f")
+    limiter = one_flow(clock)
+    call(limiter, FlowHealth.HEALTHY)
+    fill(limiter, "f")
     trips = 0
     while clock.now < START + timedelta(seconds=130):
         trips += 1
-        clock.advance_to(refused(pacing, "waits").until)
+        clock.advance_to(refused(limiter, "waits").until)
     assert trips <= 12
 
 
 def test_a_flow_that_is_not_paced_is_an_error(clock: Clock) -> None:
     with pytest.raises(KeyError):
-        one_flow(clock).enter("other", "a")
+        one_flow(clock).try_enter("other", "a")
 
 
 # --- pauses ----------------------------------------------------------------------------------------------------------
 
 
 def test_after_a_429_nobody_calls_before_the_time_the_flow_gave(clock: Clock) -> None:
-    pacing = one_flow(clock)
+    limiter = one_flow(clock)
     until = clock.now + timedelta(seconds=40)
-    call(pacing, FlowHealth.THROTTLED, until)
-    no = refused(pacing, "a")
+    call(limiter, FlowHealth.THROTTLED, until)
+    no = refused(limiter, "a")
     assert (no.code, no.until) == ("flow_throttled", until)
     clock.advance(39.9)
-    assert refused(pacing, "a").until == until
+    assert refused(limiter, "a").until == until
     clock.advance(0.1)
-    assert pacing.enter("f", "a") is None
+    assert limiter.try_enter("f", "a") is None
 
 
 def test_after_a_pause_requests_come_back_one_after_another_and_call_one_by_one(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=50))
-    call(pacing, FlowHealth.THROTTLED, clock.now + timedelta(seconds=10))
-    dues = [refused(pacing, f"w{n}").until for n in range(20)]
+    limiter = one_flow(clock, replace(LIMITS, max_in_flight=50))
+    call(limiter, FlowHealth.THROTTLED, clock.now + timedelta(seconds=10))
+    dues = [refused(limiter, f"w{n}").until for n in range(20)]
     assert dues == sorted(set(dues))
     clock.advance(60)
-    assert fill(pacing, "f") == 1
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
+    assert fill(limiter, "f") == 1
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     clock.advance(60)
-    assert fill(pacing, "f") == 2
-    assert refused(pacing, "w0").code == "flow_throttled"
+    assert fill(limiter, "f") == 2
+    assert refused(limiter, "w0").code == "flow_throttled"
 
 
 def test_a_429_without_a_time_pauses_longer_each_time_until_the_flow_is_well(clock: Clock) -> None:
-    pacing = one_flow(clock)
+    limiter = one_flow(clock)
 
     def pause() -> float:
-        call(pacing, FlowHealth.THROTTLED)
-        no = refused(pacing, "call")
+        call(limiter, FlowHealth.THROTTLED)
+        no = refused(limiter, "call")
         seconds = (no.until - clock.now).total_seconds()
         clock.advance_to(no.until)
         return seconds
@@ -213,42 +215,42 @@ def test_a_429_without_a_time_pauses_longer_each_time_until_the_flow_is_well(clo
     assert 4 <= pause() <= 6
     assert 8 <= pause() <= 12
     assert [240 <= pause() <= 360 for _ in range(8)][-1]
-    call(pacing, FlowHealth.HEALTHY)
+    call(limiter, FlowHealth.HEALTHY)
     assert 4 <= pause() <= 6
 
 
 def test_many_429s_at_once_are_one_pause(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=10))
-    fill(pacing, "f", most=10)
+    limiter = one_flow(clock, replace(LIMITS, max_in_flight=10))
+    fill(limiter, "f", most=10)
     clock.advance(1)
     for _ in range(10):
-        pacing.leave("f", sign=FlowHealth.THROTTLED, until=None)
-    assert refused(pacing, "a").until <= clock.now + timedelta(seconds=6)
+        limiter.leave("f", health=FlowHealth.THROTTLED, until=None)
+    assert refused(limiter, "a").until <= clock.now + timedelta(seconds=6)
 
 
 def test_of_two_times_the_flow_gave_the_later_holds(clock: Clock) -> None:
-    pacing = one_flow(clock)
-    fill(pacing, "f")
+    limiter = one_flow(clock)
+    fill(limiter, "f")
     for seconds in (40, 10):
-        pacing.leave("f", sign=FlowHealth.THROTTLED, until=clock.now + timedelta(seconds=seconds))
+        limiter.leave("f", health=FlowHealth.THROTTLED, until=clock.now + timedelta(seconds=seconds))
     clock.advance(39)
-    assert refused(pacing, "a").code == "flow_throttled"
+    assert refused(limiter, "a").code == "flow_throttled"
 
 
 def test_a_429_whose_time_is_over_pauses_all_the_same(clock: Clock) -> None:
-    pacing = one_flow(clock)
-    call(pacing, FlowHealth.THROTTLED, clock.now)
-    assert refused(pacing, "a").code == "flow_throttled"
+    limiter = one_flow(clock)
+    call(limiter, FlowHealth.THROTTLED, clock.now)
+    assert refused(limiter, "a").code == "flow_throttled"
 
 
 # --- breaker ---------------------------------------------------------------------------------------------------------
 
 
 def broken(clock: Clock) -> Asked:
-    pacing = one_flow(clock)
+    limiter = one_flow(clock)
     for _ in range(3):
-        call(pacing, FlowHealth.UNHEALTHY)
-    return pacing
+        call(limiter, FlowHealth.UNHEALTHY)
+    return limiter
 
 
 def test_a_flow_that_only_fails_is_left_alone(clock: Clock) -> None:
@@ -257,8 +259,8 @@ def test_a_flow_that_only_fails_is_left_alone(clock: Clock) -> None:
 
 
 def test_failures_that_are_not_in_a_row_break_nothing(clock: Clock) -> None:
-    pacing = one_flow(clock)
-    for sign in (
+    limiter = one_flow(clock)
+    for health in (
         FlowHealth.UNHEALTHY,
         FlowHealth.UNHEALTHY,
         FlowHealth.HEALTHY,
@@ -266,56 +268,56 @@ def test_failures_that_are_not_in_a_row_break_nothing(clock: Clock) -> None:
         FlowHealth.NEUTRAL,
         FlowHealth.UNHEALTHY,
     ):
-        call(pacing, sign)
-    assert pacing.enter("f", "a") is None
+        call(limiter, health)
+    assert limiter.try_enter("f", "a") is None
 
 
 def test_a_broken_flow_is_tried_by_one_call_and_left_alone_for_longer_if_that_fails(clock: Clock) -> None:
-    pacing = broken(clock)
+    limiter = broken(clock)
     clock.advance(30)
     for seconds in (60, 100, 100):
-        assert pacing.enter("f", "probe") is None
-        assert pacing.enter("f", "elsewhere") is not None
-        pacing.leave("f", sign=FlowHealth.UNHEALTHY, until=None, ticket="probe")
+        assert limiter.try_enter("f", "probe") is None
+        assert limiter.try_enter("f", "elsewhere") is not None
+        limiter.leave("f", health=FlowHealth.UNHEALTHY, until=None, ticket="probe")
         clock.advance(seconds - 0.1)
-        assert refused(pacing, "probe").code == "flow_circuit_open"
+        assert refused(limiter, "probe").code == "flow_circuit_open"
         clock.advance(4)  # the other one does not come back
 
 
 def test_a_broken_flow_that_answers_well_is_called_again(clock: Clock) -> None:
-    pacing = broken(clock)
+    limiter = broken(clock)
     clock.advance(30)
-    call(pacing, FlowHealth.HEALTHY)
-    assert fill(pacing, "f") == 2
-    pacing.leave("f", sign=FlowHealth.UNHEALTHY, until=None)
-    assert fill(pacing, "f") == 1, "one failure does not open it again"
+    call(limiter, FlowHealth.HEALTHY)
+    assert fill(limiter, "f") == 2
+    limiter.leave("f", health=FlowHealth.UNHEALTHY, until=None)
+    assert fill(limiter, "f") == 1, "one failure does not open it again"
 
 
 def test_a_flow_that_was_well_again_is_left_alone_no_longer_than_the_first_time(clock: Clock) -> None:
-    pacing = broken(clock)
+    limiter = broken(clock)
     clock.advance(30)
-    for sign in (FlowHealth.HEALTHY, FlowHealth.UNHEALTHY, FlowHealth.UNHEALTHY, FlowHealth.UNHEALTHY):
-        call(pacing, sign)
-    assert refused(pacing, "a").until == clock.now + timedelta(seconds=30)
+    for health in (FlowHealth.HEALTHY, FlowHealth.UNHEALTHY, FlowHealth.UNHEALTHY, FlowHealth.UNHEALTHY):
+        call(limiter, health)
+    assert refused(limiter, "a").until == clock.now + timedelta(seconds=30)
 
 
 def test_a_probe_that_was_cancelled_lets_the_next_one_try(clock: Clock) -> None:
-    pacing = broken(clock)
+    limiter = broken(clock)
     clock.advance(30)
-    call(pacing, FlowHealth.NEUTRAL)
-    assert pacing.enter("f", "next") is None
+    call(limiter, FlowHealth.NEUTRAL)
+    assert limiter.try_enter("f", "next") is None
 
 
 def test_failures_of_calls_begun_before_the_breaker_opened_do_not_open_it_again(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=10))
-    fill(pacing, "f")
+    limiter = one_flow(clock, replace(LIMITS, max_in_flight=10))
+    fill(limiter, "f")
     for n in range(9):
-        pacing.leave("f", sign=FlowHealth.UNHEALTHY, until=None, ticket=f"{QUEUE}f{n}")
+        limiter.leave("f", health=FlowHealth.UNHEALTHY, until=None, ticket=f"{QUEUE}f{n}")
     clock.advance(30)
-    assert pacing.enter("f", "probe") is None, "a call that hangs since before is no probe"
-    pacing.leave("f", sign=FlowHealth.UNHEALTHY, until=None, ticket=f"{QUEUE}f9")
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None, ticket="probe")
-    assert pacing.enter("f", "a") is None
+    assert limiter.try_enter("f", "probe") is None, "a call that hangs since before is no probe"
+    limiter.leave("f", health=FlowHealth.UNHEALTHY, until=None, ticket=f"{QUEUE}f9")
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None, ticket="probe")
+    assert limiter.try_enter("f", "a") is None
 
 
 # --- who is next -----------------------------------------------------------------------------------------------------
@@ -323,101 +325,101 @@ def test_failures_of_calls_begun_before_the_breaker_opened_do_not_open_it_again(
 
 def waiting_for_one_place(clock: Clock) -> Asked:
     """One call at a time; one call is under way, and the ticket "first" waits for it to end."""
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=1))
-    assert pacing.enter("f", "call") is None
-    due = refused(pacing, "first").until
+    limiter = one_flow(clock, replace(LIMITS, max_in_flight=1))
+    assert limiter.try_enter("f", "call") is None
+    due = refused(limiter, "first").until
     clock.advance(AT_ONCE / 4)
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     clock.advance_to(due)
-    return pacing
+    return limiter
 
 
 def test_a_newcomer_does_not_go_before_one_that_is_due(clock: Clock) -> None:
-    pacing = waiting_for_one_place(clock)
-    assert refused(pacing, "newcomer").code == "flow_busy"
-    assert pacing.enter("f", "first") is None
+    limiter = waiting_for_one_place(clock)
+    assert refused(limiter, "newcomer").code == "flow_busy"
+    assert limiter.try_enter("f", "first") is None
 
 
 def test_who_has_called_keeps_no_place(clock: Clock) -> None:
-    pacing = waiting_for_one_place(clock)
-    call(pacing, FlowHealth.HEALTHY, ticket="first")
-    assert pacing.enter("f", "newcomer") is None
+    limiter = waiting_for_one_place(clock)
+    call(limiter, FlowHealth.HEALTHY, ticket="first")
+    assert limiter.try_enter("f", "newcomer") is None
 
 
 def test_who_comes_back_late_goes_before_those_due_later(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=1))
-    assert pacing.enter("f", "call") is None
-    due = refused(pacing, "late").until
-    assert refused(pacing, "later").until == due + timedelta(seconds=1)
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
+    limiter = one_flow(clock, replace(LIMITS, max_in_flight=1))
+    assert limiter.try_enter("f", "call") is None
+    due = refused(limiter, "late").until
+    assert refused(limiter, "later").until == due + timedelta(seconds=1)
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     clock.advance_to(due + timedelta(seconds=3.1))
-    assert pacing.enter("f", "late") is None
+    assert limiter.try_enter("f", "late") is None
 
 
 def test_who_comes_back_late_takes_no_turn_from_those_due_about_then(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=4))
-    fill(pacing, "f", most=4)
-    refused(pacing, "other")
-    clock.advance_to(refused(pacing, "late").until + timedelta(seconds=1))
-    refused(pacing, "late")
-    assert pacing.state()["f"].waiting == 2
+    limiter = one_flow(clock, replace(LIMITS, max_in_flight=4))
+    fill(limiter, "f", most=4)
+    refused(limiter, "other")
+    clock.advance_to(refused(limiter, "late").until + timedelta(seconds=1))
+    refused(limiter, "late")
+    assert limiter.state()["f"].waiting == 2
 
 
 def test_who_came_back_in_vain_keeps_its_turn(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=1))
-    assert pacing.enter("f", "call") is None
-    clock.advance_to(refused(pacing, "first").until)
-    second = refused(pacing, "second").until
-    refused(pacing, "first")
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
-    clock.advance_to(min(second, refused(pacing, "second").until))
-    refused(pacing, "second")
-    assert pacing.enter("f", "first") is None
+    limiter = one_flow(clock, replace(LIMITS, max_in_flight=1))
+    assert limiter.try_enter("f", "call") is None
+    clock.advance_to(refused(limiter, "first").until)
+    second = refused(limiter, "second").until
+    refused(limiter, "first")
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
+    clock.advance_to(min(second, refused(limiter, "second").until))
+    refused(limiter, "second")
+    assert limiter.try_enter("f", "first") is None
 
 
 def test_a_ticket_that_never_comes_back_is_forgotten(clock: Clock) -> None:
-    pacing = waiting_for_one_place(clock)
+    limiter = waiting_for_one_place(clock)
     clock.advance(3.1)
-    assert pacing.enter("f", "newcomer") is None
-    assert pacing.state()["f"].waiting == 0
+    assert limiter.try_enter("f", "newcomer") is None
+    assert limiter.state()["f"].waiting == 0
 
 
 def test_a_ticket_overtaken_by_later_ones_is_taken_to_be_elsewhere(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=1))
-    assert pacing.enter("f", "call") is None
-    refused(pacing, "elsewhere")
-    later = refused(pacing, "here").until
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
+    limiter = one_flow(clock, replace(LIMITS, max_in_flight=1))
+    assert limiter.try_enter("f", "call") is None
+    refused(limiter, "elsewhere")
+    later = refused(limiter, "here").until
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     clock.advance_to(later)
-    assert pacing.enter("f", "here") is None
+    assert limiter.try_enter("f", "here") is None
 
 
 def test_tickets_that_are_elsewhere_keep_no_more_than_a_quarter_of_the_places(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=8))
-    fill(pacing, "f", most=8)
-    last = max(refused(pacing, f"w{n}").until for n in range(10))
+    limiter = one_flow(clock, replace(LIMITS, max_in_flight=8))
+    fill(limiter, "f", most=8)
+    last = max(refused(limiter, f"w{n}").until for n in range(10))
     for _ in range(8):
-        pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
+        limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     clock.advance_to(last)
-    assert fill(pacing, "f") == 6
+    assert fill(limiter, "f") == 6
 
 
 def test_however_many_wait_the_memory_is_bounded(clock: Clock) -> None:
-    pacing = one_flow(clock, replace(LIMITS, max_in_flight=1))
-    assert pacing.enter("f", "call") is None
+    limiter = one_flow(clock, replace(LIMITS, max_in_flight=1))
+    assert limiter.try_enter("f", "call") is None
     for n in range(10_050):
-        refused(pacing, f"w{n}")
-    assert pacing.state()["f"].waiting == 10_000
+        refused(limiter, f"w{n}")
+    assert limiter.state()["f"].waiting == 10_000
 
 
 # --- lanes -----------------------------------------------------------------------------------------------------------
 
 
 def test_one_flow_leaves_lanes_to_the_others(clock: Clock) -> None:
-    pacing = flows(clock, "f", "g", lanes=12)
-    assert fill(pacing, "f") == 9
-    assert refused(pacing, "late").code == "flow_busy"
-    assert pacing.enter("g", "a") is None
+    limiter = flows(clock, "f", "g", lanes=12)
+    assert fill(limiter, "f") == 9
+    assert refused(limiter, "late").code == "flow_busy"
+    assert limiter.try_enter("g", "a") is None
 
 
 def test_the_only_flow_may_hold_all_lanes(clock: Clock) -> None:
@@ -426,190 +428,190 @@ def test_the_only_flow_may_hold_all_lanes(clock: Clock) -> None:
 
 @pytest.mark.parametrize("lanes", [2, 3, 4, 12])
 def test_a_flow_that_begins_to_hang_leaves_a_lane_to_the_others(clock: Clock, lanes: int) -> None:
-    pacing = flows(clock, "f", "g", lanes=lanes)
-    assert fill(pacing, "f") < lanes
-    assert pacing.enter("g", "a") is None
+    limiter = flows(clock, "f", "g", lanes=lanes)
+    assert fill(limiter, "f") < lanes
+    assert limiter.try_enter("g", "a") is None
 
 
 def test_a_flow_that_holds_lanes_of_one_queue_leaves_some_of_each(clock: Clock) -> None:
     """A message waits for the lanes of its own queue: lanes free elsewhere are no help to it."""
-    pacing = flows(clock, "f", "g", lanes=8, others=4)
-    assert (fill(pacing, "f"), fill(pacing, "f", queue=OTHER_QUEUE)) == (6, 3)
-    assert pacing.enter("g", "a") is None
-    assert pacing.enter("g", "b", OTHER_QUEUE) is None
+    limiter = flows(clock, "f", "g", lanes=8, others=4)
+    assert (fill(limiter, "f"), fill(limiter, "f", queue=OTHER_QUEUE)) == (6, 3)
+    assert limiter.try_enter("g", "a") is None
+    assert limiter.try_enter("g", "b", OTHER_QUEUE) is None
     for _ in range(6):
-        pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
-    assert fill(pacing, "g") == 5
+        limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
+    assert fill(limiter, "g") == 5
 
 
 def test_a_queue_with_one_lane_lends_it_to_anyone(clock: Clock) -> None:
-    pacing = flows(clock, "f", "g", lanes=1)
-    call(pacing, FlowHealth.UNHEALTHY)
-    call(pacing, FlowHealth.HEALTHY)
-    call(pacing, FlowHealth.HEALTHY, flow="g")
+    limiter = flows(clock, "f", "g", lanes=1)
+    call(limiter, FlowHealth.UNHEALTHY)
+    call(limiter, FlowHealth.HEALTHY)
+    call(limiter, FlowHealth.HEALTHY, flow="g")
 
 
 def test_two_flows_that_begin_to_hang_leave_a_lane_to_the_others(clock: Clock) -> None:
-    pacing = flows(clock, "f", "g", "h", lanes=12)
-    assert fill(pacing, "f") + fill(pacing, "g") == 11
-    assert pacing.enter("h", "a") is None
+    limiter = flows(clock, "f", "g", "h", lanes=12)
+    assert fill(limiter, "f") + fill(limiter, "g") == 11
+    assert limiter.try_enter("h", "a") is None
 
 
 def test_slow_flows_together_hold_little_of_the_reserve(clock: Clock) -> None:
-    pacing = flows(clock, "f", "g", "h", lanes=12)
-    assert fill(pacing, "f") == 9
-    assert pacing.enter("g", "hangs") is None
+    limiter = flows(clock, "f", "g", "h", lanes=12)
+    assert fill(limiter, "f") == 9
+    assert limiter.try_enter("g", "hangs") is None
     clock.advance(6)
-    assert refused(pacing, "more", "g").code == "flow_busy"
-    assert fill(pacing, "h") == 1, "one lane is left for a flow that has none"
+    assert refused(limiter, "more", "g").code == "flow_busy"
+    assert fill(limiter, "h") == 1, "one lane is left for a flow that has none"
 
 
 def test_a_flow_that_is_always_slow_takes_little_of_the_reserve(clock: Clock) -> None:
-    pacing = flows(clock, "f", "g", lanes=12)
-    assert pacing.enter("g", "slow") is None
+    limiter = flows(clock, "f", "g", lanes=12)
+    assert limiter.try_enter("g", "slow") is None
     clock.advance(6)
-    pacing.leave("g", sign=FlowHealth.HEALTHY, until=None)
-    assert fill(pacing, "f") == 9
-    assert fill(pacing, "g") == 1
+    limiter.leave("g", health=FlowHealth.HEALTHY, until=None)
+    assert fill(limiter, "f") == 9
+    assert fill(limiter, "g") == 1
 
 
 def test_a_flow_that_fails_takes_nothing_of_the_reserve(clock: Clock) -> None:
-    pacing = flows(clock, "f", "g", lanes=12)
-    call(pacing, FlowHealth.UNHEALTHY, flow="g")
-    fill(pacing, "f")
-    assert refused(pacing, "a", "g").code == "flow_busy"
+    limiter = flows(clock, "f", "g", lanes=12)
+    call(limiter, FlowHealth.UNHEALTHY, flow="g")
+    fill(limiter, "f")
+    assert refused(limiter, "a", "g").code == "flow_busy"
 
 
 def test_a_throttled_and_a_broken_flow_do_not_slow_another(clock: Clock) -> None:
-    pacing = flows(clock, "f", "g", "h", lanes=12)
-    call(pacing, FlowHealth.THROTTLED, clock.now + timedelta(hours=1), flow="f")
+    limiter = flows(clock, "f", "g", "h", lanes=12)
+    call(limiter, FlowHealth.THROTTLED, clock.now + timedelta(hours=1), flow="f")
     for _ in range(3):
-        call(pacing, FlowHealth.UNHEALTHY, flow="g")
-    assert fill(pacing, "h") == 9
+        call(limiter, FlowHealth.UNHEALTHY, flow="g")
+    assert fill(limiter, "h") == 9
 
 
 # --- patience --------------------------------------------------------------------------------------------------------
 
 
-def known_to_be_quick(pacing: Asked, clock: Clock, flow: str = "f") -> Asked:
+def known_to_be_quick(limiter: Asked, clock: Clock, flow: str = "f") -> Asked:
     """A quarter of a second each call."""
-    assert pacing.enter(flow, "earlier") is None
+    assert limiter.try_enter(flow, "earlier") is None
     clock.advance(AT_ONCE / 4)
-    pacing.leave(flow, sign=FlowHealth.HEALTHY, until=None)
-    return pacing
+    limiter.leave(flow, health=FlowHealth.HEALTHY, until=None)
+    return limiter
 
 
-async def asking(pacing: Asked, *tickets: str, flow: str = "f") -> list[asyncio.Task[NotNow | None]]:
+async def asking(limiter: Asked, *tickets: str, flow: str = "f") -> list[asyncio.Task[Postponement | None]]:
     """Requests that ask for a place and were given the time to wait for it."""
-    tasks = [asyncio.create_task(pacing.admitted(flow, each, patience_seconds=AT_ONCE)) for each in tickets]
+    tasks = [asyncio.create_task(limiter.enter(flow, each, max_wait_seconds=AT_ONCE)) for each in tickets]
     for _ in range(3):
         await asyncio.sleep(0)
     return tasks
 
 
 async def test_the_backlog_of_a_quick_flow_waits_in_its_lane(clock: Clock) -> None:
-    pacing = known_to_be_quick(flows(clock, "f", "g", lanes=4), clock)
-    fill(pacing, "f")
-    first, second = await asking(pacing, "a", "b")
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
+    limiter = known_to_be_quick(flows(clock, "f", "g", lanes=4), clock)
+    fill(limiter, "f")
+    first, second = await asking(limiter, "a", "b")
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     assert await first is None
     assert not second.done()
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     assert await second is None
-    assert pacing.state()["f"].in_flight == 3
+    assert limiter.state()["f"].in_flight == 3
 
 
 async def test_patience_ends(clock: Clock) -> None:
-    pacing = known_to_be_quick(one_flow(clock), clock)
-    fill(pacing, "f")
-    no = await pacing.admitted("f", "a", patience_seconds=0.02)
+    limiter = known_to_be_quick(one_flow(clock), clock)
+    fill(limiter, "f")
+    no = await limiter.enter("f", "a", max_wait_seconds=0.02)
     assert no is not None
     assert no.code == "flow_busy"
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
-    assert pacing.state()["f"].in_flight == 1, "who went away is given no place"
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
+    assert limiter.state()["f"].in_flight == 1, "who went away is given no place"
 
 
 async def test_a_hanging_flow_is_not_waited_for_however_quick_it_was(clock: Clock) -> None:
-    pacing = one_flow(clock)
-    known_to_be_quick(pacing, clock)
-    fill(pacing, "f")
+    limiter = one_flow(clock)
+    known_to_be_quick(limiter, clock)
+    fill(limiter, "f")
     clock.advance(AT_ONCE + 0.01)
-    [task] = await asking(pacing, "a")
+    [task] = await asking(limiter, "a")
     assert task.done()
 
 
 async def test_a_flow_is_not_waited_for_before_it_is_known_to_be_quick(clock: Clock) -> None:
-    pacing = one_flow(clock)
-    fill(pacing, "f")
-    [task] = await asking(pacing, "a")
+    limiter = one_flow(clock)
+    fill(limiter, "f")
+    [task] = await asking(limiter, "a")
     assert task.done()
 
 
 async def test_nobody_waits_longer_than_a_few_calls_last(clock: Clock) -> None:
-    pacing = one_flow(clock)
-    assert pacing.enter("f", "call") is None
+    limiter = one_flow(clock)
+    assert limiter.try_enter("f", "call") is None
     clock.advance(0.1)
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
-    fill(pacing, "f")
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
+    fill(limiter, "f")
     clock.advance(0.5)  # so long that at a tenth of a second each all calls should have ended
-    [task] = await asking(pacing, "a")
+    [task] = await asking(limiter, "a")
     assert task.done()
 
 
 async def test_a_slow_flow_is_not_waited_for(clock: Clock) -> None:
-    pacing = one_flow(clock)
-    assert pacing.enter("f", "call") is None
+    limiter = one_flow(clock)
+    assert limiter.try_enter("f", "call") is None
     clock.advance(2)
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
-    fill(pacing, "f")
-    [task] = await asking(pacing, "a")
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
+    fill(limiter, "f")
+    [task] = await asking(limiter, "a")
     assert task.done()
 
 
 async def test_no_more_wait_than_are_likely_to_be_let_in(clock: Clock) -> None:
-    pacing = one_flow(clock)
-    assert pacing.enter("f", "call") is None
+    limiter = one_flow(clock)
+    assert limiter.try_enter("f", "call") is None
     clock.advance(AT_ONCE / 2)
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
-    fill(pacing, "f")
-    tasks = await asking(pacing, *"abcdef")
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
+    fill(limiter, "f")
+    tasks = await asking(limiter, *"abcdef")
     assert [task.done() for task in tasks] == [False] * 4 + [True] * 2, "two places, each free twice in that time"
     await cancel(*tasks)
 
 
 async def test_a_pause_ends_all_waiting(clock: Clock) -> None:
-    pacing = known_to_be_quick(one_flow(clock), clock)
-    fill(pacing, "f")
-    tasks = await asking(pacing, "a", "b")
-    pacing.leave("f", sign=FlowHealth.THROTTLED, until=clock.now + timedelta(seconds=9))
-    tasks += await asking(pacing, "c")
+    limiter = known_to_be_quick(one_flow(clock), clock)
+    fill(limiter, "f")
+    tasks = await asking(limiter, "a", "b")
+    limiter.leave("f", health=FlowHealth.THROTTLED, until=clock.now + timedelta(seconds=9))
+    tasks += await asking(limiter, "c")
     assert all(task.done() for task in tasks)
     assert [no.code for no in await asyncio.gather(*tasks) if no] == ["flow_throttled"] * 3
 
 
 async def test_who_waits_in_a_lane_does_not_go_before_one_that_is_due(clock: Clock) -> None:
-    pacing = waiting_for_one_place(clock)
-    assert pacing.enter("f", "first") is None
-    due = refused(pacing, "returns").until
+    limiter = waiting_for_one_place(clock)
+    assert limiter.try_enter("f", "first") is None
+    due = refused(limiter, "returns").until
     clock.advance_to(due)
-    newcomer, returned = await asking(pacing, "newcomer", "returns")
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
+    newcomer, returned = await asking(limiter, "newcomer", "returns")
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     assert await returned is None
     assert not newcomer.done()
     await cancel(newcomer)
 
 
 async def test_a_cancelled_wait_holds_no_place(clock: Clock) -> None:
-    pacing = known_to_be_quick(one_flow(clock, replace(LIMITS, max_in_flight=1)), clock)
-    fill(pacing, "f")
-    waiting, given = await asking(pacing, "a", "b")
+    limiter = known_to_be_quick(one_flow(clock, replace(LIMITS, max_in_flight=1)), clock)
+    fill(limiter, "f")
+    waiting, given = await asking(limiter, "a", "b")
     await cancel(waiting)
-    pacing.leave("f", sign=FlowHealth.HEALTHY, until=None)
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     await cancel(given)  # it was given the place, and does not know it yet
-    assert pacing.state()["f"].in_flight == 0
+    assert limiter.state()["f"].in_flight == 0
 
 
-async def cancel(*tasks: asyncio.Task[NotNow | None]) -> None:
+async def cancel(*tasks: asyncio.Task[Postponement | None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -623,7 +625,7 @@ class Answered:
     """How a call ends."""
 
     seconds: float
-    sign: FlowHealth
+    health: FlowHealth
     retry_after: float | None = None
 
 
@@ -644,7 +646,7 @@ HEALTHY = Answered(0.2, FlowHealth.HEALTHY)
 class Simulation:
     """One flow, and all that happens to it, in simulated time."""
 
-    limits: Limits
+    limits: FlowLimits
     answers: list[Answered]
     late: list[float]
     """By how much requests come back late, in turn."""
@@ -656,7 +658,7 @@ class Simulation:
     """The breaker: since when, until the flow is well again."""
 
     def __post_init__(self) -> None:
-        self.pacing = one_flow(self.clock, self.limits)
+        self.limiter = one_flow(self.clock, self.limits)
         self._events: list[tuple[datetime, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._late = itertools.cycle(self.late)
@@ -676,7 +678,7 @@ class Simulation:
         heapq.heappush(self._events, (time, next(self._order), happen))
 
     def _ask(self, request: Request) -> None:
-        no = self.pacing.enter("f", request.ticket)
+        no = self.limiter.try_enter("f", request.ticket)
         if no is None:
             self._call(request)
             return
@@ -717,11 +719,11 @@ class Simulation:
         now = self.clock.now
         began = self.began.pop(request.ticket)
         until = None if answer.retry_after is None else now + timedelta(seconds=answer.retry_after)
-        self.pacing.leave("f", sign=answer.sign, until=until, ticket=request.ticket)
-        closed = self.pacing.state()["f"].closed
+        self.limiter.leave("f", health=answer.health, until=until, ticket=request.ticket)
+        closed = self.limiter.state()["f"].closed
         if closed is not None and closed.code == "flow_circuit_open":
             self.opened = self.opened if self.opened and began < self.opened else now
-        elif answer.sign is FlowHealth.HEALTHY and self.opened and began > self.opened:
+        elif answer.health is FlowHealth.HEALTHY and self.opened and began > self.opened:
             self.opened = None
 
 
@@ -733,7 +735,7 @@ ANSWERS = st.one_of(
     st.builds(Answered, st.floats(0.01, 2), st.just(FlowHealth.THROTTLED), st.none() | st.floats(0, 100)),
 )
 SOME_LIMITS = st.builds(
-    Limits,
+    FlowLimits,
     max_in_flight=st.integers(1, 9),
     max_calls=st.integers(1, 12),
     window_seconds=st.floats(0.5, 30),
@@ -751,7 +753,7 @@ SOME_LIMITS = st.builds(
     late=st.lists(st.floats(0, 0.4), min_size=1, max_size=5),
 )
 def test_bounds_and_order_hold_and_nobody_starves(
-    limits: Limits, answers: list[Answered], arrivals: list[tuple[float, bool]], late: list[float]
+    limits: FlowLimits, answers: list[Answered], arrivals: list[tuple[float, bool]], late: list[float]
 ) -> None:
     simulation = Simulation(limits, answers, late)
     for seconds, elsewhere in arrivals:

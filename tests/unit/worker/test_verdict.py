@@ -15,7 +15,7 @@ from flow_worker.flows import platform
 from flow_worker.flows.invoker import Answer
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.status_url import StatusHosts, is_signed
-from flow_worker.flows.verdict import FlowHealth, Kind, Verdict, judge, judge_failure, judge_poll
+from flow_worker.flows.verdict import FlowHealth, Verdict, VerdictKind, judge, judge_failure, judge_poll
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RUN = "08584"
@@ -69,7 +69,7 @@ def polled(one: Answer | CallFailed, *, fresh_token: bool = False) -> Verdict:
     return judge_poll(one, flow(), status_url=STATUS_URL, now=NOW, fresh_token=fresh_token)
 
 
-def told(verdict: Verdict) -> tuple[Kind, str | None]:
+def told(verdict: Verdict) -> tuple[VerdictKind, str | None]:
     return verdict.kind, verdict.error.code if verdict.error else None
 
 
@@ -99,13 +99,13 @@ def test_a_call_refused_for_good_says_what_to_fix(
     status: int, code: str, message: str, remedy: str, idempotent: bool
 ) -> None:
     verdict = judged(answer(status, error(code, message)), idempotent=idempotent)
-    assert (told(verdict), verdict.http_status) == ((Kind.FAILED, code), status)
+    assert (told(verdict), verdict.http_status) == ((VerdictKind.FAILED, code), status)
     assert verdict.error is not None
     assert remedy in verdict.error.message
     assert message in verdict.error.message
     assert not verdict.error.retryable
     assert verdict.output == error(code, message)
-    assert verdict.sign is FlowHealth.HEALTHY
+    assert verdict.health is FlowHealth.HEALTHY
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_refusal_without_a_code_is_judged_by_its_status(
     status: int, remedy: str, body: bytes, kind: str | None
 ) -> None:
     verdict = judged(answer(status, body, kind))
-    assert told(verdict) == (Kind.FAILED, f"http_{status}")
+    assert told(verdict) == (VerdictKind.FAILED, f"http_{status}")
     assert verdict.error is not None
     assert remedy in verdict.error.message
 
@@ -124,7 +124,7 @@ def test_a_refusal_without_a_code_is_judged_by_its_status(
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(status: int) -> None:
     verdict = judged(answer(status, location="https://elsewhere.example/"))
-    assert told(verdict) == (Kind.FAILED, f"http_{status}")
+    assert told(verdict) == (VerdictKind.FAILED, f"http_{status}")
 
 
 # --- refused before a run: tried again with every flow -----------------------------------------------------------
@@ -142,8 +142,8 @@ def test_a_redirect_is_not_followed(status: int) -> None:
 @pytest.mark.parametrize("idempotent", [True, False])
 def test_a_throttled_call_is_made_again(body: JsonValue | bytes, idempotent: bool) -> None:
     verdict = judged(answer(429, body, retry_after="7"), idempotent=idempotent)
-    assert (verdict.kind, verdict.sign, verdict.not_before) == (
-        Kind.RETRY,
+    assert (verdict.kind, verdict.health, verdict.not_before) == (
+        VerdictKind.RETRY,
         FlowHealth.THROTTLED,
         NOW + timedelta(seconds=7),
     )
@@ -189,9 +189,9 @@ def test_retry_after_is_understood_in_both_forms_and_bounded(retry_after: str | 
 @pytest.mark.parametrize("idempotent", [True, False])
 def test_a_refused_token_is_fetched_anew_once(code: str, message: str, idempotent: bool) -> None:
     first = judged(answer(401, error(code, message)), idempotent=idempotent)
-    assert (told(first), first.fresh_token) == ((Kind.RETRY, code), True)
+    assert (told(first), first.fresh_token) == ((VerdictKind.RETRY, code), True)
     second = judged(answer(401, error(code, message)), idempotent=idempotent, fresh_token=True)
-    assert (told(second), second.fresh_token) == ((Kind.FAILED, code), False)
+    assert (told(second), second.fresh_token) == ((VerdictKind.FAILED, code), False)
     assert second.error is not None
     assert "trigger" in second.error.message
 
@@ -199,7 +199,7 @@ def test_a_refused_token_is_fetched_anew_once(code: str, message: str, idempoten
 @pytest.mark.parametrize("idempotent", [True, False])
 def test_a_flow_that_could_not_be_reached_is_called_again(idempotent: bool) -> None:
     verdict = judge_failure(CallFailed("flow_unreachable", "No.", may_have_run=False), flow(idempotent=idempotent))
-    assert (told(verdict), verdict.sign) == ((Kind.RETRY, "flow_unreachable"), FlowHealth.UNHEALTHY)
+    assert (told(verdict), verdict.health) == ((VerdictKind.RETRY, "flow_unreachable"), FlowHealth.UNHEALTHY)
 
 
 # --- sent, but not answered: only an idempotent flow is called again ---------------------------------------------
@@ -224,7 +224,7 @@ UNANSWERED: list[tuple[Answer, str]] = [
 @pytest.mark.parametrize(("one", "code"), UNANSWERED)
 def test_an_unanswered_call_is_unknown_and_names_the_run(one: Answer, code: str) -> None:
     verdict = judged(one)
-    assert (told(verdict), verdict.sign) == ((Kind.UNKNOWN, code), FlowHealth.UNHEALTHY)
+    assert (told(verdict), verdict.health) == ((VerdictKind.UNKNOWN, code), FlowHealth.UNHEALTHY)
     assert verdict.run is not None
     assert verdict.run.run_id == one.run_id
     assert verdict.error is not None
@@ -235,7 +235,7 @@ def test_an_unanswered_call_is_unknown_and_names_the_run(one: Answer, code: str)
 @pytest.mark.parametrize(("one", "code"), UNANSWERED)
 def test_an_unanswered_call_of_an_idempotent_flow_is_made_again(one: Answer, code: str) -> None:
     verdict = judged(one, idempotent=True)
-    assert (told(verdict), verdict.sign) == ((Kind.RETRY, code), FlowHealth.UNHEALTHY)
+    assert (told(verdict), verdict.health) == ((VerdictKind.RETRY, code), FlowHealth.UNHEALTHY)
 
 
 def test_a_gateway_that_says_when_to_come_back_is_heard() -> None:
@@ -243,16 +243,18 @@ def test_a_gateway_that_says_when_to_come_back_is_heard() -> None:
     assert verdict.not_before == NOW + timedelta(seconds=9)
 
 
-@pytest.mark.parametrize(("idempotent", "kind"), [(True, Kind.RETRY), (False, Kind.UNKNOWN)])
+@pytest.mark.parametrize(("idempotent", "kind"), [(True, VerdictKind.RETRY), (False, VerdictKind.UNKNOWN)])
 @pytest.mark.parametrize("code", ["flow_timeout", "flow_no_answer"])
-def test_a_lost_answer_is_asked_for_again_only_if_that_does_no_harm(code: str, idempotent: bool, kind: Kind) -> None:
+def test_a_lost_answer_is_asked_for_again_only_if_that_does_no_harm(
+    code: str, idempotent: bool, kind: VerdictKind
+) -> None:
     verdict = judge_failure(CallFailed(code, "Lost.", may_have_run=True), flow(idempotent=idempotent))
-    assert (told(verdict), verdict.sign) == ((kind, code), FlowHealth.UNHEALTHY)
+    assert (told(verdict), verdict.health) == ((kind, code), FlowHealth.UNHEALTHY)
 
 
 def test_what_the_worker_broke_off_says_nothing_of_the_flow() -> None:
-    failure = CallFailed("interrupted", "Stopped.", may_have_run=True, is_flows=False)
-    assert judge_failure(failure, flow()).sign is FlowHealth.NEUTRAL
+    failure = CallFailed("interrupted", "Stopped.", may_have_run=True, counts_against_flow=False)
+    assert judge_failure(failure, flow()).health is FlowHealth.NEUTRAL
 
 
 # --- the flow's own answers --------------------------------------------------------------------------------------
@@ -275,7 +277,7 @@ def test_any_success_is_the_flows_output_whatever_its_type(
     status: int, body: JsonValue | bytes, kind: str | None, output: JsonValue, encoding: str | None
 ) -> None:
     verdict = judged(answer(status, body, kind, run=RUN))
-    assert told(verdict) == (Kind.SUCCEEDED, None)
+    assert told(verdict) == (VerdictKind.SUCCEEDED, None)
     assert (verdict.output, verdict.output_encoding, verdict.http_status) == (output, encoding, status)
     assert verdict.note is None
 
@@ -284,8 +286,8 @@ def test_any_success_is_the_flows_output_whatever_its_type(
 @pytest.mark.parametrize("run", [RUN, None])
 def test_a_flows_own_error_is_its_answer_and_not_tried_again(status: int, run: str | None) -> None:
     verdict = judged(answer(status, {"reason": "sold out"}, run=run))
-    assert (told(verdict), verdict.output) == ((Kind.FAILED, f"http_{status}"), {"reason": "sold out"})
-    assert verdict.sign is FlowHealth.HEALTHY
+    assert (told(verdict), verdict.output) == ((VerdictKind.FAILED, f"http_{status}"), {"reason": "sold out"})
+    assert verdict.health is FlowHealth.HEALTHY
 
 
 @pytest.mark.parametrize(
@@ -294,7 +296,7 @@ def test_a_flows_own_error_is_its_answer_and_not_tried_again(status: int, run: s
 )
 def test_a_flow_that_imitates_the_platform_is_told_by_its_run(status: int, code: str) -> None:
     verdict = judged(answer(status, error(code, "Mine."), run=RUN))
-    assert told(verdict) == (Kind.FAILED, code)
+    assert told(verdict) == (VerdictKind.FAILED, code)
     assert verdict.error is not None
     assert verdict.error.message == "Mine."
     assert verdict.output == error(code, "Mine.")
@@ -302,11 +304,11 @@ def test_a_flow_that_imitates_the_platform_is_told_by_its_run(status: int, code:
 
 def test_an_idempotent_flow_that_says_not_now_itself_is_called_again() -> None:
     verdict = judged(answer(429, {"reason": "busy"}, run=RUN, retry_after="3"), idempotent=True)
-    assert (verdict.kind, verdict.not_before) == (Kind.RETRY, NOW + timedelta(seconds=3))
+    assert (verdict.kind, verdict.not_before) == (VerdictKind.RETRY, NOW + timedelta(seconds=3))
 
 
-@pytest.mark.parametrize(("status", "kind"), [(200, Kind.SUCCEEDED), (500, Kind.FAILED)])
-def test_an_answer_larger_than_the_worker_reads_is_not_taken_for_a_lost_one(status: int, kind: Kind) -> None:
+@pytest.mark.parametrize(("status", "kind"), [(200, VerdictKind.SUCCEEDED), (500, VerdictKind.FAILED)])
+def test_an_answer_larger_than_the_worker_reads_is_not_taken_for_a_lost_one(status: int, kind: VerdictKind) -> None:
     verdict = judged(Answer(status, JSON, None, RUN, {}))
     assert told(verdict) == (kind, "output_too_large")
 
@@ -316,7 +318,7 @@ def test_an_answer_larger_than_the_worker_reads_is_not_taken_for_a_lost_one(stat
 )
 def test_an_odd_error_body_is_an_error_all_the_same(body: bytes) -> None:
     verdict = judged(answer(422, body, run=RUN))
-    assert told(verdict) == (Kind.FAILED, "http_422")
+    assert told(verdict) == (VerdictKind.FAILED, "http_422")
 
 
 def test_codes_and_messages_of_others_are_kept_short() -> None:
@@ -339,7 +341,11 @@ def test_codes_and_messages_of_others_are_kept_short() -> None:
 )
 def test_an_accepted_call_is_looked_after_at_its_status_url(url: str) -> None:
     verdict = judged(answer(202, location=url, retry_after="20", run=RUN))
-    assert (verdict.kind, verdict.status_url, verdict.not_before) == (Kind.ACCEPTED, url, NOW + timedelta(seconds=20))
+    assert (verdict.kind, verdict.status_url, verdict.not_before) == (
+        VerdictKind.ACCEPTED,
+        url,
+        NOW + timedelta(seconds=20),
+    )
     assert url not in repr(verdict)
 
 
@@ -361,7 +367,7 @@ def test_an_accepted_call_is_looked_after_at_its_status_url(url: str) -> None:
 )
 def test_a_status_url_elsewhere_is_never_asked(url: str) -> None:
     verdict = judged(answer(202, location=url, run=RUN))
-    assert told(verdict) == (Kind.UNKNOWN, "status_url_not_allowed")
+    assert told(verdict) == (VerdictKind.UNKNOWN, "status_url_not_allowed")
     assert verdict.error is not None
     assert "flow_hosts" in verdict.error.message
     assert not url or url not in verdict.error.message
@@ -370,7 +376,7 @@ def test_a_status_url_elsewhere_is_never_asked(url: str) -> None:
 def test_an_accepted_call_without_a_status_url_has_succeeded() -> None:
     verdict = judged(answer(202, b"", None, run=RUN))
     assert (told(verdict), verdict.output, verdict.note) == (
-        (Kind.SUCCEEDED, None),
+        (VerdictKind.SUCCEEDED, None),
         None,
         "accepted_without_response",
     )
@@ -400,14 +406,20 @@ def test_a_run_that_goes_on_is_looked_at_again_where_it_says() -> None:
     moved = STATUS_URL + "&moved=1"
     assert polled(answer(202)).status_url == STATUS_URL
     assert polled(answer(202, location=moved)).status_url == moved
-    assert told(polled(answer(202, location="https://evil.example/"))) == (Kind.UNKNOWN, "status_url_not_allowed")
+    assert told(polled(answer(202, location="https://evil.example/"))) == (
+        VerdictKind.UNKNOWN,
+        "status_url_not_allowed",
+    )
 
 
 def test_a_run_that_ended_is_told_as_its_response_says() -> None:
-    assert (polled(answer(200, {"id": 7})).kind, polled(answer(200, {"id": 7})).output) == (Kind.SUCCEEDED, {"id": 7})
+    assert (polled(answer(200, {"id": 7})).kind, polled(answer(200, {"id": 7})).output) == (
+        VerdictKind.SUCCEEDED,
+        {"id": 7},
+    )
     failed = polled(answer(422, error("SoldOut", "No more."), run=RUN))
-    assert (told(failed), failed.output) == ((Kind.FAILED, "SoldOut"), error("SoldOut", "No more."))
-    assert told(polled(answer(409, error("SoldOut", "No more.")))) == (Kind.FAILED, "SoldOut")
+    assert (told(failed), failed.output) == ((VerdictKind.FAILED, "SoldOut"), error("SoldOut", "No more."))
+    assert told(polled(answer(409, error("SoldOut", "No more.")))) == (VerdictKind.FAILED, "SoldOut")
 
 
 @pytest.mark.parametrize(
@@ -425,13 +437,13 @@ def test_a_run_that_ended_is_told_as_its_response_says() -> None:
     ],
 )
 def test_a_look_that_failed_is_repeated_for_every_flow(happened: Answer | CallFailed) -> None:
-    assert polled(happened).kind is Kind.RETRY
+    assert polled(happened).kind is VerdictKind.RETRY
 
 
 def test_a_look_refused_for_its_token_is_repeated_once_with_another() -> None:
     refusal = answer(401, error("DirectApiInvalidAuthorizationScheme", BAD_TOKEN))
-    assert (polled(refusal).kind, polled(refusal).fresh_token) == (Kind.RETRY, True)
-    assert polled(refusal, fresh_token=True).kind is Kind.UNKNOWN
+    assert (polled(refusal).kind, polled(refusal).fresh_token) == (VerdictKind.RETRY, True)
+    assert polled(refusal, fresh_token=True).kind is VerdictKind.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -440,7 +452,7 @@ def test_a_look_refused_for_its_token_is_repeated_once_with_another() -> None:
 )
 def test_a_run_that_cannot_be_looked_at_is_unknown(status: int, code: str) -> None:
     verdict = polled(answer(status, error(code, "No.")))
-    assert told(verdict) == (Kind.UNKNOWN, code)
+    assert told(verdict) == (VerdictKind.UNKNOWN, code)
     assert verdict.error is not None
     assert "run history" in verdict.error.message
     assert verdict.run is None  # the call's own is kept
@@ -448,7 +460,7 @@ def test_a_run_that_cannot_be_looked_at_is_unknown(status: int, code: str) -> No
 
 def test_a_status_url_not_allowed_any_more_ends_the_looking() -> None:
     failure = CallFailed("status_url_not_allowed", "No.", may_have_run=False)
-    assert told(polled(failure)) == (Kind.UNKNOWN, "status_url_not_allowed")
+    assert told(polled(failure)) == (VerdictKind.UNKNOWN, "status_url_not_allowed")
 
 
 # --- all of it ---------------------------------------------------------------------------------------------------
@@ -469,8 +481,8 @@ def test_nothing_sends_a_flow_that_is_not_idempotent_a_second_call_after_a_run(s
     for body in BODIES.values():
         for location in (None, STATUS_URL):
             verdict = judged(answer(status, body, run=RUN, location=location))
-            assert verdict.kind is not Kind.RETRY, body
-            assert (verdict.error is None) == (verdict.kind in {Kind.SUCCEEDED, Kind.ACCEPTED})
+            assert verdict.kind is not VerdictKind.RETRY, body
+            assert (verdict.error is None) == (verdict.kind in {VerdictKind.SUCCEEDED, VerdictKind.ACCEPTED})
 
 
 def test_an_error_that_cannot_travel_as_text_is_told_as_far_as_it_can() -> None:

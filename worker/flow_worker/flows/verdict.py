@@ -28,7 +28,7 @@ ACCEPTED_WITHOUT_RESPONSE = "accepted_without_response"
 _RUN_NOT_READABLE = frozenset({401, 403, 404, 410})
 
 
-class Kind(StrEnum):
+class VerdictKind(StrEnum):
     """What is to become of the request."""
 
     SUCCEEDED = "succeeded"
@@ -45,9 +45,9 @@ class Kind(StrEnum):
 class FlowHealth(StrEnum):
     """What an answer says of the flow's health, whatever it means for the request."""
 
-    HEALTHY = "well"
+    HEALTHY = "healthy"
     THROTTLED = "throttled"
-    UNHEALTHY = "unwell"
+    UNHEALTHY = "unhealthy"
     NEUTRAL = "neutral"
     """Nothing: it was the worker that broke off."""
 
@@ -56,7 +56,7 @@ class FlowHealth(StrEnum):
 class Verdict:
     """How a call ended. Most fields are those of `FlowResult`; a RETRY has them for when attempts run out."""
 
-    kind: Kind
+    kind: VerdictKind
     error: FlowError | None = None
     output: JsonValue = field(default=None, repr=False)
     output_type: str | None = None
@@ -69,7 +69,7 @@ class Verdict:
     fresh_token: bool = False
     """For RETRY: the next call needs a token from past the cache."""
     status_url: str | None = field(default=None, repr=False)
-    sign: FlowHealth = FlowHealth.HEALTHY
+    health: FlowHealth = FlowHealth.HEALTHY
 
 
 def judge(answer: Answer, flow: Flow, *, now: datetime, fresh_token: bool) -> Verdict:
@@ -87,7 +87,7 @@ def judge(answer: Answer, flow: Flow, *, now: datetime, fresh_token: bool) -> Ve
         return _retry(answer, said, now, FlowHealth.THROTTLED)
     if answer.status == 401 and said.code not in platform.REMEDIES.keys() - platform.TOKEN_TROUBLE:
         return _token_refused(answer, said, now, fresh_token=fresh_token)
-    return _platform(Kind.FAILED, answer, said, platform.remedy(said.code, answer.status))
+    return _platform(VerdictKind.FAILED, answer, said, platform.remedy(said.code, answer.status))
 
 
 def judge_failure(failure: CallFailed, flow: Flow) -> Verdict:
@@ -95,9 +95,9 @@ def judge_failure(failure: CallFailed, flow: Flow) -> Verdict:
     again = flow.idempotent or not failure.may_have_run
     error = FlowError(code=failure.code, message=failure.message, retryable=again)
     return Verdict(
-        Kind.RETRY if again else Kind.UNKNOWN,
+        VerdictKind.RETRY if again else VerdictKind.UNKNOWN,
         error,
-        sign=FlowHealth.UNHEALTHY if failure.is_flows else FlowHealth.NEUTRAL,
+        health=FlowHealth.UNHEALTHY if failure.counts_against_flow else FlowHealth.NEUTRAL,
     )
 
 
@@ -106,12 +106,14 @@ def judge_poll(
 ) -> Verdict:
     """The verdict on a look at a run's status URL. Asking again is safe for every flow; calling again is not.
 
-    A look that failed is no sign of anything but itself: looks are counted per run, so that each comes to an end.
+    A look that failed is no health of anything but itself: looks are counted per run, so that each comes to an end.
     """
     if isinstance(happened, CallFailed):
         if happened.code == STATUS_URL_NOT_ALLOWED:
             return _status_url_not_allowed(None)
-        return Verdict(Kind.RETRY, FlowError(code=happened.code, message=happened.message), sign=FlowHealth.NEUTRAL)
+        return Verdict(
+            VerdictKind.RETRY, FlowError(code=happened.code, message=happened.message), health=FlowHealth.NEUTRAL
+        )
     verdict = _judge_status(happened, flow, status_url, now, fresh_token=fresh_token)
     # The run is known from the call; an answer that names none does not make it unknown.
     return verdict if happened.run_id is not None else replace(verdict, run=None)
@@ -131,7 +133,7 @@ def _judge_status(answer: Answer, flow: Flow, status_url: str, now: datetime, *,
         return replace(_retry(answer, said, now, FlowHealth.HEALTHY), fresh_token=True)
     if answer.status in _RUN_NOT_READABLE or answer.status < 400:
         advice = "The flow ran, but how it ended cannot be read: look into its run history."
-        return _platform(Kind.UNKNOWN, answer, said, f"{advice} {platform.remedy(said.code, answer.status)}")
+        return _platform(VerdictKind.UNKNOWN, answer, said, f"{advice} {platform.remedy(said.code, answer.status)}")
     return _own_answer(answer, said)
 
 
@@ -141,7 +143,7 @@ def _judge_status(answer: Answer, flow: Flow, status_url: str, now: datetime, *,
 def _own_answer(answer: Answer, said: Said | None = None) -> Verdict:
     """The flow's Response, as it is. A body larger than the worker reads is left out, and said to be."""
     succeeded = 200 <= answer.status < 300
-    kind = Kind.SUCCEEDED if succeeded else Kind.FAILED
+    kind = VerdictKind.SUCCEEDED if succeeded else VerdictKind.FAILED
     if answer.body is None:
         error = FlowError(code="output_too_large", message="The flow's answer is larger than the worker reads.")
         return Verdict(kind, error, http_status=answer.status, run=_run(answer))
@@ -163,7 +165,10 @@ def _own_error(answer: Answer, flow: Flow, said: Said, now: datetime) -> Verdict
     verdict = _own_answer(answer, said)
     if answer.status == 429 and flow.idempotent:
         return replace(
-            verdict, kind=Kind.RETRY, not_before=retry_after(answer.retry_after, now), sign=FlowHealth.THROTTLED
+            verdict,
+            kind=VerdictKind.RETRY,
+            not_before=retry_after(answer.retry_after, now),
+            health=FlowHealth.THROTTLED,
         )
     return verdict
 
@@ -179,7 +184,7 @@ def _accepted(answer: Answer, flow: Flow, status_url: str, now: datetime) -> Ver
     if not flow.status_hosts.allow(status_url):
         return _status_url_not_allowed(answer)
     return Verdict(
-        Kind.ACCEPTED,
+        VerdictKind.ACCEPTED,
         http_status=answer.status,
         run=_run(answer),
         not_before=retry_after(answer.retry_after, now),
@@ -194,14 +199,14 @@ def _status_url_not_allowed(answer: Answer | None) -> Verdict:
         "run history; if the host is right, name it in the worker's setting 'flow_hosts'.",
     )
     if answer is None:
-        return Verdict(Kind.UNKNOWN, error)
-    return Verdict(Kind.UNKNOWN, error, http_status=answer.status, run=_run(answer))
+        return Verdict(VerdictKind.UNKNOWN, error)
+    return Verdict(VerdictKind.UNKNOWN, error, http_status=answer.status, run=_run(answer))
 
 
 def _token_refused(answer: Answer, said: Said, now: datetime, *, fresh_token: bool) -> Verdict:
     """Worth one more call with a token from past the cache; a second refusal is for good."""
     if fresh_token:
-        return _platform(Kind.FAILED, answer, said, platform.remedy(said.code, answer.status))
+        return _platform(VerdictKind.FAILED, answer, said, platform.remedy(said.code, answer.status))
     return replace(_retry(answer, said, now, FlowHealth.HEALTHY), fresh_token=True)
 
 
@@ -210,15 +215,15 @@ def _unanswered(answer: Answer, flow: Flow, said: Said, now: datetime) -> Verdic
         return _retry(answer, said, now, FlowHealth.UNHEALTHY)
     look = "The flow may have run, or still be running: look into its run history before sending the request again."
     advice = f"{look} {platform.remedy(said.code, answer.status)}"
-    return replace(_platform(Kind.UNKNOWN, answer, said, advice), sign=FlowHealth.UNHEALTHY)
+    return replace(_platform(VerdictKind.UNKNOWN, answer, said, advice), health=FlowHealth.UNHEALTHY)
 
 
-def _retry(answer: Answer, said: Said, now: datetime, sign: FlowHealth) -> Verdict:
-    verdict = _platform(Kind.RETRY, answer, said, platform.remedy(said.code, answer.status), retryable=True)
-    return replace(verdict, not_before=retry_after(answer.retry_after, now), sign=sign)
+def _retry(answer: Answer, said: Said, now: datetime, health: FlowHealth) -> Verdict:
+    verdict = _platform(VerdictKind.RETRY, answer, said, platform.remedy(said.code, answer.status), retryable=True)
+    return replace(verdict, not_before=retry_after(answer.retry_after, now), health=health)
 
 
-def _platform(kind: Kind, answer: Answer, said: Said, advice: str, *, retryable: bool = False) -> Verdict:
+def _platform(kind: VerdictKind, answer: Answer, said: Said, advice: str, *, retryable: bool = False) -> Verdict:
     """An end by the platform's error. Its body is kept: nobody is certain who wrote it."""
     words = f"{advice} (Power Automate: {said.message})" if said.message else advice
     error = _error(said.code or _status_code(answer), words, retryable=retryable)

@@ -15,7 +15,7 @@ from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import InvalidRequest, ReplyAddress
 from flow_contracts.result import FlowError, FlowResult, Status
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.flows.verdict import Kind, Verdict
+from flow_worker.flows.verdict import Verdict, VerdictKind
 from flow_worker.journal import Journal, Lease, NextStep
 from flow_worker.pipeline import results
 from flow_worker.pipeline.job import Job, poll_pause, retry_pause
@@ -49,11 +49,11 @@ class Conclusions:
     async def judged(self, job: Job, lease: Lease, verdict: Verdict, retry: RetrySettings) -> Outcome:
         """The outcome of a call or a poll that we held the claim for."""
         match verdict.kind:
-            case Kind.ACCEPTED:
+            case VerdictKind.ACCEPTED:
                 return await self._poll_later(job, lease, verdict, retry)
-            case Kind.RETRY if job.kind == "poll":
+            case VerdictKind.RETRY if job.kind == "poll":
                 return await self._poll_again(job, lease, verdict, retry)
-            case Kind.RETRY:
+            case VerdictKind.RETRY:
                 return await self._call_again(job, lease, verdict, retry)
             case _:
                 return await self.conclude(job, lease, results.answered(job, verdict, self._now()))

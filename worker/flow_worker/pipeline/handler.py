@@ -18,7 +18,7 @@ from flow_contracts.request import InvalidRequest, Unanswerable
 from flow_contracts.result import FlowError, Status
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
 from flow_worker.flows.invoker import Answer
-from flow_worker.flows.limits import NotNow, Pacing, status_poll_key
+from flow_worker.flows.limits import CallLimiter, Postponement, status_poll_key
 from flow_worker.flows.registry import Flow, Registry
 from flow_worker.flows.verdict import FlowHealth, Verdict, judge, judge_failure, judge_poll
 from flow_worker.journal import Acquired, Acquisition, Busy, Concluded, Conflict, JobKey, Journal, Lease, Waiting
@@ -55,10 +55,10 @@ class Caller(Protocol):
 
 
 _INTERRUPTED = CallFailed(
-    "interrupted", "The worker stopped before the flow answered.", may_have_run=True, is_flows=False
+    "interrupted", "The worker stopped before the flow answered.", may_have_run=True, counts_against_flow=False
 )
 _FAULT = CallFailed(
-    "internal_error", "A fault in the worker; the flow may have run.", may_have_run=True, is_flows=False
+    "internal_error", "A fault in the worker; the flow may have run.", may_have_run=True, counts_against_flow=False
 )
 _CONFLICT = FlowError(
     code="message_id_conflict",
@@ -75,7 +75,7 @@ class Handler:
         admission: Admission,
         registry: Registry,
         caller: Caller,
-        pacing: Pacing,
+        limiter: CallLimiter,
         journal: Journal,
         conclusions: Conclusions,
         retry: RetrySettings,
@@ -85,7 +85,7 @@ class Handler:
         self._admission = admission
         self._registry = registry
         self._caller = caller
-        self._pacing = pacing
+        self._limiter = limiter
         self._journal = journal
         self._conclusions = conclusions
         self._retry = retry
@@ -127,14 +127,14 @@ class Handler:
         if self._is_expired(job):
             return await self._deny(job, Status.EXPIRED, results.EXPIRED)
         token = await self._caller.token(fresh=job.fresh_token)
-        paced_as = job.flow if job.kind == "call" else status_poll_key(job.flow)
-        if (not_now := await self._pacing.admitted(paced_as, job.origin, queue)) is not None:
-            return await self._not_now(job, not_now)
+        limit_key = job.flow if job.kind == "call" else status_poll_key(job.flow)
+        if (postponement := await self._limiter.enter(limit_key, job.origin, queue)) is not None:
+            return await self._postpone(job, postponement)
         paced = _Paced()
         try:
             return await self._claimed(job, flow, token, paced)
         finally:
-            self._pacing.leave(paced_as, job.origin, queue, sign=paced.sign, until=paced.until)
+            self._limiter.leave(limit_key, job.origin, queue, health=paced.health, until=paced.until)
 
     async def _claimed(self, job: Job, flow: Flow, token: str, paced: _Paced) -> Outcome:
         begun = await self._begin(job, flow)
@@ -148,7 +148,7 @@ class Handler:
         else:
             job = job.model_copy(update={"calls": job.calls + 1, "started": job.started or self._now()})
             verdict = await self._call(job, flow, token, begun.lease)
-        paced.sign, paced.until = verdict.sign, verdict.not_before
+        paced.health, paced.until = verdict.health, verdict.not_before
         return await self._conclusions.judged(job, begun.lease, verdict, flow.retry or self._retry)
 
     def _is_expired(self, job: Job) -> bool:
@@ -222,11 +222,11 @@ class Handler:
         result = self._conclusions.without_answer(job, status, error)
         return await self._conclusions.conclude(job, begun.lease, result)
 
-    async def _not_now(self, job: Job, not_now: NotNow) -> Outcome:
+    async def _postpone(self, job: Job, postponement: Postponement) -> Outcome:
         known = await self._journal.recall(_key(job))
         if isinstance(known, Concluded):
             return self._not_ours(job, known)
-        return self._put_off(job, not_now.code, not_now.cause, not_now.until)
+        return self._put_off(job, postponement.code, postponement.cause, postponement.until)
 
     # --- call ----------------------------------------------------------------------------------------------------
 
@@ -261,7 +261,9 @@ class Handler:
             happened = failure
         except Exception:  # noqa: BLE001 - a look that fails is counted, so that it comes to an end
             log(_log, logging.ERROR, "call.internal_error", "A look at a run met a fault in the worker.")
-            happened = CallFailed("internal_error", "A fault in the worker.", may_have_run=False, is_flows=False)
+            happened = CallFailed(
+                "internal_error", "A fault in the worker.", may_have_run=False, counts_against_flow=False
+            )
         return judge_poll(happened, flow, status_url=status_url, now=self._now(), fresh_token=job.fresh_token)
 
     async def _release(self, lease: Lease) -> None:
@@ -316,7 +318,7 @@ class Handler:
 class _Paced:
     """What a call says of its flow's health; nothing as long as there was none."""
 
-    sign: FlowHealth = FlowHealth.NEUTRAL
+    health: FlowHealth = FlowHealth.NEUTRAL
     until: datetime | None = None
 
 

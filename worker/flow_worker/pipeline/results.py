@@ -7,14 +7,14 @@ from datetime import datetime
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import ReplyAddress
 from flow_contracts.result import FlowError, FlowResult, Status, Times
-from flow_worker.flows.verdict import Kind, Verdict
+from flow_worker.flows.verdict import Verdict, VerdictKind
 from flow_worker.pipeline.job import Job
 
 EXPIRED = FlowError(
     code="request_expired", message="The request's time to live ran out before its flow could be called."
 )
 
-_STATUS = {Kind.SUCCEEDED: Status.SUCCEEDED, Kind.UNKNOWN: Status.UNKNOWN}
+_STATUS = {VerdictKind.SUCCEEDED: Status.SUCCEEDED, VerdictKind.UNKNOWN: Status.UNKNOWN}
 
 
 def unreadable(address: ReplyAddress, message: ReceivedMessage, error: FlowError, now: datetime) -> FlowResult:

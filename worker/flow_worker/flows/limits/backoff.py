@@ -1,4 +1,4 @@
-"""A time in which nobody calls, longer with each repetition."""
+"""Computes pauses that double with each repetition."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _MAX_DOUBLINGS = 30
 
 
 class Backoff:
-    """Ends at `until`; each one after another doubles, from `first` to `longest` seconds, until `reset`.
+    """A pause that ends at `until`. Each one is twice as long as the one before, from `first` to `longest` seconds.
 
-    `jitter` is the part of its length by which it may be shorter or longer.
+    `jitter` is the fraction of its length by which a pause may be shorter or longer. `reset` starts over at `first`.
     """
 
     def __init__(self, first: float, longest: float, *, jitter: float = 0.0) -> None:
@@ -20,20 +20,20 @@ class Backoff:
         self._longest = longest
         self._jitter = jitter
         self.until = LONG_AGO
-        self.times = 0
-        """How many there were since all was well."""
+        self.repetitions = 0
+        """The number of pauses since the last reset."""
 
     def begin(self, now: datetime) -> None:
-        """Nobody calls for some time from now."""
-        seconds = min(self._longest, self._first * 2 ** min(self.times, _MAX_DOUBLINGS))
-        seconds *= random.uniform(1 - self._jitter, 1 + self._jitter)  # noqa: S311 - it keeps no secret
-        self.times += 1
-        self.until_at_least(now + timedelta(seconds=seconds))
+        """Begin the next pause. A pause that ends later than the new one is kept."""
+        seconds = min(self._longest, self._first * 2 ** min(self.repetitions, _MAX_DOUBLINGS))
+        seconds *= random.uniform(1 - self._jitter, 1 + self._jitter)  # noqa: S311 - spreads load, protects no secret
+        self.repetitions += 1
+        self.extend(now + timedelta(seconds=seconds))
 
-    def until_at_least(self, until: datetime) -> None:
-        """Nobody calls before `until`."""
+    def extend(self, until: datetime) -> None:
+        """Let the pause last at least until `until`. This does not count as a repetition."""
         self.until = max(self.until, until)
 
     def reset(self) -> None:
-        """All is well: the next one is short again."""
-        self.times = 0
+        """Make the next pause the shortest one. A pause that is under way goes to its end."""
+        self.repetitions = 0

@@ -1,4 +1,4 @@
-"""When a flow may be called, and which lanes its calls may hold."""
+"""Limits the calls of this process to all of its flows, and the lanes that those calls hold."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from flow_worker.flows.limits.flow_limiter import BUSY, FlowState, Gate, Limits, NotNow, Refusal
-from flow_worker.flows.limits.lane_reserve import Health, Lanes
+from flow_worker.flows.limits.flow_limiter import FlowLimiter, FlowLimits, FlowState, LimitReached, Postponement
+from flow_worker.flows.limits.lane_reserve import FlowCondition, LaneReserve
 from flow_worker.flows.verdict import FlowHealth
 
-PATIENCE_SECONDS = 0.25
-"""How long a lane waits for a call of a quick flow to end: the way through the continuation queue takes longer."""
+MAX_WAIT_SECONDS = 0.25
+"""The longest wait of a request in its lane; the way through the continuation queue takes longer than that."""
 
-_LANES_TAKEN = Refusal(BUSY, "other lanes of the worker are kept free for other flows")
+_LANES_TAKEN = LimitReached("flow_busy", "the worker keeps its other lanes free for other flows")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,119 +22,126 @@ class _Waiter:
     flow: str
     ticket: str
     queue: str
-    admitted: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    """False: it is no use waiting any longer."""
+    decision: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """True: the call may begin, and is counted already. False: waiting any longer is useless."""
 
 
 def status_poll_key(flow: str) -> str:
-    """The name under which looks at the flow's runs are paced: apart from its calls, which they are not."""
+    """Return the key for the limits of the flow's status polls, which are separate from those of its calls."""
     return f"{flow} (status)"
 
 
-class Pacing:
-    """Paces the calls of this process to each of its flows. For one event loop.
+class CallLimiter:
+    """Limits the calls of this process to each of its flows. For one event loop.
 
-    Every flow has its own bounds, pause, breaker and line, which no other flow influences: calls in flight, calls in
-    any window, a pause shared by all lanes when it says 429, and a circuit breaker when it only fails. Requests that
-    may not call now are told when to come back, one after another, and find a place kept for them; one that never
-    comes back (another replica took it) is forgotten.
+    Each flow has limits, a pause, a circuit breaker and a waiting queue that no other flow influences. A request that
+    may not call now is postponed: it gets a time to return at, different from that of the others, and a place in the
+    waiting queue.
 
-    Flows share only the lanes, see `Lanes`. Beyond those a flow may hold, `admitted` lets a request wait in its lane
-    for a fraction of a second, but only for a flow whose calls end as fast: so the backlog of a quick flow does not go
-    through the continuation queue, and the reserve is free again in that fraction of a second if the flow hangs.
+    Flows share only the lanes, see `LaneReserve`. To `enter`, a request may wait in its lane for a fraction of a
+    second, but only for a flow whose calls are that short. So the backlog of a quick flow does not travel through the
+    continuation queue. If that flow begins to hang, its lanes are free again after the same fraction of a second.
 
-    The default limits are Power Automate's for the low performance profile: 4,500 invoke calls in 5 minutes; some 1,000
-    concurrent inbound calls, of which one worker takes 100 (Microsoft Learn, "Limits of automated, scheduled, and
-    instant flows").
+    The default limits are those of Power Automate for the low performance profile: 4,500 invoke calls in 5 minutes,
+    and about 1,000 concurrent inbound calls, of which one worker takes 100 (Microsoft Learn, "Limits of automated,
+    scheduled, and instant flows").
     """
 
     def __init__(
-        self, limits: Mapping[str, Limits], now: Callable[[], datetime], *, lanes: Mapping[str, int] | None = None
+        self, limits: Mapping[str, FlowLimits], now: Callable[[], datetime], *, lanes: Mapping[str, int] | None = None
     ) -> None:
-        """`now`: the time in UTC, aware. `lanes`: of each queue of this process; None: they are no concern here."""
-        self._lanes = Lanes(lanes if lanes is not None and len(limits) > 1 else {})
-        most = self._lanes.most_for_one
-        self._gates = {
-            name: Gate(limit, most) for flow, limit in limits.items() for name in (flow, status_poll_key(flow))
+        """`now` returns the time in UTC. `lanes` is the number of lanes of each queue; None: lanes are not limited."""
+        # A single flow needs no reserve: no other flow could use it.
+        self._lanes = LaneReserve(lanes if lanes is not None and len(limits) > 1 else {})
+        max_in_flight = self._lanes.max_per_flow
+        self._flows = {
+            key: FlowLimiter(limit, max_in_flight)
+            for flow, limit in limits.items()
+            for key in (flow, status_poll_key(flow))
         }
         self._now = now
         self._waiters: list[_Waiter] = []
 
-    def enter(self, flow: str, ticket: str, queue: str) -> NotNow | None:
-        """None: call `flow` now, and `leave` when that is over. Otherwise come back, as the same `ticket`, when due.
+    def try_enter(self, flow: str, ticket: str, queue: str) -> Postponement | None:
+        """Return None if the request may call `flow` now; call `leave` afterwards. Otherwise return its postponement.
 
-        `ticket`: what stays the same of a request however often it comes. `queue`: whose lane is to be held meanwhile.
-        Raises `KeyError` for an unknown flow.
+        `ticket` identifies the request and must be the same each time it returns. `queue` names the queue whose lane
+        the call holds. Raises `KeyError` for an unknown flow.
         """
         now = self._now()
-        if (refusal := self._admit(flow, ticket, queue, now)) is None:
+        if (reached := self._begin(flow, ticket, queue, now)) is None:
             return None
-        return self._gates[flow].put_off(ticket, refusal, now)
+        return self._flows[flow].postpone(ticket, reached, now)
 
-    async def admitted(
-        self, flow: str, ticket: str, queue: str, *, patience_seconds: float = PATIENCE_SECONDS
-    ) -> NotNow | None:
-        """As `enter`, but waits, at most `patience_seconds`, for a place if one is likely to become free by then.
+    async def enter(
+        self, flow: str, ticket: str, queue: str, *, max_wait_seconds: float = MAX_WAIT_SECONDS
+    ) -> Postponement | None:
+        """Do as `try_enter`, but wait for up to `max_wait_seconds` if a place is likely to become free by then.
 
-        Cancelled, it leaves nothing behind.
+        A cancelled wait holds neither a place nor a lane.
         """
-        refusal = self._admit(flow, ticket, queue, self._now())
-        if refusal is None:
+        reached = self._begin(flow, ticket, queue, self._now())
+        if reached is None:
             return None
-        seconds = self._patience(flow, patience_seconds) if refusal.code == BUSY else 0.0
+        seconds = self._wait_seconds(flow, max_wait_seconds) if reached.code == "flow_busy" else 0.0
         if seconds > 0 and await self._wait(_Waiter(flow, ticket, queue), seconds):
             return None
-        return self.enter(flow, ticket, queue)
+        return self.try_enter(flow, ticket, queue)
 
-    def leave(self, flow: str, ticket: str, queue: str, *, sign: FlowHealth, until: datetime | None) -> None:
-        """A call is over, or never came about. To be called once for each that entered, in a `finally`.
+    def leave(self, flow: str, ticket: str, queue: str, *, health: FlowHealth, until: datetime | None) -> None:
+        """Record the end of a call, also of one that was never made. Call it once for each entry, in a `finally`.
 
-        `sign`: what it says of the flow's health; NEUTRAL for one that was cancelled or not made. `until`: the time
-        the flow gave with a 429.
+        `health` is NEUTRAL for a call that was cancelled or not made. `until` is the time that the flow named in a 429.
         """
-        self._lanes.give_back(queue, flow)
-        self._gates[flow].leave(ticket, sign, until, self._now())
-        self._wake()
+        self._lanes.release(queue, flow)
+        self._flows[flow].end(ticket, health, until, self._now())
+        self._wake_waiters()
 
     def state(self) -> Mapping[str, FlowState]:
-        """How it stands with each flow."""
+        """Return the state of each flow's limits."""
         now = self._now()
-        return {flow: gate.state(now) for flow, gate in self._gates.items()}
+        return {key: flow.state(now) for key, flow in self._flows.items()}
 
-    def _admit(self, flow: str, ticket: str, queue: str, now: datetime) -> Refusal | None:
-        gate = self._gates[flow]
-        refusal = gate.refusal(ticket, now)
-        if refusal is None and not self._lanes.has_one(queue, flow, Health(gate.is_slow(now), gate.has_failed)):
-            refusal = _LANES_TAKEN
-        if refusal is None:
-            gate.admit(ticket, now)
-            self._lanes.take(queue, flow)
-        return refusal
+    def _begin(self, key: str, ticket: str, queue: str, now: datetime) -> LimitReached | None:
+        """Begin the call and take its lane if no limit is reached; otherwise return the limit."""
+        flow = self._flows[key]
+        reached = flow.limit_reached(ticket, now)
+        condition = FlowCondition(is_slow=flow.is_slow(now), has_failed=flow.has_failed)
+        if reached is None and not self._lanes.has_lane(queue, key, condition):
+            reached = _LANES_TAKEN
+        if reached is None:
+            flow.begin(ticket, now)
+            self._lanes.take(queue, key)
+        return reached
 
-    # --- patience ------------------------------------------------------------------------------------------------
+    # --- waiting in a lane ---------------------------------------------------------------------------------------
 
-    def _patience(self, flow: str, most: float) -> float:
+    def _wait_seconds(self, flow: str, max_seconds: float) -> float:
         waiting = sum(waiter.flow == flow for waiter in self._waiters)
-        return self._gates[flow].patience(waiting, most, self._now())
+        return self._flows[flow].worthwhile_wait_seconds(waiting, max_seconds, self._now())
 
     async def _wait(self, waiter: _Waiter, seconds: float) -> bool:
         self._waiters.append(waiter)
         try:
-            await asyncio.wait([waiter.admitted], timeout=seconds)
+            await asyncio.wait([waiter.decision], timeout=seconds)
         except asyncio.CancelledError:
-            if waiter.admitted.done() and waiter.admitted.result():
-                self.leave(waiter.flow, waiter.ticket, waiter.queue, sign=FlowHealth.NEUTRAL, until=None)
+            # The place may have been granted in the very turn of the loop in which the wait was cancelled.
+            if waiter.decision.done() and waiter.decision.result():
+                self.leave(waiter.flow, waiter.ticket, waiter.queue, health=FlowHealth.NEUTRAL, until=None)
             raise
         finally:
             self._waiters.remove(waiter)
-        return waiter.admitted.done() and waiter.admitted.result()
+        return waiter.decision.done() and waiter.decision.result()
 
-    def _wake(self) -> None:
-        """Give the places there are to those who wait, first come first served, before anyone else asks."""
+    def _wake_waiters(self) -> None:
+        """Grant free places to the waiters, in order of arrival, before any other request can take them.
+
+        A place that becomes free in one flow can be a lane for any flow, so all waiters are tried.
+        """
         now = self._now()
         for waiter in self._waiters:
-            if waiter.admitted.done():
+            if waiter.decision.done():
                 continue
-            refusal = self._admit(waiter.flow, waiter.ticket, waiter.queue, now)
-            if refusal is None or refusal.code != BUSY:
-                waiter.admitted.set_result(refusal is None)
+            reached = self._begin(waiter.flow, waiter.ticket, waiter.queue, now)
+            if reached is None or reached.code != "flow_busy":
+                waiter.decision.set_result(reached is None)

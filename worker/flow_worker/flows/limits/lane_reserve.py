@@ -1,4 +1,4 @@
-"""Which lanes the calls of one flow may hold, so that some are left to the others."""
+"""Keeps lanes free, so that one slow flow cannot hold all lanes of a queue."""
 
 from __future__ import annotations
 
@@ -7,40 +7,47 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_RESERVE = 4
-"""One in so many lanes of a queue is not for one flow alone."""
+_RESERVED_PART = 4
+"""One in four lanes of a queue belongs to the reserve."""
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
-    """What is known of a flow when it asks for a lane."""
+class FlowCondition:
+    """The condition of a flow at the moment when it needs a lane."""
 
     is_slow: bool
     has_failed: bool
+    """The last call that said anything about the flow's health failed."""
 
 
-class Lanes:
-    """The lanes of each queue: a message waits for the lanes of its own queue only.
+class LaneReserve:
+    """Counts the lanes that each flow holds in each queue. Queues are separate, as their lanes serve one queue only.
 
-    A quarter of a queue's lanes is the reserve. Calls leave it free, except that a flow which holds no lane of the
-    queue may take one of it unless its last call failed, and one that is not slow may take more as long as one lane is
-    left; but no flow ever holds more than all lanes less the reserve. A queue with one lane has no reserve.
+    A quarter of a queue's lanes is the reserve:
+
+    - Calls normally leave the reserve free.
+    - A flow that holds no lane of the queue may take one from the reserve, unless its last call failed.
+    - A flow that is not slow may take more, as long as one lane stays free.
+    - No flow ever holds more than all lanes less the reserve.
+
+    A queue with one lane has no reserve.
     """
 
-    def __init__(self, of_queues: Mapping[str, int]) -> None:
-        self._all = dict(of_queues)
-        self._common = {queue: _less_reserve(lanes) for queue, lanes in of_queues.items()}
+    def __init__(self, lanes: Mapping[str, int]) -> None:
+        """`lanes` is the number of lanes of each queue."""
+        self._lanes = dict(lanes)
+        self._common = {queue: _without_reserve(count) for queue, count in lanes.items()}
         self._taken: Counter[str] = Counter()
         self._held: Counter[tuple[str, str]] = Counter()
 
     @property
-    def most_for_one(self) -> int:
-        """How many lanes one flow may hold, over all queues."""
+    def max_per_flow(self) -> int:
+        """The number of lanes, over all queues, that one flow may hold."""
         return sum(self._common.values()) if self._common else sys.maxsize
 
-    def has_one(self, queue: str, flow: str, health: Health) -> bool:
-        """Whether a call of the flow may hold a lane of the queue; always, if the queue is none of those known."""
-        if queue not in self._all:
+    def has_lane(self, queue: str, flow: str, condition: FlowCondition) -> bool:
+        """Return whether a call of the flow may hold a lane of the queue; always true for an unknown queue."""
+        if queue not in self._lanes:
             return True
         taken, held, common = self._taken[queue], self._held[queue, flow], self._common[queue]
         if held >= common:
@@ -48,19 +55,19 @@ class Lanes:
         if taken < common:
             return True
         if not held:
-            return not health.has_failed
-        return taken < self._all[queue] - 1 and not health.is_slow
+            return not condition.has_failed
+        return taken < self._lanes[queue] - 1 and not condition.is_slow
 
     def take(self, queue: str, flow: str) -> None:
-        """A call of the flow holds a lane of the queue from now on."""
+        """Count a lane of the queue as held by a call of the flow."""
         self._taken[queue] += 1
         self._held[queue, flow] += 1
 
-    def give_back(self, queue: str, flow: str) -> None:
-        """It does no longer."""
+    def release(self, queue: str, flow: str) -> None:
+        """Count a lane of the queue as held no longer."""
         self._taken[queue] -= 1
         self._held[queue, flow] -= 1
 
 
-def _less_reserve(lanes: int) -> int:
-    return lanes if lanes < 2 else lanes - max(1, lanes // _RESERVE)
+def _without_reserve(lanes: int) -> int:
+    return lanes if lanes < 2 else lanes - max(1, lanes // _RESERVED_PART)

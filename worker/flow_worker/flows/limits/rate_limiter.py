@@ -1,4 +1,4 @@
-"""How many calls there were in the last so many seconds."""
+"""Limits the number of calls in any window of a given length."""
 
 from __future__ import annotations
 
@@ -6,39 +6,47 @@ from collections import deque
 from datetime import datetime, timedelta
 
 
-class Window:
+class RateLimiter:
     """A sliding window over the times of the calls themselves.
 
-    Exact, at the price of one time per call. A token bucket would be smaller, but lets through up to twice its size in
-    one window: a full bucket, and what flows in meanwhile.
+    The window is exact, at the price of one stored time per call. A token bucket would be smaller, but lets through up
+    to twice its size in one window: a full bucket, and the tokens that arrive meanwhile.
     """
 
-    def __init__(self, max_calls: int, seconds: float) -> None:
-        self._max = max_calls
-        self._length = timedelta(seconds=seconds)
+    def __init__(self, max_calls: int, window_seconds: float) -> None:
+        self._max_calls = max_calls
+        self._window_seconds = window_seconds
+        self._window = timedelta(seconds=window_seconds)
         self._calls: deque[datetime] = deque()
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def slide(self, now: datetime) -> None:
-        """Forget the calls that are older than the window. To be done before anything is asked."""
-        while self._calls and self._calls[0] <= now - self._length:
+        """Forget the calls that left the window. Must be called before the other methods are used."""
+        while self._calls and self._calls[0] <= now - self._window:
             self._calls.popleft()
 
-    def add(self, now: datetime) -> None:
-        """There is a call now."""
+    def record(self, now: datetime) -> None:
+        """Count a call that begins now."""
         self._calls.append(now)
 
     @property
     def free(self) -> int:
-        """How many calls there may be now."""
-        return self._max - len(self._calls)
+        """The number of calls that may begin now."""
+        return self._max_calls - len(self._calls)
+
+    @property
+    def seconds_per_call(self) -> float:
+        """The average distance of two calls at the full rate."""
+        return self._window_seconds / self._max_calls
 
     def free_at(self, nth: int, now: datetime) -> datetime:
-        """When the `nth` (from 0) of those who wait may call, if those before it call as soon as they may."""
+        """Return when the `nth` waiting request (from 0) may call, if those before it call as early as they may."""
         if nth < self.free:
             return now
-        rounds, place = divmod(nth - self.free, self._max)
-        earliest = self._calls[place] if place < len(self._calls) else now
-        return earliest + (rounds + 1) * self._length
+        # Each stored call makes room for one waiting request when it leaves the window; that request's own call makes
+        # room for another one a window later, and so on.
+        rounds, index = divmod(nth - self.free, self._max_calls)
+        earliest = self._calls[index] if index < len(self._calls) else now
+        return earliest + (rounds + 1) * self._window

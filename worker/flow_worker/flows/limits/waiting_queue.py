@@ -1,4 +1,4 @@
-"""Who waits for a flow, and in which order."""
+"""Keeps the order of the requests that wait for a flow."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 MAX_TICKETS = 10_000
-"""In one line. Who waits beyond them is told a time all the same, but comes back as one unknown."""
+"""Requests beyond this number are postponed too, but keep no place: they return as newcomers."""
 FORGOTTEN_AFTER = timedelta(seconds=3)
-"""After its due time a ticket is taken to be with another replica; a broker delivers within a second or so."""
+"""A ticket that is this much overdue is assumed to be with another replica; a broker delivers within about a second."""
 OVERTAKEN_BY = timedelta(seconds=0.5)
-"""The queue delivers in order of due time: who is absent when one due this much later is back, is elsewhere."""
+"""Service Bus delivers in the order of due times. If a ticket due this much later has returned, an absent one is with
+another replica.
+"""
 
 _Place = tuple[datetime, int]
 
@@ -19,14 +21,18 @@ _Place = tuple[datetime, int]
 @dataclass(slots=True)
 class _Ticket:
     place: _Place
-    """Since when a place is owed to it: its first due time, and the order of arrival where these are equal."""
+    """The first due time, and the order of arrival where two are equal: from then on a call is owed to the ticket."""
     due: datetime
 
 
-class Line:
-    """The tickets of the requests that were sent away, in the order of their first due times.
+class WaitingQueue:
+    """The tickets of postponed requests, ordered by their first due times.
 
-    Who comes back in vain keeps its place, and gets a later due time.
+    The order is by the *first* due time, not the latest: a request that returns in vain gets a later due time, but
+    keeps its place, so that newcomers cannot starve it.
+
+    The requests themselves wait in Service Bus, and any replica may receive them. So the queue only expects them, and
+    forgets those that do not return.
     """
 
     def __init__(self) -> None:
@@ -39,7 +45,7 @@ class Line:
         return len(self._tickets)
 
     def put(self, ticket: str, due: datetime) -> None:
-        """It is sent away until `due`."""
+        """Expect the ticket back at `due`. A known ticket keeps its place."""
         known = self._tickets.get(ticket)
         if known is not None:
             self._drop_due(ticket, known)
@@ -53,23 +59,23 @@ class Line:
         insort(self._dues, (due, known.place[1], ticket))
 
     def remove(self, ticket: str) -> None:
-        """It waits no longer, or never did."""
+        """Remove the ticket if it is in the queue."""
         if (known := self._tickets.pop(ticket, None)) is not None:
             self._drop_due(ticket, known)
             del self._places[bisect_left(self._places, known.place)]
 
     def ahead_of(self, ticket: str) -> int:
-        """How many are before it; all, if it is new."""
+        """Return how many tickets are before this one; all of them if it is new."""
         known = self._tickets.get(ticket)
         return len(self._places) if known is None else bisect_left(self._places, known.place)
 
     def owed_before(self, ticket: str, now: datetime) -> int:
-        """How many of those before it have a right to a place by now."""
+        """Return how many of the tickets before this one are owed a call by now."""
         owed = bisect_right(self._places, now, key=lambda place: place[0])
         return min(owed, self.ahead_of(ticket))
 
     def forget_absent(self, returned: str, now: datetime) -> None:
-        """Forget those who should have been back by now, seeing that `returned` is."""
+        """Forget the tickets that should have returned before `returned`, which is back now."""
         latest = now - FORGOTTEN_AFTER
         if (known := self._tickets.get(returned)) is not None:
             latest = max(latest, min(known.due, now) - OVERTAKEN_BY)

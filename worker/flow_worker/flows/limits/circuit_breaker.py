@@ -1,0 +1,44 @@
+"""Stops the calls of a flow that only fails, and lets them resume gradually."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from flow_worker.flows.limits.backoff import Backoff
+
+
+class CircuitBreaker:
+    """Opens for `open_seconds` after `max_failures` failures in a row.
+
+    Once that time is over the breaker is half-open: `RecoveryRamp` then lets one call through. If that call fails, the
+    failure count is still at its maximum, so the breaker opens again at once, for twice as long, up to
+    `max_open_seconds`. A success closes the breaker and makes the next opening short again.
+    """
+
+    def __init__(self, max_failures: int, open_seconds: float, max_open_seconds: float) -> None:
+        self._max_failures = max_failures
+        self._backoff = Backoff(open_seconds, max(open_seconds, max_open_seconds))
+        self.failures_in_a_row = 0
+
+    @property
+    def open_until(self) -> datetime:
+        """The end of the latest opening."""
+        return self._backoff.until
+
+    @property
+    def has_opened(self) -> bool:
+        """Whether the breaker opened since the last success: it is open or half-open."""
+        return self._backoff.repetitions > 0
+
+    def record_success(self) -> None:
+        """Close the breaker."""
+        self.failures_in_a_row = 0
+        self._backoff.reset()
+
+    def record_failure(self, now: datetime) -> bool:
+        """Count a failure. Return whether it opened the breaker."""
+        self.failures_in_a_row += 1
+        if self.failures_in_a_row < self._max_failures:
+            return False
+        self._backoff.begin(now)
+        return True
