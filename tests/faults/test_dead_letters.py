@@ -14,7 +14,7 @@ from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 from pydantic import JsonValue
 
 from flow_contracts.result import FlowResult
-from flow_worker.servicebus import ServiceBus
+from flow_worker.service_bus import open_service_bus
 from tests.support.deep import too_deep
 from tests.support.system import WAIT, JsonObject, System, configured, dead_letters, running_system, until
 
@@ -99,7 +99,7 @@ async def test_a_dead_letter_whose_continuation_does_not_fit_gets_one_result(
             assert outcome(await client.take(sent, WAIT)) == ("failed", "continuation_too_large")
             await asyncio.sleep(1)  # the watch polls the dead-letter queue in the meantime
             assert await client.poll(sent) is None
-        async with ServiceBus(system.settings().servicebus) as bus:
+        async with open_service_bus(system.settings().servicebus) as bus:
             [dead_letter] = await dead_letters(bus, "flow-requests")
         assert dead_letter.reason == "MaxDeliveryCountExceeded"
     assert not [record for record in caplog.records if getattr(record, "event", None) == "dead_letter.postponed"]
@@ -144,7 +144,7 @@ async def test_a_message_that_cannot_be_decoded_is_a_sign_of_life_to_the_probe(
     system: System, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = system.settings().servicebus.model_copy(update={"probe_interval_seconds": 0, "receive_wait_seconds": 1})
-    async with ServiceBus(settings) as bus, bus.receiver("flow-requests") as receiver, _sender(system) as sender:
+    async with open_service_bus(settings) as bus, bus.receiver("flow-requests") as receiver, _sender(system) as sender:
         await sender.send_messages(too_deep("deep", scheduled_in=timedelta(hours=1)))
         assert await receiver.receive() is None
         assert any("nesting" in record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR)

@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from flow_contracts.servicebus import Receiver
 from flow_worker.app import run
 from flow_worker.flows.invoker import Invoker
 from flow_worker.journal.stored import StoredJournal
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
-from flow_worker.servicebus import Receiver
 from flow_worker.settings import Settings
 from flow_worker.telemetry.logs import configure
 

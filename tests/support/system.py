@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from flow_contracts.client import FlowClient
+from flow_contracts.servicebus import DeadLetteredMessage, ServiceBus
 from flow_worker.app import assembled
 from flow_worker.runtime.supervisor import Supervisor
-from flow_worker.servicebus import DeadLettered, ServiceBus
 from flow_worker.settings import Settings
 from servicebus_emulator import config
 from servicebus_emulator.cloud.entra.issuer import TokenRequest
@@ -144,7 +144,7 @@ async def running_system(
             yield _on(emulator, Path(folder), monkeypatch)
 
 
-async def dead_letters(bus: ServiceBus, queue: str) -> list[DeadLettered]:
+async def dead_letters(bus: ServiceBus, queue: str) -> list[DeadLetteredMessage]:
     """What the queue's dead-letter queue holds."""
     async with bus.dead_letter_queue(queue) as dead:
         return [letter async for letter in dead.peek()]

@@ -29,7 +29,7 @@ from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.runtime.sole_sender import require_sole_sender
 from flow_worker.runtime.supervisor import Supervisor
-from flow_worker.servicebus import ServiceBus
+from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import Settings
 from flow_worker.telemetry.health import Health, served
 from flow_worker.telemetry.logs import log
@@ -57,7 +57,9 @@ async def assembled(settings: Settings) -> AsyncIterator[Supervisor]:
     health = Health()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(served(health, settings.health.host, settings.health.port))
-        bus = await stack.enter_async_context(ServiceBus(settings.servicebus, client_id=settings.identity.client_id))
+        bus = await stack.enter_async_context(
+            open_service_bus(settings.servicebus, client_id=settings.identity.client_id)
+        )
         await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
         journal = await stack.enter_async_context(open_journal(settings.journal, client_id=settings.identity.client_id))
         identity = await stack.enter_async_context(build_identity(settings))

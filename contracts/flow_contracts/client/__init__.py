@@ -1,22 +1,21 @@
-"""The sender's side: post requests to run flows, look for their results by correlation ID.
+"""The sender's client: it posts requests to run flows and finds their results by correlation ID.
 
-`FlowClient` is for asyncio, `FlowClientSync` the same without it. Both need azure-servicebus.
+`FlowClient` is for asyncio. `FlowClientSync` has the same methods, blocking.
 """
 
 from flow_contracts.client.background import Background
-from flow_contracts.client.bus import Deadlines
-from flow_contracts.client.errors import (
-    Misconfigured,
-    NotOutstanding,
-    RequestTooLarge,
-    ResultTimeout,
-    ServiceBusTrouble,
-    SessionInUse,
-    Unreachable,
-)
+from flow_contracts.client.errors import NotOutstanding, ResultTimeout
 from flow_contracts.client.flow_client import FlowClient
-from flow_contracts.client.submission import Options
+from flow_contracts.client.request_builder import RequestOptions
 from flow_contracts.client.sync import BackgroundSync, FlowClientSync
+from flow_contracts.servicebus import (
+    Deadlines,
+    MessageTooLarge,
+    ServiceBusFailure,
+    ServiceBusMisconfigured,
+    ServiceBusUnavailable,
+    SessionInUse,
+)
 
 __all__ = [
     "Background",
@@ -24,12 +23,12 @@ __all__ = [
     "Deadlines",
     "FlowClient",
     "FlowClientSync",
-    "Misconfigured",
+    "MessageTooLarge",
     "NotOutstanding",
-    "Options",
-    "RequestTooLarge",
+    "RequestOptions",
     "ResultTimeout",
-    "ServiceBusTrouble",
+    "ServiceBusFailure",
+    "ServiceBusMisconfigured",
+    "ServiceBusUnavailable",
     "SessionInUse",
-    "Unreachable",
 ]

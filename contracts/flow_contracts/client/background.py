@@ -1,4 +1,4 @@
-"""Many requests at a time over one reply session: for integrations that run by themselves."""
+"""Many requests at a time over one reply session, for integrations without a user who waits."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ from typing import Self, Unpack
 
 from pydantic import JsonValue
 
-from flow_contracts.client.bus import Bus, Delivery, ReplySession, pauses
-from flow_contracts.client.errors import ServiceBusTrouble
+from flow_contracts.backoff import backoff
 from flow_contracts.client.mailbox import Mailbox
-from flow_contracts.client.submission import Options, request_of
+from flow_contracts.client.request_builder import RequestOptions, build_request
+from flow_contracts.client.sending import send_until_accepted
 from flow_contracts.result import FlowResult, InvalidResult
+from flow_contracts.servicebus import Delivery, ServiceBus, ServiceBusFailure, SessionReceiver
 
 _log = logging.getLogger(__name__)
 
 _PREFETCH = 100
 _RECEIVE_SECONDS = 0.5
-"""A receive is never cancelled, so this is also how long closing may take."""
+"""How long one receive waits. Nothing cancels a receive, because that leaves the state of the link unknown, so closing
+takes up to this long."""
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.2, 5.0
 
 
 class Background:
-    """Posts requests and hands each result to whoever waits for its correlation ID. An async context manager.
+    """Posts requests and returns each result to the caller that waits for its correlation ID.
 
-    Its session has a random name and is read by it alone; after a lost connection the same session is opened again.
-    A message in it that is no result, or that answers no request of this client's, goes to the dead-letter queue.
+    An async context manager. Its reply session has a random name, so that it is the only reader. After a lost
+    connection it opens the same session again. It dead-letters a message that is no result, or that answers no request
+    of this client.
     """
 
-    def __init__(self, bus: Bus, request_queue: str, reply_queue: str, *, max_unclaimed: int) -> None:
+    def __init__(
+        self, bus: ServiceBus, request_queue: str, reply_queue: str, *, send_seconds: float, max_unclaimed: int
+    ) -> None:
         self._bus = bus
+        self._send_seconds = send_seconds
         self._request_queue = request_queue
         self._reply_queue = reply_queue
         self._mailbox = Mailbox(max_unclaimed)
@@ -41,7 +48,7 @@ class Background:
         self.session_id = f"background-{uuid.uuid4()}"
 
     async def __aenter__(self) -> Self:
-        """Raises `Unreachable` or `Misconfigured` if the reply queue cannot be opened."""
+        """Open the reply session. Raises `ServiceBusFailure`."""
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read(opened), name=f"replies of {self.session_id}")
         try:
@@ -56,25 +63,27 @@ class Background:
     ) -> None:
         await self._stop()
 
-    async def submit(self, flow: str, input: JsonValue = None, **options: Unpack[Options]) -> str:  # noqa: A002 - the contract's word
-        """Post a request; returns its correlation ID once the broker has it. See `FlowClient.submit`.
+    async def submit(self, flow: str, input: JsonValue = None, **options: Unpack[RequestOptions]) -> str:  # noqa: A002 - the contract's word
+        """Post a request; return its correlation ID once the broker accepted it. See `FlowClient.submit`.
 
         Raises `ValueError` if a request with this correlation ID is outstanding already.
         """
-        request = request_of(flow, input, options, reply_to=self._reply_queue, session_id=self.session_id)
+        request = build_request(flow, input, options, reply_to=self._reply_queue, session_id=self.session_id)
+        # Before the send: the result may arrive before the send returns.
         self._mailbox.expect(request.correlation_id, request.message_id)
         try:
-            await self._bus.send(self._request_queue, request.to_message())
+            await send_until_accepted(self._bus, self._request_queue, request.to_message(), self._send_seconds)
         except BaseException:
             self._mailbox.forget(request.correlation_id)
             raise
         return request.correlation_id
 
     async def wait(self, correlation_id: str, timeout: float) -> FlowResult:
-        """The result, handed over once.
+        """Wait for the result; each result is returned once.
 
-        Raises `ResultTimeout` after `timeout` seconds, and may be asked again; `NotOutstanding` if it was not submitted
-        here, was handed over before, or was dropped as one too many unclaimed.
+        Raises `ResultTimeout` after `timeout` seconds; then the caller may wait again. Raises `NotOutstanding` if the
+        request was not submitted here, if its result was returned before, or if it was the oldest of too many unclaimed
+        results.
         """
         return await self._mailbox.get(correlation_id, timeout)
 
@@ -83,9 +92,9 @@ class Background:
         flow: str,
         input: JsonValue = None,  # noqa: A002 - the contract's word
         timeout: float = 60,
-        **options: Unpack[Options],
+        **options: Unpack[RequestOptions],
     ) -> FlowResult:
-        """Post a request and wait for its result, `timeout` seconds from when the broker has it."""
+        """Post a request and wait for its result, up to `timeout` seconds after the broker accepted it."""
         return await self.wait(await self.submit(flow, input, **options), timeout)
 
     async def _stop(self) -> None:
@@ -95,31 +104,39 @@ class Background:
         self._mailbox.close()
 
     async def _read(self, opened: asyncio.Future[None]) -> None:
-        """Read the session until told to stop, opening it again whenever it is lost."""
-        attempts = pauses(0.2, 5.0)
+        """Read the session until `_stop`; open it again whenever it is lost."""
+        pauses = backoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
         while not self._stopping.is_set():
             try:
-                async with self._bus.session(self._reply_queue, self.session_id, prefetch=_PREFETCH) as session:
-                    attempts = pauses(0.2, 5.0)
+                # The session's lock, which `_pump` renews, covers prefetched messages. (The worker must not prefetch:
+                # outside a session the lock of each prefetched message would expire while it waits its turn.)
+                async with self._bus.session_receiver(
+                    self._reply_queue, self.session_id, prefetch=_PREFETCH
+                ) as session:
+                    pauses = backoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
                     if not opened.done():
                         opened.set_result(None)
                     await self._pump(session)
-            except Exception as error:  # noqa: BLE001 - whatever it was, those who wait depend on this loop
+            except Exception as error:  # noqa: BLE001 - the callers that wait depend on this loop, whatever fails
                 if not opened.done():
                     opened.set_exception(error)
                     return
                 _log_lost(self.session_id, error)
-                await self._pause(next(attempts))
+                await self._pause(next(pauses))
 
-    async def _pump(self, session: ReplySession) -> None:
+    async def _pump(self, session: SessionReceiver) -> None:
         while not self._stopping.is_set():
             delivery = await session.receive(_RECEIVE_SECONDS)
             if delivery is not None:
-                await self._hand_over(session, delivery)
+                await self._deliver(session, delivery)
             await session.keep_locked()
 
-    async def _hand_over(self, session: ReplySession, delivery: Delivery) -> None:
-        """Handed over first: if completing it fails it comes again, and is known then."""
+    async def _deliver(self, session: SessionReceiver, delivery: Delivery) -> None:
+        """Give the result to the mailbox, then settle the message.
+
+        In this order no result is lost: if the settlement fails, the message comes again, and the mailbox recognises
+        the redelivery.
+        """
         try:
             result = FlowResult.from_message(delivery.message)
         except InvalidResult as error:
@@ -129,7 +146,7 @@ class Background:
             await session.complete(delivery)
         else:
             await session.dead_letter(
-                delivery, "unexpected_result", "Nobody reading this session sent the request that this answers."
+                delivery, "unexpected_result", "The reader of this session did not send the request of this result."
             )
 
     async def _pause(self, seconds: float) -> None:
@@ -139,7 +156,7 @@ class Background:
 
 
 def _log_lost(session_id: str, error: Exception) -> None:
-    if isinstance(error, ServiceBusTrouble):
-        _log.warning("reply session %s was lost and is opened again: %s", session_id, error)
+    if isinstance(error, ServiceBusFailure):
+        _log.warning("The reply session %s was lost and is opened again: %s", session_id, error)
     else:
-        _log.error("reply session %s met a fault and is opened again", session_id, exc_info=error)
+        _log.error("The reply session %s failed by an internal error and is opened again", session_id, exc_info=error)

@@ -1,4 +1,4 @@
-"""The sender's client: one reply session per request, so that any process that knows the correlation ID can look."""
+"""The client with one reply session per request: any process that knows the correlation ID can read the result."""
 
 from __future__ import annotations
 
@@ -9,30 +9,45 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self, Unpack
 
-from azure.core.credentials_async import AsyncTokenCredential
-from azure.servicebus.aio import ServiceBusClient
 from pydantic import JsonValue
 
+from flow_contracts.backoff import backoff
 from flow_contracts.client.background import Background
-from flow_contracts.client.bus import Bus, Deadlines, ReplySession, pauses
-from flow_contracts.client.errors import ResultTimeout, ServiceBusTrouble, SessionInUse, Unreachable
-from flow_contracts.client.sent import Sent, answers
-from flow_contracts.client.submission import Options, request_of
+from flow_contracts.client.errors import ResultTimeout
+from flow_contracts.client.request_builder import RequestOptions, build_request
+from flow_contracts.client.sending import send_until_accepted
+from flow_contracts.client.sent_requests import SentRequests, is_answer
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.result import FlowResult, InvalidResult
+from flow_contracts.servicebus import (
+    ConnectionString,
+    Deadlines,
+    Delivery,
+    Endpoint,
+    Namespace,
+    ServiceBus,
+    ServiceBusFailure,
+    ServiceBusUnavailable,
+    SessionInUse,
+    SessionReceiver,
+)
+from flow_contracts.servicebus.credentials import AsyncCredential
+
+_CONSUME_SECONDS = 30.0
+_RECEIVE_SECONDS = 5.0
 
 
 class FlowClient:
     """Posts requests to run flows and finds their results. An async context manager; its methods may run concurrently.
 
-    Beside what is said below, every method raises `Unreachable` or `Misconfigured` if Service Bus does not answer, or
+    Every method raises `ServiceBusUnavailable` if Service Bus does not answer, and `ServiceBusMisconfigured` if it
     refuses.
     """
 
     def __init__(
         self,
         fully_qualified_namespace: str,
-        credential: AsyncTokenCredential,
+        credential: AsyncCredential,
         *,
         request_queue: str = "flow-requests",
         reply_queue: str = "flow-replies",
@@ -41,10 +56,11 @@ class FlowClient:
     ) -> None:
         """`credential` needs Azure Service Bus Data Sender on the request queue and Data Receiver on the reply queue.
 
-        It stays the caller's to close. Up to `senders` requests are sent at a time, each on its own connection.
+        The caller closes the credential. The client sends up to `senders` requests at a time, each on its own
+        connection.
         """
-        sdk = ServiceBusClient(fully_qualified_namespace, credential, retry_total=0)
-        self._set_up(sdk, request_queue, reply_queue, deadlines, senders)
+        endpoint = Namespace(fully_qualified_namespace, credential)
+        self._set_up(endpoint, request_queue, reply_queue, deadlines, senders)
 
     @classmethod
     def from_connection_string(
@@ -56,19 +72,19 @@ class FlowClient:
         deadlines: Deadlines | None = None,
         senders: int = 4,
     ) -> Self:
-        """The same with a connection string, e.g. the emulator's."""
+        """Make a client from a connection string, for example the emulator's."""
         client = cls.__new__(cls)
-        sdk = ServiceBusClient.from_connection_string(connection_string, retry_total=0)
-        client._set_up(sdk, request_queue, reply_queue, deadlines, senders)
+        client._set_up(ConnectionString(connection_string), request_queue, reply_queue, deadlines, senders)
         return client
 
     def _set_up(
-        self, sdk: ServiceBusClient, request_queue: str, reply_queue: str, deadlines: Deadlines | None, senders: int
+        self, endpoint: Endpoint, request_queue: str, reply_queue: str, deadlines: Deadlines | None, senders: int
     ) -> None:
-        self._bus = Bus(sdk, deadlines or Deadlines(), senders=senders)
+        self._deadlines = deadlines or Deadlines()
+        self._bus = ServiceBus(endpoint, deadlines=self._deadlines, senders_per_queue=senders)
         self._request_queue = request_queue
         self._reply_queue = reply_queue
-        self._sent = Sent()
+        self._sent = SentRequests()
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,120 +95,142 @@ class FlowClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection. Nothing that was submitted is affected."""
+        """Close every connection. Submitted requests still run."""
         await self._bus.close()
 
-    async def submit(self, flow: str, input: JsonValue = None, **options: Unpack[Options]) -> str:  # noqa: A002 - the contract's word
-        """Post a request; returns its correlation ID once the broker has it. See `Options`.
+    async def submit(self, flow: str, input: JsonValue = None, **options: Unpack[RequestOptions]) -> str:  # noqa: A002 - the contract's word
+        """Post a request; return its correlation ID once the broker accepted it. `RequestOptions` lists the options.
 
-        Raises `InvalidRequest` and `RequestTooLarge`.
+        Raises `InvalidRequest` and `MessageTooLarge`.
         """
-        request = request_of(flow, input, options, reply_to=self._reply_queue)
+        request = build_request(flow, input, options, reply_to=self._reply_queue)
         self._sent.remember(request.correlation_id, request.message_id)
-        await self._bus.send(self._request_queue, request.to_message())
+        await send_until_accepted(self._bus, self._request_queue, request.to_message(), self._deadlines.send_seconds)
         return request.correlation_id
 
     async def poll(self, correlation_id: str, *, message_id: str | None = None) -> FlowResult | None:
-        """The result if it is there, left where it is. Takes about a second: it opens the session and closes it.
+        """Return the result, or None if it has not come; the message stays in the queue.
 
-        `message_id`: the request's; default: what this client sent it under. Results of other requests, which name this
-        session, are passed over; only a client that does not know the message ID takes any of the correlation ID.
-        Raises `SessionInUse` while someone else looks into this session, and `InvalidResult`.
+        A poll takes about a second, because it opens the session and closes it. `message_id` is the request's message
+        ID; by default the one that this client sent. `poll` ignores results of other requests in the session. A client
+        that does not know the message ID accepts any result with the correlation ID.
+
+        Raises `InvalidResult`, and `SessionInUse` while another reader holds the session.
         """
         async with self._session(correlation_id) as session:
-            found = await session.find(self._wanted(correlation_id, message_id))
-        return FlowResult.from_message(found) if found else None
+            message = await session.find(self._matcher(correlation_id, message_id))
+        return FlowResult.from_message(message) if message else None
 
     async def wait(self, correlation_id: str, timeout: float, *, message_id: str | None = None) -> FlowResult:
-        """The result as soon as it is there, left where it is; see `poll`. Lost connections are made anew.
+        """Return the result as soon as it comes; the message stays in the queue. See `poll`.
 
-        The session is held meanwhile. Raises `ResultTimeout` after `timeout` seconds, `SessionInUse`, `InvalidResult`.
+        It holds the session meanwhile, and opens it again after a lost connection.
+
+        Raises `ResultTimeout` after `timeout` seconds, `SessionInUse`, `InvalidResult`.
         """
-        trouble: ServiceBusTrouble | None = None
-        wanted = self._wanted(correlation_id, message_id)
+        failure: ServiceBusFailure | None = None
+        matches = self._matcher(correlation_id, message_id)
         try:
             async with asyncio.timeout(timeout):
-                for pause in pauses(0.2, 3.0):
+                for pause in backoff(0.2, 3.0):
                     try:
                         async with self._session(correlation_id) as session:
-                            found = await _found(session, wanted)
-                        return FlowResult.from_message(found)
+                            message = await _wait_for(session, matches)
+                        return FlowResult.from_message(message)
                     except SessionInUse as error:
-                        if trouble is None:
+                        # After a failure this client itself holds the session: the broker has not noticed yet that the
+                        # connection broke, and keeps the old lock until it expires.
+                        if failure is None:
                             raise
-                        trouble = error  # our own lock, from before the connection broke
-                    except Unreachable as error:
-                        trouble = error
+                        failure = error
+                    except ServiceBusUnavailable as error:
+                        failure = error
                     await asyncio.sleep(pause)
         except TimeoutError:
-            raise ResultTimeout(correlation_id, timeout, trouble) from trouble
-        raise AssertionError("pauses are endless")
+            raise ResultTimeout(correlation_id, timeout, failure) from failure
+        raise AssertionError("backoff is endless")
 
     async def take(
         self, correlation_id: str, timeout: float = 0, *, message_id: str | None = None
     ) -> FlowResult | None:
-        """The result, taken off the queue; None if it is not there within `timeout` seconds. See `poll`.
+        """Return the result and delete its message; None if it does not come within `timeout` seconds. See `poll`.
 
-        Raises `SessionInUse`, and `InvalidResult` after the message was put into the dead-letter queue.
+        Raises `SessionInUse`. Raises `InvalidResult` for a message that is no result, after it dead-lettered that.
         """
-        wanted = self._wanted(correlation_id, message_id)
+        matches = self._matcher(correlation_id, message_id)
         async with self._session(correlation_id) as session:
-            found = await session.find(wanted)
-            if found is None and timeout > 0:
+            message = await session.find(matches)
+            if message is None and timeout > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(timeout):
-                        found = await _found(session, wanted)
-            return await _consume(session, found) if found else None
+                        message = await _wait_for(session, matches)
+            return await _consume(session, message) if message else None
 
     def background(self, *, max_unclaimed: int = 10_000) -> Background:
-        """For many requests at a time: one session for all results, handed to whoever waits. See `Background`."""
-        return Background(self._bus, self._request_queue, self._reply_queue, max_unclaimed=max_unclaimed)
+        """Make a client for many requests at a time, with one session for all their results. See `Background`.
 
-    def _wanted(self, correlation_id: str, message_id: str | None) -> Callable[[ReceivedMessage], bool]:
-        sent_as = message_id or self._sent.message_id(correlation_id)
+        It keeps up to `max_unclaimed` results that no caller waited for, and drops the oldest beyond that.
+        """
+        return Background(
+            self._bus,
+            self._request_queue,
+            self._reply_queue,
+            send_seconds=self._deadlines.send_seconds,
+            max_unclaimed=max_unclaimed,
+        )
 
-        def wanted(message: ReceivedMessage) -> bool:
-            return message.correlation_id == correlation_id and _answers(message, sent_as)
+    def _matcher(self, correlation_id: str, message_id: str | None) -> Callable[[ReceivedMessage], bool]:
+        request_message_id = message_id or self._sent.message_id(correlation_id)
 
-        return wanted
+        def matches(message: ReceivedMessage) -> bool:
+            return message.correlation_id == correlation_id and _may_answer(message, request_message_id)
+
+        return matches
 
     @contextlib.asynccontextmanager
-    async def _session(self, correlation_id: str) -> AsyncIterator[ReplySession]:
+    async def _session(self, correlation_id: str) -> AsyncIterator[SessionReceiver]:
         try:
-            async with self._bus.session(self._reply_queue, correlation_id) as session:
+            async with self._bus.session_receiver(self._reply_queue, correlation_id) as session:
                 yield session
         except SessionInUse as error:
             raise SessionInUse(f"correlation ID '{correlation_id}': {error}") from error
 
 
-def _answers(message: ReceivedMessage, message_id: str | None) -> bool:
-    """Whether a message may be the result; what cannot be read is not passed over, but complained of."""
+def _may_answer(message: ReceivedMessage, message_id: str | None) -> bool:
+    """Whether a message may be the result. An unreadable one may: its reader gets `InvalidResult` for it."""
     try:
-        return answers(FlowResult.from_message(message), message_id)
+        return is_answer(FlowResult.from_message(message), message_id)
     except InvalidResult:
         return True
 
 
-async def _found(session: ReplySession, wanted: Callable[[ReceivedMessage], bool]) -> ReceivedMessage:
-    """Peeked, not received and abandoned: that would use up the message's deliveries."""
-    for pause in pauses(0.05, 1.0):
-        found = await session.find(wanted)
-        if found is not None:
-            return found
+async def _wait_for(session: SessionReceiver, matches: Callable[[ReceivedMessage], bool]) -> ReceivedMessage:
+    """Peek until a message matches.
+
+    Receiving and abandoning would find it sooner, but each time costs one of the message's deliveries.
+    """
+    for pause in backoff(0.05, 1.0):
+        message = await session.find(matches)
+        if message is not None:
+            return message
         await asyncio.sleep(pause)
         await session.keep_locked()
-    raise AssertionError("pauses are endless")
+    raise AssertionError("backoff is endless")
 
 
-async def _consume(session: ReplySession, found: ReceivedMessage) -> FlowResult:
-    """Receive up to the message that was found, and settle that one alone."""
-    others = []
-    give_up = time.monotonic() + 30
-    while time.monotonic() < give_up:
-        delivery = await session.receive(5.0)
+async def _consume(session: SessionReceiver, peeked: ReceivedMessage) -> FlowResult:
+    """Receive up to the peeked message, and settle that message alone.
+
+    A peeked message has no lock and cannot be settled. The messages before it stay locked until then, because an
+    abandoned one would be received again at once; afterwards they are abandoned.
+    """
+    others: list[Delivery] = []
+    give_up_at = time.monotonic() + _CONSUME_SECONDS
+    while time.monotonic() < give_up_at:
+        delivery = await session.receive(_RECEIVE_SECONDS)
         if delivery is None:
             continue
-        if delivery.message.sequence_number != found.sequence_number:
+        if delivery.message.sequence_number != peeked.sequence_number:
             others.append(delivery)
             continue
         try:
@@ -204,4 +242,4 @@ async def _consume(session: ReplySession, found: ReceivedMessage) -> FlowResult:
         for other in others:
             await session.abandon(other)
         return result
-    raise Unreachable("the result was seen but could not be received within 30 s")
+    raise ServiceBusUnavailable(f"a peek found the result, but no receive got it within {_CONSUME_SECONDS:g} s")

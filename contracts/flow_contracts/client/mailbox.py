@@ -1,89 +1,93 @@
-"""Results on their way to those who wait for them, by correlation ID."""
+"""Results between their arrival and the caller that waits for them, by correlation ID."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
 
-from flow_contracts.client.errors import NotOutstanding, ResultTimeout, ServiceBusTrouble
-from flow_contracts.client.sent import answers
+from flow_contracts.client.errors import NotOutstanding, ResultTimeout
+from flow_contracts.client.sent_requests import is_answer
 from flow_contracts.result import FlowResult
+from flow_contracts.servicebus import ServiceBusFailure
 
-_REMEMBERED = 10_000
-"""How many correlation IDs stay known after their result was handed over, so that a redelivery is recognised."""
+_MAX_REMEMBERED = 10_000
+"""Correlation IDs that the mailbox remembers after a caller got the result, so that it recognises a redelivery."""
 
 
 class Mailbox:
-    """One place per outstanding request. Holds at most `max_unclaimed` results that nobody has waited for yet."""
+    """One future for each outstanding request. Keeps at most `max_unclaimed` results that no caller took yet."""
 
     def __init__(self, max_unclaimed: int) -> None:
         self._max_unclaimed = max_unclaimed
         self._outstanding: dict[str, asyncio.Future[FlowResult]] = {}
         self._message_ids: dict[str, str] = {}
         self._unclaimed: OrderedDict[str, None] = OrderedDict()
-        self._done: OrderedDict[str, str | None] = OrderedDict()
+        self._returned: OrderedDict[str, str | None] = OrderedDict()
 
     def expect(self, correlation_id: str, message_id: str) -> None:
-        """Make a place for a request's result. Raises `ValueError` if there is one already for its correlation ID."""
+        """Expect the result of a request. Raises `ValueError` if one is outstanding under its correlation ID."""
         if correlation_id in self._outstanding:
             raise ValueError(f"a request with correlation ID '{correlation_id}' is outstanding already")
-        self._done.pop(correlation_id, None)
+        self._returned.pop(correlation_id, None)
         self._outstanding[correlation_id] = asyncio.get_running_loop().create_future()
         self._message_ids[correlation_id] = message_id
 
     def forget(self, correlation_id: str) -> None:
-        """Take a place away: its request was not sent."""
+        """Stop expecting a result, because its request was not sent."""
         self._outstanding.pop(correlation_id, None)
         self._message_ids.pop(correlation_id, None)
 
     def put(self, result: FlowResult) -> bool:
-        """Hand a result over. False if nobody here sent its request; True also for one that came before."""
+        """Deliver a result to its caller.
+
+        Return False if this client did not send its request; True also for a redelivery, which changes nothing.
+        """
         correlation_id = result.correlation_id
-        place = self._outstanding.get(correlation_id)
-        if place is None:
-            return correlation_id in self._done and answers(result, self._done[correlation_id])
-        if not answers(result, self._message_ids[correlation_id]):
+        arrival = self._outstanding.get(correlation_id)
+        if arrival is None:
+            return correlation_id in self._returned and is_answer(result, self._returned[correlation_id])
+        if not is_answer(result, self._message_ids[correlation_id]):
             return False
-        if not place.done():
-            place.set_result(result)
+        if not arrival.done():
+            arrival.set_result(result)
             self._unclaimed[correlation_id] = None
             while len(self._unclaimed) > self._max_unclaimed:
                 self._finish(next(iter(self._unclaimed)))
         return True
 
     async def get(self, correlation_id: str, timeout: float) -> FlowResult:
-        """The result, handed over once.
+        """Wait for the result; each result is returned once.
 
-        Raises `NotOutstanding`, and `ResultTimeout` after `timeout` seconds; then it may be asked for again.
+        Raises `NotOutstanding`, and `ResultTimeout` after `timeout` seconds; then the caller may wait again.
         """
-        place = self._outstanding.get(correlation_id)
-        if place is None:
+        arrival = self._outstanding.get(correlation_id)
+        if arrival is None:
             raise NotOutstanding(
-                f"no result is outstanding under correlation ID '{correlation_id}': it was not submitted here, was "
-                f"handed over before, or was dropped because more than {self._max_unclaimed} were waiting unclaimed"
+                f"no result is outstanding under correlation ID '{correlation_id}': the request was not submitted "
+                f"here, its result was returned before, or more than {self._max_unclaimed} results were unclaimed "
+                "and this one was dropped"
             )
         try:
             async with asyncio.timeout(timeout):
-                result = await asyncio.shield(place)
+                result = await asyncio.shield(arrival)  # the timeout must not cancel the future: a later wait needs it
         except TimeoutError:
             raise ResultTimeout(correlation_id, timeout) from None
         self._finish(correlation_id)
         return result
 
     def close(self) -> None:
-        """Tell all who still wait that nothing will come here."""
-        for correlation_id, place in self._outstanding.items():
-            if not place.done():
-                place.set_exception(
-                    ServiceBusTrouble(f"closed before a result came for correlation ID '{correlation_id}'")
-                )
-                place.exception()  # marks it as seen: perhaps nobody waits
+        """End every wait with `ServiceBusFailure`."""
+        for correlation_id, arrival in self._outstanding.items():
+            if not arrival.done():
+                failure = f"closed before a result came for correlation ID '{correlation_id}'"
+                arrival.set_exception(ServiceBusFailure(failure))
+                arrival.exception()  # marks it as retrieved, or asyncio logs an error for a result without a waiter
         self._outstanding.clear()
         self._unclaimed.clear()
 
     def _finish(self, correlation_id: str) -> None:
         self._outstanding.pop(correlation_id, None)
         self._unclaimed.pop(correlation_id, None)
-        self._done[correlation_id] = self._message_ids.pop(correlation_id, None)
-        while len(self._done) > _REMEMBERED:
-            self._done.popitem(last=False)
+        self._returned[correlation_id] = self._message_ids.pop(correlation_id, None)
+        while len(self._returned) > _MAX_REMEMBERED:
+            self._returned.popitem(last=False)

@@ -1,4 +1,4 @@
-"""The same clients without asyncio: thin forms over the async ones, which run in a thread of their own."""
+"""The blocking clients: each runs the asynchronous client on an event loop in a thread."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from concurrent.futures import wait as wait_for
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from azure.core.credentials import AccessToken, TokenCredential
 from pydantic import JsonValue
 
 from flow_contracts.client.background import Background
-from flow_contracts.client.bus import Deadlines
 from flow_contracts.client.flow_client import FlowClient
-from flow_contracts.client.submission import Options
+from flow_contracts.client.request_builder import RequestOptions
 from flow_contracts.result import FlowResult
+from flow_contracts.servicebus import Deadlines
+from flow_contracts.servicebus.credentials import BlockingCredential, CredentialInThreads
 
 _T = TypeVar("_T")
 
 
 class FlowClientSync:
-    """See `FlowClient`: the same methods, blocking. A context manager; it may be used from several threads."""
+    """See `FlowClient`: the same methods, blocking. A context manager; several threads may use it."""
 
     def __init__(
         self,
         fully_qualified_namespace: str,
-        credential: TokenCredential,
+        credential: BlockingCredential,
         *,
         request_queue: str = "flow-requests",
         reply_queue: str = "flow-replies",
         deadlines: Deadlines | None = None,
         senders: int = 4,
     ) -> None:
-        """`credential` is a synchronous one, e.g. `azure.identity.DefaultAzureCredential()`."""
+        """`credential` is a blocking one, for example `azure.identity.DefaultAzureCredential()`."""
         self._start(
             lambda: FlowClient(
                 fully_qualified_namespace,
-                _InThreads(credential),
+                CredentialInThreads(credential),
                 request_queue=request_queue,
                 reply_queue=reply_queue,
                 deadlines=deadlines,
@@ -56,7 +56,7 @@ class FlowClientSync:
         deadlines: Deadlines | None = None,
         senders: int = 4,
     ) -> Self:
-        """The same with a connection string, e.g. the emulator's."""
+        """Make a client from a connection string, for example the emulator's."""
         client = cls.__new__(cls)
         client._start(
             lambda: FlowClient.from_connection_string(
@@ -92,7 +92,7 @@ class FlowClientSync:
         finally:
             self._thread.stop()
 
-    def submit(self, flow: str, input: JsonValue = None, **options: Unpack[Options]) -> str:  # noqa: A002 - the contract's word
+    def submit(self, flow: str, input: JsonValue = None, **options: Unpack[RequestOptions]) -> str:  # noqa: A002 - the contract's word
         """See `FlowClient.submit`."""
         return self._thread.run(self._client.submit(flow, input, **options))
 
@@ -110,12 +110,12 @@ class FlowClientSync:
 
     def background(self, *, max_unclaimed: int = 10_000) -> BackgroundSync:
         """See `FlowClient.background`."""
-        made = self._thread.call(lambda: self._client.background(max_unclaimed=max_unclaimed))
-        return BackgroundSync(self._thread, made)
+        background = self._thread.call(lambda: self._client.background(max_unclaimed=max_unclaimed))
+        return BackgroundSync(self._thread, background)
 
 
 class BackgroundSync:
-    """See `Background`: the same methods, blocking. A context manager; it may be used from several threads."""
+    """See `Background`: the same methods, blocking. A context manager; several threads may use it."""
 
     def __init__(self, thread: _LoopThread, background: Background) -> None:
         self._thread = thread
@@ -130,7 +130,7 @@ class BackgroundSync:
     ) -> None:
         self._thread.run(self._background.__aexit__(kind, error, trace))
 
-    def submit(self, flow: str, input: JsonValue = None, **options: Unpack[Options]) -> str:  # noqa: A002 - the contract's word
+    def submit(self, flow: str, input: JsonValue = None, **options: Unpack[RequestOptions]) -> str:  # noqa: A002 - the contract's word
         """See `Background.submit`."""
         return self._thread.run(self._background.submit(flow, input, **options))
 
@@ -143,14 +143,14 @@ class BackgroundSync:
         flow: str,
         input: JsonValue = None,  # noqa: A002 - the contract's word
         timeout: float = 60,
-        **options: Unpack[Options],
+        **options: Unpack[RequestOptions],
     ) -> FlowResult:
         """See `Background.request`."""
         return self._thread.run(self._background.request(flow, input, timeout, **options))
 
 
 class _LoopThread:
-    """An event loop in a thread of its own."""
+    """A thread that runs an event loop."""
 
     def __init__(self) -> None:
         started = threading.Event()
@@ -158,27 +158,27 @@ class _LoopThread:
         self._thread.start()
         started.wait()
 
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:  # Any: what a coroutine yields and is sent is asyncio's affair
-        """Run a coroutine there and return its result; an interrupt here cancels it there."""
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:  # Any: asyncio's own protocol
+        """Run a coroutine in the thread and return its result. An interrupt of the caller cancels the coroutine."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             while not wait_for([future], timeout=0.5).done:
-                """Waiting in short pieces: on Windows an endless wait does not see Ctrl-C."""
+                pass  # short waits: on Windows, Ctrl-C does not interrupt an endless wait
         except BaseException:
             future.cancel()
             raise
         return future.result()
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """Call a plain function there: what it makes belongs to that loop."""
+        """Call a function in the thread. Asyncio objects that it makes then belong to the thread's loop."""
 
-        async def called() -> _T:
+        async def call() -> _T:
             return function()
 
-        return self.run(called())
+        return self.run(call())
 
     def stop(self) -> None:
-        """End the loop, and with it the thread."""
+        """End the loop and the thread."""
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
 
@@ -190,22 +190,3 @@ class _LoopThread:
             await self._stopping.wait()
 
         asyncio.run(serve())
-
-
-class _InThreads:
-    """A synchronous credential as an asynchronous one: each token is fetched in a thread."""
-
-    def __init__(self, credential: TokenCredential) -> None:
-        self._credential = credential
-
-    async def get_token(self, *scopes: str, **options: Any) -> AccessToken:  # Any: as azure-core's protocol has it
-        return await asyncio.to_thread(self._credential.get_token, *scopes, **options)
-
-    async def close(self) -> None:
-        """Stays the caller's to close."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        return None

@@ -1,0 +1,47 @@
+"""The only adapter over azure-servicebus: deadlines, error translation, links and settlement.
+
+The rules of the SDK that shape this package:
+
+- One receiver per lane, used by one task at a time. A settlement on a receiver that another task polls waits for that
+  poll: about 0.2 s each.
+- `prefetch_count=0` and short receives. Nothing cancels a receive that still works; a stopping lane waits for it.
+- A sender is open before its first use and serves one task at a time, because concurrent first sends fail.
+- Every SDK call has its own deadline: a frozen broker looks like an empty queue, and a send can hang for minutes. After
+  a missed deadline the state of the link is unknown, so the adapter throws that receiver or sender away.
+"""
+
+from flow_contracts.servicebus.bus import ServiceBus
+from flow_contracts.servicebus.connection import ConnectionString, Endpoint, Namespace
+from flow_contracts.servicebus.dead_letter_queue import DeadLetteredMessage, DeadLetterQueue
+from flow_contracts.servicebus.deadlines import Deadlines
+from flow_contracts.servicebus.errors import (
+    LockLost,
+    MessageTooLarge,
+    ServiceBusFailure,
+    ServiceBusMisconfigured,
+    ServiceBusUnavailable,
+    SessionInUse,
+    Undecodable,
+)
+from flow_contracts.servicebus.receiver import Delivery, Receiver
+from flow_contracts.servicebus.session_receiver import SessionReceiver
+
+__all__ = [
+    "ConnectionString",
+    "DeadLetterQueue",
+    "DeadLetteredMessage",
+    "Deadlines",
+    "Delivery",
+    "Endpoint",
+    "LockLost",
+    "MessageTooLarge",
+    "Namespace",
+    "Receiver",
+    "ServiceBus",
+    "ServiceBusFailure",
+    "ServiceBusMisconfigured",
+    "ServiceBusUnavailable",
+    "SessionInUse",
+    "SessionReceiver",
+    "Undecodable",
+]

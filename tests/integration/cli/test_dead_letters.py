@@ -27,7 +27,7 @@ from flow_worker.cli.dead_letter_view import Letter
 from flow_worker.cli.main import cli
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.job import Job
-from flow_worker.servicebus import ServiceBus
+from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import RequestQueue, ServiceBusSettings
 from servicebus_emulator import config
 from tests.support.deep import too_deep
@@ -340,7 +340,7 @@ async def test_a_replay_is_answered_to_its_sender_once_even_if_it_was_broken_off
 
 
 async def _send_and_break_off(settings: ServiceBusSettings) -> None:
-    async with ServiceBus(settings) as bus, bus.dead_letter_queue(REQUESTS) as dead:
+    async with open_service_bus(settings) as bus, bus.dead_letter_queue(REQUESTS) as dead:
         async for one in dead.peek():
             letter = Letter.of(REQUESTS, one, READERS[REQUESTS])
             await replay(bus, CONTINUATIONS, READERS)(letter, one.message)

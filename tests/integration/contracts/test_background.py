@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from azure.servicebus.aio import ServiceBusClient
 
-from flow_contracts.client import FlowClient, Misconfigured, NotOutstanding, ResultTimeout, ServiceBusTrouble
+from flow_contracts.client import FlowClient, NotOutstanding, ResultTimeout, ServiceBusFailure, ServiceBusMisconfigured
 from flow_contracts.message import Message
 from flow_contracts.request import FlowRequest
 from flow_contracts.servicebus.conversion import to_sdk
@@ -102,12 +102,12 @@ async def test_closing_tells_those_who_still_wait(client: FlowClient) -> None:
     async with client.background() as background:
         waiting = asyncio.create_task(background.wait(await background.submit(SILENT), timeout=50))
         await asyncio.sleep(0)
-    with pytest.raises(ServiceBusTrouble, match="closed before a result came"):
+    with pytest.raises(ServiceBusFailure, match="closed before a result came"):
         await waiting
 
 
 async def test_a_wrong_reply_queue_is_told_on_entering(broker: BrokerThread) -> None:
     async with FlowClient.from_connection_string(broker.connection_string, reply_queue="none") as client:
-        with pytest.raises(Misconfigured, match=r"'none'.*no such queue"):
+        with pytest.raises(ServiceBusMisconfigured, match=r"'none'.*no such queue"):
             async with client.background():
                 pass

@@ -11,11 +11,11 @@ from azure.servicebus.aio import ServiceBusClient
 from flow_contracts.client import (
     Deadlines,
     FlowClient,
-    Misconfigured,
-    RequestTooLarge,
+    MessageTooLarge,
     ResultTimeout,
+    ServiceBusMisconfigured,
+    ServiceBusUnavailable,
     SessionInUse,
-    Unreachable,
 )
 from flow_contracts.message import Message
 from flow_contracts.request import FlowRequest, InvalidRequest
@@ -132,7 +132,7 @@ async def test_a_message_that_is_no_result_is_said_to_be_none_and_dead_lettered_
 async def test_what_cannot_be_asked_is_refused_and_leaves_the_client_fit(client: FlowClient) -> None:
     with pytest.raises(InvalidRequest, match="field 'correlation_id'"):
         await client.submit("f", correlation_id="x" * 129)
-    with pytest.raises(RequestTooLarge, match="flow-requests"):
+    with pytest.raises(MessageTooLarge, match="flow-requests"):
         await client.submit("f", "x" * 2_000_000)
     assert await client.submit(SILENT, "small enough")
 
@@ -141,9 +141,9 @@ async def test_a_queue_that_does_not_exist_is_named(broker: BrokerThread) -> Non
     async with FlowClient.from_connection_string(
         broker.connection_string, request_queue="requests-of-old", reply_queue="replies-of-old"
     ) as lost:
-        with pytest.raises(Misconfigured, match=r"'requests-of-old'.*no such queue"):
+        with pytest.raises(ServiceBusMisconfigured, match=r"'requests-of-old'.*no such queue"):
             await lost.submit("f")
-        with pytest.raises(Misconfigured, match=r"'replies-of-old'.*no such queue"):
+        with pytest.raises(ServiceBusMisconfigured, match=r"'replies-of-old'.*no such queue"):
             await lost.wait("c", timeout=20)
 
 
@@ -152,12 +152,12 @@ async def test_a_queue_that_does_not_exist_is_named(broker: BrokerThread) -> Non
 async def test_a_silent_broker_ends_every_call_at_its_deadline() -> None:
     broker = BrokerThread()
     broker.set_fault(frozen=True)
-    brief = Deadlines(open_seconds=1, send_seconds=1, answer_seconds=1, session_seconds=1)
+    brief = Deadlines(open_seconds=1, send_seconds=1, settle_seconds=1, renew_seconds=1, session_seconds=1)
     try:
         async with FlowClient.from_connection_string(broker.connection_string, deadlines=brief) as hasty:
-            with pytest.raises(Unreachable, match="within 1 s"):
+            with pytest.raises(ServiceBusUnavailable, match="within 1 s"):
                 await hasty.submit("f")
-            with pytest.raises(Unreachable, match="within 1 s"):
+            with pytest.raises(ServiceBusUnavailable, match="within 1 s"):
                 await hasty.poll("c")
             with pytest.raises(ResultTimeout, match="Service Bus could not be reached"):
                 await hasty.wait("c", timeout=3)

@@ -17,7 +17,7 @@ from flow_contracts.client import Background, FlowClient
 from flow_contracts.message import Message
 from flow_contracts.request import CONTRACT
 from flow_contracts.result import FlowResult
-from flow_worker.servicebus import ServiceBus
+from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import Settings
 from servicebus_emulator.cloud.entra.bad_tokens import wrong_tokens
 from servicebus_emulator.cloud.entra.issuer import TokenRequest
@@ -240,7 +240,7 @@ async def test_no_wrong_token_starts_a_flow_or_disturbs_the_worker(
     raw = {name: json.dumps({"flow": "create-quote", "claim": token}).encode() for name, token in tokens.items()}
     raw = {name: body for name, body in raw.items() if not whole(tokens[name]) and len(body) < BROKER_BYTES}
     assert raw.keys() == {"empty", "lone_surrogate"}
-    async with ServiceBus(settings.servicebus) as bus:
+    async with open_service_bus(settings.servicebus) as bus:
         for name, body in raw.items():
             properties = {"contract": CONTRACT}
             await bus.send("flow-requests", Message(body=body, message_id=name, application_properties=properties))

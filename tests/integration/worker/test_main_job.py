@@ -13,7 +13,7 @@ from flow_contracts.client import Background, FlowClient
 from flow_contracts.message import Message
 from flow_contracts.request import CONTRACT
 from flow_contracts.result import FlowResult
-from flow_worker.servicebus import ServiceBus
+from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import Settings
 from tests.support.system import WAIT, System, dead_letters, running_system, short_lock, until
 
@@ -85,7 +85,7 @@ async def test_what_is_malformed_is_refused_and_what_cannot_be_answered_is_dead_
     system: System, settings: Settings, client: FlowClient
 ) -> None:
     contract = {"contract": CONTRACT}
-    async with ServiceBus(settings.servicebus) as bus:
+    async with open_service_bus(settings.servicebus) as bus:
         for message in (
             Message(body=b"{", message_id="a", application_properties=contract),
             Message(body=b"{}", message_id="b"),
@@ -112,7 +112,7 @@ async def test_neither_claim_nor_token_is_ever_logged_or_answered(
     claims = [system.claim(), system.claim("Other.Role"), system.claim(forged=True)]
     results = [await background.request("create-quote", QUOTE, WAIT, claim=claim) for claim in claims]
     before = system.depth("dead_lettered")
-    async with ServiceBus(settings.servicebus) as bus:
+    async with open_service_bus(settings.servicebus) as bus:
         body = f'{{"claim": "{claims[0]}", "flow": '.encode()
         await bus.send("flow-requests", Message(body=body, message_id="m", correlation_id="x" * 129))
         await until(lambda: system.depth("dead_lettered") == before + 1)
@@ -189,7 +189,7 @@ async def test_a_burst_is_answered_whole(system: System, background: Background)
 
 
 async def test_every_request_queue_is_served(settings: Settings, client: FlowClient) -> None:
-    async with ServiceBus(settings.servicebus) as bus:
+    async with open_service_bus(settings.servicebus) as bus:
         message = Message(body=b'{"flow": "nothing"}', message_id="two", application_properties={"contract": CONTRACT})
         await bus.send("more-requests", message)
     assert outcome(await client.wait("two", WAIT)) == ("refused", "claim_missing")

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 from pydantic import SecretStr
 
+from flow_contracts.servicebus import ServiceBus
 from flow_worker.runtime.sole_sender import require_sole_sender
-from flow_worker.servicebus import ServiceBus
+from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import InvalidSettings, ServiceBusSettings
 from servicebus_emulator import config
 from servicebus_emulator.host import Endpoints, running_emulator
@@ -37,7 +38,7 @@ async def bus(folder: Path, monkeypatch: pytest.MonkeyPatch, ours: str, **polici
         monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusted)
         host = urlsplit(emulator.admin_https_url or "").netloc
         text = f"Endpoint=sb://{host}/;SharedAccessKeyName=worker;SharedAccessKey=worker"
-        async with ServiceBus(ServiceBusSettings(connection_string=SecretStr(text), open_seconds=5)) as one:
+        async with open_service_bus(ServiceBusSettings(connection_string=SecretStr(text), open_seconds=5)) as one:
             yield one
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from flow_contracts.client.errors import NotOutstanding, ResultTimeout, ServiceBusTrouble
+from flow_contracts.client import NotOutstanding, ResultTimeout, ServiceBusFailure
 from flow_contracts.client.mailbox import Mailbox
 from flow_contracts.result import FlowResult, Status
 
@@ -55,7 +55,7 @@ async def test_a_result_is_handed_over_once() -> None:
     mailbox.expect("a", "m")
     mailbox.put(result("a"))
     await mailbox.get("a", 0)
-    with pytest.raises(NotOutstanding, match=r"'a'.*handed over before"):
+    with pytest.raises(NotOutstanding, match=r"'a'.*returned before"):
         await mailbox.get("a", 0)
 
 
@@ -93,7 +93,7 @@ async def test_closing_tells_those_who_still_wait() -> None:
     waiting = asyncio.create_task(mailbox.get("a", 5))
     await asyncio.sleep(0)
     mailbox.close()
-    with pytest.raises(ServiceBusTrouble, match="closed before a result came for correlation ID 'a'"):
+    with pytest.raises(ServiceBusFailure, match="closed before a result came for correlation ID 'a'"):
         await waiting
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.result import FlowResult, Status
+from flow_contracts.servicebus import DeadLetteredMessage, MessageTooLarge
 from flow_worker.journal import open_journal
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.outcome import Continue
@@ -22,7 +23,6 @@ from flow_worker.runtime.outbox import Outbox
 from flow_worker.runtime.ports import QueueReceiver
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
-from flow_worker.servicebus import DeadLettered, TooLarge
 from flow_worker.settings import JournalSettings
 from tests.support.journey import NOW, Clock, ScriptedFlow, Worker, answered, request
 
@@ -33,14 +33,14 @@ THROTTLED = answered(429, run=None, retry_after="30")
 class FakeBus:
     """A bus with one dead-letter queue; `too_small` names the queues that take no message."""
 
-    dead_letters: list[DeadLettered]
+    dead_letters: list[DeadLetteredMessage]
     too_small: set[str] = field(default_factory=set)
     sent: list[tuple[str, Message]] = field(default_factory=list)
     peeked_from: list[int] = field(default_factory=list)
 
     async def send(self, queue: str, message: Message) -> None:
         if queue in self.too_small:
-            raise TooLarge("larger than the queue takes")
+            raise MessageTooLarge("larger than the queue takes")
         self.sent.append((queue, message))
 
     async def other_senders(self, queue: str) -> list[str] | None:
@@ -53,7 +53,7 @@ class FakeBus:
     async def dead_letter_queue(self, queue: str) -> AsyncIterator[FakeBus]:
         yield self
 
-    async def peek(self, *, from_sequence: int = 0) -> AsyncIterator[DeadLettered]:
+    async def peek(self, *, from_sequence: int = 0) -> AsyncIterator[DeadLetteredMessage]:
         self.peeked_from.append(from_sequence)
         for dead_letter in self.dead_letters:
             if dead_letter.message.sequence_number >= from_sequence:
@@ -71,8 +71,8 @@ async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
         yield Worker(journal, clock)
 
 
-def dead(message: ReceivedMessage, reason: str = "MaxDeliveryCountExceeded") -> DeadLettered:
-    return DeadLettered(message, reason, "")
+def dead(message: ReceivedMessage, reason: str = "MaxDeliveryCountExceeded") -> DeadLetteredMessage:
+    return DeadLetteredMessage(message, reason, "")
 
 
 def watch_of(worker: Worker, bus: FakeBus) -> DeadLetterWatch:

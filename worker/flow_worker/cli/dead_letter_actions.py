@@ -12,10 +12,17 @@ from itertools import groupby
 from pydantic import JsonValue
 
 from flow_contracts.message import ReceivedMessage
+from flow_contracts.servicebus import (
+    DeadLetterQueue,
+    Delivery,
+    LockLost,
+    MessageTooLarge,
+    ServiceBus,
+    ServiceBusFailure,
+)
 from flow_worker.cli.dead_letter_view import Letter, Unreadable, obstacle_of, read
 from flow_worker.pipeline.handler import Reader
 from flow_worker.pipeline.job import Job
-from flow_worker.servicebus import DeadLetterQueue, Delivery, LockLost, ServiceBus, ServiceBusUnavailable, TooLarge
 
 _REPLAYS = uuid.UUID("5b0d3f5e-8a53-4f0e-9c33-6a0f1f0c7d11")
 """Namespace of the message IDs of replays."""
@@ -51,7 +58,7 @@ class Left(Exception):
 Act = Callable[[Letter, ReceivedMessage], Awaitable[str | None]]
 """Does what is to be done before a dead letter is deleted; the new message ID, if there is one.
 
-Raises `Left`, `ServiceBusUnavailable`.
+Raises `Left`, `ServiceBusFailure`.
 """
 
 
@@ -68,7 +75,7 @@ def replay(bus: ServiceBus, continuations: str, readers: Mapping[str, Reader]) -
         again = anew(job, letter.queue, letter.sequence_number, datetime.now(UTC))
         try:
             await bus.send(continuations, again.to_message())
-        except TooLarge:
+        except MessageTooLarge:
             raise Left(f"'{continuations}' does not take a message of this size.") from None
         return again.message_id
 
@@ -121,7 +128,7 @@ async def settle(bus: ServiceBus, letters: Iterable[Letter], act: Act, say: Call
                     say(await _settled(dead, missing[number], delivery, act))
                     del missing[number]
                 undecodable = dead.undecodable
-        except ServiceBusUnavailable as trouble:
+        except ServiceBusFailure as trouble:
             why = f"Service Bus: {trouble}"
         for letter in missing.values():
             say(Settled(letter, left=_UNDECODABLE if letter.sequence_number in undecodable else why))

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from flow_contracts.servicebus import DeadLetteredMessage, ServiceBus
 from flow_worker.cli.dead_letter_view import Letter
 from flow_worker.pipeline.handler import Reader
-from flow_worker.servicebus import DeadLettered, ServiceBus
 
 _T = TypeVar("_T")
 
@@ -26,8 +26,8 @@ class Selection:
     reason: str | None = None
     flow: str | None = None
 
-    async def found(self, bus: ServiceBus, shape: Callable[[Letter, DeadLettered], _T]) -> list[_T]:
-        """Each selected dead letter as `shape` returns it, in queue and sequence order. Raises `ServiceBusUnavailable`.
+    async def found(self, bus: ServiceBus, shape: Callable[[Letter, DeadLetteredMessage], _T]) -> list[_T]:
+        """Each selected dead letter as `shape` returns it, in queue and sequence order. Raises `ServiceBusFailure`.
 
         Only that is held: bodies may be many and large.
         """
@@ -37,11 +37,11 @@ class Selection:
         return [one for some in by_queue for one in some]
 
     async def letters(self, bus: ServiceBus) -> list[Letter]:
-        """All that are meant. Raises `ServiceBusUnavailable`."""
+        """All that are meant. Raises `ServiceBusFailure`."""
         return await self.found(bus, lambda letter, _: letter)
 
     async def _found_in(
-        self, queue: str, reader: Reader, bus: ServiceBus, shape: Callable[[Letter, DeadLettered], _T]
+        self, queue: str, reader: Reader, bus: ServiceBus, shape: Callable[[Letter, DeadLetteredMessage], _T]
     ) -> list[_T]:
         async with bus.dead_letter_queue(queue) as dead:
             found = []

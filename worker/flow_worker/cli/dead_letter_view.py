@@ -10,10 +10,10 @@ from pydantic import JsonValue
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import InvalidRequest, Unanswerable
+from flow_contracts.servicebus import DeadLetteredMessage
 from flow_worker.cli.masking import MASK, masked
 from flow_worker.pipeline.handler import Reader
 from flow_worker.pipeline.job import InvalidContinuation, Job
-from flow_worker.servicebus import DeadLettered
 
 _TOLD_ALREADY = ("DeadLetterReason", "DeadLetterErrorDescription")
 """The service keeps reason and description among the application properties."""
@@ -47,10 +47,10 @@ class Letter:
     """Why it cannot be replayed; None if it can."""
 
     @classmethod
-    def of(cls, queue: str, dead: DeadLettered, reader: Reader) -> Self:
+    def of(cls, queue: str, dead: DeadLetteredMessage, reader: Reader) -> Self:
         """What lies in the dead-letter queue of `queue`, whose messages `reader` reads."""
         message = dead.message
-        flow, obstacle = _flow_and_obstacle(message, reader) if dead.whole else (None, _NO_BODY)
+        flow, obstacle = _flow_and_obstacle(message, reader) if dead.decoded else (None, _NO_BODY)
         return cls(
             queue=queue,
             sequence_number=message.sequence_number,

@@ -15,6 +15,7 @@ import typer
 from pydantic import JsonValue
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from flow_contracts.servicebus import DeadLetteredMessage, ServiceBus, ServiceBusFailure
 from flow_worker.cli import dead_letter_render, dead_letter_view, terminal
 from flow_worker.cli.dead_letter_actions import Act, Settled, discard, replay, settle
 from flow_worker.cli.dead_letter_filter import Selection
@@ -22,7 +23,7 @@ from flow_worker.cli.dead_letter_view import Letter
 from flow_worker.cli.terminal import AsJson, Config, EnvFile
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.handler import Reader
-from flow_worker.servicebus import DeadLettered, ServiceBus, ServiceBusUnavailable
+from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import (
     ContinuationSettings,
     IdentitySettings,
@@ -88,7 +89,7 @@ def show(
     settings = _loaded(config, env_file)
     selection = replace(_all_of(settings, queue), ids=frozenset({id_}))
 
-    def whole(one: Letter, dead: DeadLettered) -> dict[str, JsonValue]:
+    def whole(one: Letter, dead: DeadLetteredMessage) -> dict[str, JsonValue]:
         return dead_letter_view.whole(one, dead.message, selection.queues[one.queue], with_input=with_input)
 
     documents = _on_bus(settings, lambda bus: selection.found(bus, whole))
@@ -230,11 +231,11 @@ def _loaded(config: Path | None, env_file: Path) -> QueueSettings:
 
 def _on_bus(settings: QueueSettings, work: Callable[[ServiceBus], Awaitable[_T]]) -> _T:
     async def connected() -> _T:
-        async with ServiceBus(settings.servicebus, client_id=settings.identity.client_id) as bus:
+        async with open_service_bus(settings.servicebus, client_id=settings.identity.client_id) as bus:
             return await work(bus)
 
     logging.getLogger("azure").addHandler(logging.NullHandler())  # it has a traceback for what is told in a sentence
     try:
         return asyncio.run(connected())
-    except ServiceBusUnavailable as trouble:
+    except ServiceBusFailure as trouble:
         terminal.fail(f"Service Bus: {trouble}", 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import JsonValue, SecretStr
 
-from flow_contracts.client import FlowClient, RequestTooLarge, ResultTimeout, ServiceBusTrouble
+from flow_contracts.client import FlowClient, MessageTooLarge, ResultTimeout, ServiceBusFailure
 from flow_contracts.request import InvalidRequest
 from flow_contracts.result import FlowResult, InvalidResult
 from flow_worker.azure_identity import credential_for
@@ -41,7 +41,7 @@ async def send(
         async with _client(settings) as client:
             sent = await client.submit(flow, value, claim=settings.claim, correlation_id=correlation_id)
             return sent, await _waited(client, sent, wait_seconds) if wait_seconds > 0 else None
-    except (ServiceBusTrouble, InvalidRequest, InvalidResult, RequestTooLarge) as error:
+    except (ServiceBusFailure, InvalidRequest, InvalidResult, MessageTooLarge) as error:
         raise SenderError(str(error)) from error
 
 
@@ -56,7 +56,7 @@ async def result(
             if wait_seconds > 0:
                 return await _waited(client, correlation_id, wait_seconds)
             return await client.poll(correlation_id)
-    except (ServiceBusTrouble, InvalidResult) as error:
+    except (ServiceBusFailure, InvalidResult) as error:
         raise SenderError(str(error)) from error
 
 

@@ -8,6 +8,7 @@ import time
 from pydantic import SecretStr
 
 from flow_contracts.client import FlowClient
+from flow_contracts.servicebus import ServiceBus
 from flow_worker.cli.dead_letter_actions import replay, settle
 from flow_worker.cli.dead_letter_filter import Selection
 from flow_worker.cli.dead_letter_view import Letter
@@ -15,7 +16,6 @@ from flow_worker.demo import flows
 from flow_worker.demo.environment import ROLE, DemoError, EmulatorClient
 from flow_worker.demo.scenarios import Ended, Scene, awaited, play_scene
 from flow_worker.pipeline import decode
-from flow_worker.servicebus import ServiceBus
 from flow_worker.settings import RequestQueue
 
 REQUESTS = "flow-requests"
@@ -45,7 +45,7 @@ async def play_dead_letter(
 
 
 async def lying(bus: ServiceBus, flow: str | None = None) -> list[Letter]:
-    """What the dead-letter queues hold: of one flow, or all. Raises `ServiceBusUnavailable`."""
+    """What the dead-letter queues hold: of one flow, or all. Raises `ServiceBusFailure`."""
     return await Selection(READERS, flow=flow).letters(bus)
 
 

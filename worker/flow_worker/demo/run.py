@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flow_contracts.client import FlowClient
+from flow_contracts.servicebus import ServiceBus
 from flow_worker.demo.dead_letter import REQUESTS, lying, play_dead_letter
 from flow_worker.demo.environment import JOURNAL, ROLE, DemoEnvironment, DemoError, EmulatorClient, running_demo
 from flow_worker.demo.privileges import play_privileges
 from flow_worker.demo.report import Report, show
 from flow_worker.demo.scenarios import Ended, play_burst, play_scene, scenes, unanswerable
-from flow_worker.servicebus import ServiceBus
+from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import ServiceBusSettings
 
 KEPT_FOLDER = Path(".demo")
@@ -67,7 +68,7 @@ def _folder(*, keep: bool) -> Iterator[Path]:
 async def _perform(stage: DemoEnvironment, burst: int, console: Console) -> Report:
     settings = ServiceBusSettings(connection_string=SecretStr(stage.emulator.connection_string))
     async with (
-        ServiceBus(settings) as bus,
+        open_service_bus(settings) as bus,
         FlowClient.from_connection_string(stage.emulator.connection_string) as client,
     ):
         await bus.send(REQUESTS, unanswerable())

@@ -12,12 +12,12 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from flow_contracts.result import FlowError, Status
+from flow_contracts.servicebus import DeadLetteredMessage
 from flow_worker.pipeline import results
 from flow_worker.pipeline.handler import Handler, Reader
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, Reply
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.ports import Bus
-from flow_worker.servicebus import DeadLettered
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class DeadLetterWatch:
 
         Peeks instead of receiving: a received dead letter is locked, and a person could not handle it meanwhile.
 
-        Raises `ServiceBusUnavailable` if the dead-letter queue cannot be read.
+        Raises `ServiceBusFailure` if the dead-letter queue cannot be read.
         """
         handled_below = self._next_sequence
         postponed = False
@@ -76,7 +76,7 @@ class DeadLetterWatch:
         # them by the journal.
         self._next_sequence = handled_below
 
-    async def _answer_or_postpone(self, dead_letter: DeadLettered) -> bool:
+    async def _answer_or_postpone(self, dead_letter: DeadLetteredMessage) -> bool:
         """Return whether the dead letter needs no further round."""
         try:
             return await self._answer(dead_letter)
@@ -85,7 +85,7 @@ class DeadLetterWatch:
             log(_log, logging.WARNING, "dead_letter.postponed", sentence, queue=self._queue)
             return False
 
-    async def _answer(self, dead_letter: DeadLettered) -> bool:
+    async def _answer(self, dead_letter: DeadLetteredMessage) -> bool:
         ending = _BY_BROKER.get(dead_letter.reason)
         if ending is None or dead_letter.message.enqueued_at < self._now() - self._max_age:
             return True
@@ -105,7 +105,7 @@ class DeadLetterWatch:
                 assert_never(outcome)
         return True
 
-    def _log_answered(self, dead_letter: DeadLettered, reply: Reply) -> None:
+    def _log_answered(self, dead_letter: DeadLetteredMessage, reply: Reply) -> None:
         log(
             _log,
             logging.WARNING,

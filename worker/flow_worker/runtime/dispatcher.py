@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import assert_never
 
+from flow_contracts.servicebus import MessageTooLarge
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, Reply
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
-from flow_worker.servicebus import TooLarge
 
 MarkPublished = Callable[[Reply], Awaitable[None]]
 """Notes in the journal that a result was published. It reports its own failures and raises none of them."""
@@ -31,13 +31,13 @@ class Dispatcher:
         That is `Continue.otherwise` if the continuation queue does not take a message of the continuation's size.
         Sending is idempotent: each message has a deterministic ID, and the queues detect duplicates.
 
-        Raises `ServiceBusUnavailable` if a queue did not accept a message within its deadline.
+        Raises `ServiceBusFailure` if a queue did not accept a message within its deadline.
         """
         match outcome:
             case Continue(continuation=continuation, due=due, otherwise=otherwise):
                 try:
                     await self._schedule.put(continuation, due)
-                except TooLarge:
+                except MessageTooLarge:
                     # Retrying cannot help, so the request ends here: with a result, and kept for a person.
                     return await self.send(otherwise)
             case Reply() as reply:

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from flow_contracts.message import ReceivedMessage
+from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure, ServiceBusUnavailable
 from flow_worker.pipeline.handler import Reader
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, Reply
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.message_lock import kept_locked, set_within
 from flow_worker.runtime.ports import Bus, QueueReceiver
-from flow_worker.servicebus import Delivery, LockLost, ServiceBusUnavailable
 from flow_worker.telemetry.health import LaneHealth
 from flow_worker.telemetry.logs import log
 
@@ -82,7 +82,7 @@ class Lane:
                     failures = 0
                     self._health.mark_connected()
                     await self._consume(receiver)
-            except ServiceBusUnavailable as trouble:
+            except ServiceBusFailure as trouble:
                 failures += 1
                 self._health.mark_disconnected(str(trouble))
                 self._say_reconnecting(trouble, failures)
@@ -121,7 +121,7 @@ class Lane:
     async def _send(self, outcome: Outcome) -> Outcome:
         """Send the outcome's messages; return the outcome that took effect.
 
-        Raises `ServiceBusUnavailable` if the worker was interrupted before a queue accepted them.
+        Raises `ServiceBusFailure` if the worker was interrupted before a queue accepted them.
         """
         sent = await self._interruptible(self._dispatcher.send(outcome))
         if sent is None:
@@ -194,7 +194,7 @@ class Lane:
         """Wait, but not longer than until told to stop."""
         await set_within(self._stopping, seconds)
 
-    def _say_reconnecting(self, trouble: ServiceBusUnavailable, failures: int) -> None:
+    def _say_reconnecting(self, trouble: ServiceBusFailure, failures: int) -> None:
         sentence = f"The connection to '{self._queue}' failed and is made anew: {trouble}"
         log(_log, logging.WARNING, "lane.reconnecting", sentence, lane=self.name, failures=failures)
 

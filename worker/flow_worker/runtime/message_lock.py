@@ -7,8 +7,8 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 
+from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure
 from flow_worker.runtime.ports import QueueReceiver
-from flow_worker.servicebus import Delivery, LockLost, ServiceBusUnavailable
 
 _RENEW_AT = 1 / 3
 """A lock is renewed when this part of its time is over: two renewals may fail before it is lost."""
@@ -65,7 +65,7 @@ class _Keeper:
             sentence = "A request's lock was lost while its flow ran."
             self._say(logging.WARNING, "request.lock_lost", sentence, self._delivery)
             return False
-        except ServiceBusUnavailable as trouble:
+        except ServiceBusFailure as trouble:
             sentence = f"A lock could not be renewed: {trouble}"
             self._say(logging.WARNING, "request.lock_renewal_failed", sentence, self._delivery)
             return self._delivery.lock_seconds_left > 0

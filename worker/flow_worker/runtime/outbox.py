@@ -6,8 +6,8 @@ import asyncio
 import logging
 
 from flow_contracts.message import Message
+from flow_contracts.servicebus import ServiceBusFailure, ServiceBusUnavailable
 from flow_worker.runtime.ports import MessageSender
-from flow_worker.servicebus import ServiceBusUnavailable
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -22,14 +22,17 @@ class Outbox:
         self._sender = sender
 
     async def deliver(self, queue: str, message: Message, *, seconds: float) -> None:
-        """Return once the queue has accepted it. Raises `TooLarge` at once, `ServiceBusUnavailable` after `seconds`."""
+        """Return once the queue has accepted it.
+
+        Raises `MessageTooLarge` at once, and `ServiceBusUnavailable` after `seconds`.
+        """
         pause = _FIRST_PAUSE_SECONDS
         try:
             async with asyncio.timeout(seconds):
                 while True:
                     try:
                         return await self._sender.send(queue, message)
-                    except ServiceBusUnavailable as trouble:
+                    except ServiceBusFailure as trouble:
                         self._say_retrying(queue, message, trouble)
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _MAX_PAUSE_SECONDS)
@@ -37,7 +40,7 @@ class Outbox:
             raise ServiceBusUnavailable(f"'{queue}' did not accept a message within {seconds:g} s") from None
 
     @staticmethod
-    def _say_retrying(queue: str, message: Message, trouble: ServiceBusUnavailable) -> None:
+    def _say_retrying(queue: str, message: Message, trouble: ServiceBusFailure) -> None:
         log(
             _log,
             logging.WARNING,

@@ -7,8 +7,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
+from flow_contracts.servicebus import ServiceBusFailure
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.servicebus import ServiceBusUnavailable
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class PeriodicTask:
             await asyncio.wait([self._task])
             if not self._task.cancelled():
                 self._task.result()
-        except (ServiceBusUnavailable, TemporarilyUnavailable) as trouble:
+        except (ServiceBusFailure, TemporarilyUnavailable) as trouble:
             log(_log, logging.WARNING, "periodic_task.failed", f"'{self.name}' is tried again later: {trouble}")
         finally:
             self._task.cancel()

@@ -7,14 +7,14 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from flow_contracts.message import Message
-from flow_worker.servicebus import DeadLettered, Delivery
+from flow_contracts.servicebus import DeadLetteredMessage, Delivery
 
 
 class MessageSender(Protocol):
     """Sends messages to queues."""
 
     async def send(self, queue: str, message: Message) -> None:
-        """Return once the queue has accepted the message. Raises `TooLarge`, `ServiceBusUnavailable`."""
+        """Return once the queue has accepted the message. Raises `MessageTooLarge`, `ServiceBusFailure`."""
         ...
 
 
@@ -22,31 +22,31 @@ class QueueReceiver(Protocol):
     """Receives from one queue in peek-lock mode and settles. For one task at a time."""
 
     async def receive(self) -> Delivery | None:
-        """Return the next delivery, None if there was none for a short wait. Raises `ServiceBusUnavailable`."""
+        """Return the next delivery, None if there was none for a short wait. Raises `ServiceBusFailure`."""
         ...
 
     async def complete(self, delivery: Delivery) -> None:
-        """Remove the message from its queue. Raises `LockLost`, `ServiceBusUnavailable`."""
+        """Remove the message from its queue. Raises `LockLost`, `ServiceBusFailure`."""
         ...
 
     async def abandon(self, delivery: Delivery) -> None:
-        """Release the message's lock for another delivery. Raises `LockLost`, `ServiceBusUnavailable`."""
+        """Release the message's lock for another delivery. Raises `LockLost`, `ServiceBusFailure`."""
         ...
 
     async def dead_letter(self, delivery: Delivery, reason: str, description: str) -> None:
-        """Move the message to the dead-letter queue. Raises `LockLost`, `ServiceBusUnavailable`."""
+        """Move the message to the dead-letter queue. Raises `LockLost`, `ServiceBusFailure`."""
         ...
 
     async def renew(self, delivery: Delivery) -> None:
-        """Renew the message's lock. Raises `LockLost`, `ServiceBusUnavailable`."""
+        """Renew the message's lock. Raises `LockLost`, `ServiceBusFailure`."""
         ...
 
 
 class DeadLetterReader(Protocol):
     """Reads one dead-letter queue without locking its messages."""
 
-    def peek(self, *, from_sequence: int = 0) -> AsyncIterator[DeadLettered]:
-        """Yield the messages from that sequence number on, in order. Raises `ServiceBusUnavailable`."""
+    def peek(self, *, from_sequence: int = 0) -> AsyncIterator[DeadLetteredMessage]:
+        """Yield the messages from that sequence number on, in order. Raises `ServiceBusFailure`."""
         ...
 
 
@@ -62,9 +62,9 @@ class Bus(MessageSender, PolicyReader, Protocol):
     """All that the worker needs of Service Bus."""
 
     def receiver(self, queue: str) -> AbstractAsyncContextManager[QueueReceiver]:
-        """Open a receiver on a connection for it alone. Raises `ServiceBusUnavailable`."""
+        """Open a receiver on a connection for it alone. Raises `ServiceBusFailure`."""
         ...
 
     def dead_letter_queue(self, queue: str) -> AbstractAsyncContextManager[DeadLetterReader]:
-        """Open the dead-letter queue of a queue. Raises `ServiceBusUnavailable`."""
+        """Open the dead-letter queue of a queue. Raises `ServiceBusFailure`."""
         ...

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from flow_contracts.servicebus import MessageTooLarge
 from flow_worker.pipeline.outcome import Reply
 from flow_worker.runtime.outbox import Outbox
-from flow_worker.servicebus import TooLarge
 
 
 class Replies:
@@ -19,10 +19,10 @@ class Replies:
         self._publish_seconds = publish_seconds
 
     async def publish(self, reply: Reply) -> None:
-        """Return once the reply queue has accepted it. Raises `ServiceBusUnavailable` after `publish_seconds`."""
+        """Return once the reply queue has accepted it. Raises `ServiceBusFailure` after `publish_seconds`."""
         try:
             await self._deliver(reply)
-        except TooLarge:
+        except MessageTooLarge:
             await self._deliver(replace(reply, result=reply.result.without_output()))
 
     async def _deliver(self, reply: Reply) -> None:

@@ -19,6 +19,6 @@ class Schedule:
     async def put(self, continuation: Job, due: datetime) -> None:
         """Returns once the queue has accepted it; it is delivered when it is due.
 
-        Raises `TooLarge`, and `ServiceBusUnavailable` after `schedule_seconds`.
+        Raises `MessageTooLarge`, and `ServiceBusFailure` after `schedule_seconds`.
         """
         await self._outbox.deliver(self._queue, continuation.to_message(due), seconds=self._schedule_seconds)

@@ -3,25 +3,27 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from flow_contracts.client.submission import request_of
+from flow_contracts.client.request_builder import build_request
 from flow_contracts.request import InvalidRequest
 
 
 def test_ids_are_random_and_the_session_is_the_correlation_id() -> None:
-    one, other = (request_of("f", None, {}, reply_to="replies") for _ in range(2))
+    one, other = (build_request("f", None, {}, reply_to="replies") for _ in range(2))
     assert one.reply_to_session_id == one.correlation_id != one.message_id
     assert {one.message_id, one.correlation_id}.isdisjoint({other.message_id, other.correlation_id})
 
 
 def test_what_the_sender_says_is_kept() -> None:
-    request = request_of("f", 1, {"claim": "t", "message_id": "m", "correlation_id": "c"}, reply_to="r", session_id="s")
+    request = build_request(
+        "f", 1, {"claim": "t", "message_id": "m", "correlation_id": "c"}, reply_to="r", session_id="s"
+    )
     assert (request.message_id, request.correlation_id, request.reply_to_session_id) == ("m", "c", "s")
     assert request.claim == SecretStr("t")
 
 
 def test_a_request_that_cannot_be_is_refused_by_field_without_a_word_of_the_claim() -> None:
     with pytest.raises(InvalidRequest, match="field 'flow'") as refused:
-        request_of("", float("nan"), {"claim": SecretStr("s3cret" * 20_000)}, reply_to="r")
+        build_request("", float("nan"), {"claim": SecretStr("s3cret" * 20_000)}, reply_to="r")
     assert "field 'claim'" in refused.value.message
     assert "field 'input'" in refused.value.message
     assert "s3cret" not in refused.value.message

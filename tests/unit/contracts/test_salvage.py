@@ -11,7 +11,7 @@ from azure.servicebus._pyamqp._decode import decode_payload
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow_worker.servicebus.salvage import readable
+from flow_contracts.servicebus.salvage import decodable_sections
 from servicebus_emulator.amqp import Char, Described, Symbol, ULong, encode
 from servicebus_emulator.amqp.sections import (
     AMQP_VALUE,
@@ -58,7 +58,7 @@ def payload(
 def test_what_the_decoder_does_not_take_is_left_out_and_the_rest_is_there(message: bytes) -> None:
     with pytest.raises((TypeError, ValueError)):
         decode_payload(memoryview(message))
-    read: Any = decode_payload(memoryview(readable(message)))  # its parts may be missing
+    read: Any = decode_payload(memoryview(decodable_sections(message)))  # its parts may be missing
     assert read.message_annotations[b"x-opt-sequence-number"] == 2**40
     assert read.properties.message_id == b"id-1"
     assert read.application_properties[b"contract"] == b"flow-request/1"
@@ -68,4 +68,4 @@ def test_what_the_decoder_does_not_take_is_left_out_and_the_rest_is_there(messag
 @given(st.binary(max_size=60))
 def test_bytes_that_are_no_message_are_refused_and_nothing_else_happens(noise: bytes) -> None:
     with contextlib.suppress(ValueError, IndexError):
-        readable(b"\x00\x53\x72" + noise)
+        decodable_sections(b"\x00\x53\x72" + noise)

@@ -1,4 +1,4 @@
-"""How a sender's call becomes a request."""
+"""A request from the arguments of `submit`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from pydantic import JsonValue, SecretStr, ValidationError
 from flow_contracts.request import FlowRequest, InvalidRequest, explain
 
 
-class Options(TypedDict, total=False):
-    """What may be said about a request beside its flow and input."""
+class RequestOptions(TypedDict, total=False):
+    """The optional arguments of `submit`."""
 
     claim: SecretStr | str | None
-    """Proof of who asks: a token for the worker's own audience."""
+    """Proof of the sender: a token for the worker's own audience."""
     on_behalf_of: str | None
+    """The user for whom a trusted sender sends the request."""
     message_id: str | None
     """The idempotency key, at most 128 characters; by default a random UUID."""
     correlation_id: str | None
-    """What the result is found by, at most 128 characters; by default a random UUID. Who can guess it and may listen
+    """The key of the result, at most 128 characters; by default a random UUID. Anyone who can guess it and may listen
     to the reply queue can read the result."""
     time_to_live: timedelta | None
-    """How long the request is worth running; by default as long as the queue keeps it."""
+    """After this time the worker does not run the request any more; by default the queue's time to live."""
     traceparent: str | None
-    """W3C trace context to go on with."""
+    """The W3C trace context that the flow call continues."""
 
 
-def request_of(
-    flow: str, value: JsonValue, options: Options, *, reply_to: str, session_id: str | None = None
+def build_request(
+    flow: str, value: JsonValue, options: RequestOptions, *, reply_to: str, session_id: str | None = None
 ) -> FlowRequest:
-    """The request, its result to go to `session_id` (default: the correlation ID). Raises `InvalidRequest`."""
+    """Build the request; its result goes to `session_id` (default: the correlation ID). Raises `InvalidRequest`."""
     claim = options.get("claim")
     correlation_id = options.get("correlation_id") or str(uuid.uuid4())
     try:
@@ -47,5 +48,5 @@ def request_of(
             time_to_live=options.get("time_to_live"),
             traceparent=options.get("traceparent"),
         )
-    except ValidationError as error:
+    except ValidationError as error:  # `from None`: pydantic's error quotes the values, the claim among them
         raise InvalidRequest("malformed_request", explain(error)) from None

@@ -1,0 +1,31 @@
+"""Sending until the queue accepts, or a deadline passes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from flow_contracts.backoff import backoff
+from flow_contracts.message import Message
+from flow_contracts.servicebus import ServiceBus, ServiceBusUnavailable
+
+
+async def send_until_accepted(bus: ServiceBus, queue: str, message: Message, seconds: float) -> None:
+    """Return once the broker accepted the message.
+
+    A broken connection may lose the broker's answer, and the next attempt then sends the message twice. The queue's
+    duplicate detection drops the copy by its message ID.
+
+    Raises `ServiceBusUnavailable` after `seconds`; `ServiceBusMisconfigured` and `MessageTooLarge` at once, because no
+    retry helps.
+    """
+    failure = ServiceBusUnavailable(f"'{queue}' did not accept a message within {seconds:g} s")
+    try:
+        async with asyncio.timeout(seconds):
+            for pause in backoff(0.1, 2.0):
+                try:
+                    return await bus.send(queue, message)
+                except ServiceBusUnavailable as error:
+                    failure = error
+                await asyncio.sleep(pause)
+    except TimeoutError:
+        raise failure from None

@@ -1,0 +1,131 @@
+"""Service Bus with its queues: senders, receivers, sessions, dead-letter queues and policies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from azure.servicebus import ServiceBusSubQueue
+from azure.servicebus.aio import ServiceBusReceiver
+
+from flow_contracts.backoff import backoff
+from flow_contracts.message import Message
+from flow_contracts.servicebus.calls import bounded, close_quietly
+from flow_contracts.servicebus.connection import Endpoint, connect
+from flow_contracts.servicebus.dead_letter_queue import DeadLetterQueue
+from flow_contracts.servicebus.deadlines import Deadlines
+from flow_contracts.servicebus.errors import SessionInUse
+from flow_contracts.servicebus.receiver import Receiver
+from flow_contracts.servicebus.sender_pool import SenderPool
+from flow_contracts.servicebus.session_receiver import SessionReceiver
+
+
+class ServiceBus:
+    """One endpoint and all links to it. An async context manager; its methods may run concurrently.
+
+    The credential of the endpoint stays the caller's to close.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        deadlines: Deadlines | None = None,
+        senders_per_queue: int = 4,
+        sdk_retries: int = 0,
+    ) -> None:
+        """Raises `ValueError` for a malformed connection string. See `connection.connect` for `sdk_retries`."""
+        self._endpoint = endpoint
+        self._deadlines = deadlines or Deadlines()
+        self._senders_per_queue = senders_per_queue
+        self._client = connect(endpoint, sdk_retries=sdk_retries)
+        self._pools: dict[str, SenderPool] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every link and the client."""
+        await asyncio.gather(*(pool.close() for pool in self._pools.values()))
+        await close_quietly(self._client)
+
+    async def send(self, queue: str, message: Message) -> None:
+        """Make one attempt to send; see `SenderPool.send`."""
+        pool = self._pools.get(queue)
+        if pool is None:
+            pool = SenderPool(self._client, queue, self._deadlines, max_senders=self._senders_per_queue)
+            self._pools[queue] = pool
+        await pool.send(message)
+
+    @contextlib.asynccontextmanager
+    async def receiver(self, queue: str) -> AsyncIterator[Receiver]:
+        """An open receiver on its own connection. Raises `ServiceBusFailure`."""
+        sdk = self._client.get_queue_receiver(queue, prefetch_count=0)
+        async with self._opened(sdk, f"open a receiver on '{queue}'"):
+            yield Receiver(sdk, self._deadlines)
+
+    @contextlib.asynccontextmanager
+    async def dead_letter_queue(self, queue: str) -> AsyncIterator[DeadLetterQueue]:
+        """The open dead-letter queue of a queue. Raises `ServiceBusFailure`."""
+        sdk = self._client.get_queue_receiver(queue, sub_queue=ServiceBusSubQueue.DEAD_LETTER, prefetch_count=0)
+        async with self._opened(sdk, f"open the dead-letter queue of '{queue}'"):
+            dead_letters = DeadLetterQueue(queue, sdk, self._deadlines)
+            try:
+                yield dead_letters
+            finally:
+                await dead_letters.release()
+
+    @contextlib.asynccontextmanager
+    async def session_receiver(
+        self, queue: str, session_id: str, *, prefetch: int = 0
+    ) -> AsyncIterator[SessionReceiver]:
+        """A receiver that holds the lock of the session.
+
+        Raises `ServiceBusFailure`; `SessionInUse` if another reader still holds the session after `session_seconds`.
+        """
+        sdk = await self._lock_session(queue, session_id, prefetch)
+        try:
+            yield SessionReceiver(sdk, self._deadlines)
+        finally:
+            await close_quietly(sdk)
+
+    async def other_senders(self, queue: str) -> list[str] | None:
+        """See `policies.other_senders`. Needs aiohttp, the HTTP transport of the SDK's administration client."""
+        # Imported here: the administration client takes 80 ms to import, and only a starting worker uses it.
+        from flow_contracts.servicebus import policies
+
+        return await policies.other_senders(self._endpoint, queue, self._deadlines.open_seconds)
+
+    @contextlib.asynccontextmanager
+    async def _opened(self, sdk: ServiceBusReceiver, operation: str) -> AsyncIterator[None]:
+        try:
+            await bounded(sdk.__aenter__(), self._deadlines.open_seconds, operation)
+            yield
+        finally:
+            await close_quietly(sdk)
+
+    async def _lock_session(self, queue: str, session_id: str, prefetch: int) -> ServiceBusReceiver:
+        give_up_at = time.monotonic() + self._deadlines.session_seconds
+        for pause in backoff(0.1, 1.0):
+            sdk = self._client.get_queue_receiver(queue, session_id=session_id, prefetch_count=prefetch)
+            try:
+                await bounded(sdk.__aenter__(), self._deadlines.open_seconds, f"open a session of '{queue}'")
+                return sdk
+            except SessionInUse:
+                await close_quietly(sdk)
+                if time.monotonic() + pause >= give_up_at:
+                    raise
+            except BaseException:
+                await close_quietly(sdk)
+                raise
+            await asyncio.sleep(pause)
+        raise AssertionError("backoff is endless")

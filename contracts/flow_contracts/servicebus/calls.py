@@ -1,0 +1,130 @@
+"""One call of the SDK: under a deadline, with the SDK's errors translated into the adapter's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
+from azure.servicebus.exceptions import (
+    MessageAlreadySettled,
+    MessageLockLostError,
+    MessageSizeExceededError,
+    MessagingEntityDisabledError,
+    MessagingEntityNotFoundError,
+    ServiceBusAuthenticationError,
+    ServiceBusAuthorizationError,
+    ServiceBusError,
+    SessionCannotBeLockedError,
+)
+
+from flow_contracts.servicebus.deadlines import Deadlines
+from flow_contracts.servicebus.errors import (
+    LockLost,
+    MessageTooLarge,
+    ServiceBusMisconfigured,
+    ServiceBusUnavailable,
+    SessionInUse,
+    Undecodable,
+)
+from flow_contracts.servicebus.events import log_event
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_CLOSE_SECONDS = 5.0
+_NO_QUEUE = "there is no such queue; create it, or correct its name in the settings"
+
+
+async def bounded(call: Awaitable[_T], seconds: float, operation: str) -> _T:
+    """Await an SDK call; `operation` names it in error messages.
+
+    Raises the errors of `flow_contracts.servicebus.errors` and no other; `ServiceBusUnavailable` after `seconds`.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await call
+    except TimeoutError as error:
+        raise ServiceBusUnavailable(f"{operation}: no answer within {seconds:g} s") from error
+    except Exception as error:
+        raise _translated(error, operation) from error
+
+
+def _translated(error: Exception, operation: str) -> Exception:
+    """The adapter's error for one that the SDK raised."""
+    match error:
+        case MessageSizeExceededError():
+            return MessageTooLarge(f"{operation}: the message is larger than the queue accepts; send less: {error}")
+        case MessageLockLostError() | MessageAlreadySettled():
+            return LockLost(f"{operation}: {error}")
+        case SessionCannotBeLockedError():
+            return SessionInUse(f"{operation}: another reader holds it; a session has one reader at a time")
+        case MessagingEntityNotFoundError():
+            return ServiceBusMisconfigured(f"{operation}: {_NO_QUEUE}")
+        case MessagingEntityDisabledError():
+            return ServiceBusMisconfigured(f"{operation}: the queue is disabled; enable it")
+        case ServiceBusAuthenticationError() | ServiceBusAuthorizationError():
+            return ServiceBusMisconfigured(f"{operation}: {_refusal(error)}")
+        case _ if _is_decoding(error):
+            return Undecodable(f"{operation}: a message cannot be decoded: {error}")
+        case _:
+            # The SDK's own errors, and the built-in ones that its broken state causes after a dropped connection
+            # ("'NoneType' object has no attribute …"). All have the same remedy: a new connection.
+            return ServiceBusUnavailable(f"{operation}: {type(error).__name__}: {error}")
+
+
+def _refusal(error: ServiceBusAuthenticationError | ServiceBusAuthorizationError) -> str:
+    if _is_missing(error):
+        return _NO_QUEUE
+    if isinstance(error, ServiceBusAuthorizationError):
+        return "not authorised; give the identity Azure Service Bus Data Receiver/Sender on the queue"
+    return f"Service Bus refused the credential; check it and its Service Bus role on the queue: {error}"
+
+
+async def receive_batch(
+    sdk: ServiceBusReceiver, max_messages: int, deadlines: Deadlines
+) -> list[ServiceBusReceivedMessage]:
+    """Receive up to `max_messages`; the list is empty if no message came within `receive_wait_seconds`.
+
+    Raises `ServiceBusFailure`, and `Undecodable` if the link is dead: where the SDK's decoder raises `ValueError`, the
+    SDK takes that for the end of the wait, and answers every later receive at once with an empty list. A caller that
+    kept polling such a link would never receive again and would spin.
+    """
+    began = time.monotonic()
+    wait = deadlines.receive_wait_seconds
+    receiving = sdk.receive_messages(max_message_count=max_messages, max_wait_time=wait)
+    messages = await bounded(receiving, wait + deadlines.settle_seconds, "receive")
+    if not messages and time.monotonic() - began < wait / 2:
+        raise Undecodable("receive: the SDK stopped receiving, as it does at a message that it cannot decode")
+    return messages
+
+
+async def close_quietly(closeable: ServiceBusClient | ServiceBusReceiver | ServiceBusSender) -> None:
+    """Close a link or the client. A failure is logged only: the broker drops the link by itself later."""
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await closeable.close()
+    except Exception as error:  # noqa: BLE001 - closing a broken connection makes the SDK raise any built-in error
+        log_event(_log, logging.DEBUG, "servicebus.close_failed", f"Closing failed: {type(error).__name__}: {error}")
+
+
+def _is_decoding(error: Exception) -> bool:
+    """Whether the SDK's decoder failed: it raises built-in errors, which the SDK wraps in its most general one.
+
+    A dropped connection can cause the same errors. A caller that must know asks the broker again on a new link.
+    """
+    cause = error.inner_exception if type(error) is ServiceBusError else None
+    # Some OSErrors are ValueErrors, too (io.UnsupportedOperation): those are the connection's.
+    return isinstance(
+        cause, ValueError | TypeError | LookupError | ArithmeticError | RecursionError | struct.error
+    ) and not isinstance(cause, OSError)
+
+
+def _is_missing(error: ServiceBusError) -> bool:
+    """Whether the queue does not exist: Service Bus then refuses the token for it with status 404 (node `$cbs`)."""
+    return getattr(error.inner_exception, "status_code", None) == 404

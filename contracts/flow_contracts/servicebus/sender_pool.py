@@ -1,0 +1,70 @@
+"""A pool of open senders to one queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
+
+from flow_contracts.message import Message
+from flow_contracts.servicebus.calls import bounded, close_quietly
+from flow_contracts.servicebus.conversion import to_sdk
+from flow_contracts.servicebus.deadlines import Deadlines
+from flow_contracts.servicebus.errors import MessageTooLarge
+
+_STALE_SECONDS = 240.0
+"""The pool replaces a sender that was idle for longer. Service Bus detaches idle links after 10 minutes, and networks
+drop idle connections sooner; a send that finds the link dead loses a second or more.
+"""
+
+
+class SenderPool:
+    """Up to `max_senders` open senders to one queue, each lent to one task at a time.
+
+    The pool opens a sender when all others are in use: a sender sends one message per round trip, so parallel sends
+    need parallel senders, and each sender has its own connection.
+    """
+
+    def __init__(self, client: ServiceBusClient, queue: str, deadlines: Deadlines, *, max_senders: int) -> None:
+        self._client = client
+        self._queue = queue
+        self._deadlines = deadlines
+        self._idle: list[tuple[float, ServiceBusSender]] = []
+        """Idle senders with the time of their last use. A stack: the last one was used last, and is lent first, so
+        that the senders of a past peak grow stale."""
+        self._slots = asyncio.Semaphore(max_senders)
+
+    async def send(self, message: Message) -> None:
+        """Return once the broker accepted the message. Raises `MessageTooLarge`, `ServiceBusFailure`."""
+        async with self._slots:
+            sender = await self._borrow()
+            try:
+                sending = sender.send_messages(to_sdk(message))
+                await bounded(sending, self._deadlines.send_seconds, f"send to '{self._queue}'")
+            except MessageTooLarge:
+                self._idle.append((time.monotonic(), sender))  # the link is sound: only this message was refused
+                raise
+            except BaseException:  # a cancelled send, too, leaves the link in an unknown state
+                await close_quietly(sender)
+                raise
+            self._idle.append((time.monotonic(), sender))
+
+    async def close(self) -> None:
+        """Close the idle senders. The client closes those that are lent."""
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(close_quietly(sender) for _, sender in idle))
+
+    async def _borrow(self) -> ServiceBusSender:
+        if self._idle and time.monotonic() - self._idle[-1][0] > _STALE_SECONDS:
+            await self.close()  # if the sender used last is stale, all are
+        return self._idle.pop()[1] if self._idle else await self._open()
+
+    async def _open(self) -> ServiceBusSender:
+        sender = self._client.get_queue_sender(self._queue)
+        try:
+            await bounded(sender.__aenter__(), self._deadlines.open_seconds, f"open a sender to '{self._queue}'")
+        except BaseException:
+            await close_quietly(sender)
+            raise
+        return sender

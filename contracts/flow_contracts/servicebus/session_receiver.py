@@ -1,0 +1,96 @@
+"""A receiver that holds the lock of one session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from azure.servicebus.aio import ServiceBusReceiver
+
+from flow_contracts.message import ReceivedMessage
+from flow_contracts.servicebus.calls import bounded
+from flow_contracts.servicebus.conversion import from_sdk
+from flow_contracts.servicebus.deadlines import Deadlines
+from flow_contracts.servicebus.errors import LockLost, ServiceBusUnavailable
+from flow_contracts.servicebus.receiver import MAX_DEAD_LETTER_CHARACTERS, Delivery
+
+_T = TypeVar("_T")
+
+_PEEK_PAGE = 50
+_MAX_RENEWAL_PAUSE = 30.0
+"""Seconds. A renewal also proves that the broker still answers, so it happens this often even under a long lock."""
+
+
+class SessionReceiver:
+    """A locked session of a queue, for one task at a time.
+
+    Every method raises `ServiceBusUnavailable` if the session or its connection is lost: open the session again. A
+    message in a session has no lock apart from the session's, so no method raises `LockLost`.
+    """
+
+    def __init__(self, sdk: ServiceBusReceiver, deadlines: Deadlines) -> None:
+        self._sdk = sdk
+        self._deadlines = deadlines
+        self._renew_at = self._next_renewal()
+
+    async def find(self, matches: Callable[[ReceivedMessage], bool]) -> ReceivedMessage | None:
+        """Peek for the first message that `matches`; it stays in the queue."""
+        from_sequence = 1
+        while page := await self._peek(from_sequence):
+            for message in page:
+                if matches(message):
+                    return message
+            from_sequence = page[-1].sequence_number + 1
+        return None
+
+    async def _peek(self, from_sequence: int) -> list[ReceivedMessage]:
+        # Always with a sequence number: without one the SDK peeks on from the last message that it peeked or received,
+        # so that a second call of `find` would skip the messages of the first.
+        peeking = self._sdk.peek_messages(_PEEK_PAGE, sequence_number=from_sequence)
+        return [from_sdk(raw) for raw in await self._bounded(peeking, "peek")]
+
+    async def receive(self, wait_seconds: float) -> Delivery | None:
+        """The next message, None if no message came within `wait_seconds`."""
+        receiving = self._sdk.receive_messages(max_message_count=1, max_wait_time=wait_seconds)
+        messages = await bounded(receiving, wait_seconds + self._deadlines.settle_seconds, "receive")
+        return Delivery(from_sdk(messages[0]), messages[0]) if messages else None
+
+    async def complete(self, delivery: Delivery) -> None:
+        """Delete the message from the queue."""
+        await self._bounded(self._sdk.complete_message(delivery.raw), "complete")
+
+    async def abandon(self, delivery: Delivery) -> None:
+        """Release the message; its delivery count rises by one."""
+        await self._bounded(self._sdk.abandon_message(delivery.raw), "abandon")
+
+    async def dead_letter(self, delivery: Delivery, reason: str, description: str) -> None:
+        """Move the message to the dead-letter queue."""
+        settling = self._sdk.dead_letter_message(
+            delivery.raw,
+            reason=reason[:MAX_DEAD_LETTER_CHARACTERS],
+            error_description=description[:MAX_DEAD_LETTER_CHARACTERS],
+        )
+        await self._bounded(settling, "dead-letter")
+
+    async def keep_locked(self) -> None:
+        """Renew the session's lock once half of it has passed. Call this every second or so.
+
+        A task of its own would renew more simply, but two tasks on one receiver wait for each other.
+        """
+        if time.monotonic() >= self._renew_at:
+            renewing = self._sdk.session.renew_lock()
+            await bounded(renewing, self._deadlines.renew_seconds, "renew the session's lock")
+            self._renew_at = self._next_renewal()
+
+    def _next_renewal(self) -> float:
+        until = self._sdk.session.locked_until_utc
+        left = (until - datetime.now(UTC)).total_seconds() if until else 0.0
+        return time.monotonic() + min(max(left / 2, 0.5), _MAX_RENEWAL_PAUSE)
+
+    async def _bounded(self, call: Awaitable[_T], operation: str) -> _T:
+        try:
+            return await bounded(call, self._deadlines.settle_seconds, operation)
+        except LockLost as error:
+            raise ServiceBusUnavailable(str(error)) from error
