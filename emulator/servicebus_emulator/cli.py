@@ -12,9 +12,9 @@ import typer
 
 from servicebus_emulator import config
 from servicebus_emulator.host import CannotListen, Endpoints, serve_until_stopped
-from servicebus_emulator.servicebus.access import Access
-from servicebus_emulator.servicebus.config import ConfigError
-from servicebus_emulator.servicebus.storage.store import DataError
+from servicebus_emulator.servicebus.access import AccessMode
+from servicebus_emulator.servicebus.configuration.fields import ConfigError
+from servicebus_emulator.servicebus.entities.storage import DataFolderError
 from servicebus_emulator.transport.connection_rules import ConnectionRules
 from servicebus_emulator.transport.open_files import raise_open_file_limit
 from servicebus_emulator.transport.tls import CertificateFiles
@@ -73,7 +73,7 @@ def serve(
         ),
     ] = None,
     access: Annotated[
-        Access | None,
+        AccessMode | None,
         typer.Option(
             help="Whether keys, tokens and rights are checked, or any token will do; default: as the "
             "configuration says, or else checked. The key SAS_KEY_VALUE of RootManageSharedAccessKey is always good, "
@@ -103,7 +103,7 @@ def serve(
         asyncio.run(serve_until_stopped(loaded, endpoints, ready=_say_ready, data=data, rules=rules, access=access))
     except CannotListen as error:
         _fail(str(error), status=1)
-    except (CertificateError, DataError) as error:
+    except (CertificateError, DataFolderError) as error:
         _fail(str(error), status=2)
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from servicebus_emulator.cloud.definitions import PROVEN, HttpDefinition
-from servicebus_emulator.servicebus.access.policies import Policy, parse_policies
-from servicebus_emulator.servicebus.config import ConfigError, QueueSettings, parse_entities
+from servicebus_emulator.servicebus.access.policies import Policy
+from servicebus_emulator.servicebus.configuration.fields import ConfigError
+from servicebus_emulator.servicebus.configuration.policies import parse_policies
+from servicebus_emulator.servicebus.configuration.queues import parse_queues
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.validation import first_fault
 
 DEFAULT = Path(__file__).with_name("default.json")
@@ -55,7 +58,7 @@ def parse(text: str, *, context: str | None = None) -> Config:
     for name in document:
         if name not in _SECTIONS:
             raise ConfigError(name, f"no such section; known: {', '.join(_SECTIONS)}")
-    queues, policies = _with_policies(parse_entities(document), parse_policies(document))
+    queues, policies = _with_policies(parse_queues(document), parse_policies(document))
     return Config(queues, policies, _http(document, context))
 
 

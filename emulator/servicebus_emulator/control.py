@@ -11,10 +11,10 @@ from functools import partial, wraps
 from typing import TypeVar, cast
 
 from servicebus_emulator.servicebus.clock import MovableClock
-from servicebus_emulator.servicebus.config import QueueSettings
 from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.errors import DETACH_FORCED, MESSAGE_LOCK_LOST, SERVER_BUSY, ServiceBusError
-from servicebus_emulator.servicebus.faults import At, Refusal
+from servicebus_emulator.servicebus.faults import FaultPoint, InjectedRefusal
 from servicebus_emulator.transport.amqp_server import AmqpServer
 
 _ANSWER_SECONDS = 10.0
@@ -92,7 +92,7 @@ class Control:
     @_in_its_loop
     def refuse(
         self,
-        at: At | str,
+        at: FaultPoint | str,
         condition: str,
         *,
         queue: str | None = None,
@@ -103,31 +103,31 @@ class Control:
 
         At one queue or (None) at all, so many times or (None) until `forgive`. Raises `ValueError`.
         """
-        self._refuse(Refusal(At(at), condition, description, queue, times))
+        self._refuse(InjectedRefusal(FaultPoint(at), condition, description, queue, times))
 
     def reject_next_settlement(self, condition: str = MESSAGE_LOCK_LOST, *, queue: str | None = None) -> None:
         """The next completion, abandonment, deferral or dead-lettering fails, as if its lock were lost."""
-        self.refuse(At.SETTLE, condition, queue=queue, times=1)
+        self.refuse(FaultPoint.SETTLE, condition, queue=queue, times=1)
 
     @_in_its_loop
     def be_busy(self, *, queue: str | None = None, times: int | None = None) -> None:
         """Answer "server busy", except to tokens; `times` counts for each place of `refuse` by itself."""
-        for at in (At.SEND, At.SETTLE, At.ATTACH, At.REQUEST):
-            self._refuse(Refusal(at, SERVER_BUSY, "The server is busy.", queue, times))
+        for at in (FaultPoint.SEND, FaultPoint.SETTLE, FaultPoint.ATTACH, FaultPoint.REQUEST):
+            self._refuse(InjectedRefusal(at, SERVER_BUSY, "The server is busy.", queue, times))
 
     @_in_its_loop
-    def refusals(self) -> list[Refusal]:
+    def refusals(self) -> list[InjectedRefusal]:
         """What is refused at present; `times` is what is left of them."""
         return [replace(refusal) for refusal in self._broker.faults.refusals]
 
     @_in_its_loop
-    def put_refusals(self, refusals: list[Refusal]) -> None:
+    def put_refusals(self, refusals: list[InjectedRefusal]) -> None:
         """Refuse these, and nothing else."""
         self._broker.faults.refusals.clear()
         for refusal in refusals:
             self._refuse(refusal)
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: InjectedRefusal) -> None:
         if refusal.queue is not None:
             self._broker.find(refusal.queue)  # a name that is misspelt would never be met
         self._broker.faults.refusals.append(refusal)

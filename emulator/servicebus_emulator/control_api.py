@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from servicebus_emulator.cloud.definitions import Definition, Seconds
 from servicebus_emulator.control import Control
 from servicebus_emulator.servicebus.errors import DETACH_FORCED, ServiceBusError
-from servicebus_emulator.servicebus.faults import At, Refusal
+from servicebus_emulator.servicebus.faults import FaultPoint, InjectedRefusal
 from servicebus_emulator.validation import explain
 
 _PATH = "/emulator/servicebus"
@@ -29,15 +29,15 @@ _Queue = Annotated[str, Field(min_length=1, max_length=300)]
 class RefusalDefinition(Definition):
     """What is refused: see `emulator.servicebus.faults.Refusal`."""
 
-    at: At
+    at: FaultPoint
     condition: _Condition
     description: str = "Refused on demand."
     queue: _Queue | None = None
     times: int | None = Field(default=None, ge=1)
 
-    def refusal(self) -> Refusal:
+    def refusal(self) -> InjectedRefusal:
         """In the broker's own form."""
-        return Refusal(self.at, self.condition, self.description, self.queue, self.times)
+        return InjectedRefusal(self.at, self.condition, self.description, self.queue, self.times)
 
 
 class Detachment(Definition):

@@ -20,12 +20,11 @@ from servicebus_emulator.cloud.definitions import HttpDefinition
 from servicebus_emulator.cloud.web import Web, running_web
 from servicebus_emulator.config import Config
 from servicebus_emulator.control import Control
-from servicebus_emulator.servicebus.access import Access, Gatekeeper
-from servicebus_emulator.servicebus.access.entra import DataRole, EntraTokens, RoleAssignment
-from servicebus_emulator.servicebus.clock import MovableClock
+from servicebus_emulator.servicebus.access import AccessMode, Authorizer
+from servicebus_emulator.servicebus.access.entra import DataRole, EntraTokenValidator, RoleAssignment
+from servicebus_emulator.servicebus.clock import Clock, MovableClock
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.message import Message
-from servicebus_emulator.servicebus.entities.queue import Clock
 from servicebus_emulator.transport.addresses import AmqpAddresses, connection_string
 from servicebus_emulator.transport.amqp_server import AmqpServer
 from servicebus_emulator.transport.connection_rules import ConnectionRules
@@ -109,7 +108,7 @@ async def running_emulator(
     *,
     data: Path | None = None,
     rules: ConnectionRules | None = None,
-    access: Access | None = None,
+    access: AccessMode | None = None,
 ) -> AsyncIterator[Emulator]:
     """Service Bus and web server, until the block ends. Raises `CannotListen`, `DataError`, `CertificateError`.
 
@@ -119,10 +118,10 @@ async def running_emulator(
     async with AsyncExitStack() as stack:
         clock = MovableClock()
         broker = stack.enter_context(_broker(config, data, clock))
-        gatekeeper = Gatekeeper(
+        authorizer = Authorizer(
             config.policies, of_queues=broker.policies, access=access or config.http.service_bus.access
         )
-        amqp = AmqpServer(broker, rules=rules, gatekeeper=gatekeeper)
+        amqp = AmqpServer(broker, rules=rules, authorizer=authorizer)
         with _naming(endpoints.host, endpoints.amqp_port, "--amqp-port"):
             amqp_port = await amqp.start(endpoints.host, endpoints.amqp_port)
         stack.push_async_callback(amqp.stop)
@@ -139,14 +138,14 @@ async def running_emulator(
                     routes=partial(_fault_routes, Control(broker, amqp, clock)),
                 )
             )
-        gatekeeper.bearers = _entra(config.http, web)
+        authorizer.bearers = _entra(config.http, web)
         yield Emulator(
             connection_string(endpoints.host, amqp_port),
             web,
             broker,
             amqp,
             addresses,
-            *await _administration(stack, broker, gatekeeper, endpoints, tls),
+            *await _administration(stack, broker, authorizer, endpoints, tls),
         )
 
 
@@ -157,7 +156,7 @@ def _fault_routes(control: Control) -> Sequence[RouteDef]:
 
 
 async def _administration(
-    stack: AsyncExitStack, broker: Broker, gatekeeper: Gatekeeper, endpoints: Endpoints, tls: ServerTls | None
+    stack: AsyncExitStack, broker: Broker, authorizer: Authorizer, endpoints: Endpoints, tls: ServerTls | None
 ) -> tuple[str | None, str | None]:
     """Administration and REST, where they were asked for; their URLs over HTTP and HTTPS."""
     if endpoints.admin_port is None and endpoints.admin_https_port is None:
@@ -166,7 +165,7 @@ async def _administration(
         AdminServer,  # imported here: aiohttp is large, and most starts do without
     )
 
-    host, admin = endpoints.host, AdminServer(broker, gatekeeper=gatekeeper)
+    host, admin = endpoints.host, AdminServer(broker, authorizer=authorizer)
     stack.push_async_callback(admin.stop)
     secured = partial(admin.start, tls=tls.context if tls else None)
     return (
@@ -181,7 +180,7 @@ def _send(broker: Broker, queue: str, message: Message) -> None:
     broker.store.flush()
 
 
-def _entra(definition: HttpDefinition, web: Web) -> EntraTokens:
+def _entra(definition: HttpDefinition, web: Web) -> EntraTokenValidator:
     """The tenant's tokens, and the roles of those who bear them."""
     identity, given = definition.identity, definition.service_bus.role_assignments
     assignments = [RoleAssignment(identity.managed_identity.object_id, DataRole.OWNER)]
@@ -189,7 +188,7 @@ def _entra(definition: HttpDefinition, web: Web) -> EntraTokens:
         assignments = [RoleAssignment(one.object_id, one.role, one.queue or "") for one in given]
     tenant = identity.tenant_id
     issuers = (urls.issuer_v1(web.url, tenant), urls.issuer_v2(web.url, tenant))
-    return EntraTokens(web.verify, issuers, assignments)
+    return EntraTokenValidator(web.verify, issuers, assignments)
 
 
 async def _listen(amqp: AmqpServer, endpoints: Endpoints, tls: ServerTls | None) -> AmqpAddresses:
@@ -216,9 +215,11 @@ def _broker(config: Config, data: Path | None, clock: Clock) -> Iterator[Broker]
     if data is None:
         yield Broker(config.queues, clock=clock)
         return
-    from servicebus_emulator.servicebus.storage.sqlite import SqliteStore  # imported here: most starts do without
+    from servicebus_emulator.servicebus.storage.sqlite import (
+        SqliteMessageStorage,  # imported here: most starts do without
+    )
 
-    with closing(SqliteStore(data)) as store:
+    with closing(SqliteMessageStorage(data)) as store:
         broker = Broker((), store=store, clock=clock)
         store.restore(broker, config.queues)
         yield broker
@@ -240,7 +241,7 @@ async def serve_until_stopped(
     ready: Callable[[str], None],
     data: Path | None = None,
     rules: ConnectionRules | None = None,
-    access: Access | None = None,
+    access: AccessMode | None = None,
 ) -> None:
     """Run the emulator until a signal; `ready` gets a line of JSON once it listens. See `running_emulator`."""
     stop = asyncio.Event()

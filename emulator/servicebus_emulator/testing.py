@@ -25,13 +25,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 
 from servicebus_emulator.control import Control
 from servicebus_emulator.servicebus.clock import MovableClock
-from servicebus_emulator.servicebus.config import QueueSettings
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.servicebus.faults import At, Refusal
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
+from servicebus_emulator.servicebus.faults import FaultPoint, InjectedRefusal
 from servicebus_emulator.transport.addresses import connection_string
 from servicebus_emulator.transport.amqp_server import AmqpServer
 
-__all__ = ["At", "Control", "QueueSettings", "Refusal", "ServiceBus", "emulator", "emulator_in_thread"]
+__all__ = ["Control", "FaultPoint", "InjectedRefusal", "QueueSettings", "ServiceBus", "emulator", "emulator_in_thread"]
 
 _START_SECONDS = 30.0
 

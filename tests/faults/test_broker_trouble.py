@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from flow_contracts.result import FlowResult
 from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST
-from servicebus_emulator.servicebus.faults import At
+from servicebus_emulator.servicebus.faults import FaultPoint
 from tests.support.system import WAIT, System, running_system, short_lock, until
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
@@ -60,7 +60,7 @@ async def test_a_frozen_broker_is_noticed_and_left_for_a_new_connection(system: 
 
 async def test_a_reply_queue_that_refuses_keeps_the_result_until_it_takes_it(system: System) -> None:
     faults = system.emulator.broker.faults
-    faults.refuse(At.SEND, "com.microsoft:server-busy", queue="flow-replies")
+    faults.refuse(FaultPoint.SEND, "com.microsoft:server-busy", queue="flow-replies")
     async with system.worker(), system.client() as client:
         sent = await client.submit("create-quote", QUOTE, claim=system.claim())
         await until_called(system, "create-quote")
@@ -75,7 +75,7 @@ async def test_a_refused_settlement_is_not_taken_for_done(monkeypatch: pytest.Mo
     async with running_system(monkeypatch, short_lock(5)) as system:
         system.flows["create-quote"] = {"idempotent": True}
         async with system.worker(), system.client() as client, client.background() as background:
-            system.emulator.broker.faults.refuse(At.SETTLE, MESSAGE_LOCK_LOST, times=1)
+            system.emulator.broker.faults.refuse(FaultPoint.SETTLE, MESSAGE_LOCK_LOST, times=1)
             result = await background.request("create-quote", QUOTE, WAIT, claim=system.claim())
             assert outcome(result) == ("succeeded", None)
             await until(lambda: system.depth("active") == 0)

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from servicebus_emulator.servicebus.config import QueueSettings
 from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.transport.addresses import connection_string
 from servicebus_emulator.transport.amqp_server import AmqpServer
 

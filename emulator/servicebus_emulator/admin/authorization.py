@@ -11,7 +11,7 @@ import secrets
 from xml.etree import ElementTree
 
 from servicebus_emulator.admin.atom import CONNECT, tag, text
-from servicebus_emulator.servicebus.access.policies import ALL, MAX_CHARACTERS, MAX_POLICIES, Policy, Right
+from servicebus_emulator.servicebus.access.policies import ALL_RIGHTS, MAX_CHARACTERS, MAX_POLICIES, Policy, Right
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
 
 _KIND = "SharedAccessAuthorizationRule"
@@ -76,7 +76,7 @@ def _rights(element: ElementTree.Element | None) -> Right:
         rights |= known[child.text]
     if not rights:
         raise _bad(f"Rights: must be one or more of {', '.join(known)}")
-    return ALL if Right.MANAGE in rights else rights
+    return ALL_RIGHTS if Right.MANAGE in rights else rights
 
 
 def _text(values: dict[str, ElementTree.Element], name: str) -> str:

@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-from servicebus_emulator.admin import authorization, durations
+from servicebus_emulator.admin import authorization
 from servicebus_emulator.admin.atom import CONNECT, INSTANCE, tag, text
+from servicebus_emulator.servicebus import duration
 from servicebus_emulator.servicebus.access.policies import Policy
-from servicebus_emulator.servicebus.config import (
-    MAX_LOCK_SECONDS,
-    MAX_TEXT_CHARACTERS,
-    NEVER_SECONDS,
-    QueueSettings,
-    Status,
-)
-from servicebus_emulator.servicebus.duration import to_seconds
+from servicebus_emulator.servicebus.duration import MAX_SECONDS
 from servicebus_emulator.servicebus.entities.queue import Queue
+from servicebus_emulator.servicebus.entities.queue_settings import (
+    MAX_LOCK_SECONDS,
+    MAX_METADATA_CHARACTERS,
+    QueueSettings,
+    QueueStatus,
+)
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, NOT_IMPLEMENTED, ServiceBusError
 
 _COUNTS = "http://schemas.microsoft.com/netservices/2011/06/servicebus"
@@ -111,14 +111,14 @@ def settings(
             "RequiresDuplicateDetection", None if before is None else before.requires_duplicate_detection
         ),
         duplicate_detection_seconds=values.seconds("DuplicateDetectionHistoryTimeWindow", 600.0, most=7 * 86_400),
-        default_ttl_seconds=values.seconds("DefaultMessageTimeToLive", NEVER_SECONDS),
+        default_ttl_seconds=values.seconds("DefaultMessageTimeToLive", MAX_SECONDS),
         dead_letter_on_expiration=values.flag("DeadLetteringOnMessageExpiration", default=False),
         max_message_bytes=values.whole(_SIZE, 256, most=100 * 1024) * 1024,
         max_size_mb=values.whole("MaxSizeInMegabytes", 1024, most=81_920),
         status=values.status(),
         forward_to=values.queue("ForwardTo"),
         forward_dead_letters_to=values.queue("ForwardDeadLetteredMessagesTo"),
-        auto_delete_seconds=values.seconds("AutoDeleteOnIdle", NEVER_SECONDS, least=_SHORTEST_AUTO_DELETE_SECONDS),
+        auto_delete_seconds=values.seconds("AutoDeleteOnIdle", MAX_SECONDS, least=_SHORTEST_AUTO_DELETE_SECONDS),
         user_metadata=values.text("UserMetadata"),
         batched_operations=values.flag("EnableBatchedOperations", default=True),
         partitioning=values.fixed("EnablePartitioning", None if before is None else before.partitioning),
@@ -130,15 +130,15 @@ def settings(
 def describe(queue: Queue, *, api_version: str | None, host: str, at_work: bool) -> str:
     """A `QueueDescription`; with when it was last used and what is in it, if `at_work`. `host` is the namespace's."""
     rules, counts = queue.settings, _counts(queue)
-    created, updated = durations.moment(queue.created_at), durations.moment(queue.updated_at)
+    created, updated = duration.format_timestamp(queue.created_at), duration.format_timestamp(queue.updated_at)
     told: list[tuple[str, str | None]] = [
-        ("LockDuration", durations.from_seconds(rules.lock_seconds)),
+        ("LockDuration", duration.format_duration(rules.lock_seconds)),
         ("MaxSizeInMegabytes", str(rules.max_size_mb)),
         ("RequiresDuplicateDetection", _bool(rules.requires_duplicate_detection)),
         ("RequiresSession", _bool(rules.requires_session)),
-        ("DefaultMessageTimeToLive", durations.from_seconds(rules.default_ttl_seconds)),
+        ("DefaultMessageTimeToLive", duration.format_duration(rules.default_ttl_seconds)),
         ("DeadLetteringOnMessageExpiration", _bool(rules.dead_letter_on_expiration)),
-        ("DuplicateDetectionHistoryTimeWindow", durations.from_seconds(rules.duplicate_detection_seconds)),
+        ("DuplicateDetectionHistoryTimeWindow", duration.format_duration(rules.duplicate_detection_seconds)),
         ("MaxDeliveryCount", str(rules.max_delivery_count)),
         ("EnableBatchedOperations", _bool(rules.batched_operations)),
         ("SizeInBytes", str(queue.size_bytes())),
@@ -155,7 +155,7 @@ def describe(queue: Queue, *, api_version: str | None, host: str, at_work: bool)
         ("SupportOrdering", "true"),
     ]
     more: list[tuple[str, str | None]] = [
-        ("AutoDeleteOnIdle", durations.from_seconds(rules.auto_delete_seconds)),
+        ("AutoDeleteOnIdle", duration.format_duration(rules.auto_delete_seconds)),
         ("EnablePartitioning", _bool(rules.partitioning)),
         ("ForwardDeadLetteredMessagesTo", _address(host, rules.forward_dead_letters_to)),
         ("EntityAvailabilityStatus", "Available"),
@@ -181,8 +181,8 @@ class _Values:
 
     def text(self, name: str) -> str:
         value = self._given.get(name, "")
-        if len(value) > MAX_TEXT_CHARACTERS:
-            raise bad(name, f"must be a text of at most {MAX_TEXT_CHARACTERS} characters")
+        if len(value) > MAX_METADATA_CHARACTERS:
+            raise bad(name, f"must be a text of at most {MAX_METADATA_CHARACTERS} characters")
         return value
 
     def queue(self, name: str) -> str | None:
@@ -212,26 +212,28 @@ class _Values:
             raise bad(name, f"'{value}' must be a whole number from 1 to {most}")
         return int(value)
 
-    def seconds(self, name: str, default: float, *, least: float = 0.0, most: float = NEVER_SECONDS) -> float:
+    def seconds(self, name: str, default: float, *, least: float = 0.0, most: float = MAX_SECONDS) -> float:
         value = self._given.get(name)
         if value is None:
             return default
         try:
-            seconds = to_seconds(value)
+            seconds = duration.parse_duration(value)
         except ValueError as error:
             raise bad(name, f"'{value}' {error}") from None
         if not seconds > 0 or seconds < least:
-            raise bad(name, f"'{value}' must be at least {durations.from_seconds(least)}" if least else "must not be 0")
+            raise bad(
+                name, f"'{value}' must be at least {duration.format_duration(least)}" if least else "must not be 0"
+            )
         if seconds > most:
-            raise bad(name, f"'{value}' must be at most {durations.from_seconds(most)}")
+            raise bad(name, f"'{value}' must be at most {duration.format_duration(most)}")
         return seconds
 
-    def status(self) -> Status:
-        value = self._given.get("Status", Status.ACTIVE)
+    def status(self) -> QueueStatus:
+        value = self._given.get("Status", QueueStatus.ACTIVE)
         try:
-            return Status(value)
+            return QueueStatus(value)
         except ValueError:
-            raise bad("Status", f"'{value}' must be one of {', '.join(Status)}") from None
+            raise bad("Status", f"'{value}' must be one of {', '.join(QueueStatus)}") from None
 
 
 def _counts(queue: Queue) -> dict[str, int]:
@@ -255,7 +257,11 @@ def _texts(values: list[tuple[str, str | None]]) -> str:
 
 
 def _last_used(queue: Queue) -> str:
-    return durations.NO_MOMENT if queue.accessed_at == queue.created_at else durations.moment(queue.accessed_at)
+    return (
+        duration.MIN_TIMESTAMP
+        if queue.accessed_at == queue.created_at
+        else duration.format_timestamp(queue.accessed_at)
+    )
 
 
 def _address(host: str, target: str | None) -> str | None:

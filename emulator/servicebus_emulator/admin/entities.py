@@ -13,13 +13,14 @@ from xml.etree.ElementTree import Element
 
 from aiohttp import web
 
-from servicebus_emulator.admin import atom, description, durations
+from servicebus_emulator.admin import atom, description
 from servicebus_emulator.admin.atom import CONNECT, INSTANCE, Entry, Place, tag
 from servicebus_emulator.admin.requests import body_of, not_allowed, problem
-from servicebus_emulator.servicebus.access import Gatekeeper, Right
-from servicebus_emulator.servicebus.config import MAX_NAME_CHARACTERS, QueueSettings
+from servicebus_emulator.servicebus import duration
+from servicebus_emulator.servicebus.access import Authorizer, Right
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.queue import Queue
+from servicebus_emulator.servicebus.entities.queue_settings import MAX_NAME_CHARACTERS, QueueSettings
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, NOT_FOUND, NOT_IMPLEMENTED, ServiceBusError
 
 NAMESPACE = "sbemulatorns"
@@ -36,14 +37,14 @@ _FEED = "application/atom+xml;type=feed;charset=utf-8"
 class Entities:
     """The routes. `$Resources`, `$namespaceinfo` and entities by name."""
 
-    def __init__(self, broker: Broker, gatekeeper: Gatekeeper) -> None:
+    def __init__(self, broker: Broker, authorizer: Authorizer) -> None:
         self._broker = broker
-        self._gatekeeper = gatekeeper
+        self._authorizer = authorizer
 
     async def answer(self, request: web.Request, path: str) -> web.Response:
         """`path` is decoded, without the first slash. Raises `ServiceBusError`."""
         known = path.lower().strip("/")
-        self._gatekeeper.authorize(request.headers.get("Authorization"), path, Right.MANAGE)
+        self._authorizer.authorize(request.headers.get("Authorization"), path, Right.MANAGE)
         version = request.query.get("api-version")
         if version is not None and _VERSION.fullmatch(version) is None:
             raise ServiceBusError(ARGUMENT_ERROR, f"api-version: '{version}' is none; write it as in 2021-05.")
@@ -70,7 +71,7 @@ class Entities:
         raise ServiceBusError(NOT_FOUND, f"'{path}': listed are $Resources/queues and $Resources/topics.")
 
     def _namespace(self, request: web.Request) -> web.Response:
-        created = durations.moment(self._broker.created_at)
+        created = duration.format_timestamp(self._broker.created_at)
         told = {
             "CreatedTime": created,
             "MessagingSKU": "Standard",
@@ -146,11 +147,11 @@ class Entities:
     def _entry(self, request: web.Request, queue: Queue, *, at_work: bool) -> Entry:
         version, name = request.query.get("api-version"), queue.settings.name
         content = description.describe(queue, api_version=version, host=request.host, at_work=at_work)
-        created, updated = durations.moment(queue.created_at), durations.moment(queue.updated_at)
+        created, updated = duration.format_timestamp(queue.created_at), duration.format_timestamp(queue.updated_at)
         return Entry(name, name, content, updated, created)
 
     def _now(self) -> str:
-        return durations.moment(self._broker.now())
+        return duration.format_timestamp(self._broker.now())
 
 
 def _place(request: web.Request, *, paging: bool = True) -> Place:

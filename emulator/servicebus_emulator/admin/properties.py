@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_pascal
 
 from servicebus_emulator.amqp import Long, Timestamp
-from servicebus_emulator.servicebus.config import NEVER_SECONDS
+from servicebus_emulator.servicebus.duration import MAX_SECONDS
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
 from servicebus_emulator.validation import explain
 
@@ -70,7 +70,7 @@ class BrokerProperties(BaseModel):
         seconds = self.time_to_live
         if seconds is None and self.time_to_live_time_span is not None:
             seconds = _span(self.time_to_live_time_span)
-        return None if seconds is None or seconds >= NEVER_SECONDS else seconds
+        return None if seconds is None or seconds >= MAX_SECONDS else seconds
 
     def scheduled_at(self) -> datetime | None:
         """When it is to be enqueued. Raises `ServiceBusError`."""

@@ -17,13 +17,13 @@ from aiohttp import web
 from servicebus_emulator.admin import messages
 from servicebus_emulator.admin.properties import BROKER_PROPERTIES, read_broker_properties, read_headers
 from servicebus_emulator.admin.requests import body_of, not_allowed, problem
-from servicebus_emulator.servicebus.access import Gatekeeper, Right
+from servicebus_emulator.servicebus.access import Authorizer, Right
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.message import Message
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, MESSAGE_SIZE_EXCEEDED, NOT_ALLOWED, ServiceBusError
-from servicebus_emulator.servicebus.faults import At
-from servicebus_emulator.servicebus.links.producer import batch_limit
+from servicebus_emulator.servicebus.faults import FaultPoint
+from servicebus_emulator.servicebus.links.sender_link import batch_limit
 
 BATCH_TYPE = "application/vnd.microsoft.servicebus.json"
 DEFAULT_TIMEOUT_SECONDS = 60
@@ -38,9 +38,9 @@ _JSON_OVERHEAD = 4
 class DataPlane:
     """The routes below `/{queue}/messages`."""
 
-    def __init__(self, broker: Broker, gatekeeper: Gatekeeper) -> None:
+    def __init__(self, broker: Broker, authorizer: Authorizer) -> None:
         self._broker = broker
-        self._gatekeeper = gatekeeper
+        self._authorizer = authorizer
         self._receivers: set[_Receiver] = set()
         broker.on_break(self._break)
 
@@ -62,7 +62,7 @@ class DataPlane:
         queue = self._queue(request, name, Right.SEND)
         if queue.dead_letters is None:
             raise ServiceBusError(NOT_ALLOWED, "Nothing can be sent to a dead-letter queue.")
-        self._broker.faults.strike(At.SEND, queue.settings.name)
+        self._broker.faults.check(FaultPoint.SEND, queue.settings.name)
         is_batch = request.content_type.lower() == BATCH_TYPE
         sent = await self._batch(request, queue) if is_batch else [await self._single(request, queue)]
         queue.send(sent)
@@ -88,24 +88,24 @@ class DataPlane:
     async def _take(self, request: web.Request, name: str) -> web.Response:
         if request.method not in ("POST", "DELETE"):
             return not_allowed(request, "POST, DELETE")
-        keeps = request.method == "POST"
+        peek_lock = request.method == "POST"
         queue, timeout = self._queue(request, name, Right.LISTEN), _timeout(request)
         queue.require_receivable()
         if queue.settings.requires_session:
             text = f"'{queue.settings.name}' requires sessions, which cannot be received from over HTTP; use AMQP."
             raise ServiceBusError(NOT_ALLOWED, text)
-        message = await self._next(queue, keeps=keeps, timeout=timeout)
+        message = await self._next(queue, peek_lock=peek_lock, timeout=timeout)
         if message is None:
             return web.Response(status=204)
         self._broker.store.flush()
         headers = messages.headers_of(message)
-        if keeps:
+        if peek_lock:
             where = f"{quote(queue.settings.name, safe='/$')}/messages/{message.sequence_number}/{message.lock_token}"
             headers["Location"] = f"{request.scheme}://{request.host}/{where}"
-        return web.Response(status=201 if keeps else 200, body=messages.body_of(message), headers=headers)
+        return web.Response(status=201 if peek_lock else 200, body=messages.body_of(message), headers=headers)
 
-    async def _next(self, queue: Queue, *, keeps: bool, timeout: float) -> Message | None:
-        receiver = _Receiver(queue, keeps=keeps)
+    async def _next(self, queue: Queue, *, peek_lock: bool, timeout: float) -> Message | None:
+        receiver = _Receiver(queue, peek_lock=peek_lock)
         self._receivers.add(receiver)
         queue.subscribe(receiver)
         try:
@@ -131,13 +131,13 @@ class DataPlane:
         lock = _locked(queue, number, token)
         if lock is None:
             return problem(404, f"'{queue.settings.name}' has no message {number} under the lock {token}.")
-        self._broker.faults.strike(At.SETTLE, queue.settings.name)
+        self._broker.faults.check(FaultPoint.SETTLE, queue.settings.name)
         act(queue, lock)
         self._broker.store.flush()
         return web.Response(status=200)
 
     def _queue(self, request: web.Request, name: str, right: Right) -> Queue:
-        self._gatekeeper.authorize(request.headers.get("Authorization"), name, right)
+        self._authorizer.authorize(request.headers.get("Authorization"), name, right)
         return self._broker.find(name)
 
     def _break(self, entity: str, error: ServiceBusError) -> None:
@@ -148,17 +148,17 @@ class DataPlane:
 class _Receiver:
     """Takes one message."""
 
-    def __init__(self, queue: Queue, *, keeps: bool) -> None:
-        self.keeps = keeps
+    def __init__(self, queue: Queue, *, peek_lock: bool) -> None:
+        self.peek_lock = peek_lock
         self.entity = queue.settings.name.lower()
         self.taken: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._queue = queue
 
-    def wants(self) -> bool:
+    def has_capacity(self) -> bool:
         """See `queue.Consumer`."""
         return not self.taken.done()
 
-    def take(self, message: Message) -> None:
+    def deliver(self, message: Message) -> None:
         """See `queue.Consumer`."""
         self.taken.set_result(message)
 
@@ -169,7 +169,7 @@ class _Receiver:
 
     def give_back(self) -> None:
         """Nobody is there to take what was taken."""
-        if self.taken.done() and self.taken.exception() is None and self.keeps:
+        if self.taken.done() and self.taken.exception() is None and self.peek_lock:
             token = self.taken.result().lock_token
             if token is not None:
                 self._queue.release(token)

@@ -13,7 +13,7 @@ from aiohttp import web
 from servicebus_emulator.admin.entities import Entities
 from servicebus_emulator.admin.requests import refused
 from servicebus_emulator.admin.rest import DataPlane
-from servicebus_emulator.servicebus.access import OPEN, Gatekeeper
+from servicebus_emulator.servicebus.access import UNCHECKED, Authorizer
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.errors import ServiceBusError
 
@@ -28,9 +28,9 @@ _HEALTHY = {"status": "healthy", "message": "Service is healthy."}
 class AdminServer:
     """Serves a broker over HTTP, on as many ports as it is told to."""
 
-    def __init__(self, broker: Broker, *, gatekeeper: Gatekeeper = OPEN) -> None:
-        self._entities = Entities(broker, gatekeeper)
-        self._messages = DataPlane(broker, gatekeeper)
+    def __init__(self, broker: Broker, *, authorizer: Authorizer = UNCHECKED) -> None:
+        self._entities = Entities(broker, authorizer)
+        self._messages = DataPlane(broker, authorizer)
         application = web.Application()
         application.add_routes([web.get("/health", _health), web.route("*", "/{path:.*}", self._answer)])
         # Who hangs up while it waits for a message does not take it.
@@ -72,11 +72,11 @@ async def running_admin(
     host: str = "127.0.0.1",
     port: int = 0,
     *,
-    gatekeeper: Gatekeeper = OPEN,
+    authorizer: Authorizer = UNCHECKED,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
     """Serve on one port until the block ends; the URL. See `AdminServer.start`."""
-    server = AdminServer(broker, gatekeeper=gatekeeper)
+    server = AdminServer(broker, authorizer=authorizer)
     try:
         yield await server.start(host, port, tls=tls)
     finally:

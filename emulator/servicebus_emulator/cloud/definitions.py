@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.alias_generators import to_pascal
 
 from servicebus_emulator.cloud.flows.flow_errors import BEHAVIOURS, Behaviour, BehaviourName
-from servicebus_emulator.servicebus.access import Access
+from servicebus_emulator.servicebus.access import AccessMode
 from servicebus_emulator.servicebus.access.entra import DataRole
 
 FLOW_AUDIENCE = "https://service.flow.microsoft.com/"
@@ -320,7 +320,7 @@ class RoleAssignmentDefinition(Definition):
 class ServiceBusDefinition(Definition):
     """Who may use the Service Bus. Its shared access policies stand in `UserConfig`."""
 
-    access: Access = Access.CHECKED
+    access: AccessMode = AccessMode.CHECKED
     role_assignments: tuple[RoleAssignmentDefinition, ...] | None = None
     """None: the managed identity is the namespace's data owner."""
 

@@ -1,21 +1,28 @@
-"""A clock that can be moved: locks, schedules and times to live are tested without waiting for them."""
+"""The clock of the broker. Tests move it forward instead of waiting for locks, schedules and times to live."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+
+Clock = Callable[[], float]
+"""Returns the seconds since the epoch."""
 
 
 class MovableClock:
-    """Seconds since the epoch. It runs as the machine's does, so much ahead of it as it was moved."""
+    """The machine's clock plus an offset that only grows."""
 
     def __init__(self) -> None:
-        self._ahead = 0.0
+        self._offset_seconds = 0.0
 
     def __call__(self) -> float:
-        return time.time() + self._ahead
+        return time.time() + self._offset_seconds
 
     def advance(self, seconds: float) -> None:
-        """Let time pass at once. Raises `ValueError` for less than nothing: what has happened stays so."""
+        """Move the clock forward.
+
+        Raises `ValueError` if `seconds` is negative or not finite: events that have happened cannot be undone.
+        """
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"the clock cannot be moved by {seconds} seconds; it goes forward only")
-        self._ahead += seconds
+        self._offset_seconds += seconds

@@ -1,4 +1,4 @@
-"""Trouble on demand, for tests of clients: what a broker on a bad day does."""
+"""Fault injection: the failures of Service Bus that a test can cause on demand."""
 
 from __future__ import annotations
 
@@ -7,32 +7,36 @@ from enum import StrEnum
 
 from servicebus_emulator.servicebus.errors import ServiceBusError
 
+_DESCRIPTION = "Refused on demand."
 
-class At(StrEnum):
-    """What can be refused."""
+
+class FaultPoint(StrEnum):
+    """An operation that a test can have refused."""
 
     SEND = "send"
-    """A transfer to a queue: it is rejected."""
+    """A transfer to a queue. The broker rejects it."""
     SETTLE = "settle"
     """A completion, an abandonment, a deferral or a dead-lettering on a receiver's link."""
     ATTACH = "attach"
-    """A link, to send or to receive."""
+    """The attach of a sender's or receiver's link."""
     REQUEST = "request"
     """A request to a `$management` node."""
-    TOKEN = "token"  # noqa: S105 - a place, no secret
-    """A token that is put to `$cbs`; it is for no queue by name."""
+    TOKEN = "token"  # noqa: S105 - the name of an operation, not a secret
+    """A put-token request to `$cbs`. It belongs to no queue."""
 
 
 @dataclass(slots=True)
-class Refusal:
-    """One thing is refused with a condition, at one queue or (None) at all, so many times or (None) until told.
+class InjectedRefusal:
+    """The broker refuses an operation with an AMQP error condition.
 
-    `queue` is a name in lower case; a dead-letter queue has its own.
+    `queue`: a queue name in any case; None means all queues. A dead-letter queue has a name of its own.
+    `times`: the number of refusals; None means until the test removes the refusal. Raises `ValueError` for a number
+    below 1 and for a text that is no condition.
     """
 
-    at: At
+    at: FaultPoint
     condition: str
-    description: str = "Refused on demand."
+    description: str = _DESCRIPTION
     queue: str | None = None
     times: int | None = None
 
@@ -45,39 +49,39 @@ class Refusal:
 
 
 @dataclass(slots=True)
-class Faults:
-    """Switches a test may set at any time.
+class ServiceBusFaults:
+    """The faults in force. A test may change them at any time.
 
-    `frozen`: the broker neither reads nor answers; TCP stays up. `delay_seconds`: everything a client says is acted on
-    only so much later, in its order.
+    `frozen`: the broker neither reads nor writes; the TCP connections stay open. `delay_seconds`: the broker handles
+    every frame of a client this much later, in the order of arrival.
     """
 
     frozen: bool = False
     delay_seconds: float = 0.0
-    refusals: list[Refusal] = field(default_factory=list)
+    refusals: list[InjectedRefusal] = field(default_factory=list)
 
     def refuse(
         self,
-        at: At,
+        at: FaultPoint,
         condition: str,
         *,
         queue: str | None = None,
         times: int | None = None,
-        description: str = "Refused on demand.",
-    ) -> Refusal:
-        """Refuse from now on; see `Refusal`. Raises `ValueError`."""
-        refusal = Refusal(at, condition, description, queue, times)
+        description: str = _DESCRIPTION,
+    ) -> InjectedRefusal:
+        """Add a refusal and return it; see `InjectedRefusal`. Raises `ValueError`."""
+        refusal = InjectedRefusal(at, condition, description, queue, times)
         self.refusals.append(refusal)
         return refusal
 
-    def strike(self, at: At, queue: str) -> None:
-        """Raises `ServiceBusError` if this is refused just now, which counts as once."""
+    def check(self, point: FaultPoint, queue: str) -> None:
+        """Raise `ServiceBusError` if the operation is to be refused. Each raise uses up one of the refusal's times."""
         for refusal in self.refusals:
-            if refusal.at is at and refusal.queue in (None, queue.lower()):
-                self._count(refusal)
+            if refusal.at is point and refusal.queue in (None, queue.lower()):
+                self._use(refusal)
                 raise ServiceBusError(refusal.condition, refusal.description)
 
-    def _count(self, refusal: Refusal) -> None:
+    def _use(self, refusal: InjectedRefusal) -> None:
         if refusal.times is not None:
             refusal.times -= 1
             if refusal.times == 0:

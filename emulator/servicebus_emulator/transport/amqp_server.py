@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from servicebus_emulator.amqp import Error, Limits
-from servicebus_emulator.servicebus.access import OPEN, Gatekeeper
+from servicebus_emulator.servicebus.access import UNCHECKED, Authorizer
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.errors import CONNECTION_FORCED, ServiceBusError
 from servicebus_emulator.transport.client_connection import ClientConnection
@@ -36,10 +36,10 @@ class AmqpServer:
         *,
         limits: Limits | None = None,
         rules: ConnectionRules | None = None,
-        gatekeeper: Gatekeeper = OPEN,
+        authorizer: Authorizer = UNCHECKED,
     ) -> None:
         self._broker = broker
-        self._gatekeeper = gatekeeper
+        self._authorizer = authorizer
         self._rules = rules or ConnectionRules()
         self._limits = replace(limits or Limits(), idle_timeout_ms=round(self._rules.idle_timeout_seconds * 1000))
         self._listeners: list[asyncio.Server] = []
@@ -127,4 +127,4 @@ class AmqpServer:
             client.force_detach(entity, error)
 
     def _client(self) -> ClientConnection:
-        return ClientConnection(self._broker, self._limits, self._rules, self._gatekeeper, self._clients)
+        return ClientConnection(self._broker, self._limits, self._rules, self._authorizer, self._clients)

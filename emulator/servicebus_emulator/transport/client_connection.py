@@ -7,12 +7,12 @@ import logging
 
 from servicebus_emulator.amqp import Connection, ConnectionOpened, Error, Event, Limits
 from servicebus_emulator.amqp.errors import RESOURCE_LIMIT_EXCEEDED
-from servicebus_emulator.servicebus.access import Gatekeeper
+from servicebus_emulator.servicebus.access import Authorizer
 from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.entities.storage import NotPersisted
 from servicebus_emulator.servicebus.errors import DETACH_FORCED, INTERNAL_ERROR, UNAUTHORIZED, ServiceBusError
-from servicebus_emulator.servicebus.links.consumer import MAX_BACKLOG_BYTES
-from servicebus_emulator.servicebus.links.endpoint import Endpoint
-from servicebus_emulator.servicebus.storage.store import NotSaved
+from servicebus_emulator.servicebus.links.connection_endpoint import ConnectionEndpoint
+from servicebus_emulator.servicebus.links.receiver_link import MAX_BACKLOG_BYTES
 from servicebus_emulator.transport.connection_rules import ConnectionRules
 from servicebus_emulator.transport.idle_watch import IdleWatch
 
@@ -35,14 +35,14 @@ class ClientConnection(asyncio.Protocol):
         broker: Broker,
         limits: Limits,
         rules: ConnectionRules,
-        gatekeeper: Gatekeeper,
+        authorizer: Authorizer,
         connections: set[ClientConnection],
     ) -> None:
         self._broker = broker
         self._connections = connections
         self._max_connections = rules.max_connections
         self._loop = asyncio.get_running_loop()
-        self._endpoint = Endpoint(broker, wrote=self._schedule_flush, gatekeeper=gatekeeper)
+        self._endpoint = ConnectionEndpoint(broker, wrote=self._schedule_flush, authorizer=authorizer)
         self._connection = Connection(_CONTAINER, limits, check_password=self._endpoint.claims.log_in)
         self._token_within_seconds = rules.first_token_within_seconds
         self._watch = IdleWatch(self._connection, rules, self._loop.time())
@@ -156,7 +156,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             # Persist before the answer leaves: an accepted message must survive a crash.
             self._broker.store.flush()
-        except NotSaved as error:
+        except NotPersisted as error:
             self._discard_unsaved(error)
         # While the transport is paused, output stays in the connection, where consumers count it as their backlog.
         # The transport itself would accept any amount. A closed connection writes its close frame regardless.
@@ -183,7 +183,7 @@ class ClientConnection(asyncio.Protocol):
         self._connection.heartbeat()
         self._flush()
 
-    def _discard_unsaved(self, error: NotSaved) -> None:
+    def _discard_unsaved(self, error: NotPersisted) -> None:
         """Discard the pending output, which acknowledges unsaved changes; close with the error instead."""
         self._connection.take_output()
         self._connection.close(Error(error.condition, error.description, {}))

@@ -15,7 +15,7 @@ from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 from flow_contracts.request import FlowRequest
 from flow_contracts.result import FlowResult, Status
 from flow_contracts.servicebus.conversion import from_sdk, to_sdk
-from servicebus_emulator.servicebus.config import parse_entities
+from servicebus_emulator.servicebus.configuration.queues import parse_queues
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.transport.amqp_server import AmqpServer
 
@@ -50,7 +50,7 @@ class BrokerThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="broker")
         self._thread.start()
-        self.broker = Broker(parse_entities(_QUEUES))
+        self.broker = Broker(parse_queues(_QUEUES))
         self._server = AmqpServer(self.broker)
         self._port = self._run(self._server.start("127.0.0.1", 0))
 

@@ -12,7 +12,7 @@ from flow_contracts.message import Message
 from flow_contracts.request import FlowRequest
 from flow_contracts.servicebus.conversion import to_sdk
 from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST
-from servicebus_emulator.servicebus.faults import At
+from servicebus_emulator.servicebus.faults import FaultPoint
 from tests.integration.contracts.broker_thread import SILENT, BrokerThread, WorkerThread, echo
 from tests.support.receiving import receive
 
@@ -91,7 +91,7 @@ async def test_results_come_after_a_restart_of_the_broker_in_the_same_session(
 async def test_a_lost_settlement_neither_repeats_nor_loses_a_result(broker: BrokerThread, client: FlowClient) -> None:
     before = broker.count("flow-replies")
     async with client.background() as background:
-        broker.call(lambda: broker.broker.faults.refuse(At.SETTLE, MESSAGE_LOCK_LOST, times=2))
+        broker.call(lambda: broker.broker.faults.refuse(FaultPoint.SETTLE, MESSAGE_LOCK_LOST, times=2))
         results = await asyncio.gather(*(background.request("f", number, timeout=40) for number in range(20)))
         assert [result.output for result in results] == list(range(20))
         assert (await background.request("f", "again", timeout=40)).output == "again"

@@ -9,7 +9,7 @@ import pytest
 
 from flow_contracts.message import Message
 from flow_contracts.servicebus import ConnectionString, ServiceBus
-from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from tests.support.emulator import Bus, emulator
 
 MESSAGE = Message(body=b"result")

@@ -33,9 +33,10 @@ from servicebus_emulator.amqp.performatives import (
 )
 from servicebus_emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES
 from servicebus_emulator.host import Emulator, Endpoints, running_emulator
-from servicebus_emulator.servicebus.access import Access, Gatekeeper
-from servicebus_emulator.servicebus.config import ConfigError, QueueSettings
+from servicebus_emulator.servicebus.access import AccessMode, Authorizer
+from servicebus_emulator.servicebus.configuration.fields import ConfigError
 from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.transport.amqp_server import AmqpServer
 from servicebus_emulator.transport.connection_rules import ConnectionRules
 from tests.support.amqp_client import Client, Stream, connect
@@ -65,7 +66,7 @@ def configuration(**service_bus: object) -> config.Config:
 
 
 @asynccontextmanager
-async def serving(access: Access | None = None, **service_bus: object) -> AsyncIterator[Emulator]:
+async def serving(access: AccessMode | None = None, **service_bus: object) -> AsyncIterator[Emulator]:
     async with running_emulator(configuration(**service_bus), Endpoints(HOST, 0, 0), access=access) as running:
         yield running
 
@@ -189,14 +190,14 @@ async def test_a_queues_key_does_not_open_another_queue(emulator: Emulator) -> N
 
 
 async def test_when_nothing_is_checked_any_key_will_do() -> None:
-    async with serving(Access.OPEN) as emulator, client(emulator, "nobody", "wrong") as one:
+    async with serving(AccessMode.OPEN) as emulator, client(emulator, "nobody", "wrong") as one:
         await send(one)
 
 
 async def test_the_configuration_may_switch_checks_off_and_the_command_line_on_again() -> None:
     async with (
         serving(Access="open") as emulator,
-        serving(Access.CHECKED, Access="open") as strict,
+        serving(AccessMode.CHECKED, Access="open") as strict,
         client(emulator, "nobody") as one,
         client(strict, "nobody") as other,
     ):
@@ -389,7 +390,7 @@ async def test_without_a_token_no_link_is_opened_not_even_to_learn_what_there_is
 async def short_of_patience() -> AsyncIterator[int]:
     """The port of a server that waits for a token no longer than it has to."""
     rules = ConnectionRules(first_token_within_seconds=SHORT)
-    server = AmqpServer(Broker([QueueSettings("q")]), rules=rules, gatekeeper=Gatekeeper())
+    server = AmqpServer(Broker([QueueSettings("q")]), rules=rules, authorizer=Authorizer())
     try:
         yield await server.start(HOST, 0)
     finally:

@@ -27,9 +27,9 @@ from azure.servicebus.management import ApiVersion, EntityStatus, ServiceBusAdmi
 from servicebus_emulator import config
 from servicebus_emulator.admin.server import running_admin
 from servicebus_emulator.host import CannotListen, Emulator, Endpoints, running_emulator
-from servicebus_emulator.servicebus.access import Gatekeeper, Right
-from servicebus_emulator.servicebus.access.policies import DEVELOPMENT, Policy
-from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.access import Authorizer, Right
+from servicebus_emulator.servicebus.access.policies import DEVELOPMENT_POLICY, Policy
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.transport.tls import CertificateFiles
 from tests.support.emulator import Bus, emulator
 from tests.support.receiving import receive
@@ -458,8 +458,8 @@ async def test_an_api_version_that_is_none_is_refused(http: httpx.AsyncClient) -
 @asynccontextmanager
 async def admin_by(policy: str, key: str, bus: Bus) -> AsyncIterator[AsyncClient]:
     """A client with this key, where keys are checked: there is one that may do all, and one that may listen."""
-    policies = (DEVELOPMENT, Policy("Reader", Right.LISTEN, ("READER_KEY",)))
-    async with running_admin(bus.broker, "127.0.0.1", 0, gatekeeper=Gatekeeper(policies)) as url:
+    policies = (DEVELOPMENT_POLICY, Policy("Reader", Right.LISTEN, ("READER_KEY",)))
+    async with running_admin(bus.broker, "127.0.0.1", 0, authorizer=Authorizer(policies)) as url:
         host = url.removeprefix("http://")
         given = f"Endpoint=sb://{host};SharedAccessKeyName={policy};SharedAccessKey={key}"
         async with AsyncClient.from_connection_string(given, transport=PlainAioTransport(), retry_total=0) as one:

@@ -15,7 +15,7 @@ from azure.servicebus.exceptions import ServiceBusError
 
 from servicebus_emulator import config
 from servicebus_emulator.host import Emulator, Endpoints, running_emulator
-from servicebus_emulator.servicebus.storage.sqlite import SqliteStore
+from servicebus_emulator.servicebus.storage.sqlite import SqliteMessageStorage
 from tests.support.system import until
 
 QUEUE = "flow-requests"
@@ -33,7 +33,7 @@ def free_disk(emulator: Emulator) -> None:
 
 def _limit_pages(emulator: Emulator, most: int) -> None:
     store = emulator.broker.store
-    assert isinstance(store, SqliteStore)
+    assert isinstance(store, SqliteMessageStorage)
     store._database.execute(f"PRAGMA max_page_count = {most}")
 
 

@@ -9,7 +9,7 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusRece
 from azure.servicebus.exceptions import ServiceBusError
 
 from servicebus_emulator.admin.authorization import told
-from servicebus_emulator.servicebus.access.policies import ALL, Policy
+from servicebus_emulator.servicebus.access.policies import ALL_RIGHTS, Policy
 from servicebus_emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
 from tests.support.receiving import receive_blocking
 
@@ -85,7 +85,7 @@ def test_beside_an_empty_session_id_any_partition_key_will_do(client: ServiceBus
 
 
 def test_a_policy_tells_its_rights_in_the_services_order() -> None:
-    policy = Policy("all", ALL, ("one", "two"), "orders")
+    policy = Policy("all", ALL_RIGHTS, ("one", "two"), "orders")
     told_rights = told((policy,), created="2026-01-01T00:00:00Z", updated="2026-01-01T00:00:00Z")
     places = [told_rights.index(f">{right}<") for right in ("Manage", "Send", "Listen")]
     assert places == sorted(places)

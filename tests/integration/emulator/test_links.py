@@ -20,7 +20,7 @@ from azure.servicebus.exceptions import (
     ServiceBusError,
 )
 
-from servicebus_emulator.servicebus.config import Status
+from servicebus_emulator.servicebus.entities.queue_settings import QueueStatus
 from servicebus_emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
 
 MEGABYTE = 1024 * 1024
@@ -110,7 +110,7 @@ def test_where_large_messages_are_taken_they_arrive_and_batches_stay_small(clien
 def test_a_queue_that_is_disabled_while_it_is_used_says_so(client: ServiceBusClient, bus: ServiceBus) -> None:
     with client.get_queue_sender("closing") as sender:
         sender.send_messages(ServiceBusMessage("x"))
-        bus.update_queue("closing", status=Status.SEND_DISABLED)
+        bus.update_queue("closing", status=QueueStatus.SEND_DISABLED)
         with pytest.raises(ServiceBusError):  # the SDK makes little of a link that goes while it sends
             sender.send_messages(ServiceBusMessage("x"))
     with pytest.raises(MessagingEntityDisabledError), client.get_queue_sender("closing"):

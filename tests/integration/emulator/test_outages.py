@@ -11,7 +11,7 @@ from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import ServiceBusConnectionError, ServiceBusError, SessionLockLostError
 
-from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.transport.amqp_server import AmqpServer
 from tests.support.emulator import HOST, Bus, emulator
 

@@ -19,7 +19,7 @@ from azure.servicebus import (
 from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType
 
-from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from tests.support.emulator import Bus, emulator
 from tests.support.receiving import receive
 

@@ -20,8 +20,8 @@ from azure.servicebus.exceptions import (
     SessionLockLostError,
 )
 
-from servicebus_emulator.servicebus.config import QueueSettings
-from servicebus_emulator.servicebus.faults import At
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
+from servicebus_emulator.servicebus.faults import FaultPoint
 from tests.support.emulator import HOST, Bus, emulator_in_thread
 
 QUEUES = (QueueSettings("plain"), QueueSettings("sessions", requires_session=True, lock_seconds=1))
@@ -67,7 +67,7 @@ class Bearer:
 def test_a_send_refused_on_demand_is_an_error_of_its_own_kind(
     bus: Bus, sender: ServiceBusSender, condition: str, kind: type[ServiceBusError]
 ) -> None:
-    bus.broker.faults.refuse(At.SEND, condition, queue="plain")
+    bus.broker.faults.refuse(FaultPoint.SEND, condition, queue="plain")
     try:
         with pytest.raises(kind):
             sender.send_messages(ServiceBusMessage("x"))

@@ -29,14 +29,14 @@ from servicebus_emulator.admin.server import running_admin
 from servicebus_emulator.amqp import Symbol, Timestamp
 from servicebus_emulator.amqp.sections import APPLICATION_PROPERTIES, DATA, MESSAGE_ANNOTATIONS, PROPERTIES
 from servicebus_emulator.host import Endpoints, running_emulator
-from servicebus_emulator.servicebus.access import Gatekeeper, Right
+from servicebus_emulator.servicebus.access import Authorizer, Right
 from servicebus_emulator.servicebus.access.policies import Policy
-from servicebus_emulator.servicebus.config import QueueSettings, Status
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.message import parse, section
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings, QueueStatus
 from servicebus_emulator.servicebus.errors import SERVER_BUSY
-from servicebus_emulator.servicebus.faults import At
-from servicebus_emulator.servicebus.storage.sqlite import SqliteStore
+from servicebus_emulator.servicebus.faults import FaultPoint
+from servicebus_emulator.servicebus.storage.sqlite import SqliteMessageStorage
 from tests.support.emulator import Bus, emulator
 from tests.support.receiving import receive
 
@@ -48,7 +48,7 @@ QUEUES = (
     QueueSettings("sessions", requires_session=True),
     QueueSettings("forwarding", forward_to="target"),
     QueueSettings("target"),
-    QueueSettings("closed", status=Status.DISABLED),
+    QueueSettings("closed", status=QueueStatus.DISABLED),
     QueueSettings("small", max_message_bytes=1024),
     QueueSettings("a/b c"),
 )
@@ -346,7 +346,7 @@ async def test_a_content_type_no_message_can_have_is_refused(http: httpx.AsyncCl
 
 
 async def test_what_was_accepted_outlives_the_process(tmp_path: Path) -> None:
-    with closing(SqliteStore(tmp_path / "data")) as store:
+    with closing(SqliteMessageStorage(tmp_path / "data")) as store:
         broker = Broker([QueueSettings("kept")], store=store)
         async with running_admin(broker) as url, httpx.AsyncClient(base_url=url, headers=TOKEN) as http:
             await http.post("/kept/messages", content=b"one")
@@ -355,7 +355,7 @@ async def test_what_was_accepted_outlives_the_process(tmp_path: Path) -> None:
             shutil.copytree(tmp_path / "data", tmp_path / "copy")  # as if it had been killed now
         broker.close()
 
-    with closing(SqliteStore(tmp_path / "copy")) as store:
+    with closing(SqliteMessageStorage(tmp_path / "copy")) as store:
         again = Broker((), store=store)
         store.restore(again, ())
         (message,) = again.find("kept").peek(0, 10, None)
@@ -455,7 +455,7 @@ async def test_without_a_token_nothing_is_done(url: str, bus: Bus) -> None:
 
 
 async def test_a_busy_service_says_so(http: httpx.AsyncClient, bus: Bus) -> None:
-    bus.broker.faults.refuse(At.SEND, SERVER_BUSY, queue="plain", times=1)
+    bus.broker.faults.refuse(FaultPoint.SEND, SERVER_BUSY, queue="plain", times=1)
     assert (await http.post("/plain/messages", content=b"x")).status_code == 503
     assert (await http.post("/plain/messages", content=b"x")).status_code == 201
 
@@ -465,7 +465,7 @@ async def test_a_busy_service_says_so(http: httpx.AsyncClient, bus: Bus) -> None
 async def test_a_key_for_sending_sends_and_no_more(bus: Bus, signs: str, entity: str) -> None:
     policies = (Policy("Sender", Right.SEND, ("SENDER_KEY",), entity),)
     async with (
-        running_admin(bus.broker, "127.0.0.1", 0, gatekeeper=Gatekeeper(policies)) as url,
+        running_admin(bus.broker, "127.0.0.1", 0, authorizer=Authorizer(policies)) as url,
         httpx.AsyncClient(base_url=url, timeout=10) as http,
     ):
         token = {"Authorization": signed(f"{url}/{signs}", "Sender", "SENDER_KEY")}

@@ -27,9 +27,9 @@ from azure.servicebus.exceptions import (
     SessionLockLostError,
 )
 
-from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST
-from servicebus_emulator.servicebus.faults import At
+from servicebus_emulator.servicebus.faults import FaultPoint
 from tests.support.emulator import Bus, emulator
 from tests.support.receiving import receive
 
@@ -180,7 +180,7 @@ async def test_a_refused_settlement_is_an_error_of_its_own_kind(client: ServiceB
     await send(client, "unique", ServiceBusMessage("x"))
     async with client.get_queue_receiver("unique") as one:
         (got,) = await one.receive_messages(max_wait_time=5)
-        bus.broker.faults.refuse(At.SETTLE, MESSAGE_LOCK_LOST, times=1)
+        bus.broker.faults.refuse(FaultPoint.SETTLE, MESSAGE_LOCK_LOST, times=1)
         with pytest.raises(MessageLockLostError):
             await one.complete_message(got)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusClient, ServiceBusMessage, ServiceBusSubQueue
 
-from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from tests.support.emulator import emulator_in_thread
 from tests.support.receiving import receive_blocking
 

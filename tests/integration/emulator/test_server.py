@@ -18,7 +18,7 @@ from servicebus_emulator.amqp.performatives import (
     Target,
     encode_frame_body,
 )
-from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from tests.support.emulator import HOST, Bus, emulator
 from tests.unit.emulator.servicebus.rig import message
 

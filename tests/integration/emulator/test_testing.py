@@ -186,7 +186,7 @@ def test_queues_come_and_go_while_it_runs(bus: ServiceBus, client: ServiceBusCli
 
 
 def test_a_mistake_is_raised_where_it_was_made(bus: ServiceBus) -> None:
-    with pytest.raises(ValueError, match="'nowhere' is not a valid At"):
+    with pytest.raises(ValueError, match="'nowhere' is not a valid FaultPoint"):
         bus.refuse("nowhere", "amqp:not-allowed")
     with pytest.raises(ValueError, match="'busy' is no condition"):
         bus.refuse("send", "busy")

@@ -22,8 +22,8 @@ from servicebus_emulator import config
 from servicebus_emulator.amqp.framing import AMQP_HEADER
 from servicebus_emulator.amqp.performatives import Begin, Close, Open, Transfer
 from servicebus_emulator.host import CannotListen, Endpoints, running_emulator
-from servicebus_emulator.servicebus.config import QueueSettings
 from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.transport.addresses import AmqpAddresses, connection_string
 from servicebus_emulator.transport.amqp_server import AmqpServer
 from servicebus_emulator.transport.tls import CertificateFiles, server_tls

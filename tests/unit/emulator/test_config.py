@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from servicebus_emulator import config
-from servicebus_emulator.servicebus.config import ConfigError
+from servicebus_emulator.servicebus.configuration.fields import ConfigError
 
 
 def refusal(flow_worker: object) -> str:

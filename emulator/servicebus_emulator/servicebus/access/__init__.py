@@ -1,8 +1,18 @@
-"""Who may do what: tokens, the rights they prove, and what a connection may do with those it has shown."""
+"""Access control: credentials, the permissions they carry, and the rights of a connection."""
 
-from servicebus_emulator.servicebus.access.claims import Claims
-from servicebus_emulator.servicebus.access.gatekeeper import OPEN, Access, BearerTokens, Gatekeeper
+from servicebus_emulator.servicebus.access.authorizer import UNCHECKED, AccessMode, Authorizer, JwtValidator
+from servicebus_emulator.servicebus.access.connection_rights import ConnectionRights
+from servicebus_emulator.servicebus.access.permissions import Permission, ValidatedCredential, path_of
 from servicebus_emulator.servicebus.access.policies import Right
-from servicebus_emulator.servicebus.access.proof import Grant, Proof, path_of
 
-__all__ = ["OPEN", "Access", "BearerTokens", "Claims", "Gatekeeper", "Grant", "Proof", "Right", "path_of"]
+__all__ = [
+    "UNCHECKED",
+    "AccessMode",
+    "Authorizer",
+    "ConnectionRights",
+    "JwtValidator",
+    "Permission",
+    "Right",
+    "ValidatedCredential",
+    "path_of",
+]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from uuid import UUID
 
-from servicebus_emulator.servicebus.access.policies import ALL, Right
-from servicebus_emulator.servicebus.access.proof import Grant, Proof
+from servicebus_emulator.servicebus.access.permissions import Permission, ValidatedCredential
+from servicebus_emulator.servicebus.access.policies import ALL_RIGHTS, Right
 from servicebus_emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class DataRole(Enum):
     @property
     def rights(self) -> Right:
         """The rights that come with it."""
-        return {DataRole.SENDER: Right.SEND, DataRole.RECEIVER: Right.LISTEN}.get(self, ALL)
+        return {DataRole.SENDER: Right.SEND, DataRole.RECEIVER: Right.LISTEN}.get(self, ALL_RIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class RoleAssignment:
     queue: str = ""
 
 
-class EntraTokens:
+class EntraTokenValidator:
     """`verify` gives a token's claims, or raises `InvalidToken`; `issuers` are those of the namespace's tenant."""
 
     def __init__(
@@ -63,12 +63,12 @@ class EntraTokens:
         self._verify = verify
         self._issuers = issuers
         self._clock = clock
-        self._grants: dict[str, list[Grant]] = {}
+        self._grants: dict[str, list[Permission]] = {}
         for one in assignments:
             queue = one.queue.lower()
-            self._grants.setdefault(str(one.object_id), []).append(Grant(one.role.rights, queue, queue))
+            self._grants.setdefault(str(one.object_id), []).append(Permission(one.role.rights, queue, queue))
 
-    def examine(self, token: str) -> Proof:
+    def examine(self, token: str) -> ValidatedCredential:
         """What the token's bearer may do: nothing, without a role. Raises `ServiceBusError` (unauthorized)."""
         try:
             claims = self._verify(token)
@@ -80,7 +80,7 @@ class EntraTokens:
         expires_at = _moment(claims)
         if expires_at <= self._clock():  # within the skew that a verifier allows, it would end as soon as it is taken
             raise ServiceBusError(UNAUTHORIZED, "ExpiredToken: the JSON web token has expired ('exp').")
-        return Proof(tuple(self._grants.get(str(claims.get("oid")).lower(), ())), expires_at)
+        return ValidatedCredential(tuple(self._grants.get(str(claims.get("oid")).lower(), ())), expires_at)
 
 
 def _require(name: str, claims: Mapping[str, object], allowed: Collection[str], what: str) -> None:

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote, unquote_plus
 
+from servicebus_emulator.servicebus.access.permissions import Permission, ValidatedCredential, covers, path_of
 from servicebus_emulator.servicebus.access.policies import MAX_CHARACTERS, Policy
-from servicebus_emulator.servicebus.access.proof import Grant, Proof, covers, path_of
 from servicebus_emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
 
 SCHEME = "SharedAccessSignature "
@@ -36,7 +36,7 @@ def fields(token: str) -> dict[str, str]:
     return found
 
 
-def examine(token: str, policies: Iterable[Policy], now: float) -> Proof:
+def examine(token: str, policies: Iterable[Policy], now: float) -> ValidatedCredential:
     """What the signature proves. Raises `ServiceBusError` (unauthorized) for what is wrong with it."""
     given = fields(token)
     resource, name = path_of(unquote(given["sr"])), unquote_plus(given["skn"])
@@ -54,7 +54,7 @@ def examine(token: str, policies: Iterable[Policy], now: float) -> Proof:
     if expires_at <= now:
         text = f"ExpiredToken: The token expired {now - expires_at:.0f} seconds ago ('se'={expires_at})."
         raise ServiceBusError(UNAUTHORIZED, text)
-    return Proof((Grant(policy.rights, resource, policy.entity),), expires_at, resource)
+    return ValidatedCredential((Permission(policy.rights, resource, policy.entity),), expires_at, resource)
 
 
 def _expiry(text: str) -> int:

@@ -8,8 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from servicebus_emulator.servicebus.access.policies import Policy
-from servicebus_emulator.servicebus.config import NEVER_SECONDS, QueueSettings, check_forwarding
-from servicebus_emulator.servicebus.entities.queue import Clock, Queue
+from servicebus_emulator.servicebus.clock import Clock
+from servicebus_emulator.servicebus.duration import MAX_SECONDS
+from servicebus_emulator.servicebus.entities.queue import Queue
+from servicebus_emulator.servicebus.entities.queue_settings import (
+    IMMUTABLE_SETTINGS,
+    QueueSettings,
+    check_forwarding_targets,
+)
+from servicebus_emulator.servicebus.entities.storage import NO_STORAGE, MessageStorage, NotPersisted
 from servicebus_emulator.servicebus.errors import (
     ARGUMENT_ERROR,
     ENTITY_ALREADY_EXISTS,
@@ -17,16 +24,13 @@ from servicebus_emulator.servicebus.errors import (
     NOT_FOUND,
     ServiceBusError,
 )
-from servicebus_emulator.servicebus.faults import Faults
-from servicebus_emulator.servicebus.storage.store import FORGETFUL, NotSaved, Store
+from servicebus_emulator.servicebus.faults import ServiceBusFaults
 
 _log = logging.getLogger(__name__)
 
 _SOONEST_SECONDS = 0.001
 _AGAIN_SECONDS = 0.1
 """After a failure."""
-FIXED = ("requires_session", "requires_duplicate_detection")
-"""Rules that a queue keeps for life."""
 
 LinksToBreak = Callable[[str, ServiceBusError], None]
 
@@ -34,10 +38,12 @@ LinksToBreak = Callable[[str, ServiceBusError], None]
 class Broker:
     """The namespace: its queues, and what they have due."""
 
-    def __init__(self, queues: Iterable[QueueSettings], *, clock: Clock = time.time, store: Store = FORGETFUL) -> None:
+    def __init__(
+        self, queues: Iterable[QueueSettings], *, clock: Clock = time.time, store: MessageStorage = NO_STORAGE
+    ) -> None:
         self._clock = clock
         self.store = store
-        self.faults = Faults()
+        self.faults = ServiceBusFaults()
         self.created_at = clock()
         self._queues: dict[str, Queue] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -52,7 +58,7 @@ class Broker:
         queue.created_at = queue.created_at if created_at is None else created_at
         for one in (queue, *queue.below()):
             self._queues[one.settings.name.lower()] = one
-        self.store.entity(settings, queue.created_at, queue.updated_at)
+        self.store.put_queue(settings, queue.created_at, queue.updated_at)
         return queue
 
     def entities(self) -> list[Queue]:
@@ -84,13 +90,13 @@ class Broker:
     def update(self, settings: QueueSettings) -> Queue:
         """Other rules for a queue. Raises `ServiceBusError` if there is none, or its rules cannot be changed so."""
         queue = self.find(settings.name)
-        for rule in FIXED:
+        for rule in IMMUTABLE_SETTINGS:
             if getattr(settings, rule) != getattr(queue.settings, rule):
                 raise ServiceBusError(ARGUMENT_ERROR, f"'{rule}' cannot be changed once a queue is made.")
         self._check(settings)
         queue.update(settings)
-        self.store.entity(settings, queue.created_at, queue.updated_at)
-        if not (settings.status.takes and settings.status.gives):
+        self.store.put_queue(settings, queue.created_at, queue.updated_at)
+        if not (settings.status.can_send and settings.status.can_receive):
             self._break_links(queue, ServiceBusError(ENTITY_DISABLED, f"'{settings.name}' is disabled."))
         self._changed_entities()
         return queue
@@ -100,7 +106,7 @@ class Broker:
         queue = self.find(name)
         if queue.dead_letters is None:
             raise ServiceBusError(ARGUMENT_ERROR, "A dead-letter queue goes with its queue.")
-        self.store.forget_entity(queue.settings.name.lower())
+        self.store.delete_queue(queue.settings.name.lower())
         for one in (queue, *queue.below()):
             del self._queues[one.settings.name.lower()]
         self._break_links(queue, ServiceBusError(NOT_FOUND, f"The messaging entity '{name}' was deleted."))
@@ -126,7 +132,7 @@ class Broker:
     def _check(self, settings: QueueSettings) -> None:
         others = {queue.settings.name.lower(): queue.settings for queue in self.entities()}
         try:
-            check_forwarding(settings, others | {settings.name.lower(): settings})
+            check_forwarding_targets(settings, others | {settings.name.lower(): settings})
         except ValueError as error:
             raise ServiceBusError(ARGUMENT_ERROR, f"{error}.") from None
 
@@ -172,7 +178,7 @@ class Broker:
             done = self._wake_one(queue) and done
         try:
             self.store.flush()
-        except NotSaved:
+        except NotPersisted:
             done = False  # told by the store, and to whoever would learn of what is not saved
         due = min((min(queue.next_due(), _idle_until(queue)) for queue in self.entities()), default=float("inf"))
         if not done:
@@ -188,7 +194,7 @@ class Broker:
                 queue.tick()
             if _idle_until(queue) <= now:
                 self._delete_if_idle(queue)
-        except NotSaved:
+        except NotPersisted:
             return False
         except Exception:  # noqa: BLE001 - a fault in one event must not keep the others from happening
             _log.exception("Something that was due in '%s' failed.", queue.settings.name)
@@ -205,4 +211,4 @@ class Broker:
 
 def _idle_until(queue: Queue) -> float:
     idle = queue.settings.auto_delete_seconds
-    return queue.accessed_at + idle if idle < NEVER_SECONDS else float("inf")
+    return queue.accessed_at + idle if idle < MAX_SECONDS else float("inf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 
-class History:
+class DuplicateDetector:
     """IDs and when they were first seen, the oldest first."""
 
     def __init__(self) -> None:

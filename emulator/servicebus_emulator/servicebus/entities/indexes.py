@@ -60,7 +60,7 @@ class SequenceIndex:
                 yield message
 
 
-class Line:
+class ReadyMessages:
     """Messages waiting to be taken, lowest sequence number first: an abandoned one goes back to the front."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Line:
         return heapq.heappop(self._heap)[2]
 
 
-class Deadlines:
+class MessageTimers:
     """Moments at which something is due for a message. Entries of what has changed since are the caller's to skip."""
 
     def __init__(self) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator
 
-from servicebus_emulator.servicebus.entities.indexes import Deadlines
+from servicebus_emulator.servicebus.entities.indexes import MessageTimers
 from servicebus_emulator.servicebus.entities.message import Message
 from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST, ServiceBusError
 
 
-class Locks:
+class MessageLocks:
     """Which messages are under a lock. Times are seconds since the epoch."""
 
     def __init__(self) -> None:
         self._by_token: dict[uuid.UUID, Message] = {}
-        self._ends = Deadlines()
+        self._ends = MessageTimers()
 
     def __len__(self) -> int:
         return len(self._by_token)

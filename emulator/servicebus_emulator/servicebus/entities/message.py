@@ -44,7 +44,7 @@ _BROKERS_OWN = {
 }
 
 
-class State(IntEnum):
+class MessageState(IntEnum):
     """`x-opt-message-state`."""
 
     ACTIVE = 0
@@ -77,7 +77,7 @@ class Message:
     enqueued_at: float = 0.0
     expires_at: float = float("inf")
     delivery_count: int = 0
-    state: State = State.ACTIVE
+    state: MessageState = MessageState.ACTIVE
     was_scheduled: bool = False
     lock_token: uuid.UUID | None = field(default=None)
     locked_until: float = 0.0
@@ -111,7 +111,7 @@ def parse_batch(payload: bytes) -> list[Message]:
     return [parse(body) for body in bodies if isinstance(body, bytes)]
 
 
-def deliver(message: Message, *, lock_token: uuid.UUID | None) -> bytes:
+def encode_delivery(message: Message, *, lock_token: uuid.UUID | None) -> bytes:
     """The bytes of a delivery: under a lock, or (None) taken for good."""
     durable, priority, first = message.header
     ttl = None if message.ttl is None else UInt(min(int(message.ttl * 1000), 0xFFFFFFFF))
@@ -133,10 +133,10 @@ def section(code: int, value: object) -> bytes:
     return encode(Described(ULong(code), value))
 
 
-def peeked(message: Message, *, without_body: bool = False) -> bytes:
+def encode_peeked(message: Message, *, without_body: bool = False) -> bytes:
     """The bytes of a message that is only looked at; or without its body, of which no section is left."""
     shown = replace(message, body=b"") if without_body else message
-    return deliver(shown, lock_token=None)
+    return encode_delivery(shown, lock_token=None)
 
 
 def with_reason(message: Message, reason: str | None, description: str | None, more: Mapping[str, object]) -> None:
@@ -169,8 +169,8 @@ def _annotated(message: Message, *, locked: bool) -> bytes:
         annotations[_DEAD_LETTER_SOURCE] = message.dead_letter_source
     if locked:
         annotations[_LOCKED_UNTIL] = Timestamp(int(message.locked_until * 1000))
-    state = State.SCHEDULED if message.was_scheduled and message.state is State.ACTIVE else message.state
-    if state is not State.ACTIVE:
+    state = MessageState.SCHEDULED if message.was_scheduled and message.state is MessageState.ACTIVE else message.state
+    if state is not MessageState.ACTIVE:
         annotations[_STATE] = Int(state)
     return b"".join(
         (

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from servicebus_emulator.servicebus.entities.indexes import SequenceIndex
-from servicebus_emulator.servicebus.entities.message import Message, State
+from servicebus_emulator.servicebus.entities.message import Message, MessageState
+from servicebus_emulator.servicebus.entities.storage import MessageStorage
 from servicebus_emulator.servicebus.errors import MESSAGE_NOT_FOUND, ServiceBusError
-from servicebus_emulator.servicebus.storage.store import Store
 
 
 class MessageStore:
     """The messages of one queue, whatever their state."""
 
-    def __init__(self, queue: str, store: Store) -> None:
+    def __init__(self, queue: str, store: MessageStorage) -> None:
         """`queue`: its name as the store knows it."""
         self._queue = queue
         self._store = store
         self._by_sequence = SequenceIndex()
-        self._counts = {State.ACTIVE: 0, State.DEFERRED: 0, State.SCHEDULED: 0}
+        self._counts = {MessageState.ACTIVE: 0, MessageState.DEFERRED: 0, MessageState.SCHEDULED: 0}
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -27,7 +27,7 @@ class MessageStore:
     def __contains__(self, message: Message) -> bool:
         return self._by_sequence.get(message.sequence_number) is message
 
-    def count(self, state: State) -> int:
+    def count(self, state: MessageState) -> int:
         """How many messages are in that state."""
         return self._counts[state]
 
@@ -39,9 +39,9 @@ class MessageStore:
 
     def changed(self, message: Message) -> None:
         """What the store should know of a message is another now."""
-        self._store.put(self._queue, message)
+        self._store.put_message(self._queue, message)
 
-    def becomes(self, message: Message, state: State) -> None:
+    def becomes(self, message: Message, state: MessageState) -> None:
         """The message is in another state from now on."""
         self._counts[message.state] -= 1
         self._counts[state] += 1
@@ -54,9 +54,9 @@ class MessageStore:
             self._by_sequence.remove(message)
             self._counts[message.state] -= 1
             self.size_bytes -= message.size
-            self._store.remove(self._queue, message.sequence_number)
+            self._store.delete_message(self._queue, message.sequence_number)
 
-    def in_state(self, number: int, state: State) -> Message:
+    def in_state(self, number: int, state: MessageState) -> Message:
         """A message by sequence number. Raises `ServiceBusError` if there is none in that state."""
         message = self._by_sequence.get(number)
         if message is None or message.state is not state:

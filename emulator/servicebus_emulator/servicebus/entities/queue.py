@@ -8,21 +8,31 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Protocol
 
-from servicebus_emulator.servicebus.config import MAX_HOPS, NEVER_SECONDS, QueueSettings, Status
-from servicebus_emulator.servicebus.entities.duplicates import History
-from servicebus_emulator.servicebus.entities.indexes import Deadlines, Line
-from servicebus_emulator.servicebus.entities.locks import Locks
-from servicebus_emulator.servicebus.entities.message import Message, State, modify, with_reason
+from servicebus_emulator.servicebus.clock import Clock
+from servicebus_emulator.servicebus.duration import MAX_SECONDS
+from servicebus_emulator.servicebus.entities.duplicates import DuplicateDetector
+from servicebus_emulator.servicebus.entities.indexes import MessageTimers, ReadyMessages
+from servicebus_emulator.servicebus.entities.locks import MessageLocks
+from servicebus_emulator.servicebus.entities.message import Message, MessageState, modify, with_reason
 from servicebus_emulator.servicebus.entities.message_store import MessageStore
-from servicebus_emulator.servicebus.entities.queue_rules import (
+from servicebus_emulator.servicebus.entities.preconditions import (
     require_fit,
     require_receivable,
     require_room,
     require_sendable,
 )
-from servicebus_emulator.servicebus.entities.sessions import Session, Sessions
+from servicebus_emulator.servicebus.entities.queue_settings import (
+    DEAD_LETTER_SUFFIX,
+    MAX_FORWARDING_HOPS,
+    TRANSFER_DEAD_LETTER_SUFFIX,
+    QueueSettings,
+    dead_letter_settings,
+    transfer_dead_letter_settings,
+)
+from servicebus_emulator.servicebus.entities.receiver import MessageReceiver
+from servicebus_emulator.servicebus.entities.sessions import MessageSession, QueueSessions
+from servicebus_emulator.servicebus.entities.storage import NO_STORAGE, MessageStorage
 from servicebus_emulator.servicebus.errors import (
     MESSAGE_LOCK_LOST,
     MESSAGE_NOT_FOUND,
@@ -30,30 +40,9 @@ from servicebus_emulator.servicebus.errors import (
     NOT_FOUND,
     ServiceBusError,
 )
-from servicebus_emulator.servicebus.storage.store import FORGETFUL, Store
 
-DEAD_LETTER_SUFFIX = "/$deadletterqueue"
-TRANSFER_SUFFIX = "/$transfer" + DEAD_LETTER_SUFFIX
-_FOREVER = 10**9
 _TOO_MANY_HOPS = "MaxTransferHopCountExceeded"
 """What the service calls it (Microsoft Learn, "Overview of Service Bus dead-letter queues")."""
-
-Clock = Callable[[], float]
-
-
-class Consumer(Protocol):
-    """Someone messages are pushed to."""
-
-    keeps: bool
-    """True: peek-lock. False: receive-and-delete."""
-
-    def wants(self) -> bool:
-        """Whether it can take one more just now."""
-        ...
-
-    def take(self, message: Message) -> None:
-        """Here is one; its lock token is in it."""
-        ...
 
 
 def _nowhere(name: str) -> Queue:
@@ -74,7 +63,7 @@ class Queue:
         clock: Clock = time.time,
         changed: Callable[[], None] = lambda: None,
         find: Callable[[str], Queue] = _nowhere,
-        store: Store = FORGETFUL,
+        store: MessageStorage = NO_STORAGE,
         is_below: bool = False,
     ) -> None:
         """`is_below`: it is a dead-letter queue, and has none of its own."""
@@ -86,19 +75,18 @@ class Queue:
         self._find = find
         self._store = store
         self._messages = MessageStore(self._key, store)
-        self._line = Line()
-        self._consumers: deque[Consumer] = deque()
-        self._locks = Locks()
-        self._expiries = Deadlines()
-        self._schedule = Deadlines()
-        self._history = History()
-        self.sessions = Sessions(self, lock_seconds=lambda: self.settings.lock_seconds, changed=changed)
-        self.dead_letters = None if is_below else self._below(DEAD_LETTER_SUFFIX)
-        self.transfer_dead_letters = None if is_below else self._below(TRANSFER_SUFFIX)
+        self._line = ReadyMessages()
+        self._consumers: deque[MessageReceiver] = deque()
+        self._locks = MessageLocks()
+        self._expiries = MessageTimers()
+        self._schedule = MessageTimers()
+        self._history = DuplicateDetector()
+        self.sessions = QueueSessions(self, lock_seconds=lambda: self.settings.lock_seconds, changed=changed)
+        self.dead_letters = None if is_below else self._below(dead_letter_settings(settings))
+        self.transfer_dead_letters = None if is_below else self._below(transfer_dead_letter_settings(settings))
 
-    def _below(self, suffix: str) -> Queue:
-        rules = _rules_below(self.settings, suffix)
-        return Queue(rules, clock=self.now, changed=self._changed, find=self._find, store=self._store, is_below=True)
+    def _below(self, settings: QueueSettings) -> Queue:
+        return Queue(settings, clock=self.now, changed=self._changed, find=self._find, store=self._store, is_below=True)
 
     def below(self) -> list[Queue]:
         """Its dead-letter queue, and that of messages which could not be forwarded."""
@@ -108,8 +96,9 @@ class Queue:
         """Go by other rules from now on; what is there stays."""
         self.settings = settings
         self.updated_at = self.now()
-        for queue, suffix in zip(self.below(), (DEAD_LETTER_SUFFIX, TRANSFER_SUFFIX), strict=False):
-            queue.settings = _rules_below(settings, suffix)
+        if self.dead_letters is not None and self.transfer_dead_letters is not None:
+            self.dead_letters.settings = dead_letter_settings(settings)
+            self.transfer_dead_letters.settings = transfer_dead_letter_settings(settings)
         self._changed()
         self.pump()
 
@@ -146,7 +135,7 @@ class Queue:
             return 0
         now = self.now()
         if message.scheduled_at is not None and message.scheduled_at > now:
-            message.state, message.was_scheduled = State.SCHEDULED, True
+            message.state, message.was_scheduled = MessageState.SCHEDULED, True
             message.enqueued_at = now
             self._messages.add(message)
             self._schedule.add(message.scheduled_at, message)
@@ -163,13 +152,13 @@ class Queue:
         if self._history.has(key, since=now - self.settings.duplicate_detection_seconds):
             return True
         self._history.add(key, now)
-        self._store.seen(self._key, key, now)
+        self._store.put_duplicate_key(self._key, key, now)
         return False
 
     def _enqueue(self, message: Message, now: float) -> None:
-        ttl = min(message.ttl if message.ttl is not None else NEVER_SECONDS, self.settings.default_ttl_seconds)
-        message.state, message.enqueued_at = State.ACTIVE, now
-        if ttl < NEVER_SECONDS:
+        ttl = min(message.ttl if message.ttl is not None else MAX_SECONDS, self.settings.default_ttl_seconds)
+        message.state, message.enqueued_at = MessageState.ACTIVE, now
+        if ttl < MAX_SECONDS:
             message.ttl = ttl  # the service overwrites one that is too long, or missing
             message.expires_at = now + ttl
         self._messages.add(message)
@@ -192,7 +181,7 @@ class Queue:
 
     def cancel_scheduled(self, numbers: Iterable[int]) -> None:
         """Forget scheduled messages. Raises `ServiceBusError` if one is not scheduled (any more)."""
-        for message in [self._messages.in_state(number, State.SCHEDULED) for number in numbers]:
+        for message in [self._messages.in_state(number, MessageState.SCHEDULED) for number in numbers]:
             self._remove(message)
 
     # --- forwarding ----------------------------------------------------------------------------------------------
@@ -209,8 +198,8 @@ class Queue:
 
     def take_forwarded(self, message: Message) -> None:
         """Take what another queue forwards. Raises `ServiceBusError`, also if it has come over too many queues."""
-        if message.hops >= MAX_HOPS:
-            raise ServiceBusError(_TOO_MANY_HOPS, f"it was forwarded {MAX_HOPS} times already")
+        if message.hops >= MAX_FORWARDING_HOPS:
+            raise ServiceBusError(_TOO_MANY_HOPS, f"it was forwarded {MAX_FORWARDING_HOPS} times already")
         require_room(self.settings, self.size_bytes(), message.size)
         require_fit(self.settings, message)
         first = message.enqueue_sequence_number or message.sequence_number
@@ -227,18 +216,18 @@ class Queue:
 
     # --- receiving -----------------------------------------------------------------------------------------------
 
-    def subscribe(self, consumer: Consumer) -> None:
+    def subscribe(self, consumer: MessageReceiver) -> None:
         """Push messages to this consumer from now on, in turn with the others."""
         self.accessed_at = self.now()
         self._consumers.append(consumer)
         self.pump()
 
-    def unsubscribe(self, consumer: Consumer) -> None:
+    def unsubscribe(self, consumer: MessageReceiver) -> None:
         """Push no more. What it holds stays locked: closing a link is not settling."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
 
-    def credit(self, session: Session | None = None) -> None:
+    def credit(self, session: MessageSession | None = None) -> None:
         """A consumer can take more."""
         if session is not None:
             self.sessions.pump_one(session)
@@ -247,7 +236,7 @@ class Queue:
 
     def pump(self) -> None:
         """Hand over what can be."""
-        if not self.settings.status.gives:
+        if not self.settings.status.can_receive:
             return
         if self.settings.requires_session:
             self.sessions.pump()
@@ -258,15 +247,15 @@ class Queue:
                 return
             self.hand_over(message, consumer, None)
 
-    def _next_ready(self) -> Consumer | None:
+    def _next_ready(self) -> MessageReceiver | None:
         for _ in range(len(self._consumers)):
             consumer = self._consumers[0]
             self._consumers.rotate(-1)
-            if consumer.wants():
+            if consumer.has_capacity():
                 return consumer
         return None
 
-    def take_first(self, line: Line) -> Message | None:
+    def take_first(self, line: ReadyMessages) -> Message | None:
         """The first message of a line that is still there and has not expired."""
         now = self.now()
         while line:
@@ -280,17 +269,17 @@ class Queue:
         return None
 
     def _waits(self, message: Message) -> bool:
-        return message.state is State.ACTIVE and message.lock_token is None and message in self._messages
+        return message.state is MessageState.ACTIVE and message.lock_token is None and message in self._messages
 
-    def hand_over(self, message: Message, consumer: Consumer, session: Session | None) -> None:
+    def hand_over(self, message: Message, consumer: MessageReceiver, session: MessageSession | None) -> None:
         """Give a message to a consumer, under a lock or for good."""
-        if consumer.keeps:
+        if consumer.peek_lock:
             self._lock(message, session)
         else:
             self._remove(message)
-        consumer.take(message)
+        consumer.deliver(message)
 
-    def _lock(self, message: Message, session: Session | None) -> None:
+    def _lock(self, message: Message, session: MessageSession | None) -> None:
         if session is not None:
             self._locks.give(message, session.locked_until)
             return
@@ -315,8 +304,8 @@ class Queue:
                 self._remove(message)
         return messages
 
-    def _deferred(self, number: int, session: Session | None) -> Message:
-        message = self._messages.in_state(number, State.DEFERRED)
+    def _deferred(self, number: int, session: MessageSession | None) -> Message:
+        message = self._messages.in_state(number, MessageState.DEFERRED)
         if session is not None and message.session_id != session.id:
             raise ServiceBusError(MESSAGE_NOT_FOUND, f"message {number} is not of session '{session.id}'")
         if message.lock_token is not None:
@@ -366,7 +355,7 @@ class Queue:
         modify(message, changes)
         self._locks.end(message)
         self._count(message)
-        self._messages.becomes(message, State.DEFERRED)
+        self._messages.becomes(message, MessageState.DEFERRED)
 
     def dead_letter(
         self, token: uuid.UUID, reason: str | None, description: str | None, more: Mapping[str, object]
@@ -410,7 +399,7 @@ class Queue:
         if message.delivery_count >= self.settings.max_delivery_count:
             text = f"delivered {message.delivery_count} times without being completed"
             self._bury(message, "MaxDeliveryCountExceeded", text, {})
-        elif message.state is not State.ACTIVE:
+        elif message.state is not MessageState.ACTIVE:
             return
         elif message.expires_at <= self.now():
             self._expire(message)
@@ -433,10 +422,10 @@ class Queue:
 
     def keep_dead(self, message: Message) -> None:
         """As a dead-letter queue: keep the message until someone takes it, or pass it on. Its enqueued time stays."""
-        buried = replace(message, expires_at=float("inf"), state=State.ACTIVE, was_scheduled=False)
+        buried = replace(message, expires_at=float("inf"), state=MessageState.ACTIVE, was_scheduled=False)
         self._messages.add(buried)
         if self.settings.forward_to is not None:
-            source = self._key.removesuffix(TRANSFER_SUFFIX).removesuffix(DEAD_LETTER_SUFFIX)
+            source = self._key.removesuffix(TRANSFER_DEAD_LETTER_SUFFIX).removesuffix(DEAD_LETTER_SUFFIX)
             buried.dead_letter_source = buried.dead_letter_source or source
             self._forward_dead(buried, self.settings.forward_to)
             return
@@ -468,13 +457,13 @@ class Queue:
         """Sessions that have active messages or state, by ID; or only those whose state was set after a moment."""
         found = self.sessions.with_state(state_after)
         if state_after is None:
-            active = (one for one in self._messages.from_number(0) if one.state is State.ACTIVE)
+            active = (one for one in self._messages.from_number(0) if one.state is MessageState.ACTIVE)
             found |= {message.session_id or "" for message in active}
         return sorted(found)[skip : skip + top]
 
-    def state_kept(self, session: Session) -> None:
+    def state_kept(self, session: MessageSession) -> None:
         """A session's state has changed."""
-        self._store.session(self._key, session.id, session.state, session.state_at)
+        self._store.put_session_state(self._key, session.id, session.state, session.state_at)
 
     # --- time ----------------------------------------------------------------------------------------------------
 
@@ -487,7 +476,7 @@ class Queue:
         """Do what is due: activate, unlock, expire, let go of sessions and waiters."""
         now = self.now()
         for moment, message in self._schedule.due(now):
-            if message.state is State.SCHEDULED and message.scheduled_at == moment and message in self._messages:
+            if message.state is MessageState.SCHEDULED and message.scheduled_at == moment and message in self._messages:
                 self._remove(message)
                 self._enqueue(message, now)
         for message in self._locks.ended(now):
@@ -516,9 +505,9 @@ class Queue:
         Those that could not be forwarded are in `transfer_dead_letters`.
         """
         return {
-            "active": self._messages.count(State.ACTIVE),
-            "deferred": self._messages.count(State.DEFERRED),
-            "scheduled": self._messages.count(State.SCHEDULED),
+            "active": self._messages.count(MessageState.ACTIVE),
+            "deferred": self._messages.count(MessageState.DEFERRED),
+            "scheduled": self._messages.count(MessageState.SCHEDULED),
             "dead_lettered": self.dead_letters.message_count() if self.dead_letters is not None else 0,
         }
 
@@ -526,9 +515,9 @@ class Queue:
         """Put back what a store has kept. Locks are gone; nothing is told to the store."""
         for message in messages:
             self._messages.restore(message)
-            if message.state is State.SCHEDULED and message.scheduled_at is not None:
+            if message.state is MessageState.SCHEDULED and message.scheduled_at is not None:
                 self._schedule.add(message.scheduled_at, message)
-            elif message.state is State.ACTIVE:
+            elif message.state is MessageState.ACTIVE:
                 self._expiries.add(message.expires_at, message)
                 self._wait_in_line(message)
         self._messages.number_from(last_number)
@@ -538,15 +527,3 @@ class Queue:
         """Put back what duplicate detection has seen, the oldest first."""
         for key, at in seen:
             self._history.add(key, at)
-
-
-def _rules_below(settings: QueueSettings, suffix: str) -> QueueSettings:
-    return QueueSettings(
-        name=settings.name + suffix,
-        lock_seconds=settings.lock_seconds,
-        max_delivery_count=_FOREVER,
-        max_message_bytes=settings.max_message_bytes,
-        max_size_mb=settings.max_size_mb,
-        status=Status.ACTIVE if settings.status.gives else settings.status,
-        forward_to=settings.forward_dead_letters_to if suffix == DEAD_LETTER_SUFFIX else None,
-    )

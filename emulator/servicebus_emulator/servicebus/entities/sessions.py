@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol
 
-from servicebus_emulator.servicebus.entities.indexes import Line
+from servicebus_emulator.servicebus.entities.indexes import ReadyMessages
 from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.receiver import MessageReceiver, SessionLockObserver
 from servicebus_emulator.servicebus.errors import SESSION_CANNOT_BE_LOCKED, SESSION_LOCK_LOST, ServiceBusError
-
-if TYPE_CHECKING:
-    from servicebus_emulator.servicebus.entities.queue import Consumer
 
 
 class Waiter(Protocol):
@@ -20,7 +18,7 @@ class Waiter(Protocol):
     until: float
     """When it gives up, in seconds since the epoch."""
 
-    def granted(self, session: Session) -> None:
+    def granted(self, session: MessageSession) -> None:
         """Here is one, locked."""
         ...
 
@@ -29,26 +27,17 @@ class Waiter(Protocol):
         ...
 
 
-@runtime_checkable
-class LockHolder(Protocol):
-    """A consumer that wants to know when its session's lock has expired."""
-
-    def session_lock_lost(self) -> None:
-        """The session is not its own any more."""
-        ...
-
-
-class Session:
+class MessageSession:
     """One session: its waiting messages, its state, and who holds it until when."""
 
     def __init__(self, session_id: str) -> None:
         self.id = session_id
-        self.line = Line()
+        self.line = ReadyMessages()
         self.state: bytes | None = None
         self.state_at = 0.0
         self.held = False
         self.locked_until = 0.0
-        self.consumer: Consumer | None = None
+        self.consumer: MessageReceiver | None = None
 
     def is_locked(self, now: float) -> bool:
         """Whether someone holds it."""
@@ -60,9 +49,9 @@ class Session:
         self.consumer = None
 
     @staticmethod
-    def tell_lost(holder: Consumer | None) -> None:
+    def tell_lost(holder: MessageReceiver | None) -> None:
         """Tell the former holder that its lock has expired."""
-        if holder is not None and isinstance(holder, LockHolder):
+        if holder is not None and isinstance(holder, SessionLockObserver):
             holder.session_lock_lost()
 
 
@@ -73,11 +62,11 @@ class Host(Protocol):
         """Seconds since the epoch."""
         ...
 
-    def take_first(self, line: Line) -> Message | None:
+    def take_first(self, line: ReadyMessages) -> Message | None:
         """The first message of a line that is still to be had."""
         ...
 
-    def hand_over(self, message: Message, consumer: Consumer, session: Session) -> None:
+    def hand_over(self, message: Message, consumer: MessageReceiver, session: MessageSession) -> None:
         """Give it to the session's holder."""
         ...
 
@@ -93,26 +82,26 @@ class Host(Protocol):
         """Hand over what can be."""
         ...
 
-    def state_kept(self, session: Session) -> None:
+    def state_kept(self, session: MessageSession) -> None:
         """A session's state has changed."""
         ...
 
 
-class Sessions:
+class QueueSessions:
     """All sessions of a queue. Those without messages, state or holder are forgotten."""
 
     def __init__(self, host: Host, *, lock_seconds: Callable[[], float], changed: Callable[[], None]) -> None:
         self._host = host
         self._lock_seconds = lock_seconds
         self._changed = changed
-        self._all: dict[str, Session] = {}
-        self._held: dict[str, Session] = {}
-        self._with_messages: dict[str, Session] = {}
+        self._all: dict[str, MessageSession] = {}
+        self._held: dict[str, MessageSession] = {}
+        self._with_messages: dict[str, MessageSession] = {}
         self._waiters: deque[Waiter] = deque()
 
     # --- locks ---------------------------------------------------------------------------------------------------
 
-    def accept(self, session_id: str) -> Session:
+    def accept(self, session_id: str) -> MessageSession:
         """Lock a named session. Raises `ServiceBusError` if another receiver holds it."""
         self.end_overdue()  # else its former holder, not told yet, would let go of the new holder's lock
         session = self._named(session_id)
@@ -132,12 +121,12 @@ class Sessions:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
 
-    def attach(self, session: Session, consumer: Consumer) -> None:
+    def attach(self, session: MessageSession, consumer: MessageReceiver) -> None:
         """Push the session's messages to its holder."""
         session.consumer = consumer
         self.pump_one(session)
 
-    def release(self, session: Session, *, counted: bool = False) -> None:
+    def release(self, session: MessageSession, *, counted: bool = False) -> None:
         """The holder is gone: its messages go back and the session is free.
 
         Closing a session counts no delivery, the end of its lock does (`counted`), as the service's documentation
@@ -161,7 +150,7 @@ class Sessions:
                 message.locked_until = session.locked_until
         return session.locked_until
 
-    def held(self, session_id: str | None) -> Session:
+    def held(self, session_id: str | None) -> MessageSession:
         """A session that is locked. Raises `ServiceBusError`."""
         session = self._all.get(session_id or "")
         if session_id is None or session is None or not session.is_locked(self._host.now()):
@@ -186,7 +175,7 @@ class Sessions:
             self.release(session, counted=True)
             session.tell_lost(lost)
 
-    def _lock(self, session: Session) -> None:
+    def _lock(self, session: MessageSession) -> None:
         session.held = True
         self._held[session.id] = session
         session.locked_until = self._host.now() + self._lock_seconds()
@@ -206,9 +195,9 @@ class Sessions:
         for session in list(self._held.values()):
             self.pump_one(session)
 
-    def pump_one(self, session: Session) -> None:
+    def pump_one(self, session: MessageSession) -> None:
         """Hand over what this session's holder can take."""
-        while session.consumer is not None and session.consumer.wants():
+        while session.consumer is not None and session.consumer.has_capacity():
             message = self._host.take_first(session.line)
             if message is None:
                 self._with_messages.pop(session.id, None)
@@ -226,7 +215,7 @@ class Sessions:
             self._lock(session)
             self._waiters.popleft().granted(session)
 
-    def _has_messages(self, session: Session) -> bool:
+    def _has_messages(self, session: MessageSession) -> bool:
         """Whether a message really waits in the session's line; what is gone or expired is cleared away."""
         message = self._host.take_first(session.line)
         if message is None:
@@ -274,13 +263,13 @@ class Sessions:
             self._waiters.remove(waiter)
             waiter.timed_out()
 
-    def _named(self, session_id: str) -> Session:
+    def _named(self, session_id: str) -> MessageSession:
         session = self._all.get(session_id)
         if session is None:
-            session = self._all[session_id] = Session(session_id)
+            session = self._all[session_id] = MessageSession(session_id)
         return session
 
-    def _drop_if_empty(self, session: Session) -> None:
+    def _drop_if_empty(self, session: MessageSession) -> None:
         if not session.line and session.state is None and not session.held:
             self._all.pop(session.id, None)
             self._with_messages.pop(session.id, None)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from servicebus_emulator.amqp import Int
-from servicebus_emulator.servicebus.access import Claims, path_of
+from servicebus_emulator.servicebus.access import ConnectionRights, path_of
 from servicebus_emulator.servicebus.errors import STATUS, ServiceBusError
 from servicebus_emulator.servicebus.links import addresses
 from servicebus_emulator.servicebus.links.addresses import Node
-from servicebus_emulator.servicebus.links.requests import Request, Response
+from servicebus_emulator.servicebus.links.request_response import Request, Response
 
 
-def answer(request: Request, claims: Claims, require_entity: Callable[[str], object]) -> Response:
+def answer(request: Request, claims: ConnectionRights, require_entity: Callable[[str], object]) -> Response:
     """Take the token, or say what is wrong with it. Its kind is read off its text: Python calls a signature a `jwt`.
 
     A good token for what is not there (`require_entity` raises `ServiceBusError`) is answered 404, as by the service:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from servicebus_emulator.amqp import Array, Int, Long, Symbol, Timestamp
 from servicebus_emulator.servicebus.access.policies import Right
-from servicebus_emulator.servicebus.entities.message import Message, deliver, parse, peeked
+from servicebus_emulator.servicebus.entities.message import Message, encode_delivery, encode_peeked, parse
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.errors import (
     ARGUMENT_ERROR,
@@ -18,7 +18,7 @@ from servicebus_emulator.servicebus.errors import (
     STATUS,
     ServiceBusError,
 )
-from servicebus_emulator.servicebus.links.requests import Request, Response
+from servicebus_emulator.servicebus.links.request_response import Request, Response
 
 MAX_PEEKED_BYTES = 4 * 1024 * 1024
 """One answer holds no more messages than this, but one at least; who wants more asks again from there."""
@@ -134,7 +134,7 @@ def _peek(queue: Queue, arguments: _Arguments) -> object:
     messages: list[dict[str, object]] = []
     room = MAX_PEEKED_BYTES
     for one in found:
-        payload = peeked(one, without_body=without_body)
+        payload = encode_peeked(one, without_body=without_body)
         room -= len(payload)
         if room < 0 and messages:
             break
@@ -165,7 +165,7 @@ def _receive_deferred(queue: Queue, arguments: _Arguments) -> object:
 
 def _deferred(message: Message) -> dict[str, object]:
     token = message.lock_token
-    entry: dict[str, object] = {"message": deliver(message, lock_token=token)}
+    entry: dict[str, object] = {"message": encode_delivery(message, lock_token=token)}
     return entry if token is None else entry | {"lock-token": token}
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from servicebus_emulator.amqp import Accepted, Error, Link, MessageReceived, Rejected
-from servicebus_emulator.servicebus.access import Claims
+from servicebus_emulator.servicebus.access import ConnectionRights
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.errors import MESSAGE_SIZE_EXCEEDED, NOT_ALLOWED, ServiceBusError
-from servicebus_emulator.servicebus.faults import At
-from servicebus_emulator.servicebus.links import cbs, management, requests
+from servicebus_emulator.servicebus.faults import FaultPoint
+from servicebus_emulator.servicebus.links import cbs, management, request_response
 from servicebus_emulator.servicebus.links.addresses import Address, Node
-from servicebus_emulator.servicebus.links.requests import ReplyLink, Request, Response
+from servicebus_emulator.servicebus.links.request_response import Request, Response
+from servicebus_emulator.servicebus.links.response_link import ResponseLink, choose
 
 _CREDIT = 100
 
@@ -20,7 +21,12 @@ class RequestLink:
     """`replies` gives the links answers may go out on; `claims` are the connection's."""
 
     def __init__(
-        self, link: Link, address: Address, broker: Broker, claims: Claims, replies: Callable[[], list[ReplyLink]]
+        self,
+        link: Link,
+        address: Address,
+        broker: Broker,
+        claims: ConnectionRights,
+        replies: Callable[[], list[ResponseLink]],
     ) -> None:
         self._link = link
         self._address = address
@@ -38,13 +44,13 @@ class RequestLink:
             self._settle(event, Rejected(Error(error.condition, error.description, {})))
             return
         self._settle(event, Accepted())
-        reply_link.send(requests.write(request, self._answer(request)))
+        reply_link.send(request_response.write(request, self._answer(request)))
 
-    def _read(self, event: MessageReceived) -> tuple[Request, ReplyLink]:
+    def _read(self, event: MessageReceived) -> tuple[Request, ResponseLink]:
         if event.oversize:
             raise ServiceBusError(MESSAGE_SIZE_EXCEEDED, "The request is too large.")
-        request = requests.read(event.payload)
-        reply_link = requests.choose(self._replies(), request.reply_to)
+        request = request_response.read(event.payload)
+        reply_link = choose(self._replies(), request.reply_to)
         if reply_link is None:
             raise ServiceBusError(NOT_ALLOWED, "There is no link to answer on: attach one that receives from here.")
         return request, reply_link
@@ -58,7 +64,7 @@ class RequestLink:
             return self._take_token(request)
         try:
             self._claims.require(self._address.path, management.right(request))
-            self._broker.faults.strike(At.REQUEST, self._address.entity)
+            self._broker.faults.check(FaultPoint.REQUEST, self._address.entity)
             queue = self._broker.find(self._address.entity)  # it may be gone since the link was attached
         except ServiceBusError as error:
             return management.refusal(error)
@@ -66,7 +72,7 @@ class RequestLink:
 
     def _take_token(self, request: Request) -> Response:
         try:
-            self._broker.faults.strike(At.TOKEN, "")
+            self._broker.faults.check(FaultPoint.TOKEN, "")
         except ServiceBusError as error:
             return cbs.refusal(error)
         return cbs.answer(request, self._claims, self._broker.find)

@@ -18,11 +18,11 @@ from typing import Any
 
 from servicebus_emulator.amqp import DecodeError, decode, encode
 from servicebus_emulator.servicebus.access.policies import Policy, Right
-from servicebus_emulator.servicebus.config import QueueSettings, Status
-from servicebus_emulator.servicebus.entities.broker import FIXED, Broker
-from servicebus_emulator.servicebus.entities.message import Message, State
+from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.entities.message import Message, MessageState
 from servicebus_emulator.servicebus.entities.queue import Queue
-from servicebus_emulator.servicebus.storage.store import DataError, NotSaved, Store
+from servicebus_emulator.servicebus.entities.queue_settings import IMMUTABLE_SETTINGS, QueueSettings, QueueStatus
+from servicebus_emulator.servicebus.entities.storage import DataFolderError, MessageStorage, NotPersisted
 
 _log = logging.getLogger(__name__)
 
@@ -38,17 +38,19 @@ CREATE TABLE session (queue TEXT, id TEXT, state BLOB NOT NULL, at REAL NOT NULL
 _FIELDS = tuple(name for name in Message.__dataclass_fields__ if name not in {"lock_token", "locked_until"})
 
 
-class SqliteStore(Store):
+class SqliteMessageStorage(MessageStorage):
     """One process at a time has a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `DataError` if the folder cannot be used."""
+        """Raises `DataFolderError` if the folder cannot be used."""
         self._path = folder / FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._database = _opened(self._path)
         except (OSError, sqlite3.Error) as error:
-            raise DataError(f"{self._path}: {error}. Is another emulator using it? Choose another --data.") from None
+            raise DataFolderError(
+                f"{self._path}: {error}. Is another emulator using it? Choose another --data."
+            ) from None
         self._messages: dict[tuple[str, int], Message | None] = {}
         self._numbers: dict[str, int] = {}
         self._others: list[tuple[str, tuple[object, ...]]] = []
@@ -57,51 +59,51 @@ class SqliteStore(Store):
     def close(self) -> None:
         """Write what is left, and let go of the folder."""
         try:
-            with contextlib.suppress(NotSaved):  # the log tells, and nobody was told that it is safe
+            with contextlib.suppress(NotPersisted):  # the log tells, and nobody was told that it is safe
                 self.flush()
         finally:
             self._database.close()
 
     # --- told by the queues --------------------------------------------------------------------------------------
 
-    def entity(self, settings: QueueSettings, created_at: float, updated_at: float) -> None:
-        """See `Store`."""
+    def put_queue(self, settings: QueueSettings, created_at: float, updated_at: float) -> None:
+        """See `MessageStorage`."""
         row = (settings.name.lower(), json.dumps(asdict(settings), default=_plain), created_at, updated_at)
         self._others.append(("INSERT OR REPLACE INTO entity VALUES (?, ?, ?, ?)", row))
 
-    def forget_entity(self, name: str) -> None:
-        """See `Store`."""
+    def delete_queue(self, name: str) -> None:
+        """See `MessageStorage`."""
         self.flush()
         self._others.append(("DELETE FROM entity WHERE name = ?", (name,)))
         for table in ("message", "last_number", "seen", "session"):
             below = f"DELETE FROM {table} WHERE queue = ? OR substr(queue, 1, ?) = ?"  # noqa: S608 - our own names
             self._others.append((below, (name, len(name) + 2, f"{name}/$")))
 
-    def put(self, queue: str, message: Message) -> None:
-        """See `Store`."""
+    def put_message(self, queue: str, message: Message) -> None:
+        """See `MessageStorage`."""
         number = message.sequence_number
         self._messages[queue, number] = message
         if number > self._numbers.get(queue, 0):
             self._numbers[queue] = number
 
-    def remove(self, queue: str, number: int) -> None:
-        """See `Store`."""
-        self._messages[queue, number] = None
+    def delete_message(self, queue: str, sequence_number: int) -> None:
+        """See `MessageStorage`."""
+        self._messages[queue, sequence_number] = None
 
-    def seen(self, queue: str, key: str, at: float) -> None:
-        """See `Store`."""
-        self._others.append(("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (queue, key, at)))
+    def put_duplicate_key(self, queue: str, key: str, seen_at: float) -> None:
+        """See `MessageStorage`."""
+        self._others.append(("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (queue, key, seen_at)))
 
-    def session(self, queue: str, session_id: str, state: bytes | None, state_at: float) -> None:
-        """See `Store`."""
+    def put_session_state(self, queue: str, session_id: str, state: bytes | None, updated_at: float) -> None:
+        """See `MessageStorage`."""
         if state is None:
             self._others.append(("DELETE FROM session WHERE queue = ? AND id = ?", (queue, session_id)))
         else:
-            row = (queue, session_id, state, state_at)
+            row = (queue, session_id, state, updated_at)
             self._others.append(("INSERT OR REPLACE INTO session VALUES (?, ?, ?, ?)", row))
 
     def flush(self) -> None:
-        """See `Store`."""
+        """See `MessageStorage`."""
         if not self._messages and not self._others:
             return
         try:
@@ -110,7 +112,7 @@ class SqliteStore(Store):
             if not self._failing:
                 _log.error("%s: nothing can be saved, so nothing is accepted: %s.", self._path, error)
             self._failing = True
-            raise NotSaved(str(error)) from error
+            raise NotPersisted(str(error)) from error
         if self._failing:
             _log.info("%s: saved again.", self._path)
             self._failing = False
@@ -138,9 +140,9 @@ class SqliteStore(Store):
         kept: dict[str, tuple[QueueSettings, float | None]] = dict(self._entities())
         for settings in configured:
             before, created = kept.get(settings.name.lower(), (settings, None))
-            for rule in FIXED:
+            for rule in IMMUTABLE_SETTINGS:
                 if getattr(before, rule) != getattr(settings, rule):
-                    raise DataError(
+                    raise DataFolderError(
                         f"{self._path}: '{settings.name}' is kept with {rule} = {getattr(before, rule)}, and "
                         "configured otherwise. That cannot be changed: use another queue, or another --data."
                     )
@@ -154,7 +156,7 @@ class SqliteStore(Store):
     def _entities(self) -> Iterator[tuple[str, tuple[QueueSettings, float]]]:
         for name, rules, created_at in self._database.execute("SELECT name, rules, created_at FROM entity"):
             values = json.loads(rules)
-            values["status"] = Status(values["status"])
+            values["status"] = QueueStatus(values["status"])
             values["policies"] = tuple(_policy(one) for one in values.get("policies", ()))
             yield name, (QueueSettings(**values), created_at)
 
@@ -165,7 +167,9 @@ class SqliteStore(Store):
         try:
             queue.restore([_unpacked(content) for (content,) in rows], last or 0)
         except (DecodeError, TypeError, ValueError) as error:
-            raise DataError(f"{self._path}: a message of '{queue.settings.name}' cannot be read ({error}).") from None
+            raise DataFolderError(
+                f"{self._path}: a message of '{queue.settings.name}' cannot be read ({error})."
+            ) from None
         since = queue.now() - queue.settings.duplicate_detection_seconds
         self._database.execute("DELETE FROM seen WHERE queue = ? AND at <= ?", (name, since))
         queue.restore_history(self._database.execute("SELECT key, at FROM seen WHERE queue = ? ORDER BY at", (name,)))
@@ -209,5 +213,5 @@ def _unpacked(content: bytes) -> Message:
         raise ValueError("it is of another form")
     fields = dict(zip(_FIELDS, value, strict=False))  # an older emulator knew fewer, the last ones not yet
     fields["header"] = tuple(fields["header"])
-    fields["state"] = State(fields["state"])
+    fields["state"] = MessageState(fields["state"])
     return Message(**fields)

@@ -18,9 +18,9 @@ from servicebus_emulator.amqp.performatives import (
     Transfer,
 )
 from servicebus_emulator.amqp.sections import split
-from servicebus_emulator.servicebus.config import QueueSettings
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.servicebus.links.endpoint import Endpoint
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
+from servicebus_emulator.servicebus.links.connection_endpoint import ConnectionEndpoint
 from tests.unit.emulator.amqp.peer import Peer, Sent
 from tests.unit.emulator.servicebus.rig import Clock
 
@@ -85,7 +85,7 @@ class Client:
 
     def __init__(self, broker: Broker) -> None:
         self.peer = Peer().open().begin()
-        self.endpoint = Endpoint(broker, wrote=lambda: None)
+        self.endpoint = ConnectionEndpoint(broker, wrote=lambda: None)
         self._sent: list[Sent] = []
 
     def say(self, *performatives: Performative, payload: bytes = b"") -> None:

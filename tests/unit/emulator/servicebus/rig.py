@@ -1,4 +1,4 @@
-"""A queue without sockets: a clock that is set by hand, messages as a sender encodes them, a consumer that keeps."""
+"""A queue without sockets: a clock that is set by hand, messages as a sender encodes them, a recording receiver."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from servicebus_emulator.amqp import Described, Symbol, Timestamp, UInt, ULong, decode, encode
 from servicebus_emulator.amqp.sections import DATA, HEADER, MESSAGE_ANNOTATIONS, PROPERTIES
-from servicebus_emulator.servicebus.config import QueueSettings
 from servicebus_emulator.servicebus.entities.message import Message, parse
 from servicebus_emulator.servicebus.entities.queue import Queue
-from servicebus_emulator.servicebus.entities.sessions import Session
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
+from servicebus_emulator.servicebus.entities.sessions import MessageSession
 
 START = 1_700_000_000.0
 
@@ -26,20 +26,20 @@ class Clock:
 
 
 @dataclass(eq=False)
-class Taker:
+class RecordingReceiver:
     """A consumer that takes so many messages and remembers them, as they were when it got them."""
 
     credit: int = 1000
-    keeps: bool = True
-    taken: list[Message] = field(default_factory=list)
+    peek_lock: bool = True
+    received: list[Message] = field(default_factory=list)
     lost_session: bool = False
 
-    def wants(self) -> bool:
+    def has_capacity(self) -> bool:
         return self.credit > 0
 
-    def take(self, message: Message) -> None:
+    def deliver(self, message: Message) -> None:
         self.credit -= 1
-        self.taken.append(message)
+        self.received.append(message)
 
     def session_lock_lost(self) -> None:
         self.lost_session = True
@@ -47,11 +47,11 @@ class Taker:
     @property
     def bodies(self) -> list[bytes]:
         """What it got, in order."""
-        return [body(message) for message in self.taken]
+        return [body(message) for message in self.received]
 
     @property
     def last(self) -> Message:
-        return self.taken[-1]
+        return self.received[-1]
 
 
 @dataclass(eq=False)
@@ -61,13 +61,13 @@ class Waiting:
     queue: Queue
     clock: Clock
     until: float
-    taker: Taker = field(default_factory=Taker)
-    session: Session | None = None
+    receiver: RecordingReceiver = field(default_factory=RecordingReceiver)
+    session: MessageSession | None = None
     gave_up_at: float | None = None
 
-    def granted(self, session: Session) -> None:
+    def granted(self, session: MessageSession) -> None:
         self.session = session
-        self.queue.sessions.attach(session, self.taker)
+        self.queue.sessions.attach(session, self.receiver)
 
     def timed_out(self) -> None:
         self.gave_up_at = self.clock()
@@ -94,17 +94,17 @@ class Rig:
         """Send messages with these bodies; see `message` for the rest."""
         return self.queue.send(message(text, **how) for text in bodies)  # type: ignore[arg-type]  # as above
 
-    def receiver(self, credit: int = 1000, *, keeps: bool = True) -> Taker:
+    def receiver(self, credit: int = 1000, *, peek_lock: bool = True) -> RecordingReceiver:
         """A consumer, subscribed."""
-        taker = Taker(credit, keeps)
-        self.queue.subscribe(taker)
-        return taker
+        receiver = RecordingReceiver(credit, peek_lock)
+        self.queue.subscribe(receiver)
+        return receiver
 
-    def session(self, name: str, credit: int = 1000) -> tuple[Session, Taker]:
+    def session(self, name: str, credit: int = 1000) -> tuple[MessageSession, RecordingReceiver]:
         """A named session, accepted, with its consumer."""
-        session, taker = self.queue.sessions.accept(name), Taker(credit)
-        self.queue.sessions.attach(session, taker)
-        return session, taker
+        session, receiver = self.queue.sessions.accept(name), RecordingReceiver(credit)
+        self.queue.sessions.attach(session, receiver)
+        return session, receiver
 
     def next_session(self, wait: float = 60.0) -> Waiting:
         """Wait for the next session that is free."""

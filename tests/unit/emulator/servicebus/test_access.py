@@ -15,11 +15,13 @@ from servicebus_emulator.amqp import Target
 from servicebus_emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES
 from servicebus_emulator.cloud.definitions import MANAGED_IDENTITY_OBJECT_ID, IdentityDefinition
 from servicebus_emulator.cloud.entra.issuer import Issuer, TokenRequest
-from servicebus_emulator.servicebus.access import OPEN, Access, Claims, Gatekeeper, Right, path_of
-from servicebus_emulator.servicebus.access.claims import MAX_AUDIENCE_CHARACTERS, MAX_AUDIENCES
-from servicebus_emulator.servicebus.access.entra import DataRole, EntraTokens, RoleAssignment
-from servicebus_emulator.servicebus.access.policies import ALL, DEVELOPMENT, Policy, parse_policies
-from servicebus_emulator.servicebus.config import ConfigError, QueueSettings
+from servicebus_emulator.servicebus.access import UNCHECKED, AccessMode, Authorizer, ConnectionRights, Right, path_of
+from servicebus_emulator.servicebus.access.connection_rights import MAX_AUDIENCE_CHARACTERS, MAX_AUDIENCES
+from servicebus_emulator.servicebus.access.entra import DataRole, EntraTokenValidator, RoleAssignment
+from servicebus_emulator.servicebus.access.policies import ALL_RIGHTS, DEVELOPMENT_POLICY, Policy
+from servicebus_emulator.servicebus.configuration.fields import ConfigError
+from servicebus_emulator.servicebus.configuration.policies import parse_policies
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
 from tests.unit.emulator.servicebus.client import Client, Namespace
 from tests.unit.emulator.servicebus.rig import section
@@ -30,11 +32,11 @@ LATER = NOW + 60
 BUS = "https://servicebus.azure.net/"
 SENDERS = Policy("senders", Right.SEND, ("first-key", "second-key"))
 LISTENERS = Policy("listeners", Right.LISTEN, ("q-key",), entity="q")
-EVERY = (DEVELOPMENT, SENDERS, LISTENERS)
+EVERY = (DEVELOPMENT_POLICY, SENDERS, LISTENERS)
 
 
-def gatekeeper(access: Access = Access.CHECKED) -> Gatekeeper:
-    return Gatekeeper(EVERY, access=access, clock=lambda: NOW)
+def authorizer(access: AccessMode = AccessMode.CHECKED) -> Authorizer:
+    return Authorizer(EVERY, access=access, clock=lambda: NOW)
 
 
 def signed(resource: str, name: str = "senders", key: str = "first-key", expiry: object = LATER) -> str:
@@ -44,7 +46,7 @@ def signed(resource: str, name: str = "senders", key: str = "first-key", expiry:
     return f"SharedAccessSignature sr={encoded}&sig={quote_plus(base64.b64encode(digest))}&se={expiry}&skn={name}"
 
 
-def refusal(gate: Gatekeeper, header: str | None, entity: str = "q", right: Right = Right.SEND) -> str:
+def refusal(gate: Authorizer, header: str | None, entity: str = "q", right: Right = Right.SEND) -> str:
     """What is said to who is turned away."""
     with pytest.raises(ServiceBusError) as caught:
         gate.authorize(header, entity, right)
@@ -68,8 +70,8 @@ def document(namespace: object = (), queue: object = ()) -> dict[str, object]:
 def test_policies_of_the_namespace_and_of_a_queue_are_read_and_the_well_known_one_comes_on_top() -> None:
     whole = rule(Rights=["Manage"], SecondaryKey="s", ClaimType="SharedAccessKey", ClaimValue="None")
     assert parse_policies(document([whole], [rule(Rights=["Listen", "Send"])])) == (
-        DEVELOPMENT,
-        Policy("p", ALL, ("k", "s")),
+        DEVELOPMENT_POLICY,
+        Policy("p", ALL_RIGHTS, ("k", "s")),
         Policy("p", Right.SEND | Right.LISTEN, ("k",), "q"),
     )
 
@@ -133,10 +135,10 @@ def test_of_a_resource_the_path_counts(uri: str, path: str) -> None:
 
 def test_what_the_sdk_signs_is_good() -> None:
     token = generate_sas_token(  # type: ignore[no-untyped-call]
-        f"{HOST}/q", DEVELOPMENT.name, DEVELOPMENT.keys[0], LATER
+        f"{HOST}/q", DEVELOPMENT_POLICY.name, DEVELOPMENT_POLICY.keys[0], LATER
     )
     for right in Right:
-        gatekeeper().authorize(token, "Q", right)
+        authorizer().authorize(token, "Q", right)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_what_the_sdk_signs_is_good() -> None:
     ],
 )
 def test_a_signature_is_good_for_its_resource_and_below_in_all_spellings(header: str) -> None:
-    gatekeeper().authorize(header, "q", Right.SEND)
+    authorizer().authorize(header, "q", Right.SEND)
 
 
 def test_a_client_may_sign_lower_case_escapes() -> None:
@@ -163,7 +165,7 @@ def test_a_client_may_sign_lower_case_escapes() -> None:
     signature = quote_plus(base64.b64encode(digest))
     for resource in (encoded, quote(f"{HOST}/q", safe="")):
         header = f"SharedAccessSignature sig={signature}&se={LATER}&skn=senders&sr={resource}"
-        gatekeeper().authorize(header, "q", Right.SEND)
+        authorizer().authorize(header, "q", Right.SEND)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_a_client_may_sign_lower_case_escapes() -> None:
     ],
 )
 def test_what_is_wrong_with_a_token_is_said_but_no_secret(header: str | None, why: str) -> None:
-    said = refusal(gatekeeper(), header)
+    said = refusal(authorizer(), header)
     assert why in said
     assert not any(secret in said for secret in ("first-key", "second-key", "q-key", "sig=", "SAS_KEY_VALUE"))
 
@@ -199,23 +201,23 @@ def test_what_is_wrong_with_a_token_is_said_but_no_secret(header: str | None, wh
 @pytest.mark.parametrize("below", ["messages", "messages/head", "$deadletterqueue/messages"])
 def test_a_queues_policy_may_sign_what_rest_asks_for(below: str) -> None:
     path = "q/$deadletterqueue" if below.startswith("$") else "q"
-    gatekeeper().authorize(signed(f"{HOST}/q/{below}", "listeners", "q-key"), path, Right.LISTEN)
+    authorizer().authorize(signed(f"{HOST}/q/{below}", "listeners", "q-key"), path, Right.LISTEN)
     with pytest.raises(ServiceBusError):
-        gatekeeper().authorize(signed(f"{HOST}/other/{below}", "listeners", "q-key"), path, Right.LISTEN)
+        authorizer().authorize(signed(f"{HOST}/other/{below}", "listeners", "q-key"), path, Right.LISTEN)
 
 
 @pytest.mark.parametrize("entity", ["q", "q/$deadletterqueue", "Q/$Management"])
 def test_a_queues_policy_is_for_the_queue_and_what_belongs_to_it(entity: str) -> None:
-    gatekeeper().authorize(signed(f"{HOST}/q", "listeners", "q-key"), entity, Right.LISTEN)
+    authorizer().authorize(signed(f"{HOST}/q", "listeners", "q-key"), entity, Right.LISTEN)
 
 
 @pytest.mark.parametrize("entity", ["", "other", "q2", "q/below"])
 def test_a_queues_policy_opens_nothing_else(entity: str) -> None:
-    refusal(gatekeeper(), signed(f"{HOST}/q", "listeners", "q-key"), entity, Right.LISTEN)
+    refusal(authorizer(), signed(f"{HOST}/q", "listeners", "q-key"), entity, Right.LISTEN)
 
 
 def test_when_nothing_is_checked_a_token_only_has_to_look_like_one() -> None:
-    gate = gatekeeper(Access.OPEN)
+    gate = authorizer(AccessMode.OPEN)
     gate.authorize("SharedAccessSignature sr=a&sig=b&se=1&skn=c", "q", Right.MANAGE)
     gate.authorize("Bearer a.b.c", "", Right.MANAGE)
     refusal(gate, "SharedAccessSignature sr=a&sig=b&se=1")
@@ -231,10 +233,10 @@ def issuer() -> Issuer:
     return Issuer("http://127.0.0.1:1", IdentityDefinition())
 
 
-def entra(issuer: Issuer, *assignments: RoleAssignment) -> Gatekeeper:
+def entra(issuer: Issuer, *assignments: RoleAssignment) -> Authorizer:
     tenant = IdentityDefinition().tenant_id
-    bearers = EntraTokens(issuer.verify, (issuer.v1(tenant), issuer.v2(tenant)), assignments)
-    return Gatekeeper(EVERY, bearers=bearers)
+    bearers = EntraTokenValidator(issuer.verify, (issuer.v1(tenant), issuer.v2(tenant)), assignments)
+    return Authorizer(EVERY, bearers=bearers)
 
 
 def bearer(issuer: Issuer, **changes: object) -> str:
@@ -243,7 +245,8 @@ def bearer(issuer: Issuer, **changes: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("role", "allowed"), [(DataRole.SENDER, Right.SEND), (DataRole.RECEIVER, Right.LISTEN), (DataRole.OWNER, ALL)]
+    ("role", "allowed"),
+    [(DataRole.SENDER, Right.SEND), (DataRole.RECEIVER, Right.LISTEN), (DataRole.OWNER, ALL_RIGHTS)],
 )
 def test_a_data_role_gives_its_rights(issuer: Issuer, role: DataRole, allowed: Right) -> None:
     gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, role))
@@ -311,7 +314,7 @@ class Hour:
 
 
 async def test_a_token_allows_what_it_was_put_for_and_no_more() -> None:
-    claims = Claims(gatekeeper(), lambda: None)
+    claims = ConnectionRights(authorizer(), lambda: None)
     assert not claims.allow("q", Right.SEND)
     claims.put(f"{HOST}/Q", signed(HOST))
     assert claims.proven
@@ -323,14 +326,14 @@ async def test_a_token_allows_what_it_was_put_for_and_no_more() -> None:
 
 
 async def test_a_token_cannot_be_put_for_more_than_it_is_for() -> None:
-    claims = Claims(gatekeeper(), lambda: None)
+    claims = ConnectionRights(authorizer(), lambda: None)
     with pytest.raises(ServiceBusError, match=r"InvalidAudience: the token is for 'q' .*, not for '/'"):
         claims.put(HOST, signed(f"{HOST}/q"))
     assert not claims.proven
 
 
 async def test_a_wrong_token_leaves_the_one_before_in_place() -> None:
-    claims = Claims(gatekeeper(), lambda: None)
+    claims = ConnectionRights(authorizer(), lambda: None)
     claims.put(f"{HOST}/q", signed(f"{HOST}/q"))
     with pytest.raises(ServiceBusError, match="InvalidSignature"):
         claims.put(f"{HOST}/q", signed(f"{HOST}/q", key="wrong"))
@@ -340,7 +343,7 @@ async def test_a_wrong_token_leaves_the_one_before_in_place() -> None:
 
 async def test_an_expired_token_allows_nothing_and_says_so_unless_another_was_put() -> None:
     hour, lapsed = Hour(), asyncio.Event()
-    claims = Claims(Gatekeeper(EVERY, clock=hour), lapsed.set)
+    claims = ConnectionRights(Authorizer(EVERY, clock=hour), lapsed.set)
     claims.put(f"{HOST}/q", signed(f"{HOST}/q", expiry=NOW + 1))
     claims.put(f"{HOST}/q", signed(f"{HOST}/q", expiry=NOW + 2))
     hour.now += 1.95
@@ -355,7 +358,7 @@ async def test_an_expired_token_allows_nothing_and_says_so_unless_another_was_pu
 
 
 async def test_a_connection_has_so_many_tokens_and_no_more() -> None:
-    claims, token = Claims(gatekeeper(), lambda: None), signed(HOST)
+    claims, token = ConnectionRights(authorizer(), lambda: None), signed(HOST)
     for number in range(MAX_AUDIENCES):
         claims.put(f"{HOST}/{number}", token)
     with pytest.raises(ServiceBusError, match="the most that a connection may have"):
@@ -367,11 +370,11 @@ async def test_a_connection_has_so_many_tokens_and_no_more() -> None:
 def test_an_audience_is_so_long_and_no_longer() -> None:
     audience = f"{HOST}/{'q' * MAX_AUDIENCE_CHARACTERS}"
     with pytest.raises(ServiceBusError, match="The audience is longer than 2048 characters"):
-        Claims(gatekeeper(), lambda: None).put(audience, signed(HOST))
+        ConnectionRights(authorizer(), lambda: None).put(audience, signed(HOST))
 
 
 def test_a_name_and_a_key_do_instead_of_tokens() -> None:
-    claims = Claims(gatekeeper(), lambda: None)
+    claims = ConnectionRights(authorizer(), lambda: None)
     assert not claims.log_in("listeners", "first-key")
     assert not claims.log_in("", "")
     assert claims.log_in("Listeners", "q-key")
@@ -382,7 +385,7 @@ def test_a_name_and_a_key_do_instead_of_tokens() -> None:
 
 
 def test_when_nothing_is_checked_no_token_is_needed() -> None:
-    claims = Claims(OPEN, lambda: None)
+    claims = ConnectionRights(UNCHECKED, lambda: None)
     assert claims.proven
     assert claims.log_in("anybody", "anything")
     assert claims.allow("q", Right.MANAGE)
@@ -394,7 +397,7 @@ def test_when_nothing_is_checked_no_token_is_needed() -> None:
 def logged_in(name: str, key: str) -> Client:
     """A client of `q`, with what its policy allows."""
     one = Namespace(QueueSettings("q")).client()
-    one.endpoint.claims = Claims(gatekeeper(), lambda: None)
+    one.endpoint.claims = ConnectionRights(authorizer(), lambda: None)
     assert one.endpoint.claims.log_in(name, key)
     return one
 

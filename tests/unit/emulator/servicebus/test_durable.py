@@ -12,13 +12,13 @@ import pytest
 
 from servicebus_emulator.amqp import decode, encode
 from servicebus_emulator.servicebus.access.policies import Policy, Right
-from servicebus_emulator.servicebus.config import QueueSettings, Status
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.servicebus.entities.message import State, deliver
+from servicebus_emulator.servicebus.entities.message import MessageState, encode_delivery
 from servicebus_emulator.servicebus.entities.queue import Queue
-from servicebus_emulator.servicebus.storage.sqlite import FILE, SqliteStore
-from servicebus_emulator.servicebus.storage.store import DataError
-from tests.unit.emulator.servicebus.rig import Clock, Taker, body, message
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings, QueueStatus
+from servicebus_emulator.servicebus.entities.storage import DataFolderError
+from servicebus_emulator.servicebus.storage.sqlite import FILE, SqliteMessageStorage
+from tests.unit.emulator.servicebus.rig import Clock, RecordingReceiver, body, message
 
 Q = QueueSettings(name="Orders", requires_duplicate_detection=True, max_delivery_count=3)
 S = QueueSettings(name="replies", requires_session=True)
@@ -27,27 +27,27 @@ S = QueueSettings(name="replies", requires_session=True)
 @contextmanager
 def broker(folder: Path, *configured: QueueSettings, clock: Clock | None = None) -> Iterator[Broker]:
     """One run of the emulator. It ends without a word: what was not flushed is lost."""
-    with closing(SqliteStore(folder)) as store:
+    with closing(SqliteMessageStorage(folder)) as store:
         one = Broker((), clock=clock or Clock(), store=store)
         store.restore(one, configured)
         yield one
 
 
-def taken(queue: Queue, *, keeps: bool = True) -> Taker:
-    taker = Taker(keeps=keeps)
-    queue.subscribe(taker)
-    queue.unsubscribe(taker)
-    return taker
+def received(queue: Queue, *, peek_lock: bool = True) -> RecordingReceiver:
+    receiver = RecordingReceiver(peek_lock=peek_lock)
+    queue.subscribe(receiver)
+    queue.unsubscribe(receiver)
+    return receiver
 
 
 def test_messages_come_back_byte_for_byte_and_in_order(tmp_path: Path) -> None:
     with broker(tmp_path, Q) as before:
         before.find("orders").send(message(text, message_id=text, ttl=60, partition_key="p") for text in "abc")
-        sent = [deliver(one, lock_token=None) for one in before.find("orders").peek(0, 9, None)]
+        sent = [encode_delivery(one, lock_token=None) for one in before.find("orders").peek(0, 9, None)]
     with broker(tmp_path, Q) as after:
-        kept = [deliver(one, lock_token=None) for one in after.find("orders").peek(0, 9, None)]
+        kept = [encode_delivery(one, lock_token=None) for one in after.find("orders").peek(0, 9, None)]
         assert kept == sent
-        assert taken(after.find("orders")).bodies == [b"a", b"b", b"c"]
+        assert received(after.find("orders")).bodies == [b"a", b"b", b"c"]
 
 
 def test_what_an_older_emulator_kept_without_what_was_not_known_then_is_read(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_what_was_settled_is_gone_and_what_was_not_is_there(tmp_path: Path) -> N
     with broker(tmp_path, Q) as before:
         queue = before.find("orders")
         queue.send(message(text) for text in ("completed", "abandoned", "deferred", "dead", "locked"))
-        tokens = {body(one): one.lock_token for one in taken(queue).taken}
+        tokens = {body(one): one.lock_token for one in received(queue).received}
         assert all(tokens.values())
         queue.complete(tokens[b"completed"])  # type: ignore[arg-type]  # just asserted
         queue.abandon(tokens[b"abandoned"], {"why": "later"})  # type: ignore[arg-type]
@@ -81,10 +81,10 @@ def test_what_was_settled_is_gone_and_what_was_not_is_there(tmp_path: Path) -> N
         assert queue.counts() == {"active": 2, "deferred": 1, "scheduled": 0, "dead_lettered": 1}
         there = {body(one): one for one in queue.peek(0, 9, None)}
         assert there[b"abandoned"].delivery_count == 1
-        assert there[b"deferred"].state is State.DEFERRED
+        assert there[b"deferred"].state is MessageState.DEFERRED
         assert b"later" in there[b"abandoned"].application_properties
-        assert taken(after.find("orders/$deadletterqueue")).bodies == [b"dead"]
-        assert sorted(taken(queue).bodies) == [b"abandoned", b"locked"]
+        assert received(after.find("orders/$deadletterqueue")).bodies == [b"dead"]
+        assert sorted(received(queue).bodies) == [b"abandoned", b"locked"]
 
 
 def test_schedules_expiries_duplicates_and_numbers_go_on(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_schedules_expiries_duplicates_and_numbers_go_on(tmp_path: Path) -> None
         queue = before.find("orders")
         queue.send([message("later", message_id="later", at=clock.now + 50), message("short", ttl=20)])
         queue.send([message("once", message_id="once")])
-        assert taken(queue, keeps=False).bodies == [b"short", b"once"]
+        assert received(queue, peek_lock=False).bodies == [b"short", b"once"]
         queue.send([message("short", ttl=20)])
     clock.now += 30
     with broker(tmp_path, replace(Q, dead_letter_on_expiration=True), clock=clock) as after:
@@ -103,7 +103,7 @@ def test_schedules_expiries_duplicates_and_numbers_go_on(tmp_path: Path) -> None
         assert queue.send([message("again", message_id="once")]) == [0]
         clock.now += 30
         queue.tick()
-        assert taken(queue).bodies == [b"later"]
+        assert received(queue).bodies == [b"later"]
         assert queue.send([message("new")])[0] > 4
 
 
@@ -124,14 +124,14 @@ def test_sessions_keep_their_state(tmp_path: Path) -> None:
 
 def test_queues_made_by_hand_are_kept_and_the_configuration_wins(tmp_path: Path) -> None:
     with broker(tmp_path, Q) as before:
-        before.create(QueueSettings(name="made", status=Status.SEND_DISABLED, forward_dead_letters_to="orders"))
+        before.create(QueueSettings(name="made", status=QueueStatus.SEND_DISABLED, forward_dead_letters_to="orders"))
         before.create(QueueSettings(name="gone"))
         before.find("gone").send([message("x")])
         before.delete("gone")
         before.update(replace(Q, max_delivery_count=5))
     with broker(tmp_path, replace(Q, max_delivery_count=7)) as after:
         assert [queue.settings.name for queue in after.entities()] == ["made", "Orders"]
-        assert after.find("made").settings.status is Status.SEND_DISABLED
+        assert after.find("made").settings.status is QueueStatus.SEND_DISABLED
         assert after.find("orders").settings.max_delivery_count == 7
         assert after.create(QueueSettings(name="gone")).message_count() == 0
 
@@ -150,13 +150,13 @@ def test_a_queue_keeps_its_policies_and_one_from_before_there_were_any_is_read(t
 
 
 def test_a_folder_that_cannot_be_used_says_why(tmp_path: Path) -> None:
-    with broker(tmp_path, Q), pytest.raises(DataError, match="another emulator"):
-        SqliteStore(tmp_path)
+    with broker(tmp_path, Q), pytest.raises(DataFolderError, match="another emulator"):
+        SqliteMessageStorage(tmp_path)
     with (
-        pytest.raises(DataError, match="'Orders' is kept with requires_session = False"),
+        pytest.raises(DataFolderError, match="'Orders' is kept with requires_session = False"),
         broker(tmp_path, replace(Q, requires_session=True)),
     ):
         pass
     (tmp_path / FILE).write_bytes(b"not a database" * 100)
-    with pytest.raises(DataError, match="not a database"):
-        SqliteStore(tmp_path)
+    with pytest.raises(DataFolderError, match="not a database"):
+        SqliteMessageStorage(tmp_path)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from servicebus_emulator.servicebus.config import ConfigError, QueueSettings, parse_entities
+from servicebus_emulator.servicebus.configuration.fields import ConfigError
+from servicebus_emulator.servicebus.configuration.queues import parse_queues
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 
 
 def document(*queues: object, **namespace: object) -> Mapping[str, object]:
@@ -14,7 +16,7 @@ def document(*queues: object, **namespace: object) -> Mapping[str, object]:
 
 
 def test_a_queue_without_properties_has_the_services_defaults() -> None:
-    assert parse_entities(document({"Name": "q"})) == (QueueSettings("q"),)
+    assert parse_queues(document({"Name": "q"})) == (QueueSettings("q"),)
 
 
 def test_every_property_is_read() -> None:
@@ -28,7 +30,7 @@ def test_every_property_is_read() -> None:
         "DeadLetteringOnMessageExpiration": True,
         "ForwardTo": "",
     }
-    (queue,) = parse_entities(document({"Name": "q", "Properties": properties}))
+    (queue,) = parse_queues(document({"Name": "q", "Properties": properties}))
     assert queue == QueueSettings("q", 90, 3, True, True, 20, 93_600, True)
 
 
@@ -57,20 +59,20 @@ def test_every_property_is_read() -> None:
 )
 def test_a_fault_is_told_by_its_place_and_remedy(queue: object, said: str) -> None:
     with pytest.raises(ConfigError) as error:
-        parse_entities(document(queue))
+        parse_queues(document(queue))
     assert said in str(error.value)
 
 
 def test_topics_and_twins_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="topics are not supported"):
-        parse_entities(document(Topics=[{"Name": "t"}]))
+        parse_queues(document(Topics=[{"Name": "t"}]))
     with pytest.raises(ConfigError, match="two queues named 'q'"):
-        parse_entities(document({"Name": "q"}, {"Name": "Q"}))
+        parse_queues(document({"Name": "q"}, {"Name": "Q"}))
 
 
 def test_a_time_to_live_beyond_all_means_none() -> None:
     properties = {"DefaultMessageTimeToLive": "P10675199DT2H48M5.4775807S"}
-    assert parse_entities(document({"Name": "q", "Properties": properties})) == (QueueSettings("q"),)
+    assert parse_queues(document({"Name": "q", "Properties": properties})) == (QueueSettings("q"),)
 
 
 @pytest.mark.parametrize(
@@ -85,4 +87,4 @@ def test_a_time_to_live_beyond_all_means_none() -> None:
 )
 def test_a_file_of_another_shape_is_told_where_it_differs(whole: Mapping[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}"):
-        parse_entities(whole)
+        parse_queues(whole)

@@ -7,12 +7,14 @@ import itertools
 
 import pytest
 
-from servicebus_emulator.servicebus.config import ConfigError, QueueSettings, Status, parse_entities
+from servicebus_emulator.servicebus.configuration.fields import ConfigError
+from servicebus_emulator.servicebus.configuration.queues import parse_queues
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.message import Message
 from servicebus_emulator.servicebus.entities.queue import Queue
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings, QueueStatus
 from servicebus_emulator.servicebus.errors import ServiceBusError
-from tests.unit.emulator.servicebus.rig import START, Clock, Taker, body, message
+from tests.unit.emulator.servicebus.rig import START, Clock, RecordingReceiver, body, message
 
 
 def broker(*queues: QueueSettings, clock: Clock | None = None) -> Broker:
@@ -26,10 +28,10 @@ def bodies(queue: Queue) -> list[bytes]:
 def buried(queue: Queue, *texts: str) -> None:
     """Dead-letter messages."""
     queue.send(message(text) for text in texts)
-    taker = Taker()
-    queue.subscribe(taker)
-    queue.unsubscribe(taker)
-    for one in taker.taken:
+    receiver = RecordingReceiver()
+    queue.subscribe(receiver)
+    queue.unsubscribe(receiver)
+    for one in receiver.received:
         assert one.lock_token is not None
         queue.dead_letter(one.lock_token, "bad", None, {})
 
@@ -99,13 +101,13 @@ def test_a_queue_with_sessions_may_be_made_to_forward_and_does() -> None:
 def test_dead_letters_that_go_back_to_their_own_queue_come_back_four_times() -> None:
     bus = broker(QueueSettings("a"))
     bus.update(QueueSettings("a", forward_dead_letters_to="a"))
-    queue, taker = bus.find("a"), Taker()
-    queue.subscribe(taker)
+    queue, receiver = bus.find("a"), RecordingReceiver()
+    queue.subscribe(receiver)
     queue.send([message("x")])
     for _ in range(5):
-        assert taker.last.lock_token is not None
-        queue.dead_letter(taker.last.lock_token, "bad", None, {})
-    assert taker.bodies == [b"x"] * 5
+        assert receiver.last.lock_token is not None
+        queue.dead_letter(receiver.last.lock_token, "bad", None, {})
+    assert receiver.bodies == [b"x"] * 5
     assert bodies(bus.find("a/$deadletterqueue")) == [b"x"]
 
 
@@ -118,7 +120,9 @@ def test_dead_letters_are_forwarded_and_say_whence() -> None:
 
 
 def test_dead_letters_that_nobody_takes_stay() -> None:
-    bus = broker(QueueSettings("a", forward_dead_letters_to="dead"), QueueSettings("dead", status=Status.SEND_DISABLED))
+    bus = broker(
+        QueueSettings("a", forward_dead_letters_to="dead"), QueueSettings("dead", status=QueueStatus.SEND_DISABLED)
+    )
     buried(bus.find("a"), "x")
     assert bodies(bus.find("a/$deadletterqueue")) == [b"x"]
 
@@ -126,20 +130,20 @@ def test_dead_letters_that_nobody_takes_stay() -> None:
 @pytest.mark.parametrize(
     ("status", "sends", "receives"),
     [
-        (Status.ACTIVE, True, True),
-        (Status.SEND_DISABLED, False, True),
-        (Status.RECEIVE_DISABLED, True, False),
-        (Status.DISABLED, False, False),
+        (QueueStatus.ACTIVE, True, True),
+        (QueueStatus.SEND_DISABLED, False, True),
+        (QueueStatus.RECEIVE_DISABLED, True, False),
+        (QueueStatus.DISABLED, False, False),
     ],
 )
-def test_a_status_closes_what_it_says(status: Status, *, sends: bool, receives: bool) -> None:
+def test_a_status_closes_what_it_says(status: QueueStatus, *, sends: bool, receives: bool) -> None:
     bus = broker(QueueSettings("q"))
     queue = bus.find("q")
     queue.send([message("before")])
     bus.update(QueueSettings("q", status=status))
-    taker = Taker()
-    queue.subscribe(taker)
-    assert bool(taker.taken) is receives
+    receiver = RecordingReceiver()
+    queue.subscribe(receiver)
+    assert bool(receiver.received) is receives
     for allowed, attempt in ((sends, lambda: queue.send([message("x")])), (receives, queue.require_receivable)):
         if allowed:
             attempt()
@@ -148,7 +152,7 @@ def test_a_status_closes_what_it_says(status: Status, *, sends: bool, receives: 
                 attempt()
             assert refused.value.condition == "com.microsoft:entity-disabled"
     bus.update(QueueSettings("q"))
-    assert taker.taken
+    assert receiver.received
 
 
 def test_nobody_receives_from_a_queue_that_forwards() -> None:
@@ -164,8 +168,8 @@ def test_a_full_queue_takes_no_more_until_something_is_gone() -> None:
     with pytest.raises(ServiceBusError) as full:
         queue.send([message(large)])
     assert full.value.condition == "amqp:resource-limit-exceeded"
-    taker = Taker(credit=1, keeps=False)
-    queue.subscribe(taker)
+    receiver = RecordingReceiver(credit=1, peek_lock=False)
+    queue.subscribe(receiver)
     queue.send([message(large)])
     assert queue.size_bytes() == sum(one.size for one in queue.peek(0, 9, None))
 
@@ -198,7 +202,7 @@ def test_entities_are_made_changed_and_deleted() -> None:
 
 async def test_an_idle_queue_is_deleted_and_one_in_use_is_not() -> None:
     bus = Broker([QueueSettings("idle", auto_delete_seconds=0.05), QueueSettings("used", auto_delete_seconds=0.05)])
-    bus.find("used").subscribe(Taker())
+    bus.find("used").subscribe(RecordingReceiver())
     bus.update(QueueSettings("idle", auto_delete_seconds=0.05))
     async with asyncio.timeout(5):
         while [queue.settings.name for queue in bus.entities()] != ["used"]:  # noqa: ASYNC110 - no event tells
@@ -221,7 +225,7 @@ def test_a_configuration_that_cannot_work_is_refused(properties: dict[str, objec
     chain = [{"Name": name, "Properties": {"ForwardTo": to}} for name, to in (("one", "two"), ("two", ""))]
     queues = [{"Name": "q", "Properties": properties}, *chain]
     with pytest.raises(ConfigError) as error:
-        parse_entities({"UserConfig": {"Namespaces": [{"Queues": queues}]}})
+        parse_queues({"UserConfig": {"Namespaces": [{"Queues": queues}]}})
     assert said in str(error.value)
 
 
@@ -229,4 +233,4 @@ def test_circles_and_long_chains_are_refused() -> None:
     names = "abcdef"
     chain = [{"Name": one, "Properties": {"ForwardTo": to}} for one, to in zip(names, names[1:] + "b", strict=True)]
     with pytest.raises(ConfigError, match="more than 4 queues, or in a circle"):
-        parse_entities({"UserConfig": {"Namespaces": [{"Queues": chain}]}})
+        parse_queues({"UserConfig": {"Namespaces": [{"Queues": chain}]}})

@@ -29,8 +29,8 @@ from servicebus_emulator.amqp.sections import (
     HEADER,
     MESSAGE_ANNOTATIONS,
 )
-from servicebus_emulator.servicebus.config import QueueSettings, Status
 from servicebus_emulator.servicebus.entities.message import BATCH_FORMAT
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings, QueueStatus
 from tests.unit.emulator.servicebus.client import SESSION_FILTER, Namespace
 from tests.unit.emulator.servicebus.rig import START, message, section
 
@@ -475,9 +475,13 @@ def test_dead_letters_are_received_and_never_sent(below: str) -> None:
 
 @pytest.mark.parametrize(
     ("status", "sends", "receives"),
-    [(Status.DISABLED, False, False), (Status.SEND_DISABLED, False, True), (Status.RECEIVE_DISABLED, True, False)],
+    [
+        (QueueStatus.DISABLED, False, False),
+        (QueueStatus.SEND_DISABLED, False, True),
+        (QueueStatus.RECEIVE_DISABLED, True, False),
+    ],
 )
-def test_a_disabled_queue_says_so_for_what_is_disabled(status: Status, sends: bool, receives: bool) -> None:
+def test_a_disabled_queue_says_so_for_what_is_disabled(status: QueueStatus, sends: bool, receives: bool) -> None:
     bus = namespace()
     bus.broker.update(replace(bus.broker.find("q").settings, status=status))
     client = bus.client()

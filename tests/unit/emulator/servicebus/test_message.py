@@ -22,7 +22,13 @@ from servicebus_emulator.amqp.sections import (
     PROPERTIES,
     split,
 )
-from servicebus_emulator.servicebus.entities.message import State, deliver, parse, parse_batch, peeked
+from servicebus_emulator.servicebus.entities.message import (
+    MessageState,
+    encode_delivery,
+    encode_peeked,
+    parse,
+    parse_batch,
+)
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
 from tests.unit.emulator.servicebus.rig import START, message, section
 
@@ -50,7 +56,7 @@ def test_what_the_broker_does_not_own_goes_out_byte_for_byte() -> None:
     application = section(APPLICATION_PROPERTIES, {"number": Int(1), "text": "ä"})
     body = section(DATA, b"one") + section(DATA, b"two")
     footer = section(FOOTER, {Symbol("sum"): 1})
-    out = deliver(parse(properties + application + body + footer), lock_token=None)
+    out = encode_delivery(parse(properties + application + body + footer), lock_token=None)
     assert out.endswith(properties + application + body + footer)
 
 
@@ -58,19 +64,19 @@ def test_what_the_broker_does_not_own_goes_out_byte_for_byte() -> None:
     "body", [section(AMQP_VALUE, {"a": None}), section(AMQP_SEQUENCE, [1, 2]) + section(AMQP_SEQUENCE, [])]
 )
 def test_any_kind_of_body_goes_through(body: bytes) -> None:
-    assert deliver(parse(body), lock_token=None).endswith(body)
+    assert encode_delivery(parse(body), lock_token=None).endswith(body)
 
 
 def test_sections_may_come_in_any_order_as_pythons_do() -> None:
     late = section(DELIVERY_ANNOTATIONS, {Symbol("mine"): 1})
-    out = sections(deliver(parse(section(DATA, b"x") + late), lock_token=None))
+    out = sections(encode_delivery(parse(section(DATA, b"x") + late), lock_token=None))
     assert (out[DELIVERY_ANNOTATIONS], out[DATA]) == ({"mine": 1}, b"x")
 
 
 def test_a_delivery_says_how_often_when_which_and_until_when() -> None:
     one = message("x", ttl=5)
     one.sequence_number, one.enqueued_at, one.locked_until, one.delivery_count = 42, START, START + 30.5, 3
-    out = sections(deliver(one, lock_token=LOCK))
+    out = sections(encode_delivery(one, lock_token=LOCK))
     assert out[HEADER] == [None, None, UInt(5000), None, UInt(3)]
     assert out[DELIVERY_ANNOTATIONS] == {Symbol("x-opt-lock-token"): LOCK}
     assert out[MESSAGE_ANNOTATIONS] == {
@@ -81,12 +87,12 @@ def test_a_delivery_says_how_often_when_which_and_until_when() -> None:
 
 
 def test_the_first_delivery_says_it_is_the_first() -> None:
-    assert sections(deliver(message("x"), lock_token=LOCK))[HEADER] == [None, None, None, None, UInt(0)]
+    assert sections(encode_delivery(message("x"), lock_token=LOCK))[HEADER] == [None, None, None, None, UInt(0)]
 
 
 def test_what_is_taken_for_good_or_peeked_names_no_lock() -> None:
     one = message("x")
-    for payload in (deliver(one, lock_token=None), peeked(one)):
+    for payload in (encode_delivery(one, lock_token=None), encode_peeked(one)):
         assert sections(payload)[DELIVERY_ANNOTATIONS] == {}
         assert "x-opt-locked-until" not in annotated(payload)
 
@@ -99,7 +105,7 @@ def test_a_sender_cannot_write_the_brokers_annotations() -> None:
         Symbol("mine"): "stays",
     }
     lock = section(DELIVERY_ANNOTATIONS, {Symbol("x-opt-lock-token"): LOCK})
-    out = peeked(parse(lock + section(MESSAGE_ANNOTATIONS, forged) + section(DATA, b"")))
+    out = encode_peeked(parse(lock + section(MESSAGE_ANNOTATIONS, forged) + section(DATA, b"")))
     assert set(annotated(out)) == {"x-opt-sequence-number", "x-opt-enqueued-time", "mine"}
     assert annotated(out)[Symbol("x-opt-sequence-number")] == 0
     assert sections(out)[DELIVERY_ANNOTATIONS] == {}
@@ -107,12 +113,12 @@ def test_a_sender_cannot_write_the_brokers_annotations() -> None:
 
 def test_the_state_is_told_when_it_is_not_active_and_scheduled_ones_keep_it() -> None:
     one = message("x")
-    assert "x-opt-message-state" not in annotated(peeked(one))
-    one.state = State.DEFERRED
-    state = annotated(peeked(one))[Symbol("x-opt-message-state")]
+    assert "x-opt-message-state" not in annotated(encode_peeked(one))
+    one.state = MessageState.DEFERRED
+    state = annotated(encode_peeked(one))[Symbol("x-opt-message-state")]
     assert (state, type(state)) == (1, Int)
-    one.state, one.was_scheduled = State.ACTIVE, True
-    assert annotated(peeked(one))[Symbol("x-opt-message-state")] == 2
+    one.state, one.was_scheduled = MessageState.ACTIVE, True
+    assert annotated(encode_peeked(one))[Symbol("x-opt-message-state")] == 2
 
 
 def test_what_the_broker_needs_to_know_is_read() -> None:

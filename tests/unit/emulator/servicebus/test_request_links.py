@@ -9,9 +9,9 @@ import pytest
 from servicebus_emulator.amqp import Accepted, Int, Rejected, Source, Target
 from servicebus_emulator.amqp.performatives import Attach, Detach, Disposition
 from servicebus_emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES, PROPERTIES
-from servicebus_emulator.servicebus.config import QueueSettings
-from servicebus_emulator.servicebus.links import management, requests
-from servicebus_emulator.servicebus.links.requests import Request
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
+from servicebus_emulator.servicebus.links import management, response_link
+from servicebus_emulator.servicebus.links.request_response import Request
 from tests.unit.emulator.servicebus.client import Client, Namespace
 from tests.unit.emulator.servicebus.rig import message, section
 
@@ -106,7 +106,7 @@ def test_one_answer_holds_no_more_than_so_much_and_the_rest_is_asked_for_again(b
 
 
 def test_who_asks_and_never_takes_the_answers_loses_the_link(bus: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "MAX_WAITING_BYTES", 1000)
+    monkeypatch.setattr(response_link, "MAX_WAITING_BYTES", 1000)
     client = asking(bus)
     client.flow(1, 0)
     for number in range(20):

@@ -16,13 +16,13 @@ from servicebus_emulator.amqp.sections import (
     PROPERTIES,
     split,
 )
-from servicebus_emulator.servicebus.access import OPEN, Claims
-from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.access import UNCHECKED, ConnectionRights
 from servicebus_emulator.servicebus.entities.broker import Broker
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.errors import NOT_FOUND, ServiceBusError
-from servicebus_emulator.servicebus.links import addresses, cbs, management, requests
+from servicebus_emulator.servicebus.links import addresses, cbs, management, request_response
 from servicebus_emulator.servicebus.links.addresses import Address, Node
-from servicebus_emulator.servicebus.links.requests import Request, Response
+from servicebus_emulator.servicebus.links.request_response import Request, Response
 from tests.unit.emulator.servicebus.client import sections
 from tests.unit.emulator.servicebus.rig import START, Rig, body, section, token
 
@@ -138,7 +138,7 @@ def test_every_settlement_can_be_asked_for_too(status: str, left: object) -> Non
 def test_a_deferred_message_comes_with_its_lock_unless_it_is_taken_for_good() -> None:
     rig = Rig()
     rig.send("a", "b")
-    for one in rig.receiver(2).taken:
+    for one in rig.receiver(2).received:
         rig.queue.defer(token(one), {})
     kept, deleted = (
         content(ask(rig, "receive-by-sequence-number", {"sequence-numbers": [n], "receiver-settle-mode": UInt(mode)}))
@@ -195,12 +195,12 @@ def test_rules_are_refused_by_name(operation: str) -> None:
 def test_what_concerns_a_session_needs_its_lock_and_its_name() -> None:
     rig = Rig(requires_session=True, lock_seconds=30.0)
     rig.send("a", "b", session_id="s")
-    _, taker = rig.session("s")
-    rig.queue.defer(token(taker.taken[0]), {})
+    _, receiver = rig.session("s")
+    rig.queue.defer(token(receiver.received[0]), {})
     deferred = {"sequence-numbers": [1]}
     assert told(ask(rig, "receive-by-sequence-number", deferred)) == (400, "amqp:not-allowed")
     assert told(ask(rig, "receive-by-sequence-number", deferred | {"session-id": "s"})) == (200, None)
-    settled = {"disposition-status": "completed", "lock-tokens": [token(taker.taken[1])], "session-id": "s"}
+    settled = {"disposition-status": "completed", "lock-tokens": [token(receiver.received[1])], "session-id": "s"}
     rig.passes(30, unnoticed=True)
     for operation, asked in (
         ("receive-by-sequence-number", deferred | {"session-id": "s"}),
@@ -224,9 +224,9 @@ def test_the_answer_carries_the_requests_id_in_the_requests_type(message_id: obj
     payload = section(PROPERTIES, [message_id, None, None, None, "reply here"]) + section(
         APPLICATION_PROPERTIES, {"operation": "x"}
     )
-    request = requests.read(payload)
+    request = request_response.read(payload)
     assert (request.reply_to, request.properties, request.body) == ("reply here", {"operation": "x"}, None)
-    written = requests.write(request, Response({"statusCode": Int(200)}, {"a": 1}))
+    written = request_response.write(request, Response({"statusCode": Int(200)}, {"a": 1}))
     code, start, end = split(written)[0]
     described, _ = decode(written[start:end])
     assert code == PROPERTIES
@@ -239,7 +239,7 @@ def test_the_answer_carries_the_requests_id_in_the_requests_type(message_id: obj
 @pytest.mark.parametrize("payload", [b"x", encode("text"), section(HEADER, [])[:-1]])
 def test_what_is_no_request_is_refused(payload: bytes) -> None:
     with pytest.raises(ServiceBusError, match="not a request"):
-        requests.read(payload)
+        request_response.read(payload)
 
 
 # --- $cbs --------------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_what_is_no_request_is_refused(payload: bytes) -> None:
 def put_token(token: object, **changes: object) -> object:
     properties = {"operation": "put-token", "name": "sb://host/q", "type": "jwt"} | changes
     broker = Broker([QueueSettings("q")])
-    answer = cbs.answer(Request("m", None, properties, token), Claims(OPEN, lambda: None), broker.find)
+    answer = cbs.answer(Request("m", None, properties, token), ConnectionRights(UNCHECKED, lambda: None), broker.find)
     return answer.properties["status-code"]
 
 

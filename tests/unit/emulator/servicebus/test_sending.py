@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from servicebus_emulator.servicebus.entities.message import State
+from servicebus_emulator.servicebus.entities.message import MessageState
 from servicebus_emulator.servicebus.errors import (
     ARGUMENT_ERROR,
     MESSAGE_NOT_FOUND,
@@ -12,7 +12,7 @@ from servicebus_emulator.servicebus.errors import (
     NOT_ALLOWED,
     ServiceBusError,
 )
-from tests.unit.emulator.servicebus.rig import START, Rig, Taker, body, message, properties, token
+from tests.unit.emulator.servicebus.rig import START, RecordingReceiver, Rig, body, message, properties, token
 
 # --- order and limits --------------------------------------------------------------------------------------------
 
@@ -79,14 +79,14 @@ def test_duplicates_within_one_batch_are_dropped() -> None:
 
 def test_a_message_that_is_gone_still_has_its_id_taken_until_the_window_is_over() -> None:
     rig = Rig(requires_duplicate_detection=True, duplicate_detection_seconds=20.0)
-    taker = rig.receiver(keeps=False)
+    receiver = rig.receiver(peek_lock=False)
     rig.send("a", message_id="m")
     rig.passes(19)
     rig.send("b", message_id="m")
-    assert taker.bodies == [b"a"]
+    assert receiver.bodies == [b"a"]
     rig.passes(1)
     rig.send("c", message_id="m")
-    assert taker.bodies == [b"a", b"c"]
+    assert receiver.bodies == [b"a", b"c"]
 
 
 def test_a_duplicate_does_not_prolong_the_window() -> None:
@@ -139,27 +139,27 @@ def test_an_expired_message_is_dead_lettered_where_the_queue_says_so() -> None:
     rig = Rig(dead_letter_on_expiration=True)
     rig.send("a", ttl=10)
     rig.passes(10)
-    taker = Taker()
-    rig.dead.subscribe(taker)
-    assert taker.bodies == [b"a"]
-    assert properties(taker.last)["DeadLetterReason"] == "TTLExpiredException"
+    receiver = RecordingReceiver()
+    rig.dead.subscribe(receiver)
+    assert receiver.bodies == [b"a"]
+    assert properties(receiver.last)["DeadLetterReason"] == "TTLExpiredException"
 
 
 def test_a_message_under_lock_does_not_expire_before_it_is_given_back() -> None:
     rig = Rig(lock_seconds=30.0)
     rig.send("a", ttl=10)
-    taker = rig.receiver(1)
+    receiver = rig.receiver(1)
     rig.passes(20)
     assert rig.queue.counts()["active"] == 1
-    rig.queue.abandon(token(taker.last), {})
+    rig.queue.abandon(token(receiver.last), {})
     assert rig.queue.counts()["active"] == 0
 
 
 def test_a_deferred_message_expires_too() -> None:
     rig = Rig()
     [number] = rig.send("a", ttl=10)
-    taker = rig.receiver(1)
-    rig.queue.defer(token(taker.last), {})
+    receiver = rig.receiver(1)
+    rig.queue.defer(token(receiver.last), {})
     rig.passes(10)
     with pytest.raises(ServiceBusError, match=f"no deferred message {number}"):
         rig.queue.receive_deferred([number], keep=True, session_id=None)
@@ -177,15 +177,15 @@ def test_in_the_dead_letter_queue_nothing_expires() -> None:
 
 def test_a_scheduled_message_waits_for_its_time_then_gets_a_new_number() -> None:
     rig = Rig()
-    taker = rig.receiver()
+    receiver = rig.receiver()
     [scheduled] = rig.send("later", at=START + 30)
     rig.send("now")
-    assert taker.bodies == [b"now"]
+    assert receiver.bodies == [b"now"]
     assert rig.queue.counts() == {"active": 1, "deferred": 0, "scheduled": 1, "dead_lettered": 0}
     rig.passes(30)
-    assert taker.bodies == [b"now", b"later"]
-    assert taker.last.sequence_number > scheduled
-    assert taker.last.enqueued_at == START + 30
+    assert receiver.bodies == [b"now", b"later"]
+    assert receiver.last.sequence_number > scheduled
+    assert receiver.last.enqueued_at == START + 30
 
 
 def test_a_message_scheduled_for_the_past_is_there_at_once() -> None:
@@ -237,12 +237,17 @@ def test_peek_shows_every_state_in_order_and_changes_nothing() -> None:
     rig = Rig()
     rig.send("deferred", "locked", "waiting")
     rig.send("scheduled", at=START + 60)
-    taker = rig.receiver(2)
-    rig.queue.defer(token(taker.taken[0]), {})
+    receiver = rig.receiver(2)
+    rig.queue.defer(token(receiver.received[0]), {})
     before = rig.queue.counts()
     found = rig.queue.peek(1, 100, None)
     assert [body(one) for one in found] == [b"deferred", b"locked", b"waiting", b"scheduled"]
-    assert [one.state for one in found] == [State.DEFERRED, State.ACTIVE, State.ACTIVE, State.SCHEDULED]
+    assert [one.state for one in found] == [
+        MessageState.DEFERRED,
+        MessageState.ACTIVE,
+        MessageState.ACTIVE,
+        MessageState.SCHEDULED,
+    ]
     assert [one.delivery_count for one in found] == [1, 0, 0, 0]  # deferring counted, not peeking
     assert rig.queue.counts() == before
 
@@ -265,6 +270,6 @@ def test_peek_can_be_kept_to_one_session() -> None:
 def test_peek_finds_its_way_among_thousands_that_are_gone() -> None:
     rig = Rig()
     rig.send(*("x" for _ in range(5000)))
-    taker = rig.receiver(4999, keeps=False)
-    assert len(taker.taken) == 4999
+    receiver = rig.receiver(4999, peek_lock=False)
+    assert len(receiver.received) == 4999
     assert [one.sequence_number for one in rig.queue.peek(1, 9, None)] == [5000]

@@ -11,7 +11,7 @@ from servicebus_emulator.servicebus.errors import (
     SESSION_LOCK_LOST,
     ServiceBusError,
 )
-from tests.unit.emulator.servicebus.rig import START, Rig, Taker, properties, token
+from tests.unit.emulator.servicebus.rig import START, RecordingReceiver, Rig, properties, token
 
 
 @pytest.fixture
@@ -26,21 +26,21 @@ def test_a_session_gives_its_own_messages_in_their_order(rig: Rig) -> None:
     rig.send("a", session_id="one")
     rig.send("x", session_id="two")
     rig.send("b", session_id="one")
-    _, taker = rig.session("one")
+    _, receiver = rig.session("one")
     rig.send("c", session_id="one")
-    assert taker.bodies == [b"a", b"b", b"c"]
+    assert receiver.bodies == [b"a", b"b", b"c"]
 
 
 def test_a_session_without_messages_can_be_held_and_waited_on(rig: Rig) -> None:
-    _, taker = rig.session("one")
+    _, receiver = rig.session("one")
     rig.send("a", session_id="one")
-    assert taker.bodies == [b"a"]
+    assert receiver.bodies == [b"a"]
 
 
 def test_an_empty_text_is_a_session_like_any_other(rig: Rig) -> None:
     rig.send("a", session_id="")
-    _, taker = rig.session("")
-    assert taker.bodies == [b"a"]
+    _, receiver = rig.session("")
+    assert receiver.bodies == [b"a"]
 
 
 def test_a_session_that_is_held_cannot_be_had(rig: Rig) -> None:
@@ -53,21 +53,21 @@ def test_a_session_that_is_held_cannot_be_had(rig: Rig) -> None:
 
 def test_an_abandoned_message_comes_again_before_the_next(rig: Rig) -> None:
     rig.send("a", "b", session_id="one")
-    _, taker = rig.session("one", credit=1)
-    rig.queue.abandon(token(taker.last), {})
-    taker.credit = 2
+    _, receiver = rig.session("one", credit=1)
+    rig.queue.abandon(token(receiver.last), {})
+    receiver.credit = 2
     rig.queue.credit(rig.queue.sessions.accept("two"))  # another session's credit moves nothing here
-    assert taker.bodies == [b"a"]
+    assert receiver.bodies == [b"a"]
     rig.send("c", session_id="one")
-    assert taker.bodies == [b"a", b"a", b"b"]
+    assert receiver.bodies == [b"a", b"a", b"b"]
 
 
 def test_closing_a_session_gives_its_messages_back_and_counts_no_delivery(rig: Rig) -> None:
     rig.send("a", "b", session_id="one")
     for _ in range(10):
-        session, taker = rig.session("one")
-        assert taker.bodies == [b"a", b"b"]
-        assert [one.delivery_count for one in taker.taken] == [0, 0]
+        session, receiver = rig.session("one")
+        assert receiver.bodies == [b"a", b"b"]
+        assert [one.delivery_count for one in receiver.received] == [0, 0]
         rig.queue.sessions.release(session)
 
 
@@ -82,8 +82,8 @@ def test_a_session_is_let_go_once_only(rig: Rig) -> None:
 
 def test_what_was_completed_does_not_come_back(rig: Rig) -> None:
     rig.send("a", "b", session_id="one")
-    session, taker = rig.session("one")
-    rig.queue.complete(token(taker.taken[0]))
+    session, receiver = rig.session("one")
+    rig.queue.complete(token(receiver.received[0]))
     rig.queue.sessions.release(session)
     assert rig.session("one")[1].bodies == [b"b"]
 
@@ -93,12 +93,12 @@ def test_what_was_completed_does_not_come_back(rig: Rig) -> None:
 
 def test_when_the_lock_ends_its_holder_is_told_and_a_delivery_counted(rig: Rig) -> None:
     rig.send("a", session_id="one")
-    session, taker = rig.session("one")
-    assert session.locked_until == taker.last.locked_until == START + 30
+    session, receiver = rig.session("one")
+    assert session.locked_until == receiver.last.locked_until == START + 30
     rig.passes(30)
-    assert taker.lost_session
+    assert receiver.lost_session
     assert not rig.session("one")[1].lost_session
-    assert taker.last.delivery_count == 1
+    assert receiver.last.delivery_count == 1
 
 
 def test_lock_after_lock_ended_dead_letters_the_message(rig: Rig) -> None:
@@ -112,10 +112,10 @@ def test_lock_after_lock_ended_dead_letters_the_message(rig: Rig) -> None:
 
 def test_a_lock_that_ended_is_lost_even_if_nobody_noticed_yet(rig: Rig) -> None:
     rig.send("a", session_id="one")
-    _, taker = rig.session("one")
+    _, receiver = rig.session("one")
     rig.passes(30, unnoticed=True)
     with pytest.raises(ServiceBusError) as lost:
-        rig.queue.complete(token(taker.last))
+        rig.queue.complete(token(receiver.last))
     assert lost.value.condition == MESSAGE_LOCK_LOST
     for act in (
         lambda: rig.queue.sessions.renew("one"),
@@ -142,12 +142,12 @@ def test_a_session_whose_lock_ended_unnoticed_has_a_new_holder_and_no_other(rig:
 
 def test_renewing_the_session_renews_the_locks_of_its_messages(rig: Rig) -> None:
     rig.send("a", session_id="one")
-    _, taker = rig.session("one")
+    _, receiver = rig.session("one")
     rig.passes(20)
     assert rig.queue.sessions.renew("one") == START + 50
-    assert rig.queue.renew(token(taker.last)) == START + 50
+    assert rig.queue.renew(token(receiver.last)) == START + 50
     rig.passes(29)
-    rig.queue.complete(token(taker.last))
+    rig.queue.complete(token(receiver.last))
 
 
 def test_a_session_nobody_holds_cannot_be_renewed(rig: Rig) -> None:
@@ -165,7 +165,7 @@ def test_the_next_session_is_one_that_has_messages_and_is_free(rig: Rig) -> None
     rig.send("b", session_id="two")
     rig.session("one", credit=0)
     first, second = rig.next_session(), rig.next_session()
-    assert first.taker.bodies == [b"b"]
+    assert first.receiver.bodies == [b"b"]
     assert second.session is None
 
 
@@ -174,7 +174,7 @@ def test_who_waits_gets_the_session_as_soon_as_there_is_one_in_turn(rig: Rig) ->
     rig.passes(20)
     rig.send("a", session_id="one")
     rig.send("b", session_id="two")
-    assert (first.taker.bodies, second.taker.bodies) == ([b"a"], [b"b"])
+    assert (first.receiver.bodies, second.receiver.bodies) == ([b"a"], [b"b"])
     assert first.session is not None
     assert first.session.locked_until == START + 50
 
@@ -184,7 +184,7 @@ def test_who_waits_gets_a_session_another_lets_go(rig: Rig) -> None:
     session, _ = rig.session("one")
     waiting = rig.next_session()
     rig.queue.sessions.release(session)
-    assert waiting.taker.bodies == [b"a"]
+    assert waiting.receiver.bodies == [b"a"]
 
 
 def test_who_waits_gets_a_session_whose_lock_ends(rig: Rig) -> None:
@@ -192,7 +192,7 @@ def test_who_waits_gets_a_session_whose_lock_ends(rig: Rig) -> None:
     rig.session("one")
     waiting = rig.next_session()
     rig.passes(30)
-    assert waiting.taker.bodies == [b"a"]
+    assert waiting.receiver.bodies == [b"a"]
 
 
 def test_who_waits_in_vain_is_told_at_its_time(rig: Rig) -> None:
@@ -209,7 +209,7 @@ def test_who_went_away_is_given_nothing(rig: Rig) -> None:
     rig.queue.sessions.forget_waiter(gone)
     rig.send("a", session_id="one")
     assert gone.session is None
-    assert waiting.taker.bodies == [b"a"]
+    assert waiting.receiver.bodies == [b"a"]
 
 
 def test_a_session_whose_messages_are_expired_deferred_or_scheduled_is_not_the_next(rig: Rig) -> None:
@@ -217,8 +217,8 @@ def test_a_session_whose_messages_are_expired_deferred_or_scheduled_is_not_the_n
     rig.passes(5, unnoticed=True)
     rig.send("later", session_id="two", at=START + 1000)
     rig.send("deferred", session_id="three")
-    session, taker = rig.session("three")
-    rig.queue.defer(token(taker.last), {})
+    session, receiver = rig.session("three")
+    rig.queue.defer(token(receiver.last), {})
     rig.queue.sessions.release(session)
     assert rig.next_session().session is None
 
@@ -228,8 +228,8 @@ def test_a_session_whose_messages_are_expired_deferred_or_scheduled_is_not_the_n
 
 def test_a_deferred_message_is_had_through_its_own_session_only(rig: Rig) -> None:
     [number] = rig.send("a", session_id="one")
-    _, taker = rig.session("one")
-    rig.queue.defer(token(taker.last), {})
+    _, receiver = rig.session("one")
+    rig.queue.defer(token(receiver.last), {})
     rig.session("two")
     with pytest.raises(ServiceBusError, match="not of session 'two'") as refused:
         rig.queue.receive_deferred([number], keep=True, session_id="two")
@@ -279,9 +279,9 @@ def test_sessions_are_listed_by_when_their_state_was_set(rig: Rig) -> None:
 
 def test_the_dead_letter_queue_of_a_session_queue_has_no_sessions(rig: Rig) -> None:
     rig.send("a", session_id="one")
-    _, taker = rig.session("one")
-    rig.queue.dead_letter(token(taker.last), "why", None, {})
-    below = Taker()
+    _, receiver = rig.session("one")
+    rig.queue.dead_letter(token(receiver.last), "why", None, {})
+    below = RecordingReceiver()
     rig.dead.subscribe(below)
     assert below.bodies == [b"a"]
     assert below.last.session_id == "one"

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from servicebus_emulator.servicebus.entities.message import Message, State, with_reason
+from servicebus_emulator.servicebus.entities.message import Message, MessageState, with_reason
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST, MESSAGE_NOT_FOUND, ServiceBusError
-from tests.unit.emulator.servicebus.rig import START, Rig, Taker, body, properties, token
+from tests.unit.emulator.servicebus.rig import START, RecordingReceiver, Rig, body, properties, token
 
 Settlement = Callable[[Queue, uuid.UUID], object]
 
@@ -35,11 +35,11 @@ def buried(rig: Rig) -> list[Message]:
 def test_a_consumer_gets_no_more_than_it_wants() -> None:
     rig = Rig()
     rig.send("a", "b", "c")
-    taker = rig.receiver(2)
-    assert taker.bodies == [b"a", b"b"]
-    taker.credit = 1
+    receiver = rig.receiver(2)
+    assert receiver.bodies == [b"a", b"b"]
+    receiver.credit = 1
     rig.queue.credit()
-    assert taker.bodies == [b"a", b"b", b"c"]
+    assert receiver.bodies == [b"a", b"b", b"c"]
 
 
 def test_consumers_are_served_in_turn() -> None:
@@ -59,22 +59,22 @@ def test_a_consumer_without_credit_holds_nobody_up() -> None:
 
 def test_who_has_left_gets_nothing_more_but_keeps_its_locks() -> None:
     rig = Rig(lock_seconds=30.0)
-    taker = rig.receiver()
+    receiver = rig.receiver()
     rig.send("a")
-    rig.queue.unsubscribe(taker)
+    rig.queue.unsubscribe(receiver)
     rig.send("b")
     other = rig.receiver()
-    assert (taker.bodies, other.bodies) == ([b"a"], [b"b"])
-    rig.queue.complete(token(taker.last))
+    assert (receiver.bodies, other.bodies) == ([b"a"], [b"b"])
+    rig.queue.complete(token(receiver.last))
     rig.passes(30)
     assert other.bodies == [b"b", b"b"]
 
 
 def test_receive_and_delete_leaves_nothing_behind() -> None:
     rig = Rig()
-    taker = rig.receiver(keeps=False)
+    receiver = rig.receiver(peek_lock=False)
     rig.send("a")
-    assert taker.last.lock_token is None
+    assert receiver.last.lock_token is None
     assert rig.queue.counts()["active"] == 0
     assert rig.queue.peek(1, 9, None) == []
 
@@ -93,25 +93,25 @@ def test_completing_removes_the_message() -> None:
 def test_a_lock_that_ends_gives_the_message_back_under_another_token() -> None:
     rig = Rig(lock_seconds=30.0)
     rig.send("a")
-    taker = rig.receiver()
-    first = token(taker.last)
-    assert taker.last.locked_until == START + 30
+    receiver = rig.receiver()
+    first = token(receiver.last)
+    assert receiver.last.locked_until == START + 30
     rig.passes(29)
-    assert len(taker.taken) == 1
+    assert len(receiver.received) == 1
     rig.passes(1)
-    assert taker.bodies == [b"a", b"a"]
-    assert token(taker.last) != first
-    assert taker.last.delivery_count == 1
+    assert receiver.bodies == [b"a", b"a"]
+    assert token(receiver.last) != first
+    assert receiver.last.delivery_count == 1
 
 
 @every_settlement
 def test_a_lock_that_ended_is_lost_even_if_nobody_noticed_yet(settle: Settlement) -> None:
     rig = Rig(lock_seconds=30.0)
     rig.send("a")
-    taker = rig.receiver(1)
+    receiver = rig.receiver(1)
     rig.passes(30, unnoticed=True)
     with pytest.raises(ServiceBusError, match="receive it again") as lost:
-        settle(rig.queue, token(taker.last))
+        settle(rig.queue, token(receiver.last))
     assert lost.value.condition == MESSAGE_LOCK_LOST
     rig.queue.tick()
     assert rig.queue.counts() == {"active": 1, "deferred": 0, "scheduled": 0, "dead_lettered": 0}
@@ -132,12 +132,12 @@ def test_a_message_is_settled_under_its_lock_only(settle: Settlement) -> None:
 def test_a_renewed_lock_lasts_its_whole_time_again() -> None:
     rig = Rig(lock_seconds=30.0)
     rig.send("a")
-    taker = rig.receiver()
+    receiver = rig.receiver()
     rig.passes(20)
-    assert rig.queue.renew(token(taker.last)) == START + 50
+    assert rig.queue.renew(token(receiver.last)) == START + 50
     rig.passes(29)
-    rig.queue.complete(token(taker.last))
-    assert len(taker.taken) == 1
+    rig.queue.complete(token(receiver.last))
+    assert len(receiver.received) == 1
 
 
 # --- giving back, and how often ----------------------------------------------------------------------------------
@@ -146,28 +146,28 @@ def test_a_renewed_lock_lasts_its_whole_time_again() -> None:
 def test_what_is_given_back_comes_before_what_came_after_it() -> None:
     rig = Rig()
     rig.send("a", "b", "c")
-    taker = rig.receiver(1)
-    rig.queue.abandon(token(taker.last), {})
-    taker.credit = 3
+    receiver = rig.receiver(1)
+    rig.queue.abandon(token(receiver.last), {})
+    receiver.credit = 3
     rig.queue.credit()
-    assert taker.bodies == [b"a", b"a", b"b", b"c"]
+    assert receiver.bodies == [b"a", b"a", b"b", b"c"]
 
 
 def test_abandoning_counts_a_delivery_and_releasing_does_not() -> None:
     rig = Rig()
     rig.send("a")
-    taker = rig.receiver(3)
-    rig.queue.release(token(taker.last))
-    assert taker.last.delivery_count == 0
-    rig.queue.abandon(token(taker.last), {})
-    assert taker.last.delivery_count == 1
+    receiver = rig.receiver(3)
+    rig.queue.release(token(receiver.last))
+    assert receiver.last.delivery_count == 0
+    rig.queue.abandon(token(receiver.last), {})
+    assert receiver.last.delivery_count == 1
 
 
 def test_abandoning_may_change_properties() -> None:
     rig = Rig()
     rig.send("a")
-    taker = rig.receiver(1)
-    rig.queue.abandon(token(taker.last), {"attempt": "second"})
+    receiver = rig.receiver(1)
+    rig.queue.abandon(token(receiver.last), {"attempt": "second"})
     [here] = rig.queue.peek(1, 1, None)
     assert properties(here)["attempt"] == "second"
 
@@ -176,15 +176,15 @@ def test_abandoning_may_change_properties() -> None:
 def test_after_its_last_delivery_a_message_is_dead_lettered(ends: str) -> None:
     rig = Rig(max_delivery_count=3, lock_seconds=10.0)
     rig.send("a")
-    taker = rig.receiver()
+    receiver = rig.receiver()
     for _ in range(3):
         if ends == "by abandoning":
-            rig.queue.abandon(token(taker.last), {})
+            rig.queue.abandon(token(receiver.last), {})
         else:
             rig.passes(10)
     assert [one.delivery_count for one in buried(rig)] == [3]
     assert properties(buried(rig)[0])["DeadLetterReason"] == "MaxDeliveryCountExceeded"
-    assert len(taker.taken) == 3
+    assert len(receiver.received) == 3
     assert rig.queue.counts() == {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 1}
 
 
@@ -194,9 +194,9 @@ def test_after_its_last_delivery_a_message_is_dead_lettered(ends: str) -> None:
 def test_a_dead_lettered_message_says_why_and_keeps_what_it_said_before() -> None:
     rig = Rig()
     rig.send("a")
-    taker = rig.receiver()
-    with_reason(taker.last, None, None, {"mine": 7})
-    rig.queue.dead_letter(token(taker.last), "why", "because", {"more": "so"})
+    receiver = rig.receiver()
+    with_reason(receiver.last, None, None, {"mine": 7})
+    rig.queue.dead_letter(token(receiver.last), "why", "because", {"more": "so"})
     assert properties(buried(rig)[0]) == {
         "mine": 7,
         "more": "so",
@@ -216,12 +216,12 @@ def test_the_dead_letter_queue_is_a_queue_with_locks_of_its_own() -> None:
     rig = Rig(lock_seconds=30.0, max_delivery_count=1)
     rig.send("a")
     rig.queue.abandon(token(rig.receiver().last), {})
-    taker = Taker()
-    rig.dead.subscribe(taker)
+    receiver = RecordingReceiver()
+    rig.dead.subscribe(receiver)
     for _ in range(5):
         rig.passes(30)
-    assert taker.bodies == [b"a"] * 6  # here no number of deliveries is too many
-    rig.dead.complete(token(taker.last))
+    assert receiver.bodies == [b"a"] * 6  # here no number of deliveries is too many
+    rig.dead.complete(token(receiver.last))
     assert rig.queue.counts()["dead_lettered"] == 0
 
 
@@ -229,12 +229,12 @@ def test_a_message_cannot_sink_below_the_dead_letter_queue() -> None:
     rig = Rig()
     rig.send("a")
     rig.queue.dead_letter(token(rig.receiver().last), "why", None, {})
-    taker = Taker(2)
-    rig.dead.subscribe(taker)
+    receiver = RecordingReceiver(2)
+    rig.dead.subscribe(receiver)
     with pytest.raises(ServiceBusError, match="cannot be dead-lettered again"):
-        rig.dead.dead_letter(token(taker.last), "again", None, {})
+        rig.dead.dead_letter(token(receiver.last), "again", None, {})
     rig.dead.credit()
-    assert (taker.bodies, taker.last.delivery_count) == ([b"a", b"a"], 0)
+    assert (receiver.bodies, receiver.last.delivery_count) == ([b"a", b"a"], 0)
     assert rig.dead.dead_letters is None
 
 
@@ -244,10 +244,10 @@ def test_a_message_cannot_sink_below_the_dead_letter_queue() -> None:
 def deferred(rig: Rig, *bodies: str) -> list[int]:
     """Send and defer; the sequence numbers."""
     numbers = rig.send(*bodies)
-    taker = rig.receiver(len(bodies))
-    for one in taker.taken:
+    receiver = rig.receiver(len(bodies))
+    for one in receiver.received:
         rig.queue.defer(token(one), {})
-    rig.queue.unsubscribe(taker)
+    rig.queue.unsubscribe(receiver)
     return numbers
 
 
@@ -279,14 +279,14 @@ def test_a_deferred_message_stays_deferred_when_its_lock_ends() -> None:
     rig.passes(30)
     assert rig.receiver().bodies == []
     [again] = rig.queue.receive_deferred([number], keep=True, session_id=None)
-    assert (again.state, again.delivery_count) == (State.DEFERRED, 2)  # put aside once, and a lock that ended
+    assert (again.state, again.delivery_count) == (MessageState.DEFERRED, 2)  # put aside once, and a lock that ended
 
 
 def test_a_deferred_message_can_be_taken_for_good() -> None:
     rig = Rig()
     [number] = deferred(rig, "a")
-    [taken] = rig.queue.receive_deferred([number], keep=False, session_id=None)
-    assert taken.lock_token is None
+    [received] = rig.queue.receive_deferred([number], keep=False, session_id=None)
+    assert received.lock_token is None
     assert rig.queue.counts()["deferred"] == 0
 
 
@@ -327,12 +327,12 @@ def test_what_comes_due_sooner_is_announced() -> None:
 def test_locks_that_are_ended_on_demand_are_lost_and_their_messages_come_again() -> None:
     rig = Rig()
     rig.send("a")
-    taker = rig.receiver(1)
-    lock = token(taker.last)
+    receiver = rig.receiver(1)
+    lock = token(receiver.last)
     assert rig.queue.expire_locks() == 1
     with pytest.raises(ServiceBusError) as caught:
         rig.queue.complete(lock)
     assert caught.value.condition == MESSAGE_LOCK_LOST
-    taker.credit = 1
+    receiver.credit = 1
     rig.queue.tick()
-    assert (taker.bodies, taker.last.delivery_count) == ([b"a", b"a"], 1)
+    assert (receiver.bodies, receiver.last.delivery_count) == ([b"a", b"a"], 1)

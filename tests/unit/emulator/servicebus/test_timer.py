@@ -9,35 +9,35 @@ from dataclasses import dataclass
 
 import pytest
 
-from servicebus_emulator.servicebus.config import QueueSettings
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.message import Message
-from tests.unit.emulator.servicebus.rig import Taker, message
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
+from tests.unit.emulator.servicebus.rig import RecordingReceiver, message
 
 
 @dataclass(eq=False)
-class Clumsy(Taker):
+class Clumsy(RecordingReceiver):
     """Stumbles over the first message."""
 
     stumbled: bool = False
 
-    def take(self, message: Message) -> None:
+    def deliver(self, message: Message) -> None:
         if not self.stumbled:
             self.stumbled = True
             raise RuntimeError("stumbled")
-        super().take(message)
+        super().deliver(message)
 
 
 async def test_an_event_that_fails_keeps_no_other_from_happening(caplog: pytest.LogCaptureFixture) -> None:
     broker = Broker((QueueSettings(name="a"), QueueSettings(name="b")))
-    clumsy, other = Clumsy(), Taker()
+    clumsy, other = Clumsy(), RecordingReceiver()
     broker.find("a").subscribe(clumsy)
     broker.find("b").subscribe(other)
     soon = time.time() + 0.05
     broker.find("a").send([message("1", at=soon), message("2", at=soon + 0.05)])
     broker.find("b").send([message("3", at=soon)])
     async with asyncio.timeout(5):
-        while not (clumsy.taken and other.taken):  # noqa: ASYNC110 - a consumer without events of its own
+        while not (clumsy.received and other.received):  # noqa: ASYNC110 - a consumer without events of its own
             await asyncio.sleep(0.01)
     broker.close()
     assert (clumsy.bodies, other.bodies) == ([b"2"], [b"3"])

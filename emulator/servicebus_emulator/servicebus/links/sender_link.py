@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from servicebus_emulator.amqp import Accepted, Error, Link, MessageReceived, Rejected
-from servicebus_emulator.servicebus.config import QueueSettings
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.message import BATCH_FORMAT, parse, parse_batch
 from servicebus_emulator.servicebus.entities.queue import Queue
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.errors import MESSAGE_SIZE_EXCEEDED, ServiceBusError
-from servicebus_emulator.servicebus.faults import At
+from servicebus_emulator.servicebus.faults import FaultPoint
 
 _CREDIT = 1000
 _MAX_BATCH_BYTES = 1024 * 1024
@@ -20,7 +20,7 @@ def batch_limit(settings: QueueSettings) -> int:
     return min(settings.max_message_bytes, _MAX_BATCH_BYTES)
 
 
-class Producer:
+class SenderLink:
     """Takes what comes; each transfer is accepted or rejected as a whole. Credit is topped up at half."""
 
     def __init__(self, broker: Broker, queue: Queue, link: Link) -> None:
@@ -49,7 +49,7 @@ class Producer:
 
     def _accept(self, event: MessageReceived) -> None:
         settings, is_batch = self._queue.settings, event.message_format == BATCH_FORMAT
-        self._broker.faults.strike(At.SEND, settings.name)
+        self._broker.faults.check(FaultPoint.SEND, settings.name)
         limit = batch_limit(settings) if is_batch else settings.max_message_bytes
         if event.oversize or len(event.payload) > limit:
             what = "batch" if is_batch else "message"

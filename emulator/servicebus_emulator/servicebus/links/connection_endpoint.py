@@ -21,19 +21,19 @@ from servicebus_emulator.amqp import (
     SessionEnded,
 )
 from servicebus_emulator.amqp.serial import advance
-from servicebus_emulator.servicebus.access import OPEN, Claims, Gatekeeper, Right
-from servicebus_emulator.servicebus.config import QueueSettings
+from servicebus_emulator.servicebus.access import UNCHECKED, Authorizer, ConnectionRights, Right
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.queue import Queue
-from servicebus_emulator.servicebus.entities.sessions import Session
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
+from servicebus_emulator.servicebus.entities.sessions import MessageSession
 from servicebus_emulator.servicebus.errors import DETACH_FORCED, NOT_ALLOWED, TIMEOUT, UNAUTHORIZED, ServiceBusError
-from servicebus_emulator.servicebus.faults import At
-from servicebus_emulator.servicebus.links import attachment
+from servicebus_emulator.servicebus.faults import FaultPoint
+from servicebus_emulator.servicebus.links import attach
 from servicebus_emulator.servicebus.links.addresses import Address, Node
-from servicebus_emulator.servicebus.links.consumer import Consumer
-from servicebus_emulator.servicebus.links.producer import Producer
+from servicebus_emulator.servicebus.links.receiver_link import ReceiverLink
 from servicebus_emulator.servicebus.links.request_link import RequestLink
-from servicebus_emulator.servicebus.links.requests import ReplyLink
+from servicebus_emulator.servicebus.links.response_link import ResponseLink
+from servicebus_emulator.servicebus.links.sender_link import SenderLink
 
 _EXPIRED = "ExpiredToken: the token for '{path}' has expired, and no other was put to $cbs."
 _MOVED = ServiceBusError(DETACH_FORCED, "The link was detached by the service.")
@@ -42,13 +42,13 @@ _MOVED = ServiceBusError(DETACH_FORCED, "The link was detached by the service.")
 class _SessionWait:
     """A held attach: the client waits for the next free session."""
 
-    def __init__(self, endpoint: Endpoint, link: Link, queue: Queue, until: float) -> None:
+    def __init__(self, endpoint: ConnectionEndpoint, link: Link, queue: Queue, until: float) -> None:
         self._endpoint = endpoint
         self._link = link
         self._queue = queue
         self.until = until
 
-    def granted(self, session: Session) -> None:
+    def granted(self, session: MessageSession) -> None:
         """See `sessions.Waiter`."""
         self._endpoint.open_consumer(self._link, self._queue, session)
         self._endpoint.wrote()
@@ -64,22 +64,22 @@ class _SessionWait:
         self._queue.sessions.forget_waiter(self)
 
 
-_Part = Producer | Consumer | RequestLink | ReplyLink | _SessionWait
+_Part = SenderLink | ReceiverLink | RequestLink | ResponseLink | _SessionWait
 
 
-_HELD = Producer | Consumer | _SessionWait
+_HELD = SenderLink | ReceiverLink | _SessionWait
 """What ends with its entity."""
 
 
-class Endpoint:
+class ConnectionEndpoint:
     """Routes one connection's events to what its links point to.
 
     `wrote` is called when something other than the connection's own events gave it something to say.
     """
 
-    def __init__(self, broker: Broker, *, wrote: Callable[[], None], gatekeeper: Gatekeeper = OPEN) -> None:
+    def __init__(self, broker: Broker, *, wrote: Callable[[], None], authorizer: Authorizer = UNCHECKED) -> None:
         self._broker = broker
-        self.claims = Claims(gatekeeper, self._drop_lapsed)
+        self.claims = ConnectionRights(authorizer, self._drop_lapsed)
         self.wrote = wrote
         self._parts: dict[Link, _Part] = {}
         self._late: deque[Event] = deque()
@@ -103,7 +103,7 @@ class Endpoint:
         match event:
             case MessageReceived(link=link):
                 part = self._parts.get(link)
-                if isinstance(part, Producer | RequestLink):
+                if isinstance(part, SenderLink | RequestLink):
                     part.received(event)
             case FlowReceived(link=link, drain=drain):
                 self._flowed(link, drain=drain)
@@ -131,7 +131,7 @@ class Endpoint:
     def forget(self, link: Link) -> None:
         """The link is gone."""
         match self._parts.pop(link, None):
-            case Consumer() as consumer:
+            case ReceiverLink() as consumer:
                 consumer.stop()
             case _SessionWait() as wait:
                 wait.give_up()
@@ -142,9 +142,9 @@ class Endpoint:
         """The client has read; what was held back by its backlog may go on."""
         for part in list(self._parts.values()):
             match part:
-                case Consumer():
+                case ReceiverLink():
                     part.flowed(drain=False)
-                case ReplyLink():
+                case ResponseLink():
                     part.flush()
                 case _:
                     pass
@@ -152,7 +152,7 @@ class Endpoint:
     def force_detach(self, entity: str, error: ServiceBusError = _MOVED) -> None:
         """Break all links to an entity, as the service does when it moves one, or for another reason."""
         for link, part in list(self._parts.items()):
-            if attachment.address(link).entity == entity and isinstance(part, _HELD):
+            if attach.address(link).entity == entity and isinstance(part, _HELD):
                 self.forget(link)
                 link.detach(Error(error.condition, error.description, {}))
                 self.wrote()
@@ -160,31 +160,31 @@ class Endpoint:
     def _drop_lapsed(self) -> None:
         """A token has expired: what it allowed ends."""
         for link in list(self._parts):
-            address, right = attachment.address(link), _right(link)
+            address, right = attach.address(link), _right(link)
             if address.node is not Node.CBS and not self.claims.allow(address.path, right):
                 self.forget(link)
                 link.detach(Error(UNAUTHORIZED, _EXPIRED.format(path=address.path), {}))
                 self.wrote()
 
-    def _reply_links(self, session: LinkSession, address: Address) -> list[ReplyLink]:
+    def _reply_links(self, session: LinkSession, address: Address) -> list[ResponseLink]:
         """Where answers of this node may go within an AMQP session."""
         return [
             part
             for link, part in self._parts.items()
-            if isinstance(part, ReplyLink) and link.session is session and attachment.address(link) == address
+            if isinstance(part, ResponseLink) and link.session is session and attach.address(link) == address
         ]
 
-    def open_consumer(self, link: Link, queue: Queue, session: Session | None) -> None:
+    def open_consumer(self, link: Link, queue: Queue, session: MessageSession | None) -> None:
         """Answer a receiver's attach and begin to serve it."""
-        attachment.accept_receiver(link, queue.settings, session)
-        consumer = Consumer(queue, link, session, self.wrote)
+        attach.accept_receiver(link, queue.settings, session)
+        consumer = ReceiverLink(queue, link, session, self.wrote)
         self._parts[link] = consumer
         consumer.start()
 
     def _attach(self, link: Link) -> None:
         try:
-            attachment.require_supported(link)
-            self._open(link, attachment.address(link))
+            attach.require_supported(link)
+            self._open(link, attach.address(link))
         except ServiceBusError as error:
             link.refuse(Error(error.condition, error.description, {}))
 
@@ -194,7 +194,7 @@ class Endpoint:
             return
         self.claims.require(address.path, _right(link))
         queue = self._broker.find(address.entity)
-        self._broker.faults.strike(At.ATTACH, address.entity)
+        self._broker.faults.check(FaultPoint.ATTACH, address.entity)
         if address.node is Node.MANAGEMENT:
             self._open_request(link, address, queue.settings)
         elif link.peer_is_sender:
@@ -203,38 +203,38 @@ class Endpoint:
             self._open_receiver(link, queue)
 
     def _open_request(self, link: Link, address: Address, settings: QueueSettings | None) -> None:
-        attachment.accept_request(link, settings)
+        attach.accept_request(link, settings)
         if link.peer_is_sender:
             replies = lambda: self._reply_links(link.session, address)  # noqa: E731 - a def would say no more
             self._parts[link] = RequestLink(link, address, self._broker, self.claims, replies)
         else:
-            self._parts[link] = ReplyLink(link)
+            self._parts[link] = ResponseLink(link)
 
     def _open_sender(self, link: Link, queue: Queue) -> None:
         if queue.dead_letters is None:
             raise ServiceBusError(NOT_ALLOWED, "Messages cannot be sent to a dead-letter queue.")
         queue.require_sendable()
-        attachment.accept_sender(link, queue.settings)
-        self._parts[link] = Producer(self._broker, queue, link)
+        attach.accept_sender(link, queue.settings)
+        self._parts[link] = SenderLink(self._broker, queue, link)
 
     def _open_receiver(self, link: Link, queue: Queue) -> None:
         queue.require_receivable()
-        wanted, session_id = attachment.session_wanted(link)
-        attachment.require_fitting(queue.settings, session_wanted=wanted)
+        wanted, session_id = attach.session_wanted(link)
+        attach.require_fitting(queue.settings, session_wanted=wanted)
         if not wanted:
             self.open_consumer(link, queue, None)
         elif session_id is not None:
             self.open_consumer(link, queue, queue.sessions.accept(session_id))
         else:
-            wait = _SessionWait(self, link, queue, self._broker.now() + attachment.session_wait_seconds(link))
+            wait = _SessionWait(self, link, queue, self._broker.now() + attach.session_wait_seconds(link))
             self._parts[link] = wait
             queue.sessions.accept_next(wait)
 
     def _flowed(self, link: Link, *, drain: bool) -> None:
         match self._parts.get(link):
-            case Consumer() as consumer:
+            case ReceiverLink() as consumer:
                 consumer.flowed(drain=drain)
-            case ReplyLink() as reply_link:
+            case ResponseLink() as reply_link:
                 reply_link.flush()
                 if drain:
                     link.drained()
@@ -245,10 +245,10 @@ class Endpoint:
         if not event.role_receiver:
             return
         for link, part in list(self._parts.items()):
-            if isinstance(part, Consumer) and link.session is event.session:
+            if isinstance(part, ReceiverLink) and link.session is event.session:
                 self._settle(event, part)
 
-    def _settle(self, event: DispositionReceived, consumer: Consumer) -> None:
+    def _settle(self, event: DispositionReceived, consumer: ReceiverLink) -> None:
         replies: list[tuple[int, Outcome]] = []
         for delivery_id in consumer.deliveries_in(event.first, event.last):
             reply = consumer.settle(delivery_id, event.state, settled=event.settled, faults=self._broker.faults)
@@ -260,7 +260,7 @@ class Endpoint:
 
 def _right(link: Link) -> Right:
     """What the link needs; one to a `$management` node either: each request is looked at."""
-    if attachment.address(link).node is Node.MANAGEMENT:
+    if attach.address(link).node is Node.MANAGEMENT:
         return Right.SEND | Right.LISTEN
     return Right.SEND if link.peer_is_sender else Right.LISTEN
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from servicebus_emulator.amqp import Coordinator, Described, Link, Long, Source, Symbol, Target, ULong
-from servicebus_emulator.servicebus.config import QueueSettings
 from servicebus_emulator.servicebus.entities.message import MAX_ID_CHARACTERS
-from servicebus_emulator.servicebus.entities.sessions import Session
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
+from servicebus_emulator.servicebus.entities.sessions import MessageSession
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, NOT_ALLOWED, NOT_IMPLEMENTED, ServiceBusError
 from servicebus_emulator.servicebus.links import addresses
 from servicebus_emulator.servicebus.links.addresses import Address, Node
-from servicebus_emulator.servicebus.links.producer import batch_limit
+from servicebus_emulator.servicebus.links.sender_link import batch_limit
 
 _SESSION_FILTER = "com.microsoft:session-filter"
 _TIMEOUT = "com.microsoft:timeout"
@@ -77,7 +77,7 @@ def accept_sender(link: Link, settings: QueueSettings) -> None:
     link.accept(max_message_size=settings.max_message_bytes, properties=sizes)
 
 
-def accept_receiver(link: Link, settings: QueueSettings, session: Session | None) -> None:
+def accept_receiver(link: Link, settings: QueueSettings, session: MessageSession | None) -> None:
     """Accept a link that the client receives messages on, and tell it which session it has, until when."""
     source = link.attach.source or Source()
     properties: dict[str, object] = {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from servicebus_emulator.servicebus.config import QueueSettings
 from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.errors import (
     ENTITY_DISABLED,
     MESSAGE_SIZE_EXCEEDED,
@@ -17,13 +17,13 @@ _MEGABYTE = 1024 * 1024
 
 def require_sendable(rules: QueueSettings) -> None:
     """Something may be sent to it."""
-    if not rules.status.takes:
+    if not rules.status.can_send:
         raise ServiceBusError(ENTITY_DISABLED, f"'{rules.name}' is disabled for sending.")
 
 
 def require_receivable(rules: QueueSettings) -> None:
     """Something may be received from it."""
-    if not rules.status.gives:
+    if not rules.status.can_receive:
         raise ServiceBusError(ENTITY_DISABLED, f"'{rules.name}' is disabled for receiving.")
     if rules.forward_to is not None:
         raise ServiceBusError(NOT_ALLOWED, f"'{rules.name}' forwards to '{rules.forward_to}'; receive there.")

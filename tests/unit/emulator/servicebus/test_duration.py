@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicebus_emulator.admin.durations import FOREVER, from_seconds, moment
-from servicebus_emulator.servicebus.duration import NEVER_SECONDS, to_seconds
+from servicebus_emulator.servicebus.duration import (
+    MAX_DURATION,
+    MAX_SECONDS,
+    format_duration,
+    format_timestamp,
+    parse_duration,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,22 +25,22 @@ from servicebus_emulator.servicebus.duration import NEVER_SECONDS, to_seconds
         (90_061.5, "P1DT1H1M1.5S"),
         (0.25, "PT0.25S"),
         (0, "PT0S"),
-        (NEVER_SECONDS, FOREVER),
+        (MAX_SECONDS, MAX_DURATION),
     ],
 )
 def test_a_duration_has_the_services_form(seconds: float, text: str) -> None:
-    assert from_seconds(seconds) == text
-    assert to_seconds(text) == seconds
+    assert format_duration(seconds) == text
+    assert parse_duration(text) == seconds
 
 
 @given(st.integers(0, 10**12))
 def test_to_the_millisecond_what_is_written_is_read_again(milliseconds: int) -> None:
     seconds = milliseconds / 1000
-    assert to_seconds(from_seconds(seconds)) == pytest.approx(min(seconds, NEVER_SECONDS), abs=0.0005)
+    assert parse_duration(format_duration(seconds)) == pytest.approx(min(seconds, MAX_SECONDS), abs=0.0005)
 
 
 def test_the_sdks_longest_duration_is_no_limit() -> None:
-    assert from_seconds(to_seconds("P10675199DT2H48M5.477539S")) == FOREVER
+    assert format_duration(parse_duration("P10675199DT2H48M5.477539S")) == MAX_DURATION
 
 
 @pytest.mark.parametrize(
@@ -43,8 +48,8 @@ def test_the_sdks_longest_duration_is_no_limit() -> None:
 )
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="PT5M or P1DT12H"):
-        to_seconds(text)
+        parse_duration(text)
 
 
 def test_a_moment_is_told_to_the_millisecond() -> None:
-    assert moment(1618852986.2531) == "2021-04-19T17:23:06.253Z"
+    assert format_timestamp(1618852986.2531) == "2021-04-19T17:23:06.253Z"

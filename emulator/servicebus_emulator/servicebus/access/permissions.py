@@ -33,7 +33,7 @@ def entity_of(path: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class Permission:
     """Rights over what is below `scope`. `entity`: only as far as it belongs to this queue; empty: to any."""
 
     rights: Right
@@ -46,10 +46,10 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class ValidatedCredential:
     """What a valid token says. `expires_at` in seconds since the epoch."""
 
-    grants: tuple[Grant, ...]
+    grants: tuple[Permission, ...]
     expires_at: float = math.inf
     resource: str = ""
     """The path that the token was made out for; empty: the namespace."""

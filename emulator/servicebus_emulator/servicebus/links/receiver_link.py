@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 
 from servicebus_emulator.amqp import Accepted, Error, Link, Modified, Outcome, Received, Rejected, Released
 from servicebus_emulator.amqp.serial import advance, distance
-from servicebus_emulator.servicebus.entities.message import Message, deliver
+from servicebus_emulator.servicebus.entities.message import Message, encode_delivery
 from servicebus_emulator.servicebus.entities.queue import Queue
-from servicebus_emulator.servicebus.entities.sessions import Session
+from servicebus_emulator.servicebus.entities.sessions import MessageSession
 from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST, SESSION_LOCK_LOST, ServiceBusError
-from servicebus_emulator.servicebus.faults import At, Faults
+from servicebus_emulator.servicebus.faults import FaultPoint, ServiceBusFaults
 
 MAX_BACKLOG_BYTES = 4 * 1024 * 1024
 """A client that does not read is sent no more while this much waits for it."""
@@ -20,11 +20,11 @@ _REMEMBERED = 1000
 _DEAD_LETTER_FIELDS = ("DeadLetterReason", "DeadLetterErrorDescription")
 
 
-class Consumer:
+class ReceiverLink:
     """Pushes messages while the client gives credit. Under peek-lock the delivery tag is the lock token."""
 
-    def __init__(self, queue: Queue, link: Link, session: Session | None, wrote: Callable[[], None]) -> None:
-        self.keeps = link.attach.snd_settle_mode != 1
+    def __init__(self, queue: Queue, link: Link, session: MessageSession | None, wrote: Callable[[], None]) -> None:
+        self.peek_lock = link.attach.snd_settle_mode != 1
         self._queue = queue
         self._link = link
         self._session = session
@@ -52,16 +52,16 @@ class Consumer:
         if drain:
             self._link.drained()
 
-    def wants(self) -> bool:
-        """See `queue.Consumer`."""
+    def has_capacity(self) -> bool:
+        """See `receiver.MessageReceiver`."""
         link = self._link
         return link.open and link.credit > 0 and link.pending_output_bytes < MAX_BACKLOG_BYTES
 
-    def take(self, message: Message) -> None:
-        """See `queue.Consumer`."""
+    def deliver(self, message: Message) -> None:
+        """See `receiver.MessageReceiver`."""
         token = message.lock_token
         tag = token.bytes_le if token is not None else b""  # the tag is the token, and empty if there is none
-        delivery_id = self._link.send(deliver(message, lock_token=token), tag=tag, settled=token is None)
+        delivery_id = self._link.send(encode_delivery(message, lock_token=token), tag=tag, settled=token is None)
         if token is not None:
             self._deliveries[delivery_id] = token
             if len(self._deliveries) >= self._sweep_at:
@@ -82,7 +82,7 @@ class Consumer:
         self._sweep_at = 2 * max(_REMEMBERED, len(self._deliveries))  # so that it costs little for each delivery
 
     def session_lock_lost(self) -> None:
-        """See `sessions.LockHolder`."""
+        """See `receiver.SessionLockObserver`."""
         self._session = None
         self._link.detach(Error(SESSION_LOCK_LOST, "The session's lock has expired.", {}))
         self._wrote()
@@ -98,7 +98,9 @@ class Consumer:
         walk = (advance(first, step) for step in range(span + 1))
         return [number for number in walk if number in self._deliveries]
 
-    def settle(self, delivery_id: int, state: Outcome | None, *, settled: bool, faults: Faults) -> Outcome | None:
+    def settle(
+        self, delivery_id: int, state: Outcome | None, *, settled: bool, faults: ServiceBusFaults
+    ) -> Outcome | None:
         """Carry out what the client says of a delivery; the state to answer with, None if there is nothing to answer.
 
         A refusal is a rejection with an error; the answer to a dead-lettering is a rejection without one. A delivery
@@ -111,7 +113,7 @@ class Consumer:
             del self._deliveries[delivery_id]
         try:
             if not isinstance(state, Received | Released | None):
-                faults.strike(At.SETTLE, self._queue.settings.name)
+                faults.check(FaultPoint.SETTLE, self._queue.settings.name)
             return self._carry_out(token, state)
         except ServiceBusError as error:
             return Rejected(Error(self._condition(error), error.description, {}))

@@ -10,30 +10,30 @@ from itertools import chain
 from typing import Protocol
 
 from servicebus_emulator.servicebus.access import sas
-from servicebus_emulator.servicebus.access.policies import ALL, DEVELOPMENT, Policy, Right
-from servicebus_emulator.servicebus.access.proof import Grant, Proof, entity_of
+from servicebus_emulator.servicebus.access.permissions import Permission, ValidatedCredential, entity_of
+from servicebus_emulator.servicebus.access.policies import ALL_RIGHTS, DEVELOPMENT_POLICY, Policy, Right
 from servicebus_emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
 
 _BEARER = "bearer "
 _MESSAGES = "messages"
 
 
-class Access(StrEnum):
+class AccessMode(StrEnum):
     """Whether tokens are checked, or only have to look like tokens."""
 
     CHECKED = "checked"
     OPEN = "open"
 
 
-class BearerTokens(Protocol):
+class JwtValidator(Protocol):
     """Whoever knows what a JSON web token proves."""
 
-    def examine(self, token: str) -> Proof:
+    def examine(self, token: str) -> ValidatedCredential:
         """Raises `ServiceBusError` (unauthorized) for what is wrong with it."""
         ...
 
 
-class Gatekeeper:
+class Authorizer:
     """Knows the policies, and whom to ask about JSON web tokens (`bearers`; None: they are refused).
 
     `policies` are the namespace's, `of_queues` gives those that the queues have just now.
@@ -42,14 +42,14 @@ class Gatekeeper:
 
     def __init__(
         self,
-        policies: Iterable[Policy] = (DEVELOPMENT,),
+        policies: Iterable[Policy] = (DEVELOPMENT_POLICY,),
         *,
         of_queues: Callable[[], Iterable[Policy]] = tuple,
-        access: Access = Access.CHECKED,
-        bearers: BearerTokens | None = None,
+        access: AccessMode = AccessMode.CHECKED,
+        bearers: JwtValidator | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.checks = access is Access.CHECKED
+        self.checks = access is AccessMode.CHECKED
         self.bearers = bearers
         self.now = clock
         self._of_namespace = tuple(policies)
@@ -72,17 +72,17 @@ class Gatekeeper:
             raise ServiceBusError(UNAUTHORIZED, text)
         proof = self.examine(given[len(_BEARER) :].strip() if is_bearer else given)
         if not any(self._lets_in(path, grant, right) for grant in proof.grants):
-            raise missing(path, right)
+            raise missing_right(path, right)
 
-    def log_in(self, name: str, key: str) -> Proof | None:
+    def log_in(self, name: str, key: str) -> ValidatedCredential | None:
         """What a policy's name and key prove, as given by SASL PLAIN; None: nothing."""
         if not self.checks:
-            return Proof((Grant(ALL),))
+            return ValidatedCredential((Permission(ALL_RIGHTS),))
         known = (policy for policy in self._policies() if policy.name.lower() == name.lower())
-        grants = tuple(Grant(one.rights, one.entity, one.entity) for one in known if _is_key_of(one, key))
-        return Proof(grants) if grants else None
+        grants = tuple(Permission(one.rights, one.entity, one.entity) for one in known if _is_key_of(one, key))
+        return ValidatedCredential(grants) if grants else None
 
-    def examine(self, token: str) -> Proof:
+    def examine(self, token: str) -> ValidatedCredential:
         """What a token proves. Raises `ServiceBusError` (unauthorized) for what is wrong with it."""
         if sas.is_signature(token):
             return sas.examine(token, self._policies(), self.now()) if self.checks else _any(sas.fields(token))
@@ -97,7 +97,7 @@ class Gatekeeper:
         return self.bearers.examine(token)
 
     @staticmethod
-    def _lets_in(path: str, grant: Grant, right: Right) -> bool:
+    def _lets_in(path: str, grant: Permission, right: Right) -> bool:
         """Who sends by REST may sign `queue/messages`, or what is below it, instead of the queue."""
         if path and f"{grant.scope}/".startswith(f"{path}/{_MESSAGES}/"):
             return bool(grant.rights & right) and grant.entity in ("", entity_of(path))
@@ -108,16 +108,16 @@ def _is_key_of(policy: Policy, key: str) -> bool:
     return sum(hmac.compare_digest(key.encode(), one.encode()) for one in policy.keys) > 0
 
 
-def missing(path: str, right: Right) -> ServiceBusError:
+def missing_right(path: str, right: Right) -> ServiceBusError:
     """The refusal of whoever lacks a right."""
     text = f"Unauthorized access. '{right}' claim(s) are required to perform this operation. Resource: '{path or '/'}'."
     return ServiceBusError(UNAUTHORIZED, text)
 
 
-def _any(_: object) -> Proof:
+def _any(_: object) -> ValidatedCredential:
     """A token that has its parts is good for everything."""
-    return Proof((Grant(ALL),))
+    return ValidatedCredential((Permission(ALL_RIGHTS),))
 
 
-OPEN = Gatekeeper((), access=Access.OPEN)
+UNCHECKED = Authorizer((), access=AccessMode.OPEN)
 """Takes any token that has the form of one."""

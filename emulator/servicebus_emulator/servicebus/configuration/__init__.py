@@ -1,0 +1,1 @@
+"""Reads queues and policies from the official emulator's `config.json` format."""
