@@ -1,4 +1,4 @@
-"""The other end of a connection, made by hand: it frames what a test says and unframes what comes back."""
+"""The client's end of a connection, for tests: it encodes performatives into frames and decodes the answers."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -25,14 +25,14 @@ def framed(performative: Performative, channel: int = 0, payload: bytes = b"") -
 
 
 def only(kind: type[T], items: Sequence[object]) -> T:
-    """The one item of this kind among ``items``."""
+    """Return the item of this kind; assert that there is exactly one."""
     found = [item for item in items if isinstance(item, kind)]
     assert len(found) == 1, items
     return found[0]
 
 
 class Peer:
-    """Talks to ``connection`` and reads its answers; ``channel`` is the one of the session begun last."""
+    """Sends to ``connection`` and reads its answers. ``channel`` is the channel of the last session."""
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self.connection = Connection("broker", limits)
@@ -41,11 +41,11 @@ class Peer:
         self._decoder.expect_header()
 
     def say(self, *performatives: Performative, payload: bytes = b"") -> list[Event]:
-        """Send on the channel of the session; ``payload`` goes with each."""
+        """Send performatives on the channel of the session, each with ``payload``; return the events."""
         return self.connection.receive(b"".join(framed(item, self.channel, payload) for item in performatives))
 
     def hear(self) -> list[Sent]:
-        """What came back since last time, heartbeats left out: (channel, performative, payload)."""
+        """Return the answers since the last call as (channel, performative, payload), without heartbeats."""
         heard = []
         for item in self.items():
             if isinstance(item, Frame) and item.body:
@@ -54,7 +54,7 @@ class Peer:
         return heard
 
     def hear_only(self, kind: type[T]) -> T:
-        """The one performative of this kind among what came back."""
+        """Return the answer of this kind; assert that there is exactly one."""
         return only(kind, [performative for _, performative, _ in self.hear()])
 
     def items(self) -> list[ProtocolHeader | Frame]:
@@ -78,7 +78,7 @@ class Peer:
         return self
 
     def attach(self, handle: int = 0, *, receives: bool, name: str = "link") -> Link:
-        """A link, not answered yet; the peer receives on it, or sends."""
+        """Attach a link that the server has not answered yet. The peer receives on it, or sends."""
         attach = Attach(
             name,
             handle,
@@ -90,7 +90,7 @@ class Peer:
         return only(LinkAttaching, self.say(attach)).link
 
     def link(self, handle: int = 0, *, receives: bool, max_message_size: int | None = None) -> Link:
-        """A link that is accepted."""
+        """Attach a link and accept it."""
         link = self.attach(handle, receives=receives)
         link.accept(max_message_size=max_message_size)
         self.hear()
@@ -98,7 +98,7 @@ class Peer:
 
 
 def closed_with(events: list[Event]) -> str:
-    """The condition with which the connection was closed."""
+    """Return the condition that the connection was closed with."""
     error = only(ConnectionClosed, events).error
     assert error is not None
     return error.condition

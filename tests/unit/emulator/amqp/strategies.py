@@ -1,4 +1,4 @@
-"""AMQP values and performatives of every kind, for property tests."""
+"""Hypothesis strategies for AMQP values and performatives."""
 
 import dataclasses
 from collections.abc import Callable
@@ -95,7 +95,7 @@ map_keys: st.SearchStrategy[object] = st.one_of(strings, symbols, uuids, *(numbe
 
 
 def nested(leaves: st.SearchStrategy[object], array_items: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
-    """``leaves`` inside lists, maps and descriptors; ``array_items`` are ready-made arrays."""
+    """Return a strategy for ``leaves`` nested in lists, maps and descriptors. ``array_items`` are complete arrays."""
     return st.recursive(
         leaves | array_items,
         lambda inner: (
@@ -175,8 +175,8 @@ def _field(name: str, kind: Callable[..., object]) -> st.SearchStrategy[object]:
 
 
 def every_field(kind: Callable[..., T], **given: st.SearchStrategy[object]) -> st.SearchStrategy[T]:
-    """Instances of the dataclass ``kind`` with all fields drawn."""
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # a class is what is passed
+    """Return a strategy for instances of the dataclass ``kind`` with all fields drawn."""
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # `kind` is a dataclass
     return st.builds(kind, **{name: given[name] if name in given else _field(name, kind) for name in names})
 
 

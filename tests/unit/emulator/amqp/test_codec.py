@@ -1,4 +1,4 @@
-"""The codec against the specification's own encodings, and against input that is not AMQP."""
+"""The codec, checked with encodings from the specification and with input that is not AMQP."""
 
 import uuid
 
@@ -125,7 +125,7 @@ def raw(text: str) -> bytes:
 
 
 def types_of(value: object) -> object:
-    """The shape of a value, made of the types that AMQP tells apart."""
+    """Return the types in a value, so that a comparison distinguishes equal numbers of different types."""
     match value:
         case Described(descriptor, inner):
             return (Described, types_of(descriptor), types_of(inner))
@@ -138,14 +138,14 @@ def types_of(value: object) -> object:
 
 
 @pytest.mark.parametrize(("value", "text"), SHORTEST, ids=lambda item: repr(item)[:30])
-def test_a_value_is_written_in_its_shortest_form_and_read_back_with_its_type(value: object, text: str) -> None:
+def test_a_value_is_encoded_in_its_shortest_form_and_decoded_with_its_type(value: object, text: str) -> None:
     assert encode(value) == raw(text)
     assert decode(raw(text)) == (value, len(raw(text)))
     assert types_of(decode(raw(text))[0]) == types_of(value)
 
 
 @pytest.mark.parametrize(("text", "value"), OTHER_FORMS)
-def test_the_longer_forms_of_a_value_are_read_too(text: str, value: object) -> None:
+def test_the_longer_encodings_of_a_value_are_decoded(text: str, value: object) -> None:
     assert decode(raw(text)) == (value, len(raw(text)))
     assert types_of(decode(raw(text))[0]) == types_of(value)
 
@@ -156,15 +156,15 @@ def test_malformed_input_is_a_decode_error(what: str) -> None:
         decode(raw(MALFORMED[what]))
 
 
-def test_a_bare_int_is_written_as_a_long() -> None:
+def test_a_plain_int_is_encoded_as_a_long() -> None:
     assert types_of(decode(encode(5))[0]) is Long
 
 
-def test_a_tuple_is_written_as_a_list_and_a_bytearray_as_binary() -> None:
+def test_a_tuple_is_encoded_as_a_list_and_a_bytearray_as_binary() -> None:
     assert decode(encode((1, bytearray(b"x"))))[0] == [1, b"x"]
 
 
-def test_a_subclass_is_written_as_the_type_it_is_derived_from() -> None:
+def test_a_subclass_is_encoded_as_its_base_type() -> None:
     class Priority(UByte):
         pass
 
@@ -175,7 +175,7 @@ def test_a_subclass_is_written_as_the_type_it_is_derived_from() -> None:
     "value",
     [UByte(256), UInt(-1), ULong(2**64), 2**63, Symbol("é"), "\ud800", object(), Decimal128(b"short"), Char("xy")],
 )
-def test_what_no_amqp_type_can_carry_is_an_encode_error(value: object) -> None:
+def test_a_value_without_an_amqp_type_is_an_encode_error(value: object) -> None:
     with pytest.raises(EncodeError):
         encode(value)
 
@@ -186,7 +186,7 @@ def test_an_array_of_different_types_is_an_encode_error(items: list[object]) -> 
         encode(Array(items))
 
 
-def test_nesting_is_read_down_to_its_limit_and_no_further() -> None:
+def test_nesting_is_decoded_up_to_its_limit() -> None:
     value: object = None
     for _ in range(MAX_NESTING):
         value = [value]
@@ -195,19 +195,19 @@ def test_nesting_is_read_down_to_its_limit_and_no_further() -> None:
         decode(encode([value]))
 
 
-def test_elements_are_read_up_to_their_limit_and_no_further() -> None:
+def test_elements_are_decoded_up_to_their_limit() -> None:
     assert decode(encode([None] * MAX_ELEMENTS))[0] == [None] * MAX_ELEMENTS
     with pytest.raises(DecodeError, match="elements"):
         decode(encode([None] * (MAX_ELEMENTS + 1)))
 
 
-def test_reading_starts_at_the_offset_and_ends_after_the_value() -> None:
+def test_decoding_starts_at_the_offset_and_returns_the_offset_after_the_value() -> None:
     assert decode(b"\xff\xff" + encode("x") + b"\xff", 2) == ("x", 5)
 
 
 @given(strategies.values)
 @settings(deadline=None, max_examples=150)
-def test_every_value_survives_the_way_out_and_back(value: object) -> None:
+def test_every_value_survives_encoding_and_decoding(value: object) -> None:
     decoded, end = decode(encode(value))
     assert decoded == value
     assert types_of(decoded) == types_of(value)
@@ -216,7 +216,7 @@ def test_every_value_survives_the_way_out_and_back(value: object) -> None:
 
 @given(strategies.values, st.data())
 @settings(deadline=None, max_examples=150)
-def test_a_value_cut_short_is_a_decode_error(value: object, data: st.DataObject) -> None:
+def test_a_truncated_value_is_a_decode_error(value: object, data: st.DataObject) -> None:
     encoded = encode(value)
     cut = data.draw(st.integers(0, len(encoded) - 1))
     with pytest.raises(DecodeError):
@@ -225,7 +225,7 @@ def test_a_value_cut_short_is_a_decode_error(value: object, data: st.DataObject)
 
 @given(st.binary(max_size=200))
 @settings(deadline=None, max_examples=300)
-def test_arbitrary_bytes_are_a_value_or_a_decode_error(data: bytes) -> None:
+def test_arbitrary_bytes_decode_to_a_value_or_a_decode_error(data: bytes) -> None:
     try:
         _, end = decode(data)
     except DecodeError:

@@ -1,4 +1,4 @@
-"""Frames and protocol headers, however their bytes arrive."""
+"""Frames and protocol headers, in chunks of any size."""
 
 from itertools import pairwise
 
@@ -27,12 +27,12 @@ ITEMS = [ProtocolHeader(AMQP_HEADER), Frame(0, 7, b"abc"), Frame(0, 0, b""), Fra
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=6).map(sorted))
 @settings(deadline=None, max_examples=60)
-def test_frames_are_the_same_however_the_stream_is_cut(cuts: list[int]) -> None:
+def test_the_decoder_returns_the_same_frames_for_any_chunks(cuts: list[int]) -> None:
     edges = [0, *cuts, len(STREAM)]
     assert decoded(*(STREAM[start:end] for start, end in pairwise(edges))) == ITEMS
 
 
-def test_frames_are_the_same_when_they_arrive_byte_by_byte() -> None:
+def test_the_decoder_returns_the_same_frames_byte_by_byte() -> None:
     assert decoded(*(bytes([octet]) for octet in STREAM)) == ITEMS
 
 
@@ -52,23 +52,23 @@ def test_an_extended_header_is_skipped() -> None:
         b"\xff\xff\xff\xff\x02\x00\x00\x00",
     ],
 )
-def test_a_frame_of_impossible_size_is_a_framing_error_at_once(header: bytes) -> None:
+def test_an_invalid_frame_size_is_a_framing_error_before_the_body_arrives(header: bytes) -> None:
     with pytest.raises(AmqpError, match="framing-error"):
         decoded(AMQP_HEADER + header)
 
 
-def test_a_frame_may_be_as_large_as_was_agreed() -> None:
+def test_a_frame_may_have_the_maximum_size() -> None:
     assert len(decoded(AMQP_HEADER + frame_header(992, 0) + bytes(992))) == 2
 
 
 @pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\n", b"AMXP", b"\x16\x03\x01"])
-def test_what_cannot_become_a_protocol_header_is_handed_over_without_waiting_for_eight_bytes(start: bytes) -> None:
+def test_bytes_that_cannot_start_a_protocol_header_are_returned_before_eight_bytes_arrive(start: bytes) -> None:
     decoder = FrameDecoder(1_000)
     decoder.feed(start)
     assert decoder.next() == ProtocolHeader(start[:8])
 
 
-def test_output_shares_a_chunk_until_it_is_sealed() -> None:
+def test_frames_share_a_chunk_until_the_output_is_sealed() -> None:
     output = Output()
     output.write(b"one")
     output.write(b"two")

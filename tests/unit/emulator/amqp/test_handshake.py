@@ -34,7 +34,7 @@ def sasl(frame: SaslFrame) -> bytes:
 
 
 def sasl_frames(chunk: bytes) -> list[SaslFrame]:
-    """The frames of a chunk, a protocol header at its start left out."""
+    """Decode the SASL frames of a chunk, without the protocol header at its start."""
     decoder = FrameDecoder(2**16)
     decoder.feed(chunk if chunk.startswith(b"AMQP") else SASL_HEADER + chunk)
     items = []
@@ -45,7 +45,7 @@ def sasl_frames(chunk: bytes) -> list[SaslFrame]:
     return items
 
 
-def test_sasl_is_offered_with_the_mechanisms_the_sdks_look_for() -> None:
+def test_the_server_offers_the_sasl_mechanisms_that_the_sdks_choose() -> None:
     connection = Connection("broker")
     assert connection.receive(SASL_HEADER) == []
     (answer,) = connection.take_output()
@@ -66,13 +66,11 @@ def test_any_offered_mechanism_is_accepted(mechanism: str) -> None:
     ("response", "name", "password"),
     [(b"\0user\0pass\0word", "user", "pass\0word"), (b"as\0user\0", "user", ""), (b"", "", ""), (None, "", "")],
 )
-def test_a_name_and_a_password_are_asked_about_and_refused_where_they_are_no_good(
-    response: bytes | None, name: str, password: str
-) -> None:
-    asked: list[tuple[str, str]] = []
+def test_a_wrong_name_or_password_is_refused(response: bytes | None, name: str, password: str) -> None:
+    checked: list[tuple[str, str]] = []
 
     def refuse(*both: str) -> bool:
-        asked.append((both[0], both[1]))
+        checked.append((both[0], both[1]))
         return False
 
     connection = Connection("broker", check_password=refuse)
@@ -80,10 +78,10 @@ def test_a_name_and_a_password_are_asked_about_and_refused_where_they_are_no_goo
     connection.take_output()
     assert closed_with(connection.receive(sasl(SaslInit("PLAIN", response)))) == "amqp:unauthorized-access"
     assert [sasl_frames(chunk) for chunk in connection.take_output()] == [[SaslOutcome(1)]]
-    assert asked == [(name, password)]
+    assert checked == [(name, password)]
 
 
-def test_an_unknown_mechanism_is_told_so_and_the_connection_is_over() -> None:
+def test_an_unknown_sasl_mechanism_is_refused_and_closes_the_connection() -> None:
     connection = Connection("broker")
     connection.receive(SASL_HEADER)
     connection.take_output()
@@ -93,10 +91,10 @@ def test_an_unknown_mechanism_is_told_so_and_the_connection_is_over() -> None:
     assert connection.closed
 
 
-def test_the_sasl_outcome_has_a_chunk_of_its_own_even_when_the_peer_sends_everything_at_once() -> None:
+def test_the_sasl_outcome_travels_in_a_separate_chunk_even_if_the_peer_sends_everything_at_once() -> None:
     connection = Connection("broker")
-    everything = SASL_HEADER + sasl(SaslInit("ANONYMOUS")) + AMQP_HEADER + framed(Open("peer"))
-    assert connection.receive(everything) == [ConnectionOpened()]
+    conversation = SASL_HEADER + sasl(SaslInit("ANONYMOUS")) + AMQP_HEADER + framed(Open("peer"))
+    assert connection.receive(conversation) == [ConnectionOpened()]
     mechanisms, outcome, rest = connection.take_output()
     assert sasl_frames(mechanisms) == [SaslMechanisms(("MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"))]
     assert sasl_frames(outcome) == [SaslOutcome(0)]
@@ -111,7 +109,7 @@ def test_the_amqp_header_is_accepted_without_sasl() -> None:
 
 
 @pytest.mark.parametrize("header", [b"AMQP\x02\x01\x00\x00", b"AMQP\x00\x00\x09\x01", b"GET / HTTP/1.1\r\n\r\n"])
-def test_an_unknown_header_is_answered_with_our_own_and_the_connection_is_over(header: bytes) -> None:
+def test_an_unknown_header_is_answered_with_the_amqp_header_and_closes_the_connection(header: bytes) -> None:
     connection = Connection("broker")
     assert closed_with(connection.receive(header)) == "amqp:connection:framing-error"
     assert connection.take_output() == [AMQP_HEADER]
@@ -128,13 +126,13 @@ def test_an_unknown_header_is_answered_with_our_own_and_the_connection_is_over(h
         SASL_HEADER + frame_header(0, 0, SASL_FRAME),
     ],
 )
-def test_sasl_out_of_its_order_ends_the_connection(data: bytes) -> None:
+def test_sasl_frames_out_of_order_close_the_connection(data: bytes) -> None:
     connection = Connection("broker")
     only(ConnectionClosed, connection.receive(data))
     assert connection.closed
 
 
-def test_open_is_answered_with_what_we_allow() -> None:
+def test_the_answer_to_an_open_states_our_limits() -> None:
     connection = Connection("broker", Limits(channel_max=9))
     events = connection.receive(AMQP_HEADER + framed(Open("peer", "host", 1_048_576, idle_time_out=60_000)))
     assert events == [ConnectionOpened()]
@@ -147,7 +145,7 @@ def test_open_is_answered_with_what_we_allow() -> None:
 
 
 @pytest.mark.parametrize("timeout", [None, 0])
-def test_a_peer_that_states_no_idle_timeout_has_none(timeout: int | None) -> None:
+def test_a_peer_without_an_idle_timeout_never_times_out(timeout: int | None) -> None:
     assert Peer().open(idle_time_out=timeout).connection.peer_idle_timeout_ms is None
 
 
@@ -157,7 +155,7 @@ def test_a_heartbeat_is_an_empty_frame() -> None:
     assert peer.connection.take_output() == [bytes.fromhex("00000008 02000000")]
 
 
-def test_heartbeats_of_the_peer_are_taken_without_a_word() -> None:
+def test_heartbeats_of_the_peer_are_not_answered() -> None:
     peer = Peer().open()
     assert peer.connection.receive(frame_header(0, 0) * 3) == []
     assert peer.items() == []
@@ -174,7 +172,7 @@ def test_no_heartbeat_is_sent_before_open_or_after_close() -> None:
     assert peer.items() == []
 
 
-def test_close_is_answered_and_nothing_is_understood_after_it() -> None:
+def test_the_peers_close_is_answered_and_later_frames_are_ignored() -> None:
     peer = Peer().open()
     error = Error("amqp:internal-error", "tired", {"why": "late"})
     assert peer.say(Close(error), Begin(None, 0, 1, 1)) == [ConnectionClosed(error)]
@@ -184,7 +182,7 @@ def test_close_is_answered_and_nothing_is_understood_after_it() -> None:
     assert peer.items() == []
 
 
-def test_our_close_says_why() -> None:
+def test_our_close_carries_the_error_and_is_sent_once() -> None:
     peer = Peer().open()
     peer.connection.close(Error("amqp:connection:forced", "shutting down"))
     peer.connection.close()
@@ -192,7 +190,7 @@ def test_our_close_says_why() -> None:
     assert peer.connection.closed
 
 
-def test_a_close_before_open_opens_first_as_the_protocol_asks() -> None:
+def test_a_close_before_the_peers_open_sends_our_open_first() -> None:
     connection = Connection("broker")
     assert closed_with(connection.receive(AMQP_HEADER + framed(Begin(None, 0, 1, 1)))) == "amqp:illegal-state"
     peer = Peer()
@@ -221,7 +219,7 @@ def test_a_close_before_open_opens_first_as_the_protocol_asks() -> None:
         (frame_header(7, 0) + bytes.fromhex("005318c0020141"), "amqp:decode-error"),
     ],
 )
-def test_a_breach_of_the_protocol_closes_the_connection_with_its_condition(frame: bytes, condition: str) -> None:
+def test_a_protocol_error_closes_the_connection_with_its_condition(frame: bytes, condition: str) -> None:
     peer = Peer().open()
     assert closed_with(peer.connection.receive(frame)) == condition
     close = peer.hear_only(Close)
@@ -231,7 +229,7 @@ def test_a_breach_of_the_protocol_closes_the_connection_with_its_condition(frame
     assert peer.connection.closed
 
 
-def test_a_field_of_the_wrong_type_is_named() -> None:
+def test_the_error_names_the_field_with_the_wrong_type() -> None:
     peer = Peer().open()
     (closed,) = peer.connection.receive(framed(Open("x")).replace(b"\xa1\x01x", b"\xa0\x01x"))
     assert isinstance(closed, ConnectionClosed)
@@ -240,6 +238,6 @@ def test_a_field_of_the_wrong_type_is_named() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_frame_size", 511), ("channel_max", 65_536), ("idle_timeout_ms", 0)])
-def test_limits_the_protocol_cannot_carry_are_refused_by_name(name: str, value: int) -> None:
+def test_a_limit_that_the_protocol_cannot_carry_is_refused_by_name(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{name} is {value}"):
         Limits(**{name: value})

@@ -1,4 +1,4 @@
-"""Whatever a peer sends, the connection answers with events and frames: no exception, no hang, no broken output."""
+"""For any input the connection returns events and valid frames: no exception, no hang, no invalid output."""
 
 from collections.abc import Iterable
 
@@ -68,7 +68,7 @@ CONVERSATION = b"".join(
 
 
 def converse(connection: Connection, chunks: Iterable[bytes]) -> list[Event]:
-    """Feed the chunks, answer every event as a broker would, and check what must hold after each."""
+    """Feed the chunks, answer every event as a broker does, and check the invariants after each chunk."""
     events: list[Event] = []
     output = b""
     for chunk in chunks:
@@ -103,7 +103,7 @@ def answer(event: Event) -> None:
 
 
 def check_output(output: bytes) -> None:
-    """What was written is protocol headers and frames that can be read, to the last byte."""
+    """Assert that the output consists of complete protocol headers and decodable frames."""
     decoder = FrameDecoder(2**20)
     decoder.feed(output)
     size = 0
@@ -122,7 +122,7 @@ def pieces(data: bytes, size: int) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
-def test_the_conversation_that_is_spoilt_below_is_a_good_one() -> None:
+def test_the_conversation_that_other_tests_corrupt_is_valid() -> None:
     connection = Connection("broker")
     names = [type(event).__name__ for event in converse(connection, pieces(CONVERSATION, 7))]
     assert names == [
@@ -142,13 +142,13 @@ def test_the_conversation_that_is_spoilt_below_is_a_good_one() -> None:
 
 @given(st.lists(st.binary(max_size=60), max_size=5))
 @settings(deadline=None, max_examples=150)
-def test_arbitrary_bytes_from_the_start(chunks: list[bytes]) -> None:
+def test_arbitrary_bytes_at_the_start(chunks: list[bytes]) -> None:
     converse(Connection("broker"), chunks)
 
 
 @given(st.lists(st.binary(max_size=60), max_size=5))
 @settings(deadline=None, max_examples=150)
-def test_arbitrary_bytes_after_a_good_start(chunks: list[bytes]) -> None:
+def test_arbitrary_bytes_after_a_valid_start(chunks: list[bytes]) -> None:
     converse(Connection("broker"), [CONVERSATION[: CONVERSATION.index(framed(Close()))], *chunks])
 
 
@@ -162,7 +162,7 @@ def test_arbitrary_bytes_in_the_middle_of_sasl(chunks: list[bytes]) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=60)), max_size=6))
 @settings(deadline=None, max_examples=150)
-def test_frames_of_arbitrary_content(bodies: list[tuple[int, bytes]]) -> None:
+def test_frames_with_arbitrary_bodies(bodies: list[tuple[int, bytes]]) -> None:
     frames = b"".join(frame_header(len(body), channel) + body for channel, body in bodies)
     converse(Connection("broker"), [AMQP_HEADER + framed(Open("peer")) + framed(Begin(None, 0, 2, 10)), frames])
 
@@ -176,7 +176,7 @@ def test_frames_of_arbitrary_content(bodies: list[tuple[int, bytes]]) -> None:
     st.integers(1, 200),
 )
 @settings(deadline=None, max_examples=300)
-def test_a_good_conversation_with_some_bytes_changed(changes: list[tuple[int, int, str]], size: int) -> None:
+def test_a_valid_conversation_with_some_bytes_changed(changes: list[tuple[int, int, str]], size: int) -> None:
     spoilt = bytearray(CONVERSATION)
     for place, octet, how in changes:
         at = min(place, len(spoilt) - 1)
@@ -186,7 +186,7 @@ def test_a_good_conversation_with_some_bytes_changed(changes: list[tuple[int, in
 
 @given(st.integers(0, len(CONVERSATION) - 1), st.integers(1, 100))
 @settings(deadline=None, max_examples=60)
-def test_a_good_conversation_that_breaks_off(end: int, size: int) -> None:
+def test_a_valid_conversation_cut_short(end: int, size: int) -> None:
     assert not [
         event
         for event in converse(Connection("broker"), pieces(CONVERSATION[:end], size))
@@ -230,7 +230,7 @@ plausible: st.SearchStrategy[Performative] = st.one_of(
 
 @given(st.lists(st.tuples(st.integers(0, 1), plausible, st.binary(max_size=30)), max_size=20))
 @settings(deadline=None, max_examples=300)
-def test_good_frames_in_any_order(frames: list[tuple[int, Performative, bytes]]) -> None:
+def test_valid_frames_in_any_order(frames: list[tuple[int, Performative, bytes]]) -> None:
     start = AMQP_HEADER + framed(Open("peer", max_frame_size=512)) + framed(Begin(None, 0, 2, 10))
     spoken = [
         framed(frame, channel, payload if isinstance(frame, Transfer) else b"") for channel, frame, payload in frames

@@ -40,7 +40,7 @@ from tests.unit.emulator.amqp.peer import Peer, closed_with, framed, only
 
 
 def receiving(credit: int, *, delivery_count: int | None = 0, drain: bool = False, echo: bool = False) -> Flow:
-    """The flow of a peer that receives on handle 0."""
+    """Return a flow of a peer that receives on handle 0."""
     return Flow(0, 1_000, 0, 1_000, 0, delivery_count, credit, drain=drain, echo=echo)
 
 
@@ -48,7 +48,7 @@ def payloads(peer: Peer) -> list[bytes]:
     return [payload for _, performative, payload in peer.hear() if isinstance(performative, Transfer)]
 
 
-def test_header_open_begin_and_attach_may_all_come_before_the_peer_reads_anything() -> None:
+def test_a_peer_may_send_header_open_begin_and_attach_before_it_reads_an_answer() -> None:
     peer = Peer()
     attach = Attach("link", 5, RECEIVER, source=Source("queue"))
     frames = framed(Open("peer")) + framed(Begin(None, 0, 10, 10), 1) + framed(attach, 1) + framed(receiving(3), 1)
@@ -62,7 +62,7 @@ def test_header_open_begin_and_attach_may_all_come_before_the_peer_reads_anythin
     assert only(LinkAttaching, events).link.credit == 3
 
 
-def test_a_session_is_answered_with_the_channel_it_answers() -> None:
+def test_the_answer_to_a_begin_names_the_peers_channel() -> None:
     peer = Peer().open()
     peer.channel = 7
     session = only(SessionBegun, peer.say(Begin(None, 42, 10, 10))).session
@@ -70,7 +70,7 @@ def test_a_session_is_answered_with_the_channel_it_answers() -> None:
     assert peer.connection.sessions == (session,)
 
 
-def test_channels_and_handles_of_both_ends_are_numbered_apart() -> None:
+def test_both_ends_number_channels_and_handles_independently() -> None:
     peer = Peer().open()
     peer.begin(channel=900)
     peer.begin(channel=30)
@@ -88,7 +88,7 @@ def test_channels_and_handles_of_both_ends_are_numbered_apart() -> None:
     assert transfer.handle == 0
 
 
-def test_an_accepted_link_of_a_receiver_is_answered_with_its_own_words() -> None:
+def test_accepting_a_receivers_link_echoes_its_attach() -> None:
     peer = Peer().open().begin()
     source = Source(
         "amqps://host/Queue", filter={"com.microsoft:session-filter": None}, outcomes=("amqp:accepted:list",)
@@ -107,7 +107,7 @@ def test_an_accepted_link_of_a_receiver_is_answered_with_its_own_words() -> None
     assert link.open
 
 
-def test_an_accepted_link_of_a_sender_states_the_largest_message_and_what_else_it_is_given() -> None:
+def test_accepting_a_senders_link_states_the_maximum_message_size_and_the_given_fields() -> None:
     peer = Peer().open().begin()
     link = peer.attach(receives=False)
     assert link.peer_is_sender
@@ -120,7 +120,7 @@ def test_an_accepted_link_of_a_sender_states_the_largest_message_and_what_else_i
     assert answer.properties == {"com.microsoft:locked-until-utc": 5}
 
 
-def test_terminuses_are_never_null_in_an_accepted_attach() -> None:
+def test_an_accepted_attach_always_has_a_source_and_a_target() -> None:
     peer = Peer().open().begin()
     link = only(LinkAttaching, peer.say(Attach("link", 0, SENDER))).link
     link.accept(max_message_size=1)
@@ -128,7 +128,7 @@ def test_terminuses_are_never_null_in_an_accepted_attach() -> None:
     assert (answer.source, answer.target) == (Source(), Target())
 
 
-def test_a_filter_that_is_described_comes_back_as_it_was() -> None:
+def test_a_described_filter_is_echoed_unchanged() -> None:
     peer = Peer().open().begin()
     described = {"com.microsoft:session-filter": Described(Symbol("com.microsoft:session-filter"), "s")}
     link = only(LinkAttaching, peer.say(Attach("link", 0, RECEIVER, source=Source("q", filter=described)))).link
@@ -138,7 +138,7 @@ def test_a_filter_that_is_described_comes_back_as_it_was() -> None:
     assert answer.source.filter == described
 
 
-def test_a_refused_link_gets_an_attach_without_terminuses_and_a_closing_detach() -> None:
+def test_a_refused_link_gets_an_attach_without_source_and_target_and_a_closing_detach() -> None:
     peer = Peer().open().begin()
     link = peer.attach(receives=True)
     error = Error("amqp:not-found", "no such queue")
@@ -152,7 +152,7 @@ def test_a_refused_link_gets_an_attach_without_terminuses_and_a_closing_detach()
     assert peer.hear() == []
 
 
-def test_to_detach_a_link_that_was_never_answered_is_to_refuse_it() -> None:
+def test_detaching_a_link_that_was_not_accepted_refuses_it() -> None:
     peer = Peer().open().begin()
     link = peer.attach(receives=False)
     link.detach(Error("amqp:resource-limit-exceeded"))
@@ -162,7 +162,7 @@ def test_to_detach_a_link_that_was_never_answered_is_to_refuse_it() -> None:
     assert detach == Detach(0, closed=True, error=Error("amqp:resource-limit-exceeded"))
 
 
-def test_an_answer_that_comes_after_the_peer_left_is_not_sent() -> None:
+def test_an_answer_after_the_peers_detach_is_not_sent() -> None:
     peer = Peer().open().begin()
     link = peer.attach(receives=True)
     assert only(LinkDetached, peer.say(Detach(0, closed=True))).link is link
@@ -180,7 +180,7 @@ def test_an_answer_that_comes_after_the_peer_left_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize("after", [[End()], [Close()]])
-def test_an_answer_that_comes_after_its_session_or_connection_is_gone_is_not_sent(after: list[End | Close]) -> None:
+def test_an_answer_after_the_end_of_its_session_or_connection_is_not_sent(after: list[End | Close]) -> None:
     peer = Peer().open().begin()
     link = peer.attach(receives=True)
     peer.say(*after)
@@ -192,7 +192,7 @@ def test_an_answer_that_comes_after_its_session_or_connection_is_gone_is_not_sen
     assert not link.open
 
 
-def test_a_message_is_sent_with_its_tag_and_counts_against_the_credit() -> None:
+def test_sending_a_message_uses_one_credit() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=True)
     assert peer.say(receiving(2)) == [FlowReceived(link, drain=False, echo=False)]
@@ -206,14 +206,14 @@ def test_a_message_is_sent_with_its_tag_and_counts_against_the_credit() -> None:
         link.send(b"three", tag=b"t3", settled=True)
 
 
-def test_a_link_the_peer_sends_on_cannot_be_sent_on() -> None:
+def test_we_cannot_send_on_a_link_that_the_peer_sends_on() -> None:
     link = Peer().open().begin().link(receives=False)
     link.grant(1)
     with pytest.raises(AmqpError):
         link.send(b"x", tag=b"t", settled=True)
 
 
-def test_credit_is_counted_from_the_delivery_count_the_peer_has_seen() -> None:
+def test_credit_counts_from_the_delivery_count_that_the_peer_has_seen() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=True)
     peer.say(receiving(5))
@@ -227,7 +227,7 @@ def test_credit_is_counted_from_the_delivery_count_the_peer_has_seen() -> None:
     assert link.credit == 0
 
 
-def test_the_same_flow_twice_changes_nothing() -> None:
+def test_a_repeated_flow_does_not_change_the_credit() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=True)
     peer.say(receiving(5))
@@ -237,7 +237,7 @@ def test_the_same_flow_twice_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("initial", [0, 7, 0xFFFF_FFFF])
-def test_credit_without_a_delivery_count_counts_from_the_initial_one(initial: int) -> None:
+def test_credit_without_a_delivery_count_counts_from_the_initial_delivery_count(initial: int) -> None:
     peer = Peer().open().begin()
     link = peer.attach(receives=True)
     peer.say(receiving(2, delivery_count=None))
@@ -250,14 +250,14 @@ def test_credit_without_a_delivery_count_counts_from_the_initial_one(initial: in
     assert link.credit == 2
 
 
-def test_boundless_credit_is_credit() -> None:
+def test_the_largest_possible_credit_is_valid() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=True)
     peer.say(receiving(0xFFFF_FFFF))
     assert link.credit > 1_000_000
 
 
-def test_drain_is_answered_with_the_credit_used_up_and_the_delivery_count_moved_on() -> None:
+def test_the_answer_to_a_drain_uses_up_the_credit_and_advances_the_delivery_count() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=True)
     assert peer.say(receiving(10, drain=True)) == [FlowReceived(link, drain=True, echo=False)]
@@ -270,14 +270,14 @@ def test_drain_is_answered_with_the_credit_used_up_and_the_delivery_count_moved_
     assert link.credit == 3
 
 
-def test_an_echo_on_a_link_is_answered_with_its_state() -> None:
+def test_an_echo_on_a_link_is_answered_with_the_state_of_the_link() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=True)
     assert peer.say(receiving(4, echo=True)) == [FlowReceived(link, drain=False, echo=True)]
     assert peer.hear() == [(0, Flow(0, 65_536, 0, 0x7FFF_FFFF, 0, 0, 4), b"")]
 
 
-def test_an_echo_on_a_session_or_on_a_link_not_accepted_yet_is_answered_with_the_state_of_the_session() -> None:
+def test_an_echo_without_an_accepted_link_is_answered_with_the_state_of_the_session() -> None:
     peer = Peer().open().begin(next_outgoing_id=9)
     assert peer.say(Flow(0, 100, 9, 100, echo=True)) == []
     assert peer.hear() == [(0, Flow(9, 65_536, 0, 0x7FFF_FFFF), b"")]
@@ -286,7 +286,7 @@ def test_an_echo_on_a_session_or_on_a_link_not_accepted_yet_is_answered_with_the
     assert peer.hear() == [(0, Flow(9, 65_536, 0, 0x7FFF_FFFF), b"")]
 
 
-def test_a_message_larger_than_a_frame_is_split_with_its_id_on_the_first_frame_only() -> None:
+def test_only_the_first_frame_of_a_split_message_carries_its_id() -> None:
     peer = Peer().open(max_frame_size=512).begin()
     link = peer.link(receives=True)
     peer.say(receiving(2))
@@ -305,7 +305,7 @@ def test_a_message_larger_than_a_frame_is_split_with_its_id_on_the_first_frame_o
 
 
 @pytest.mark.parametrize("size", range(470, 500))
-def test_no_frame_is_larger_than_the_peer_takes(size: int) -> None:
+def test_no_frame_exceeds_the_peers_maximum_frame_size(size: int) -> None:
     peer = Peer().open(max_frame_size=512).begin()
     link = peer.link(receives=True)
     peer.say(receiving(1))
@@ -319,7 +319,7 @@ def test_no_frame_is_larger_than_the_peer_takes(size: int) -> None:
     assert len(sizes) <= 2
 
 
-def test_a_message_waits_while_the_window_of_the_session_is_shut() -> None:
+def test_a_message_waits_while_the_session_window_is_closed() -> None:
     peer = Peer().open().begin(incoming_window=1)
     link = peer.link(receives=True)
     peer.say(Flow(0, 1, 0, 10, 0, 0, 10))
@@ -334,7 +334,7 @@ def test_a_message_waits_while_the_window_of_the_session_is_shut() -> None:
     assert peer.connection.pending_output_bytes == 0
 
 
-def test_frames_under_way_count_against_the_window_the_peer_states() -> None:
+def test_frames_under_way_count_against_the_peers_window() -> None:
     peer = Peer().open().begin(incoming_window=3)
     link = peer.link(receives=True)
     peer.say(Flow(0, 3, 0, 10, 0, 0, 10))
@@ -345,7 +345,7 @@ def test_frames_under_way_count_against_the_window_the_peer_states() -> None:
     assert len(payloads(peer)) == 1
 
 
-def test_a_peer_that_counts_deliveries_instead_of_frames_does_not_shut_its_window_for_good() -> None:
+def test_the_window_reopens_for_a_peer_that_counts_deliveries_instead_of_frames() -> None:
     peer = Peer().open(max_frame_size=512).begin(incoming_window=4)
     link = peer.link(receives=True)
     for delivery in range(10):
@@ -356,7 +356,7 @@ def test_a_peer_that_counts_deliveries_instead_of_frames_does_not_shut_its_windo
     assert sum(len(payload) for payload in payloads(peer)) == 12_000
 
 
-def test_drain_is_answered_after_the_messages_that_wait_for_the_window() -> None:
+def test_the_answer_to_a_drain_follows_the_messages_that_wait_for_the_window() -> None:
     peer = Peer().open().begin(incoming_window=1)
     link = peer.link(receives=True)
     peer.say(Flow(0, 1, 0, 10, 0, 0, 5, drain=True))
@@ -372,7 +372,7 @@ def test_drain_is_answered_after_the_messages_that_wait_for_the_window() -> None
     assert (flow.delivery_count, flow.drain) == (5, True)
 
 
-def test_messages_that_wait_for_the_window_are_gone_with_their_link() -> None:
+def test_detaching_a_link_discards_its_messages_that_wait_for_the_window() -> None:
     peer = Peer().open().begin(incoming_window=0)
     link, other = peer.link(0, receives=True), peer.link(1, receives=True)
     peer.say(Flow(0, 0, 0, 10, 0, 0, 5), Flow(0, 0, 0, 10, 1, 0, 5))
@@ -385,7 +385,7 @@ def test_messages_that_wait_for_the_window_are_gone_with_their_link() -> None:
     assert peer.connection.pending_output_bytes == 0
 
 
-def test_a_grant_states_the_credit_and_what_was_received_so_far() -> None:
+def test_granting_credit_states_the_credit_and_the_delivery_count() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=False)
     link.grant(2)
@@ -396,14 +396,14 @@ def test_a_grant_states_the_credit_and_what_was_received_so_far() -> None:
     assert peer.hear() == [(0, Flow(1, 65_535, 0, 0x7FFF_FFFF, 0, 1, 5), b"")]
 
 
-def test_a_message_comes_as_the_peer_sent_it() -> None:
+def test_a_message_arrives_as_the_peer_sent_it() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=False)
     events = peer.say(Transfer(0, 9, b"\0\0\0\1", 0x8001_3700, settled=None), payload=b"bytes")
     assert events == [MessageReceived(link, 9, b"\0\0\0\1", False, 0x8001_3700, b"bytes")]
 
 
-def test_a_message_without_credit_is_taken_all_the_same() -> None:
+def test_a_message_sent_without_credit_is_accepted() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=False)
     assert only(MessageReceived, peer.say(Transfer(0, 0, b"t"), payload=b"x")).link is link
@@ -411,7 +411,7 @@ def test_a_message_without_credit_is_taken_all_the_same() -> None:
     assert peer.hear() == []
 
 
-def test_a_sender_that_gives_up_its_credit_is_believed() -> None:
+def test_a_senders_higher_delivery_count_reduces_its_credit() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=False)
     link.grant(10)
@@ -422,7 +422,7 @@ def test_a_sender_that_gives_up_its_credit_is_believed() -> None:
 
 
 @pytest.mark.parametrize("repeat_id", [True, False])
-def test_a_message_in_many_frames_comes_whole(repeat_id: bool) -> None:
+def test_a_message_in_many_frames_arrives_complete(repeat_id: bool) -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=False)
     link.grant(1)
@@ -445,7 +445,7 @@ def test_messages_in_many_frames_may_interleave_on_different_links() -> None:
     assert (first.payload, second.payload) == (b"1b", b"1a")
 
 
-def test_an_aborted_message_is_forgotten() -> None:
+def test_an_aborted_message_is_discarded() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=False)
     peer.say(Transfer(0, 0, b"t", more=True), payload=b"half")
@@ -454,7 +454,7 @@ def test_an_aborted_message_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[11], [5, 6], [5, 6, 100], [5, 5, 1]])
-def test_a_message_larger_than_its_link_takes_is_reported_without_its_bytes(sizes: list[int]) -> None:
+def test_a_message_above_the_limit_of_its_link_is_reported_without_its_payload(sizes: list[int]) -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=False, max_message_size=10)
     *parts, last = sizes
@@ -465,7 +465,7 @@ def test_a_message_larger_than_its_link_takes_is_reported_without_its_bytes(size
     assert not only(MessageReceived, peer.say(Transfer(0, 4, b"u"), payload=bytes(10))).oversize
 
 
-def test_the_bound_of_the_connection_holds_where_the_link_has_none_or_a_higher_one() -> None:
+def test_the_connections_message_limit_applies_if_the_link_has_none_or_a_higher_one() -> None:
     peer = Peer(Limits(max_message_size=10)).open().begin()
     peer.link(0, receives=False)
     peer.link(1, receives=False, max_message_size=1_000)
@@ -473,7 +473,7 @@ def test_the_bound_of_the_connection_holds_where_the_link_has_none_or_a_higher_o
         assert only(MessageReceived, peer.say(Transfer(handle, handle, b"t"), payload=bytes(11))).oversize
 
 
-def test_unfinished_messages_beyond_the_buffer_close_the_connection() -> None:
+def test_incomplete_messages_above_the_buffer_limit_close_the_connection() -> None:
     peer = Peer(Limits(max_buffered_bytes=100)).open().begin()
     peer.link(0, receives=False)
     peer.link(1, receives=False)
@@ -484,7 +484,7 @@ def test_unfinished_messages_beyond_the_buffer_close_the_connection() -> None:
     assert closed_with(events) == "amqp:resource-limit-exceeded"
 
 
-def test_the_buffer_is_free_again_when_links_go_with_half_a_message() -> None:
+def test_detaching_a_link_releases_the_buffer_of_its_partial_message() -> None:
     peer = Peer(Limits(max_buffered_bytes=100)).open().begin()
     for delivery in range(5):
         peer.link(0, receives=False)
@@ -492,7 +492,7 @@ def test_the_buffer_is_free_again_when_links_go_with_half_a_message() -> None:
         assert only(LinkDetached, peer.say(Detach(0, closed=True))).closed
 
 
-def test_the_window_is_refilled_when_half_of_it_is_used() -> None:
+def test_the_incoming_window_is_refilled_when_half_of_it_is_used() -> None:
     peer = Peer(Limits(incoming_window=4)).open().begin(next_outgoing_id=0xFFFF_FFFF)
     peer.link(receives=False)
     peer.say(Transfer(0, 0, b"t"))
@@ -502,14 +502,14 @@ def test_the_window_is_refilled_when_half_of_it_is_used() -> None:
 
 
 @pytest.mark.parametrize("state", [Accepted(), Rejected(), Rejected(Error("com.microsoft:message-lock-lost", "late"))])
-def test_a_settlement_says_whose_and_what(state: Accepted | Rejected) -> None:
+def test_a_settlement_carries_the_role_the_range_and_the_state(state: Accepted | Rejected) -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=False)
     link.session.settle(True, 3, 4, state)
     assert peer.hear() == [(0, Disposition(RECEIVER, 3, 4, True, state), b"")]
 
 
-def test_the_settlement_of_the_peer_is_an_event() -> None:
+def test_the_peers_disposition_is_an_event() -> None:
     peer = Peer().open().begin()
     (session,) = peer.connection.sessions
     state = Modified(True, False, {Symbol("k"): Array([1])})
@@ -522,7 +522,7 @@ def test_the_settlement_of_the_peer_is_an_event() -> None:
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_the_detach_of_the_peer_is_answered_in_kind_and_the_handle_is_free_again(closed: bool) -> None:
+def test_the_peers_detach_is_answered_and_frees_the_handle(closed: bool) -> None:
     peer = Peer().open().begin()
     link = peer.link(3, receives=True)
     error = Error("amqp:internal-error")
@@ -535,7 +535,7 @@ def test_the_detach_of_the_peer_is_answered_in_kind_and_the_handle_is_free_again
     assert again.open
 
 
-def test_our_detach_keeps_the_handle_until_the_peer_detached_too() -> None:
+def test_our_detach_keeps_the_handle_until_the_peer_detaches() -> None:
     peer = Peer().open().begin()
     link = peer.link(0, receives=False)
     link.detach(Error("com.microsoft:session-lock-lost", "gone"))
@@ -547,7 +547,7 @@ def test_our_detach_keeps_the_handle_until_the_peer_detached_too() -> None:
     assert peer.link(0, receives=False).handle == 0
 
 
-def test_frames_for_a_link_that_was_detached_are_ignored() -> None:
+def test_frames_for_a_detached_link_are_ignored() -> None:
     peer = Peer().open().begin()
     peer.link(0, receives=False)
     peer.say(Detach(0, closed=True))
@@ -556,7 +556,7 @@ def test_frames_for_a_link_that_was_detached_are_ignored() -> None:
     assert peer.hear() == []
 
 
-def test_the_end_of_a_session_is_answered_and_its_links_are_gone() -> None:
+def test_the_peers_end_is_answered_and_closes_the_links_of_the_session() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=True)
     (session,) = peer.connection.sessions
@@ -570,7 +570,7 @@ def test_the_end_of_a_session_is_answered_and_its_links_are_gone() -> None:
     assert peer.connection.sessions == ()
 
 
-def test_frames_after_the_end_of_their_session_are_ignored_until_it_begins_anew() -> None:
+def test_frames_after_the_end_of_their_session_are_ignored_until_the_channel_begins_again() -> None:
     peer = Peer().open().begin()
     peer.link(receives=False)
     peer.say(End())
@@ -581,7 +581,7 @@ def test_frames_after_the_end_of_their_session_are_ignored_until_it_begins_anew(
     assert peer.link(receives=False).open
 
 
-def test_our_end_keeps_the_channel_until_the_peer_ended_too() -> None:
+def test_our_end_keeps_the_channel_until_the_peer_ends() -> None:
     peer = Peer().open().begin()
     link = peer.link(receives=False)
     link.session.end(Error("amqp:internal-error", "why"))
@@ -605,7 +605,7 @@ def test_our_end_keeps_the_channel_until_the_peer_ended_too() -> None:
         ([Transfer(1, 0, b"t", more=True), Transfer(1, 1, b"t")], "amqp:not-allowed"),
     ],
 )
-def test_a_breach_of_the_rules_of_a_session_ends_it_and_not_the_connection(
+def test_a_session_error_ends_the_session_and_not_the_connection(
     frames: list[Transfer | Flow | Attach], condition: str
 ) -> None:
     peer = Peer().open().begin()
@@ -622,13 +622,13 @@ def test_a_breach_of_the_rules_of_a_session_ends_it_and_not_the_connection(
     assert peer.link(0, receives=True).open
 
 
-def test_a_handle_beyond_the_limit_closes_the_connection() -> None:
+def test_a_handle_above_the_limit_closes_the_connection() -> None:
     peer = Peer(Limits(handle_max=1)).open().begin()
     peer.link(1, receives=True)
     assert closed_with(peer.say(Attach("link", 2, RECEIVER))) == "amqp:connection:framing-error"
 
 
-def test_a_peer_is_not_given_a_handle_it_cannot_number() -> None:
+def test_we_do_not_use_handles_above_the_peers_maximum() -> None:
     peer = Peer().open()
     peer.say(Begin(None, 0, 9, 9, handle_max=0))
     peer.attach(0, receives=True)
@@ -637,7 +637,7 @@ def test_a_peer_is_not_given_a_handle_it_cannot_number() -> None:
     assert ended.error.condition == "amqp:not-allowed"
 
 
-def test_events_after_the_connection_broke_are_not_reported_but_those_before_it_are() -> None:
+def test_events_before_a_protocol_error_are_reported_and_later_frames_are_ignored() -> None:
     peer = Peer().open().begin()
     peer.link(receives=False)
     good, bad = framed(Transfer(0, 0, b"t")), b"\x00\x00\x00\x0c\x02\x00\x00\x00junk"
@@ -645,7 +645,7 @@ def test_events_after_the_connection_broke_are_not_reported_but_those_before_it_
     assert [type(event).__name__ for event in events] == ["MessageReceived", "ConnectionClosed"]
 
 
-def test_a_transaction_coordinator_is_not_a_target_here() -> None:
+def test_a_coordinator_with_the_fields_of_a_target_is_a_decode_error() -> None:
     peer = Peer().open().begin()
     frame = framed(Attach("link", 0, SENDER, target=Target("x"))).replace(b"\x00\x53\x29", b"\x00\x53\x30")
     assert closed_with(peer.connection.receive(frame)) == "amqp:decode-error"

@@ -1,4 +1,4 @@
-"""Composite types: their fields, their defaults, and what does not fit them."""
+"""Composite types: fields, defaults and invalid values."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def composite(code: int, *fields: object) -> bytes:
     return encode(Described(ULong(code), list(fields)))
 
 
-def test_all_fields_are_written_even_where_the_last_of_them_are_null() -> None:
+def test_all_fields_are_encoded_even_if_the_last_ones_are_null() -> None:
     assert encode_frame_body(Detach(1)) == bytes.fromhex("00 53 16 c0 05 03 52 01 42 40")
     assert encode_frame_body(Close(Error("x"))) == bytes.fromhex("00 53 18 c0 0c 01 00 53 1d c0 06 03 a3 01 78 40 40")
 
@@ -35,7 +35,7 @@ def test_a_delivery_state_without_fields_is_an_empty_list() -> None:
     assert encode_frame_body(Disposition(True, 0, 0, True, Accepted())).endswith(bytes.fromhex("00 53 24 45 42"))
 
 
-def test_fields_that_are_left_out_or_null_have_their_defaults() -> None:
+def test_missing_or_null_fields_have_their_defaults() -> None:
     assert decode_performative(composite(0x10, "c")) == (Open("c"), 9)
     attach, _ = decode_performative(composite(0x12, "n", UInt(0), True, None, None))
     assert attach == Attach("n", 0, True, snd_settle_mode=2, rcv_settle_mode=0)
@@ -43,7 +43,7 @@ def test_fields_that_are_left_out_or_null_have_their_defaults() -> None:
     assert begin == Begin(None, 0, 1, 2, handle_max=0xFFFF_FFFF)
 
 
-def test_a_performative_may_be_named_by_symbol() -> None:
+def test_a_descriptor_may_be_a_symbol() -> None:
     body = encode(Described(Symbol("amqp:close:list"), []))
     assert decode_performative(body) == (Close(), len(body))
 
@@ -54,7 +54,7 @@ def test_integers_may_have_any_width() -> None:
 
 
 @pytest.mark.parametrize("several", [Symbol("a"), Array([Symbol("a")]), [Symbol("a")], Array([])])
-def test_several_symbols_may_come_as_one_or_as_an_array_or_as_a_list(several: object) -> None:
+def test_multiple_symbols_may_be_one_symbol_an_array_or_a_list(several: object) -> None:
     opened, _ = decode_performative(composite(0x10, "c", None, None, None, None, several))
     assert isinstance(opened, Open)
     assert opened.outgoing_locales == (("a",) if several else ())
@@ -82,14 +82,14 @@ def test_several_symbols_may_come_as_one_or_as_an_array_or_as_a_list(several: ob
         (encode([]), "expected a described list, got list"),
     ],
 )
-def test_what_does_not_fit_is_said_with_its_place(body: bytes, complaint: str) -> None:
+def test_a_decode_error_names_the_composite_and_the_field(body: bytes, complaint: str) -> None:
     with pytest.raises(DecodeError) as refused:
         decode_performative(body)
     assert refused.value.description == complaint
 
 
 @pytest.mark.parametrize("body", [composite(0x10, "c"), composite(0x41, Symbol("PLAIN")) + b"more"])
-def test_only_the_whole_of_a_sasl_frame_is_one(body: bytes) -> None:
+def test_a_sasl_frame_with_missing_or_extra_bytes_is_a_decode_error(body: bytes) -> None:
     with pytest.raises(DecodeError, match="not the whole of a SASL frame"):
         decode_sasl(body)
 
@@ -98,11 +98,11 @@ def test_only_the_whole_of_a_sasl_frame_is_one(body: bytes) -> None:
     "frame",
     [Transfer(-1), Transfer(2**32), Detach(0, error=Error("é")), Disposition(True, 0, state=Rejected(Error("\ud800")))],
 )
-def test_a_field_of_ours_that_is_out_of_range_is_an_encode_error(frame: Transfer | Detach | Disposition) -> None:
+def test_a_field_out_of_range_is_an_encode_error(frame: Transfer | Detach | Disposition) -> None:
     with pytest.raises(EncodeError):
         encode_frame_body(frame)
 
 
-def test_sasl_frames_survive_the_way_out_and_back() -> None:
+def test_sasl_frames_survive_encoding_and_decoding() -> None:
     for frame in (SaslInit("PLAIN", b"\0u\0p", "host"), SaslOutcome(1)):
         assert decode_sasl(encode_frame_body(frame)) == frame

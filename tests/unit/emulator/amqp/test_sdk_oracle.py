@@ -1,4 +1,4 @@
-"""Our codec against azure-servicebus's own, in both directions: an oracle that shares no line with ours."""
+"""Our codec, compared in both directions with the codec of azure-servicebus, an independent implementation."""
 
 import dataclasses
 import uuid
@@ -113,11 +113,11 @@ SDK_FRAMES = {
 }
 DELIVERY_STATES = (Accepted, Rejected, Released, Modified, Received)
 
-# The SDK knows neither char nor the two short decimals, and decodes the long one into a number of its own.
+# The SDK has no char, decimal32 and decimal64. It decodes a decimal128 into a decimal.Decimal.
 _shared = [kind for name, kind in strategies.scalars.items() if name not in (Char, Decimal32, Decimal64, Decimal128)]
 shared_scalars = st.none() | strategies.uuids | st.one_of(*_shared)
 
-# In an array, the SDK expects no constructor where it is empty, and writes one before each boolean and each zero.
+# The SDK expects no constructor in an empty array, and encodes one before each boolean and each zero.
 readable_values = strategies.nested(shared_scalars, strategies.array_of(strategies.uuids, *_shared))
 _one_form = [kind for name, kind in strategies.scalars.items() if name in SDK_TYPES and name is not bool]
 _not_zero = [kind.filter(lambda value: value != 0) for kind in _one_form]
@@ -137,7 +137,7 @@ def sdk_encode(value: object) -> bytes:
 
 
 def as_sdk_reads(value: object) -> object:
-    """The SDK keeps text as bytes and forgets all types but Python's."""
+    """Return the value as the SDK decodes it: text as bytes, without AMQP types."""
     match value:
         case Described(descriptor, dict() as described):
             return {**map_as_sdk_reads(described), "descriptor": as_sdk_reads(descriptor)}
@@ -158,7 +158,7 @@ def map_as_sdk_reads(value: Mapping[object, object]) -> dict[object, object]:
 
 
 def as_sdk_writes(value: object) -> object:
-    """The SDK takes a type by its name beside the value."""
+    """Return the value as the SDK encodes it: with the name of its type beside it."""
     match value:
         case None:
             return {TYPE: AMQPTypes.null, VALUE: None}
@@ -176,7 +176,7 @@ def as_sdk_writes(value: object) -> object:
 
 
 def typed(value: object) -> object:
-    """The value with every type in it, so that comparing compares the types as well."""
+    """Return the value with its types, so that a comparison includes them."""
     match value:
         case Described():
             return (Described, typed(value.descriptor), typed(value.value))
@@ -190,13 +190,13 @@ def typed(value: object) -> object:
 
 @given(readable_values)
 @settings(deadline=None, max_examples=200)
-def test_the_sdk_reads_every_value_we_write(value: object) -> None:
+def test_the_sdk_decodes_every_value_that_we_encode(value: object) -> None:
     assert sdk_decode(encode(value)) == as_sdk_reads(value)
 
 
 @given(writable_values)
 @settings(deadline=None, max_examples=200)
-def test_we_read_every_value_the_sdk_writes(value: object) -> None:
+def test_we_decode_every_value_that_the_sdk_encodes(value: object) -> None:
     written = sdk_encode(as_sdk_writes(value))
     read, end = decode(written)
     assert typed(read) == typed(value)
@@ -205,7 +205,7 @@ def test_we_read_every_value_the_sdk_writes(value: object) -> None:
 
 @given(st.integers(-(10**9), 10**9), st.integers(-9, 9))
 @settings(deadline=None, max_examples=50)
-def test_a_decimal_the_sdk_writes_passes_through_unchanged(digits: int, exponent: int) -> None:
+def test_a_decimal_encoded_by_the_sdk_passes_through_unchanged(digits: int, exponent: int) -> None:
     written = sdk_encode(Decimal(digits).scaleb(exponent))
     read, _ = decode(written)
     assert type(read) is Decimal128
@@ -213,7 +213,7 @@ def test_a_decimal_the_sdk_writes_passes_through_unchanged(digits: int, exponent
 
 
 def frame_as_sdk_reads(value: object) -> object:
-    """Our dataclass as the list of fields the SDK decodes it to; a delivery state under its name."""
+    """Return our dataclass as the list of fields that the SDK decodes; a delivery state under its name."""
     match value:
         case tuple():
             return [as_sdk_reads(item) for item in value] or None
@@ -233,7 +233,7 @@ def with_sdk_defaults(kind: type, fields: object) -> list[object]:
 
 
 def as_sdk_frame(value: object, payload: bytes) -> Any:
-    """Our dataclass as the SDK's own namedtuple, whose type the SDK does not state."""
+    """Return our dataclass as the SDK's namedtuple."""
     match value:
         case tuple():
             return list(value) or None
@@ -245,7 +245,7 @@ def as_sdk_frame(value: object, payload: bytes) -> Any:
 
 
 @pytest.mark.parametrize("kind", strategies.performatives, ids=lambda kind: kind.__name__)
-def test_the_sdk_reads_all_fields_of_every_performative_we_write(kind: type[Performative]) -> None:
+def test_the_sdk_decodes_all_fields_of_every_performative_that_we_encode(kind: type[Performative]) -> None:
     @given(strategies.performatives[kind], st.binary(max_size=20))
     @settings(deadline=None, max_examples=40)
     def check(performative: Performative, payload: bytes) -> None:
@@ -259,7 +259,7 @@ def test_the_sdk_reads_all_fields_of_every_performative_we_write(kind: type[Perf
 
 
 @pytest.mark.parametrize("kind", strategies.performatives, ids=lambda kind: kind.__name__)
-def test_we_read_every_performative_the_sdk_writes(kind: type[Performative]) -> None:
+def test_we_decode_every_performative_that_the_sdk_encodes(kind: type[Performative]) -> None:
     @given(strategies.performatives[kind], st.binary(max_size=20))
     @settings(deadline=None, max_examples=40)
     def check(performative: Performative, payload: bytes) -> None:
@@ -274,7 +274,7 @@ def test_we_read_every_performative_the_sdk_writes(kind: type[Performative]) -> 
 
 @given(strategies.sasl_frames)
 @settings(deadline=None, max_examples=60)
-def test_sasl_frames_are_read_alike_by_both(frame: SaslFrame) -> None:
+def test_the_sdk_and_we_decode_sasl_frames_alike(frame: SaslFrame) -> None:
     _, fields = _decode.decode_frame(memoryview(encode_frame_body(frame)))
     assert fields == frame_as_sdk_reads(frame)
     _, written = _encode.encode_frame(as_sdk_frame(frame, b""), b"\x01")
@@ -282,7 +282,7 @@ def test_sasl_frames_are_read_alike_by_both(frame: SaslFrame) -> None:
     assert decode_sasl(bytes(written)) == frame
 
 
-def test_a_refusal_has_all_three_fields_of_its_error_even_where_they_are_null() -> None:
+def test_an_error_is_encoded_with_all_three_fields_even_if_they_are_null() -> None:
     _, fields = _decode.decode_frame(memoryview(encode_frame_body(Disposition(True, 0, 0, True, Rejected(Error("x"))))))
     assert fields[4] == {"rejected": [[b"x", None, None]]}
 
@@ -333,7 +333,7 @@ SECTION_NAMES = {
 
 @given(messages)
 @settings(deadline=None, max_examples=60)
-def test_we_read_every_section_of_a_message_the_sdk_writes(sent: message.Message) -> None:
+def test_we_decode_every_section_of_a_message_that_the_sdk_encodes(sent: message.Message) -> None:
     payload = bytes(_encode.encode_payload(bytearray(), sent))
     data = []
     for code, start, end in split(payload):
@@ -350,7 +350,7 @@ def test_we_read_every_section_of_a_message_the_sdk_writes(sent: message.Message
 
 @given(messages)
 @settings(deadline=None, max_examples=60)
-def test_the_sdk_reads_every_section_of_a_message_we_write(sent: message.Message) -> None:
+def test_the_sdk_decodes_every_section_of_a_message_that_we_encode(sent: message.Message) -> None:
     sections = [
         encode(Described(ULong(code), list(value) if isinstance(value := getattr(sent, name), tuple) else value))
         for code, name in SECTION_NAMES.items()

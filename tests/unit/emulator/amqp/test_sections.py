@@ -1,4 +1,4 @@
-"""Where the sections of a message lie."""
+"""The positions of the sections in a message."""
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,7 @@ def section(code: int, value: object) -> bytes:
     return encode(Described(ULong(code), value))
 
 
-def test_sections_are_found_in_the_order_they_came_in() -> None:
+def test_sections_are_returned_in_their_order() -> None:
     parts = [section(HEADER, [True]), section(DATA, b"one"), section(DATA, b"x" * 300), section(0x71, {})]
     payload = b"".join(parts)
     found = split(payload)
@@ -21,13 +21,13 @@ def test_sections_are_found_in_the_order_they_came_in() -> None:
     assert [payload[start:end] for _, start, end in found] == parts
 
 
-def test_a_section_may_name_its_descriptor_by_symbol_or_in_the_wide_form() -> None:
+def test_a_section_descriptor_may_be_a_symbol_or_a_wide_ulong() -> None:
     symbolic = encode(Described(Symbol("amqp:data:binary"), b"x"))
     wide = b"\x00\x80" + (0x74).to_bytes(8, "big") + encode({"k": UInt(1)})
     assert [code for code, _, _ in split(symbolic + wide)] == [DATA, APPLICATION_PROPERTIES]
 
 
-def test_a_message_without_bytes_has_no_sections() -> None:
+def test_an_empty_payload_has_no_sections() -> None:
     assert split(b"") == []
 
 
@@ -49,14 +49,14 @@ def test_a_message_without_bytes_has_no_sections() -> None:
         b"\x00\x53\x77" + b"\x00" * 10_000,
     ],
 )
-def test_what_is_no_row_of_sections_is_a_decode_error(payload: bytes) -> None:
+def test_a_payload_that_is_no_sequence_of_sections_is_a_decode_error(payload: bytes) -> None:
     with pytest.raises(DecodeError):
         split(payload)
 
 
 @given(st.lists(strategies.values, max_size=4))
 @settings(deadline=None, max_examples=100)
-def test_a_section_of_any_value_ends_where_its_value_ends(bodies: list[object]) -> None:
+def test_a_section_ends_where_its_value_ends(bodies: list[object]) -> None:
     payload = b"".join(section(AMQP_VALUE, body) for body in bodies)
     found = split(payload)
     assert [decode(payload, start) for _, start, _ in found] == [
@@ -66,7 +66,7 @@ def test_a_section_of_any_value_ends_where_its_value_ends(bodies: list[object]) 
 
 @given(st.binary(max_size=100))
 @settings(deadline=None, max_examples=300)
-def test_arbitrary_bytes_are_sections_side_by_side_or_a_decode_error(data: bytes) -> None:
+def test_arbitrary_bytes_are_contiguous_sections_or_a_decode_error(data: bytes) -> None:
     try:
         found = split(data)
     except DecodeError:
