@@ -1,4 +1,4 @@
-// The plug-in of the Custom API new_StartQuote: posts a request for the user who called the API, and goes on.
+// The plug-in of the Custom API new_StartQuote. It posts a request for the calling user and returns at once.
 //
 // The Custom API: unbound; ExecutePrivilegeName = prvCreatenew_quote; request parameters RequestId (Guid), Customer
 // (String), Amount (Decimal); response property MessageId (String); this class as its plug-in type.
@@ -26,15 +26,15 @@ public sealed class StartQuote : IPlugin
         var context = (IPluginExecutionContext2)services.GetService(typeof(IPluginExecutionContext2));
         var identity = (IManagedIdentityService)services.GetService(typeof(IManagedIdentityService));
 
-        // From the platform, never from a parameter: this is the user whose privilege the worker asks for.
+        // Take the user from the platform, never from a parameter: the worker checks this user's privilege.
         var user = context.InitiatingUserAzureActiveDirectoryObjectId;
         if (user == Guid.Empty) throw new InvalidPluginExecutionException("The caller has no Entra object ID.");
 
-        // The caller's own ID makes its second attempt the same request; the user's makes it nobody else's.
+        // With RequestId a repeated attempt is the same request. The user's ID keeps others from using it.
         var messageId = $"{user:D}/{(Guid)context.InputParameters["RequestId"]:D}";
         var request = new FlowRequest
         {
-            Flow = "create-quote", // fixed here, not chosen by the caller
+            Flow = "create-quote", // fixed: the caller cannot choose it
             Input = new QuoteInput
             {
                 Customer = (string)context.InputParameters["Customer"],
@@ -55,7 +55,7 @@ public sealed class StartQuote : IPlugin
         {
             message.Headers.Authorization = new AuthenticationHeaderValue("Bearer", token);
             message.Headers.TryAddWithoutValidation("BrokerProperties", Json(properties));
-            message.Headers.TryAddWithoutValidation("contract", "\"flow-request/1\""); // the quotation marks belong there
+            message.Headers.TryAddWithoutValidation("contract", "\"flow-request/1\""); // with quotation marks
             message.Headers.ConnectionClose = true;
             message.Content = new StringContent(Json(request), Encoding.UTF8, "application/json");
             using (var response = Send(client, message))

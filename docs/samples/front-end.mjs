@@ -1,8 +1,9 @@
-// A browser front end that starts a flow and waits for its result. To be bundled; needs @azure/identity and
-// @azure/service-bus, which speaks AMQP over WebSockets (Service Bus's REST interface answers no cross-origin calls).
+// A browser front end that starts a flow and waits for its result. Bundle it with @azure/identity and
+// @azure/service-bus. The latter uses AMQP over WebSockets, because Service Bus's REST interface refuses cross-origin
+// calls.
 //
 // Before you copy it: each user needs "Azure Service Bus Data Sender" on the request queue and "Data Receiver" on the
-// reply queue, and whoever holds the latter can read every result in that queue. See docs/security.md.
+// reply queue. Every holder of the latter role can read every result in that queue. See docs/explanation/security.md.
 
 import { InteractiveBrowserCredential } from "@azure/identity";
 import { ServiceBusClient } from "@azure/service-bus";
@@ -17,7 +18,7 @@ const REPLIES = "flow-replies";
 const credential = new InteractiveBrowserCredential({ tenantId: TENANT, clientId: FRONT_END });
 const bus = new ServiceBusClient(NAMESPACE, credential);
 
-/** Posts a request. Its message ID is random: who does not know it cannot forge the result. */
+/** Post a request. Its message ID is random, so that only this page knows it and nobody can forge the result. */
 export async function startFlow(flow, input, { messageId = crypto.randomUUID() } = {}) {
   const { token } = await credential.getToken(WORKER_SCOPE);
   const correlationId = crypto.randomUUID();
@@ -30,7 +31,7 @@ export async function startFlow(flow, input, { messageId = crypto.randomUUID() }
       correlationId,
       replyTo: REPLIES,
       replyToSessionId: correlationId,
-      timeToLive: 10 * 60 * 1000, // milliseconds; the claim lies in the queue no longer than this
+      timeToLive: 10 * 60 * 1000, // milliseconds; the claim stays in the queue no longer
       applicationProperties: { contract: "flow-request/1" },
     });
   } finally {
@@ -39,19 +40,20 @@ export async function startFlow(flow, input, { messageId = crypto.randomUUID() }
   return { messageId, correlationId };
 }
 
-/** The result of a request, or null if it does not come in time. */
+/** Return the result of a request, or null if it does not arrive in time. */
 export async function resultOf({ messageId, correlationId }, { timeout = 180_000 } = {}) {
-  const giveUp = Date.now() + timeout;
+  const deadline = Date.now() + timeout;
   const session = await bus.acceptSession(REPLIES, correlationId, { maxAutoLockRenewalDurationInMs: timeout });
   try {
-    while (Date.now() < giveUp) {
-      const [message] = await session.receiveMessages(1, { maxWaitTimeInMs: giveUp - Date.now() });
+    while (Date.now() < deadline) {
+      const [message] = await session.receiveMessages(1, { maxWaitTimeInMs: deadline - Date.now() });
       if (message === undefined) continue;
       if (answers(message, messageId)) {
         await session.completeMessage(message);
         return message.body;
       }
-      await session.deadLetterMessage(message, { deadLetterReason: "unexpected_result" }); // somebody named our session
+      // Any sender can name this session as the place of its result.
+      await session.deadLetterMessage(message, { deadLetterReason: "unexpected_result" });
     }
     return null;
   } finally {
@@ -59,16 +61,16 @@ export async function resultOf({ messageId, correlationId }, { timeout = 180_000
   }
 }
 
-/** Whether a message is the result of our request, or of its replay by an administrator. */
+/** Return whether a message is the result of this request, or of its replay by an operator. */
 function answers({ body, applicationProperties }, messageId) {
   if (applicationProperties?.contract !== "flow-result/1") return false;
   return body?.request_message_id === messageId || body?.replay_of === messageId;
 }
 
-/** For a button. `status` decides: only `failed` with `retryable` may be sent again without a thought. */
+/** The handler of a button. Only a `failed` result with `error.retryable` is safe to send again without a check. */
 export async function createQuote(customer, amount) {
   const result = await resultOf(await startFlow("create-quote", { customer, amount }));
-  if (result === null) throw new Error("No result yet; it may still come.");
+  if (result === null) throw new Error("No result yet; it may still arrive.");
   if (result.status !== "succeeded") throw new Error(`${result.status}: ${result.error?.code}`);
   return result.output;
 }

@@ -1,6 +1,6 @@
 """What a native Dataverse message says: a `RemoteExecutionContext`, as a service endpoint posts it to a queue.
 
-The members are those of Microsoft.Xrm.Sdk.RemoteExecutionContext; docs/dataverse.md says how they are mapped, and why.
+The members are those of Microsoft.Xrm.Sdk.RemoteExecutionContext. docs/reference/dataverse.md explains their mapping.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class ExecutionContext(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
     message_id: Id
-    """The idempotency key: the same when Dataverse posts the same system job again. See docs/dataverse.md."""
+    """The idempotency key: the same when Dataverse posts the same system job again. See docs/reference/dataverse.md."""
     correlation_id: Id
     """`CorrelationId`; where Dataverse gave none, `RequestId`, then `OperationId`."""
 

@@ -1,4 +1,4 @@
-"""A sender without AMQP, as a plug-in is one: the contract's REST form, word for word."""
+"""A sender without AMQP, such as a plug-in: the documented REST request, word for word."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.support.system import WAIT, System
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CONTRACT = Path(__file__).resolve().parents[3] / "docs" / "contract.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "send-from-other-languages.md"
 REST = re.compile(r"```http\nPOST https://[^/]+(?P<path>\S+)\n(?P<headers>.*?)\n\n(?P<body>.*?)\n```", re.DOTALL)
 
 
 async def test_a_request_posted_over_rest_is_answered(system: System, client: FlowClient) -> None:
-    form = REST.search(CONTRACT.read_text(encoding="utf-8"))
+    form = REST.search(PAGE.read_text(encoding="utf-8"))
     assert form is not None
     name, claim = str(uuid.uuid4()), system.claim()
     headers = dict(line.split(": ", 1) for line in form["headers"].replace("<id>", name).splitlines())

@@ -1,38 +1,21 @@
-"""The settings page says of every setting what the model says, and its examples hold."""
+"""The settings page states each setting's default and bounds as the model does, and the examples are valid settings."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import annotated_types as at
 import pytest
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from flow_worker import settings
-from flow_worker.settings import DataverseSettings, FlowSettings, RequestQueue, Settings
+from tests.unit.docs.code_names import setting_fields
+from tests.unit.docs.pages import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "docs" / "settings.md"
+PAGE = ROOT / "docs" / "reference" / "settings.md"
 ROW = re.compile(r"^\| `([\w.]+)` \| (.*?) \| (.*?) ?\|", re.MULTILINE)
 EXAMPLE = re.compile(r"```toml\n(.*?)```", re.DOTALL)
-
-
-def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Each setting and its path."""
-    inner: dict[str, type[BaseModel]] = {
-        "request_queues": RequestQueue,
-        "flows": FlowSettings,
-        "dataverse": DataverseSettings,
-    }
-    for name, field in model.model_fields.items():
-        below: object = inner.get(name, field.annotation) if model is Settings else None
-        if isinstance(below, type) and issubclass(below, BaseModel):
-            yield from fields(below, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field
 
 
 def shown_default(field: FieldInfo) -> str:
@@ -72,13 +55,13 @@ def shown_bound(rule: object) -> str:
             return ""
 
 
-def test_every_setting_is_on_the_page_with_its_default_and_bounds() -> None:
+def test_the_page_lists_every_setting_with_its_default_and_bounds() -> None:
     documented = {name: (default, bounds) for name, default, bounds in ROW.findall(PAGE.read_text(encoding="utf-8"))}
-    assert documented == {name: (shown_default(field), shown_bounds(field)) for name, field in fields(Settings)}
+    assert documented == {name: (shown_default(field), shown_bounds(field)) for name, field in setting_fields()}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/settings.md"])
-def test_the_examples_hold(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["docs/how-to/deploy.md", "docs/reference/settings.md"])
+def test_the_examples_are_valid_settings(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = EXAMPLE.findall((ROOT / page).read_text(encoding="utf-8"))
     assert examples
     monkeypatch.chdir(tmp_path)

@@ -137,7 +137,11 @@ def test_a_byte_order_mark_does_not_hide_the_first_variable_of_dotenv(nowhere: P
             "log.level: must be 'DEBUG', 'INFO', 'WARNING' or 'ERROR', not 'info'; "
             "set FLOW_WORKER_LOG__LEVEL or log.level in the TOML file",
         ),
-        ("namespace =", "namspace =", "servicebus.namspace: no such setting; see docs/settings.md for those there are"),
+        (
+            "namespace =",
+            "namspace =",
+            "servicebus.namspace: no such setting; see docs/reference/settings.md for those there are",
+        ),
         (
             f'["{TENANT}"]',
             f'"{TENANT}"',

@@ -1,7 +1,7 @@
 """Whether anyone but the worker may send to the continuation queue: what lies there is believed without proof.
 
 Service Bus tells a queue's own shared access policies to those who hold Manage. Role assignments and the namespace's
-policies cannot be read with a worker's rights; `docs/operations.md` says what to look for there.
+policies cannot be read with a worker's rights; `docs/how-to/configure-queues.md` says what to look for there.
 """
 
 from __future__ import annotations

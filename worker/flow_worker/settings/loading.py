@@ -25,7 +25,7 @@ DEFAULT_CONFIG = Path("flow-worker.toml")
 _READ_BY_OTHERS = {CONFIG_VARIABLE, "FLOW_WORKER_CLAIM"}
 _PLAIN_WORDS = {
     "dict_type": "must be a table",
-    "extra_forbidden": "no such setting; see docs/settings.md for those there are",
+    "extra_forbidden": "no such setting; see docs/reference/settings.md for those there are",
     "model_type": "must be a table",
     "missing": "required",
     "too_short": "must not be empty",
