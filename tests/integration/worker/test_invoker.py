@@ -1,4 +1,4 @@
-"""What the invoker sends and hears, over real sockets: tokens past the cache, status URLs, when to come back."""
+"""The invoker over real sockets: new tokens, status URLs and Retry-After."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ async def call(invoker: Invoker, flow: Flow) -> Answer:
     return await invoker.invoke(flow, {"n": 1}, token=await invoker.token(), correlation_id="c", traceparent=None)
 
 
-async def test_a_fresh_token_is_asked_for_past_the_cache_but_not_by_everyone(system: System, invoker: Invoker) -> None:
+async def test_a_fresh_token_bypasses_the_cache_at_most_once_per_interval(system: System, invoker: Invoker) -> None:
     first = await invoker.token()
     assert await invoker.token() == first
     renewed = await invoker.token(fresh=True)
     assert renewed != first
-    assert await invoker.token() == renewed  # it takes the old one's place
-    assert await invoker.token(fresh=True) == renewed  # no sooner than there can be another
+    assert await invoker.token() == renewed  # the new token replaces the cached one
+    assert await invoker.token(fresh=True) == renewed  # the identity endpoint cannot have another one yet
 
 
-async def test_it_hears_when_to_come_back(system: System, invoker: Invoker) -> None:
+async def test_the_answer_carries_retry_after(system: System, invoker: Invoker) -> None:
     await system.put("flows/long", {"faults": [{"kind": "throttle", "retry_after": "7"}]})
     answer = await call(invoker, flow_of(system, "long"))
     assert (answer.status, answer.retry_after) == (429, "7")
 
 
 @pytest.mark.parametrize("signed", [True, False])
-async def test_it_looks_at_a_status_url_with_a_token_only_if_it_needs_one(
+async def test_a_poll_carries_the_token_only_if_the_status_url_is_unsigned(
     system: System, invoker: Invoker, signed: bool
 ) -> None:
     asynchronous: JsonObject = {"done_after_polls": 2, "signed_status_url": signed}
@@ -82,7 +82,7 @@ async def test_it_looks_at_a_status_url_with_a_token_only_if_it_needs_one(
 
 
 @pytest.mark.parametrize("fault", ["reset_before_reading", "reset_after_reading", "close_midway"])
-async def test_a_look_that_breaks_is_safe_to_repeat(system: System, invoker: Invoker, fault: str) -> None:
+async def test_a_poll_whose_connection_breaks_may_be_repeated(system: System, invoker: Invoker, fault: str) -> None:
     await system.put(
         "flows/long", {"asynchronous": {"done_after_polls": 0}, "poll_faults": [{"kind": fault}], "response": {}}
     )
@@ -93,7 +93,7 @@ async def test_a_look_that_breaks_is_safe_to_repeat(system: System, invoker: Inv
     assert not failure.value.may_have_run
 
 
-async def test_a_status_url_elsewhere_is_not_asked(system: System, invoker: Invoker) -> None:
-    elsewhere = str(httpx.URL(system.emulator.web.url).copy_with(host="localhost")) + "/emulator/queues"
+async def test_a_status_url_of_another_host_is_not_polled(system: System, invoker: Invoker) -> None:
+    other_host = str(httpx.URL(system.emulator.web.url).copy_with(host="localhost")) + "/emulator/queues"
     with pytest.raises(CallFailed, match="not allowed"):
-        await invoker.poll(flow_of(system, "long"), elsewhere, token="t")
+        await invoker.poll(flow_of(system, "long"), other_host, token="t")

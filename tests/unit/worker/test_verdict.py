@@ -1,4 +1,4 @@
-"""What each answer of a flow means, with the bodies that callers of the direct endpoint report."""
+"""The verdict on each kind of answer, with the error bodies that callers of the direct endpoint report."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ def error(code: str, message: str) -> JsonValue:
     return {"error": {"code": code, "message": message}}
 
 
-def judged(one: Answer, *, idempotent: bool = False, fresh_token: bool = False) -> Verdict:
-    return judge(one, flow(idempotent=idempotent), now=NOW, fresh_token=fresh_token)
+def judged(response: Answer, *, idempotent: bool = False, fresh_token: bool = False) -> Verdict:
+    return judge(response, flow(idempotent=idempotent), now=NOW, fresh_token=fresh_token)
 
 
-def polled(one: Answer | CallFailed, *, fresh_token: bool = False) -> Verdict:
-    return judge_poll(one, flow(), status_url=STATUS_URL, now=NOW, fresh_token=fresh_token)
+def polled(response: Answer | CallFailed, *, fresh_token: bool = False) -> Verdict:
+    return judge_poll(response, flow(), status_url=STATUS_URL, now=NOW, fresh_token=fresh_token)
 
 
-def told(verdict: Verdict) -> tuple[VerdictKind, str | None]:
+def kind_and_code(verdict: Verdict) -> tuple[VerdictKind, str | None]:
     return verdict.kind, verdict.error.code if verdict.error else None
 
 
-# --- refused for good: every flow, and the sentence says what to fix ---------------------------------------------
+# --- final refusals: the message names the remedy ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def told(verdict: Verdict) -> tuple[VerdictKind, str | None]:
         (400, "WorkflowTriggerIsNotEnabled", NOT_ENABLED.format("Deleted"), "new URL"),
         (401, "DirectApiRequestHasMoreThanOneAuthorization", "Only one scheme should be used.", "signature beside"),
         (401, "OAuthAccessPolicyNotFound", "", "signed URLs only"),
-        (401, "DirectApiInvalidAuthorizationSignature", "The signature is not valid.", "copy its URL anew"),
+        (401, "DirectApiInvalidAuthorizationSignature", "The signature is not valid.", "copy its URL again"),
         (403, "MisMatchingOAuthClaims", CLAIMS, "object ID"),
         (401, "MisMatchingOAuthClaims", CLAIMS, "trailing slash"),
         (403, "MisMatchingOAuthClaims", CLAIMS, "app-only"),
@@ -95,11 +95,9 @@ def told(verdict: Verdict) -> tuple[VerdictKind, str | None]:
     ],
 )
 @pytest.mark.parametrize("idempotent", [True, False])
-def test_a_call_refused_for_good_says_what_to_fix(
-    status: int, code: str, message: str, remedy: str, idempotent: bool
-) -> None:
+def test_a_final_refusal_names_its_remedy(status: int, code: str, message: str, remedy: str, idempotent: bool) -> None:
     verdict = judged(answer(status, error(code, message)), idempotent=idempotent)
-    assert (told(verdict), verdict.http_status) == ((VerdictKind.FAILED, code), status)
+    assert (kind_and_code(verdict), verdict.http_status) == ((VerdictKind.FAILED, code), status)
     assert verdict.error is not None
     assert remedy in verdict.error.message
     assert message in verdict.error.message
@@ -116,7 +114,7 @@ def test_a_refusal_without_a_code_is_judged_by_its_status(
     status: int, remedy: str, body: bytes, kind: str | None
 ) -> None:
     verdict = judged(answer(status, body, kind))
-    assert told(verdict) == (VerdictKind.FAILED, f"http_{status}")
+    assert kind_and_code(verdict) == (VerdictKind.FAILED, f"http_{status}")
     assert verdict.error is not None
     assert remedy in verdict.error.message
 
@@ -124,10 +122,10 @@ def test_a_refusal_without_a_code_is_judged_by_its_status(
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(status: int) -> None:
     verdict = judged(answer(status, location="https://elsewhere.example/"))
-    assert told(verdict) == (VerdictKind.FAILED, f"http_{status}")
+    assert kind_and_code(verdict) == (VerdictKind.FAILED, f"http_{status}")
 
 
-# --- refused before a run: tried again with every flow -----------------------------------------------------------
+# --- refusals before a run: every flow may be called again -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -140,7 +138,7 @@ def test_a_redirect_is_not_followed(status: int) -> None:
     ],
 )
 @pytest.mark.parametrize("idempotent", [True, False])
-def test_a_throttled_call_is_made_again(body: JsonValue | bytes, idempotent: bool) -> None:
+def test_a_throttled_flow_is_called_again_after_retry_after(body: JsonValue | bytes, idempotent: bool) -> None:
     verdict = judged(answer(429, body, retry_after="7"), idempotent=idempotent)
     assert (verdict.kind, verdict.health, verdict.not_before) == (
         VerdictKind.RETRY,
@@ -172,7 +170,9 @@ def test_a_throttled_call_is_made_again(body: JsonValue | bytes, idempotent: boo
         ("Mon, 99 Nov 2026 12:00:30 GMT", None),
     ],
 )
-def test_retry_after_is_understood_in_both_forms_and_bounded(retry_after: str | None, seconds: float | None) -> None:
+def test_retry_after_is_read_as_seconds_or_as_a_date_and_is_bounded(
+    retry_after: str | None, seconds: float | None
+) -> None:
     verdict = judged(answer(429, retry_after=retry_after))
     assert verdict.not_before == (None if seconds is None else NOW + timedelta(seconds=seconds))
 
@@ -187,22 +187,22 @@ def test_retry_after_is_understood_in_both_forms_and_bounded(retry_after: str | 
     ],
 )
 @pytest.mark.parametrize("idempotent", [True, False])
-def test_a_refused_token_is_fetched_anew_once(code: str, message: str, idempotent: bool) -> None:
+def test_a_refused_token_is_replaced_once(code: str, message: str, idempotent: bool) -> None:
     first = judged(answer(401, error(code, message)), idempotent=idempotent)
-    assert (told(first), first.fresh_token) == ((VerdictKind.RETRY, code), True)
+    assert (kind_and_code(first), first.fresh_token) == ((VerdictKind.RETRY, code), True)
     second = judged(answer(401, error(code, message)), idempotent=idempotent, fresh_token=True)
-    assert (told(second), second.fresh_token) == ((VerdictKind.FAILED, code), False)
+    assert (kind_and_code(second), second.fresh_token) == ((VerdictKind.FAILED, code), False)
     assert second.error is not None
     assert "trigger" in second.error.message
 
 
 @pytest.mark.parametrize("idempotent", [True, False])
-def test_a_flow_that_could_not_be_reached_is_called_again(idempotent: bool) -> None:
+def test_an_unreachable_flow_is_called_again(idempotent: bool) -> None:
     verdict = judge_failure(CallFailed("flow_unreachable", "No.", may_have_run=False), flow(idempotent=idempotent))
-    assert (told(verdict), verdict.health) == ((VerdictKind.RETRY, "flow_unreachable"), FlowHealth.UNHEALTHY)
+    assert (kind_and_code(verdict), verdict.health) == ((VerdictKind.RETRY, "flow_unreachable"), FlowHealth.UNHEALTHY)
 
 
-# --- sent, but not answered: only an idempotent flow is called again ---------------------------------------------
+# --- calls without an answer: only an idempotent flow is called again --------------------------------------------
 
 
 UNANSWERED: list[tuple[Answer, str]] = [
@@ -221,38 +221,38 @@ UNANSWERED: list[tuple[Answer, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("one", "code"), UNANSWERED)
-def test_an_unanswered_call_is_unknown_and_names_the_run(one: Answer, code: str) -> None:
-    verdict = judged(one)
-    assert (told(verdict), verdict.health) == ((VerdictKind.UNKNOWN, code), FlowHealth.UNHEALTHY)
+@pytest.mark.parametrize(("response", "code"), UNANSWERED)
+def test_an_unanswered_call_is_unknown_and_names_the_run(response: Answer, code: str) -> None:
+    verdict = judged(response)
+    assert (kind_and_code(verdict), verdict.health) == ((VerdictKind.UNKNOWN, code), FlowHealth.UNHEALTHY)
     assert verdict.run is not None
-    assert verdict.run.run_id == one.run_id
+    assert verdict.run.run_id == response.run_id
     assert verdict.error is not None
     assert "run history" in verdict.error.message
     assert not verdict.error.retryable
 
 
-@pytest.mark.parametrize(("one", "code"), UNANSWERED)
-def test_an_unanswered_call_of_an_idempotent_flow_is_made_again(one: Answer, code: str) -> None:
-    verdict = judged(one, idempotent=True)
-    assert (told(verdict), verdict.health) == ((VerdictKind.RETRY, code), FlowHealth.UNHEALTHY)
+@pytest.mark.parametrize(("response", "code"), UNANSWERED)
+def test_an_unanswered_call_of_an_idempotent_flow_is_repeated(response: Answer, code: str) -> None:
+    verdict = judged(response, idempotent=True)
+    assert (kind_and_code(verdict), verdict.health) == ((VerdictKind.RETRY, code), FlowHealth.UNHEALTHY)
 
 
-def test_a_gateway_that_says_when_to_come_back_is_heard() -> None:
+def test_retry_after_of_a_gateway_error_is_respected() -> None:
     verdict = judged(answer(503, b"", None, retry_after="9"), idempotent=True)
     assert verdict.not_before == NOW + timedelta(seconds=9)
 
 
 @pytest.mark.parametrize(("idempotent", "kind"), [(True, VerdictKind.RETRY), (False, VerdictKind.UNKNOWN)])
 @pytest.mark.parametrize("code", ["flow_timeout", "flow_no_answer"])
-def test_a_lost_answer_is_asked_for_again_only_if_that_does_no_harm(
+def test_a_call_whose_answer_was_lost_is_repeated_only_for_an_idempotent_flow(
     code: str, idempotent: bool, kind: VerdictKind
 ) -> None:
     verdict = judge_failure(CallFailed(code, "Lost.", may_have_run=True), flow(idempotent=idempotent))
-    assert (told(verdict), verdict.health) == ((kind, code), FlowHealth.UNHEALTHY)
+    assert (kind_and_code(verdict), verdict.health) == ((kind, code), FlowHealth.UNHEALTHY)
 
 
-def test_what_the_worker_broke_off_says_nothing_of_the_flow() -> None:
+def test_a_call_that_the_worker_broke_off_does_not_count_against_the_flow() -> None:
     failure = CallFailed("interrupted", "Stopped.", may_have_run=True, counts_against_flow=False)
     assert judge_failure(failure, flow()).health is FlowHealth.NEUTRAL
 
@@ -273,20 +273,20 @@ def test_what_the_worker_broke_off_says_nothing_of_the_flow() -> None:
     ],
 )
 @pytest.mark.parametrize("status", [200, 201, 204, 206, 299])
-def test_any_success_is_the_flows_output_whatever_its_type(
+def test_any_success_carries_the_flows_output_whatever_its_type(
     status: int, body: JsonValue | bytes, kind: str | None, output: JsonValue, encoding: str | None
 ) -> None:
     verdict = judged(answer(status, body, kind, run=RUN))
-    assert told(verdict) == (VerdictKind.SUCCEEDED, None)
+    assert kind_and_code(verdict) == (VerdictKind.SUCCEEDED, None)
     assert (verdict.output, verdict.output_encoding, verdict.http_status) == (output, encoding, status)
     assert verdict.note is None
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 422, 429, 500, 502, 503, 504])
 @pytest.mark.parametrize("run", [RUN, None])
-def test_a_flows_own_error_is_its_answer_and_not_tried_again(status: int, run: str | None) -> None:
+def test_an_error_that_the_flow_wrote_is_its_answer_and_is_not_retried(status: int, run: str | None) -> None:
     verdict = judged(answer(status, {"reason": "sold out"}, run=run))
-    assert (told(verdict), verdict.output) == ((VerdictKind.FAILED, f"http_{status}"), {"reason": "sold out"})
+    assert (kind_and_code(verdict), verdict.output) == ((VerdictKind.FAILED, f"http_{status}"), {"reason": "sold out"})
     assert verdict.health is FlowHealth.HEALTHY
 
 
@@ -294,34 +294,34 @@ def test_a_flows_own_error_is_its_answer_and_not_tried_again(status: int, run: s
     ("status", "code"),
     [(401, "MisMatchingOAuthClaims"), (400, "TriggerInputSchemaMismatch"), (429, "TooManyRequests"), (502, "SoldOut")],
 )
-def test_a_flow_that_imitates_the_platform_is_told_by_its_run(status: int, code: str) -> None:
+def test_an_error_in_the_platforms_form_is_the_flows_own_if_it_names_a_run(status: int, code: str) -> None:
     verdict = judged(answer(status, error(code, "Mine."), run=RUN))
-    assert told(verdict) == (VerdictKind.FAILED, code)
+    assert kind_and_code(verdict) == (VerdictKind.FAILED, code)
     assert verdict.error is not None
     assert verdict.error.message == "Mine."
     assert verdict.output == error(code, "Mine.")
 
 
-def test_an_idempotent_flow_that_says_not_now_itself_is_called_again() -> None:
+def test_an_idempotent_flow_that_answers_429_itself_is_called_again() -> None:
     verdict = judged(answer(429, {"reason": "busy"}, run=RUN, retry_after="3"), idempotent=True)
     assert (verdict.kind, verdict.not_before) == (VerdictKind.RETRY, NOW + timedelta(seconds=3))
 
 
 @pytest.mark.parametrize(("status", "kind"), [(200, VerdictKind.SUCCEEDED), (500, VerdictKind.FAILED)])
-def test_an_answer_larger_than_the_worker_reads_is_not_taken_for_a_lost_one(status: int, kind: VerdictKind) -> None:
+def test_an_answer_larger_than_the_worker_reads_is_not_a_lost_answer(status: int, kind: VerdictKind) -> None:
     verdict = judged(Answer(status, JSON, None, RUN, {}))
-    assert told(verdict) == (kind, "output_too_large")
+    assert kind_and_code(verdict) == (kind, "output_too_large")
 
 
 @pytest.mark.parametrize(
     "body", [b'{"error": "text"}', b'{"error": {"code": 7}}', b"[1]", b"null", b"[" * 100_000, b'{"error": null}']
 )
-def test_an_odd_error_body_is_an_error_all_the_same(body: bytes) -> None:
+def test_an_unusual_error_body_is_still_an_error(body: bytes) -> None:
     verdict = judged(answer(422, body, run=RUN))
-    assert told(verdict) == (VerdictKind.FAILED, "http_422")
+    assert kind_and_code(verdict) == (VerdictKind.FAILED, "http_422")
 
 
-def test_codes_and_messages_of_others_are_kept_short() -> None:
+def test_long_codes_and_messages_are_cut() -> None:
     verdict = judged(answer(400, error("C" * 5000, "m" * 5000)))
     assert verdict.error is not None
     assert (len(verdict.error.code), len(verdict.error.message)) == (200, 1000)
@@ -339,7 +339,7 @@ def test_codes_and_messages_of_others_are_kept_short() -> None:
         "http://127.0.0.1:5080/runs/1",
     ],
 )
-def test_an_accepted_call_is_looked_after_at_its_status_url(url: str) -> None:
+def test_an_accepted_call_is_polled_at_its_status_url(url: str) -> None:
     verdict = judged(answer(202, location=url, retry_after="20", run=RUN))
     assert (verdict.kind, verdict.status_url, verdict.not_before) == (
         VerdictKind.ACCEPTED,
@@ -365,9 +365,9 @@ def test_an_accepted_call_is_looked_after_at_its_status_url(url: str) -> None:
         "",
     ],
 )
-def test_a_status_url_elsewhere_is_never_asked(url: str) -> None:
+def test_a_status_url_of_another_host_is_never_polled(url: str) -> None:
     verdict = judged(answer(202, location=url, run=RUN))
-    assert told(verdict) == (VerdictKind.UNKNOWN, "status_url_not_allowed")
+    assert kind_and_code(verdict) == (VerdictKind.UNKNOWN, "status_url_not_allowed")
     assert verdict.error is not None
     assert "flow_hosts" in verdict.error.message
     assert not url or url not in verdict.error.message
@@ -375,7 +375,7 @@ def test_a_status_url_elsewhere_is_never_asked(url: str) -> None:
 
 def test_an_accepted_call_without_a_status_url_has_succeeded() -> None:
     verdict = judged(answer(202, b"", None, run=RUN))
-    assert (told(verdict), verdict.output, verdict.note) == (
+    assert (kind_and_code(verdict), verdict.output, verdict.note) == (
         (VerdictKind.SUCCEEDED, None),
         None,
         "accepted_without_response",
@@ -395,35 +395,35 @@ def test_an_accepted_call_without_a_status_url_has_succeeded() -> None:
         ("https://[::1", True),
     ],
 )
-def test_a_signed_status_url_is_told_from_one_that_needs_the_token(url: str, signed: bool) -> None:
+def test_a_signed_status_url_needs_no_token(url: str, signed: bool) -> None:
     assert is_signed(url) is signed
 
 
-# --- looking at a run --------------------------------------------------------------------------------------------
+# --- status polls ------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_goes_on_is_looked_at_again_where_it_says() -> None:
+def test_a_running_flow_is_polled_again_at_the_url_that_it_names() -> None:
     moved = STATUS_URL + "&moved=1"
     assert polled(answer(202)).status_url == STATUS_URL
     assert polled(answer(202, location=moved)).status_url == moved
-    assert told(polled(answer(202, location="https://evil.example/"))) == (
+    assert kind_and_code(polled(answer(202, location="https://evil.example/"))) == (
         VerdictKind.UNKNOWN,
         "status_url_not_allowed",
     )
 
 
-def test_a_run_that_ended_is_told_as_its_response_says() -> None:
+def test_a_run_that_ended_has_the_result_of_its_response() -> None:
     assert (polled(answer(200, {"id": 7})).kind, polled(answer(200, {"id": 7})).output) == (
         VerdictKind.SUCCEEDED,
         {"id": 7},
     )
     failed = polled(answer(422, error("SoldOut", "No more."), run=RUN))
-    assert (told(failed), failed.output) == ((VerdictKind.FAILED, "SoldOut"), error("SoldOut", "No more."))
-    assert told(polled(answer(409, error("SoldOut", "No more.")))) == (VerdictKind.FAILED, "SoldOut")
+    assert (kind_and_code(failed), failed.output) == ((VerdictKind.FAILED, "SoldOut"), error("SoldOut", "No more."))
+    assert kind_and_code(polled(answer(409, error("SoldOut", "No more.")))) == (VerdictKind.FAILED, "SoldOut")
 
 
 @pytest.mark.parametrize(
-    "happened",
+    "response",
     [
         CallFailed("flow_unreachable", "No.", may_have_run=False),
         CallFailed("flow_timeout", "No.", may_have_run=False),
@@ -436,11 +436,11 @@ def test_a_run_that_ended_is_told_as_its_response_says() -> None:
         answer(504),
     ],
 )
-def test_a_look_that_failed_is_repeated_for_every_flow(happened: Answer | CallFailed) -> None:
-    assert polled(happened).kind is VerdictKind.RETRY
+def test_a_failed_poll_is_repeated_for_every_flow(response: Answer | CallFailed) -> None:
+    assert polled(response).kind is VerdictKind.RETRY
 
 
-def test_a_look_refused_for_its_token_is_repeated_once_with_another() -> None:
+def test_a_poll_with_a_refused_token_is_repeated_once_with_a_new_one() -> None:
     refusal = answer(401, error("DirectApiInvalidAuthorizationScheme", BAD_TOKEN))
     assert (polled(refusal).kind, polled(refusal).fresh_token) == (VerdictKind.RETRY, True)
     assert polled(refusal, fresh_token=True).kind is VerdictKind.UNKNOWN
@@ -450,34 +450,34 @@ def test_a_look_refused_for_its_token_is_repeated_once_with_another() -> None:
     ("status", "code"),
     [(403, "AuthorizationFailed"), (404, "WorkflowRunNotFound"), (410, "Gone"), (403, "MisMatchingOAuthClaims")],
 )
-def test_a_run_that_cannot_be_looked_at_is_unknown(status: int, code: str) -> None:
+def test_a_run_that_cannot_be_polled_is_unknown(status: int, code: str) -> None:
     verdict = polled(answer(status, error(code, "No.")))
-    assert told(verdict) == (VerdictKind.UNKNOWN, code)
+    assert kind_and_code(verdict) == (VerdictKind.UNKNOWN, code)
     assert verdict.error is not None
     assert "run history" in verdict.error.message
-    assert verdict.run is None  # the call's own is kept
+    assert verdict.run is None  # the run ID of the call is kept
 
 
-def test_a_status_url_not_allowed_any_more_ends_the_looking() -> None:
+def test_a_status_url_that_is_no_longer_allowed_ends_the_polling() -> None:
     failure = CallFailed("status_url_not_allowed", "No.", may_have_run=False)
-    assert told(polled(failure)) == (VerdictKind.UNKNOWN, "status_url_not_allowed")
+    assert kind_and_code(polled(failure)) == (VerdictKind.UNKNOWN, "status_url_not_allowed")
 
 
-# --- all of it ---------------------------------------------------------------------------------------------------
+# --- all statuses and bodies -------------------------------------------------------------------------------------
 
 
 BODIES: Mapping[str, JsonValue | bytes] = {
-    "nothing": b"",
+    "empty": b"",
     "html": HTML,
     "platform": error("X", "y"),
-    "own": {"a": 1},
+    "flow": {"a": 1},
     "gateway": {"statusCode": 1, "message": "m"},
     **{code: error(code, "y") for code in platform.REMEDIES},
 }
 
 
 @pytest.mark.parametrize("status", range(200, 600))
-def test_nothing_sends_a_flow_that_is_not_idempotent_a_second_call_after_a_run(status: int) -> None:
+def test_a_flow_that_is_not_idempotent_is_never_called_again_after_a_run(status: int) -> None:
     for body in BODIES.values():
         for location in (None, STATUS_URL):
             verdict = judged(answer(status, body, run=RUN, location=location))
@@ -485,6 +485,10 @@ def test_nothing_sends_a_flow_that_is_not_idempotent_a_second_call_after_a_run(s
             assert (verdict.error is None) == (verdict.kind in {VerdictKind.SUCCEEDED, VerdictKind.ACCEPTED})
 
 
-def test_an_error_that_cannot_travel_as_text_is_told_as_far_as_it_can() -> None:
-    said = platform.read(b'{"error": {"code": "Bad\\ud800", "message": "\\udfff!"}}')
-    assert (said.code, said.message) == ("Bad?", "?!")
+def test_lone_surrogates_in_an_error_are_replaced() -> None:
+    body = platform.read_error(b'{"error": {"code": "Bad\\ud800", "message": "\\udfff!"}}')
+    assert (body.code, body.message) == ("Bad?", "?!")
+
+
+def test_every_known_code_of_the_platform_has_a_remedy() -> None:
+    assert set(platform.REMEDIES) == set(platform.PlatformCode)

@@ -1,1 +1,1 @@
-"""The flows: which there are, the token that opens them, the call, and what its answer means."""
+"""Calls Power Automate flows: the registry, the HTTP call, the verdict on its answer, and the limits."""

@@ -1,4 +1,4 @@
-"""The call of an HTTP-triggered flow: one request, bounded in time and size, its answer as plain data."""
+"""Calls HTTP-triggered flows and polls their runs, bounded in time and size, with answers as plain data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MAX_HEADER_CHARACTERS = 512
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a flow answered. `body` is None if it was larger than the worker reads."""
+    """The answer of a flow. `body` is None if it was larger than the worker reads."""
 
     status: int
     content_type: str | None
@@ -41,14 +41,17 @@ class Answer:
     tracking: Mapping[str, str]
     retry_after: str | None = None
     location: str | None = field(default=None, repr=False)
-    """Absolute. A secret: it may carry a signature."""
+    """Absolute. A secret, since it may carry a signature."""
 
 
 class TokenSource(Protocol):
-    """Where the bearer token comes from."""
+    """Provides the bearer token of the worker's identity."""
 
     async def token(self, *, fresh: bool = False) -> str:
-        """Raises `TemporarilyUnavailable` if none can be had just now. `fresh`: not the one that was refused."""
+        """Return a token; with `fresh`, a new one instead of a cached one.
+
+        Raises `TemporarilyUnavailable` if the identity endpoint gives no token at the moment.
+        """
         ...
 
 
@@ -68,8 +71,8 @@ class Invoker:
         self._identity = identity
         self._status_seconds = status_seconds
         self._max_response_bytes = max_response_bytes
-        # The bare transport: all that httpx's client adds (redirects, cookies, authentication) is unwanted here, and
-        # costs as much as the call.
+        # The bare transport without httpx's client: redirects, cookies and authentication are unwanted here, and the
+        # client costs as much CPU as the call.
         self._transport = http_transport(max_connections=max_connections, keepalive_seconds=keepalive_seconds)
         self._timeout = httpx.Timeout(None, connect=connect_seconds).as_dict()
         self._urls: dict[str, httpx.URL] = {}
@@ -83,42 +86,47 @@ class Invoker:
         await self._transport.aclose()
 
     async def token(self, *, fresh: bool = False) -> str:
-        """The bearer for the next call. Had before the call is counted as begun. Raises `TemporarilyUnavailable`.
+        """Return the bearer token for the next call. Raises `TemporarilyUnavailable`.
 
-        `fresh`: past all caches, because a flow refused the last one.
+        This is a step of its own, so that a missing token is found before the call counts as begun. `fresh` bypasses
+        all caches, because a flow refused the last token.
         """
         return await self._identity.token(fresh=fresh)
 
     async def invoke(
         self, flow: Flow, input_: JsonValue, *, token: str, correlation_id: str, traceparent: str | None
     ) -> Answer:
-        """POST the input. Raises `CallFailed` if no whole answer came within the flow's timeout."""
+        """POST the input. Raises `CallFailed` if no complete answer comes within the flow's timeout."""
         headers = {
             "authorization": f"Bearer {token}",
             "content-type": "application/json",
             "accept": "application/json, */*;q=0.5",
-            "x-ms-client-tracking-id": quote(correlation_id, safe=string.punctuation),  # it may hold anything
+            # Quoted, since a correlation ID may hold line breaks and other characters that no header may hold.
+            "x-ms-client-tracking-id": quote(correlation_id, safe=string.punctuation),
         }
         if traceparent:
             headers["traceparent"] = traceparent
         url = self._urls.get(flow.url)
-        if url is None:  # registered flows are few, and parsing is not cheap
+        if url is None:  # cached: there are few registered flows, and httpx parses slowly
             url = self._urls[flow.url] = httpx.URL(flow.url)
         return await self._request("POST", url, flow.timeout_seconds, headers, to_json(input_))
 
     async def poll(self, flow: Flow, status_url: str, *, token: str) -> Answer:
-        """GET how it stands with a run. Raises `CallFailed`; asking again is safe for every flow.
+        """GET the status of a run. Raises `CallFailed`; a status poll may be repeated for every flow.
 
-        The bearer goes along only if the URL carries no signature of its own.
+        The bearer token is sent only if the URL carries no signature.
         """
         if not flow.status_hosts.allow(status_url):
-            raise CallFailed(STATUS_URL_NOT_ALLOWED, "The status URL leads to a host not allowed.", may_have_run=False)
+            raise CallFailed(
+                STATUS_URL_NOT_ALLOWED, "The status URL leads to a host that is not allowed.", may_have_run=False
+            )
         headers = {"accept": "application/json, */*;q=0.5"}
         if not is_signed(status_url):
             headers["authorization"] = f"Bearer {token}"
         try:
             return await self._request("GET", status_url, self._status_seconds, headers)
         except CallFailed as failure:
+            # A poll runs nothing, whether or not it reached the flow.
             raise CallFailed(failure.code, failure.message, may_have_run=False) from failure
 
     async def _request(
@@ -156,7 +164,7 @@ class Invoker:
 
 
 def http_transport(*, max_connections: int, keepalive_seconds: float) -> AiohttpTransport:
-    """aiohttp's transport for httpx, which takes about a tenth of the CPU of httpx's own. It keeps no cookies."""
+    """Return aiohttp's transport for httpx: it takes about a tenth of the CPU of httpx's own. It keeps no cookies."""
     limits = httpx.Limits(max_connections=max_connections, keepalive_expiry=keepalive_seconds)
 
     def session() -> aiohttp.ClientSession:
@@ -169,9 +177,9 @@ def http_transport(*, max_connections: int, keepalive_seconds: float) -> Aiohttp
 
 
 def http_client(*, connect_seconds: float, max_connections: int, keepalive_seconds: float) -> httpx.AsyncClient:
-    """An httpx client on aiohttp's transport that keeps no cookies and follows no redirects.
+    """Return an httpx client on aiohttp's transport that keeps no cookies and follows no redirects.
 
-    A cookie would tie one sender's call to another's, and a redirect would carry the bearer elsewhere.
+    A cookie would link one sender's call to another's, and a redirect would carry the bearer token elsewhere.
     """
     return httpx.AsyncClient(
         transport=http_transport(max_connections=max_connections, keepalive_seconds=keepalive_seconds),
@@ -182,7 +190,7 @@ def http_client(*, connect_seconds: float, max_connections: int, keepalive_secon
 
 
 def _answer(response: httpx.Response, body: bytes | None) -> Answer:
-    # Read once, as they came: each look at httpx's own mapping goes through all of them.
+    # One pass over the raw headers: each lookup in httpx's mapping would go through all of them.
     headers = {_text(name).lower(): _text(value) for name, value in response.headers.raw}
     tracking = {
         name: value[:_MAX_HEADER_CHARACTERS] for name, value in headers.items() if name.startswith(_TRACKING_PREFIX)
@@ -212,15 +220,18 @@ def _location(url: httpx.URL, location: str | None) -> str | None:
 
 
 def _call_failed(error: httpx.HTTPError | aiohttp.ClientError) -> CallFailed:
-    """Whether the request may have been sent decides all, and is read off aiohttp's own error.
+    """Translate a transport error. Whether the request may have been sent decides whether it may be repeated.
 
-    The httpx transport reports a server that hung up in the middle as a *connect* timeout, which would make a run
-    that happened look like one that never began; only aiohttp's connector errors prove that nothing was sent.
+    The httpx error does not say that: for a server that closes the connection in the middle, the transport raises a
+    *connect* timeout, which would make a run look as if it never began. So aiohttp's own error decides. Only its
+    connector errors prove that nothing was sent.
     """
     cause = error.__cause__ if isinstance(error, httpx.HTTPError) else error
     if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL):
         return CallFailed(
-            "flow_unreachable", f"The flow could not be reached ({type(cause).__name__}).", may_have_run=False
+            "flow_unreachable",
+            f"The worker could not connect to the flow ({type(cause).__name__}).",
+            may_have_run=False,
         )
     kind = type(cause or error).__name__
     return CallFailed("flow_no_answer", f"The connection broke before the flow's answer ({kind}).", may_have_run=True)

@@ -1,7 +1,7 @@
-"""What Power Automate itself says instead of a flow: its error codes, and what is to be done about each.
+"""Recognizes the errors that Power Automate itself returns in place of a flow, and knows the remedy for each.
 
-The bodies are those that callers of the direct endpoint report. Where an answer's writer matters, `wrote` judges it:
-the platform and a flow's own Response action may use the same status.
+The bodies are those that callers of the direct endpoint report. The platform and a flow's own Response action may use
+the same status; `is_from_platform` tells their answers apart.
 """
 
 from __future__ import annotations
@@ -9,125 +9,167 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from pydantic import JsonValue
 
 from flow_worker.flows.invoker import Answer
 
-TOKEN_TROUBLE = frozenset({"DirectApiAuthorizationRequired", "DirectApiInvalidAuthorizationScheme"})
-"""Codes that a newer token may cure."""
 
-REMEDIES: Mapping[str, str] = {
-    "TriggerInputSchemaMismatch": (
+class PlatformCode(StrEnum):
+    """The error codes that have a remedy of their own. The platform also returns others."""
+
+    TRIGGER_INPUT_SCHEMA_MISMATCH = "TriggerInputSchemaMismatch"
+    WORKFLOW_TRIGGER_IS_NOT_ENABLED = "WorkflowTriggerIsNotEnabled"
+    DIRECT_API_AUTHORIZATION_REQUIRED = "DirectApiAuthorizationRequired"
+    DIRECT_API_INVALID_AUTHORIZATION_SCHEME = "DirectApiInvalidAuthorizationScheme"
+    DIRECT_API_REQUEST_HAS_MORE_THAN_ONE_AUTHORIZATION = "DirectApiRequestHasMoreThanOneAuthorization"
+    DIRECT_API_INVALID_AUTHORIZATION_SIGNATURE = "DirectApiInvalidAuthorizationSignature"
+    OAUTH_ACCESS_POLICY_NOT_FOUND = "OAuthAccessPolicyNotFound"
+    MISMATCHING_OAUTH_CLAIMS = "MisMatchingOAuthClaims"
+    AUTHORIZATION_FAILED = "AuthorizationFailed"
+    WORKFLOW_NOT_FOUND = "WorkflowNotFound"
+    WORKFLOW_RUN_NOT_FOUND = "WorkflowRunNotFound"
+    METHOD_NOT_ALLOWED = "MethodNotAllowed"
+    NO_RESPONSE = "NoResponse"
+
+
+REMEDIES: Mapping[PlatformCode, str] = {
+    PlatformCode.TRIGGER_INPUT_SCHEMA_MISMATCH: (
         "The input does not fit the schema of the flow's trigger: send what the schema asks for, or correct the schema."
     ),
-    "WorkflowTriggerIsNotEnabled": (
-        "The flow is turned off, suspended or deleted: turn it on; if it was made anew, put its new URL into the "
+    PlatformCode.WORKFLOW_TRIGGER_IS_NOT_ENABLED: (
+        "The flow is turned off, suspended or deleted: turn it on. If it was created again, put its new URL into the "
         "worker's settings."
     ),
-    "DirectApiAuthorizationRequired": (
-        "The flow saw no token it takes: set its trigger to 'Specific users in my tenant' and copy its URL anew."
+    PlatformCode.DIRECT_API_AUTHORIZATION_REQUIRED: (
+        "The flow received no token that it accepts: set its trigger to 'Specific users in my tenant' and copy its URL "
+        "again."
     ),
-    "DirectApiInvalidAuthorizationScheme": (
-        "The flow does not take the worker's token, nor one fetched anew: check that the trigger is set to 'Specific "
+    PlatformCode.DIRECT_API_INVALID_AUTHORIZATION_SCHEME: (
+        "The flow does not accept the worker's token, not even a new one: check that the trigger is set to 'Specific "
         "users in my tenant' and that the worker's cloud is the flow's."
     ),
-    "DirectApiRequestHasMoreThanOneAuthorization": (
+    PlatformCode.DIRECT_API_REQUEST_HAS_MORE_THAN_ONE_AUTHORIZATION: (
         "The flow's URL carries a signature beside the token: set its trigger to 'Specific users in my tenant' and "
-        "copy its URL anew."
+        "copy its URL again."
     ),
-    "DirectApiInvalidAuthorizationSignature": (
-        "The flow's URL carries a signature that is not valid: set its trigger to 'Specific users in my tenant' and "
-        "copy its URL anew."
+    PlatformCode.DIRECT_API_INVALID_AUTHORIZATION_SIGNATURE: (
+        "The flow's URL carries an invalid signature: set its trigger to 'Specific users in my tenant' and copy its "
+        "URL again."
     ),
-    "OAuthAccessPolicyNotFound": (
-        "The flow's trigger takes signed URLs only: set it to 'Specific users in my tenant' and copy its URL anew."
+    PlatformCode.OAUTH_ACCESS_POLICY_NOT_FOUND: (
+        "The flow's trigger accepts signed URLs only: set it to 'Specific users in my tenant' and copy its URL again."
     ),
-    "MisMatchingOAuthClaims": (
-        "The flow's access policy does not admit the worker's identity. Three suspects: the token's audience lacks its "
-        "trailing slash (the scope needs two: '…//.default'); the trigger's list of allowed users holds an application "
-        "ID instead of the identity's object ID; or the trigger admits no app-only tokens in its present mode."
+    # The default scope of the Flow service is the resource "https://service.flow.microsoft.com/", whose own slash
+    # belongs to the audience, followed by "/.default": hence two slashes. With one, the token's audience lacks its
+    # slash, and the flow refuses the token with this code.
+    PlatformCode.MISMATCHING_OAUTH_CLAIMS: (
+        "The flow's access policy does not admit the worker's identity. Check three causes: the token's audience lacks "
+        "its trailing slash (the scope needs two: '…//.default'); the trigger's list of allowed users holds an "
+        "application ID instead of the identity's object ID; or the trigger admits no app-only tokens in its present "
+        "mode."
     ),
-    "AuthorizationFailed": (
-        "The flow is restricted to certain callers' addresses: allow the worker's outbound addresses."
+    PlatformCode.AUTHORIZATION_FAILED: (
+        "The flow admits only certain IP addresses: allow the worker's outbound addresses."
     ),
-    "WorkflowNotFound": "There is no flow at its URL: copy the URL from the flow's trigger into the worker's settings.",
-    "WorkflowRunNotFound": "The flow's run is not known any more: look for it in the flow's run history.",
-    "MethodNotAllowed": "The flow's trigger does not take POST: set its method to POST.",
-    "NoResponse": (
+    PlatformCode.WORKFLOW_NOT_FOUND: (
+        "There is no flow at its URL: copy the URL from the flow's trigger into the worker's settings."
+    ),
+    PlatformCode.WORKFLOW_RUN_NOT_FOUND: (
+        "The platform does not know the flow's run any more: check the flow's run history."
+    ),
+    PlatformCode.METHOD_NOT_ALLOWED: "The flow's trigger does not accept POST: set its method to POST.",
+    PlatformCode.NO_RESPONSE: (
         "The flow's run gave no answer: an action before its Response failed, or it took longer than the 120 s that a "
-        "call may last; for longer runs make the Response asynchronous."
+        "call may last. For longer runs make the Response asynchronous."
     ),
 }
-"""What to do about a code, as a sentence for whoever looks after the flow."""
+"""One sentence for the flow's owner for each code."""
 
-_BY_STATUS: Mapping[int, str] = {
+_REMEDIES_BY_STATUS: Mapping[int, str] = {
     400: "The flow's endpoint could not make sense of the call.",
-    401: "The flow does not take the worker's token, nor one fetched anew: check its trigger's access settings.",
+    401: "The flow does not accept the worker's token, not even a new one: check its trigger's access settings.",
     403: "The flow's endpoint forbids the call: check its trigger's access settings and its caller restrictions.",
-    404: REMEDIES["WorkflowNotFound"],
-    405: REMEDIES["MethodNotAllowed"],
+    404: REMEDIES[PlatformCode.WORKFLOW_NOT_FOUND],
+    405: REMEDIES[PlatformCode.METHOD_NOT_ALLOWED],
     408: "The flow's answer did not come in time.",
-    429: "The flow is called more often than it may be.",
-    502: "The flow's answer did not come through.",
-    503: "The flow's endpoint is not available just now.",
+    429: "The flow is called more often than its limits allow.",
+    502: "The flow's answer did not reach the worker.",
+    503: "The flow's endpoint is not available at the moment.",
     504: "The flow's answer did not come in time.",
 }
 
+_KNOWN_CODES: Mapping[str, PlatformCode] = {code.value: code for code in PlatformCode}
+_NEW_TOKEN_CODES = frozenset(
+    {PlatformCode.DIRECT_API_AUTHORIZATION_REQUIRED, PlatformCode.DIRECT_API_INVALID_AUTHORIZATION_SCHEME}
+)
 _GATEWAY_CODES = frozenset({"NoResponse", "GatewayTimeout", "RequestTimeout", "BadGateway", "ServiceUnavailable"})
-"""Codes the platform uses although a run may have begun."""
-
-_UNANSWERED = frozenset({408, 502, 503, 504})
+"""Codes that the platform returns although a run may have begun."""
+_UNANSWERED_STATUSES = frozenset({408, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """An error body, as far as it is one. `is_json` is false for HTML pages, plain text and nothing at all."""
+class ErrorBody:
+    """The readable parts of an error's body. `is_json` is false for HTML pages, plain text and empty bodies."""
 
     code: str | None
     message: str | None
     is_json: bool
-    is_gateways: bool = False
+    is_gateway_error: bool = False
+    """The body is a gateway's `{"statusCode", "message"}`."""
 
 
-def read(body: bytes) -> Said:
-    """What an error body says: `{"error": {"code", "message"}}`, or a gateway's `{"statusCode", "message"}`."""
+def read_error(body: bytes) -> ErrorBody:
+    """Return the code and the message of `{"error": {"code", "message"}}` or of `{"statusCode", "message"}`."""
     try:
         document: JsonValue = json.loads(body)
     except (ValueError, RecursionError):
-        return Said(None, None, is_json=False)
+        return ErrorBody(None, None, is_json=False)
     if not isinstance(document, dict):
-        return Said(None, None, is_json=True)
+        return ErrorBody(None, None, is_json=True)
     error = document.get("error")
     if isinstance(error, dict):
-        return Said(_text(error.get("code")), _text(error.get("message")), is_json=True)
-    gateways = isinstance(document.get("statusCode"), int) and isinstance(document.get("message"), str)
-    return Said(None, _text(document["message"]) if gateways else None, is_json=True, is_gateways=gateways)
+        return ErrorBody(_text(error.get("code")), _text(error.get("message")), is_json=True)
+    is_gateway_error = isinstance(document.get("statusCode"), int) and isinstance(document.get("message"), str)
+    message = _text(document["message"]) if is_gateway_error else None
+    return ErrorBody(None, message, is_json=True, is_gateway_error=is_gateway_error)
 
 
-def wrote(answer: Answer, said: Said) -> bool:
-    """Whether the platform wrote this error, rather than the flow's own Response action.
+def is_from_platform(answer: Answer, error: ErrorBody) -> bool:
+    """Return whether the platform wrote this error, rather than the flow's own Response action.
 
-    The platform names no run in what it writes before one began, so a run ID speaks for the flow; unless it is one of
-    the answers that stand for a run which gave none. Without a run ID, JSON of another form than the platform's is
-    taken for the flow's own, since nobody vouches that every endpoint names its runs.
+    The platform names no run in an error from before the run. So an answer with a run ID comes from the flow, except
+    for the answers that the platform gives in place of a run without one. Without a run ID, JSON of an unknown form
+    counts as the flow's own, since no source guarantees that every endpoint names its runs.
     """
     if answer.run_id is not None:
-        return said.code in _GATEWAY_CODES or (answer.status in _UNANSWERED and not said.is_json)
-    return said.code is not None or said.is_gateways or not said.is_json
+        return error.code in _GATEWAY_CODES or (answer.status in _UNANSWERED_STATUSES and not error.is_json)
+    return error.code is not None or error.is_gateway_error or not error.is_json
 
 
-def is_no_answer(answer: Answer, said: Said) -> bool:
-    """Whether an error of the platform's stands for a run that may have begun and gave no answer."""
-    return said.code in _GATEWAY_CODES or answer.status == 408 or answer.status >= 500
+def may_hide_a_run(answer: Answer, error: ErrorBody) -> bool:
+    """Return whether a run may have begun behind this error of the platform, without an answer."""
+    return error.code in _GATEWAY_CODES or answer.status == 408 or answer.status >= 500
 
 
-def remedy(code: str | None, status: int) -> str:
-    """What to do about an error of the platform's."""
-    known = REMEDIES.get(code or "") or _BY_STATUS.get(status)
-    return known or f"The flow's endpoint answered {status} instead of the flow."
+def may_need_new_token(error: ErrorBody) -> bool:
+    """Return whether a new token may cure a 401: true for an unknown code, as only the known codes rule it out."""
+    known = _known(error.code)
+    return known is None or known in _NEW_TOKEN_CODES
+
+
+def remedy(error: ErrorBody, status: int) -> str:
+    """Return what the flow's owner can do about an error of the platform: by its code, else by its status."""
+    if (known := _known(error.code)) is not None:
+        return REMEDIES[known]
+    return _REMEDIES_BY_STATUS.get(status) or f"The flow's endpoint answered {status} instead of the flow."
+
+
+def _known(code: str | None) -> PlatformCode | None:
+    return _KNOWN_CODES.get(code or "")
 
 
 def _text(value: JsonValue) -> str | None:
-    """What travels as text: a lone surrogate, which JSON can express, does not."""
+    """Return a text that can be encoded: JSON can express a lone surrogate, UTF-8 cannot."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None

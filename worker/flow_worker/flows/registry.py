@@ -1,4 +1,4 @@
-"""The flows that may be started, by name. A URL never comes from a message."""
+"""Finds the registered flows by name. A flow's URL never comes from a message."""
 
 from __future__ import annotations
 
@@ -17,51 +17,54 @@ from flow_worker.errors import Refused
 from flow_worker.flows.status_url import NOWHERE, StatusHosts
 from flow_worker.settings import FlowSettings, RetrySettings
 
+_MAX_QUOTED_CHARACTERS = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One flow. `url` is a secret: whoever has it and a token may start the flow."""
+    """One flow. `url` is a secret: together with a token it starts the flow."""
 
     name: str
     url: str = field(repr=False)
     role: str | None
-    """An app role that the sender's token must hold."""
+    """The app role that the sender's token must hold."""
     timeout_seconds: float
     idempotent: bool
     privilege: str | None = None
-    """A privilege that the user must hold in Dataverse, at least at this depth."""
+    """The privilege that the user must hold in Dataverse, at `privilege_depth` or deeper."""
     privilege_depth: Depth = Depth.BASIC
     bind_claim: bool = False
     input_validator: Validator | None = field(default=None, repr=False)
     retry: RetrySettings | None = None
-    """How long its requests are tried; None: as the worker's own settings say."""
+    """The flow's own retry settings; None: the worker's settings apply."""
     status_hosts: StatusHosts = NOWHERE
 
     def check_input(self, value: JsonValue) -> None:
-        """Raises `Refused` unless `value` fits the trigger's schema. The message names the place, not the value."""
+        """Raise `Refused` unless `value` fits the trigger's schema. The message names the place, not the value."""
         if self.input_validator is None:
             return
         try:
             fault = next(iter(self.input_validator.iter_errors(value)), None)
         except (ArithmeticError, RecursionError):
-            text = f"The input does not fit the schema of '{self.name}': it holds what cannot be compared with it."
+            # The validator computes with the sender's values: 10**400 overflows a float, deep nesting the stack.
+            text = f"The input does not fit the schema of '{self.name}': the schema cannot be applied to its values."
             raise Refused("input_schema_mismatch", text) from None
         if fault is not None:
-            rule = f"'{fault.validator}': {_shown(fault.validator_value)}"
+            rule = f"'{fault.validator}': {_shortened(fault.validator_value)}"
             raise Refused(
                 "input_schema_mismatch",
-                f"The input does not fit the schema of '{self.name}': {_shown(fault.json_path)} fails {rule}.",
+                f"The input does not fit the schema of '{self.name}': {_shortened(fault.json_path)} fails {rule}.",
             )
 
 
 class Registry:
-    """Finds a flow by its name."""
+    """The registered flows."""
 
     def __init__(self, flows: Mapping[str, FlowSettings], status_hosts: StatusHosts = NOWHERE) -> None:
         self._flows = {name: _flow(name, settings, status_hosts) for name, settings in flows.items()}
 
     def find(self, name: str) -> Flow:
-        """Raises `Refused` if there is no such flow."""
+        """Return the flow of this name. Raise `Refused` if it is not registered."""
         try:
             return self._flows[name]
         except KeyError:
@@ -86,8 +89,12 @@ def _flow(name: str, settings: FlowSettings, status_hosts: StatusHosts) -> Flow:
 
 
 def _validator(schema: Mapping[str, Any] | bool) -> Validator:
-    """By the schema's own draft. jsonschema compares each item with each for `uniqueItems`; here they are hashed."""
-    kind = extend(  # type: ignore[no-untyped-call]
+    """Return a validator of the schema's own draft.
+
+    jsonschema compares each item with each other one for `uniqueItems`: an array of 20,000 items would hold up all
+    lanes for minutes. This validator compares hashes instead.
+    """
+    kind = extend(  # type: ignore[no-untyped-call]  # jsonschema ships no types for `extend`
         validator_for(schema, default=Draft202012Validator), {"uniqueItems": _unique_items}
     )
     validator: Validator = kind(schema)
@@ -95,27 +102,27 @@ def _validator(schema: Mapping[str, Any] | bool) -> Validator:
 
 
 def _unique_items(validator: Validator, wanted: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-    if wanted and validator.is_type(instance, "array") and len({_canonical(one) for one in instance}) < len(instance):
-        yield ValidationError("has items that are the same")
+    if wanted and validator.is_type(instance, "array") and len({_canonical(item) for item in instance}) < len(instance):
+        yield ValidationError("has equal items")
 
 
 def _canonical(value: Any) -> str:
-    """The same text for what JSON Schema calls equal: 1 and 1.0 are, 1 and true are not."""
-    return json.dumps(_whole(value), sort_keys=True)
+    """Return the same text for values that JSON Schema calls equal: 1 equals 1.0 and does not equal true."""
+    return json.dumps(_with_whole_numbers(value), sort_keys=True)
 
 
-def _whole(value: Any) -> Any:
+def _with_whole_numbers(value: Any) -> Any:
     match value:
         case float() if value.is_integer():
             return int(value)
         case list():
-            return [_whole(one) for one in value]
+            return [_with_whole_numbers(item) for item in value]
         case dict():
-            return {name: _whole(one) for name, one in value.items()}
+            return {name: _with_whole_numbers(item) for name, item in value.items()}
         case _:
             return value
 
 
-def _shown(rule: Any) -> str:
-    text = str(rule)
-    return text if len(text) <= 200 else text[:200] + "…"
+def _shortened(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _MAX_QUOTED_CHARACTERS else text[:_MAX_QUOTED_CHARACTERS] + "…"

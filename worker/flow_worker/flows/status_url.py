@@ -1,4 +1,4 @@
-"""The URL under which a flow's run can be asked for its outcome: who may be asked, and with what."""
+"""Decides which status URLs the worker may poll, and whether it must send its token there."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from flow_worker.settings.clouds import host_matches
 
 @dataclass(frozen=True, slots=True)
 class StatusHosts:
-    """Where status URLs may lead: host patterns (`*.contoso.com`) by https, and `host:port` without TLS."""
+    """The hosts of allowed status URLs: patterns such as `*.contoso.com` by https, and `host:port` without TLS."""
 
     patterns: tuple[str, ...] = ()
     plain: Collection[str] = ()
 
     def allow(self, url: str) -> bool:
-        """Whether the worker may ask this URL: a flow writes it, so it could name any host."""
+        """Return whether the worker may poll this URL.
+
+        The URL comes from a flow's answer and could name any host, even one inside the worker's network.
+        """
         try:
             parts = urlsplit(url)
+            # The port is parsed only when it is read, and raises ValueError if it is not a number.
             host, _ = parts.hostname, parts.port
         except ValueError:
             return False
+        # User information before an "@" makes a URL show one host and lead to another.
         if not host or "@" in parts.netloc:
             return False
         if parts.scheme != "https":
@@ -34,9 +39,9 @@ NOWHERE = StatusHosts()
 
 
 def is_signed(url: str) -> bool:
-    """Whether the URL carries its own authorization (`sig=`): flows refuse a bearer beside it."""
+    """Return whether the URL carries its own authorization (`sig=`): flows refuse a bearer token beside it."""
     try:
         parameters = parse_qsl(urlsplit(url).query, keep_blank_values=True)
     except ValueError:
-        return True  # not to be read: it gets no bearer
+        return True  # An unreadable URL must not get the token.
     return any(name.lower() == "sig" for name, _ in parameters)

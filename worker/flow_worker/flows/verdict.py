@@ -1,8 +1,8 @@
-"""What a flow's answer, or the lack of one, means for the request: pure functions.
+"""Judges what a flow's answer, or the lack of one, means for the request. All functions are pure.
 
-Errors are judged by their code before their status (the same code comes with different statuses), and by who wrote
-them: what the platform refused before a run may be tried again with any flow; what was sent and not answered only
-with an idempotent one.
+The error code counts before the status, because the platform returns the same code with different statuses. The writer
+of an error counts too. An error of the platform from before a run allows another call for any flow. A call that went
+out and was not answered may be repeated only for an idempotent flow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flow_worker.clock import retry_after
 from flow_worker.errors import CallFailed
 from flow_worker.flows import platform
 from flow_worker.flows.invoker import STATUS_URL_NOT_ALLOWED, Answer
-from flow_worker.flows.platform import Said
+from flow_worker.flows.platform import ErrorBody
 from flow_worker.flows.registry import Flow
 
 _MAX_CODE_CHARACTERS = 200
@@ -29,32 +29,32 @@ _RUN_NOT_READABLE = frozenset({401, 403, 404, 410})
 
 
 class VerdictKind(StrEnum):
-    """What is to become of the request."""
+    """The next step for the request."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    """For good; the error says what to fix."""
+    """Final; the error says how to fix it."""
     RETRY = "retry"
-    """Not before `Verdict.not_before`."""
+    """Another call or status poll, not before `Verdict.not_before`."""
     ACCEPTED = "accepted"
-    """The run goes on; `Verdict.status_url` will tell how it ends."""
+    """The run continues; a status poll of `Verdict.status_url` will report its end."""
     UNKNOWN = "unknown"
-    """The flow may have run, and must not be called again."""
+    """The flow may have run and must not be called again."""
 
 
 class FlowHealth(StrEnum):
-    """What an answer says of the flow's health, whatever it means for the request."""
+    """The evidence of a call for the flow's health, whatever the call means for the request."""
 
     HEALTHY = "healthy"
     THROTTLED = "throttled"
     UNHEALTHY = "unhealthy"
     NEUTRAL = "neutral"
-    """Nothing: it was the worker that broke off."""
+    """No evidence: the worker itself broke off the call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a call ended. Most fields are those of `FlowResult`; a RETRY has them for when attempts run out."""
+    """The end of a call. Most fields are those of `FlowResult`; a RETRY carries them for the last attempt."""
 
     kind: VerdictKind
     error: FlowError | None = None
@@ -65,92 +65,94 @@ class Verdict:
     run: FlowRun | None = None
     note: str | None = None
     not_before: datetime | None = None
-    """For RETRY and ACCEPTED: what the answer's Retry-After asks for, if anything."""
+    """For RETRY and ACCEPTED: the time that the answer's Retry-After asks for."""
     fresh_token: bool = False
-    """For RETRY: the next call needs a token from past the cache."""
+    """For RETRY: the next call needs a new token that comes from no cache."""
     status_url: str | None = field(default=None, repr=False)
     health: FlowHealth = FlowHealth.HEALTHY
 
 
 def judge(answer: Answer, flow: Flow, *, now: datetime, fresh_token: bool) -> Verdict:
-    """The verdict on the answer to a call. `fresh_token`: the call was made with a token fetched anew."""
+    """Return the verdict on the answer to a call. `fresh_token`: the call carried a token that came from no cache."""
     if answer.status == 202 and answer.location is not None:
         return _accepted(answer, flow, answer.location, now)
     if 200 <= answer.status < 300 or answer.body is None:
-        return _own_answer(answer)
-    said = platform.read(answer.body)
-    if not platform.wrote(answer, said):
-        return _own_error(answer, flow, said, now)
-    if platform.is_no_answer(answer, said):
-        return _unanswered(answer, flow, said, now)
+        return _flow_answer(answer)
+    error = platform.read_error(answer.body)
+    if not platform.is_from_platform(answer, error):
+        return _flow_error(answer, flow, error, now)
+    # Before the status: "NoResponse" and its like come with several statuses, and a run may have begun behind them.
+    if platform.may_hide_a_run(answer, error):
+        return _unanswered(answer, flow, error, now)
     if answer.status == 429:
-        return _retry(answer, said, now, FlowHealth.THROTTLED)
-    if answer.status == 401 and said.code not in platform.REMEDIES.keys() - platform.TOKEN_TROUBLE:
-        return _token_refused(answer, said, now, fresh_token=fresh_token)
-    return _platform(VerdictKind.FAILED, answer, said, platform.remedy(said.code, answer.status))
+        return _retry(answer, error, now, FlowHealth.THROTTLED)
+    if answer.status == 401 and platform.may_need_new_token(error):
+        return _token_refused(answer, error, now, fresh_token=fresh_token)
+    return _platform_error(VerdictKind.FAILED, answer, error, platform.remedy(error, answer.status))
 
 
 def judge_failure(failure: CallFailed, flow: Flow) -> Verdict:
-    """The verdict on a call that nobody answered."""
-    again = flow.idempotent or not failure.may_have_run
-    error = FlowError(code=failure.code, message=failure.message, retryable=again)
+    """Return the verdict on a call without an answer."""
+    may_repeat = flow.idempotent or not failure.may_have_run
     return Verdict(
-        VerdictKind.RETRY if again else VerdictKind.UNKNOWN,
-        error,
+        VerdictKind.RETRY if may_repeat else VerdictKind.UNKNOWN,
+        FlowError(code=failure.code, message=failure.message, retryable=may_repeat),
         health=FlowHealth.UNHEALTHY if failure.counts_against_flow else FlowHealth.NEUTRAL,
     )
 
 
 def judge_poll(
-    happened: Answer | CallFailed, flow: Flow, *, status_url: str, now: datetime, fresh_token: bool
+    response: Answer | CallFailed, flow: Flow, *, status_url: str, now: datetime, fresh_token: bool
 ) -> Verdict:
-    """The verdict on a look at a run's status URL. Asking again is safe for every flow; calling again is not.
+    """Return the verdict on a status poll. Any flow's run may be polled again; only calls must not be repeated.
 
-    A look that failed is no health of anything but itself: looks are counted per run, so that each comes to an end.
+    A failed poll is no evidence for the flow's health, and opens no circuit breaker. The limit of failed polls per run
+    makes sure that polling ends.
     """
-    if isinstance(happened, CallFailed):
-        if happened.code == STATUS_URL_NOT_ALLOWED:
+    if isinstance(response, CallFailed):
+        if response.code == STATUS_URL_NOT_ALLOWED:
             return _status_url_not_allowed(None)
-        return Verdict(
-            VerdictKind.RETRY, FlowError(code=happened.code, message=happened.message), health=FlowHealth.NEUTRAL
-        )
-    verdict = _judge_status(happened, flow, status_url, now, fresh_token=fresh_token)
-    # The run is known from the call; an answer that names none does not make it unknown.
-    return verdict if happened.run_id is not None else replace(verdict, run=None)
+        error = FlowError(code=response.code, message=response.message)
+        return Verdict(VerdictKind.RETRY, error, health=FlowHealth.NEUTRAL)
+    verdict = _judge_status(response, flow, status_url, now, fresh_token=fresh_token)
+    # The run ID is known from the call; a poll's answer without one must not erase it.
+    return verdict if response.run_id is not None else replace(verdict, run=None)
 
 
 def _judge_status(answer: Answer, flow: Flow, status_url: str, now: datetime, *, fresh_token: bool) -> Verdict:
     if answer.status == 202:
         return _accepted(answer, flow, answer.location or status_url, now)
     if 200 <= answer.status < 300 or answer.body is None:
-        return _own_answer(answer)
-    said = platform.read(answer.body)
-    if not platform.wrote(answer, said):
-        return _own_answer(answer, said)
-    if answer.status == 429 or platform.is_no_answer(answer, said):
-        return _retry(answer, said, now, FlowHealth.NEUTRAL)
+        return _flow_answer(answer)
+    error = platform.read_error(answer.body)
+    if not platform.is_from_platform(answer, error):
+        return _flow_answer(answer, error)
+    if answer.status == 429 or platform.may_hide_a_run(answer, error):
+        return _retry(answer, error, now, FlowHealth.NEUTRAL)
     if answer.status == 401 and not fresh_token:
-        return replace(_retry(answer, said, now, FlowHealth.HEALTHY), fresh_token=True)
+        return replace(_retry(answer, error, now, FlowHealth.HEALTHY), fresh_token=True)
     if answer.status in _RUN_NOT_READABLE or answer.status < 400:
-        advice = "The flow ran, but how it ended cannot be read: look into its run history."
-        return _platform(VerdictKind.UNKNOWN, answer, said, f"{advice} {platform.remedy(said.code, answer.status)}")
-    return _own_answer(answer, said)
+        advice = "The flow ran, but the worker cannot read how it ended: check its run history."
+        return _platform_error(VerdictKind.UNKNOWN, answer, error, f"{advice} {platform.remedy(error, answer.status)}")
+    # A status URL returns the response of the run itself. So any other error, even in the platform's form, is the end
+    # of the run as the flow wrote it.
+    return _flow_answer(answer, error)
 
 
 # --- the flow's own answers --------------------------------------------------------------------------------------
 
 
-def _own_answer(answer: Answer, said: Said | None = None) -> Verdict:
-    """The flow's Response, as it is. A body larger than the worker reads is left out, and said to be."""
+def _flow_answer(answer: Answer, error: ErrorBody | None = None) -> Verdict:
+    """The flow's Response, unchanged. A body larger than the worker reads is left out and reported."""
     succeeded = 200 <= answer.status < 300
     kind = VerdictKind.SUCCEEDED if succeeded else VerdictKind.FAILED
     if answer.body is None:
-        error = FlowError(code="output_too_large", message="The flow's answer is larger than the worker reads.")
-        return Verdict(kind, error, http_status=answer.status, run=_run(answer))
+        too_large = FlowError(code="output_too_large", message="The flow's answer is larger than the worker reads.")
+        return Verdict(kind, too_large, http_status=answer.status, run=_run(answer))
     output, output_type, encoding = output_of(answer.body, answer.content_type)
     return Verdict(
         kind,
-        None if succeeded else _own_words(answer, said or platform.read(answer.body)),
+        None if succeeded else _error_of_flow(answer, error or platform.read_error(answer.body)),
         output,
         output_type,
         encoding,
@@ -160,21 +162,17 @@ def _own_answer(answer: Answer, said: Said | None = None) -> Verdict:
     )
 
 
-def _own_error(answer: Answer, flow: Flow, said: Said, now: datetime) -> Verdict:
-    """An error the flow wrote is its answer; only 'not now' is taken as a wish, where calling again does no harm."""
-    verdict = _own_answer(answer, said)
+def _flow_error(answer: Answer, flow: Flow, error: ErrorBody, now: datetime) -> Verdict:
+    """An error that the flow wrote is its answer. Only an idempotent flow's 429 is taken as a request to retry."""
+    verdict = _flow_answer(answer, error)
     if answer.status == 429 and flow.idempotent:
-        return replace(
-            verdict,
-            kind=VerdictKind.RETRY,
-            not_before=retry_after(answer.retry_after, now),
-            health=FlowHealth.THROTTLED,
-        )
+        not_before = retry_after(answer.retry_after, now)
+        return replace(verdict, kind=VerdictKind.RETRY, not_before=not_before, health=FlowHealth.THROTTLED)
     return verdict
 
 
-def _own_words(answer: Answer, said: Said) -> FlowError:
-    return _error(said.code or _status_code(answer), said.message or f"The flow answered {answer.status}.")
+def _error_of_flow(answer: Answer, error: ErrorBody) -> FlowError:
+    return _error(error.code or _status_code(answer), error.message or f"The flow answered {answer.status}.")
 
 
 # --- the platform's answers --------------------------------------------------------------------------------------
@@ -195,40 +193,43 @@ def _accepted(answer: Answer, flow: Flow, status_url: str, now: datetime) -> Ver
 def _status_url_not_allowed(answer: Answer | None) -> Verdict:
     error = _error(
         STATUS_URL_NOT_ALLOWED,
-        "The flow was started, but its status URL leads to a host that the worker may not ask: look into the flow's "
-        "run history; if the host is right, name it in the worker's setting 'flow_hosts'.",
+        "The flow was started, but its status URL leads to a host that the worker may not poll: check the flow's run "
+        "history. If the host is right, add it to the worker's setting 'flow_hosts'.",
     )
     if answer is None:
         return Verdict(VerdictKind.UNKNOWN, error)
     return Verdict(VerdictKind.UNKNOWN, error, http_status=answer.status, run=_run(answer))
 
 
-def _token_refused(answer: Answer, said: Said, now: datetime, *, fresh_token: bool) -> Verdict:
-    """Worth one more call with a token from past the cache; a second refusal is for good."""
+def _token_refused(answer: Answer, error: ErrorBody, now: datetime, *, fresh_token: bool) -> Verdict:
+    """Call once more with a new token, as the cached one may be outdated. A second refusal is final."""
     if fresh_token:
-        return _platform(VerdictKind.FAILED, answer, said, platform.remedy(said.code, answer.status))
-    return replace(_retry(answer, said, now, FlowHealth.HEALTHY), fresh_token=True)
+        return _platform_error(VerdictKind.FAILED, answer, error, platform.remedy(error, answer.status))
+    return replace(_retry(answer, error, now, FlowHealth.HEALTHY), fresh_token=True)
 
 
-def _unanswered(answer: Answer, flow: Flow, said: Said, now: datetime) -> Verdict:
+def _unanswered(answer: Answer, flow: Flow, error: ErrorBody, now: datetime) -> Verdict:
     if flow.idempotent:
-        return _retry(answer, said, now, FlowHealth.UNHEALTHY)
-    look = "The flow may have run, or still be running: look into its run history before sending the request again."
-    advice = f"{look} {platform.remedy(said.code, answer.status)}"
-    return replace(_platform(VerdictKind.UNKNOWN, answer, said, advice), health=FlowHealth.UNHEALTHY)
+        return _retry(answer, error, now, FlowHealth.UNHEALTHY)
+    check = "The flow may have run, or still be running: check its run history before you send the request again."
+    advice = f"{check} {platform.remedy(error, answer.status)}"
+    return replace(_platform_error(VerdictKind.UNKNOWN, answer, error, advice), health=FlowHealth.UNHEALTHY)
 
 
-def _retry(answer: Answer, said: Said, now: datetime, health: FlowHealth) -> Verdict:
-    verdict = _platform(VerdictKind.RETRY, answer, said, platform.remedy(said.code, answer.status), retryable=True)
+def _retry(answer: Answer, error: ErrorBody, now: datetime, health: FlowHealth) -> Verdict:
+    advice = platform.remedy(error, answer.status)
+    verdict = _platform_error(VerdictKind.RETRY, answer, error, advice, retryable=True)
     return replace(verdict, not_before=retry_after(answer.retry_after, now), health=health)
 
 
-def _platform(kind: VerdictKind, answer: Answer, said: Said, advice: str, *, retryable: bool = False) -> Verdict:
-    """An end by the platform's error. Its body is kept: nobody is certain who wrote it."""
-    words = f"{advice} (Power Automate: {said.message})" if said.message else advice
-    error = _error(said.code or _status_code(answer), words, retryable=retryable)
+def _platform_error(
+    kind: VerdictKind, answer: Answer, error: ErrorBody, advice: str, *, retryable: bool = False
+) -> Verdict:
+    """A verdict on the platform's error. It keeps the body, since its writer is never certain."""
+    message = f"{advice} (Power Automate: {error.message})" if error.message else advice
+    flow_error = _error(error.code or _status_code(answer), message, retryable=retryable)
     output, output_type, encoding = output_of(answer.body or b"", answer.content_type)
-    return Verdict(kind, error, output, output_type, encoding, answer.status, _run(answer))
+    return Verdict(kind, flow_error, output, output_type, encoding, answer.status, _run(answer))
 
 
 def _error(code: str, message: str, *, retryable: bool = False) -> FlowError:
