@@ -1,1 +1,1 @@
-"""Azure on a laptop: a Service Bus that speaks AMQP 1.0, a managed-identity endpoint, a token issuer, HTTP flows."""
+"""An Azure emulator: Service Bus over AMQP 1.0, managed identity, a token issuer, Dataverse, HTTP-triggered flows."""

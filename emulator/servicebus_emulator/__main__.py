@@ -1,4 +1,4 @@
-"""`python -m servicebus_emulator`."""
+"""The entry point of `python -m servicebus_emulator`."""
 
 from servicebus_emulator.cli import main
 

@@ -1,4 +1,4 @@
-"""The emulator's command line: `python -m servicebus_emulator serve | token`."""
+"""The command line: `servicebus-emulator serve` and `servicebus-emulator token`."""
 
 from __future__ import annotations
 
@@ -25,66 +25,72 @@ DEFAULT_HTTP_PORT = 5380
 cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # a rich traceback prints locals, and locals hold tokens
-    help="Azure on a laptop: Service Bus over AMQP, managed identity, a token issuer, HTTP-triggered flows.",
+    pretty_exceptions_enable=False,  # a rich traceback prints local variables, which hold tokens
+    help="An Azure emulator: Service Bus over AMQP, managed identity, a token issuer, HTTP-triggered flows.",
 )
 
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")]
 
 
 def main() -> None:
-    """The entry point of `servicebus-emulator` and of `python -m servicebus_emulator`."""
+    """Run the command line: `servicebus-emulator` and `python -m servicebus_emulator`."""
     cli(prog_name="servicebus-emulator")
 
 
 @cli.command()
 def serve(
     config_file: Annotated[
-        Path | None, typer.Option("--config", help="A config.json in the official emulator's format.")
+        Path | None, typer.Option("--config", help="A config.json in the format of the official emulator.")
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     amqp_port: Port = 5672,
     http_port: Port = DEFAULT_HTTP_PORT,
-    amqps_port: Annotated[int | None, typer.Option(min=0, max=65535, help="AMQP over TLS; default: off.")] = None,
-    ws_port: Annotated[int | None, typer.Option(min=0, max=65535, help="AMQP over WebSocket; default: off.")] = None,
-    wss_port: Annotated[int | None, typer.Option(min=0, max=65535, help="The same over TLS; default: off.")] = None,
+    amqps_port: Annotated[int | None, typer.Option(min=0, max=65535, help="AMQP over TLS. Default: off.")] = None,
+    ws_port: Annotated[int | None, typer.Option(min=0, max=65535, help="AMQP over WebSocket. Default: off.")] = None,
+    wss_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="AMQP over WebSocket with TLS. Default: off.")
+    ] = None,
     admin_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Administration and REST over HTTP; default: off.")
+        int | None, typer.Option(min=0, max=65535, help="Administration and REST over HTTP. Default: off.")
     ] = None,
     admin_https_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="The same over HTTPS; default: off.")
+        int | None, typer.Option(min=0, max=65535, help="Administration and REST over HTTPS. Default: off.")
     ] = None,
     certificates: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the TLS certificates in this folder; default: ~/.flow-worker-emulator.", file_okay=False
+            help="The folder of the generated TLS certificates. Default: ~/.flow-worker-emulator.", file_okay=False
         ),
     ] = None,
     certificate: Annotated[
-        Path | None, typer.Option(help="Your own certificate chain (PEM) instead.", dir_okay=False)
+        Path | None,
+        typer.Option(help="A certificate chain (PEM) to use instead of a generated certificate.", dir_okay=False),
     ] = None,
-    private_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).", dir_okay=False)] = None,
+    private_key: Annotated[
+        Path | None, typer.Option(help="The private key of --certificate (PEM).", dir_okay=False)
+    ] = None,
     rule: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=NUMBER",
-            help="Another limit on connections; may be given more than once. An unknown "
-            "name is answered with all there are.",
+            help="A limit on connections, such as idle_link_seconds=30. Repeat the option for several limits. "
+            "An unknown name lists all limits.",
         ),
     ] = None,
     access: Annotated[
         AccessMode | None,
         typer.Option(
-            help="Whether keys, tokens and rights are checked, or any token will do; default: as the "
-            "configuration says, or else checked. The key SAS_KEY_VALUE of RootManageSharedAccessKey is always good, "
-            "unless the configuration gives that policy another."
+            help="'checked' verifies keys, tokens and rights; 'open' accepts any token. Default: the configuration's "
+            "value, or 'checked'. The policy RootManageSharedAccessKey has the key SAS_KEY_VALUE, unless the "
+            "configuration sets another."
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Keep queues and messages in this folder; default: nowhere.", file_okay=False)
+        Path | None,
+        typer.Option(help="Keep queues and messages in this folder. Default: in memory only.", file_okay=False),
     ] = None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C. Prints `ready {…}` once it listens; logs go to stderr."""
+    """Run the emulator until SIGTERM or Ctrl-C. Prints `ready {…}` once it listens. Logs go to stderr."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         loaded = config.load(config_file)
@@ -100,7 +106,7 @@ def serve(
     )
     raise_open_file_limit(rules.max_connections)
     try:
-        asyncio.run(serve_until_stopped(loaded, endpoints, ready=_say_ready, data=data, rules=rules, access=access))
+        asyncio.run(serve_until_stopped(loaded, endpoints, ready=_print_ready, data=data, rules=rules, access=access))
     except CannotListen as error:
         _fail(str(error), status=1)
     except (CertificateError, DataFolderError) as error:
@@ -109,45 +115,49 @@ def serve(
 
 @cli.command()
 def token(
-    user: Annotated[str, typer.Option(help="A name, which always gets the same object ID, or the object ID.")],
-    role: Annotated[list[str] | None, typer.Option(help="An app role; may be given more than once.")] = None,
-    audience: Annotated[str | None, typer.Option(help="Default: the worker's own.")] = None,
-    expires_in: Annotated[int, typer.Option(metavar="SECONDS", help="Negative: already expired.")] = 3600,
-    forged: Annotated[bool, typer.Option("--forged", help="Signed by a key the issuer never published.")] = False,
+    user: Annotated[
+        str, typer.Option(help="A user name or an object ID. The same name always gets the same object ID.")
+    ],
+    role: Annotated[list[str] | None, typer.Option(help="An app role. Repeat the option for several roles.")] = None,
+    audience: Annotated[str | None, typer.Option(help="The audience. Default: the worker's audience.")] = None,
+    expires_in: Annotated[
+        int, typer.Option(metavar="SECONDS", help="The lifetime. A negative number gives an expired token.")
+    ] = 3600,
+    forged: Annotated[bool, typer.Option("--forged", help="Sign with a key that the issuer does not publish.")] = False,
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = DEFAULT_HTTP_PORT,
-    url: Annotated[str | None, typer.Option(help="The emulator's HTTP address, instead of --http-port.")] = None,
+    url: Annotated[str | None, typer.Option(help="The emulator's HTTP address. It overrides --http-port.")] = None,
 ) -> None:
-    """Print a user's token, and nothing else, as the running emulator's issuer signs it."""
-    wanted: dict[str, object] = {
+    """Print a token for a user, signed by the issuer of the running emulator."""
+    request: dict[str, object] = {
         "user": user,
         "roles": role or [],
         "audience": audience,
         "lifetime_seconds": expires_in,
         "forged": forged,
     }
-    typer.echo(_minted(url or f"http://127.0.0.1:{http_port}", wanted))
+    typer.echo(_request_token(url or f"http://127.0.0.1:{http_port}", request))
 
 
-def _minted(url: str, wanted: dict[str, object]) -> str:
-    import httpx  # imported here: `serve` should start fast
+def _request_token(url: str, request: dict[str, object]) -> str:
+    import httpx  # imported here because `serve` does not need it and must start fast
 
     try:
-        answer = httpx.post(f"{url.rstrip('/')}/emulator/token", json=wanted, timeout=10)
-        said = answer.json()
+        response = httpx.post(f"{url.rstrip('/')}/emulator/token", json=request, timeout=10)
+        body = response.json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         _fail(
             f"No emulator answers at {url} ({error}); start it with `servicebus-emulator serve`, or set --url",
             1,
         )
     except ValueError:
-        _fail(f"What answers at {url} is not the emulator; say its address with --url", 1)
-    if answer.is_error:
-        _fail(f"The emulator refused: {said.get('error', {}).get('message', answer.status_code)}", 1)
-    minted: str = said["access_token"]
-    return minted
+        _fail(f"The server at {url} is not the emulator; set its address with --url", 1)
+    if response.is_error:
+        _fail(f"The emulator refused: {body.get('error', {}).get('message', response.status_code)}", 1)
+    access_token: str = body["access_token"]
+    return access_token
 
 
-def _say_ready(line: str) -> None:
+def _print_ready(line: str) -> None:
     typer.echo(f"ready {line}")
     sys.stdout.flush()
 

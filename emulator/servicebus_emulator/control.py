@@ -1,4 +1,4 @@
-"""What a test does to a running Service Bus: trouble on demand, other queues, another time."""
+"""Control of a running Service Bus by tests: faults on demand, queues, and the broker's clock."""
 
 from __future__ import annotations
 
@@ -21,32 +21,35 @@ _ANSWER_SECONDS = 10.0
 _Method = TypeVar("_Method", bound=Callable[..., object])
 
 
-def _in_its_loop(method: _Method) -> _Method:
-    """The broker belongs to its event loop; a call from another thread is done there and waited for."""
+def _runs_in_loop(method: _Method) -> _Method:
+    """Run a method in the broker's event loop, and wait for its result if the caller is in another thread.
+
+    The broker has no locks: all access to it must happen in the thread of its event loop.
+    """
 
     @wraps(method)
     def call(self: Control, *args: object, **kwargs: object) -> object:
         if threading.get_ident() == self.thread:
             return method(self, *args, **kwargs)
         done: Future[object] = Future()
-        self.loop.call_soon_threadsafe(_do, done, partial(method, self, *args, **kwargs))
+        self.loop.call_soon_threadsafe(_resolve, done, partial(method, self, *args, **kwargs))
         return done.result(_ANSWER_SECONDS)
 
     return cast(_Method, call)
 
 
-def _do(done: Future[object], work: Callable[[], object]) -> None:
+def _resolve(done: Future[object], work: Callable[[], object]) -> None:
     try:
         done.set_result(work())
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
+    except Exception as error:  # noqa: BLE001 - the caller gets any error
         done.set_exception(error)
 
 
 class Control:
-    """Made in the event loop that serves; its methods may be called from any thread.
+    """Controls a running Service Bus. Create it in the event loop that serves; call its methods from any thread.
 
-    Names of queues ignore case; a dead-letter queue is named `orders/$deadletterqueue`. Where a queue is named that
-    does not exist, `ServiceBusError` is raised.
+    Queue names ignore case. The dead-letter queue of `orders` is `orders/$deadletterqueue`. Every method with a queue
+    name raises `ServiceBusError` if that queue does not exist.
     """
 
     def __init__(self, broker: Broker, server: AmqpServer, clock: MovableClock) -> None:
@@ -58,38 +61,41 @@ class Control:
 
     # --- connections and links -----------------------------------------------------------------------------------
 
-    @_in_its_loop
+    @_runs_in_loop
     def freeze(self) -> None:
-        """Neither read nor answer; the connections stay up."""
+        """Stop reading and answering. The connections stay open."""
         self._server.freeze()
 
-    @_in_its_loop
+    @_runs_in_loop
     def thaw(self) -> None:
-        """Go on after `freeze`, with what came meanwhile."""
+        """End `freeze`, and process the input that arrived meanwhile."""
         self._server.thaw()
 
-    @_in_its_loop
+    @_runs_in_loop
     def drop_connections(self) -> None:
-        """Break every connection without a word, as a network does."""
+        """Abort every connection without a close frame, as a network failure does."""
         self._server.drop_connections()
 
-    @_in_its_loop
+    @_runs_in_loop
     def force_detach(
         self, queue: str, condition: str = DETACH_FORCED, description: str = "Detached on demand."
     ) -> None:
-        """Detach all links to a queue and to what is below it."""
+        """Detach all links to a queue and to its subqueues."""
         self._broker.break_links(queue, ServiceBusError(condition, description))
 
-    @_in_its_loop
+    @_runs_in_loop
     def delay(self, seconds: float) -> None:
-        """Act on what clients say only so much later, in its order; 0: at once again. Raises `ValueError`."""
+        """Handle every frame of clients this much later, in the order of arrival; 0 ends the delay.
+
+        Raises `ValueError` for a negative or infinite number.
+        """
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"a delay of {seconds} seconds cannot be; 0 ends it")
         self._broker.faults.delay_seconds = seconds
 
     # --- refusals ------------------------------------------------------------------------------------------------
 
-    @_in_its_loop
+    @_runs_in_loop
     def refuse(
         self,
         at: FaultPoint | str,
@@ -99,53 +105,57 @@ class Control:
         times: int | None = None,
         description: str = "Refused on demand.",
     ) -> None:
-        """Refuse with any condition what is done `at` a place: "send", "settle", "attach", "request", "token".
+        """Refuse an operation with an error condition: "send", "settle", "attach", "request" or "token".
 
-        At one queue or (None) at all, so many times or (None) until `forgive`. Raises `ValueError`.
+        `queue`: one queue, or None for all queues. `times`: the number of refusals, or None until `clear_faults`.
+        Raises `ValueError` for an unknown operation, a number below 1, or a malformed condition.
         """
         self._refuse(InjectedRefusal(FaultPoint(at), condition, description, queue, times))
 
     def reject_next_settlement(self, condition: str = MESSAGE_LOCK_LOST, *, queue: str | None = None) -> None:
-        """The next completion, abandonment, deferral or dead-lettering fails, as if its lock were lost."""
+        """Fail the next completion, abandonment, deferral or dead-lettering, by default with a lost lock."""
         self.refuse(FaultPoint.SETTLE, condition, queue=queue, times=1)
 
-    @_in_its_loop
-    def be_busy(self, *, queue: str | None = None, times: int | None = None) -> None:
-        """Answer "server busy", except to tokens; `times` counts for each place of `refuse` by itself."""
+    @_runs_in_loop
+    def throttle(self, *, queue: str | None = None, times: int | None = None) -> None:
+        """Refuse every operation except tokens with `com.microsoft:server-busy`.
+
+        `times` applies to each operation separately: `times=1` refuses one send, one settlement, and so on.
+        """
         for at in (FaultPoint.SEND, FaultPoint.SETTLE, FaultPoint.ATTACH, FaultPoint.REQUEST):
             self._refuse(InjectedRefusal(at, SERVER_BUSY, "The server is busy.", queue, times))
 
-    @_in_its_loop
+    @_runs_in_loop
     def refusals(self) -> list[InjectedRefusal]:
-        """What is refused at present; `times` is what is left of them."""
+        """Return copies of the refusals in force. `times` is the number that remains."""
         return [replace(refusal) for refusal in self._broker.faults.refusals]
 
-    @_in_its_loop
-    def put_refusals(self, refusals: list[InjectedRefusal]) -> None:
-        """Refuse these, and nothing else."""
+    @_runs_in_loop
+    def replace_refusals(self, refusals: list[InjectedRefusal]) -> None:
+        """Replace all refusals by these."""
         self._broker.faults.refusals.clear()
         for refusal in refusals:
             self._refuse(refusal)
 
     def _refuse(self, refusal: InjectedRefusal) -> None:
         if refusal.queue is not None:
-            self._broker.find(refusal.queue)  # a name that is misspelt would never be met
+            self._broker.find(refusal.queue)  # raise for a misspelt name: such a refusal would never apply
         self._broker.faults.refusals.append(refusal)
 
-    @_in_its_loop
-    def forgive(self) -> None:
-        """No trouble any more: nothing is refused, delayed or frozen."""
+    @_runs_in_loop
+    def clear_faults(self) -> None:
+        """End all refusals, the delay, and `freeze`."""
         self._broker.faults.refusals.clear()
         self._broker.faults.delay_seconds = 0.0
         self._server.thaw()
 
     # --- time ----------------------------------------------------------------------------------------------------
 
-    @_in_its_loop
+    @_runs_in_loop
     def advance(self, seconds: float) -> None:
-        """Let time pass for the broker at once: what falls due by then is done. Raises `ValueError`.
+        """Advance the broker's clock, and run everything that falls due. Raises `ValueError` for a negative number.
 
-        The clients' clocks are not moved: who looks at its own for the end of a lock does not see it.
+        The clock of the client does not move. A client that compares a lock's expiry with its own clock sees no change.
         """
         self._clock.advance(seconds)
         for queue in self._broker.entities():
@@ -153,47 +163,53 @@ class Control:
                 queue.tick()
         self._broker.clock_moved()
 
-    @_in_its_loop
+    @_runs_in_loop
     def expire_locks(self, queue: str) -> int:
-        """End every lock on a queue's messages and sessions now; how many there were."""
-        found = self._broker.find(queue)
-        ended = found.sessions.expire_locks() + found.expire_locks()
-        found.tick()
-        return ended
+        """Expire all locks on the messages and sessions of a queue; return their number."""
+        target = self._broker.find(queue)
+        expired = target.sessions.expire_locks() + target.expire_locks()
+        target.tick()
+        return expired
 
-    @_in_its_loop
+    @_runs_in_loop
     def now(self) -> float:
-        """The broker's time, in seconds since the epoch."""
+        """Return the broker's time in seconds since the epoch."""
         return self._clock()
 
     # --- queues --------------------------------------------------------------------------------------------------
 
-    @_in_its_loop
+    @_runs_in_loop
     def create_queue(self, settings: QueueSettings | str) -> None:
-        """A new queue; by its name alone, with the service's defaults. Raises `ServiceBusError`."""
+        """Create a queue; a name alone gives it the service's defaults.
+
+        Raises `ServiceBusError` if the queue exists or the settings are invalid.
+        """
         self._broker.create(QueueSettings(settings) if isinstance(settings, str) else settings)
 
-    @_in_its_loop
-    def update_queue(self, name: str, **rules: object) -> None:
-        """Other rules (fields of `QueueSettings`) for a queue. Raises `ServiceBusError`, `TypeError`."""
-        self._broker.update(replace(self._broker.find(name).settings, **rules))  # type: ignore[arg-type]  # see above
+    @_runs_in_loop
+    def update_queue(self, name: str, **changes: object) -> None:
+        """Change settings of a queue, named as the fields of `QueueSettings`.
 
-    @_in_its_loop
+        Raises `TypeError` for an unknown field, `ServiceBusError` for an invalid setting.
+        """
+        self._broker.update(replace(self._broker.find(name).settings, **changes))  # type: ignore[arg-type]  # `replace` checks the names
+
+    @_runs_in_loop
     def delete_queue(self, name: str) -> None:
-        """Forget a queue, with all its messages."""
+        """Delete a queue with all its messages."""
         self._broker.delete(name)
 
-    @_in_its_loop
+    @_runs_in_loop
     def counts(self, queue: str) -> dict[str, int]:
-        """How many messages are "active" (those under a lock too), "deferred", "scheduled" and "dead_lettered"."""
+        """Return the number of messages: "active" (locked ones included), "deferred", "scheduled", "dead_lettered"."""
         return self._broker.find(queue).counts()
 
-    @_in_its_loop
+    @_runs_in_loop
     def frozen(self) -> bool:
-        """Whether it is, by `freeze`."""
+        """Return True between `freeze` and `thaw`."""
         return self._broker.faults.frozen
 
-    @_in_its_loop
+    @_runs_in_loop
     def delay_seconds(self) -> float:
-        """What `delay` has set."""
+        """Return the seconds set by `delay`."""
         return self._broker.faults.delay_seconds

@@ -1,7 +1,7 @@
-"""`/emulator/servicebus`: trouble for the Service Bus on demand, for programs in any language.
+"""`/emulator/servicebus`: control of the Service Bus over HTTP, for programs in any language.
 
-- `GET` what is frozen, delayed and refused at present, and the broker's time
-- `PUT` a `ServiceBusPatch`: what it names is changed or done, the rest stays
+- `GET` returns the faults in force and the broker's time.
+- `PUT` takes a `ControlRequest`. It changes the fields that the request names and leaves the rest alone.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from servicebus_emulator.servicebus.faults import FaultPoint, InjectedRefusal
 from servicebus_emulator.validation import explain
 
 _PATH = "/emulator/servicebus"
-_MAX_MOVE_SECONDS = 10 * 366 * 86_400.0
+_MAX_ADVANCE_SECONDS = 10 * 366 * 86_400.0
 _Condition = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[A-Za-z0-9.-]+)+$", max_length=128)]
 _Queue = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 class RefusalDefinition(Definition):
-    """What is refused: see `emulator.servicebus.faults.Refusal`."""
+    """A refusal, see `servicebus.faults.InjectedRefusal`."""
 
     at: FaultPoint
     condition: _Condition
@@ -36,37 +36,37 @@ class RefusalDefinition(Definition):
     times: int | None = Field(default=None, ge=1)
 
     def refusal(self) -> InjectedRefusal:
-        """In the broker's own form."""
+        """Return the refusal in the broker's form."""
         return InjectedRefusal(self.at, self.condition, self.description, self.queue, self.times)
 
 
-class Detachment(Definition):
-    """The links of a queue are detached, with a condition."""
+class DetachDefinition(Definition):
+    """The queue whose links are detached, and the condition that clients get."""
 
     queue: _Queue
     condition: _Condition = DETACH_FORCED
 
 
-class ServiceBusPatch(Definition):
-    """Switches first, then what is done once, in this order."""
+class ControlRequest(Definition):
+    """State to set (the first three fields), and actions to run once, in the order of the fields."""
 
     frozen: bool | None = None
-    """Neither read nor answer; the connections stay up."""
+    """True: the broker neither reads nor answers; the connections stay open."""
     delay_seconds: Seconds | None = None
-    """Act on what clients say only so much later."""
+    """Handle every frame of clients this much later."""
     refusals: tuple[RefusalDefinition, ...] | None = None
-    """All that is refused; an empty list ends it."""
-    advance_seconds: float = Field(default=0, ge=0, le=_MAX_MOVE_SECONDS)
-    """Let time pass for the broker at once."""
+    """All refusals, which replace those in force; an empty list ends them."""
+    advance_seconds: float = Field(default=0, ge=0, le=_MAX_ADVANCE_SECONDS)
+    """Advance the broker's clock."""
     expire_locks: tuple[_Queue, ...] = ()
-    """End every lock on these queues' messages and sessions."""
-    detach: tuple[Detachment, ...] = ()
+    """Expire all locks on the messages and sessions of these queues."""
+    detach: tuple[DetachDefinition, ...] = ()
     drop_connections: bool = False
-    """Break every connection without a word."""
+    """Abort every connection without a close frame."""
 
 
 def routes(control: Control) -> Sequence[web.RouteDef]:
-    """What the web server answers."""
+    """Return the routes for the web server."""
     api = _Api(control)
     return [web.get(_PATH, api.get), web.put(_PATH, api.put)]
 
@@ -88,38 +88,39 @@ class _Api:
 
     async def put(self, request: web.Request) -> web.Response:
         try:
-            patch = ServiceBusPatch.model_validate_json(await request.read(), by_name=True, by_alias=False)
-            self._require_queues(patch)
+            control_request = ControlRequest.model_validate_json(await request.read(), by_name=True, by_alias=False)
+            self._require_queues(control_request)
         except ValidationError as error:
             return _bad_request(explain(error))
         except ServiceBusError as error:
             return _bad_request(str(error))
-        self._switch(patch)
-        self._act(patch)
+        self._switch(control_request)
+        self._act(control_request)
         return await self.get(request)
 
-    def _require_queues(self, patch: ServiceBusPatch) -> None:
-        """All or nothing: a queue that is not there is found out before anything is done."""
-        refused = (one.queue for one in patch.refusals or () if one.queue is not None)
-        for queue in (*refused, *patch.expire_locks, *(one.queue for one in patch.detach)):
+    def _require_queues(self, control_request: ControlRequest) -> None:
+        """Raise `ServiceBusError` for an unknown queue before anything changes: a request applies as a whole or not."""
+        refused = (refusal.queue for refusal in control_request.refusals or () if refusal.queue is not None)
+        detached = (detach.queue for detach in control_request.detach)
+        for queue in (*refused, *control_request.expire_locks, *detached):
             self._control.counts(queue)
 
-    def _switch(self, patch: ServiceBusPatch) -> None:
-        if patch.frozen is not None:
-            self._control.freeze() if patch.frozen else self._control.thaw()
-        if patch.delay_seconds is not None:
-            self._control.delay(patch.delay_seconds)
-        if patch.refusals is not None:
-            self._control.put_refusals([one.refusal() for one in patch.refusals])
+    def _switch(self, control_request: ControlRequest) -> None:
+        if control_request.frozen is not None:
+            self._control.freeze() if control_request.frozen else self._control.thaw()
+        if control_request.delay_seconds is not None:
+            self._control.delay(control_request.delay_seconds)
+        if control_request.refusals is not None:
+            self._control.replace_refusals([refusal.refusal() for refusal in control_request.refusals])
 
-    def _act(self, patch: ServiceBusPatch) -> None:
-        if patch.advance_seconds:
-            self._control.advance(patch.advance_seconds)
-        for queue in patch.expire_locks:
+    def _act(self, control_request: ControlRequest) -> None:
+        if control_request.advance_seconds:
+            self._control.advance(control_request.advance_seconds)
+        for queue in control_request.expire_locks:
             self._control.expire_locks(queue)
-        for one in patch.detach:
-            self._control.force_detach(one.queue, one.condition)
-        if patch.drop_connections:
+        for detach in control_request.detach:
+            self._control.force_detach(detach.queue, detach.condition)
+        if control_request.drop_connections:
             self._control.drop_connections()
 
 

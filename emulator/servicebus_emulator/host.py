@@ -1,4 +1,4 @@
-"""The whole emulator in one process: starts what listens, says where, stops on a signal."""
+"""The whole emulator in one process: starts the listeners, reports their addresses, stops on a signal."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ _SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK")
 
 
 class CannotListen(Exception):
-    """A port cannot be had; the message names it and the option that picks another."""
+    """A port or host is not available. The message names it and the option that changes it."""
 
     def __init__(self, host: str, port: int, option: str, error: OSError) -> None:
         if isinstance(error, socket.gaierror):
             super().__init__(f"Cannot listen on {host}:{port}: there is no address {host}; choose another with --host")
             return
-        # asyncio writes the address into strerror once more
+        # Not `error.strerror`: asyncio repeats the address in it.
         reason = os.strerror(error.errno) if error.errno else str(error)
         super().__init__(f"Cannot listen on {host}:{port}: {reason}; choose another with {option}")
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where to listen; port 0 picks a free one, None: not at all."""
+    """The addresses to listen on. Port 0 picks a free port; None turns a listener off."""
 
     host: str = "127.0.0.1"
     amqp_port: int = 5672
@@ -62,13 +62,13 @@ class Endpoints:
     ws_port: int | None = None
     wss_port: int | None = None
     certificates: CertificateFiles = field(default_factory=CertificateFiles)
-    """For what speaks TLS."""
+    """The certificate of the TLS listeners."""
     admin_port: int | None = None
     admin_https_port: int | None = None
 
     @property
-    def secured(self) -> bool:
-        """Whether something speaks TLS."""
+    def uses_tls(self) -> bool:
+        """True if a TLS listener is on."""
         return (self.amqps_port, self.wss_port, self.admin_https_port) != (None, None, None)
 
 
@@ -85,7 +85,7 @@ class Emulator:
     admin_https_url: str | None = None
 
     def ready(self) -> dict[str, str | None]:
-        """What a program needs to use it."""
+        """Return the fields of the ready line: all addresses and identifiers that a program needs."""
         return {
             "connection_string": self.connection_string,
             **self.addresses.ready(),
@@ -110,11 +110,13 @@ async def running_emulator(
     rules: ConnectionRules | None = None,
     access: AccessMode | None = None,
 ) -> AsyncIterator[Emulator]:
-    """Service Bus and web server, until the block ends. Raises `CannotListen`, `DataError`, `CertificateError`.
+    """Run Service Bus and the web server until the block ends.
 
-    `data`: a folder that keeps queues and messages beyond the process; None: nothing is kept. `access`: instead of what
-    the configuration says.
+    `data`: a folder that keeps queues and messages after the process ends; None keeps nothing. `access` overrides the
+    configuration. Raises `CannotListen` if a port is not available, `DataError` if the folder is not usable,
+    `CertificateError` if TLS has no certificate.
     """
+    # The stack closes in reverse order: HTTP first, then AMQP, and the store last, because both write to it.
     async with AsyncExitStack() as stack:
         clock = MovableClock()
         broker = stack.enter_context(_broker(config, data, clock))
@@ -122,12 +124,12 @@ async def running_emulator(
             config.policies, of_queues=broker.policies, access=access or config.http.service_bus.access
         )
         amqp = AmqpServer(broker, rules=rules, authorizer=authorizer)
-        with _naming(endpoints.host, endpoints.amqp_port, "--amqp-port"):
+        with _explaining_errors(endpoints.host, endpoints.amqp_port, "--amqp-port"):
             amqp_port = await amqp.start(endpoints.host, endpoints.amqp_port)
         stack.push_async_callback(amqp.stop)
-        tls = server_tls(endpoints.certificates, endpoints.host) if endpoints.secured else None
+        tls = server_tls(endpoints.certificates, endpoints.host) if endpoints.uses_tls else None
         addresses = await _listen(amqp, endpoints, tls)
-        with _naming(endpoints.host, endpoints.http_port, "--http-port"):
+        with _explaining_errors(endpoints.host, endpoints.http_port, "--http-port"):
             web = await stack.enter_async_context(
                 running_web(
                     config.http,
@@ -135,10 +137,10 @@ async def running_emulator(
                     endpoints.http_port,
                     queue_counts=broker.counts,
                     enqueue=partial(_send, broker),
-                    routes=partial(_fault_routes, Control(broker, amqp, clock)),
+                    routes=partial(_control_routes, Control(broker, amqp, clock)),
                 )
             )
-        authorizer.bearers = _entra(config.http, web)
+        authorizer.bearers = _entra_tokens(config.http, web)
         yield Emulator(
             connection_string(endpoints.host, amqp_port),
             web,
@@ -149,8 +151,8 @@ async def running_emulator(
         )
 
 
-def _fault_routes(control: Control) -> Sequence[RouteDef]:
-    from servicebus_emulator.control_api import routes  # imported here: it needs aiohttp, see `emulator.web`
+def _control_routes(control: Control) -> Sequence[RouteDef]:
+    from servicebus_emulator.control_api import routes  # imported here because it needs aiohttp, see `cloud.web`
 
     return routes(control)
 
@@ -158,55 +160,57 @@ def _fault_routes(control: Control) -> Sequence[RouteDef]:
 async def _administration(
     stack: AsyncExitStack, broker: Broker, authorizer: Authorizer, endpoints: Endpoints, tls: ServerTls | None
 ) -> tuple[str | None, str | None]:
-    """Administration and REST, where they were asked for; their URLs over HTTP and HTTPS."""
+    """Start administration and REST if they are on; return their URLs over HTTP and HTTPS."""
     if endpoints.admin_port is None and endpoints.admin_https_port is None:
         return None, None
-    from servicebus_emulator.admin.server import (
-        AdminServer,  # imported here: aiohttp is large, and most starts do without
-    )
+    # Imported here because aiohttp is large and most starts do not use administration.
+    from servicebus_emulator.admin.server import AdminServer
 
     host, admin = endpoints.host, AdminServer(broker, authorizer=authorizer)
     stack.push_async_callback(admin.stop)
-    secured = partial(admin.start, tls=tls.context if tls else None)
+    start_tls = partial(admin.start, tls=tls.context if tls else None)
     return (
-        await _bound(host, endpoints.admin_port, "--admin-port", admin.start),
-        await _bound(host, endpoints.admin_https_port, "--admin-https-port", secured),
+        await _start_if_on(host, endpoints.admin_port, "--admin-port", admin.start),
+        await _start_if_on(host, endpoints.admin_https_port, "--admin-https-port", start_tls),
     )
 
 
 def _send(broker: Broker, queue: str, message: Message) -> None:
-    """Put a message on a queue; kept before it is told, as with any other sender."""
+    """Send a message to a queue, and persist it before the caller continues, as for any other sender."""
     broker.find(queue).send([message])
     broker.store.flush()
 
 
-def _entra(definition: HttpDefinition, web: Web) -> EntraTokenValidator:
-    """The tenant's tokens, and the roles of those who bear them."""
-    identity, given = definition.identity, definition.service_bus.role_assignments
+def _entra_tokens(definition: HttpDefinition, web: Web) -> EntraTokenValidator:
+    """Return the validator of the tenant's tokens, with the role assignments of the configuration."""
+    identity, configured = definition.identity, definition.service_bus.role_assignments
     assignments = [RoleAssignment(identity.managed_identity.object_id, DataRole.OWNER)]
-    if given is not None:
-        assignments = [RoleAssignment(one.object_id, one.role, one.queue or "") for one in given]
+    if configured is not None:
+        assignments = [RoleAssignment(entry.object_id, entry.role, entry.queue or "") for entry in configured]
     tenant = identity.tenant_id
     issuers = (urls.issuer_v1(web.url, tenant), urls.issuer_v2(web.url, tenant))
     return EntraTokenValidator(web.verify, issuers, assignments)
 
 
 async def _listen(amqp: AmqpServer, endpoints: Endpoints, tls: ServerTls | None) -> AmqpAddresses:
-    """The transports that were asked for."""
+    """Start the AMQP listeners that are on, beside plain TCP; return their addresses."""
     host, context = endpoints.host, tls.context if tls else None
     return AmqpAddresses(
         host,
-        await _bound(host, endpoints.amqps_port, "--amqps-port", partial(amqp.start, tls=context)),
-        await _bound(host, endpoints.ws_port, "--ws-port", amqp.start_websocket),
-        await _bound(host, endpoints.wss_port, "--wss-port", partial(amqp.start_websocket, tls=context)),
+        await _start_if_on(host, endpoints.amqps_port, "--amqps-port", partial(amqp.start, tls=context)),
+        await _start_if_on(host, endpoints.ws_port, "--ws-port", amqp.start_websocket),
+        await _start_if_on(host, endpoints.wss_port, "--wss-port", partial(amqp.start_websocket, tls=context)),
         tls.ca_certificate if tls else None,
     )
 
 
-async def _bound(host: str, port: int | None, option: str, start: Callable[[str, int], Awaitable[_T]]) -> _T | None:
+async def _start_if_on(
+    host: str, port: int | None, option: str, start: Callable[[str, int], Awaitable[_T]]
+) -> _T | None:
+    """Start a listener on a port; return what `start` returns, or None without a port."""
     if port is None:
         return None
-    with _naming(host, port, option):
+    with _explaining_errors(host, port, option):
         return await start(host, port)
 
 
@@ -226,8 +230,8 @@ def _broker(config: Config, data: Path | None, clock: Clock) -> Iterator[Broker]
 
 
 @contextmanager
-def _naming(host: str, port: int, option: str) -> Iterator[None]:
-    """Say which port it was that cannot be had."""
+def _explaining_errors(host: str, port: int, option: str) -> Iterator[None]:
+    """Turn an `OSError` into `CannotListen`, which names the port and its option."""
     try:
         yield
     except OSError as error:
@@ -243,19 +247,25 @@ async def serve_until_stopped(
     rules: ConnectionRules | None = None,
     access: AccessMode | None = None,
 ) -> None:
-    """Run the emulator until a signal; `ready` gets a line of JSON once it listens. See `running_emulator`."""
+    """Run the emulator until a signal. `ready` gets a line of JSON once it listens. See `running_emulator`."""
     stop = asyncio.Event()
-    with _calling_on_signal(stop.set):
+    with _on_stop_signal(stop.set):
         async with running_emulator(config, endpoints, data=data, rules=rules, access=access) as emulator:
             ready(json.dumps(emulator.ready()))
-            _log.info("Serving queues %s", ", ".join(queue.settings.name for queue in emulator.broker.entities()))
+            _log.info(
+                "The emulator serves the queues %s.",
+                ", ".join(queue.settings.name for queue in emulator.broker.entities()),
+            )
             await stop.wait()
-            _log.info("Stopping.")
+            _log.info("The emulator stops.")
 
 
 @contextmanager
-def _calling_on_signal(call: Callable[[], object]) -> Iterator[None]:
-    """Plain signal handlers, because Windows' event loops have none of their own."""
+def _on_stop_signal(call: Callable[[], object]) -> Iterator[None]:
+    """Call `call` on a stop signal.
+
+    These are plain signal handlers, because event loops on Windows have no `add_signal_handler`.
+    """
     loop = asyncio.get_running_loop()
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     before = {number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(call)) for number in numbers}

@@ -1,6 +1,7 @@
-"""The pytest plugin: registers the fixtures `service_bus` and `service_bus_queues` in every project that installs this.
+"""The pytest plugin: the fixtures `service_bus` and `service_bus_queues`.
 
-pytest loads the plugin at each start, so it imports the emulator only when a test uses a fixture.
+pytest loads the plugin at every start of every project that installs the package. It therefore imports the emulator
+only when a test uses a fixture.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from servicebus_emulator.testing import QueueSettings, ServiceBus
+    from servicebus_emulator.testing import EmulatedServiceBus, QueueSettings
 
 
 @pytest.fixture
 def service_bus_queues() -> Sequence[QueueSettings | str]:
-    """The queues of `service_bus`: none. Override this fixture to name some."""
+    """The queues of `service_bus`. Override this fixture to name them; by default there is no queue."""
     return ()
 
 
 @pytest.fixture
-def service_bus(service_bus_queues: Sequence[QueueSettings | str]) -> Iterator[ServiceBus]:
-    """A Service Bus for one test, on a thread of its own, so that blocking tests and asyncio tests can both use it."""
-    from servicebus_emulator.testing import emulator_in_thread
+def service_bus(service_bus_queues: Sequence[QueueSettings | str]) -> Iterator[EmulatedServiceBus]:
+    """A Service Bus for one test. It runs in a separate thread, so that blocking and asyncio tests can use it."""
+    from servicebus_emulator.testing import running_service_bus_in_thread
 
-    with emulator_in_thread(*service_bus_queues) as running:
-        yield running
+    with running_service_bus_in_thread(*service_bus_queues) as bus:
+        yield bus

@@ -1,18 +1,19 @@
-"""A Service Bus for tests, and trouble for it on demand: for this project's tests and for those of others.
+"""A Service Bus for tests, with faults on demand.
 
-With pytest, the installed package registers the fixture `service_bus`: each test that takes it gets its own Service
-Bus, with the queues that the fixture `service_bus_queues` names::
+The installed package registers the pytest fixture `service_bus`. Each test that takes it gets a Service Bus of its
+own, with the queues that the fixture `service_bus_queues` names::
 
     @pytest.fixture
     def service_bus_queues():
         return ["orders", QueueSettings("replies", requires_session=True)]
 
-    def test_an_order_is_sent_again_when_the_bus_is_busy(service_bus):
-        service_bus.be_busy(times=1)
+    def test_an_order_is_sent_again_after_server_busy(service_bus):
+        service_bus.throttle(times=1)
         send_order(service_bus.connection_string)
         assert service_bus.counts("orders")["active"] == 1
 
-Without pytest, or with another life time: `emulator` in an event loop, `emulator_in_thread` beside what blocks.
+Without pytest, or for another lifetime, use `running_service_bus` in an event loop, or
+`running_service_bus_in_thread` for code that blocks.
 """
 
 from __future__ import annotations
@@ -31,67 +32,83 @@ from servicebus_emulator.servicebus.faults import FaultPoint, InjectedRefusal
 from servicebus_emulator.transport.addresses import connection_string
 from servicebus_emulator.transport.amqp_server import AmqpServer
 
-__all__ = ["Control", "FaultPoint", "InjectedRefusal", "QueueSettings", "ServiceBus", "emulator", "emulator_in_thread"]
+__all__ = [
+    "Control",
+    "EmulatedServiceBus",
+    "FaultPoint",
+    "InjectedRefusal",
+    "QueueSettings",
+    "running_service_bus",
+    "running_service_bus_in_thread",
+]
 
 _START_SECONDS = 30.0
 
 
-class ServiceBus(Control):
-    """A running Service Bus. All that can be done to it is in `Control`."""
+class EmulatedServiceBus(Control):
+    """A running Service Bus: its address, and the methods of `Control`."""
 
     def __init__(self, broker: Broker, server: AmqpServer, clock: MovableClock, host: str, port: int) -> None:
         super().__init__(broker, server, clock)
         self.port = port
-        """Where it listens for AMQP."""
+        """The AMQP port."""
         self.connection_string = connection_string(host, port)
-        """What an SDK is given; no secret is in it."""
+        """The connection string for SDKs. Its key is public, not a secret."""
 
 
 @asynccontextmanager
-async def emulator(*queues: QueueSettings | str, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[ServiceBus]:
-    """Serve these queues in this event loop until the block ends; port 0 picks a free one.
+async def running_service_bus(
+    *queues: QueueSettings | str, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[EmulatedServiceBus]:
+    """Serve these queues in the current event loop until the block ends. Port 0 picks a free port.
 
-    A queue may be given by its name, with the service's defaults. Raises `OSError` if the port cannot be had.
+    A queue given by its name has the service's defaults. Raises `OSError` if the port is in use.
     """
     clock = MovableClock()
-    broker = Broker([QueueSettings(one) if isinstance(one, str) else one for one in queues], clock=clock)
+    broker = Broker([QueueSettings(queue) if isinstance(queue, str) else queue for queue in queues], clock=clock)
     server = AmqpServer(broker)
     bound = await server.start(host, port)
     try:
-        yield ServiceBus(broker, server, clock, host, bound)
+        yield EmulatedServiceBus(broker, server, clock, host, bound)
     finally:
-        broker.faults.frozen = False  # else it would not say goodbye
+        broker.faults.frozen = False  # a frozen broker would not send close frames
         await server.stop()
 
 
 @contextmanager
-def emulator_in_thread(*queues: QueueSettings | str, host: str = "127.0.0.1", port: int = 0) -> Iterator[ServiceBus]:
-    """As `emulator`, in a thread of its own: for what blocks, and for event loops that come and go."""
-    started: Future[tuple[ServiceBus, Callable[[], object]]] = Future()
-    thread = threading.Thread(target=_serve, args=(started, emulator(*queues, host=host, port=port)), name="emulator")
+def running_service_bus_in_thread(
+    *queues: QueueSettings | str, host: str = "127.0.0.1", port: int = 0
+) -> Iterator[EmulatedServiceBus]:
+    """Serve as `running_service_bus` does, but in a separate thread, so that the caller may block."""
+    started: Future[tuple[EmulatedServiceBus, Callable[[], object]]] = Future()
+    thread = threading.Thread(
+        target=_serve, args=(started, running_service_bus(*queues, host=host, port=port)), name="emulator"
+    )
     thread.start()
     try:
-        bus, end = started.result(_START_SECONDS)
+        bus, stop = started.result(_START_SECONDS)
         try:
             yield bus
         finally:
-            end()
+            stop()
     finally:
         thread.join()
 
 
 def _serve(
-    started: Future[tuple[ServiceBus, Callable[[], object]]], running: AbstractAsyncContextManager[ServiceBus]
+    started: Future[tuple[EmulatedServiceBus, Callable[[], object]]],
+    running: AbstractAsyncContextManager[EmulatedServiceBus],
 ) -> None:
-    async def until_told() -> None:
-        told = asyncio.Event()
+    async def serve() -> None:
+        stopped = asyncio.Event()
         async with running as bus:
-            started.set_result((bus, lambda: bus.loop.call_soon_threadsafe(told.set)))
-            await told.wait()
+            started.set_result((bus, lambda: bus.loop.call_soon_threadsafe(stopped.set)))
+            await stopped.wait()
 
     try:
-        asyncio.run(until_told())
+        asyncio.run(serve())
     except Exception as error:
+        # After the start nobody waits for `started`: the error surfaces as the thread's.
         if started.done():
             raise
         started.set_exception(error)

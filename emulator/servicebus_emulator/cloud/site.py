@@ -10,7 +10,7 @@ Control, while it runs, in JSON with the field names of `emulator.definitions`:
 - `POST /emulator/tokens/wrong`          every token to be refused, by name (`TokenRequest`: what is right)
 - `PUT /emulator/dataverse`, `GET` of it merge fields into the organization; its users' IDs (`DataverseDefinition`)
 - `GET /emulator/dataverse/calls`        what was asked of Dataverse, and for whom (`emulator.dataverse.Record`)
-- `PUT /emulator/servicebus`, `GET` of it trouble for the Service Bus (`emulator.servicebus_faults_api.ServiceBusPatch`)
+- `PUT /emulator/servicebus`, `GET` of it trouble for the Service Bus (`control_api.ControlRequest`)
 - `POST /emulator/dataverse/post`        put a native message on a queue (`Post`)
 """
 

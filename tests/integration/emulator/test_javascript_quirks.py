@@ -10,20 +10,20 @@ from azure.servicebus.exceptions import ServiceBusError
 
 from servicebus_emulator.admin.authorization import told
 from servicebus_emulator.servicebus.access.policies import ALL_RIGHTS, Policy
-from servicebus_emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
+from servicebus_emulator.testing import EmulatedServiceBus, QueueSettings, running_service_bus_in_thread
 from tests.support.receiving import receive_blocking
 
 QUEUES = ("deferring", "dead", "abandoned")
 
 
 @pytest.fixture(scope="module")
-def bus() -> Iterator[ServiceBus]:
-    with emulator_in_thread(*QUEUES, QueueSettings("sessions", requires_session=True)) as running:
+def bus() -> Iterator[EmulatedServiceBus]:
+    with running_service_bus_in_thread(*QUEUES, QueueSettings("sessions", requires_session=True)) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def client(bus: ServiceBus) -> Iterator[ServiceBusClient]:
+def client(bus: EmulatedServiceBus) -> Iterator[ServiceBusClient]:
     with ServiceBusClient.from_connection_string(bus.connection_string, retry_total=0) as one:
         yield one
 

@@ -21,7 +21,7 @@ from azure.servicebus.exceptions import (
 )
 
 from servicebus_emulator.servicebus.entities.queue_settings import QueueStatus
-from servicebus_emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
+from servicebus_emulator.testing import EmulatedServiceBus, QueueSettings, running_service_bus_in_thread
 
 MEGABYTE = 1024 * 1024
 QUEUES = (
@@ -32,13 +32,13 @@ QUEUES = (
 
 
 @pytest.fixture(scope="module")
-def bus() -> Iterator[ServiceBus]:
-    with emulator_in_thread(*QUEUES) as running:
+def bus() -> Iterator[EmulatedServiceBus]:
+    with running_service_bus_in_thread(*QUEUES) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def client(bus: ServiceBus) -> Iterator[ServiceBusClient]:
+def client(bus: EmulatedServiceBus) -> Iterator[ServiceBusClient]:
     with ServiceBusClient.from_connection_string(bus.connection_string, retry_total=0) as one:
         yield one
 
@@ -107,7 +107,7 @@ def test_where_large_messages_are_taken_they_arrive_and_batches_stay_small(clien
             large.send_messages(ServiceBusMessage(b"x" * 5 * MEGABYTE))
 
 
-def test_a_queue_that_is_disabled_while_it_is_used_says_so(client: ServiceBusClient, bus: ServiceBus) -> None:
+def test_a_queue_that_is_disabled_while_it_is_used_says_so(client: ServiceBusClient, bus: EmulatedServiceBus) -> None:
     with client.get_queue_sender("closing") as sender:
         sender.send_messages(ServiceBusMessage("x"))
         bus.update_queue("closing", status=QueueStatus.SEND_DISABLED)

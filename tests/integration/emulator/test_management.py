@@ -8,20 +8,20 @@ import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusSender
 from azure.servicebus.exceptions import MessageLockLostError, ServiceBusError, SessionLockLostError
 
-from servicebus_emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
+from servicebus_emulator.testing import EmulatedServiceBus, QueueSettings, running_service_bus_in_thread
 from tests.support.receiving import receive_blocking
 
 EMPTY = {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 0}
 
 
 @pytest.fixture(scope="module")
-def bus() -> Iterator[ServiceBus]:
-    with emulator_in_thread("plain", QueueSettings("sessions", requires_session=True)) as running:
+def bus() -> Iterator[EmulatedServiceBus]:
+    with running_service_bus_in_thread("plain", QueueSettings("sessions", requires_session=True)) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def client(bus: ServiceBus) -> Iterator[ServiceBusClient]:
+def client(bus: EmulatedServiceBus) -> Iterator[ServiceBusClient]:
     with ServiceBusClient.from_connection_string(bus.connection_string, retry_total=0) as one:
         yield one
 
@@ -34,7 +34,7 @@ def sender(client: ServiceBusClient) -> Iterator[ServiceBusSender]:
 
 
 def test_a_message_is_settled_over_another_connection_once_and_not_twice(
-    client: ServiceBusClient, bus: ServiceBus
+    client: ServiceBusClient, bus: EmulatedServiceBus
 ) -> None:
     with client.get_queue_sender("plain") as sender:
         sender.send_messages([ServiceBusMessage(text) for text in ("complete", "abandon", "bury")])
@@ -53,7 +53,7 @@ def test_a_message_is_settled_over_another_connection_once_and_not_twice(
 
 
 def test_in_a_session_deferred_messages_are_its_holders_until_the_lock_is_lost(
-    client: ServiceBusClient, sender: ServiceBusSender, bus: ServiceBus
+    client: ServiceBusClient, sender: ServiceBusSender, bus: EmulatedServiceBus
 ) -> None:
     sender.send_messages([ServiceBusMessage("x", session_id="s"), ServiceBusMessage("y", session_id="other")])
     with client.get_queue_receiver("sessions", session_id="s") as holder:

@@ -9,27 +9,29 @@ import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusReceiveMode
 from azure.servicebus.exceptions import MessageNotFoundError
 
-from servicebus_emulator.testing import QueueSettings, ServiceBus, emulator_in_thread
+from servicebus_emulator.testing import EmulatedServiceBus, QueueSettings, running_service_bus_in_thread
 from tests.support.receiving import receive_blocking
 
 EMPTY = {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 0}
 
 
 @pytest.fixture(scope="module")
-def bus() -> Iterator[ServiceBus]:
-    with emulator_in_thread(
+def bus() -> Iterator[EmulatedServiceBus]:
+    with running_service_bus_in_thread(
         "plain", QueueSettings("expiring", dead_letter_on_expiration=True, default_ttl_seconds=600)
     ) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def client(bus: ServiceBus) -> Iterator[ServiceBusClient]:
+def client(bus: EmulatedServiceBus) -> Iterator[ServiceBusClient]:
     with ServiceBusClient.from_connection_string(bus.connection_string, retry_total=0) as one:
         yield one
 
 
-def test_a_deferred_message_expires_only_when_somebody_asks_for_it(client: ServiceBusClient, bus: ServiceBus) -> None:
+def test_a_deferred_message_expires_only_when_somebody_asks_for_it(
+    client: ServiceBusClient, bus: EmulatedServiceBus
+) -> None:
     with client.get_queue_sender("expiring") as sender:
         sender.send_messages(ServiceBusMessage("x", time_to_live=timedelta(seconds=60)))
     with client.get_queue_receiver("expiring") as receiver:

@@ -25,7 +25,12 @@ from azure.servicebus.exceptions import (
 from servicebus_emulator.config import parse
 from servicebus_emulator.host import Endpoints, running_emulator
 from servicebus_emulator.servicebus.errors import ServiceBusError
-from servicebus_emulator.testing import QueueSettings, ServiceBus, emulator, emulator_in_thread
+from servicebus_emulator.testing import (
+    EmulatedServiceBus,
+    QueueSettings,
+    running_service_bus,
+    running_service_bus_in_thread,
+)
 
 STRANGERS_TEST = """
 import pytest
@@ -39,7 +44,7 @@ def service_bus_queues():
 def test_orders(service_bus):
     with ServiceBusClient.from_connection_string(service_bus.connection_string, retry_total=0) as client:
         with client.get_queue_sender("orders") as sender:
-            service_bus.be_busy(times=1)
+            service_bus.throttle(times=1)
             with pytest.raises(ServiceBusServerBusyError):
                 sender.send_messages(ServiceBusMessage("x"))
             sender.send_messages(ServiceBusMessage("x"))
@@ -48,20 +53,20 @@ def test_orders(service_bus):
 
 
 @pytest.fixture(scope="module")
-def bus() -> Iterator[ServiceBus]:
-    with emulator_in_thread("plain", QueueSettings("sessions", requires_session=True)) as running:
+def bus() -> Iterator[EmulatedServiceBus]:
+    with running_service_bus_in_thread("plain", QueueSettings("sessions", requires_session=True)) as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
-def forgiven(bus: ServiceBus) -> Iterator[None]:
+def forgiven(bus: EmulatedServiceBus) -> Iterator[None]:
     """What one test set does not trouble the next."""
     yield
-    bus.forgive()
+    bus.clear_faults()
 
 
 @pytest.fixture(scope="module")
-def client(bus: ServiceBus) -> Iterator[ServiceBusClient]:
+def client(bus: EmulatedServiceBus) -> Iterator[ServiceBusClient]:
     with ServiceBusClient.from_connection_string(bus.connection_string, retry_total=0) as one:
         yield one
 
@@ -103,7 +108,7 @@ def test_another_project_gets_the_fixture_by_installing_the_package(tmp_path: Pa
 
 
 def test_what_is_refused_is_refused_so_often_and_with_that_condition(
-    bus: ServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
+    bus: EmulatedServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     bus.refuse("send", "amqp:resource-limit-exceeded", queue="PLAIN", times=1)
     with pytest.raises(ServiceBusQuotaExceededError):
@@ -117,13 +122,13 @@ def test_what_is_refused_is_refused_so_often_and_with_that_condition(
     with pytest.raises(ServiceBusServerBusyError):
         receiver.peek_messages()
     assert [(one.at, one.queue, one.times) for one in bus.refusals()] == [("request", None, None)]
-    bus.forgive()
+    bus.clear_faults()
     assert len(receiver.peek_messages(sequence_number=1)) == 1
     bus.expire_locks("plain")
     assert received(receiver) == "x"
 
 
-def test_a_link_and_a_token_are_refused_on_demand(bus: ServiceBus, client: ServiceBusClient) -> None:
+def test_a_link_and_a_token_are_refused_on_demand(bus: EmulatedServiceBus, client: ServiceBusClient) -> None:
     bus.refuse("attach", "com.microsoft:entity-disabled", queue="plain", times=1)
     with pytest.raises(MessagingEntityDisabledError), client.get_queue_receiver("plain"):
         pass
@@ -133,7 +138,7 @@ def test_a_link_and_a_token_are_refused_on_demand(bus: ServiceBus, client: Servi
 
 
 def test_a_lock_that_is_expired_on_demand_is_lost_and_the_message_comes_again(
-    bus: ServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
+    bus: EmulatedServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     sender.send_messages(ServiceBusMessage("x"))
     [got] = receiver.receive_messages(max_wait_time=5)
@@ -146,7 +151,7 @@ def test_a_lock_that_is_expired_on_demand_is_lost_and_the_message_comes_again(
 
 
 def test_time_that_passes_at_once_brings_what_was_scheduled(
-    bus: ServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
+    bus: EmulatedServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     sender.schedule_messages(ServiceBusMessage("tomorrow"), datetime.now(UTC) + timedelta(days=1))
     assert bus.counts("plain") == {"active": 0, "deferred": 0, "scheduled": 1, "dead_lettered": 0}
@@ -156,7 +161,7 @@ def test_time_that_passes_at_once_brings_what_was_scheduled(
 
 
 def test_what_is_delayed_is_answered_later_and_in_order(
-    bus: ServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
+    bus: EmulatedServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     bus.delay(0.5)
     started = time.monotonic()
@@ -167,14 +172,14 @@ def test_what_is_delayed_is_answered_later_and_in_order(
     assert [received(receiver), received(receiver)] == ["a", "b"]
 
 
-def test_a_link_that_is_taken_away_loses_its_session(bus: ServiceBus, client: ServiceBusClient) -> None:
+def test_a_link_that_is_taken_away_loses_its_session(bus: EmulatedServiceBus, client: ServiceBusClient) -> None:
     with client.get_queue_receiver("sessions", session_id="s") as held:
         bus.force_detach("sessions", "com.microsoft:session-lock-lost")
         with pytest.raises(SessionLockLostError):
             held.receive_messages(max_wait_time=2)
 
 
-def test_queues_come_and_go_while_it_runs(bus: ServiceBus, client: ServiceBusClient) -> None:
+def test_queues_come_and_go_while_it_runs(bus: EmulatedServiceBus, client: ServiceBusClient) -> None:
     bus.create_queue("brief")
     bus.update_queue("brief", max_delivery_count=1)
     with client.get_queue_sender("brief") as one:
@@ -185,7 +190,7 @@ def test_queues_come_and_go_while_it_runs(bus: ServiceBus, client: ServiceBusCli
         bus.counts("brief")
 
 
-def test_a_mistake_is_raised_where_it_was_made(bus: ServiceBus) -> None:
+def test_a_mistake_is_raised_where_it_was_made(bus: EmulatedServiceBus) -> None:
     with pytest.raises(ValueError, match="'nowhere' is not a valid FaultPoint"):
         bus.refuse("nowhere", "amqp:not-allowed")
     with pytest.raises(ValueError, match="'busy' is no condition"):
@@ -197,16 +202,16 @@ def test_a_mistake_is_raised_where_it_was_made(bus: ServiceBus) -> None:
     with pytest.raises(ServiceBusError, match="'nobody' could not be found"):
         bus.expire_locks("nobody")
     with pytest.raises(ServiceBusError, match="'plane' could not be found"):
-        bus.be_busy(queue="plane")
+        bus.throttle(queue="plane")
 
 
-def test_a_port_that_cannot_be_had_is_the_callers_error(bus: ServiceBus) -> None:
-    with pytest.raises(OSError, match="address"), emulator_in_thread(port=bus.port):
+def test_a_port_that_cannot_be_had_is_the_callers_error(bus: EmulatedServiceBus) -> None:
+    with pytest.raises(OSError, match="address"), running_service_bus_in_thread(port=bus.port):
         pass
 
 
 async def test_in_an_event_loop_nothing_is_needed_but_the_context() -> None:
-    async with emulator("plain") as bus:
+    async with running_service_bus("plain") as bus:
         bus.freeze()
         bus.thaw()
         client = AsyncClient.from_connection_string(bus.connection_string)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from servicebus_emulator.testing import QueueSettings, emulator_in_thread
+from servicebus_emulator.testing import QueueSettings, running_service_bus_in_thread
 from tests.integration.packaging.conftest import FOLDERS, ROOT, Built, Installed, install
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("packaging")]
@@ -117,7 +117,7 @@ def test_a_sender_installs_less_than_45_mb(sender: Installed) -> None:
 
 
 def test_a_sender_posts_a_request_from_the_installed_package(sender: Installed) -> None:
-    with emulator_in_thread("flow-requests", QueueSettings("flow-replies", requires_session=True)) as bus:
+    with running_service_bus_in_thread("flow-requests", QueueSettings("flow-replies", requires_session=True)) as bus:
         assert sender.python(SEND, {"SERVICE_BUS": bus.connection_string}) == "smoke-1\n"
         assert bus.counts("flow-requests")["active"] == 1
 
