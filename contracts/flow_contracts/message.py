@@ -1,4 +1,4 @@
-"""A Service Bus message as this project sees it: no SDK type, so everything above can be tested with plain data."""
+"""A Service Bus message without SDK types, so that tests of the code above the adapter need plain data only."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 PropertyValue = str | int | float | bool | None
-"""What an application property may be here; other AMQP types (UUID, timestamp, …) arrive as their text."""
+"""The types of an application property. Values of other AMQP types (UUID, timestamp, …) arrive as text."""
 
 MAX_ID_CHARACTERS = 128
-"""Service Bus's limit for message, session and correlation IDs, in UTF-16 units as the service counts them."""
+"""The limit of Service Bus for message, session and correlation IDs. The service counts UTF-16 code units."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message to send. The field names are those of Service Bus."""
+    """A message to send. The fields have the names of Service Bus."""
 
     body: bytes = field(repr=False)
-    """Kept out of the representation: it may hold a claim."""
+    """Not part of the representation, because it may hold a claim."""
     content_type: str | None = None
     message_id: str | None = None
     correlation_id: str | None = None
@@ -28,21 +28,22 @@ class Message:
     subject: str | None = None
     time_to_live: timedelta | None = None
     scheduled_at: datetime | None = None
-    """Not to be delivered before; None: at once."""
+    """Service Bus does not deliver the message before this time; None: it delivers at once."""
     application_properties: Mapping[str, PropertyValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedMessage(Message):
-    """A message as the broker delivered it; times are aware, in UTC, by the broker's clock."""
+    """A message as the broker delivered it. Times are in UTC, by the broker's clock."""
 
     enqueued_at: datetime
     expires_at: datetime | None = None
     delivery_count: int = 0
-    """How often it was delivered before this time."""
+    """The number of deliveries before this one."""
     sequence_number: int = 0
 
 
 def fits_id(text: str) -> bool:
-    """Whether `text` is short enough to be an ID in Service Bus."""
+    """Whether `text` is short enough for an ID in Service Bus."""
+    # "surrogatepass": the text may come from a sender, and a lone surrogate must not raise here.
     return len(text.encode("utf-16-le", "surrogatepass")) <= 2 * MAX_ID_CHARACTERS

@@ -1,4 +1,4 @@
-"""The request to run a flow, `flow-request/1`: its model, and both ways between model and message."""
+"""The request to run a flow, `flow-request/1`: its model, and its conversion to and from a message."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
 
-from flow_contracts import jsontext
+from flow_contracts import strict_json
 from flow_contracts.message import MAX_ID_CHARACTERS, Message, PropertyValue, fits_id
 
 CONTRACT = "flow-request/1"
 CONTENT_TYPE = "application/json"
 
 MAX_BODY_BYTES = 1 << 20
-"""As much as azure-servicebus for Python receives in one message (its links say max-message-size 1 MiB)."""
+"""The largest message that azure-servicebus for Python receives (its links declare a max-message-size of 1 MiB)."""
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-"""W3C Trace Context, version 00 and whatever keeps its form."""
+"""W3C Trace Context, section 3.2: version 00, and later versions of the same form."""
 
 
 InvalidRequestCode = Literal[
@@ -35,18 +35,24 @@ InvalidRequestCode = Literal[
 
 
 class InvalidRequest(Exception):
-    """The request can be answered but not understood; `message` is safe to show and quotes no value of the request."""
+    """The request is invalid, but its reply address is readable, so its sender gets a result that says so.
+
+    The opposite case is `Unanswerable`. `message` quotes no value of the request, so it may appear in the result.
+    """
 
     def __init__(self, code: InvalidRequestCode, message: str, *, address: ReplyAddress | None = None) -> None:
         super().__init__(message)
         self.code: InvalidRequestCode = code
         self.message = message
         self.address = address
-        """Where the answer belongs, if it is the body that says it; None if the broker's properties do."""
+        """The reply address, if only the body contains it; None if it follows from the broker properties."""
 
 
 class Unanswerable(Exception):
-    """The request names no usable place for its result; `reason` is fit to be a dead-letter reason."""
+    """The request has no usable reply address, so no result can reach its sender: the message must be dead-lettered.
+
+    `reason` and `description` are the dead-letter reason and description.
+    """
 
     def __init__(self, reason: str, description: str) -> None:
         super().__init__(description)
@@ -56,20 +62,20 @@ class Unanswerable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReplyAddress:
-    """Where the result of a request belongs. It can be told even if the request's body is beyond reading."""
+    """The reply address of a request. It is readable even if the request's body is not."""
 
     message_id: str
     correlation_id: str
     session_id: str
     queue: str | None
-    """The reply queue as asked; None leaves it to the worker's settings."""
+    """The reply queue that the sender names; None leaves it to the worker's settings."""
 
     @classmethod
     def of(cls, message: Message) -> Self:
-        """Read the broker's properties with their defaults. Raises `Unanswerable`."""
+        """Derive the address from the broker properties and their defaults. Raises `Unanswerable`."""
         if not message.message_id:
             raise Unanswerable(
-                "message_id_missing", "The request has no message ID: set one that is unique to the request."
+                "message_id_missing", "The request has no message ID: set a message ID that is unique to the request."
             )
         correlation_id = message.correlation_id or message.message_id
         session_id = message.reply_to_session_id or correlation_id
@@ -85,51 +91,51 @@ def _require_short(name: str, value: str) -> None:
         raise Unanswerable(reason, f"The request's {name} is longer than {MAX_ID_CHARACTERS} characters: shorten it.")
 
 
-def _id(value: str) -> str:
+def _validate_id(value: str) -> str:
     if not fits_id(value):
         raise ValueError(f"must have at most {MAX_ID_CHARACTERS} characters")
     return value
 
 
-Id = Annotated[str, Field(min_length=1), AfterValidator(_id)]
-"""A message, session or correlation ID that Service Bus takes."""
+Id = Annotated[str, Field(min_length=1), AfterValidator(_validate_id)]
+"""A message, session or correlation ID that Service Bus accepts."""
 
 
 class RequestBody(BaseModel):
-    """What the body of a request message says, as JSON."""
+    """The JSON body of a request message."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, title="Flow request")
 
     flow: str = Field(
         min_length=1,
         max_length=128,
-        description="Name of the flow, as the worker's registry has it.",
+        description="Name of the flow in the worker's registry.",
         examples=["create-quote"],
     )
-    input: JsonValue = Field(  # whoever reads a body has made sure that it is JSON
+    input: JsonValue = Field(  # not strict_json.Json: `_read_body` has already checked the whole body
         default=None,
         repr=False,
-        description=f"What the flow's trigger gets as its body: any JSON, at most {jsontext.MAX_DEPTH} levels deep.",
+        description=f"The body for the flow's trigger: any JSON value of at most {strict_json.MAX_DEPTH} levels.",
         examples=[{"customer": "Contoso", "amount": 1250}],
     )
     claim: SecretStr | None = Field(
         default=None,
         min_length=1,
         max_length=1 << 16,
-        description="Proof of who sends this: a token for the worker's own audience. Never logged, never answered.",
+        description="Proof of the sender: a token for the worker's audience. No log and no result contains it.",
     )
     on_behalf_of: str | None = Field(
         default=None,
         min_length=1,
         max_length=256,
-        description="The user for whom a trusted sender asks; refused from senders who may not name another.",
+        description="The user for whom a trusted sender acts. The worker refuses it from every other sender.",
     )
 
 
 class FlowRequest(RequestBody):
-    """A request with its broker properties: everything the worker needs to run the flow and to answer."""
+    """A request with its broker properties: everything that the worker needs to call the flow and to reply."""
 
-    input: jsontext.Json = Field(default=None, repr=False)
+    input: strict_json.Json = Field(default=None, repr=False)
     message_id: Id = Field(description="The idempotency key.")
     correlation_id: Id
     reply_to: str | None = None
@@ -139,11 +145,11 @@ class FlowRequest(RequestBody):
 
     @property
     def address(self) -> ReplyAddress:
-        """Where the result belongs."""
+        """The reply address."""
         return ReplyAddress(self.message_id, self.correlation_id, self.reply_to_session_id, self.reply_to)
 
     def to_message(self) -> Message:
-        """The message to send, claim included."""
+        """Build the message to send, with the claim."""
         body: dict[str, JsonValue] = {"flow": self.flow, "input": self.input}
         if self.claim is not None:
             body["claim"] = self.claim.get_secret_value()
@@ -153,7 +159,7 @@ class FlowRequest(RequestBody):
         if self.traceparent is not None:
             properties["traceparent"] = self.traceparent
         return Message(
-            body=jsontext.dump(body),
+            body=strict_json.dump(body),
             content_type=CONTENT_TYPE,
             message_id=self.message_id,
             correlation_id=self.correlation_id,
@@ -166,7 +172,8 @@ class FlowRequest(RequestBody):
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        """Read a request. Raises `Unanswerable` if its result would have no place, else `InvalidRequest`."""
+        """Parse a request. Raises `Unanswerable` if no result can reach its sender, else `InvalidRequest`."""
+        # The address first: without it, even an invalid request cannot get a result.
         address = ReplyAddress.of(message)
         _require_contract(message)
         body = _read_body(message.body)
@@ -181,17 +188,17 @@ class FlowRequest(RequestBody):
         )
 
 
-def digest(flow: str, value: JsonValue, on_behalf_of: str | None) -> str:
-    """What a claim may be bound to instead of the message ID: SHA-256, in hex, over what is asked.
+def request_digest(flow: str, value: JsonValue, on_behalf_of: str | None) -> str:
+    """The SHA-256 digest of a request, in hexadecimal. A claim may be bound to it instead of the message ID.
 
-    Of `{"flow": …, "input": …, "on_behalf_of": …}` (the last only if it is given) as JSON in UTF-8 with sorted keys, no
-    spaces and no escapes but those JSON needs. Senders in other languages had better bind to the message ID: languages
-    differ in how they write numbers.
+    The digest covers `{"flow": …, "input": …, "on_behalf_of": …}` (the last field only if present) as UTF-8 JSON with
+    sorted keys, no spaces, and only the escapes that JSON requires. Senders in other languages should bind the claim to
+    the message ID instead, because languages format numbers differently.
     """
-    asked: dict[str, JsonValue] = {"flow": flow, "input": value}
+    content: dict[str, JsonValue] = {"flow": flow, "input": value}
     if on_behalf_of is not None:
-        asked["on_behalf_of"] = on_behalf_of
-    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        content["on_behalf_of"] = on_behalf_of
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -199,7 +206,7 @@ def _require_contract(message: Message) -> None:
     if message.application_properties.get("contract") != CONTRACT:
         raise InvalidRequest(
             "unsupported_contract",
-            f"The application property 'contract' must be '{CONTRACT}'; it is missing or says something else.",
+            f"The application property 'contract' must be '{CONTRACT}'; it is missing or has another value.",
         )
 
 
@@ -209,22 +216,23 @@ def _read_body(data: bytes) -> RequestBody:
             "malformed_request", f"The body has {len(data)} bytes, more than the {MAX_BODY_BYTES} a request may have."
         )
     try:
-        document = jsontext.parse(data, max_depth=jsontext.MAX_DEPTH + 1)
-    except jsontext.NotJson as error:
+        # One level more than `input` may have: the body is the object around it.
+        document = strict_json.parse(data, max_depth=strict_json.MAX_DEPTH + 1)
+    except strict_json.NotJson as error:
         raise InvalidRequest("malformed_request", f"The body {error}; it must be one JSON object.") from None
     if not isinstance(document, dict):
         raise InvalidRequest("malformed_request", "The body must be a JSON object with at least the field 'flow'.")
     try:
         return RequestBody.model_validate(document)
     except ValidationError as error:
-        raise InvalidRequest("malformed_request", explain(error)) from None
+        raise InvalidRequest("malformed_request", describe_problems(error)) from None
 
 
-def explain(error: ValidationError) -> str:
-    """Which fields of a request are wrong and how, without a word of what they held."""
+def describe_problems(error: ValidationError) -> str:
+    """Name the invalid fields of a request and their problems. The text quotes no value, which may be a claim."""
     problems = []
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        field = str(problem["loc"][0])[:64]
+        field = str(problem["loc"][0])[:64]  # an unknown field has a name that the sender chose
         if problem["type"] == "extra_forbidden":
             problems.append(f"unknown field {field!r} (allowed: {', '.join(RequestBody.model_fields)})")
         else:
@@ -233,7 +241,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _traceparent(message: Message) -> str | None:
-    """The sender's trace, also as azure-servicebus's own instrumentation writes it; a malformed one is no trace."""
+    """The sender's trace context, None if it is malformed. azure-servicebus writes it as `Diagnostic-Id`."""
     for name in ("traceparent", "Diagnostic-Id"):
         value = message.application_properties.get(name)
         if isinstance(value, str) and _TRACEPARENT.fullmatch(value):

@@ -1,4 +1,4 @@
-"""The result of a request, `flow-result/1`: its model, and both ways between model and message."""
+"""The result of a request, `flow-result/1`: its model, and its conversion to and from a message."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from flow_contracts import jsontext
+from flow_contracts import strict_json
 from flow_contracts.message import Message, PropertyValue
-from flow_contracts.output import OutputEncoding, output_of
+from flow_contracts.output import OutputEncoding, encode_output
 
 __all__ = [
     "CONTENT_TYPE",
@@ -23,7 +23,7 @@ __all__ = [
     "OutputEncoding",
     "Status",
     "Times",
-    "output_of",
+    "encode_output",
     "reply_message_id",
 ]
 
@@ -32,11 +32,11 @@ CONTENT_TYPE = "application/json"
 
 
 class InvalidResult(Exception):
-    """The message is no result that this version can read; the text says what is wrong with it."""
+    """The message is not a result that this version can read; the text names the cause."""
 
 
 class Status(StrEnum):
-    """How a request ended; `FlowResult.status` says what each means."""
+    """How a request ended; the description of `FlowResult.status` defines each value."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -45,81 +45,90 @@ class Status(StrEnum):
     EXPIRED = "expired"
 
 
-class _Part(BaseModel):
-    """Readers pass over fields they do not know, so that later versions of the worker may add some."""
+class _ResultModel(BaseModel):
+    """Ignores unknown fields, so that a reader still reads the results of a later worker, which may add fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
-class FlowError(_Part):
-    """Why a request did not end well."""
+class FlowError(_ResultModel):
+    """The error of a request that did not succeed."""
 
-    code: str = Field(min_length=1, description="Stable and meant for programs.", examples=["role_missing"])
+    code: str = Field(min_length=1, description="Stable, for programs.", examples=["role_missing"])
     message: str = Field(description="One sentence for a person.")
-    retryable: bool = Field(default=False, description="Whether the same request may be sent again and end better.")
+    retryable: bool = Field(default=False, description="Whether the same request may succeed if it is sent again.")
 
 
-class FlowRun(_Part):
-    """How to find the flow's run in Power Automate."""
+class FlowRun(_ResultModel):
+    """The flow run in Power Automate."""
 
     run_id: str | None = Field(default=None, description="The flow run's name (header x-ms-workflow-run-id).")
-    tracking: dict[str, str] = Field(default_factory=dict, description="The flow's x-ms-* answer headers.")
+    tracking: dict[str, str] = Field(default_factory=dict, description="The x-ms-* headers of the flow's response.")
 
 
-class Times(_Part):
-    """When things happened, in UTC."""
+class Times(_ResultModel):
+    """The times of the request's steps, in UTC."""
 
-    accepted: AwareDatetime | None = Field(default=None, description="The broker enqueued the request.")
-    started: AwareDatetime | None = Field(default=None, description="The flow was called; null if it never was.")
-    finished: AwareDatetime | None = Field(default=None, description="The result was concluded.")
+    accepted: AwareDatetime | None = Field(default=None, description="When the broker enqueued the request.")
+    started: AwareDatetime | None = Field(
+        default=None, description="When the worker called the flow; null if it did not."
+    )
+    finished: AwareDatetime | None = Field(default=None, description="When the worker decided the result.")
 
 
-class FlowResult(_Part):
-    """What became of a request: exactly one is published for each."""
+class FlowResult(_ResultModel):
+    """The outcome of a request. The worker publishes exactly one result for each request."""
 
     model_config = ConfigDict(title="Flow result")
 
     status: Status = Field(
         description=(
-            "succeeded: the flow answered with success. failed: it answered with an error, or could not be reached. "
-            "refused: the sender may not, or the request made no sense; no flow was called. unknown: the flow was "
-            "called and may have run, but its answer is not known. expired: the time to live ran out first; no flow "
-            "was called."
+            "succeeded: the flow responded with success. failed: the flow responded with an error, or the worker could "
+            "not reach it. refused: the sender lacks a right, or the request is invalid; the worker called no flow. "
+            "unknown: the worker called the flow, which may have run, but got no response. expired: the request's "
+            "time to live ended first; the worker called no flow."
         )
     )
-    flow: str | None = Field(default=None, description="The flow asked for; null if the request could not be read.")
-    output: jsontext.Json = Field(
-        default=None, repr=False, description="The body of the flow's answer, in the form `output_encoding` names."
+    flow: str | None = Field(
+        default=None, description="The flow that the request names; null if the worker could not read the request."
     )
-    output_type: str | None = Field(default=None, description="The media type of the flow's answer.")
+    output: strict_json.Json = Field(
+        default=None,
+        repr=False,
+        description="The body of the flow's response, in the form that `output_encoding` names.",
+    )
+    output_type: str | None = Field(default=None, description="The media type of the flow's response.")
     output_encoding: OutputEncoding | None = Field(
-        default=None, description="How `output` is to be read; null if there is none."
+        default=None, description="The form of `output`: json, text or base64; null if there is no output."
     )
-    http_status: int | None = Field(default=None, description="The flow's HTTP status; null if it did not answer.")
-    error: FlowError | None = Field(default=None, description="Why it did not end well; null if it did.")
+    http_status: int | None = Field(
+        default=None, description="The HTTP status of the flow's response; null if it did not respond."
+    )
+    error: FlowError | None = Field(default=None, description="Why the request did not succeed; null if it did.")
     note: str | None = Field(
         default=None,
         description=(
-            "A code that says more about a success; accepted_without_response: the flow took the call and goes on by "
-            "itself, it has no response to give."
+            "A code that qualifies a success. accepted_without_response: the flow accepted the call and continues; it "
+            "has no response action."
         ),
     )
-    attempts: int = Field(default=0, ge=0, description="How often the flow was called.")
-    run: FlowRun | None = Field(default=None, description="The flow's run; null if the flow did not answer.")
+    attempts: int = Field(default=0, ge=0, description="The number of flow calls.")
+    run: FlowRun | None = Field(default=None, description="The flow run; null if the flow did not respond.")
     times: Times = Times()
     correlation_id: str = Field(min_length=1, description="The request's correlation ID.")
     request_message_id: str = Field(min_length=1, description="The request's message ID.")
     replay_of: str | None = Field(
-        default=None, description="The message ID its sender gave a request that a person replayed under another."
+        default=None, description="The original message ID, if a person replayed the request under another message ID."
     )
     run_for: str | None = Field(
-        default=None, description="Object ID of the user the flow was run for; null if nobody was proven."
+        default=None, description="Object ID of the user for whom the flow ran; null if the worker proved no user."
     )
 
     def to_message(self, session_id: str, time_to_live: timedelta, *, variant: str = "") -> Message:
-        """The message to publish in the session `session_id`; publishing it twice is publishing it once.
+        """Build the message to publish in the session `session_id`.
 
-        `variant` tells apart the results of two requests with the same IDs.
+        Its message ID follows from the request, so that duplicate detection drops a second copy. `variant`
+        distinguishes the results of two requests with the same IDs.
         """
         properties: dict[str, PropertyValue] = {"contract": CONTRACT, "status": self.status.value}
         if self.flow is not None:
@@ -137,37 +146,39 @@ class FlowResult(_Part):
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        """Read a result. Raises `InvalidResult`."""
+        """Parse a result. Raises `InvalidResult`."""
         if message.application_properties.get("contract") != CONTRACT:
             raise InvalidResult(f"the application property 'contract' is not '{CONTRACT}'")
         try:
             return cls.model_validate_json(_normalised(message.body), strict=True)
-        except jsontext.NotJson as error:
+        except strict_json.NotJson as error:
             raise InvalidResult(f"the body {error}") from None
         except ValidationError as error:
             raise InvalidResult(f"the body is not a flow result: {_first_problem(error)}") from None
 
     def without_output(self) -> Self:
-        """The same result for a queue that does not take its output: smaller, never lost."""
+        """Return the result without its output, for a queue that does not accept a message of that size."""
         size = len(self._body())
         too_large = FlowError(
             code="output_too_large",
-            message=f"The result has {size} bytes with its output, more than the reply queue takes; it was dropped.",
+            message=f"The reply queue does not accept the output: with it, the result has {size} bytes.",
         )
         return self.model_copy(update={"output": None, "output_encoding": None, "error": self.error or too_large})
 
     def _body(self) -> bytes:
-        return jsontext.dump(self.model_dump(mode="json"))
+        return strict_json.dump(self.model_dump(mode="json"))
 
 
 def reply_message_id(request_message_id: str, correlation_id: str, session_id: str, variant: str = "") -> str:
-    """The one message ID of a request's result, so that duplicate detection drops a second copy of it."""
-    key = jsontext.dump([request_message_id, correlation_id, session_id, *([variant] if variant else [])])
+    """The message ID of a request's result, the same each time, so that duplicate detection drops a second copy."""
+    # A JSON list, not joined text: ("ab", "c") and ("a", "bc") must not get the same ID.
+    key = strict_json.dump([request_message_id, correlation_id, session_id, *([variant] if variant else [])])
     return f"result-{hashlib.sha256(key).hexdigest()}"
 
 
 def _normalised(body: bytes) -> bytes:
-    return jsontext.dump(jsontext.parse(body, max_depth=jsontext.MAX_DEPTH + 1))
+    """The body as strict JSON. Pydantic's own parser is not strict: it takes NaN and duplicate keys."""
+    return strict_json.dump(strict_json.parse(body, max_depth=strict_json.MAX_DEPTH + 1))
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from pydantic import JsonValue, SecretStr, ValidationError
 
-from flow_contracts.request import FlowRequest, InvalidRequest, explain
+from flow_contracts.request import FlowRequest, InvalidRequest, describe_problems
 
 
 class RequestOptions(TypedDict, total=False):
@@ -49,4 +49,4 @@ def build_request(
             traceparent=options.get("traceparent"),
         )
     except ValidationError as error:  # `from None`: pydantic's error quotes the values, the claim among them
-        raise InvalidRequest("malformed_request", explain(error)) from None
+        raise InvalidRequest("malformed_request", describe_problems(error)) from None

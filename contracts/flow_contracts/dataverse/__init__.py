@@ -1,4 +1,4 @@
-"""Native Dataverse messages: a `RemoteExecutionContext` in JSON, and the request that is made of it."""
+"""Native Dataverse messages: a `RemoteExecutionContext` in JSON, and the request that results from it."""
 
 from flow_contracts.dataverse.context import ExecutionContext
 

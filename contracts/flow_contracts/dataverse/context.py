@@ -1,4 +1,4 @@
-"""What a native Dataverse message says: a `RemoteExecutionContext`, as a service endpoint posts it to a queue.
+"""A native Dataverse message: the `RemoteExecutionContext` that a service endpoint posts to a queue.
 
 The members are those of Microsoft.Xrm.Sdk.RemoteExecutionContext. docs/reference/dataverse.md explains their mapping.
 """
@@ -11,36 +11,36 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
-from flow_contracts import jsontext
+from flow_contracts import strict_json
 from flow_contracts.dataverse import values
-from flow_contracts.dataverse.wire import document_of, unread
+from flow_contracts.dataverse.message_body import parse_body, unreadable
 from flow_contracts.message import Message
 from flow_contracts.request import FlowRequest, Id, InvalidRequest, ReplyAddress
 
 _NO_DATE = datetime.min.replace(tzinfo=UTC)
 _ASYNCHRONOUS = 1
 _TRUNCATED = "MessageMaxSizeExceeded"
-"""Part of an application property's name; its whole name is documented nowhere."""
+"""A part of the name of the application property that marks a truncated message. No document states the whole name."""
 
-_CUT = (
-    "Dataverse left out the input, because the message had more than 192 KB. Register the step for fewer columns, or "
+_TRUNCATED_MESSAGE = (
+    "Dataverse removed the input, because the message had more than 192 KB. Register the step for fewer columns, or "
     "send less in the Custom API's parameters."
 )
-_NOBODYS = "The body names no operation: CorrelationId, RequestId and OperationId are missing or all zeros."
+_NO_CORRELATION = "The body names no operation: CorrelationId, RequestId and OperationId are missing or all zeros."
 
 
 def _required_guid(value: JsonValue) -> str:
-    found = values.guid(value)
-    if found is None:
+    guid = values.parse_optional_guid(value)
+    if guid is None:
         raise values.NotDataverse("is missing or all zeros")
-    return found
+    return guid
 
 
-def _moment(value: JsonValue) -> datetime | None:
-    """.NET's least date, which stands for none, is None."""
+def _parse_date(value: JsonValue) -> datetime | None:
+    """The date; None for null and for .NET's `DateTime.MinValue`, which Dataverse writes for a missing date."""
     if value is None:
         return None
-    at = values.moment(value) if isinstance(value, str) else None
+    at = values.parse_date(value) if isinstance(value, str) else None
     if at is None:
         raise values.NotDataverse("is not a date")
     return None if at == _NO_DATE else at
@@ -49,7 +49,7 @@ def _moment(value: JsonValue) -> datetime | None:
 def _parameters(value: JsonValue) -> values.Object:
     if value is None:
         raise values.NotDataverse("is missing")
-    return values.object_of(value)
+    return values.to_object(value)
 
 
 def _table(value: JsonValue) -> JsonValue:
@@ -75,59 +75,59 @@ _MEMBERS = {
 }
 
 RequiredGuid = Annotated[str, BeforeValidator(_required_guid)]
-OptionalGuid = Annotated[str | None, BeforeValidator(values.guid)]
+OptionalGuid = Annotated[str | None, BeforeValidator(values.parse_optional_guid)]
 Name = Annotated[str, Field(max_length=256)]
 
 
 class ExecutionContext(BaseModel):
-    """One message of Dataverse's, decoded. GUIDs are in lower case; one of all zeros is None."""
+    """A decoded Dataverse message. GUIDs are in lower case; a GUID of all zeros is None."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
     message_id: Id
     """The idempotency key: the same when Dataverse posts the same system job again. See docs/reference/dataverse.md."""
     correlation_id: Id
-    """`CorrelationId`; where Dataverse gave none, `RequestId`, then `OperationId`."""
+    """`CorrelationId`, else `RequestId`, else `OperationId`."""
 
     message_name: Annotated[Name, Field(min_length=1)]
-    """`Update`, for example, or a Custom API's unique name."""
+    """For example `Update`, or the unique name of a Custom API."""
     primary_entity: Annotated[Name, BeforeValidator(_table)]
-    """The table's logical name; empty where Dataverse says `none`."""
+    """The table's logical name; empty if Dataverse writes `none`."""
     primary_entity_id: OptionalGuid
     organization_id: RequiredGuid
     organization_name: Name
     stage: int
-    """10 before validation, 20 before the operation, 40 after it; 30 the operation itself."""
+    """10: before validation, 20: before the operation, 30: the operation itself, 40: after the operation."""
     mode: Annotated[int, Field(ge=0, le=1)]
-    """0 synchronous, 1 asynchronous."""
+    """0: synchronous, 1: asynchronous."""
     depth: int
     operation_id: OptionalGuid
-    """The system job that posted the message, of an asynchronous step."""
+    """The system job that posted the message, if the step is asynchronous."""
     request_id: OptionalGuid
-    operation_created_on: Annotated[datetime | None, BeforeValidator(_moment)]
+    operation_created_on: Annotated[datetime | None, BeforeValidator(_parse_date)]
     initiating_user_oid: OptionalGuid
-    """Entra object ID of whoever started the operation; None of system and application users."""
+    """Entra object ID of the user who started the operation; None for system and application users."""
     initiating_user_id: RequiredGuid
-    """The same one's `systemuserid`."""
-    input: Annotated[jsontext.Json, BeforeValidator(_parameters)] = Field(repr=False)
-    """`InputParameters` in their plain form: see `contracts.dataverse.values`."""
-    shared_variables: Annotated[jsontext.Json, BeforeValidator(values.object_of)] = Field(repr=False)
+    """The `systemuserid` of the same user."""
+    input: Annotated[strict_json.Json, BeforeValidator(_parameters)] = Field(repr=False)
+    """`InputParameters` in their plain form: see `flow_contracts.dataverse.values`."""
+    shared_variables: Annotated[strict_json.Json, BeforeValidator(values.to_object)] = Field(repr=False)
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        """Read a message.
+        """Parse a message.
 
-        Of the broker's properties only the content type, the message ID and Dataverse's mark of a cut message count:
-        the others are labels, and the body says it all.
+        Only three broker properties count: the content type, the message ID, and the property by which Dataverse marks
+        a truncated message. The others repeat the body, and any sender can write them.
 
-        Raises `InvalidRequest`, its `address` set: `unsupported_format` for .NET's binary and XML forms,
-        `input_truncated` for a message without its input, `malformed_request` for what is no execution context. Raises
-        `Unanswerable`, with one of these codes as its reason, if nothing in the message tells where an answer belongs.
+        Raises `InvalidRequest` with its `address`: `unsupported_format` for .NET's binary and XML forms,
+        `input_truncated` for a message without its input, `malformed_request` for anything that is no execution
+        context. Raises `Unanswerable`, with one of these codes as its reason, if the message has no reply address.
         """
-        document = document_of(message)
+        document = parse_body(message)
         address = _address(document, message)
         if any(_TRUNCATED in name for name in message.application_properties):
-            raise InvalidRequest("input_truncated", _CUT, address=address)
+            raise InvalidRequest("input_truncated", _TRUNCATED_MESSAGE, address=address)
         fields = {field: document.get(member) for field, member in _MEMBERS.items()}
         ids = {"message_id": address.message_id, "correlation_id": address.correlation_id}
         try:
@@ -136,7 +136,7 @@ class ExecutionContext(BaseModel):
             raise InvalidRequest("malformed_request", _explain(error), address=address) from None
 
     def to_request(self, flow: str, *, reply_to: str | None = None) -> FlowRequest:
-        """The request to run `flow` with the input parameters, its result to go to the session `correlation_id`."""
+        """Build the request to run `flow` with the input parameters. Its result goes to session `correlation_id`."""
         return FlowRequest(
             flow=flow,
             input=self.input,
@@ -148,40 +148,41 @@ class ExecutionContext(BaseModel):
 
 
 def _address(document: values.Object, message: Message) -> ReplyAddress:
-    """Where an answer belongs, told leniently: even a message that is wrong elsewhere has one."""
-    correlated_by = (_guid_in(document, member) for member in ("CorrelationId", "RequestId", "OperationId"))
-    correlation_id = next(filter(None, correlated_by), None)
+    """The reply address. It needs few members, so that a message with errors elsewhere still gets a result."""
+    candidates = (_guid_or_none(document, member) for member in ("CorrelationId", "RequestId", "OperationId"))
+    correlation_id = next(filter(None, candidates), None)
     if correlation_id is None:
-        raise unread("malformed_request", _NOBODYS, message)
+        raise unreadable("malformed_request", _NO_CORRELATION, message)
     return ReplyAddress(_message_id(document, message), correlation_id, correlation_id, None)
 
 
 def _message_id(document: values.Object, message: Message) -> str:
-    """A system job's ID where one posted the message, else a hash of the message itself.
+    """The ID of the system job that posted the message, else a hash of the message itself.
 
-    A job that failed is run again, and posts again under the same ID; a copy of an organisation has its jobs, too.
-    Without a job nothing is posted again, and several posts may share their correlation and request IDs.
+    Dataverse runs a failed job again, which posts again under the same job ID; the organisation is part of the key,
+    because a copy of an organisation has the same jobs. Without a job Dataverse never posts again, and several posts
+    may share their correlation and request IDs, so only the message itself distinguishes them.
     """
-    organization = _guid_in(document, "OrganizationId") or "unknown"
-    job = _guid_in(document, "OperationId")
+    organization = _guid_or_none(document, "OrganizationId") or "unknown"
+    job = _guid_or_none(document, "OperationId")
     if document.get("Mode") == _ASYNCHRONOUS and job is not None:
         return f"dataverse/{organization}/job/{job}"
-    told_apart = (message.message_id or "").encode("utf-8", "surrogatepass")
-    digest = hashlib.sha256(hashlib.sha256(told_apart).digest() + message.body).hexdigest()
+    broker_message_id = (message.message_id or "").encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(hashlib.sha256(broker_message_id).digest() + message.body).hexdigest()
     return f"dataverse/{organization}/post/{digest}"
 
 
-def _guid_in(document: values.Object, member: str) -> str | None:
+def _guid_or_none(document: values.Object, member: str) -> str | None:
     try:
-        return values.guid(document.get(member))
+        return values.parse_optional_guid(document.get(member))
     except values.NotDataverse:
         return None
 
 
 def _explain(error: ValidationError) -> str:
-    """Which members are wrong and how, without a word of what they held."""
+    """Name the invalid members and their problems. The text quotes no value."""
     problems = [
         f"'{_MEMBERS.get(str(problem['loc'][0]), 'the message')}': {problem['msg'].removeprefix('Value error, ')}"
         for problem in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    return f"This is no execution context of Dataverse's: {'; '.join(problems[:5])}."
+    return f"This is not an execution context of Dataverse: {'; '.join(problems[:5])}."

@@ -1,4 +1,4 @@
-"""Values as Dataverse writes them in JSON (.NET's DataContractJsonSerializer), and the plain form a flow gets.
+"""Conversion of Dataverse's JSON values (.NET's DataContractJsonSerializer) to the plain JSON that a flow gets.
 
 | Dataverse | plain |
 |---|---|
@@ -10,12 +10,12 @@
 | any other array, an `OptionSetValueCollection` among them | array |
 | date `/Date(ms)/`, with or without an offset | `2017-09-26T00:04:07.000Z`; text if beyond the years 1 to 9999 |
 | all-zero ID of an entity or a reference | null |
-| object of an unknown `__type` | object, `__type` and all, its members in their plain form |
+| object of an unknown `__type` | object with its `__type`, its members in their plain form |
 
 An entity's other members are `@formattedValues`, `@keyAttributes`, `@relatedEntities` and `@rowVersion`. No attribute's
-name begins with `@`, so none of them hides an attribute. Text that a user wrote as `/Date(0)/` becomes a date, too:
-Dataverse writes both alike. `__type` is left out where the reader's own declaration tells the type (members of
-collections), so objects without it are recognised by their members.
+name begins with `@`, so none of them hides an attribute. Text that a user entered as `/Date(0)/` becomes a date, too,
+because Dataverse writes both alike. Dataverse omits `__type` where the declaration of the enclosing type implies it
+(members of collections), so this module recognises objects without it by their members.
 """
 
 from __future__ import annotations
@@ -37,60 +37,60 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class NotDataverse(ValueError):
-    """The value is not one that Dataverse writes. The message never quotes a value."""
+    """Dataverse does not write such a value. The message never quotes the value."""
 
 
-def guid(value: JsonValue) -> str | None:
-    """The GUID in lower case; None for null and all zeros. Raises `NotDataverse`."""
+def parse_optional_guid(value: JsonValue) -> str | None:
+    """Parse a GUID; None for null and for all zeros. Raises `NotDataverse`."""
     if value is None:
         return None
-    try:
-        found = parse_guid(value) if isinstance(value, str) else None
-    except NotGuid:
-        found = None
-    if found is None:
+    if not isinstance(value, str):
         raise NotDataverse("is not a GUID")
-    return None if found == NIL_GUID else found
+    try:
+        guid = parse_guid(value)
+    except NotGuid:
+        raise NotDataverse("is not a GUID") from None
+    return None if guid == NIL_GUID else guid
 
 
-def moment(text: str) -> datetime | None:
-    """What `/Date(ms)/` means, in UTC; None if it is no date, or one beyond the years 1 to 9999.
+def parse_date(text: str) -> datetime | None:
+    """Parse `/Date(ms)/` to a time in UTC; None if the text is no date, or one beyond the years 1 to 9999.
 
-    The milliseconds count in UTC, whatever the offset: that only says where the writer's clock stood.
+    The milliseconds count in UTC. The offset only states the writer's time zone, so this function ignores it.
     """
-    found = _DATE.fullmatch(text)
-    if found is None:
+    match = _DATE.fullmatch(text)
+    if match is None:
         return None
     try:
-        return _EPOCH + timedelta(milliseconds=int(found[1]))
+        return _EPOCH + timedelta(milliseconds=int(match[1]))
     except OverflowError:
         return None
 
 
-def plain(value: JsonValue) -> JsonValue:
-    """The plain form of a value. Raises `NotDataverse`."""
+def to_plain(value: JsonValue) -> JsonValue:
+    """Convert a value to its plain form. Raises `NotDataverse`."""
     if isinstance(value, str):
-        at = moment(value)
+        at = parse_date(value)
         return value if at is None else _iso(at)
     if isinstance(value, list):
         return _plain_list(value)
     return _plain_object(value) if isinstance(value, dict) else value
 
 
-def object_of(pairs: JsonValue) -> Object:
-    """The plain object of a list of `{"key", "value"}`; null counts as an empty list. Raises `NotDataverse`."""
+def to_object(pairs: JsonValue) -> Object:
+    """Convert a list of `{"key", "value"}` to a plain object; null counts as an empty list. Raises `NotDataverse`."""
     if pairs is None:
         return {}
     if not isinstance(pairs, list):
-        raise NotDataverse("has something else where a list of keys and values belongs")
+        raise NotDataverse("is not a list of keys and values")
     result: Object = {}
     for pair in pairs:
         if not _is_pair(pair):
-            raise NotDataverse("has something else among keys and values")
+            raise NotDataverse("has an item that is not a key and a value")
         key = str(pair["key"])
         if key in result:
             raise NotDataverse("has a key twice")
-        result[key] = plain(pair["value"])
+        result[key] = to_plain(pair["value"])
     return result
 
 
@@ -108,25 +108,25 @@ def _is_pair(item: JsonValue) -> TypeGuard[Object]:
 
 def _plain_list(items: list[JsonValue]) -> JsonValue:
     if items and all(_is_pair(item) for item in items):
-        return object_of(items)
-    return [plain(item) for item in items]
+        return to_object(items)
+    return [to_plain(item) for item in items]
 
 
 def _plain_object(value: Object) -> JsonValue:
     reader = _READERS.get(_type_of(value))
-    return reader(value) if reader else {name: plain(inner) for name, inner in value.items()}
+    return reader(value) if reader else {name: to_plain(inner) for name, inner in value.items()}
 
 
 def _type_of(value: Object) -> str:
-    """The name of the type that is, or must be, the value's; empty for one of another namespace or unknown."""
+    """The name of the value's declared or recognised type; empty for an unknown type or another namespace."""
     declared = value.get("__type")
     if declared is None:
-        return _recognised(value.keys())
+        return _recognise(value.keys())
     name, _, namespace = str(declared).partition(":")
     return name if namespace == _NAMESPACE else ""
 
 
-def _recognised(members: Set[str]) -> str:
+def _recognise(members: Set[str]) -> str:
     if {"Attributes", "LogicalName"} <= members:
         return "Entity"
     if {"Id", "LogicalName"} <= members:
@@ -134,26 +134,30 @@ def _recognised(members: Set[str]) -> str:
     return "OptionSetValue" if members == {"Value"} else ""
 
 
-def _entity(value: Object) -> Object:
-    own: Object = {"@id": guid(value.get("Id")), "@logicalName": _table_of(value)}
-    own |= _present(
+def _plain_entity(value: Object) -> Object:
+    own: Object = {"@id": parse_optional_guid(value.get("Id")), "@logicalName": _table_of(value)}
+    own |= _without_empty(
         {
-            "@formattedValues": object_of(value.get("FormattedValues")),
-            "@keyAttributes": object_of(value.get("KeyAttributes")),
-            "@relatedEntities": _related(value.get("RelatedEntities")),
+            "@formattedValues": to_object(value.get("FormattedValues")),
+            "@keyAttributes": to_object(value.get("KeyAttributes")),
+            "@relatedEntities": _plain_related_entities(value.get("RelatedEntities")),
             "@rowVersion": value.get("RowVersion"),
         }
     )
-    attributes = object_of(value.get("Attributes"))
+    attributes = to_object(value.get("Attributes"))
     if any(name.startswith("@") for name in attributes):
         raise NotDataverse("has an attribute whose name begins with '@'")
     return own | attributes
 
 
-def _reference(value: Object) -> Object:
-    named: Object = {"id": guid(value.get("Id")), "logicalName": _table_of(value), "name": value.get("Name")}
-    more: Object = {"keyAttributes": object_of(value.get("KeyAttributes")), "rowVersion": value.get("RowVersion")}
-    return named | _present(more)
+def _plain_reference(value: Object) -> Object:
+    named: Object = {
+        "id": parse_optional_guid(value.get("Id")),
+        "logicalName": _table_of(value),
+        "name": value.get("Name"),
+    }
+    more: Object = {"keyAttributes": to_object(value.get("KeyAttributes")), "rowVersion": value.get("RowVersion")}
+    return named | _without_empty(more)
 
 
 def _table_of(value: Object) -> str:
@@ -163,49 +167,52 @@ def _table_of(value: Object) -> str:
     return table
 
 
-def _present(members: Object) -> Object:
+def _without_empty(members: Object) -> Object:
     return {name: value for name, value in members.items() if value}
 
 
-def _entities(value: Object) -> JsonValue:
+def _plain_entities(value: Object) -> JsonValue:
     entities = value.get("Entities")
     if not isinstance(entities, list):
         raise NotDataverse("has an entity collection without its list of entities")
-    return [plain(entity) for entity in entities]
+    return [to_plain(entity) for entity in entities]
 
 
-def _related(pairs: JsonValue) -> JsonValue:
-    """Related entities by relationship, which is not a key but an object: a table may be related to itself twice."""
+def _plain_related_entities(pairs: JsonValue) -> JsonValue:
+    """Related entities by relationship.
+
+    The key is an object with a role, not text, because a table can have two roles in a relationship with itself.
+    """
     if pairs is None:
         return []
     if not isinstance(pairs, list):
-        raise NotDataverse("has something else where a list of related entities belongs")
-    return [_related_by(pair) for pair in pairs]
+        raise NotDataverse("is not a list of related entities")
+    return [_plain_related_pair(pair) for pair in pairs]
 
 
-def _related_by(pair: JsonValue) -> JsonValue:
+def _plain_related_pair(pair: JsonValue) -> JsonValue:
     by, related = (pair.get("key"), pair.get("value")) if isinstance(pair, dict) else (None, None)
     if not isinstance(by, dict) or not isinstance(related, dict):
-        raise NotDataverse("has something else among related entities")
+        raise NotDataverse("has an item that is not a relationship and its entities")
     return {
         "relationship": by.get("SchemaName"),
         "role": by.get("PrimaryEntityRole"),
-        "entities": _entities(related),
+        "entities": _plain_entities(related),
     }
 
 
-def _bare(value: Object) -> JsonValue:
+def _plain_bare_value(value: Object) -> JsonValue:
     if "Value" not in value:
         raise NotDataverse("has an object without the 'Value' that its type needs")
-    return plain(value["Value"])
+    return to_plain(value["Value"])
 
 
 _READERS: dict[str, Callable[[Object], JsonValue]] = {
-    "AliasedValue": _bare,
-    "BooleanManagedProperty": _bare,
-    "Entity": _entity,
-    "EntityCollection": _entities,
-    "EntityReference": _reference,
-    "Money": _bare,
-    "OptionSetValue": _bare,
+    "AliasedValue": _plain_bare_value,
+    "BooleanManagedProperty": _plain_bare_value,
+    "Entity": _plain_entity,
+    "EntityCollection": _plain_entities,
+    "EntityReference": _plain_reference,
+    "Money": _plain_bare_value,
+    "OptionSetValue": _plain_bare_value,
 }

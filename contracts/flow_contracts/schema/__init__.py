@@ -1,4 +1,4 @@
-"""The contracts for readers in other languages: JSON Schemas and an AsyncAPI document, generated from the models.
+"""The contracts for other languages: JSON Schemas and an AsyncAPI document, generated from the models.
 
-`python -m flow_contracts.schema FOLDER` writes them; `--check` reports which of them are out of date.
+`python -m flow_contracts.schema FOLDER` writes them; `--check` reports those that are out of date.
 """

@@ -14,7 +14,7 @@ from flow_contracts.schema.json_schemas import request_schema, result_schema
 
 
 def documents() -> dict[str, str]:
-    """Every generated file's name and text."""
+    """The text of each generated file, by name."""
     return {
         "flow-request.schema.json": _text(request_schema()),
         "flow-result.schema.json": _text(result_schema()),
@@ -23,7 +23,7 @@ def documents() -> dict[str, str]:
 
 
 def stale(folder: Path) -> list[str]:
-    """The names of the files in `folder` that are missing or say something else; line endings do not count."""
+    """The names of the files in `folder` that are missing or out of date; line endings do not count."""
     return [name for name, text in documents().items() if _read(folder / name) != text]
 
 
@@ -34,7 +34,7 @@ def write(folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; its exit status."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m flow_contracts.schema", description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder of the documents; in the repository, contracts/schema")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a document is out of date")

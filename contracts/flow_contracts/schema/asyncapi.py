@@ -1,4 +1,4 @@
-"""The AsyncAPI 3.0 document: the queues, what travels over them, and how a result finds its request.
+"""The AsyncAPI 3.0 document: the queues, their messages, and the correlation of results with requests.
 
 `headers` of a message are its AMQP 1.0 sections (part 3, 3.2), under the names the standard gives them.
 """
@@ -21,16 +21,16 @@ from flow_contracts.schema import examples
 Document = dict[str, JsonValue]
 
 _DESCRIPTION = """\
-Starts Power Automate flows by messages over Azure Service Bus. This document describes the **sender**: what a front
-end or a plug-in posts, and what it gets back.
+Starts Power Automate flows by messages over Azure Service Bus. This document describes the **sender**: the messages
+that a front end or a plug-in posts and receives.
 
-Post a flow request to a request queue. The worker checks what the sender may do, calls the flow, and publishes exactly
-one flow result to the reply queue, under the request's correlation ID and in the session the request asked for.\
+Post a flow request to a request queue. The worker checks the sender's rights, calls the flow, and publishes exactly one
+flow result to the reply queue. The result has the request's correlation ID, and the session that the request names.\
 """
 
 
 def asyncapi() -> Document:
-    """The document."""
+    """Build the document."""
     return {
         "asyncapi": "3.0.0",
         "id": "urn:flow-worker",
@@ -54,7 +54,7 @@ def _servers() -> Document:
             "host": "{namespace}.servicebus.windows.net:5671",
             "protocol": "amqps",
             "protocolVersion": "1.0",
-            "description": "Azure Service Bus. AMQP over WebSocket on port 443 serves as well.",
+            "description": "Azure Service Bus. AMQP over WebSocket on port 443 works as well.",
             "variables": {"namespace": {"description": "The Service Bus namespace."}},
             "security": [_ref("components", "securitySchemes", name) for name in _security_schemes()],
         },
@@ -85,7 +85,7 @@ def _security_schemes() -> Document:
         },
         "sharedAccessSignature": {
             "type": "userPassword",
-            "description": "Key name and key of a shared access policy; the SDKs sign a token for each queue with it.",
+            "description": "Name and key of a shared access policy. The SDKs sign a token for each queue with the key.",
         },
     }
 
@@ -95,7 +95,7 @@ def _requests_channel() -> Document:
         "address": "flow-requests",
         "title": "Request queue",
         "description": (
-            "Takes flow requests. It needs no sessions. With duplicate detection, a request posted twice under one "
+            "Holds flow requests. It needs no sessions. With duplicate detection, a request posted twice under one "
             "message ID runs once."
         ),
         "messages": {"flowRequest": _ref("components", "messages", "flowRequest")},
@@ -107,10 +107,10 @@ def _replies_channel() -> Document:
         "address": "flow-replies",
         "title": "Reply queue",
         "description": (
-            "Holds flow results in sessions. A result stands in the session named by the request's "
-            "reply-to-group-id; by default that is the correlation ID, and by default that is the message ID. "
-            "Accept the session and peek to look, or receive and complete to take. One reader at a time can hold a "
-            "session. Whoever may listen here and knows or lists session IDs can read results: use random ones."
+            "Holds flow results in sessions. The session of a result is the request's reply-to-group-id. Its default "
+            "is the correlation ID, whose default is the message ID. Accept the session; then peek to read the result, "
+            "or receive and complete to take it. A session has one reader at a time. Anyone who may listen here and "
+            "knows or lists session IDs can read results, so use random IDs."
         ),
         "messages": {"flowResult": _ref("components", "messages", "flowResult")},
     }
@@ -120,7 +120,7 @@ def _operations() -> Document:
     return {
         "submitRequest": {
             "action": "send",
-            "title": "Ask for a flow to be run",
+            "title": "Request a flow run",
             "channel": _ref("channels", "flowRequests"),
             "messages": [_ref("channels", "flowRequests", "messages", "flowRequest")],
             "reply": {
@@ -130,7 +130,7 @@ def _operations() -> Document:
         },
         "receiveResult": {
             "action": "receive",
-            "title": "Look for the result",
+            "title": "Receive the result",
             "channel": _ref("channels", "flowReplies"),
             "messages": [_ref("channels", "flowReplies", "messages", "flowResult")],
         },
@@ -139,16 +139,16 @@ def _operations() -> Document:
 
 def _request_message() -> Document:
     properties: Document = {
-        "message-id": _id("The idempotency key: unique to the request, the same when it is posted again."),
-        "correlation-id": _id("What the result will carry. Default: the message ID."),
-        "reply-to": _string("The reply queue, one of those the worker allows. Default: the worker's settings."),
+        "message-id": _id("The idempotency key: unique to the request, and the same if the sender posts it again."),
+        "correlation-id": _id("The correlation ID of the result. Default: the message ID."),
+        "reply-to": _string("A reply queue that the worker's settings allow. Default: the first of them."),
         "reply-to-group-id": _id("The session of the result. Default: the correlation ID."),
         "content-type": _string("application/json"),
-        "subject": _string("The flow's name, for people who look into the queue."),
+        "subject": _string("The flow's name, for a person who inspects the queue."),
     }
     application: Document = {
         "contract": {"const": REQUEST_CONTRACT, "description": "Name and version of this contract."},
-        "traceparent": _string("W3C trace context. The SDKs' own Diagnostic-Id is read as well."),
+        "traceparent": _string("W3C trace context. The worker also reads the SDKs' own property Diagnostic-Id."),
     }
     return _message(
         RequestBody,
@@ -160,7 +160,7 @@ def _request_message() -> Document:
 
 def _result_message() -> Document:
     properties: Document = {
-        "message-id": _id("The same for the same request, so that duplicate detection drops a second copy."),
+        "message-id": _id("The same for each copy of a result, so that duplicate detection drops the second one."),
         "correlation-id": _id("The request's correlation ID."),
         "group-id": _id("The session: the request's reply-to-group-id."),
         "content-type": {"const": "application/json"},
@@ -168,8 +168,8 @@ def _result_message() -> Document:
     }
     application: Document = {
         "contract": {"const": RESULT_CONTRACT, "description": "Name and version of this contract."},
-        "status": {"enum": [status.value for status in Status], "description": "As in the payload."},
-        "flow": _string("As in the payload; absent if the request could not be read."),
+        "status": {"enum": [status.value for status in Status], "description": "The payload's status."},
+        "flow": _string("The payload's flow; absent if the worker could not read the request."),
     }
     required = ["message-id", "correlation-id", "group-id", "content-type"]
     return _message(
@@ -180,7 +180,7 @@ def _result_message() -> Document:
     )
 
 
-def _message(model: type[BaseModel], title: str, headers: Document, shown: Mapping[str, Message]) -> Document:
+def _message(model: type[BaseModel], title: str, headers: Document, messages: Mapping[str, Message]) -> Document:
     return {
         "name": title.replace(" ", "-").lower(),
         "title": title,
@@ -189,7 +189,7 @@ def _message(model: type[BaseModel], title: str, headers: Document, shown: Mappi
         "traits": [_ref("components", "messageTraits", "correlated")],
         "headers": headers,
         "payload": _ref("components", "schemas", model.__name__),
-        "examples": [_example(name, message) for name, message in shown.items()],
+        "examples": [_example(name, message) for name, message in messages.items()],
     }
 
 
@@ -243,7 +243,7 @@ def _correlated() -> Document:
     return {
         "correlationId": {
             "location": "$message.header#/properties/correlation-id",
-            "description": "One value from the request through the flow's run (x-ms-client-tracking-id) to the result.",
+            "description": "The same value in the request, the flow run (x-ms-client-tracking-id) and the result.",
         }
     }
 

@@ -1,4 +1,4 @@
-"""Examples made by the models themselves, so that they cannot be wrong."""
+"""Example messages. The models build them, so the examples always fit the schemas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ACCEPTED = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 def requests() -> dict[str, Message]:
     """Request messages by name."""
     return {
-        "a call with proof of who asks": FlowRequest(
+        "a request with a claim": FlowRequest(
             flow="create-quote",
             input={"customer": "Contoso", "amount": 1250},
             claim=SecretStr("a token for the worker's own audience"),
@@ -29,7 +29,7 @@ def requests() -> dict[str, Message]:
             time_to_live=timedelta(minutes=10),
             traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         ).to_message(),
-        "the least there is": FlowRequest(
+        "a request with the required fields only": FlowRequest(
             flow="notify-team",
             message_id=_MESSAGE_ID,
             correlation_id=_MESSAGE_ID,
@@ -45,7 +45,7 @@ def results() -> dict[str, Message]:
 
 def _results() -> dict[str, FlowResult]:
     return {
-        "a flow that answered": FlowResult(
+        "a flow that responded": FlowResult(
             status=Status.SUCCEEDED,
             flow="create-quote",
             output={"quote": "Q-1001", "total": 1250},
@@ -68,15 +68,15 @@ def _results() -> dict[str, FlowResult]:
         "a sender without the role": FlowResult(
             status=Status.REFUSED,
             flow="create-quote",
-            error=FlowError(code="role_missing", message="The flow needs a role that the claim does not hold."),
+            error=FlowError(code="role_missing", message="The flow requires a role that the claim does not contain."),
             times=Times(accepted=_ACCEPTED, finished=_ACCEPTED + timedelta(milliseconds=20)),
             correlation_id=_CORRELATION_ID,
             request_message_id=_MESSAGE_ID,
         ),
-        "a call that got no answer": FlowResult(
+        "a call without a response": FlowResult(
             status=Status.UNKNOWN,
             flow="create-quote",
-            error=FlowError(code="no_answer", message="The flow was called, but its answer never came."),
+            error=FlowError(code="no_answer", message="The worker called the flow, but got no response."),
             attempts=1,
             times=Times(accepted=_ACCEPTED, started=_ACCEPTED, finished=_ACCEPTED + timedelta(minutes=2)),
             correlation_id=_CORRELATION_ID,

@@ -18,12 +18,12 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def request_schema() -> dict[str, JsonValue]:
-    """The body of a request message."""
+    """The schema of a request message's body."""
     return _schema(RequestBody, REQUEST_CONTRACT, examples.requests().values())
 
 
 def result_schema() -> dict[str, JsonValue]:
-    """The body of a result message; fields it does not name may be added by later versions."""
+    """The schema of a result message's body. It allows further fields, because later versions may add some."""
     return _schema(FlowResult, RESULT_CONTRACT, examples.results().values())
 
 

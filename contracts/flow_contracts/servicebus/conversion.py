@@ -1,4 +1,4 @@
-"""Between our `Message` and the types of azure-servicebus."""
+"""Conversion between `Message` and the message types of azure-servicebus."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from azure.servicebus.amqp import AmqpMessageBodyType
 from flow_contracts.message import Message, PropertyValue, ReceivedMessage
 
 _MAX_TTL_MS = 2**32 - 1
-"""header.ttl is an AMQP uint of milliseconds (AMQP 1.0 part 3, 3.2.1): 49.7 days."""
+"""The header's ttl is an AMQP uint of milliseconds (AMQP 1.0 part 3, 3.2.1): at most 49.7 days."""
 
 
 def to_sdk(message: Message) -> ServiceBusMessage:
-    """The SDK's form of a message. Raises `ValueError` if an ID is longer than Service Bus takes."""
+    """Convert a message to the SDK's type. Raises `ValueError` if an ID is longer than Service Bus accepts."""
     sdk = ServiceBusMessage(
         message.body,
         content_type=message.content_type,
@@ -27,17 +27,20 @@ def to_sdk(message: Message) -> ServiceBusMessage:
         reply_to_session_id=message.reply_to_session_id,
         subject=message.subject,
         scheduled_enqueue_time_utc=message.scheduled_at,
-        application_properties={key: one for key, one in message.application_properties.items() if one is not None},
+        application_properties={
+            name: value for name, value in message.application_properties.items() if value is not None
+        },
     )
     header = sdk.raw_amqp_message.header
     if message.time_to_live is not None and header is not None:
-        # The SDK's own setter cuts to whole seconds, so that less than one second would mean "for ever".
+        # Not by the SDK's own setter: it truncates to whole seconds, and a ttl of 0 means that the message never
+        # expires.
         header.time_to_live = max(1, min(message.time_to_live // timedelta(milliseconds=1), _MAX_TTL_MS))
     return sdk
 
 
 def from_sdk(received: ServiceBusReceivedMessage) -> ReceivedMessage:
-    """Our form of a received message. Never raises on what a sender wrote: its reader decides what to make of it."""
+    """Convert a received message. No content of a sender makes it raise, so that each message can be settled."""
     return ReceivedMessage(
         body=_body(received),
         content_type=_text(received.content_type),
@@ -57,7 +60,7 @@ def from_sdk(received: ServiceBusReceivedMessage) -> ReceivedMessage:
 
 
 def _body(received: ServiceBusReceivedMessage) -> bytes:
-    """A data body as it is, a string as its UTF-8; any other AMQP value or sequence as its JSON text."""
+    """The bytes of a data body, a string as UTF-8, any other AMQP value or sequence as JSON."""
     body = received.body
     if received.body_type is AmqpMessageBodyType.DATA:
         return b"".join(bytes(part) for part in body)
@@ -67,14 +70,14 @@ def _body(received: ServiceBusReceivedMessage) -> bytes:
         return b""
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body)
-    return body.encode() if isinstance(body, str) else json.dumps(_plain(body)).encode()
+    return body.encode() if isinstance(body, str) else json.dumps(_json_value(body)).encode()
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     if isinstance(value, Mapping):
-        return {_text(key): _plain(item) for key, item in value.items()}
+        return {_text(key): _json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     return value if isinstance(value, int | float | bool | None) else _text(value)
 
 
@@ -87,7 +90,7 @@ def _property(value: object) -> PropertyValue:
 
 
 def _text(value: object) -> str | None:
-    """Text as the SDK leaves it (str or undecoded bytes), or the text of another AMQP type such as a UUID."""
+    """The text of a value: the SDK yields str, undecoded bytes, or another AMQP type such as a UUID."""
     if value is None:
         return None
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

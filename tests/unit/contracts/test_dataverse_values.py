@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from flow_contracts.dataverse.values import NotDataverse, guid, moment, object_of, plain
+from flow_contracts.dataverse.values import NotDataverse, parse_date, parse_optional_guid, to_object, to_plain
 from tests.unit.contracts.dataverse_samples import CONTACT, SYSTEM_USER, ZEROS, entity, pairs, reference, typed
 from tests.unit.contracts.strategies import json_values
 
@@ -33,16 +33,20 @@ ALIAS = {"AttributeLogicalName": "name", "EntityLogicalName": "account", "NeedFo
     ids=str,
 )
 def test_a_value_of_a_known_type_is_told_plainly(value: JsonValue, expected: JsonValue) -> None:
-    assert plain(value) == expected
+    assert to_plain(value) == expected
 
 
 def test_a_reference_says_which_row_and_nothing_empty() -> None:
-    assert plain(reference("systemuser", SYSTEM_USER)) == {"id": SYSTEM_USER, "logicalName": "systemuser", "name": None}
+    assert to_plain(reference("systemuser", SYSTEM_USER)) == {
+        "id": SYSTEM_USER,
+        "logicalName": "systemuser",
+        "name": None,
+    }
 
 
 def test_a_reference_by_alternate_key_keeps_the_key() -> None:
     by_key = reference("account", ZEROS, "Contoso") | {"KeyAttributes": pairs(number="A-1"), "RowVersion": "77"}
-    assert plain(by_key) == {
+    assert to_plain(by_key) == {
         "id": None,
         "logicalName": "account",
         "name": "Contoso",
@@ -60,7 +64,7 @@ def test_an_entity_is_its_attributes_and_what_else_it_has() -> None:
         "RelatedEntities": [relationship],
         "RowVersion": "42",
     }
-    assert plain(full) == {
+    assert to_plain(full) == {
         "@id": CONTACT,
         "@logicalName": "contact",
         "@formattedValues": {"status": "Active"},
@@ -83,7 +87,7 @@ def test_collections_need_no_types_of_their_members() -> None:
     untyped["HasLazyFileAttribute"] = False  # members that later versions add are no hindrance
     collection = typed("EntityCollection", Entities=[untyped], EntityName="contact", MoreRecords=False)
     row = {"@id": CONTACT, "@logicalName": "contact", "name": "James"}
-    assert plain(collection) == [row]
+    assert to_plain(collection) == [row]
     untyped_reference: JsonValue = {
         "Id": CONTACT,
         "LogicalName": "contact",
@@ -91,13 +95,13 @@ def test_collections_need_no_types_of_their_members() -> None:
         "KeyAttributes": [],
         "RowVersion": None,
     }
-    assert plain([untyped_reference]) == [{"id": CONTACT, "logicalName": "contact", "name": None}]
+    assert to_plain([untyped_reference]) == [{"id": CONTACT, "logicalName": "contact", "name": None}]
 
 
 @pytest.mark.parametrize("type_", ["Label:http://schemas.microsoft.com/xrm/2011/Contracts", "Money:urn:other", 7])
 def test_an_object_of_an_unknown_type_is_kept_with_its_type(type_: JsonValue) -> None:
     value: JsonValue = {"__type": type_, "Value": "/Date(0)/", "More": [{"Value": 1}]}
-    assert plain(value) == {"__type": type_, "Value": "1970-01-01T00:00:00.000Z", "More": [1]}
+    assert to_plain(value) == {"__type": type_, "Value": "1970-01-01T00:00:00.000Z", "More": [1]}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,7 @@ def test_an_object_of_an_unknown_type_is_kept_with_its_type(type_: JsonValue) ->
     ],
 )
 def test_a_date_is_told_in_utc(text: str, expected: str) -> None:
-    assert plain(text) == expected
+    assert to_plain(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -132,8 +136,8 @@ def test_a_date_is_told_in_utc(text: str, expected: str) -> None:
     ids=lambda text: text[:24],
 )
 def test_what_only_looks_like_a_date_stays_text(text: str) -> None:
-    assert plain(text) == text
-    assert moment(text) is None
+    assert to_plain(text) == text
+    assert parse_date(text) is None
 
 
 @pytest.mark.parametrize(
@@ -156,19 +160,19 @@ def test_what_only_looks_like_a_date_stays_text(text: str) -> None:
 )
 def test_what_dataverse_would_not_write_is_refused(value: JsonValue) -> None:
     with pytest.raises(NotDataverse):
-        plain(value)
+        to_plain(value)
 
 
 def test_no_id_is_none_and_another_is_lower_case() -> None:
-    assert guid(None) is None
-    assert guid(ZEROS) is None
-    assert guid(CONTACT.upper()) == CONTACT
+    assert parse_optional_guid(None) is None
+    assert parse_optional_guid(ZEROS) is None
+    assert parse_optional_guid(CONTACT.upper()) == CONTACT
 
 
 @pytest.mark.parametrize("value", ["", "{" + CONTACT + "}", CONTACT.replace("-", ""), CONTACT + "\n", 0, [], {}])
 def test_what_is_no_guid_is_refused(value: JsonValue) -> None:
     with pytest.raises(NotDataverse):
-        guid(value)
+        parse_optional_guid(value)
 
 
 # --- a little encoder, for round trips -------------------------------------------------------------------------------
@@ -220,7 +224,7 @@ _encoded: st.SearchStrategy[Encoded] = st.recursive(
 @given(st.dictionaries(_names, _encoded, max_size=5))
 def test_every_value_comes_back_from_its_encoding(values: dict[str, Encoded]) -> None:
     written: JsonValue = [{"key": name, "value": wire} for name, (wire, _) in values.items()]
-    assert object_of(written) == {name: value for name, (_, value) in values.items()}
+    assert to_object(written) == {name: value for name, (_, value) in values.items()}
 
 
 _members = st.sampled_from(
@@ -237,6 +241,6 @@ _hostile = st.recursive(
 @given(_hostile)
 def test_any_json_is_read_or_refused(value: JsonValue) -> None:
     try:
-        plain(value)
+        to_plain(value)
     except NotDataverse as refused:
         assert str(refused)  # noqa: PT017 - either way is right; anything else fails

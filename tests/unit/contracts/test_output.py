@@ -8,23 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from flow_contracts.output import output_of
+from flow_contracts.output import encode_output
 from flow_contracts.result import FlowResult, Status
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/problem+json", "Text/JSON; charset=utf-8"])
 def test_json_travels_as_json(media_type: str) -> None:
-    assert output_of(b'{"a": [1, null]}', media_type) == ({"a": [1, None]}, media_type, "json")
+    assert encode_output(b'{"a": [1, null]}', media_type) == ({"a": [1, None]}, media_type, "json")
 
 
 def test_json_null_is_not_an_empty_body() -> None:
-    assert output_of(b"null", "application/json") == (None, "application/json", "json")
-    assert output_of(b"", "application/json") == (None, None, None)
+    assert encode_output(b"null", "application/json") == (None, "application/json", "json")
+    assert encode_output(b"", "application/json") == (None, None, None)
 
 
 @pytest.mark.parametrize("body", [b"{oops", b'{"a": 1, "a": 2}', b"[NaN]", b'"\\ud800"', b"[" * 5000])
 def test_what_claims_to_be_json_and_is_not_travels_as_text(body: bytes) -> None:
-    assert output_of(body, "application/json") == (body.decode(), "application/json", "text")
+    assert encode_output(body, "application/json") == (body.decode(), "application/json", "text")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_what_claims_to_be_json_and_is_not_travels_as_text(body: bytes) -> None:
     ],
 )
 def test_text_travels_as_text_in_the_character_set_it_names(body: bytes, media_type: str, text: str) -> None:
-    assert output_of(body, media_type) == (text, media_type, "text")
+    assert encode_output(body, media_type) == (text, media_type, "text")
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_text_travels_as_text_in_the_character_set_it_names(body: bytes, media_t
     ],
 )
 def test_anything_else_travels_as_base64(body: bytes, media_type: str | None) -> None:
-    assert output_of(body, media_type) == (base64.b64encode(body).decode(), media_type, "base64")
+    assert encode_output(body, media_type) == (base64.b64encode(body).decode(), media_type, "base64")
 
 
 @given(st.binary(), st.none() | st.sampled_from(["application/json", "text/plain", "text/plain; charset=utf-16", "x"]))
 def test_whatever_a_flow_answers_fits_into_a_result(body: bytes, media_type: str | None) -> None:
-    output, output_type, encoding = output_of(body, media_type)
+    output, output_type, encoding = encode_output(body, media_type)
     FlowResult(
         status=Status.SUCCEEDED,
         output=output,
@@ -76,4 +76,4 @@ def test_whatever_a_flow_answers_fits_into_a_result(body: bytes, media_type: str
 
 @given(st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5))
 def test_json_is_not_changed_on_its_way(value: JsonValue) -> None:
-    assert output_of(json.dumps(value).encode(), "application/json")[0] == value
+    assert encode_output(json.dumps(value).encode(), "application/json")[0] == value

@@ -11,7 +11,7 @@ import pytest
 from pydantic import JsonValue, SecretStr
 
 from flow_contracts.message import ReceivedMessage
-from flow_contracts.request import FlowRequest, digest
+from flow_contracts.request import FlowRequest, request_digest
 from flow_worker.access.authorities import Evidence, ProvenSender
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
@@ -162,7 +162,7 @@ async def test_a_proven_errand_holds_no_claim_any_more() -> None:
 # --- claims bound to a request -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bound_to", ["m-1", digest("bound", INPUT, None)])
+@pytest.mark.parametrize("bound_to", ["m-1", request_digest("bound", INPUT, None)])
 async def test_a_bound_claim_names_the_message_or_what_is_asked(bound_to: str) -> None:
     of = admission(Tokens(USER, claims={"nonce": bound_to}))
     assert (await of.authorise(await of.prove(job("bound")))).name == "bound"
@@ -178,8 +178,8 @@ async def test_a_bound_claim_names_the_message_or_what_is_asked(bound_to: str) -
         {"nonce": ["m-1"]},
         {"nonce": {"m-1": 1}},
         {"Nonce": "m-1"},
-        {"nonce": digest("quote", INPUT, None)},
-        {"nonce": digest("bound", INPUT, ADA)},
+        {"nonce": request_digest("quote", INPUT, None)},
+        {"nonce": request_digest("bound", INPUT, ADA)},
     ],
 )
 async def test_a_claim_that_is_bound_to_nothing_or_to_another_request_is_refused(claims: dict[str, JsonValue]) -> None:
@@ -188,7 +188,7 @@ async def test_a_claim_that_is_bound_to_nothing_or_to_another_request_is_refused
 
 async def test_a_claim_bound_to_an_input_opens_no_other_under_that_message_id() -> None:
     """Else whoever reads it could send anything, with the digest for a message ID."""
-    stolen = digest("bound", {"customer": "Contoso", "amount": 1}, None)
+    stolen = request_digest("bound", {"customer": "Contoso", "amount": 1}, None)
     asked = job("bound").model_copy(update={"message_id": stolen})
     assert await refusal(admission(Tokens(USER, claims={"nonce": stolen})), asked) == "claim_not_bound"
 
@@ -206,7 +206,7 @@ async def test_a_replay_by_a_person_is_still_the_request_its_claim_names() -> No
 
 
 def test_the_digest_does_not_depend_on_how_the_json_was_written() -> None:
-    assert digest("f", {"b": 1, "a": "ä"}, None) == digest("f", {"a": "ä", "b": 1}, None)
+    assert request_digest("f", {"b": 1, "a": "ä"}, None) == request_digest("f", {"a": "ä", "b": 1}, None)
     known = '{"flow":"f","input":{"a":"ä","b":1}}'
-    assert digest("f", {"a": "ä", "b": 1}, None) == hashlib.sha256(known.encode()).hexdigest()
-    assert digest("f", "\ud800", None)  # JSON may hold half a surrogate pair
+    assert request_digest("f", {"a": "ä", "b": 1}, None) == hashlib.sha256(known.encode()).hexdigest()
+    assert request_digest("f", "\ud800", None)  # JSON may hold half a surrogate pair

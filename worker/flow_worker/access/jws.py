@@ -15,7 +15,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from pydantic import JsonValue
 
-from flow_contracts import jsontext
+from flow_contracts import strict_json
 
 MAX_CHARACTERS = 32_768
 _MAX_DEPTH = 16
@@ -79,8 +79,8 @@ def members(part: bytes) -> Mapping[str, JsonValue]:
     if part.startswith(_BYTE_ORDER_MARK):
         raise BadToken("has a byte order mark")
     try:
-        found = jsontext.parse(part, max_depth=_MAX_DEPTH)
-    except jsontext.NotJson as error:
+        found = strict_json.parse(part, max_depth=_MAX_DEPTH)
+    except strict_json.NotJson as error:
         raise BadToken(f"has a part that {error}") from None
     if not isinstance(found, dict):
         raise BadToken("has a part that is not a JSON object")

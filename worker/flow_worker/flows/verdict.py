@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from pydantic import JsonValue
 
-from flow_contracts.result import FlowError, FlowRun, OutputEncoding, output_of
+from flow_contracts.result import FlowError, FlowRun, OutputEncoding, encode_output
 from flow_worker.clock import retry_after
 from flow_worker.errors import CallFailed
 from flow_worker.flows import platform
@@ -149,7 +149,7 @@ def _flow_answer(answer: Answer, error: ErrorBody | None = None) -> Verdict:
     if answer.body is None:
         too_large = FlowError(code="output_too_large", message="The flow's answer is larger than the worker reads.")
         return Verdict(kind, too_large, http_status=answer.status, run=_run(answer))
-    output, output_type, encoding = output_of(answer.body, answer.content_type)
+    output, output_type, encoding = encode_output(answer.body, answer.content_type)
     return Verdict(
         kind,
         None if succeeded else _error_of_flow(answer, error or platform.read_error(answer.body)),
@@ -228,7 +228,7 @@ def _platform_error(
     """A verdict on the platform's error. It keeps the body, since its writer is never certain."""
     message = f"{advice} (Power Automate: {error.message})" if error.message else advice
     flow_error = _error(error.code or _status_code(answer), message, retryable=retryable)
-    output, output_type, encoding = output_of(answer.body or b"", answer.content_type)
+    output, output_type, encoding = encode_output(answer.body or b"", answer.content_type)
     return Verdict(kind, flow_error, output, output_type, encoding, answer.status, _run(answer))
 
 

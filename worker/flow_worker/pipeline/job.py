@@ -14,9 +14,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
-from flow_contracts import jsontext
+from flow_contracts import strict_json
 from flow_contracts.message import Message, ReceivedMessage
-from flow_contracts.request import FlowRequest, ReplyAddress, digest
+from flow_contracts.request import FlowRequest, ReplyAddress, request_digest
 from flow_contracts.result import FlowRun
 from flow_worker.access.authorities import DataverseSender
 from flow_worker.access.principal import Principal
@@ -44,7 +44,7 @@ class Job(BaseModel):
     kind: Literal["call", "poll"] = "call"
     request_queue: str
     flow: str
-    input: jsontext.Json = Field(default=None, repr=False)
+    input: strict_json.Json = Field(default=None, repr=False)
     input_hash: str
     """Of the input, which a poll does not carry any more."""
     claim: SecretStr | None = None
@@ -136,8 +136,8 @@ class Job(BaseModel):
 
     @property
     def digest(self) -> str:
-        """See `contracts.request.digest`. Only of a call, which still has its input."""
-        return digest(self.flow, self.input, self.on_behalf_of)
+        """See `flow_contracts.request.request_digest`. Only of a call, which still has its input."""
+        return request_digest(self.flow, self.input, self.on_behalf_of)
 
     @property
     def user(self) -> str | None:

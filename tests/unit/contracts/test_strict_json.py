@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from pydantic import JsonValue
 
-from flow_contracts.jsontext import MAX_DEPTH, NotJson, checked, dump, parse
+from flow_contracts.strict_json import MAX_DEPTH, NotJson, dump, parse, validate
 from tests.unit.contracts.strategies import json_values
 
 
@@ -54,9 +54,9 @@ def test_a_byte_order_mark_is_passed_over() -> None:
 
 
 def test_nesting_is_allowed_up_to_its_limit_and_no_further() -> None:
-    assert checked(nested(MAX_DEPTH)) == parse(dump(nested(MAX_DEPTH)))
+    assert validate(nested(MAX_DEPTH)) == parse(dump(nested(MAX_DEPTH)))
     with pytest.raises(NotJson, match="deep"):
-        checked(nested(MAX_DEPTH + 1))
+        validate(nested(MAX_DEPTH + 1))
 
 
 @pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"a": "\ud800"}, nested(100_000)])
