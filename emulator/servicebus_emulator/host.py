@@ -178,7 +178,7 @@ async def _administration(
 def _send(broker: Broker, queue: str, message: Message) -> None:
     """Send a message to a queue, and persist it before the caller continues, as for any other sender."""
     broker.find(queue).send([message])
-    broker.store.flush()
+    broker.storage.flush()
 
 
 def _entra_tokens(definition: HttpDefinition, web: Web) -> EntraTokenValidator:
@@ -219,12 +219,10 @@ def _broker(config: Config, data: Path | None, clock: Clock) -> Iterator[Broker]
     if data is None:
         yield Broker(config.queues, clock=clock)
         return
-    from servicebus_emulator.servicebus.storage.sqlite import (
-        SqliteMessageStorage,  # imported here: most starts do without
-    )
+    from servicebus_emulator.servicebus.storage.sqlite import SqliteMessageStorage
 
     with closing(SqliteMessageStorage(data)) as store:
-        broker = Broker((), store=store, clock=clock)
+        broker = Broker((), storage=store, clock=clock)
         store.restore(broker, config.queues)
         yield broker
 

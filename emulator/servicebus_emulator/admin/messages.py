@@ -25,7 +25,8 @@ from servicebus_emulator.amqp.sections import (
     PROPERTIES,
     split,
 )
-from servicebus_emulator.servicebus.entities.message import Message, parse, section
+from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message_encoding import encode_section, parse_message
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
 from servicebus_emulator.validation import explain
 
@@ -58,9 +59,9 @@ def to_message(
     created = Timestamp(int(now * 1000)) if is_long else None
     expires = Timestamp(int(now * 1000) + milliseconds) if is_long and milliseconds is not None else None
     sections = [
-        section(HEADER, [None, None, in_header]),
-        section(MESSAGE_ANNOTATIONS, _annotations(said, scheduled)),
-        section(
+        encode_section(HEADER, [None, None, in_header]),
+        encode_section(MESSAGE_ANNOTATIONS, _annotations(said, scheduled)),
+        encode_section(
             PROPERTIES,
             [
                 said.message_id,
@@ -78,10 +79,10 @@ def to_message(
                 said.reply_to_session_id,
             ],
         ),
-        section(APPLICATION_PROPERTIES, dict(properties)) if properties else b"",
-        section(DATA, body),
+        encode_section(APPLICATION_PROPERTIES, dict(properties)) if properties else b"",
+        encode_section(DATA, body),
     ]
-    return parse(b"".join(sections))
+    return parse_message(b"".join(sections))
 
 
 def read_batch(body: bytes, now: float) -> list[Message]:

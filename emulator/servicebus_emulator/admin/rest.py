@@ -42,7 +42,7 @@ class DataPlane:
         self._broker = broker
         self._authorizer = authorizer
         self._receivers: set[_Receiver] = set()
-        broker.on_break(self._break)
+        broker.add_link_breaker(self._break)
 
     async def answer(self, request: web.Request, raw_path: str) -> web.Response | None:
         """None if this is no path of the data plane. Raises `ServiceBusError`."""
@@ -66,7 +66,7 @@ class DataPlane:
         is_batch = request.content_type.lower() == BATCH_TYPE
         sent = await self._batch(request, queue) if is_batch else [await self._single(request, queue)]
         queue.send(sent)
-        self._broker.store.flush()
+        self._broker.storage.flush()
         return web.Response(status=201)
 
     async def _single(self, request: web.Request, queue: Queue) -> Message:
@@ -97,7 +97,7 @@ class DataPlane:
         message = await self._next(queue, peek_lock=peek_lock, timeout=timeout)
         if message is None:
             return web.Response(status=204)
-        self._broker.store.flush()
+        self._broker.storage.flush()
         headers = messages.headers_of(message)
         if peek_lock:
             where = f"{quote(queue.settings.name, safe='/$')}/messages/{message.sequence_number}/{message.lock_token}"
@@ -133,7 +133,7 @@ class DataPlane:
             return problem(404, f"'{queue.settings.name}' has no message {number} under the lock {token}.")
         self._broker.faults.check(FaultPoint.SETTLE, queue.settings.name)
         act(queue, lock)
-        self._broker.store.flush()
+        self._broker.storage.flush()
         return web.Response(status=200)
 
     def _queue(self, request: web.Request, name: str, right: Right) -> Queue:
@@ -181,7 +181,7 @@ def _locked(queue: Queue, number: str, token: str) -> uuid.UUID | None:
         lock = uuid.UUID(token)
     except ValueError:
         return None
-    found = next((message for message in queue.locked() if message.lock_token == lock), None)
+    found = next((message for message in queue.locked_messages() if message.lock_token == lock), None)
     return lock if found is not None and number in (str(found.sequence_number), str(found.message_id)) else None
 
 

@@ -45,7 +45,7 @@ class AmqpServer:
         self._listeners: list[asyncio.Server] = []
         self._websocket_listeners: list[_Listener] = []
         self._clients: set[ClientConnection] = set()
-        broker.on_break(self._break_links)
+        broker.add_link_breaker(self._break_links)
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
         """Listen for TCP, or for TLS with `tls`; return the bound port. Port 0 picks a free one.

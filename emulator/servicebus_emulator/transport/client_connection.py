@@ -155,7 +155,7 @@ class ClientConnection(asyncio.Protocol):
             return
         try:
             # Persist before the answer leaves: an accepted message must survive a crash.
-            self._broker.store.flush()
+            self._broker.storage.flush()
         except NotPersisted as error:
             self._discard_unsaved(error)
         # While the transport is paused, output stays in the connection, where consumers count it as their backlog.

@@ -32,7 +32,7 @@ def free_disk(emulator: Emulator) -> None:
 
 
 def _limit_pages(emulator: Emulator, most: int) -> None:
-    store = emulator.broker.store
+    store = emulator.broker.storage
     assert isinstance(store, SqliteMessageStorage)
     store._database.execute(f"PRAGMA max_page_count = {most}")
 

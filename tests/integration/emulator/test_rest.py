@@ -32,7 +32,7 @@ from servicebus_emulator.host import Endpoints, running_emulator
 from servicebus_emulator.servicebus.access import Authorizer, Right
 from servicebus_emulator.servicebus.access.policies import Policy
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.servicebus.entities.message import parse, section
+from servicebus_emulator.servicebus.entities.message_encoding import encode_section, parse_message
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings, QueueStatus
 from servicebus_emulator.servicebus.errors import SERVER_BUSY
 from servicebus_emulator.servicebus.faults import FaultPoint
@@ -285,7 +285,7 @@ async def test_a_lock_is_renewed_until_it_is_lost(http: httpx.AsyncClient, bus: 
     await http.post("/short/messages", content=b"x")
     where = (await http.post("/short/messages/head")).headers["Location"]
     queue = bus.broker.find("short")
-    (held,) = queue.locked()
+    (held,) = queue.locked_messages()
     before = held.locked_until
     assert (await http.post(where)).status_code == 200
     assert held.locked_until > before
@@ -326,9 +326,13 @@ async def test_a_body_that_is_no_bytes_is_shown(
 async def test_a_message_that_http_has_no_words_for_is_taken_all_the_same(http: httpx.AsyncClient, bus: Bus) -> None:
     odd = {"nan": float("nan"), "late": Timestamp(2**62), "list": b"x", "line": "a\r\nb: c"}
     properties: list[object] = [7, None, None, "ü", *[None] * 2, Symbol("te\nxt"), None, None, None]
-    payload = section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): Timestamp(-(2**62))})
-    payload += section(PROPERTIES, properties) + section(APPLICATION_PROPERTIES, odd) + section(DATA, b"x")
-    bus.broker.find("plain").send([parse(payload)])
+    payload = encode_section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): Timestamp(-(2**62))})
+    payload += (
+        encode_section(PROPERTIES, properties)
+        + encode_section(APPLICATION_PROPERTIES, odd)
+        + encode_section(DATA, b"x")
+    )
+    bus.broker.find("plain").send([parse_message(payload)])
 
     answer = await http.delete("/plain/messages/head")
 
@@ -347,7 +351,7 @@ async def test_a_content_type_no_message_can_have_is_refused(http: httpx.AsyncCl
 
 async def test_what_was_accepted_outlives_the_process(tmp_path: Path) -> None:
     with closing(SqliteMessageStorage(tmp_path / "data")) as store:
-        broker = Broker([QueueSettings("kept")], store=store)
+        broker = Broker([QueueSettings("kept")], storage=store)
         async with running_admin(broker) as url, httpx.AsyncClient(base_url=url, headers=TOKEN) as http:
             await http.post("/kept/messages", content=b"one")
             await http.post("/kept/messages", content=b"two")
@@ -356,7 +360,7 @@ async def test_what_was_accepted_outlives_the_process(tmp_path: Path) -> None:
         broker.close()
 
     with closing(SqliteMessageStorage(tmp_path / "copy")) as store:
-        again = Broker((), store=store)
+        again = Broker((), storage=store)
         store.restore(again, ())
         (message,) = again.find("kept").peek(0, 10, None)
         again.close()

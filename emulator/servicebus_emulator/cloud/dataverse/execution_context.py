@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from servicebus_emulator.amqp import Symbol
 from servicebus_emulator.amqp.sections import APPLICATION_PROPERTIES, DATA, PROPERTIES
 from servicebus_emulator.cloud.dataverse.directory import Organization
-from servicebus_emulator.servicebus.entities.message import Message, parse, section
+from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message_encoding import encode_section, parse_message
 
 CLAIMS = "http://schemas.microsoft.com/xrm/2011/Claims/"
 CONTRACTS = "http://schemas.microsoft.com/xrm/2011/Contracts"
@@ -79,10 +80,10 @@ class NativeMessage(BaseModel):
     def for_broker(self) -> Message:
         """As the emulator's broker keeps it. Raises `emulator.servicebus.errors.ServiceBusError`."""
         absent = [None] * 5
-        return parse(
-            section(PROPERTIES, [self.message_id, *absent, Symbol(self.content_type)])
-            + section(APPLICATION_PROPERTIES, self.application_properties)
-            + section(DATA, self.body)
+        return parse_message(
+            encode_section(PROPERTIES, [self.message_id, *absent, Symbol(self.content_type)])
+            + encode_section(APPLICATION_PROPERTIES, self.application_properties)
+            + encode_section(DATA, self.body)
         )
 
 

@@ -1,9 +1,10 @@
-"""All queues by name, and the one timer that wakes them."""
+"""The namespace: all queues by name, and the one timer that runs what is due in them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -28,139 +29,148 @@ from servicebus_emulator.servicebus.faults import ServiceBusFaults
 
 _log = logging.getLogger(__name__)
 
-_SOONEST_SECONDS = 0.001
-_AGAIN_SECONDS = 0.1
-"""After a failure."""
+_MIN_TIMER_SECONDS = 0.001
+_RETRY_SECONDS = 0.1
 
-LinksToBreak = Callable[[str, ServiceBusError], None]
+LinkBreaker = Callable[[str, ServiceBusError], None]
+"""Breaks the links to an entity. Gets the entity's name in lower case, and the error for the clients."""
 
 
 class Broker:
-    """The namespace: its queues, and what they have due."""
+    """The queues of one namespace. Every method runs on the event loop's thread."""
 
     def __init__(
-        self, queues: Iterable[QueueSettings], *, clock: Clock = time.time, store: MessageStorage = NO_STORAGE
+        self, queues: Iterable[QueueSettings], *, clock: Clock = time.time, storage: MessageStorage = NO_STORAGE
     ) -> None:
         self._clock = clock
-        self.store = store
+        self.storage = storage
         self.faults = ServiceBusFaults()
         self.created_at = clock()
         self._queues: dict[str, Queue] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
-        self._watchers: list[LinksToBreak] = []
+        self._timer_at = math.inf
+        self._link_breakers: list[LinkBreaker] = []
         for settings in queues:
             self.add(settings)
 
+    # --- queues --------------------------------------------------------------------------------------------------
+
     def add(self, settings: QueueSettings, *, created_at: float | None = None) -> Queue:
-        """A queue that needs no checking, being configured or restored."""
-        queue = Queue(settings, clock=self._clock, changed=self._reschedule, find=self.find, store=self.store)
+        """Add a queue from the configuration or the storage, whose settings are known to be valid."""
+        queue = Queue(settings, clock=self._clock, reschedule=self._reschedule, find=self.find, storage=self.storage)
         queue.created_at = queue.created_at if created_at is None else created_at
-        for one in (queue, *queue.below()):
-            self._queues[one.settings.name.lower()] = one
-        self.store.put_queue(settings, queue.created_at, queue.updated_at)
+        for entity in (queue, *queue.subqueues()):
+            self._queues[entity.settings.name.lower()] = entity
+        self.storage.put_queue(settings, queue.created_at, queue.updated_at)
         return queue
 
     def entities(self) -> list[Queue]:
-        """All queues but those for dead letters, by name."""
-        own = (queue for queue in self._queues.values() if queue.dead_letters is not None)
-        return sorted(own, key=lambda queue: queue.settings.name.lower())
+        """Return all queues without their subqueues, by name."""
+        queues = (queue for queue in self._queues.values() if queue.dead_letters is not None)
+        return sorted(queues, key=lambda queue: queue.settings.name.lower())
 
     def policies(self) -> Iterator[Policy]:
-        """The queues' own shared access policies."""
+        """Yield the shared access policies of the queues."""
         for queue in self._queues.values():
             yield from queue.settings.policies
 
     def find(self, name: str) -> Queue:
-        """The queue (or dead-letter queue) of this name, in any case. Raises `ServiceBusError` if there is none."""
+        """Return a queue or subqueue by its name in any case. Raises `ServiceBusError` (not-found)."""
         queue = self._queues.get(name.lower())
         if queue is None:
             raise ServiceBusError(NOT_FOUND, f"The messaging entity '{name}' could not be found.")
         return queue
 
     def create(self, settings: QueueSettings) -> Queue:
-        """A new queue. Raises `ServiceBusError` if there is one of the name, or its rules do not hold."""
+        """Create a queue. Raises `ServiceBusError` if the name is taken or the settings are invalid."""
         if settings.name.lower() in self._queues:
             raise ServiceBusError(ENTITY_ALREADY_EXISTS, f"There is a queue '{settings.name}' already.")
         self._check(settings)
         queue = self.add(settings)
-        self._changed_entities()
+        self._entities_changed()
         return queue
 
     def update(self, settings: QueueSettings) -> Queue:
-        """Other rules for a queue. Raises `ServiceBusError` if there is none, or its rules cannot be changed so."""
+        """Change a queue's settings. Raises `ServiceBusError` if the queue is missing or the change is invalid.
+
+        A queue that is no longer fully enabled loses its links: clients must notice, and attach again where they may.
+        """
         queue = self.find(settings.name)
-        for rule in IMMUTABLE_SETTINGS:
-            if getattr(settings, rule) != getattr(queue.settings, rule):
-                raise ServiceBusError(ARGUMENT_ERROR, f"'{rule}' cannot be changed once a queue is made.")
+        for name in IMMUTABLE_SETTINGS:
+            if getattr(settings, name) != getattr(queue.settings, name):
+                raise ServiceBusError(ARGUMENT_ERROR, f"'{name}' cannot be changed once a queue is made.")
         self._check(settings)
         queue.update(settings)
-        self.store.put_queue(settings, queue.created_at, queue.updated_at)
+        self.storage.put_queue(settings, queue.created_at, queue.updated_at)
         if not (settings.status.can_send and settings.status.can_receive):
             self._break_links(queue, ServiceBusError(ENTITY_DISABLED, f"'{settings.name}' is disabled."))
-        self._changed_entities()
+        self._entities_changed()
         return queue
 
     def delete(self, name: str) -> None:
-        """Forget a queue, with all messages. Raises `ServiceBusError` if there is none of the name."""
+        """Delete a queue with its messages. Raises `ServiceBusError` if the queue is missing, or is a subqueue."""
         queue = self.find(name)
         if queue.dead_letters is None:
             raise ServiceBusError(ARGUMENT_ERROR, "A dead-letter queue goes with its queue.")
-        self.store.delete_queue(queue.settings.name.lower())
-        for one in (queue, *queue.below()):
-            del self._queues[one.settings.name.lower()]
+        self.storage.delete_queue(queue.settings.name.lower())
+        for entity in (queue, *queue.subqueues()):
+            del self._queues[entity.settings.name.lower()]
         self._break_links(queue, ServiceBusError(NOT_FOUND, f"The messaging entity '{name}' was deleted."))
-        self._changed_entities()
+        self._entities_changed()
 
-    def on_break(self, watcher: LinksToBreak) -> None:
-        """`watcher` is told when the links to an entity (its name in lower case) have to be broken, and why."""
-        self._watchers.append(watcher)
-
-    def break_links(self, name: str, error: ServiceBusError) -> None:
-        """Have the links to a queue and what is below it broken. Raises `ServiceBusError` if there is no such queue."""
-        self._break_links(self.find(name), error)
-
-    def clock_moved(self) -> None:
-        """Do soon what has become due."""
-        self._reschedule()
-
-    def _break_links(self, queue: Queue, error: ServiceBusError) -> None:
-        for one in (queue, *queue.below()):
-            for watcher in self._watchers:
-                watcher(one.settings.name.lower(), error)
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return each queue's numbers of messages by state; see `Queue.counts`."""
+        return {queue.settings.name: queue.counts() for queue in self.entities()}
 
     def _check(self, settings: QueueSettings) -> None:
-        others = {queue.settings.name.lower(): queue.settings for queue in self.entities()}
+        queues = {queue.settings.name.lower(): queue.settings for queue in self.entities()}
         try:
-            check_forwarding_targets(settings, others | {settings.name.lower(): settings})
+            check_forwarding_targets(settings, queues | {settings.name.lower(): settings})
         except ValueError as error:
             raise ServiceBusError(ARGUMENT_ERROR, f"{error}.") from None
 
-    def _changed_entities(self) -> None:
-        self.store.flush()
+    def _entities_changed(self) -> None:
+        self.storage.flush()
         self._reschedule()
 
+    # --- links ---------------------------------------------------------------------------------------------------
+
+    def add_link_breaker(self, link_breaker: LinkBreaker) -> None:
+        """Call `link_breaker` for each entity whose links are to be broken."""
+        self._link_breakers.append(link_breaker)
+
+    def break_links(self, name: str, error: ServiceBusError) -> None:
+        """Break the links to a queue and its subqueues. Raises `ServiceBusError` if there is no such queue."""
+        self._break_links(self.find(name), error)
+
+    def _break_links(self, queue: Queue, error: ServiceBusError) -> None:
+        for entity in (queue, *queue.subqueues()):
+            for break_links in self._link_breakers:
+                break_links(entity.settings.name.lower(), error)
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return the seconds since the epoch."""
         return self._clock()
 
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Each queue's messages by state."""
-        return {queue.settings.name: queue.counts() for queue in self.entities()}
+    def clock_moved(self) -> None:
+        """Run soon what the moved clock has made due."""
+        self._reschedule()
 
     def close(self) -> None:
-        """Wake no more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer, self._timer_at = None, float("inf")
+            self._timer, self._timer_at = None, math.inf
 
     def _reschedule(self) -> None:
-        """Something may be due sooner. Without a running loop (unit tests) the caller ticks."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return
-        # Looking at every queue for each message would be slow, so it is done once, after the current event.
+            return  # unit tests without a loop call `Queue.tick` themselves
+        # Finding the next due moment reads every queue, which is too slow to do for each message. So one call is
+        # scheduled for the end of the loop's current turn, whatever the number of changes until then.
         if self._timer_at > 0:
             self._set_timer(loop, 0)
 
@@ -168,26 +178,30 @@ class Broker:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = moment
-        delay = 0.0 if moment == 0 else max(_SOONEST_SECONDS, moment - self._clock())
-        self._timer = loop.call_later(delay, self._wake)
+        # A minimum delay keeps a timer that fires slightly early from spinning until its moment has come.
+        delay = 0.0 if moment == 0 else max(_MIN_TIMER_SECONDS, moment - self._clock())
+        self._timer = loop.call_later(delay, self._run_due)
 
-    def _wake(self) -> None:
-        self._timer, self._timer_at = None, float("inf")
-        done = True
+    def _run_due(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        succeeded = True
         for queue in self.entities():
-            done = self._wake_one(queue) and done
+            succeeded = self._run_due_in(queue) and succeeded
         try:
-            self.store.flush()
+            self.storage.flush()
         except NotPersisted:
-            done = False  # told by the store, and to whoever would learn of what is not saved
-        due = min((min(queue.next_due(), _idle_until(queue)) for queue in self.entities()), default=float("inf"))
-        if not done:
-            due = self._clock() + _AGAIN_SECONDS
-        if due != float("inf"):
+            succeeded = False  # the storage logs the failure, and the connections report it to their clients
+        due = min((min(queue.next_due(), _idle_until(queue)) for queue in self.entities()), default=math.inf)
+        if not succeeded:
+            due = self._clock() + _RETRY_SECONDS
+        if due != math.inf:
             self._set_timer(asyncio.get_running_loop(), due)
 
-    def _wake_one(self, queue: Queue) -> bool:
-        """Whether all was done that is due in it; what failed is not tried again, what is behind it is."""
+    def _run_due_in(self, queue: Queue) -> bool:
+        """Run what is due in one queue; return False if something failed.
+
+        What failed is not repeated: its timer is gone. The retry runs the events that were due after it.
+        """
         now = self._clock()
         try:
             if queue.next_due() <= now:
@@ -196,13 +210,13 @@ class Broker:
                 self._delete_if_idle(queue)
         except NotPersisted:
             return False
-        except Exception:  # noqa: BLE001 - a fault in one event must not keep the others from happening
-            _log.exception("Something that was due in '%s' failed.", queue.settings.name)
+        except Exception:  # noqa: BLE001 - a fault in one queue must not stop the timers of the others
+            _log.exception("A timer of queue '%s' failed.", queue.settings.name)
             return False
         return True
 
     def _delete_if_idle(self, queue: Queue) -> None:
-        """Nobody has used it for as long as its rules say. Who receives from it uses it."""
+        # Receiving is use, but only opening a receiver sets `accessed_at`. So an open receiver extends it here.
         if queue.in_use():
             queue.accessed_at = self._clock()
         else:
@@ -210,5 +224,5 @@ class Broker:
 
 
 def _idle_until(queue: Queue) -> float:
-    idle = queue.settings.auto_delete_seconds
-    return queue.accessed_at + idle if idle < MAX_SECONDS else float("inf")
+    idle_seconds = queue.settings.auto_delete_seconds
+    return queue.accessed_at + idle_seconds if idle_seconds < MAX_SECONDS else math.inf

@@ -1,22 +1,43 @@
-"""Duplicate detection: the message IDs a queue has seen of late."""
+"""Duplicate detection: the message IDs that a queue has seen within its window."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
+
+from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.queue_state import QueueState
 
 
 class DuplicateDetector:
-    """IDs and when they were first seen, the oldest first."""
+    """Recognizes messages whose ID was sent before.
 
-    def __init__(self) -> None:
+    The window counts from the first message with an ID. A duplicate does not extend it (Microsoft Learn, "Duplicate
+    detection": the ID is kept for the duration of the window).
+    """
+
+    def __init__(self, state: QueueState) -> None:
+        self._state = state
         self._seen: OrderedDict[str, float] = OrderedDict()
 
-    def has(self, key: str, *, since: float) -> bool:
-        """Whether the ID was seen since then; what is older is forgotten."""
-        while self._seen and next(iter(self._seen.values())) <= since:
-            self._seen.popitem(last=False)
-        return key in self._seen
+    def is_duplicate(self, message: Message) -> bool:
+        """Return True if the message is to be dropped; otherwise, remember its ID."""
+        settings, key = self._state.settings, message.duplicate_key
+        if not settings.requires_duplicate_detection or key is None:
+            return False
+        now = self._state.now()
+        self._forget(now - settings.duplicate_detection_seconds)
+        if key in self._seen:
+            return True
+        self._seen[key] = now
+        self._state.storage.put_duplicate_key(self._state.key, key, now)
+        return False
 
-    def add(self, key: str, at: float) -> None:
-        """Remember an ID that was not known."""
-        self._seen[key] = at
+    def restore(self, seen: Iterable[tuple[str, float]]) -> None:
+        """Restore IDs and the moments at which they were seen, the oldest first."""
+        self._seen.update(seen)
+
+    def _forget(self, until: float) -> None:
+        # The oldest entry comes first, because an ID is only ever added with the current time.
+        while self._seen and next(iter(self._seen.values())) <= until:
+            self._seen.popitem(last=False)

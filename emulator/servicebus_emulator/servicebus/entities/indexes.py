@@ -1,8 +1,12 @@
-"""Where a queue keeps its messages: by sequence number, in order, each operation at most logarithmic."""
+"""The indexes over a queue's messages: by sequence number, in delivery order, and by due time.
+
+Every operation takes logarithmic time at most.
+"""
 
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -12,7 +16,7 @@ _COMPACT_AT = 1024
 
 
 class SequenceIndex:
-    """All messages of a queue by sequence number; numbers only grow, so a sorted list is appended to."""
+    """All messages of a queue by sequence number. Numbers only grow, so appending keeps the list sorted."""
 
     def __init__(self) -> None:
         self._messages: dict[int, Message] = {}
@@ -25,35 +29,39 @@ class SequenceIndex:
     def __contains__(self, number: int) -> bool:
         return number in self._messages
 
-    def put(self, message: Message) -> None:
-        """Give the message the next sequence number and keep it."""
+    def add(self, message: Message) -> None:
+        """Assign the next sequence number to the message and index it."""
         self._last += 1
         message.sequence_number = self._last
         self._messages[self._last] = message
         self._order.append(self._last)
 
     def restore(self, message: Message) -> None:
-        """Keep a message under the number it has; they come in order."""
+        """Index a message under the number that it has. Restore messages in ascending order."""
         self._messages[message.sequence_number] = message
         self._order.append(message.sequence_number)
-        self.number_from(message.sequence_number)
+        self.continue_from(message.sequence_number)
 
-    def number_from(self, last: int) -> None:
-        """Numbers up to this one were given before."""
+    def continue_from(self, last: int) -> None:
+        """Assign only numbers above this one from now on."""
         self._last = max(self._last, last)
 
     def get(self, number: int) -> Message | None:
-        """The message, None if it is gone."""
+        """Return the message, None if there is none."""
         return self._messages.get(number)
 
     def remove(self, message: Message) -> None:
-        """Forget the message; its place in the order is given up later, many at a time."""
+        """Remove the message.
+
+        Its number stays in the sorted list for now: removing it there would take linear time. The list is rebuilt when
+        more than half of it is stale, which costs constant time for each removal on average.
+        """
         self._messages.pop(message.sequence_number, None)
         if len(self._order) > _COMPACT_AT and len(self._order) > 2 * len(self._messages):
             self._order = [number for number in self._order if number in self._messages]
 
     def from_number(self, number: int) -> Iterator[Message]:
-        """Messages from this sequence number on, in order. The shelf must not change meanwhile."""
+        """Yield the messages from this sequence number on, in order. The index must not change meanwhile."""
         for index in range(bisect_left(self._order, number), len(self._order)):
             message = self._messages.get(self._order[index])
             if message is not None:
@@ -61,44 +69,47 @@ class SequenceIndex:
 
 
 class ReadyMessages:
-    """Messages waiting to be taken, lowest sequence number first: an abandoned one goes back to the front."""
+    """The messages that are ready for delivery, lowest sequence number first.
+
+    A heap and not a plain queue: an abandoned message returns to the place that its sequence number gives it.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Message]] = []
-        self._ties = 0
+        self._ties = 0  # keeps two entries of one message from comparing messages
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def push(self, message: Message) -> None:
-        """Let the message wait."""
+        """Add a message."""
         self._ties += 1
         heapq.heappush(self._heap, (message.sequence_number, self._ties, message))
 
     def pop(self) -> Message:
-        """Take the first. Raises `IndexError` if none waits."""
+        """Remove and return the first message. Raises `IndexError` if there is none."""
         return heapq.heappop(self._heap)[2]
 
 
 class MessageTimers:
-    """Moments at which something is due for a message. Entries of what has changed since are the caller's to skip."""
+    """The moments at which messages are due. A timer cannot be cancelled: the caller skips those that are obsolete."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Message]] = []
         self._ties = 0
 
     def add(self, moment: float, message: Message) -> None:
-        """Remember the moment."""
-        if moment != float("inf"):
+        """Add a timer. One at infinity is never due, so it is not kept."""
+        if moment != math.inf:
             self._ties += 1
             heapq.heappush(self._heap, (moment, self._ties, message))
 
-    def next(self) -> float:
-        """The earliest moment, infinity if none."""
-        return self._heap[0][0] if self._heap else float("inf")
+    def next_due(self) -> float:
+        """Return the earliest moment, infinity if there is none."""
+        return self._heap[0][0] if self._heap else math.inf
 
-    def due(self, now: float) -> Iterator[tuple[float, Message]]:
-        """Take out all that is due, with its moment."""
+    def pop_due(self, now: float) -> Iterator[tuple[float, Message]]:
+        """Remove and yield each due message with its moment."""
         while self._heap and self._heap[0][0] <= now:
             moment, _, message = heapq.heappop(self._heap)
             yield moment, message

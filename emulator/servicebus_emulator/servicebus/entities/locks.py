@@ -1,4 +1,4 @@
-"""The locks on a queue's messages: by token, and when each ends."""
+"""The message locks of a queue: by lock token, and by the moment at which each ends."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST, ServiceBusE
 
 
 class MessageLocks:
-    """Which messages are under a lock. Times are seconds since the epoch."""
+    """The locked messages. Times are seconds since the epoch."""
 
     def __init__(self) -> None:
         self._by_token: dict[uuid.UUID, Message] = {}
-        self._ends = MessageTimers()
+        self._timers = MessageTimers()
 
     def __len__(self) -> int:
         return len(self._by_token)
@@ -24,40 +24,47 @@ class MessageLocks:
         return token in self._by_token
 
     def messages(self) -> Iterable[Message]:
-        """All messages under a lock."""
+        """Return all locked messages."""
         return self._by_token.values()
 
-    def give(self, message: Message, until: float) -> None:
-        """Lock a message, with a new token. Its end is not watched (`watch`): that of a session's is the session's."""
+    def lock(self, message: Message, until: float) -> None:
+        """Lock a message under a new token. No timer ends the lock; see `expire_at`.
+
+        Every delivery gets a new token, so that a receiver whose lock expired cannot settle a later delivery.
+        """
         message.lock_token = uuid.uuid4()
         message.locked_until = until
         self._by_token[message.lock_token] = message
 
-    def watch(self, message: Message, until: float) -> None:
-        """The message's lock ends then, which `ended` will tell."""
+    def expire_at(self, message: Message, until: float) -> None:
+        """Set the end of a message's lock, and let `pop_expired` return the message then."""
         message.locked_until = until
-        self._ends.add(until, message)
+        self._timers.add(until, message)
 
-    def holds(self, token: uuid.UUID, now: float) -> Message:
-        """The message under this lock. Raises `ServiceBusError` (lock lost)."""
+    def require(self, token: uuid.UUID, now: float) -> Message:
+        """Return the message under this lock. Raises `ServiceBusError` (message-lock-lost)."""
         message = self._by_token.get(token)
-        # The deadline counts, not the sweep: a lock that is over is lost even if nobody noticed yet.
+        # The end of the lock decides, not the timer: an expired lock is lost even if the timer has not run yet.
         if message is None or message.locked_until <= now:
             raise ServiceBusError(MESSAGE_LOCK_LOST, "the lock has expired or was never given; receive it again")
         return message
 
-    def end(self, message: Message) -> None:
-        """The message is under no lock any more."""
+    def unlock(self, message: Message) -> None:
+        """Unlock a message. Does nothing if it is not locked."""
         if message.lock_token is not None:
             self._by_token.pop(message.lock_token, None)
             message.lock_token = None
 
-    def next_end(self) -> float:
-        """When `ended` has something to tell next; infinity if never."""
-        return self._ends.next()
+    def next_due(self) -> float:
+        """Return the moment at which the next lock may end, infinity if there is none."""
+        return self._timers.next_due()
 
-    def ended(self, now: float) -> Iterator[Message]:
-        """Messages whose lock is over, each told once; what was settled or locked anew is left out."""
-        for _, message in self._ends.due(now):
+    def pop_expired(self, now: float) -> Iterator[Message]:
+        """Yield each message whose lock has ended.
+
+        A timer is never cancelled, so that settling and renewing stay cheap. A timer whose message was settled, or
+        whose lock was renewed since, is skipped.
+        """
+        for _, message in self._timers.pop_due(now):
             if message.lock_token is not None and message.locked_until <= now:
                 yield message

@@ -1,4 +1,7 @@
-"""What a queue's rules refuse. Plain questions to its settings, each raising `ServiceBusError` with what to do."""
+"""The conditions that a queue's settings impose on sending and receiving.
+
+Each function raises `ServiceBusError` if the condition does not hold.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +18,33 @@ from servicebus_emulator.servicebus.errors import (
 _MEGABYTE = 1024 * 1024
 
 
-def require_sendable(rules: QueueSettings) -> None:
-    """Something may be sent to it."""
-    if not rules.status.can_send:
-        raise ServiceBusError(ENTITY_DISABLED, f"'{rules.name}' is disabled for sending.")
+def require_sendable(settings: QueueSettings) -> None:
+    """The queue is enabled for sending."""
+    if not settings.status.can_send:
+        raise ServiceBusError(ENTITY_DISABLED, f"'{settings.name}' is disabled for sending.")
 
 
-def require_receivable(rules: QueueSettings) -> None:
-    """Something may be received from it."""
-    if not rules.status.can_receive:
-        raise ServiceBusError(ENTITY_DISABLED, f"'{rules.name}' is disabled for receiving.")
-    if rules.forward_to is not None:
-        raise ServiceBusError(NOT_ALLOWED, f"'{rules.name}' forwards to '{rules.forward_to}'; receive there.")
+def require_receivable(settings: QueueSettings) -> None:
+    """The queue is enabled for receiving, and does not forward its messages."""
+    if not settings.status.can_receive:
+        raise ServiceBusError(ENTITY_DISABLED, f"'{settings.name}' is disabled for receiving.")
+    if settings.forward_to is not None:
+        raise ServiceBusError(NOT_ALLOWED, f"'{settings.name}' forwards to '{settings.forward_to}'; receive there.")
 
 
-def require_room(rules: QueueSettings, used: int, size: int) -> None:
-    """Something of this size in bytes may be sent to it, of which so many bytes are used."""
-    require_sendable(rules)
-    if used + size > rules.max_size_mb * _MEGABYTE:
-        text = f"'{rules.name}' is full: it holds at most {rules.max_size_mb} MB"
+def require_room(settings: QueueSettings, used_bytes: int, new_bytes: int) -> None:
+    """The queue is enabled for sending and has room for `new_bytes` more."""
+    require_sendable(settings)
+    if used_bytes + new_bytes > settings.max_size_mb * _MEGABYTE:
+        text = f"'{settings.name}' is full: it holds at most {settings.max_size_mb} MB"
         raise ServiceBusError(RESOURCE_LIMIT_EXCEEDED, text)
 
 
-def require_fit(rules: QueueSettings, message: Message) -> None:
-    """The message is one that it takes."""
-    if message.size > rules.max_message_bytes:
-        text = f"the message has {message.size} bytes; '{rules.name}' takes {rules.max_message_bytes}"
+def require_fit(settings: QueueSettings, message: Message) -> None:
+    """The message is small enough, and has a session ID if the queue requires sessions."""
+    if message.size > settings.max_message_bytes:
+        text = f"the message has {message.size} bytes; '{settings.name}' takes {settings.max_message_bytes}"
         raise ServiceBusError(MESSAGE_SIZE_EXCEEDED, text)
-    if rules.requires_session and message.session_id is None:
-        text = f"'{rules.name}' requires sessions: set the message's session ID"
+    if settings.requires_session and message.session_id is None:
+        text = f"'{settings.name}' requires sessions: set the message's session ID"
         raise ServiceBusError(NOT_ALLOWED, text)

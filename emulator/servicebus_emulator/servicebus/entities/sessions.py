@@ -1,275 +1,263 @@
-"""Sessions: messages of one key in order, for one receiver at a time."""
+"""Message sessions: the messages of one session ID in order, for one receiver at a time.
+
+Source: Microsoft Learn, "Message sessions".
+"""
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from servicebus_emulator.servicebus.entities.expiry import MessageExpiry
 from servicebus_emulator.servicebus.entities.indexes import ReadyMessages
 from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.peek_lock import PeekLock
+from servicebus_emulator.servicebus.entities.queue_state import QueueState
 from servicebus_emulator.servicebus.entities.receiver import MessageReceiver, SessionLockObserver
 from servicebus_emulator.servicebus.errors import SESSION_CANNOT_BE_LOCKED, SESSION_LOCK_LOST, ServiceBusError
 
 
-class Waiter(Protocol):
-    """Someone who waits for the next free session that has messages."""
+class PendingAccept(Protocol):
+    """A receiver that waits for the next session with messages."""
 
     until: float
-    """When it gives up, in seconds since the epoch."""
+    """The moment at which the wait times out, in seconds since the epoch."""
 
     def granted(self, session: MessageSession) -> None:
-        """Here is one, locked."""
+        """Handle the session that was locked for the receiver."""
         ...
 
     def timed_out(self) -> None:
-        """There was none in time."""
+        """Handle the end of the wait without a session."""
+        ...
+
+
+class SessionQueue(Protocol):
+    """The operations of a queue that its sessions need."""
+
+    def return_message(self, message: Message, *, counted: bool) -> None:
+        """Unlock a message and make it ready again; `counted` counts the delivery."""
+        ...
+
+    def pump(self) -> None:
+        """Deliver ready messages while receivers have capacity."""
         ...
 
 
 class MessageSession:
-    """One session: its waiting messages, its state, and who holds it until when."""
+    """One session: its ready messages, its state and its lock.
+
+    `is_held` stays true after `locked_until` until the broker has released the session: only then are its messages
+    unlocked.
+    """
 
     def __init__(self, session_id: str) -> None:
         self.id = session_id
-        self.line = ReadyMessages()
+        self.ready = ReadyMessages()
         self.state: bytes | None = None
-        self.state_at = 0.0
-        self.held = False
+        self.state_updated_at = 0.0
+        self.is_held = False
         self.locked_until = 0.0
-        self.consumer: MessageReceiver | None = None
+        self.receiver: MessageReceiver | None = None
 
     def is_locked(self, now: float) -> bool:
-        """Whether someone holds it."""
-        return self.held and self.locked_until > now
-
-    def free(self) -> None:
-        """Nobody holds it any more."""
-        self.held = False
-        self.consumer = None
-
-    @staticmethod
-    def tell_lost(holder: MessageReceiver | None) -> None:
-        """Tell the former holder that its lock has expired."""
-        if holder is not None and isinstance(holder, SessionLockObserver):
-            holder.session_lock_lost()
-
-
-class Host(Protocol):
-    """The queue whose messages the sessions hold."""
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        ...
-
-    def take_first(self, line: ReadyMessages) -> Message | None:
-        """The first message of a line that is still to be had."""
-        ...
-
-    def hand_over(self, message: Message, consumer: MessageReceiver, session: MessageSession) -> None:
-        """Give it to the session's holder."""
-        ...
-
-    def locked(self) -> Iterable[Message]:
-        """All messages under a lock."""
-        ...
-
-    def give_back(self, message: Message, *, counted: bool) -> None:
-        """End a message's lock."""
-        ...
-
-    def pump(self) -> None:
-        """Hand over what can be."""
-        ...
-
-    def state_kept(self, session: MessageSession) -> None:
-        """A session's state has changed."""
-        ...
+        """Return True if a receiver holds the session and its lock has not expired."""
+        return self.is_held and self.locked_until > now
 
 
 class QueueSessions:
-    """All sessions of a queue. Those without messages, state or holder are forgotten."""
+    """All sessions of a queue. A session without messages, state and receiver is not kept."""
 
-    def __init__(self, host: Host, *, lock_seconds: Callable[[], float], changed: Callable[[], None]) -> None:
-        self._host = host
-        self._lock_seconds = lock_seconds
-        self._changed = changed
+    def __init__(self, state: QueueState, queue: SessionQueue, expiry: MessageExpiry, peek_lock: PeekLock) -> None:
+        self._state = state
+        self._queue = queue
+        self._expiry = expiry
+        self._peek_lock = peek_lock
         self._all: dict[str, MessageSession] = {}
         self._held: dict[str, MessageSession] = {}
         self._with_messages: dict[str, MessageSession] = {}
-        self._waiters: deque[Waiter] = deque()
+        self._pending: deque[PendingAccept] = deque()
 
     # --- locks ---------------------------------------------------------------------------------------------------
 
     def accept(self, session_id: str) -> MessageSession:
-        """Lock a named session. Raises `ServiceBusError` if another receiver holds it."""
-        self.end_overdue()  # else its former holder, not told yet, would let go of the new holder's lock
-        session = self._named(session_id)
-        if session.held:
+        """Lock the session of this ID. Raises `ServiceBusError` (session-cannot-be-locked) if it is held."""
+        # An expired lock is released before the check. Otherwise its old holder, whose release is still to come, would
+        # later release the new holder's lock.
+        self.release_expired()
+        session = self._get_or_create(session_id)
+        if session.is_held:
             raise ServiceBusError(SESSION_CANNOT_BE_LOCKED, f"session '{session_id}' is locked by another receiver")
         self._lock(session)
         return session
 
-    def accept_next(self, waiter: Waiter) -> None:
-        """Lock the next session that has messages; now, or when there is one: `waiter` is told."""
-        self._waiters.append(waiter)
-        self._changed()
-        self.serve_waiters()
+    def accept_next(self, pending: PendingAccept) -> None:
+        """Lock the next session with messages, now or later. `pending` is called with the session or the timeout."""
+        self._pending.append(pending)
+        self._state.reschedule()
+        self.grant_pending()
 
-    def forget_waiter(self, waiter: Waiter) -> None:
-        """It waits no longer."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
+    def cancel_accept(self, pending: PendingAccept) -> None:
+        """Stop waiting. Does nothing if the wait has ended."""
+        if pending in self._pending:
+            self._pending.remove(pending)
 
-    def attach(self, session: MessageSession, consumer: MessageReceiver) -> None:
-        """Push the session's messages to its holder."""
-        session.consumer = consumer
-        self.pump_one(session)
+    def attach(self, session: MessageSession, receiver: MessageReceiver) -> None:
+        """Push the session's messages to the receiver that holds it."""
+        session.receiver = receiver
+        self.pump_session(session)
 
     def release(self, session: MessageSession, *, counted: bool = False) -> None:
-        """The holder is gone: its messages go back and the session is free.
+        """Unlock a session and its messages. Does nothing if it was released before.
 
-        Closing a session counts no delivery, the end of its lock does (`counted`), as the service's documentation
-        of message sessions says.
+        Closing a session does not count a delivery; the end of its lock does (Microsoft Learn, "Message sessions").
         """
-        if self._all.get(session.id) is not session or not session.held:
+        # The identity check covers a link that closes after its session was released, forgotten and created anew.
+        if self._all.get(session.id) is not session or not session.is_held:
             return
-        session.free()
+        session.is_held, session.receiver = False, None
         self._held.pop(session.id, None)
-        for message in [one for one in self._host.locked() if one.session_id == session.id]:
-            self._host.give_back(message, counted=counted)
+        for message in self._locked_messages(session):
+            self._queue.return_message(message, counted=counted)
         self._drop_if_empty(session)
-        self._host.pump()
+        self._queue.pump()
 
     def renew(self, session_id: str | None) -> float:
-        """Lock the session anew; until when. Raises `ServiceBusError` if it is not locked."""
-        session = self.held(session_id)
+        """Renew the lock of a session and of its messages. Return the new end. Raises like `require_locked`."""
+        session = self.require_locked(session_id)
         self._lock(session)
-        for message in self._host.locked():
-            if message.session_id == session.id:
-                message.locked_until = session.locked_until
+        for message in self._locked_messages(session):
+            message.locked_until = session.locked_until
         return session.locked_until
 
-    def held(self, session_id: str | None) -> MessageSession:
-        """A session that is locked. Raises `ServiceBusError`."""
+    def require_locked(self, session_id: str | None) -> MessageSession:
+        """Return a locked session. Raises `ServiceBusError` (session-lock-lost) if it is not locked."""
         session = self._all.get(session_id or "")
-        if session_id is None or session is None or not session.is_locked(self._host.now()):
+        if session_id is None or session is None or not session.is_locked(self._state.now()):
             raise ServiceBusError(SESSION_LOCK_LOST, "the session's lock has expired; accept the session again")
         return session
 
     def is_held(self, session_id: str | None) -> bool:
-        """Whether someone holds it, or did until its lock ran out a moment ago."""
+        """Return True if a receiver holds the session, or held it until a lock that the broker has not released yet."""
         return session_id in self._held
 
     def expire_locks(self) -> int:
-        """End every session's lock now; how many there were."""
+        """End the lock of every session now. Return their number."""
         for session in self._held.values():
-            session.locked_until = self._host.now()
+            session.locked_until = self._state.now()
         return len(self._held)
 
-    def end_overdue(self) -> None:
-        """Free sessions whose lock is over, and tell their holders."""
-        now = self._host.now()
+    def release_expired(self) -> None:
+        """Release the sessions whose lock has expired, and notify their receivers."""
+        now = self._state.now()
         for session in [one for one in self._held.values() if one.locked_until <= now]:
-            lost = session.consumer
+            receiver = session.receiver  # before the release, which clears it
             self.release(session, counted=True)
-            session.tell_lost(lost)
+            if receiver is not None and isinstance(receiver, SessionLockObserver):
+                receiver.session_lock_lost()
 
     def _lock(self, session: MessageSession) -> None:
-        session.held = True
+        session.is_held = True
         self._held[session.id] = session
-        session.locked_until = self._host.now() + self._lock_seconds()
-        self._changed()
+        session.locked_until = self._state.now() + self._state.settings.lock_seconds
+        self._state.reschedule()
 
-    # --- messages ------------------------------------------------------------------------------------------------
+    def _locked_messages(self, session: MessageSession) -> list[Message]:
+        return [message for message in self._state.locks.messages() if message.session_id == session.id]
 
-    def wait(self, message: Message) -> None:
-        """Let a message wait in its session."""
-        session = self._named(message.session_id or "")
-        session.line.push(message)
+    # --- delivery ------------------------------------------------------------------------------------------------
+
+    def add_ready(self, message: Message) -> None:
+        """Add a message that is ready for delivery to its session."""
+        session = self._get_or_create(message.session_id or "")
+        session.ready.push(message)
         self._with_messages[session.id] = session
 
     def pump(self) -> None:
-        """Hand over what can be, first to those who wait for a session."""
-        self.serve_waiters()
-        for session in list(self._held.values()):
-            self.pump_one(session)
+        """Deliver ready messages.
 
-    def pump_one(self, session: MessageSession) -> None:
-        """Hand over what this session's holder can take."""
-        while session.consumer is not None and session.consumer.has_capacity():
-            message = self._host.take_first(session.line)
+        Waiting receivers come first: their sessions then take part in the same round of deliveries.
+        """
+        self.grant_pending()
+        for session in list(self._held.values()):
+            self.pump_session(session)
+
+    def pump_session(self, session: MessageSession) -> None:
+        """Deliver the session's ready messages while its receiver has capacity."""
+        while session.receiver is not None and session.receiver.has_capacity():
+            message = self._expiry.pop_ready(session.ready)
             if message is None:
                 self._with_messages.pop(session.id, None)
                 return
-            self._host.hand_over(message, session.consumer, session)
+            self._peek_lock.deliver(message, session.receiver, session.locked_until)
 
-    def serve_waiters(self) -> None:
-        """Give those who wait what is free, in turn."""
-        while self._waiters:
-            session = next((one for one in self._with_messages.values() if not one.held), None)
+    def grant_pending(self) -> None:
+        """Lock free sessions with messages for the waiting receivers, in the order in which they came."""
+        while self._pending:
+            session = next((one for one in self._with_messages.values() if not one.is_held), None)
             if session is None:
                 return
             if not self._has_messages(session):
                 continue
             self._lock(session)
-            self._waiters.popleft().granted(session)
+            self._pending.popleft().granted(session)
 
     def _has_messages(self, session: MessageSession) -> bool:
-        """Whether a message really waits in the session's line; what is gone or expired is cleared away."""
-        message = self._host.take_first(session.line)
+        # Taking a message out drops the obsolete and expired ones before it. A session must not be granted for those.
+        message = self._expiry.pop_ready(session.ready)
         if message is None:
             self._with_messages.pop(session.id, None)
             self._drop_if_empty(session)
             return False
-        session.line.push(message)
+        session.ready.push(message)
         return True
 
     # --- state ---------------------------------------------------------------------------------------------------
 
-    def state(self, session_id: str | None) -> bytes | None:
-        """What was stored with the session. Raises `ServiceBusError` if it is not locked."""
-        return self.held(session_id).state
+    def get_state(self, session_id: str | None) -> bytes | None:
+        """Return the session's state. Raises like `require_locked`."""
+        return self.require_locked(session_id).state
 
     def set_state(self, session_id: str | None, state: bytes | None) -> None:
-        """Store something with the session; None clears it. Raises `ServiceBusError` if it is not locked."""
-        session = self.held(session_id)
-        session.state, session.state_at = state, self._host.now()
-        self._host.state_kept(session)
+        """Set the session's state; None clears it. Raises like `require_locked`."""
+        session = self.require_locked(session_id)
+        session.state, session.state_updated_at = state, self._state.now()
+        self._state.storage.put_session_state(self._state.key, session.id, state, session.state_updated_at)
 
-    def restore(self, session_id: str, state: bytes, state_at: float) -> None:
-        """Put back what a store has kept."""
-        session = self._named(session_id)
-        session.state, session.state_at = state, state_at
+    def restore(self, session_id: str, state: bytes, updated_at: float) -> None:
+        """Restore a session's state from the storage."""
+        session = self._get_or_create(session_id)
+        session.state, session.state_updated_at = state, updated_at
 
     def with_state(self, after: float | None = None) -> set[str]:
-        """Sessions that have state; or only those whose state was set after a moment."""
-        kept = (session for session in self._all.values() if session.state is not None)
-        return {session.id for session in kept if after is None or session.state_at > after}
+        """Return the IDs of the sessions with state; with `after`, of those whose state was set after this moment."""
+        sessions = (session for session in self._all.values() if session.state is not None)
+        return {session.id for session in sessions if after is None or session.state_updated_at > after}
 
     # --- time ----------------------------------------------------------------------------------------------------
 
     def next_due(self) -> float:
-        """When `tick` has something to do next; infinity if never."""
-        held = (one.locked_until for one in self._held.values())
-        waiting = (waiter.until for waiter in self._waiters)
-        return min(min(held, default=float("inf")), min(waiting, default=float("inf")))
+        """Return the moment at which `tick` has work next, infinity if never."""
+        locks = (session.locked_until for session in self._held.values())
+        waits = (pending.until for pending in self._pending)
+        return min(min(locks, default=math.inf), min(waits, default=math.inf))
 
     def tick(self) -> None:
-        """Let go of sessions whose lock is over, and of those who have waited long enough."""
-        self.end_overdue()
-        now = self._host.now()
-        for waiter in [one for one in self._waiters if one.until <= now]:
-            self._waiters.remove(waiter)
-            waiter.timed_out()
+        """Release expired sessions, and end the waits that timed out."""
+        self.release_expired()
+        now = self._state.now()
+        for pending in [one for one in self._pending if one.until <= now]:
+            self._pending.remove(pending)
+            pending.timed_out()
 
-    def _named(self, session_id: str) -> MessageSession:
+    def _get_or_create(self, session_id: str) -> MessageSession:
         session = self._all.get(session_id)
         if session is None:
             session = self._all[session_id] = MessageSession(session_id)
         return session
 
     def _drop_if_empty(self, session: MessageSession) -> None:
-        if not session.line and session.state is None and not session.held:
+        if not session.ready and session.state is None and not session.is_held:
             self._all.pop(session.id, None)
             self._with_messages.pop(session.id, None)

@@ -61,7 +61,7 @@ class _SessionWait:
 
     def give_up(self) -> None:
         """The client is gone."""
-        self._queue.sessions.forget_waiter(self)
+        self._queue.sessions.cancel_accept(self)
 
 
 _Part = SenderLink | ReceiverLink | RequestLink | ResponseLink | _SessionWait

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from servicebus_emulator.amqp import Array, Int, Long, Symbol, Timestamp
 from servicebus_emulator.servicebus.access.policies import Right
-from servicebus_emulator.servicebus.entities.message import Message, encode_delivery, encode_peeked, parse
+from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message_encoding import encode_delivery, encode_peeked, parse_message
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.errors import (
     ARGUMENT_ERROR,
@@ -158,7 +159,7 @@ def _receive_deferred(queue: Queue, arguments: _Arguments) -> object:
     if queue.settings.requires_session and arguments.text("session-id") is None:
         raise ServiceBusError(NOT_ALLOWED, f"'{queue.settings.name}' requires sessions: name the 'session-id'")
     messages = queue.receive_deferred(
-        arguments.numbers("sequence-numbers"), keep=keep, session_id=arguments.text("session-id")
+        arguments.numbers("sequence-numbers"), peek_lock=keep, session_id=arguments.text("session-id")
     )
     return {"messages": [_deferred(message) for message in messages]}
 
@@ -182,14 +183,14 @@ def _update_disposition(queue: Queue, arguments: _Arguments) -> object:
     if status not in settle:
         raise ServiceBusError(ARGUMENT_ERROR, f"'disposition-status' must be one of {', '.join(map(str, settle))}")
     if queue.settings.requires_session and arguments.text("session-id") is not None:
-        queue.sessions.held(arguments.text("session-id"))  # else the session's lock is what was lost
+        queue.sessions.require_locked(arguments.text("session-id"))  # else the session's lock is what was lost
     for token in arguments.tokens("lock-tokens"):
         settle[status](token)
     return {}
 
 
 def _get_session_state(queue: Queue, arguments: _Arguments) -> object:
-    return {"session-state": queue.sessions.state(arguments.text("session-id"))}
+    return {"session-state": queue.sessions.get_state(arguments.text("session-id"))}
 
 
 def _set_session_state(queue: Queue, arguments: _Arguments) -> object:
@@ -223,7 +224,7 @@ def _embedded(entry: Mapping[object, object]) -> Message:
     payload = {str(key): value for key, value in entry.items()}.get("message")
     if not isinstance(payload, bytes):
         raise ServiceBusError(ARGUMENT_ERROR, "each entry of 'messages' must hold a 'message' of bytes")
-    message = parse(payload)
+    message = parse_message(payload)
     if message.scheduled_at is None:
         raise ServiceBusError(ARGUMENT_ERROR, "the message says no time to schedule it at")
     return message

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 from servicebus_emulator.amqp import Accepted, Error, Link, Modified, Outcome, Received, Rejected, Released
 from servicebus_emulator.amqp.serial import advance, distance
-from servicebus_emulator.servicebus.entities.message import Message, encode_delivery
+from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message_encoding import encode_delivery
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.entities.sessions import MessageSession
 from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST, SESSION_LOCK_LOST, ServiceBusError
@@ -48,7 +49,7 @@ class ReceiverLink:
 
     def flowed(self, *, drain: bool) -> None:
         """The client changed its credit; a drain is answered when nothing more can be sent at once."""
-        self._queue.credit(self._session)
+        self._queue.credit_granted(self._session)
         if drain:
             self._link.drained()
 

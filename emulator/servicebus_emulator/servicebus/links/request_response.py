@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from servicebus_emulator.amqp import DecodeError, Described, decode
 from servicebus_emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES, DATA, PROPERTIES, split
-from servicebus_emulator.servicebus.entities.message import section
+from servicebus_emulator.servicebus.entities.message_encoding import encode_section
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
 
 
@@ -54,12 +54,12 @@ def write(request: Request, response: Response) -> bytes:
     """The bytes of an answer."""
     properties = [None, None, None, None, None, request.message_id]
     return (
-        section(PROPERTIES, properties)
-        + section(APPLICATION_PROPERTIES, dict(response.properties))
-        + section(AMQP_VALUE, response.body)
+        encode_section(PROPERTIES, properties)
+        + encode_section(APPLICATION_PROPERTIES, dict(response.properties))
+        + encode_section(AMQP_VALUE, response.body)
     )
 
 
-def _value(section: bytes) -> object:
-    described, _ = decode(section)
+def _value(encode_section: bytes) -> object:
+    described, _ = decode(encode_section)
     return described.value if isinstance(described, Described) else None

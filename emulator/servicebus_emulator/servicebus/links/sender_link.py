@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from servicebus_emulator.amqp import Accepted, Error, Link, MessageReceived, Rejected
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.servicebus.entities.message import BATCH_FORMAT, parse, parse_batch
+from servicebus_emulator.servicebus.entities.message_encoding import BATCH_FORMAT, parse_batch, parse_message
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.errors import MESSAGE_SIZE_EXCEEDED, ServiceBusError
@@ -54,4 +54,4 @@ class SenderLink:
         if event.oversize or len(event.payload) > limit:
             what = "batch" if is_batch else "message"
             raise ServiceBusError(MESSAGE_SIZE_EXCEEDED, f"'{settings.name}' takes {limit} bytes a {what}")
-        self._queue.send(parse_batch(event.payload) if is_batch else [parse(event.payload)])
+        self._queue.send(parse_batch(event.payload) if is_batch else [parse_message(event.payload)])

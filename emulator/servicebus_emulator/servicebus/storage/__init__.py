@@ -1,0 +1,1 @@
+"""Implementations of `MessageStorage` that outlive the process."""

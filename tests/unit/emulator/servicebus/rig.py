@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from servicebus_emulator.amqp import Described, Symbol, Timestamp, UInt, ULong, decode, encode
 from servicebus_emulator.amqp.sections import DATA, HEADER, MESSAGE_ANNOTATIONS, PROPERTIES
-from servicebus_emulator.servicebus.entities.message import Message, parse
+from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message_encoding import parse_message
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.entities.sessions import MessageSession
@@ -80,7 +81,7 @@ class Rig:
         self.clock = Clock()
         self.changes = 0
         settings = QueueSettings(name="q", **rules)  # type: ignore[arg-type]  # rules are named by each test
-        self.queue = Queue(settings, clock=self.clock, changed=self._changed)
+        self.queue = Queue(settings, clock=self.clock, reschedule=self._changed)
 
     def _changed(self) -> None:
         self.changes += 1
@@ -143,7 +144,7 @@ def message(
         section(PROPERTIES, [message_id, *[None] * 9, session_id]),
         section(DATA, text.encode()),
     ]
-    return parse(b"".join(sections))
+    return parse_message(b"".join(sections))
 
 
 def section(code: int, value: object) -> bytes:

@@ -13,7 +13,8 @@ import pytest
 from servicebus_emulator.amqp import decode, encode
 from servicebus_emulator.servicebus.access.policies import Policy, Right
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.servicebus.entities.message import MessageState, encode_delivery
+from servicebus_emulator.servicebus.entities.message import MessageState
+from servicebus_emulator.servicebus.entities.message_encoding import encode_delivery
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings, QueueStatus
 from servicebus_emulator.servicebus.entities.storage import DataFolderError
@@ -28,7 +29,7 @@ S = QueueSettings(name="replies", requires_session=True)
 def broker(folder: Path, *configured: QueueSettings, clock: Clock | None = None) -> Iterator[Broker]:
     """One run of the emulator. It ends without a word: what was not flushed is lost."""
     with closing(SqliteMessageStorage(folder)) as store:
-        one = Broker((), clock=clock or Clock(), store=store)
+        one = Broker((), clock=clock or Clock(), storage=store)
         store.restore(one, configured)
         yield one
 
@@ -119,7 +120,7 @@ def test_sessions_keep_their_state(tmp_path: Path) -> None:
         queue = after.find("replies")
         assert queue.session_ids(0, 9) == ["one", "three"]
         queue.sessions.accept("one")
-        assert queue.sessions.state("one") == b"1"
+        assert queue.sessions.get_state("one") == b"1"
 
 
 def test_queues_made_by_hand_are_kept_and_the_configuration_wins(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_folder_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     with broker(tmp_path, Q), pytest.raises(DataFolderError, match="another emulator"):
         SqliteMessageStorage(tmp_path)
     with (
-        pytest.raises(DataFolderError, match="'Orders' is kept with requires_session = False"),
+        pytest.raises(DataFolderError, match="'Orders' is stored with requires_session = False"),
         broker(tmp_path, replace(Q, requires_session=True)),
     ):
         pass

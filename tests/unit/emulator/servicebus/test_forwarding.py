@@ -177,7 +177,7 @@ def test_a_full_queue_takes_no_more_until_something_is_gone() -> None:
 def test_entities_are_made_changed_and_deleted() -> None:
     bus = broker(QueueSettings("a"))
     broken: list[tuple[str, str]] = []
-    bus.on_break(lambda entity, error: broken.append((entity, error.condition)))
+    bus.add_link_breaker(lambda entity, error: broken.append((entity, error.condition)))
     bus.create(QueueSettings("New", forward_to="a"))
     bus.find("new").send([message("x")])
     assert bodies(bus.find("a")) == [b"x"]

@@ -29,7 +29,7 @@ from servicebus_emulator.amqp.sections import (
     HEADER,
     MESSAGE_ANNOTATIONS,
 )
-from servicebus_emulator.servicebus.entities.message import BATCH_FORMAT
+from servicebus_emulator.servicebus.entities.message_encoding import BATCH_FORMAT
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings, QueueStatus
 from tests.unit.emulator.servicebus.client import SESSION_FILTER, Namespace
 from tests.unit.emulator.servicebus.rig import START, message, section

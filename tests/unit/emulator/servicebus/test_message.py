@@ -22,12 +22,12 @@ from servicebus_emulator.amqp.sections import (
     PROPERTIES,
     split,
 )
-from servicebus_emulator.servicebus.entities.message import (
-    MessageState,
+from servicebus_emulator.servicebus.entities.message import MessageState
+from servicebus_emulator.servicebus.entities.message_encoding import (
     encode_delivery,
     encode_peeked,
-    parse,
     parse_batch,
+    parse_message,
 )
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
 from tests.unit.emulator.servicebus.rig import START, message, section
@@ -56,7 +56,7 @@ def test_what_the_broker_does_not_own_goes_out_byte_for_byte() -> None:
     application = section(APPLICATION_PROPERTIES, {"number": Int(1), "text": "ä"})
     body = section(DATA, b"one") + section(DATA, b"two")
     footer = section(FOOTER, {Symbol("sum"): 1})
-    out = encode_delivery(parse(properties + application + body + footer), lock_token=None)
+    out = encode_delivery(parse_message(properties + application + body + footer), lock_token=None)
     assert out.endswith(properties + application + body + footer)
 
 
@@ -64,12 +64,12 @@ def test_what_the_broker_does_not_own_goes_out_byte_for_byte() -> None:
     "body", [section(AMQP_VALUE, {"a": None}), section(AMQP_SEQUENCE, [1, 2]) + section(AMQP_SEQUENCE, [])]
 )
 def test_any_kind_of_body_goes_through(body: bytes) -> None:
-    assert encode_delivery(parse(body), lock_token=None).endswith(body)
+    assert encode_delivery(parse_message(body), lock_token=None).endswith(body)
 
 
 def test_sections_may_come_in_any_order_as_pythons_do() -> None:
     late = section(DELIVERY_ANNOTATIONS, {Symbol("mine"): 1})
-    out = sections(encode_delivery(parse(section(DATA, b"x") + late), lock_token=None))
+    out = sections(encode_delivery(parse_message(section(DATA, b"x") + late), lock_token=None))
     assert (out[DELIVERY_ANNOTATIONS], out[DATA]) == ({"mine": 1}, b"x")
 
 
@@ -105,7 +105,7 @@ def test_a_sender_cannot_write_the_brokers_annotations() -> None:
         Symbol("mine"): "stays",
     }
     lock = section(DELIVERY_ANNOTATIONS, {Symbol("x-opt-lock-token"): LOCK})
-    out = encode_peeked(parse(lock + section(MESSAGE_ANNOTATIONS, forged) + section(DATA, b"")))
+    out = encode_peeked(parse_message(lock + section(MESSAGE_ANNOTATIONS, forged) + section(DATA, b"")))
     assert set(annotated(out)) == {"x-opt-sequence-number", "x-opt-enqueued-time", "mine"}
     assert annotated(out)[Symbol("x-opt-sequence-number")] == 0
     assert sections(out)[DELIVERY_ANNOTATIONS] == {}
@@ -129,7 +129,7 @@ def test_what_the_broker_needs_to_know_is_read() -> None:
 
 def test_time_to_live_is_also_read_from_creation_and_expiry() -> None:
     times = [None] * 8 + [Timestamp(10_000), Timestamp(4_000)]
-    assert parse(section(PROPERTIES, times)).ttl == 6
+    assert parse_message(section(PROPERTIES, times)).ttl == 6
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,13 @@ def test_time_to_live_is_also_read_from_creation_and_expiry() -> None:
 )
 def test_what_is_no_message_is_refused_by_saying_why(payload: bytes, said: str) -> None:
     with pytest.raises(ServiceBusError, match=said) as refused:
-        parse(payload)
+        parse_message(payload)
     assert refused.value.condition == ARGUMENT_ERROR
 
 
 @given(st.binary(max_size=200))
 def test_bytes_at_random_are_a_message_or_refused(payload: bytes) -> None:
-    for read in (parse, parse_batch):
+    for read in (parse_message, parse_batch):
         try:
             read(payload)
         except ServiceBusError as refused:
@@ -181,6 +181,6 @@ def test_a_partition_key_that_is_not_the_session_id_is_not_allowed() -> None:
 
 def test_a_partition_key_may_come_as_bytes_as_python_sends_on_what_it_has_received() -> None:
     annotations = section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-partition-key"): b"key"})
-    message = parse(annotations + section(DATA, b"x"))
+    message = parse_message(annotations + section(DATA, b"x"))
     assert message.partition_key == "key"
     assert message.annotations == {Symbol("x-opt-partition-key"): "key"}

@@ -162,7 +162,7 @@ def test_a_deferred_message_expires_too() -> None:
     rig.queue.defer(token(receiver.last), {})
     rig.passes(10)
     with pytest.raises(ServiceBusError, match=f"no deferred message {number}"):
-        rig.queue.receive_deferred([number], keep=True, session_id=None)
+        rig.queue.receive_deferred([number], peek_lock=True, session_id=None)
 
 
 def test_in_the_dead_letter_queue_nothing_expires() -> None:

@@ -56,7 +56,7 @@ def test_an_abandoned_message_comes_again_before_the_next(rig: Rig) -> None:
     _, receiver = rig.session("one", credit=1)
     rig.queue.abandon(token(receiver.last), {})
     receiver.credit = 2
-    rig.queue.credit(rig.queue.sessions.accept("two"))  # another session's credit moves nothing here
+    rig.queue.credit_granted(rig.queue.sessions.accept("two"))  # another session's credit moves nothing here
     assert receiver.bodies == [b"a"]
     rig.send("c", session_id="one")
     assert receiver.bodies == [b"a", b"a", b"b"]
@@ -119,7 +119,7 @@ def test_a_lock_that_ended_is_lost_even_if_nobody_noticed_yet(rig: Rig) -> None:
     assert lost.value.condition == MESSAGE_LOCK_LOST
     for act in (
         lambda: rig.queue.sessions.renew("one"),
-        lambda: rig.queue.sessions.state("one"),
+        lambda: rig.queue.sessions.get_state("one"),
         lambda: rig.queue.sessions.set_state("one", b"x"),
     ):
         with pytest.raises(ServiceBusError) as refused:
@@ -205,8 +205,8 @@ def test_who_waits_in_vain_is_told_at_its_time(rig: Rig) -> None:
 
 def test_who_went_away_is_given_nothing(rig: Rig) -> None:
     gone, waiting = rig.next_session(), rig.next_session()
-    rig.queue.sessions.forget_waiter(gone)
-    rig.queue.sessions.forget_waiter(gone)
+    rig.queue.sessions.cancel_accept(gone)
+    rig.queue.sessions.cancel_accept(gone)
     rig.send("a", session_id="one")
     assert gone.session is None
     assert waiting.receiver.bodies == [b"a"]
@@ -232,27 +232,27 @@ def test_a_deferred_message_is_had_through_its_own_session_only(rig: Rig) -> Non
     rig.queue.defer(token(receiver.last), {})
     rig.session("two")
     with pytest.raises(ServiceBusError, match="not of session 'two'") as refused:
-        rig.queue.receive_deferred([number], keep=True, session_id="two")
+        rig.queue.receive_deferred([number], peek_lock=True, session_id="two")
     assert refused.value.condition == MESSAGE_NOT_FOUND
     with pytest.raises(ServiceBusError) as refused:
-        rig.queue.receive_deferred([number], keep=True, session_id=None)
+        rig.queue.receive_deferred([number], peek_lock=True, session_id=None)
     assert refused.value.condition == SESSION_LOCK_LOST
-    [found] = rig.queue.receive_deferred([number], keep=True, session_id="one")
+    [found] = rig.queue.receive_deferred([number], peek_lock=True, session_id="one")
     assert found.locked_until == START + 30
     rig.queue.complete(token(found))
 
 
 def test_state_outlives_holders_and_messages_until_it_is_cleared(rig: Rig) -> None:
     session, _ = rig.session("one")
-    assert rig.queue.sessions.state("one") is None
+    assert rig.queue.sessions.get_state("one") is None
     rig.queue.sessions.set_state("one", b"state")
     rig.queue.sessions.release(session)
     session, _ = rig.session("one")
-    assert rig.queue.sessions.state("one") == b"state"
+    assert rig.queue.sessions.get_state("one") == b"state"
     rig.queue.sessions.set_state("one", None)
     rig.queue.sessions.release(session)
     rig.session("one")
-    assert rig.queue.sessions.state("one") is None
+    assert rig.queue.sessions.get_state("one") is None
 
 
 def test_sessions_with_active_messages_or_state_are_listed_by_page(rig: Rig) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from servicebus_emulator.servicebus.entities.message import Message, MessageState, with_reason
+from servicebus_emulator.servicebus.entities.message import Message, MessageState
+from servicebus_emulator.servicebus.entities.message_encoding import set_dead_letter_reason
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST, MESSAGE_NOT_FOUND, ServiceBusError
 from tests.unit.emulator.servicebus.rig import START, RecordingReceiver, Rig, body, properties, token
@@ -38,7 +39,7 @@ def test_a_consumer_gets_no_more_than_it_wants() -> None:
     receiver = rig.receiver(2)
     assert receiver.bodies == [b"a", b"b"]
     receiver.credit = 1
-    rig.queue.credit()
+    rig.queue.credit_granted()
     assert receiver.bodies == [b"a", b"b", b"c"]
 
 
@@ -149,7 +150,7 @@ def test_what_is_given_back_comes_before_what_came_after_it() -> None:
     receiver = rig.receiver(1)
     rig.queue.abandon(token(receiver.last), {})
     receiver.credit = 3
-    rig.queue.credit()
+    rig.queue.credit_granted()
     assert receiver.bodies == [b"a", b"a", b"b", b"c"]
 
 
@@ -195,7 +196,7 @@ def test_a_dead_lettered_message_says_why_and_keeps_what_it_said_before() -> Non
     rig = Rig()
     rig.send("a")
     receiver = rig.receiver()
-    with_reason(receiver.last, None, None, {"mine": 7})
+    set_dead_letter_reason(receiver.last, None, None, {"mine": 7})
     rig.queue.dead_letter(token(receiver.last), "why", "because", {"more": "so"})
     assert properties(buried(rig)[0]) == {
         "mine": 7,
@@ -233,7 +234,7 @@ def test_a_message_cannot_sink_below_the_dead_letter_queue() -> None:
     rig.dead.subscribe(receiver)
     with pytest.raises(ServiceBusError, match="cannot be dead-lettered again"):
         rig.dead.dead_letter(token(receiver.last), "again", None, {})
-    rig.dead.credit()
+    rig.dead.credit_granted()
     assert (receiver.bodies, receiver.last.delivery_count) == ([b"a", b"a"], 0)
     assert rig.dead.dead_letters is None
 
@@ -256,7 +257,7 @@ def test_a_deferred_message_is_found_by_its_number_only() -> None:
     first, second = deferred(rig, "a", "b")
     assert rig.receiver().bodies == []
     assert rig.queue.counts()["deferred"] == 2
-    found = rig.queue.receive_deferred([second, first], keep=True, session_id=None)
+    found = rig.queue.receive_deferred([second, first], peek_lock=True, session_id=None)
     assert [body(one) for one in found] == [b"b", b"a"]
     rig.queue.complete(token(found[0]))
     assert rig.queue.counts()["deferred"] == 1
@@ -265,7 +266,7 @@ def test_a_deferred_message_is_found_by_its_number_only() -> None:
 def test_a_number_asked_for_twice_is_found_once() -> None:
     rig = Rig()
     [number] = deferred(rig, "a")
-    found = rig.queue.receive_deferred([number, number], keep=True, session_id=None)
+    found = rig.queue.receive_deferred([number, number], peek_lock=True, session_id=None)
     assert len(found) == 1
     rig.queue.complete(token(found[0]))
 
@@ -273,19 +274,19 @@ def test_a_number_asked_for_twice_is_found_once() -> None:
 def test_a_deferred_message_stays_deferred_when_its_lock_ends() -> None:
     rig = Rig(lock_seconds=30.0)
     [number] = deferred(rig, "a")
-    rig.queue.receive_deferred([number], keep=True, session_id=None)
+    rig.queue.receive_deferred([number], peek_lock=True, session_id=None)
     with pytest.raises(ServiceBusError, match="locked by a receiver"):
-        rig.queue.receive_deferred([number], keep=True, session_id=None)
+        rig.queue.receive_deferred([number], peek_lock=True, session_id=None)
     rig.passes(30)
     assert rig.receiver().bodies == []
-    [again] = rig.queue.receive_deferred([number], keep=True, session_id=None)
+    [again] = rig.queue.receive_deferred([number], peek_lock=True, session_id=None)
     assert (again.state, again.delivery_count) == (MessageState.DEFERRED, 2)  # put aside once, and a lock that ended
 
 
 def test_a_deferred_message_can_be_taken_for_good() -> None:
     rig = Rig()
     [number] = deferred(rig, "a")
-    [received] = rig.queue.receive_deferred([number], keep=False, session_id=None)
+    [received] = rig.queue.receive_deferred([number], peek_lock=False, session_id=None)
     assert received.lock_token is None
     assert rig.queue.counts()["deferred"] == 0
 
@@ -296,7 +297,7 @@ def test_asking_for_a_message_that_is_not_deferred_takes_none() -> None:
     [active] = rig.send("b")
     for wrong in (active, 99):
         with pytest.raises(ServiceBusError, match=f"no deferred message {wrong}") as refused:
-            rig.queue.receive_deferred([number, wrong], keep=False, session_id=None)
+            rig.queue.receive_deferred([number, wrong], peek_lock=False, session_id=None)
         assert refused.value.condition == MESSAGE_NOT_FOUND
     assert rig.queue.counts()["deferred"] == 1
 

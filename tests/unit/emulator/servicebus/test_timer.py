@@ -42,4 +42,4 @@ async def test_an_event_that_fails_keeps_no_other_from_happening(caplog: pytest.
     broker.close()
     assert (clumsy.bodies, other.bodies) == ([b"2"], [b"3"])
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert errors == ["Something that was due in 'a' failed."]
+    assert errors == ["A timer of queue 'a' failed."]
