@@ -1,4 +1,4 @@
-"""The samples keep the contract. If Node is there, it runs the front end's with stand-ins for Azure's packages."""
+"""The samples follow the message contract. If Node is installed, it runs the front end with stand-ins for the SDK."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ SERVICE_BUS = """
 export class ServiceBusClient {
   createSender(queue) {
     return {
-      sendMessages: async (message) => { globalThis.said.sent = { queue, message }; },
+      sendMessages: async (message) => { globalThis.recorded.sent = { queue, message }; },
       close: async () => {},
     };
   }
   async acceptSession(queue, session) {
-    const waiting = globalThis.results(globalThis.said.sent.message);
-    globalThis.said.session = { queue, session };
+    const waiting = globalThis.results(globalThis.recorded.sent.message);
+    globalThis.recorded.session = { queue, session };
     return {
       receiveMessages: async () => waiting.splice(0, 1),
-      completeMessage: async ({ body }) => { globalThis.said.completed = body.request_message_id; },
+      completeMessage: async ({ body }) => { globalThis.recorded.completed = body.request_message_id; },
       deadLetterMessage: async ({ body }, { deadLetterReason }) => {
-        globalThis.said.deadLettered.push([body.request_message_id, deadLetterReason]);
+        globalThis.recorded.deadLettered.push([body.request_message_id, deadLetterReason]);
       },
-      close: async () => { globalThis.said.closed = true; },
+      close: async () => { globalThis.recorded.closed = true; },
     };
   }
 }
 """
-PLAY = """
-globalThis.said = { deadLettered: [] };
+SCRIPT = """
+globalThis.recorded = { deadLettered: [] };
 const result = (id) => ({
   body: { status: "succeeded", request_message_id: id, replay_of: null, output: { for: id } },
   applicationProperties: { contract: "RESULT_CONTRACT" },
 });
 globalThis.results = ({ messageId }) => [result("another's"), result(messageId)];
 const { createQuote } = await import("./front-end.mjs");
-said.output = await createQuote("Contoso", 125);
-console.log(JSON.stringify(said));
+recorded.output = await createQuote("Contoso", 125);
+console.log(JSON.stringify(recorded));
 """
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the front end did, as Node tells it."""
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the SDK calls that the front end made under Node."""
     folder = tmp_path_factory.mktemp("front-end")
     for name, source in {"identity": IDENTITY, "service-bus": SERVICE_BUS}.items():
         package = folder / "node_modules" / "@azure" / name
@@ -70,13 +70,13 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Any:
         (package / "package.json").write_text('{"type": "module", "exports": "./index.mjs"}', encoding="utf-8")
         (package / "index.mjs").write_text(source, encoding="utf-8")
     shutil.copy(SAMPLES / "front-end.mjs", folder)
-    (folder / "play.mjs").write_text(PLAY.replace("RESULT_CONTRACT", RESULT_CONTRACT), encoding="utf-8")
-    return json.loads(run_node(folder / "play.mjs"))
+    (folder / "script.mjs").write_text(SCRIPT.replace("RESULT_CONTRACT", RESULT_CONTRACT), encoding="utf-8")
+    return json.loads(run_node(folder / "script.mjs"))
 
 
 @needs_node
-def test_the_front_end_sends_a_request_that_the_worker_reads(said: Any) -> None:
-    sent = said["sent"]["message"]
+def test_the_front_end_sends_a_valid_request(recorded: Any) -> None:
+    sent = recorded["sent"]["message"]
     request = FlowRequest.from_message(
         Message(
             body=json.dumps(sent["body"]).encode(),
@@ -90,26 +90,26 @@ def test_the_front_end_sends_a_request_that_the_worker_reads(said: Any) -> None:
     assert (request.flow, request.input) == ("create-quote", {"customer": "Contoso", "amount": 125})
     assert request.claim is not None
     assert request.claim.get_secret_value().startswith("token for api://")
-    assert said["session"] == {"queue": request.reply_to, "session": request.reply_to_session_id}
-    assert request.message_id != request.correlation_id  # the flow and its owner see the latter
+    assert recorded["session"] == {"queue": request.reply_to, "session": request.reply_to_session_id}
+    assert request.message_id != request.correlation_id  # the flow and its owner know the correlation ID
 
 
 @needs_node
-def test_the_front_end_takes_no_result_of_another_request(said: Any) -> None:
-    own = said["sent"]["message"]["messageId"]
-    assert said["deadLettered"] == [["another's", "unexpected_result"]]
-    assert (said["completed"], said["output"]) == (own, {"for": own})
-    assert said["closed"]
+def test_the_front_end_dead_letters_the_result_of_another_request(recorded: Any) -> None:
+    own = recorded["sent"]["message"]["messageId"]
+    assert recorded["deadLettered"] == [["another's", "unexpected_result"]]
+    assert (recorded["completed"], recorded["output"]) == (own, {"for": own})
+    assert recorded["closed"]
 
 
-def test_the_front_end_looks_at_fields_that_results_have() -> None:
+def test_the_front_end_reads_only_fields_that_results_have() -> None:
     source = (SAMPLES / "front-end.mjs").read_text(encoding="utf-8")
-    looked_at = set(re.findall(r"(?:body\?|result)\.(\w+)", source))
-    assert {"status", "request_message_id", "replay_of"} <= looked_at <= set(FlowResult.model_fields)
+    read_fields = set(re.findall(r"(?:body\?|result)\.(\w+)", source))
+    assert {"status", "request_message_id", "replay_of"} <= read_fields <= set(FlowResult.model_fields)
     assert f'"{RESULT_CONTRACT}"' in source
 
 
-def test_the_plugin_writes_fields_that_requests_have() -> None:
+def test_the_plug_in_writes_exactly_the_fields_of_a_request() -> None:
     source = (SAMPLES / "StartQuote.cs").read_text(encoding="utf-8")
     body = source.split("class FlowRequest", 1)[1].split("\n}", 1)[0]
     written = set(re.findall(r'DataMember\(Name = "(\w+)"\)', body))
@@ -119,6 +119,6 @@ def test_the_plugin_writes_fields_that_requests_have() -> None:
 
 def run_node(script: Path) -> str:
     assert NODE is not None
-    done = subprocess.run([NODE, script.name], cwd=script.parent, capture_output=True, timeout=30, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()
+    completed = subprocess.run([NODE, script.name], cwd=script.parent, capture_output=True, timeout=30, check=False)
+    assert completed.returncode == 0, completed.stderr.decode()
+    return completed.stdout.decode()
