@@ -179,8 +179,8 @@ async def test_the_log_does_not_grow_with_all_that_was_written(place: Place) -> 
 async def test_nor_does_it_grow_if_there_is_always_somebody_writing(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flow_worker.journal.transactions._LOG_PAGES", 500)
-    monkeypatch.setattr("flow_worker.journal.transactions._MOVED_AFTER", 200)
+    monkeypatch.setattr("flow_worker.journal.transactions._MAX_LOG_PAGES", 500)
+    monkeypatch.setattr("flow_worker.journal.transactions._CHECKPOINT_AFTER", 200)
     path = place.settings.path
     store = await SqliteStore.open(path, busy_seconds=5)
 

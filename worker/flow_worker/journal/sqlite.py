@@ -1,7 +1,7 @@
-"""The journal's documents in an SQLite file: for all workers on one machine, with nothing to install.
+"""Keeps the journal's documents in an SQLite file, for all workers of one machine.
 
-The file must lie on a local disk: WAL mode needs shared memory, which network file systems do not give
-(sqlite.org, "Write-Ahead Logging").
+The file must be on a local disk: WAL mode needs shared memory, which network file systems do not offer (sqlite.org,
+"Write-Ahead Logging").
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal.store import DocumentTooLarge, StoredDocument
-from flow_worker.journal.transactions import Job, Transactions
+from flow_worker.journal.transactions import Operation, Transactions
 from flow_worker.settings import InvalidSettings
 
 SCHEMA_VERSION = 1
@@ -31,12 +31,12 @@ CREATE TABLE entry (
 CREATE INDEX entry_expires ON entry (expires);
 """
 _MAX_BYTES = 256 * 1024 * 1024
-_LONG_BYTES = 256 * 1024
-"""A document of this size takes a millisecond to write."""
+_SLOW_BYTES = 256 * 1024
+"""Writing a document of this size takes a millisecond; larger ones are written off the event loop's thread."""
 
 
 class SqliteStore:
-    """A store in the file `path`. Several processes of one machine may share it."""
+    """A store in the file `path`, which several processes of one machine may share."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path, *, busy_seconds: float) -> None:
         self._transactions = Transactions(connection, path, busy_seconds=busy_seconds)
@@ -44,13 +44,16 @@ class SqliteStore:
 
     @classmethod
     async def open(cls, path: Path, *, busy_seconds: float) -> Self:
-        """Make or open the file. `busy_seconds`: how long to wait for another process. Raises `InvalidSettings`."""
+        """Create or open the file. Raises `InvalidSettings` if it cannot be used.
+
+        `busy_seconds` is the longest wait for another process that writes.
+        """
         return cls(await asyncio.to_thread(connect, path, busy_seconds), path, busy_seconds=busy_seconds)
 
     async def read(self, key: str) -> StoredDocument | None:
         """See `Store.read`."""
-        found: StoredDocument | None = await self._done(partial(_read, key=key))
-        return found
+        stored: StoredDocument | None = await self._run(partial(_read, key=key))
+        return stored
 
     async def write(
         self, key: str, document: bytes, version: str | None, expires: datetime, *, durable: bool = True
@@ -58,13 +61,13 @@ class SqliteStore:
         """See `Store.write`."""
         if len(document) > _MAX_BYTES:
             raise DocumentTooLarge
-        work = partial(_write, key=key, document=document, version=version, expires=expires)
-        written: str | None = await self._done(work, durable=durable, long=len(document) > _LONG_BYTES)
+        operation = partial(_write, key=key, document=document, version=version, expires=expires)
+        written: str | None = await self._run(operation, durable=durable, slow=len(document) > _SLOW_BYTES)
         return written
 
     async def purge(self, now: datetime, limit: int) -> int:
         """See `Store.purge`."""
-        purged: int = await self._done(partial(_purge, now=now, limit=limit), long=True)
+        purged: int = await self._run(partial(_purge, now=now, limit=limit), slow=True)
         return purged
 
     async def close(self) -> None:
@@ -72,12 +75,12 @@ class SqliteStore:
         self._closed = True
         await self._transactions.close()
 
-    async def _done(self, job: Job, *, durable: bool = False, long: bool = False) -> Any:
+    async def _run(self, operation: Operation, *, durable: bool = False, slow: bool = False) -> Any:
         if self._closed:
             raise TemporarilyUnavailable("journal_unavailable", "the journal is closed")
         try:
-            return await self._transactions.done(job, durable=durable, long=long)
-        except sqlite3.Error as error:  # its message names files at limit; it never quotes what is stored
+            return await self._transactions.run(operation, durable=durable, slow=slow)
+        except sqlite3.Error as error:  # its message names files at most, and quotes no stored value
             raise TemporarilyUnavailable("journal_unavailable", f"the journal failed: {error}") from error
 
 
@@ -89,7 +92,8 @@ def _read(connection: sqlite3.Connection, key: str) -> StoredDocument | None:
 def _write(
     connection: sqlite3.Connection, key: str, document: bytes, version: str | None, expires: datetime
 ) -> str | None:
-    # An entry that expires and is made anew must not get a version that it had before, so versions are random.
+    # Random, not counted: an entry that expires and is created again would otherwise start at a version that an old
+    # lease still holds, and that lease would then pass the comparison.
     new = random.getrandbits(56)
     values = (document, new, expires.timestamp(), key)
     if version is None:
@@ -110,11 +114,12 @@ def _purge(connection: sqlite3.Connection, now: datetime, limit: int) -> int:
 
 
 def connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
-    """A connection to the file, which is made if need be, for one thread at a time. Raises `InvalidSettings`."""
+    """Create the file if needed and return a connection for one thread at a time. Raises `InvalidSettings`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds flows' outputs; SQLite would ask the umask
-        # Threads take turns with it; isolation_level None: transactions are begun and ended in `Transactions`.
+        # Created here with its mode, as the file holds the outputs of flows; SQLite would apply the umask.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        # check_same_thread: threads use the connection in turn. isolation_level: `Transactions` begins and ends them.
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise _unusable(path, error) from None
@@ -133,14 +138,14 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     with connection:
-        connection.execute("BEGIN IMMEDIATE")  # also tells a file that cannot be written
-        found: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found > SCHEMA_VERSION:
+        connection.execute("BEGIN IMMEDIATE")  # also fails for a file that cannot be written
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
             raise InvalidSettings(
-                f"journal.path: '{path}' was written by a later version (schema {found}, this one knows "
+                f"journal.path: '{path}' was written by a later version (schema {version}, this one knows "
                 f"{SCHEMA_VERSION}); run that version, or name another file"
             )
-        if found == 0:
+        if version == 0:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -149,5 +154,5 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 def _unusable(path: Path, error: Exception) -> InvalidSettings:
     return InvalidSettings(
         f"journal.path: '{path}' cannot be used as the journal ({error}); name a file on a local disk that the worker "
-        "may write, or move a damaged one away (requests under way are then called as if for the first time)"
+        "may write, or move a damaged file away (the worker then calls requests under way as if for the first time)"
     )

@@ -1,7 +1,7 @@
-"""The journal's documents in Azure Table Storage: for any number of workers on any number of machines.
+"""Keeps the journal's documents in Azure Table Storage, for workers on any number of machines.
 
-One entity for each document, compressed and cut into binary properties. The limits are the service's: 64 KiB for a
-property, 1 MiB for an entity (Microsoft Learn, "Understanding the Table service data model").
+Each document is one entity, compressed and cut into binary properties. The service limits a property to 64 KiB and an
+entity to 1 MiB (Microsoft Learn, "Understanding the Table service data model").
 """
 
 from __future__ import annotations
@@ -37,60 +37,64 @@ _log = logging.getLogger(__name__)
 
 _PART_BYTES = 60 * 1024
 _MAX_PARTS = 12
-"""720 KiB, which stay below 1 MiB in base64: beyond, aiohttp warns of bodies that hold up the event loop."""
+"""720 KiB, which stay below 1 MiB in base64. Beyond that, aiohttp warns that the body holds up the event loop."""
 _PARTITION_DIGITS = 2
-"""Of the key, which is a hash: 256 partitions, which the service may spread over its servers."""
-_DELETES_AT_ONCE = 16
+"""The leading hex digits of the key, a hash: 256 partitions, which the service can spread over its servers."""
+_MAX_CONCURRENT_DELETES = 16
 _AUDIENCES = {
     ".usgovcloudapi.net": "https://storage.azure.us",
     ".chinacloudapi.cn": "https://storage.azure.cn",
 }
-"""Of the sovereign clouds, by the host they are reached at; all other hosts take the SDK's default."""
+"""Token audiences of the sovereign clouds, by the suffix of the host. Other hosts use the SDK's default."""
 
-# What goes wrong below is as varied as what answers at the endpoint: the SDK decodes a proxy's page as if it were its
-# own error, and the credential lets through what its JSON lacks.
-_TROUBLE = (AzureError, aiohttp.ClientError, OSError, ValueError, KeyError, AttributeError)
+# Wider than the SDK's own errors: the SDK parses a proxy's error page as if the service had sent it, and the credential
+# raises KeyError or AttributeError if the identity endpoint's JSON lacks a field.
+_SDK_ERRORS = (AzureError, aiohttp.ClientError, OSError, ValueError, KeyError, AttributeError)
 
 
 class TableStore:
-    """A store in one table. The deadline of each operation is the caller's, but for `purge`, which makes many calls."""
+    """A store in one table. The caller sets the deadline of each operation; `purge`, with many calls, sets its own."""
 
     def __init__(self, client: TableClient, *, call_seconds: float) -> None:
         self._client = client
         self._call_seconds = call_seconds
-        self._table_is_there = False
-        self._opened = AsyncExitStack()
+        self._table_exists = False
+        self._resources = AsyncExitStack()
 
     @classmethod
     async def by_identity(cls, endpoint: str, table: str, *, client_id: str | None, call_seconds: float) -> Self:
-        """Authorised by the managed identity. Raises `InvalidSettings`."""
+        """Open the table with the managed identity. Raises `InvalidSettings` if the endpoint is not https."""
         if urlsplit(endpoint).scheme != "https":
             raise InvalidSettings("journal.table_endpoint is not https; copy it from the storage account's endpoints")
         credential = ManagedIdentityCredential(client_id=client_id)
         host = (urlsplit(endpoint).hostname or "").lower()
-        audience = next((one for suffix, one in _AUDIENCES.items() if host.endswith(suffix)), None)
-        client = TableClient(endpoint, table, credential=credential, audience=audience, **_transport(call_seconds))
+        audience = next((audience for suffix, audience in _AUDIENCES.items() if host.endswith(suffix)), None)
+        client = TableClient(
+            endpoint, table, credential=credential, audience=audience, **_transport_options(call_seconds)
+        )
         return await cls(client, call_seconds=call_seconds)._open(credential)
 
     @classmethod
     async def by_connection_string(cls, connection_string: str, table: str, *, call_seconds: float) -> Self:
-        """Authorised by an account key or a shared access signature. Raises `InvalidSettings`."""
+        """Open the table with an account key or a shared access signature. Raises `InvalidSettings`."""
         try:
-            client = TableClient.from_connection_string(connection_string, table, **_transport(call_seconds))
-        except ValueError as error:  # its text names what is missing, and quotes nothing
+            client = TableClient.from_connection_string(connection_string, table, **_transport_options(call_seconds))
+        except ValueError as error:  # its text names the missing part, and quotes no value
             raise InvalidSettings(f"journal.table_connection_string: {error}; copy it from the access keys") from None
         return await cls(client, call_seconds=call_seconds)._open()
 
     async def _open(self, credential: ManagedIdentityCredential | None = None) -> Self:
-        """Make the table, if it is not there. A service that is away now is no reason not to start."""
+        """Create the table if it is missing. The worker also starts if the service is unreachable now."""
         if credential is not None:
-            self._opened.push_async_callback(credential.close)
-        self._opened.push_async_callback(self._client.close)
+            self._resources.push_async_callback(credential.close)
+        self._resources.push_async_callback(self._client.close)
         try:
             async with asyncio.timeout(self._call_seconds):
-                await self._prepare()
-        except (TemporarilyUnavailable, TimeoutError) as trouble:
-            log(_log, logging.WARNING, "journal.unreachable", f"The journal's table is not to be had yet: {trouble}")
+                await self._ensure_table()
+        except (TemporarilyUnavailable, TimeoutError) as error:
+            reason = str(error) or f"no answer within {self._call_seconds:g} s"
+            message = f"The worker cannot reach the journal's table yet: {reason}"
+            log(_log, logging.WARNING, "journal.unreachable", message)
         except BaseException:
             await self.close()
             raise
@@ -98,31 +102,31 @@ class TableStore:
 
     async def read(self, key: str) -> StoredDocument | None:
         """See `Store.read`."""
-        await self._prepare()
-        with self._told_apart():
+        await self._ensure_table()
+        with self._errors_translated():
             try:
-                entity = await self._client.get_entity(*_place(key))
+                entity = await self._client.get_entity(*_entity_key(key))
             except ResourceNotFoundError as error:
-                self._refuse_lack_of_table(error)
+                self._raise_if_table_is_missing(error)
                 return None
-            return StoredDocument(_joined(entity), str(entity.metadata["etag"]))
+            return StoredDocument(_document_of(entity), str(entity.metadata["etag"]))
 
     async def write(
         self, key: str, document: bytes, version: str | None, expires: datetime, *, durable: bool = True
     ) -> str | None:
-        """See `Store.write`. Whatever Azure has accepted lasts."""
+        """See `Store.write`. Azure persists every write that it accepts, so `durable` changes nothing."""
         entity = _entity(key, document, expires)
-        await self._prepare()
-        with self._told_apart():
+        await self._ensure_table()
+        with self._errors_translated():
             try:
                 return str((await self._put(entity, version))["etag"])
             except (ResourceExistsError, ResourceModifiedError):
                 return None
             except ResourceNotFoundError as error:
-                self._refuse_lack_of_table(error)
+                self._raise_if_table_is_missing(error)
                 return None
             except HttpResponseError as error:
-                if error.status_code == 413 or (_code(error) or "").endswith("TooLarge"):
+                if error.status_code == 413 or (_error_code(error) or "").endswith("TooLarge"):
                     raise DocumentTooLarge from None
                 raise
 
@@ -136,34 +140,36 @@ class TableStore:
     async def purge(self, now: datetime, limit: int) -> int:
         """See `Store.purge`."""
         purged = 0
-        with self._told_apart():
-            await self._within(self._prepare)
+        with self._errors_translated():
+            await self._within_deadline(self._ensure_table)
             async for page in self._expired(now, limit):
-                for start in range(0, len(page), _DELETES_AT_ONCE):
-                    await asyncio.gather(*(self._delete(one) for one in page[start : start + _DELETES_AT_ONCE]))
+                for start in range(0, len(page), _MAX_CONCURRENT_DELETES):
+                    await asyncio.gather(
+                        *(self._delete(entity) for entity in page[start : start + _MAX_CONCURRENT_DELETES])
+                    )
                 purged += len(page)
                 if purged >= limit:
                     break
         return purged
 
     async def _expired(self, now: datetime, limit: int) -> AsyncIterator[list[TableEntity]]:
-        """Keys and versions, page by page; pages may be empty, for the service looks at so many rows at a time."""
-        found = self._client.query_entities(
+        """Yield keys and versions by pages. A page may be empty, as the service scans a limited number of rows."""
+        entities = self._client.query_entities(
             "expires le @now",
             parameters={"now": now},
             select=["PartitionKey", "RowKey"],
             results_per_page=min(limit, 1000),
         )
-        pages = found.by_page()
+        pages = entities.by_page()
         while True:
             try:
-                page = await self._within(pages.__anext__)
+                page = await self._within_deadline(pages.__anext__)
             except StopAsyncIteration:
                 return
             yield [entity async for entity in page]
 
     async def _delete(self, entity: TableEntity) -> None:
-        """Delete it, unless it has changed since it was found."""
+        """Delete the entity unless it has changed since the query: a renewed entry has not expired any more."""
 
         async def delete() -> None:
             with suppress(ResourceModifiedError):
@@ -171,57 +177,57 @@ class TableStore:
                     entity, etag=entity.metadata["etag"], match_condition=MatchConditions.IfNotModified
                 )
 
-        await self._within(delete)
+        await self._within_deadline(delete)
 
     async def close(self) -> None:
         """See `Store.close`."""
-        await self._opened.aclose()
+        await self._resources.aclose()
 
-    # --- trouble -------------------------------------------------------------------------------------------------
+    # --- errors --------------------------------------------------------------------------------------------------
 
-    async def _prepare(self) -> None:
-        if self._table_is_there:
+    async def _ensure_table(self) -> None:
+        if self._table_exists:
             return
-        with self._told_apart():
+        with self._errors_translated():
             try:
                 await self._client.create_table()
             except ResourceExistsError:
                 pass
             except HttpResponseError as error:
-                if error.status_code != 403:  # who may not make tables may still use one that is there
+                if error.status_code != 403:  # without the right to create tables, an existing one may still be used
                     raise
-        self._table_is_there = True
+        self._table_exists = True
 
-    def _refuse_lack_of_table(self, error: HttpResponseError) -> None:
-        """An entity that is not there is an answer; a table that is not there is trouble."""
-        if _code(error) == "TableNotFound":
-            self._table_is_there = False
+    def _raise_if_table_is_missing(self, error: HttpResponseError) -> None:
+        """Raise the error if the table is missing. A missing entity, an answer, comes as the same error type."""
+        if _error_code(error) == "TableNotFound":
+            self._table_exists = False
             raise error
 
-    async def _within(self, work: Callable[[], Awaitable[Any]]) -> Any:
+    async def _within_deadline(self, work: Callable[[], Awaitable[Any]]) -> Any:
         async with asyncio.timeout(self._call_seconds):
             return await work()
 
     @contextmanager
-    def _told_apart(self) -> Iterator[None]:
-        """Translate service errors to `TemporarilyUnavailable`. Error texts may hold signed URLs; codes do not."""
+    def _errors_translated(self) -> Iterator[None]:
+        """Translate errors to `TemporarilyUnavailable` with their codes only: error texts may hold signed URLs."""
         try:
             yield
-        except _TROUBLE as error:
+        except _SDK_ERRORS as error:
             status = f" {error.status_code}" if isinstance(error, HttpResponseError) and error.status_code else ""
-            what = f"{type(error).__name__}{status} {_code(error) or ''}".strip()
+            cause = f"{type(error).__name__}{status} {_error_code(error) or ''}".strip()
             raise TemporarilyUnavailable(
-                "journal_unavailable", f"the journal's table cannot be had ({what})"
+                "journal_unavailable", f"the journal's table is unavailable ({cause})"
             ) from error
 
 
-def _transport(call_seconds: float) -> dict[str, Any]:
-    """No attempts of the SDK's own: a second one could meet what the first one wrote, and take it for another's."""
+def _transport_options(call_seconds: float) -> dict[str, Any]:
+    """Turn off the SDK's retries: a retry could meet the first attempt's write, and report it as another worker's."""
     return {"retry_total": 0, "connection_timeout": call_seconds, "read_timeout": call_seconds}
 
 
-def _code(error: Exception) -> str | None:
-    """The service's own code, wherever the SDK left it."""
+def _error_code(error: Exception) -> str | None:
+    """Return the service's error code from wherever the SDK keeps it."""
     code = getattr(error, "error_code", None)
     if code is None:
         headers = getattr(getattr(error, "response", None), "headers", {})
@@ -229,7 +235,7 @@ def _code(error: Exception) -> str | None:
     return None if code is None else str(getattr(code, "value", code))
 
 
-def _place(key: str) -> tuple[str, str]:
+def _entity_key(key: str) -> tuple[str, str]:
     return key[:_PARTITION_DIGITS], key
 
 
@@ -238,14 +244,14 @@ def _entity(key: str, document: bytes, expires: datetime) -> TableEntity:
     parts = [data[start : start + _PART_BYTES] for start in range(0, len(data), _PART_BYTES)]
     if len(parts) > _MAX_PARTS:
         raise DocumentTooLarge
-    partition, row = _place(key)
+    partition, row = _entity_key(key)
     named = {f"part{number:02}": part for number, part in enumerate(parts)}
     return TableEntity(PartitionKey=partition, RowKey=row, expires=expires, **named)
 
 
-def _joined(entity: TableEntity) -> bytes:
+def _document_of(entity: TableEntity) -> bytes:
     names = sorted(name for name in entity if name.startswith("part"))
     try:
         return zlib.decompress(b"".join(entity[name] for name in names))
     except zlib.error as error:
-        raise ValueError("an entity that is no journal entry") from error
+        raise ValueError("the entity is not a journal entry") from error

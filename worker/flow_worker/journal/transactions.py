@@ -1,8 +1,8 @@
-"""Jobs on one SQLite connection: those that come together share a transaction, and so its wait for the disk.
+"""Runs operations on one SQLite connection; concurrent ones share a transaction and its wait for the disk.
 
-A job takes SQLite some 30 µs, while the way to a thread and back costs ten times that of a busy event loop. So jobs are
-done on the loop's own thread, and only what may have to wait is done on another: the disk, another process that
-writes, the moving of the write-ahead log into the file.
+SQLite needs about 30 µs for an operation. Handing it to a thread and back costs ten times that of a busy event loop.
+So operations run on the loop's own thread. Threads do only the work that may block: the disk, another process that
+writes, and the transfer of the write-ahead log into the database file.
 """
 
 from __future__ import annotations
@@ -18,188 +18,197 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-Job = Callable[[sqlite3.Connection], Any]
+Operation = Callable[[sqlite3.Connection], Any]
 
-_MAX_TOGETHER = 256
-"""Jobs in one transaction."""
-_MOVED_AFTER = 1000
-"""Jobs after which the log is moved into the file. SQLite would do it as often, and keep the loop waiting meanwhile."""
-_LOG_PAGES = 4_000
-"""16 MB. SQLite begins the log anew only when all of it is moved, and somebody who is always writing adds to it in the
-meantime. Beyond this, they wait for the rest.
+_MAX_BATCH = 256
+"""Operations in one transaction."""
+_CHECKPOINT_AFTER = 1000
+"""Operations between two checkpoints, which transfer the log into the database file. SQLite would checkpoint about as
+often by itself, but on the event loop's thread.
+"""
+_MAX_LOG_PAGES = 4_000
+"""16 MB. SQLite restarts the log only when all of it is transferred; a worker that always writes adds to it meanwhile.
+Beyond this size, writes wait for the transfer.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    job: Job
+class _Pending:
+    operation: Operation
     durable: bool
-    long: bool
-    done: asyncio.Future[Any]
+    slow: bool
+    result: asyncio.Future[Any]
 
 
-_Ended = tuple[_Waiting, Any]
-"""A job, and what came of it."""
+_Completed = tuple[_Pending, Any]
+"""An operation and its return value."""
 
 
 class Transactions:
-    """Does jobs on a connection that nobody else uses, for one event loop."""
+    """Runs operations on a connection that nothing else uses, for one event loop."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path, *, busy_seconds: float) -> None:
-        """`busy_seconds`: how long to wait for another process."""
+        """`busy_seconds` is the longest wait for another process that writes."""
         self._connection = connection
         self._path = path
         self._busy_ms = int(busy_seconds * 1000)
         self._loop = asyncio.get_running_loop()
-        # Not daemons: a process that ends must not tear a transaction.
+        # Not daemon threads: the end of the process must not interrupt a transaction.
         self._threads = ThreadPoolExecutor(2, "journal")
-        self._to_sync: SimpleQueue[list[_Ended] | None] = SimpleQueue()
+        self._to_sync: SimpleQueue[list[_Completed] | None] = SimpleQueue()
         self._syncer = Thread(target=self._keep_syncing, name="journal disk", daemon=True)
         self._syncer.start()
-        self._waiting: list[_Waiting] = []
-        self._unsynced: list[_Ended] = []
-        self._at_work: set[asyncio.Task[None]] = set()
-        self._lent = self._syncing = self._moving = False
-        self._log: int | None = None
-        self._since_moved = 0
+        self._pending: list[_Pending] = []
+        self._unsynced: list[_Completed] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_lent = self._is_syncing = self._is_checkpointing = False
+        self._log_descriptor: int | None = None
+        self._since_checkpoint = 0
+        # The loop's thread must never block: a busy database is reported at once, and a thread then waits for it.
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA synchronous = NORMAL")  # a commit does not wait for the disk; see `_sync`
 
-    async def done(self, job: Job, *, durable: bool = False, long: bool = False) -> Any:
-        """What the job returned, once it is committed; it is not begun if the caller is gone before.
+    async def run(self, operation: Operation, *, durable: bool = False, slow: bool = False) -> Any:
+        """Return the operation's return value once it is committed. A cancelled operation is not begun.
 
-        `durable`: once it also outlives a power cut. `long`: the loop should not wait for it. Raises what the job
-        raises, and `sqlite3.Error`; those of its transaction fail with it.
+        With `durable`, return only once it also survives a power cut. `slow` keeps the operation off the loop's
+        thread. Raises whatever the operation raises, and `sqlite3.Error`. An error fails all operations of the same
+        transaction.
         """
-        if not self._waiting and not self._lent:
+        if not self._pending and not self._is_lent:
+            # Not at once: all operations that come in this turn of the loop share the transaction.
             self._loop.call_soon(self._commit)
-        waiting = _Waiting(job, durable, long, self._loop.create_future())
-        self._waiting.append(waiting)
-        return await waiting.done
+        pending = _Pending(operation, durable, slow, self._loop.create_future())
+        self._pending.append(pending)
+        return await pending.result
 
     async def close(self) -> None:
-        """End what is under way, then close the connection."""
-        while self._waiting or self._at_work or self._syncing:
-            await asyncio.gather(asyncio.sleep(0.001), *self._at_work)
+        """Finish the operations under way, then close the connection."""
+        while self._pending or self._tasks or self._is_syncing:
+            await asyncio.gather(asyncio.sleep(0.001), *self._tasks)
         self._to_sync.put(None)
         await asyncio.to_thread(self._syncer.join)
         await asyncio.to_thread(self._threads.shutdown)
-        if self._log is not None:
-            os.close(self._log)
-        await asyncio.to_thread(self._connection.close)  # the last one moves the log into the file
+        if self._log_descriptor is not None:
+            os.close(self._log_descriptor)
+        await asyncio.to_thread(self._connection.close)  # the last connection transfers the log into the file
 
     # --- committing ----------------------------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        """Do all jobs that wait; a thread does if it takes long, or another process is writing just now."""
-        if self._lent:
-            return  # they are done when it comes back
-        together = [one for one in self._waiting[:_MAX_TOGETHER] if not one.done.done()]
-        del self._waiting[:_MAX_TOGETHER]
-        if any(one.long for one in together):
-            self._lend(together)
+        """Run the pending operations here, or in a thread if they are slow or another process is writing."""
+        if self._is_lent:
+            return  # the thread's end schedules the next commit
+        batch = [pending for pending in self._pending[:_MAX_BATCH] if not pending.result.done()]
+        del self._pending[:_MAX_BATCH]
+        if any(pending.slow for pending in batch):
+            self._lend(batch)
             return
         try:
-            self._committed(_together(self._connection, together))
-        except Exception as error:  # noqa: BLE001 - whatever a job raises is for those who wait for it
+            self._committed(_run_batch(self._connection, batch))
+        except Exception as error:  # noqa: BLE001 - an operation's error belongs to its callers
             if _is_busy(error):
-                self._lend(together)
+                self._lend(batch)
                 return
-            _fail(together, error)
-        self._go_on()
+            _fail(batch, error)
+        self._commit_next()
 
-    def _lend(self, together: Sequence[_Waiting]) -> None:
-        self._lent = True
-        self._start(self._patiently(together))
+    def _lend(self, batch: Sequence[_Pending]) -> None:
+        """Lend the connection to a thread that runs the batch. Until it returns, operations only queue up."""
+        self._is_lent = True
+        self._start(self._commit_in_thread(batch))
 
-    async def _patiently(self, together: Sequence[_Waiting]) -> None:
-        """The same in a thread, which has the connection meanwhile."""
+    async def _commit_in_thread(self, batch: Sequence[_Pending]) -> None:
         try:
-            self._committed(await self._in_thread(self._waiting_for_others, together))
-        except Exception as error:  # noqa: BLE001 - as above
-            _fail(together, error)
+            self._committed(await self._in_thread(self._run_batch_patiently, batch))
+        except Exception as error:  # noqa: BLE001 - an operation's error belongs to its callers
+            _fail(batch, error)
         finally:
-            self._lent = False
-            self._go_on()
+            self._is_lent = False
+            self._commit_next()
 
-    def _waiting_for_others(self, together: Sequence[_Waiting]) -> list[_Ended]:
+    def _run_batch_patiently(self, batch: Sequence[_Pending]) -> list[_Completed]:
+        """Run the batch, but wait for other processes. Only a thread may do that."""
         self._connection.execute(f"PRAGMA busy_timeout = {self._busy_ms}")
         try:
-            return _together(self._connection, together)
+            return _run_batch(self._connection, batch)
         finally:
             self._connection.execute("PRAGMA busy_timeout = 0")
 
-    def _committed(self, ended: Sequence[_Ended]) -> None:
-        _tell([one for one in ended if not one[0].durable])
-        self._unsynced += [one for one in ended if one[0].durable]
-        if not self._syncing:
+    def _committed(self, completed: Sequence[_Completed]) -> None:
+        _resolve([one for one in completed if not one[0].durable])
+        self._unsynced += [one for one in completed if one[0].durable]
+        if not self._is_syncing:
             self._sync()
-        self._since_moved += len(ended)
-        if self._since_moved >= _MOVED_AFTER and not self._moving:
-            self._moving = True
-            self._start(self._move_log())
+        self._since_checkpoint += len(completed)
+        if self._since_checkpoint >= _CHECKPOINT_AFTER and not self._is_checkpointing:
+            self._is_checkpointing = True
+            self._start(self._checkpoint())
 
-    def _go_on(self) -> None:
-        if self._waiting:
+    def _commit_next(self) -> None:
+        if self._pending:
             self._loop.call_soon(self._commit)
 
     # --- the disk ------------------------------------------------------------------------------------------------
 
     def _sync(self) -> None:
-        """Have the disk keep what was committed: a transaction lasts once the log that it is in is on the disk.
+        """Flush the committed operations to the disk: a transaction is durable once the log is on the disk.
 
-        SQLite's own way, `synchronous = FULL`, would hold the connection, and all others' writing, until then.
+        SQLite's own way, `synchronous = FULL`, would hold the connection, and every other write, until then. Here
+        further transactions commit during the flush, and the next flush covers all of them.
         """
-        ended, self._unsynced = self._unsynced, []
-        self._syncing = bool(ended)
-        if ended:
-            self._to_sync.put(ended)
+        completed, self._unsynced = self._unsynced, []
+        self._is_syncing = bool(completed)
+        if completed:
+            self._to_sync.put(completed)
 
     def _keep_syncing(self) -> None:
-        """In a thread of its own, since an executor's way there and back costs as much as the disk."""
-        while (ended := self._to_sync.get()) is not None:
-            trouble = None
+        """Run in one dedicated thread: the way through an executor and back costs as much as the disk."""
+        while (completed := self._to_sync.get()) is not None:
+            failure = None
             try:
                 os.fsync(self._log_file())
             except OSError as error:
-                trouble = sqlite3.OperationalError(f"the disk did not keep it: {error}")
-            self._loop.call_soon_threadsafe(self._synced, ended, trouble)
+                failure = sqlite3.OperationalError(f"the disk did not keep the journal's log: {error}")
+            self._loop.call_soon_threadsafe(self._synced, completed, failure)
 
-    def _synced(self, ended: Sequence[_Ended], trouble: sqlite3.OperationalError | None) -> None:
-        if trouble is None:
-            _tell(ended)
+    def _synced(self, completed: Sequence[_Completed], failure: sqlite3.OperationalError | None) -> None:
+        if failure is None:
+            _resolve(completed)
         else:
-            _fail([one for one, _ in ended], trouble)
+            _fail([pending for pending, _ in completed], failure)
         self._sync()
 
     def _log_file(self) -> int:
-        """The log's file descriptor. It is one file as long as a connection is open (sqlite.org, "WAL-mode File
-        Format"), and SQLite's locks are on other files, so closing it lets none go.
+        """Return the log's file descriptor.
+
+        The log stays one file while a connection is open (sqlite.org, "WAL-mode File Format"). SQLite's locks are on
+        other files, so closing this descriptor releases none of them.
         """
-        if self._log is None:
-            self._log = os.open(f"{self._path}-wal", os.O_RDWR)
-        return self._log
+        if self._log_descriptor is None:
+            self._log_descriptor = os.open(f"{self._path}-wal", os.O_RDWR)
+        return self._log_descriptor
 
-    async def _move_log(self) -> None:
-        self._since_moved = 0
+    async def _checkpoint(self) -> None:
+        self._since_checkpoint = 0
         try:
-            pages = await self._in_thread(_move_log, self._path)
-            if pages > _LOG_PAGES and not self._lent:
-                await self._begin_log_anew()
+            pages = await self._in_thread(_checkpoint_passively, self._path)
+            if pages > _MAX_LOG_PAGES and not self._is_lent:
+                await self._restart_log()
         except sqlite3.Error:
-            pass  # what is in the log is as safe as what is in the file, and the next time is soon
+            pass  # the log is as safe as the database file, and the next checkpoint comes soon
         finally:
-            self._moving = False
+            self._is_checkpointing = False
 
-    async def _begin_log_anew(self) -> None:
-        """Move what came meanwhile. Nobody here writes until that is done, or it might never be."""
-        self._lent = True
+    async def _restart_log(self) -> None:
+        """Transfer the rest of the log while this process does not write; otherwise the rest might never end."""
+        self._is_lent = True
         try:
-            await self._in_thread(_move, self._connection, "RESTART")
+            await self._in_thread(_run_checkpoint, self._connection, "RESTART")
         finally:
-            self._lent = False
-            self._go_on()
+            self._is_lent = False
+            self._commit_next()
 
     # --- threads -------------------------------------------------------------------------------------------------
 
@@ -208,51 +217,55 @@ class Transactions:
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
-        self._at_work.add(task)
-        task.add_done_callback(self._at_work.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-def _together(connection: sqlite3.Connection, together: Sequence[_Waiting]) -> list[_Ended]:
-    """Do the jobs in one transaction: all of them, or none."""
-    if not together:
+def _run_batch(connection: sqlite3.Connection, batch: Sequence[_Pending]) -> list[_Completed]:
+    """Run the operations in one transaction: all of them, or none."""
+    if not batch:
         return []
+    # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later could fail in the middle,
+    # as SQLite does not wait for a lock that a reader wants to upgrade.
     connection.execute("BEGIN IMMEDIATE")
     try:
-        ended = [(one, one.job(connection)) for one in together]
+        completed = [(pending, pending.operation(connection)) for pending in batch]
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # some errors have ended it already
+        if connection.in_transaction:  # some errors have rolled back already
             connection.execute("ROLLBACK")
         raise
-    return ended
+    return completed
 
 
 def _is_busy(error: Exception) -> bool:
-    """Whether another process was writing. The code's upper bytes say why (sqlite.org, "Result and Error Codes")."""
+    """Return whether another process was writing. The upper bytes of the code hold details (sqlite.org, "Result and
+    Error Codes").
+    """
     return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def _tell(ended: Sequence[_Ended]) -> None:
-    for one, result in ended:
-        if not one.done.done():
-            one.done.set_result(result)
+def _resolve(completed: Sequence[_Completed]) -> None:
+    for pending, value in completed:
+        if not pending.result.done():
+            pending.result.set_result(value)
 
 
-def _fail(together: Sequence[_Waiting], error: Exception) -> None:
-    for one in together:
-        if not one.done.done():
-            one.done.set_exception(error)
+def _fail(batch: Sequence[_Pending], error: Exception) -> None:
+    for pending in batch:
+        if not pending.result.done():
+            pending.result.set_exception(error)
 
 
-def _move_log(path: Path) -> int:
-    """Move what is in the log, on a connection of its own: only then others may write. Returns the log's pages."""
+def _checkpoint_passively(path: Path) -> int:
+    """Transfer the log over a separate connection, so that writes can continue. Return the log's pages."""
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        return _move(connection, "PASSIVE")
+        return _run_checkpoint(connection, "PASSIVE")
     finally:
         connection.close()
 
 
-def _move(connection: sqlite3.Connection, how: str) -> int:
-    pages: int = connection.execute(f"PRAGMA wal_checkpoint({how})").fetchone()[1]
+def _run_checkpoint(connection: sqlite3.Connection, mode: str) -> int:
+    pages: int = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[1]
     return pages
