@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from servicebus_emulator.cloud.definitions import PROVEN, HttpDefinition
+from servicebus_emulator.cloud.definitions import HttpDefinition
+from servicebus_emulator.cloud.fields import TRUSTED_SCHEMAS
 from servicebus_emulator.servicebus.access.policies import Policy
 from servicebus_emulator.servicebus.configuration.fields import ConfigError
 from servicebus_emulator.servicebus.configuration.policies import parse_policies
@@ -38,14 +39,14 @@ def load(path: Path | None = None) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not UTF-8"
         raise ConfigError("(file)", f"cannot be read: {reason}") from error
-    # Skip the slow checks of templates for the packaged file: the tests run them, and every start would pay for them.
-    return parse(text, context=PROVEN if path is None else None)
+    # Skip the slow check of input schemas for the packaged file: the tests run it, and every start would pay for it.
+    return parse(text, context=TRUSTED_SCHEMAS if path is None else None)
 
 
 def parse(text: str, *, context: str | None = None) -> Config:
     """Parse the text of a configuration. Raises `ConfigError`, which names the field.
 
-    `context`: `definitions.PROVEN` skips the checks that the packaged configuration has passed in the tests.
+    `context`: `cloud.fields.TRUSTED_SCHEMAS` skips the checks that the packaged configuration has passed in the tests.
     """
     try:
         document: object = json.loads(text)

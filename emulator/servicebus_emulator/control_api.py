@@ -14,7 +14,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field, ValidationError
 
-from servicebus_emulator.cloud.definitions import Definition, Seconds
+from servicebus_emulator.cloud.fields import Definition, Seconds
 from servicebus_emulator.control import Control
 from servicebus_emulator.servicebus.errors import DETACH_FORCED, ServiceBusError
 from servicebus_emulator.servicebus.faults import FaultPoint, InjectedRefusal

@@ -1,7 +1,7 @@
-"""One web server for all that is HTTP: its port is bound and its addresses known at once, the rest comes when called.
+"""The web server of all HTTP services: it binds its port at once and builds its services for the first caller.
 
-What answers is `emulator.site`. With the libraries it stands on it takes as much memory as the Service Bus, and as long
-to start, and many a user only has queues: so it is imported for the first caller, and all wait a quarter of a second.
+`cloud.site` answers. With the libraries it imports, it needs as much memory and start-up time as the Service Bus
+emulator, and many users only need queues. So the first caller triggers its import and waits 0.25 s for it.
 """
 
 from __future__ import annotations
@@ -36,68 +36,68 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Web:
-    """A running server: its addresses, and its parts for tests in the same process."""
+    """A running web server: its addresses, and its services for tests in the same process."""
 
     url: str
     identity_header: str = field(repr=False)
     tenant_id: UUID
     audience: str
-    """The worker's own: what a sender's token must be for."""
+    """The worker's audience, which senders' tokens are for."""
     organization_id: UUID
-    """Dataverse's, as the server was started."""
+    """The Dataverse organization's ID at the start of the server."""
     site: Callable[[], Site] = field(repr=False)
-    """The one site; it is built when it is first asked for."""
+    """Returns the site; the first call builds it."""
 
     @property
     def identity_endpoint(self) -> str:
-        """Where the managed identity's tokens are."""
+        """The URL of the managed-identity endpoint."""
         return f"{self.url}/msi/token"
 
     @property
     def issuer(self) -> str:
-        """The tenant's, of version 2 tokens."""
+        """The issuer of the tenant's version 2 tokens."""
         return urls.issuer_v2(self.url, self.tenant_id)
 
     @property
     def flows_url(self) -> str:
-        """What the URLs of flows begin with."""
-        return f"{self.url}{urls.FLOWS}"
+        """The common prefix of the flows' URLs."""
+        return f"{self.url}{urls.FLOWS_PATH}"
 
     @property
     def dataverse_url(self) -> str:
-        """The organization's, without a slash; its tokens' audience, too."""
-        return f"{self.url}{urls.DATAVERSE}"
+        """The organization's URL, without a trailing slash; it is also the audience of its tokens."""
+        return f"{self.url}{urls.DATAVERSE_PATH}"
 
     @property
     def flows(self) -> FlowHost:
-        """Who runs the flows."""
+        """The host of the flows."""
         return self.site().flows
 
     @property
     def dataverse(self) -> DataverseHost:
-        """Who answers for the organization."""
+        """The host of the Dataverse organization."""
         return self.site().dataverse
 
     @property
     def identity(self) -> IdentityEndpoint:
-        """Who gives out the managed identity's tokens."""
+        """The managed-identity endpoint."""
         return self.site().identity
 
     @property
     def tokens(self) -> Issuer:
-        """Who signs all tokens."""
+        """The issuer of all tokens."""
         return self.site().issuer
 
     def flow_url(self, name: str) -> str:
-        """The URL that starts a flow."""
+        """Return the URL that starts a flow."""
         return f"{self.flows_url}/{name}/triggers/manual/paths/invoke?api-version=1"
 
     def verify(self, token: str) -> Mapping[str, object]:
-        """The claims of a token of ours. Raises `InvalidToken`."""
+        """Return the claims of a token that this server's issuer signed. Raise `InvalidToken` for any other token."""
         return self.tokens.verify(token)
 
     def environment(self) -> dict[str, str]:
-        """The variables by which azure-identity finds the managed-identity endpoint."""
+        """Return the environment variables through which azure-identity finds the managed-identity endpoint."""
         return {"IDENTITY_ENDPOINT": self.identity_endpoint, "IDENTITY_HEADER": self.identity_header}
 
 
@@ -111,15 +111,15 @@ async def running_web(
     enqueue: Enqueue | None = None,
     routes: Callable[[], Sequence[RouteDef]] = list,
 ) -> AsyncIterator[Web]:
-    """Serve until the block ends; port 0 picks a free one. Raises `OSError` if the port cannot be had.
+    """Serve until the block ends; port 0 picks a free port. Raise `OSError` if the port is not available.
 
-    `queue_counts` is what `GET /emulator/queues` answers: each queue's messages by state. `enqueue` takes the messages
-    of Dataverse; without it there is no queue for them. `routes` are answered, too.
+    `queue_counts` returns the answer of `GET /emulator/queues`: each queue's messages by state. `enqueue` takes
+    Dataverse's messages; without it no queue exists for them. `routes` returns further routes to serve.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listener:
-        shown = f"[{host}]" if family == socket.AF_INET6 else host
-        url = f"http://{shown}:{listener.getsockname()[1]}"
+        url_host = f"[{host}]" if family == socket.AF_INET6 else host
+        url = f"http://{url_host}:{listener.getsockname()[1]}"
         identity = definition.identity
         header = identity.identity_header or secrets.token_hex(16)
 
@@ -128,7 +128,7 @@ async def running_web(
             from servicebus_emulator.cloud.site import Site  # see the module's docstring
 
             return Site(
-                url, definition, header, queue_counts=queue_counts, enqueue=enqueue or _no_queue, routes=routes()
+                url, definition, header, queue_counts=queue_counts, enqueue=enqueue or _refuse_message, routes=routes()
             )
 
         answering = asyncio.create_task(_answer(listener, site))
@@ -143,21 +143,21 @@ async def running_web(
 
 
 async def _answer(listener: socket.socket, site: Callable[[], Site]) -> None:
-    """Wait for the first caller, build the site for it, and leave all callers to the site; until cancelled."""
+    """Accept the first caller, build the site for it, and let the site serve all callers until cancelled."""
     listener.setblocking(False)
     first: socket.socket | None = None
-    # It may be gone again, or there are too many open files: the site's server knows what to do then.
+    # The caller may have disconnected, or the process has too many open files. The site's own server handles both.
     with suppress(OSError):
         first, _ = await asyncio.get_running_loop().sock_accept(listener)
     try:
         await site().serve(listener, first)
     except Exception:
-        _log.exception("The HTTP side cannot be served.")
-        listener.close()  # callers are refused, rather than kept waiting
+        _log.exception("The emulator cannot serve its HTTP services.")
+        listener.close()  # so that the kernel refuses callers instead of letting them wait
         if first is not None:
             first.close()
         raise
 
 
-def _no_queue(queue: str, _: Message) -> None:
-    raise ServiceBusError(NOT_FOUND, f"There is no broker here, and so no queue '{queue}'.")
+def _refuse_message(queue: str, _: Message) -> None:
+    raise ServiceBusError(NOT_FOUND, f"The queue '{queue}' does not exist: this server runs without a broker.")

@@ -1,4 +1,4 @@
-"""A web server for each test, and a client of it."""
+"""Fixtures: a web server for each test, and an HTTP client."""
 
 from collections.abc import AsyncIterator
 
@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from servicebus_emulator import config
-from servicebus_emulator.cloud.definitions import FLOW_AUDIENCE
+from servicebus_emulator.cloud.entra.definitions import FLOW_AUDIENCE
 from servicebus_emulator.cloud.web import Web, running_web
 
 

@@ -1,4 +1,4 @@
-"""Dataverse's Web API on the emulator: who is told what, and what it does when it has a bad day."""
+"""Dataverse's Web API on the emulator: privilege queries, refusals and faults."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from servicebus_emulator.cloud.dataverse.directory import Organization, object_id, system_user_id
-from servicebus_emulator.cloud.definitions import FLOW_AUDIENCE, MANAGED_IDENTITY_OBJECT_ID
+from servicebus_emulator.cloud.dataverse.directory import Directory, object_id, system_user_id
+from servicebus_emulator.cloud.entra.definitions import FLOW_AUDIENCE, MANAGED_IDENTITY_OBJECT_ID
 from servicebus_emulator.cloud.entra.issuer import TokenRequest, object_id_of
 from servicebus_emulator.cloud.web import Web
 
@@ -17,7 +17,7 @@ STRANGER = "11111111-2222-4333-8444-555555555555"
 BY_OID = "RetrieveAadUserSetOfPrivilegesByNames"
 BY_ROW = "Microsoft.Dynamics.CRM.RetrieveUserPrivilegeByPrivilegeName"
 
-Json = Any  # what httpx reads
+Json = Any  # the type of httpx.Response.json()
 
 
 class Api:
@@ -29,8 +29,10 @@ class Api:
         self.bearer = web.tokens.for_managed_identity(web.dataverse_url, 600)
 
     async def get(self, rest: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        given = {"Authorization": f"Bearer {self.bearer}"} if headers is None else headers
-        return await self._client.get(f"{self._web.dataverse_url}/api/data/v9.2/{rest}", headers=given)
+        bearer = {"Authorization": f"Bearer {self.bearer}"}
+        return await self._client.get(
+            f"{self._web.dataverse_url}/api/data/v9.2/{rest}", headers=bearer if headers is None else headers
+        )
 
     async def by_oid(self, user: str, *privileges: str) -> httpx.Response:
         names = quote("[" + ",".join(f'"{name}"' for name in privileges or (CREATE,)) + "]")
@@ -55,7 +57,7 @@ def api(web: Web, client: httpx.AsyncClient) -> Api:
 
 
 def row_of(web: Web, name: str) -> str:
-    organization: Organization = web.dataverse.organization
+    organization: Directory = web.dataverse.directory
     return str(next(system_user_id(user) for user in organization.definition.users if user.name == name))
 
 
@@ -64,7 +66,7 @@ def depths(answer: httpx.Response) -> dict[str, str]:
     return {row["PrivilegeName"]: row["Depth"] for row in answer.json()["RolePrivileges"]}
 
 
-async def test_a_privilege_is_told_by_object_id_with_its_depth(web: Web, api: Api) -> None:
+async def test_a_query_by_object_id_returns_the_privileges_with_their_depth(web: Web, api: Api) -> None:
     answer = await api.by_oid("ada", CREATE, "prvReadnew_quote", "prvDeletenew_quote")
     assert depths(answer) == {CREATE: "Local", "prvReadnew_quote": "Deep"}
     assert answer.json()["@odata.context"].startswith(f"{web.dataverse_url}/api/data/v9.2/$metadata#")
@@ -72,20 +74,20 @@ async def test_a_privilege_is_told_by_object_id_with_its_depth(web: Web, api: Ap
     assert answer.headers["Content-Type"].startswith("application/json; odata.metadata=minimal")
 
 
-async def test_a_team_gives_its_members_what_its_roles_hold(web: Web, api: Api) -> None:
+async def test_team_members_hold_the_privileges_of_the_teams_roles(web: Web, api: Api) -> None:
     assert depths(await api.by_oid("grace")) == {CREATE: "Basic"}
     assert depths(await api.by_row(row_of(web, "grace"))) == {CREATE: "Basic"}
     excluded = await api.by_row(row_of(web, "grace"), f"PrivilegeName='{CREATE}',ExcludeTeamBasic=true")
     assert depths(excluded) == {}
 
 
-async def test_who_does_not_hold_it_gets_an_empty_list(web: Web, api: Api) -> None:
+async def test_a_user_without_the_privilege_gets_an_empty_list(web: Web, api: Api) -> None:
     assert depths(await api.by_oid("bob")) == {}
     assert depths(await api.by_row(row_of(web, "bob"))) == {}
 
 
 @pytest.mark.parametrize(
-    "question",
+    "query",
     [
         f"(DirectoryObjectId={{oid}},PrivilegeNames=['{CREATE}'])",
         f'(DirectoryObjectId={{oid}},PrivilegeNames=["{CREATE}"])',
@@ -94,13 +96,13 @@ async def test_who_does_not_hold_it_gets_an_empty_list(web: Web, api: Api) -> No
         f"(DirectoryObjectId=@id,%20PrivilegeNames=@p)?%40id={{oid}}&%40p=%5B%27{CREATE}%27%5D",
     ],
 )
-async def test_every_form_that_odata_allows_is_the_same_question(api: Api, question: str) -> None:
-    answer = await api.get(BY_OID + question.format(oid=object_id_of("ada")))
+async def test_every_form_that_odata_allows_is_the_same_query(api: Api, query: str) -> None:
+    answer = await api.get(BY_OID + query.format(oid=object_id_of("ada")))
     assert depths(answer) == {CREATE: "Local"}
 
 
 @pytest.mark.parametrize(
-    "question",
+    "query",
     [
         f"{BY_OID}(DirectoryObjectId=@id,PrivilegeNames=@p)?@id={STRANGER}",
         f"{BY_OID}(DirectoryObjectId='{STRANGER}',PrivilegeNames=['{CREATE}'])",
@@ -116,20 +118,20 @@ async def test_every_form_that_odata_allows_is_the_same_question(api: Api, quest
         f"systemusers({STRANGER})/{BY_ROW}(PrivilegeName='%FF')",
     ],
 )
-async def test_a_malformed_question_is_400(api: Api, question: str) -> None:
-    answer = await api.get(question)
+async def test_a_malformed_query_is_answered_with_400(api: Api, query: str) -> None:
+    answer = await api.get(query)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["code"] == "0x0"
     assert answer.json()["error"]["message"]
 
 
-async def test_quotes_in_a_name_are_doubled_and_change_nothing_else(web: Web, api: Api) -> None:
+async def test_doubled_quotes_keep_a_hostile_name_inside_its_literal(web: Web, api: Api) -> None:
     hostile = quote("x'',ExcludeTeamBasic=true)/$value?@p=''", safe="")
     assert depths(await api.by_row(row_of(web, "ada"), f"PrivilegeName='{hostile}'")) == {}
     assert (await api.calls())[-1]["privileges"] == ["x',ExcludeTeamBasic=true)/$value?@p='"]
 
 
-async def test_an_unknown_row_is_404_and_an_unknown_object_id_as_is_wished(api: Api) -> None:
+async def test_an_unknown_row_is_404_and_an_unknown_object_id_is_as_configured(api: Api) -> None:
     answer = await api.by_row(STRANGER)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "0x80040217")
     assert depths(await api.by_oid(STRANGER)) == {}
@@ -138,19 +140,19 @@ async def test_an_unknown_row_is_404_and_an_unknown_object_id_as_is_wished(api: 
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "0x80040217")
 
 
-async def test_the_key_that_can_create_a_user_is_refused_and_goes_on_record(api: Api) -> None:
+async def test_a_query_by_the_key_that_can_create_a_user_is_refused_and_recorded(api: Api) -> None:
     answer = await api.get(f"systemusers(azureactivedirectoryobjectid={STRANGER})?$select=systemuserid")
     assert answer.status_code == 400
     await api.by_oid("ada")
     assert [call["forbidden"] for call in await api.calls()] == [True, False]
 
 
-async def test_other_parts_of_the_web_api_are_not_there(api: Api) -> None:
+async def test_other_parts_of_the_web_api_are_not_emulated(api: Api) -> None:
     answer = await api.get("accounts?$top=1")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "0x80060888")
 
 
-async def test_only_a_token_for_the_organization_gets_in(web: Web, api: Api) -> None:
+async def test_only_a_token_for_the_organization_is_admitted(web: Web, api: Api) -> None:
     users = web.tokens.mint(TokenRequest(user="ada", audience=web.dataverse_url, forged=True))
     of_flows = web.tokens.for_managed_identity(FLOW_AUDIENCE, 600)
     for headers in (
@@ -163,7 +165,7 @@ async def test_only_a_token_for_the_organization_gets_in(web: Web, api: Api) -> 
     assert [call["caller"] for call in await api.calls()] == [None] * 4
 
 
-async def test_a_caller_who_is_no_application_user_is_403(web: Web, api: Api) -> None:
+async def test_a_caller_that_is_no_application_user_gets_403(web: Web, api: Api) -> None:
     await api.put(application_users=[])
     answer = await api.by_oid("ada")
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "0x80072560")
@@ -171,7 +173,7 @@ async def test_a_caller_who_is_no_application_user_is_403(web: Web, api: Api) ->
     assert depths(await api.by_oid("ada")) == {CREATE: "Local"}
 
 
-async def test_users_roles_and_teams_change_while_it_runs(web: Web, api: Api) -> None:
+async def test_users_roles_and_teams_can_change_at_run_time(web: Web, api: Api) -> None:
     row = "3d4a8c5e-1f2b-4711-810a-e0071b6a82d1"
     changed = await api.put(
         roles=[{"name": "Some", "privileges": {CREATE: "Basic"}}, {"name": "All", "privileges": {CREATE: "Global"}}],
@@ -182,14 +184,14 @@ async def test_users_roles_and_teams_change_while_it_runs(web: Web, api: Api) ->
         ],
     )
     assert changed.status_code == 200, changed.text
-    assert depths(await api.by_oid("mary")) == {CREATE: "Global"}, "the role that reaches farthest counts"
+    assert depths(await api.by_oid("mary")) == {CREATE: "Global"}, "the role with the greatest depth counts"
     assert depths(await api.by_row(row)) == {CREATE: "Global"}
     assert depths(await api.by_oid("jean")) == {}, "a disabled user holds nothing"
     assert depths(await api.by_oid("ada")) == {}
     shown = changed.json()["users"]
     assert [user["object_id"] for user in shown] == [str(object_id_of(name)) for name in ("mary", "jean")]
     assert shown[0]["system_user_id"] == row
-    assert [str(object_id(user)) for user in web.dataverse.organization.definition.users] == [
+    assert [str(object_id(user)) for user in web.dataverse.directory.definition.users] == [
         user["object_id"] for user in shown
     ]
 
@@ -205,14 +207,14 @@ async def test_users_roles_and_teams_change_while_it_runs(web: Web, api: Api) ->
         ({"role": []}, "no such field"),
     ],
 )
-async def test_a_change_with_a_mistake_changes_nothing(api: Api, patch: dict[str, object], message: str) -> None:
+async def test_an_invalid_change_changes_nothing(api: Api, patch: dict[str, object], message: str) -> None:
     answer = await api.put(**patch)
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
     assert depths(await api.by_oid("ada")) == {CREATE: "Local"}
 
 
-async def test_throttling_has_dataverses_codes_and_ends(api: Api) -> None:
+async def test_a_throttled_answer_has_the_service_protection_code(api: Api) -> None:
     await api.put(
         faults=[
             {"kind": "throttle", "retry_after": "7", "next_calls": 1},
@@ -232,7 +234,7 @@ async def test_throttling_has_dataverses_codes_and_ends(api: Api) -> None:
     assert depths(last) == {CREATE: "Local"}
 
 
-async def test_a_call_that_got_no_answer_is_on_record_with_what_it_asked(api: Api) -> None:
+async def test_an_unanswered_call_is_recorded_with_its_query(api: Api) -> None:
     await api.put(faults=[{"kind": "reset_after_reading", "next_calls": 1}])
     with pytest.raises(httpx.HTTPError):
         await api.by_oid("grace")

@@ -1,4 +1,4 @@
-"""Faults made on purpose: what a caller meets, and what is remembered of its call."""
+"""Injected faults: their effect on the caller and on the record of the call."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from servicebus_emulator import config
-from servicebus_emulator.cloud.definitions import FLOW_AUDIENCE
+from servicebus_emulator.cloud.entra.definitions import FLOW_AUDIENCE
 from servicebus_emulator.cloud.web import Web, running_web
 
 
@@ -26,7 +26,7 @@ async def start(web: Web, client: httpx.AsyncClient, bearer: dict[str, str], tim
     return await client.post(web.flow_url("fragile"), json={"n": 1}, headers=bearer, timeout=timeout)
 
 
-async def test_faults_strike_in_order_and_for_as_many_calls_as_they_say(
+async def test_faults_apply_in_order_each_to_its_number_of_calls(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await break_flow(
@@ -54,7 +54,7 @@ async def test_a_fault_answers_with_any_status_body_and_content_type(
     assert "x-ms-workflow-run-id" not in answer.headers
 
 
-async def test_a_delay_holds_back_the_flows_own_answer(
+async def test_a_delay_postpones_the_flows_own_answer(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await break_flow(web, client, {"kind": "delay", "delay_seconds": 0.3, "next_calls": 1})
@@ -65,7 +65,7 @@ async def test_a_delay_holds_back_the_flows_own_answer(
     assert time.monotonic() - began >= 0.29
 
 
-async def test_a_flow_that_hangs_never_answers_and_its_run_has_begun(
+async def test_a_hanging_flow_never_answers_although_its_run_began(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await break_flow(web, client, {"kind": "hang"})
@@ -103,7 +103,7 @@ async def test_a_connection_closed_midway_leaves_half_a_body(
             await answer.aread()
 
 
-async def test_an_oversize_answer_has_the_size_asked_for_and_is_json(
+async def test_an_oversize_answer_is_json_of_the_requested_size(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     for size in (2, 65_537, 1_000_000):
@@ -113,7 +113,7 @@ async def test_an_oversize_answer_has_the_size_asked_for_and_is_json(
         assert answer.json() == "x" * (size - 2)
 
 
-async def test_faults_end_when_they_are_taken_away_and_stay_when_something_else_changes(
+async def test_faults_last_until_they_are_removed_and_survive_other_changes(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await break_flow(web, client, {"kind": "respond", "status": 503})
@@ -123,14 +123,14 @@ async def test_faults_end_when_they_are_taken_away_and_stay_when_something_else_
     assert (await start(web, client, bearer)).status_code == 201
 
 
-async def test_the_server_stops_while_a_caller_waits_for_ever(client: httpx.AsyncClient) -> None:
+async def test_the_server_stops_while_a_call_hangs(client: httpx.AsyncClient) -> None:
     async with running_web(config.load().http) as web:
         token = web.tokens.for_managed_identity(FLOW_AUDIENCE, 60)
         await break_flow(web, client, {"kind": "hang"})
         hanging = asyncio.create_task(start(web, client, {"Authorization": f"Bearer {token}"}))
         async with asyncio.timeout(5):
             while not (await client.get(f"{web.url}/emulator/flows/fragile/calls")).json()["calls"]:
-                pass  # the answer itself is the wait
+                pass  # the awaited answer already yields to the event loop
         began = time.monotonic()
     assert time.monotonic() - began < 5
     with pytest.raises(httpx.TransportError):

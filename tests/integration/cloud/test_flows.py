@@ -1,4 +1,4 @@
-"""HTTP-triggered flows: who may start one, what is refused and how, what an answer carries."""
+"""HTTP-triggered flows: authorization, refusals, and the headers of an answer."""
 
 import logging
 
@@ -6,17 +6,17 @@ import httpx
 import jwt
 import pytest
 
-from servicebus_emulator.cloud.definitions import FLOW_AUDIENCE, MANAGED_IDENTITY_OBJECT_ID
+from servicebus_emulator.cloud.entra.definitions import FLOW_AUDIENCE, MANAGED_IDENTITY_OBJECT_ID
 from servicebus_emulator.cloud.web import Web
 
 QUOTE = {"customer": "Contoso", "amount": 1250}
 OTHER_OBJECT = "99999999-8888-4777-8666-555555555555"
 
 
-async def mint(web: Web, client: httpx.AsyncClient, **wanted: object) -> dict[str, str]:
-    """A bearer header as the managed identity's, but for what is wanted otherwise."""
-    right = {"user": str(MANAGED_IDENTITY_OBJECT_ID), "audience": FLOW_AUDIENCE}
-    answer = await client.post(f"{web.url}/emulator/token", json=right | wanted)
+async def mint(web: Web, client: httpx.AsyncClient, **changes: object) -> dict[str, str]:
+    """Return a bearer header with the managed identity's token, after these changes to the token request."""
+    request = {"user": str(MANAGED_IDENTITY_OBJECT_ID), "audience": FLOW_AUDIENCE}
+    answer = await client.post(f"{web.url}/emulator/token", json=request | changes)
     return {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
 
@@ -27,12 +27,12 @@ async def put(web: Web, client: httpx.AsyncClient, name: str, **definition: obje
 
 async def calls(web: Web, client: httpx.AsyncClient, name: str) -> list[dict[str, object]]:
     answer = await client.get(f"{web.url}/emulator/flows/{name}/calls")
-    seen: list[dict[str, object]] = answer.json()["calls"]
-    return seen
+    records: list[dict[str, object]] = answer.json()["calls"]
+    return records
 
 
 def check_refusal(answer: httpx.Response, status: int, code: str) -> str:
-    """It is the platform's refusal, before a run. Gives the message."""
+    """Check that the platform refused the call before a run. Return the message."""
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
     assert "x-ms-workflow-run-id" not in answer.headers
     assert answer.headers["x-ms-request-id"]
@@ -60,20 +60,20 @@ async def test_the_managed_identity_starts_a_flow_and_the_answer_names_the_run(
     assert answer.headers["x-ms-execution-location"]
 
 
-async def test_the_callers_tracking_id_is_given_back_and_the_call_is_remembered_without_its_bearer(
+async def test_the_answer_has_the_callers_tracking_id_and_the_record_lacks_the_bearer(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     headers = {**bearer, "x-ms-client-tracking-id": "order-7", "traceparent": traceparent}
     answer = await client.post(web.flow_url("create-quote"), json=QUOTE, headers=headers)
     assert answer.headers["x-ms-client-tracking-id"] == "order-7"
-    remembered = await client.get(f"{web.url}/emulator/flows/create-quote/calls")
-    (call,) = remembered.json()["calls"]
+    record = await client.get(f"{web.url}/emulator/flows/create-quote/calls")
+    (call,) = record.json()["calls"]
     assert call["run_id"] == answer.headers["x-ms-workflow-run-id"]
     assert (call["client_tracking_id"], call["traceparent"]) == ("order-7", traceparent)
     assert (call["body"], call["status"], call["code"]) == (QUOTE, 200, None)
     assert call["time"].endswith("+00:00")
-    assert bearer["Authorization"].removeprefix("Bearer ") not in remembered.text
+    assert bearer["Authorization"].removeprefix("Bearer ") not in record.text
 
 
 async def test_a_flow_without_a_response_action_answers_202_at_once(
@@ -84,7 +84,7 @@ async def test_a_flow_without_a_response_action_answers_202_at_once(
     assert answer.headers["x-ms-workflow-run-id"]
 
 
-async def test_a_broken_flow_answers_no_response_and_yet_there_was_a_run(
+async def test_a_broken_flow_answers_no_response_although_its_run_began(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     answer = await client.post(web.flow_url("broken-approval"), json={}, headers=bearer)
@@ -92,7 +92,7 @@ async def test_a_broken_flow_answers_no_response_and_yet_there_was_a_run(
     assert answer.headers["x-ms-workflow-run-id"]
 
 
-async def test_no_flow_of_that_name_is_404(web: Web, client: httpx.AsyncClient, bearer: dict[str, str]) -> None:
+async def test_an_unknown_flow_is_404(web: Web, client: httpx.AsyncClient, bearer: dict[str, str]) -> None:
     answer = await client.post(web.flow_url("nobody"), json={}, headers=bearer)
     check_refusal(answer, 404, "WorkflowNotFound")
     assert (await client.get(f"{web.url}/emulator/flows/nobody/calls")).status_code == 404
@@ -108,7 +108,7 @@ async def test_a_call_without_a_bearer_is_refused(web: Web, client: httpx.AsyncC
 @pytest.mark.parametrize(
     "authorization", ["Basic YTpi", "Bearer", "Bearer x.y.z", "Bearer \u00e9", "SharedAccessKey k"]
 )
-async def test_another_scheme_or_no_token_at_all_is_an_invalid_scheme(
+async def test_another_scheme_or_a_malformed_token_is_an_invalid_scheme(
     web: Web, client: httpx.AsyncClient, authorization: str
 ) -> None:
     headers = [(b"Authorization", authorization.encode())]
@@ -117,7 +117,7 @@ async def test_another_scheme_or_no_token_at_all_is_an_invalid_scheme(
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "changes",
     [
         {"forged": True},
         {"unknown_kid": True},
@@ -126,16 +126,16 @@ async def test_another_scheme_or_no_token_at_all_is_an_invalid_scheme(
         {"lifetime_seconds": -301},
     ],
 )
-async def test_a_token_that_is_not_the_issuers_or_is_over_is_an_invalid_scheme(
-    web: Web, client: httpx.AsyncClient, wanted: dict[str, object]
+async def test_a_forged_or_expired_token_is_an_invalid_scheme(
+    web: Web, client: httpx.AsyncClient, changes: dict[str, object]
 ) -> None:
-    headers = await mint(web, client, **wanted)
+    headers = await mint(web, client, **changes)
     answer = await client.post(web.flow_url("create-quote"), json=QUOTE, headers=headers)
     check_refusal(answer, 401, "DirectApiInvalidAuthorizationScheme")
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "changes",
     [
         {"audience": "https://service.flow.microsoft.com"},
         {"audience": "api://flow-worker"},
@@ -149,15 +149,15 @@ async def test_a_token_that_is_not_the_issuers_or_is_over_is_an_invalid_scheme(
         {"claims": {"oid": None}},
     ],
 )
-async def test_a_token_with_a_wrong_claim_does_not_match_the_policy(
-    web: Web, client: httpx.AsyncClient, wanted: dict[str, object]
+async def test_a_token_with_a_bad_claim_does_not_match_the_policy(
+    web: Web, client: httpx.AsyncClient, changes: dict[str, object]
 ) -> None:
-    headers = await mint(web, client, **wanted)
+    headers = await mint(web, client, **changes)
     answer = await client.post(web.flow_url("create-quote"), json=QUOTE, headers=headers)
     assert "access control policy" in check_refusal(answer, 403, "MisMatchingOAuthClaims")
 
 
-async def test_the_log_tells_which_claim_it_was_and_not_the_token(
+async def test_the_log_names_the_mismatching_claim_and_not_the_token(
     web: Web, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="servicebus_emulator")
@@ -184,7 +184,7 @@ async def test_a_flow_may_admit_other_object_ids_or_the_whole_tenant(
     assert (await client.post(web.flow_url("create-quote"), json=QUOTE, headers=bearer)).status_code == 200
 
 
-async def test_a_signature_in_the_url_beside_a_bearer_is_one_authorization_too_many(
+async def test_a_signature_in_the_url_beside_a_bearer_is_more_than_one_authorization(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     url = f"{web.flow_url('create-quote')}&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=abc"
@@ -206,7 +206,7 @@ async def test_a_signature_in_the_url_beside_a_bearer_is_one_authorization_too_m
         (b"[" * 100_000, "application/json", "Expected Object but got String"),
     ],
 )
-async def test_input_that_is_not_the_schemas_is_refused(
+async def test_input_that_violates_the_schema_is_refused(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str], content: bytes, content_type: str, detail: str
 ) -> None:
     headers = {**bearer, "Content-Type": content_type}
@@ -215,7 +215,7 @@ async def test_input_that_is_not_the_schemas_is_refused(
 
 
 @pytest.mark.parametrize("state", ["Suspended", "Stopped", "Deleted"])
-async def test_a_flow_that_is_off_answers_400(
+async def test_a_disabled_flow_answers_400(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str], state: str
 ) -> None:
     await put(web, client, "create-quote", state=state)
@@ -223,13 +223,13 @@ async def test_a_flow_that_is_off_answers_400(
     assert f"state '{state}'" in check_refusal(answer, 400, "WorkflowTriggerIsNotEnabled")
 
 
-async def test_another_method_than_the_triggers_is_refused(
+async def test_a_method_other_than_the_triggers_is_refused(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     check_refusal(await client.get(web.flow_url("create-quote"), headers=bearer), 405, "MethodNotAllowed")
 
 
-async def test_a_flow_defined_while_running_answers_as_its_response_action_says(
+async def test_a_flow_defined_at_run_time_answers_with_its_response_action(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     response = {"status": 409, "headers": {"X-Own": "1", "Set-Cookie": "a=b", "Content-Length": "3"}, "body": "taken"}
@@ -246,11 +246,11 @@ async def test_a_flow_defined_while_running_answers_as_its_response_action_says(
     assert (answer.content, answer.headers["content-type"]) == (b"\x00\xff", "application/pdf")
 
 
-async def test_a_definition_with_a_mistake_changes_nothing(
+async def test_an_invalid_definition_changes_nothing(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
-    wrong = await client.put(f"{web.url}/emulator/flows/create-quote", json={"state": "Stopped", "delay": 1})
-    assert (wrong.status_code, wrong.json()["error"]["message"][:6]) == (400, "delay:")
+    refused = await client.put(f"{web.url}/emulator/flows/create-quote", json={"state": "Stopped", "delay": 1})
+    assert (refused.status_code, refused.json()["error"]["message"][:6]) == (400, "delay:")
     assert (await client.post(web.flow_url("create-quote"), json=QUOTE, headers=bearer)).status_code == 200
 
 

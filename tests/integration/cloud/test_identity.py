@@ -1,4 +1,4 @@
-"""The managed-identity endpoint, by the real azure-identity."""
+"""The managed-identity endpoint, called by the real azure-identity."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ import jwt
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
 
-from servicebus_emulator.cloud.definitions import (
+from servicebus_emulator.cloud.entra.definitions import (
     FLOW_AUDIENCE,
     MANAGED_IDENTITY_CLIENT_ID,
     MANAGED_IDENTITY_OBJECT_ID,
@@ -47,7 +47,7 @@ async def test_the_blocking_credential_gets_the_managed_identitys_token() -> Non
     assert claims["idtyp"] == "app"
 
 
-async def test_the_asynchronous_credential_gets_it_once_and_keeps_it(web: Web) -> None:
+async def test_the_asynchronous_credential_caches_the_token(web: Web) -> None:
     async with azure.identity.aio.ManagedIdentityCredential() as credential:
         first = await credential.get_token(SCOPE)
         second = await credential.get_token(SCOPE)
@@ -62,11 +62,11 @@ async def test_a_scope_with_one_slash_gives_an_audience_without_its_slash() -> N
     assert claims["aud"] == "https://service.flow.microsoft.com"
 
 
-async def test_the_identity_may_be_asked_for_by_its_client_id() -> None:
+async def test_the_identity_can_be_selected_by_its_client_id() -> None:
     assert await asyncio.to_thread(blocking_token, SCOPE, str(MANAGED_IDENTITY_CLIENT_ID))
 
 
-async def test_no_other_client_id_is_known(web: Web, client: httpx.AsyncClient) -> None:
+async def test_another_client_id_is_refused(web: Web, client: httpx.AsyncClient) -> None:
     async with azure.identity.aio.ManagedIdentityCredential(client_id=str(TENANT_ID)) as credential:
         with pytest.raises(ClientAuthenticationError):
             await credential.get_token(SCOPE)
@@ -90,7 +90,7 @@ async def test_no_other_client_id_is_known(web: Web, client: httpx.AsyncClient) 
         ("api-version=2019-08-01&resource=r&mi_res_id=x", "right", 400),
     ],
 )
-async def test_a_call_outside_the_protocol_is_refused(
+async def test_a_call_that_violates_the_protocol_is_refused(
     web: Web, client: httpx.AsyncClient, query: str, header: str | None, status: int
 ) -> None:
     headers = {} if header is None else {"X-IDENTITY-HEADER": header.replace("right", web.identity_header)}
@@ -102,11 +102,9 @@ async def test_a_call_outside_the_protocol_is_refused(
     assert web.identity_header not in answer.text
 
 
-async def test_trouble_can_be_made_and_ends_after_the_calls_it_was_made_for(
-    web: Web, client: httpx.AsyncClient
-) -> None:
-    trouble = {"faults": [{"kind": "html", "status": 200, "next_calls": 1}], "token_lifetime_seconds": 600}
-    assert (await client.put(f"{web.url}/emulator/identity", json=trouble)).status_code == 200
+async def test_an_injected_fault_ends_after_its_number_of_calls(web: Web, client: httpx.AsyncClient) -> None:
+    patch = {"faults": [{"kind": "html", "status": 200, "next_calls": 1}], "token_lifetime_seconds": 600}
+    assert (await client.put(f"{web.url}/emulator/identity", json=patch)).status_code == 200
     async with azure.identity.aio.ManagedIdentityCredential() as credential:
         with pytest.raises(ClientAuthenticationError):
             await credential.get_token(SCOPE)
@@ -115,7 +113,7 @@ async def test_trouble_can_be_made_and_ends_after_the_calls_it_was_made_for(
     assert (await client.get(f"{web.url}/emulator/identity")).json() == {"calls": 2}
 
 
-async def test_a_control_request_with_a_mistake_is_told_where_it_is(web: Web, client: httpx.AsyncClient) -> None:
+async def test_the_refusal_of_a_control_request_names_the_field(web: Web, client: httpx.AsyncClient) -> None:
     answer = await client.put(f"{web.url}/emulator/identity", json={"faults": [{"kind": "hang", "next_call": 1}]})
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "faults[0].next_call: no such field; check its spelling"

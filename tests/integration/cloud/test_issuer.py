@@ -1,4 +1,4 @@
-"""The token issuer, by PyJWT's own key client: what verifies, and what must not."""
+"""The token issuer, verified by PyJWT's key client: valid tokens verify, and each bad token fails for its defect."""
 
 import asyncio
 import base64
@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWKClient, PyJWKClientError
 
-from servicebus_emulator.cloud.definitions import TENANT_ID
+from servicebus_emulator.cloud.entra.definitions import TENANT_ID
 from servicebus_emulator.cloud.web import Web
 
 
-async def minted(web: Web, client: httpx.AsyncClient, **wanted: object) -> str:
-    answer = await client.post(f"{web.url}/emulator/token", json={"user": "ada"} | wanted)
+async def minted(web: Web, client: httpx.AsyncClient, **changes: object) -> str:
+    answer = await client.post(f"{web.url}/emulator/token", json={"user": "ada"} | changes)
     assert answer.status_code == 200, answer.text
     token: str = answer.json()["access_token"]
     return token
@@ -30,7 +30,7 @@ def unverified(token: str) -> Mapping[str, object]:
 
 
 async def verified(web: Web, client: httpx.AsyncClient, token: str) -> Mapping[str, object]:
-    """The claims, as a careful validator finds the key and checks them."""
+    """Return the claims after full validation: discovery, key set, signature, audience and issuer."""
     discovery = (await client.get(f"{web.issuer}/.well-known/openid-configuration")).json()
     assert discovery["issuer"] == web.issuer
     keys = PyJWKClient(discovery["jwks_uri"])
@@ -41,7 +41,7 @@ async def verified(web: Web, client: httpx.AsyncClient, token: str) -> Mapping[s
     return claims
 
 
-async def test_a_users_token_verifies_and_says_who_and_what(web: Web, client: httpx.AsyncClient) -> None:
+async def test_a_users_token_verifies_and_has_object_id_and_roles(web: Web, client: httpx.AsyncClient) -> None:
     claims = await verified(web, client, await minted(web, client, roles=["Quotes.Create", "Reports.Run"]))
     assert claims["roles"] == ["Quotes.Create", "Reports.Run"]
     assert claims["tid"] == str(TENANT_ID)
@@ -49,7 +49,9 @@ async def test_a_users_token_verifies_and_says_who_and_what(web: Web, client: ht
     assert uuid.UUID(str(claims["oid"])).version == 5
 
 
-async def test_a_user_keeps_the_object_id_and_an_object_id_is_itself(web: Web, client: httpx.AsyncClient) -> None:
+async def test_a_user_keeps_its_object_id_and_an_object_id_is_used_unchanged(
+    web: Web, client: httpx.AsyncClient
+) -> None:
     first, second, other = [
         (await verified(web, client, await minted(web, client, user=user)))["oid"] for user in ("ada", "ada", "bob")
     ]
@@ -62,7 +64,7 @@ async def test_a_token_without_roles_has_no_such_claim(web: Web, client: httpx.A
 
 
 @pytest.mark.parametrize(
-    ("wanted", "refusal"),
+    ("changes", "refusal"),
     [
         ({"forged": True}, jwt.InvalidSignatureError),
         ({"unknown_kid": True}, PyJWKClientError),
@@ -76,23 +78,23 @@ async def test_a_token_without_roles_has_no_such_claim(web: Web, client: httpx.A
         ({"claims": {"aud": None}}, jwt.MissingRequiredClaimError),
     ],
 )
-async def test_a_token_made_wrong_fails_for_just_that(
-    web: Web, client: httpx.AsyncClient, wanted: dict[str, object], refusal: type[Exception]
+async def test_a_bad_token_fails_for_exactly_its_defect(
+    web: Web, client: httpx.AsyncClient, changes: dict[str, object], refusal: type[Exception]
 ) -> None:
-    token = await minted(web, client, **wanted)
+    token = await minted(web, client, **changes)
     with pytest.raises(refusal):
         await verified(web, client, token)
 
 
-async def test_claims_can_be_set_and_taken_out(web: Web, client: httpx.AsyncClient) -> None:
-    wanted = {"groups": ["g"], "oid": None, "ver": "9"}
-    claims = await verified(web, client, await minted(web, client, claims=wanted))
+async def test_claims_can_be_set_and_removed(web: Web, client: httpx.AsyncClient) -> None:
+    changes = {"groups": ["g"], "oid": None, "ver": "9"}
+    claims = await verified(web, client, await minted(web, client, claims=changes))
     assert claims["groups"] == ["g"]
     assert claims["ver"] == "9"
     assert "oid" not in claims
 
 
-async def test_hs256_is_signed_with_the_published_key_so_that_a_confused_validator_takes_it(
+async def test_hs256_uses_the_published_key_so_that_a_confused_validator_accepts_it(
     web: Web, client: httpx.AsyncClient
 ) -> None:
     signed, _, signature = (await minted(web, client, algorithm="HS256")).rpartition(".")
@@ -116,14 +118,14 @@ async def test_after_a_rotation_old_tokens_verify_while_their_key_is_published(
         await verified(web, client, old)
 
 
-async def test_the_issuer_can_be_down_for_a_number_of_calls(web: Web, client: httpx.AsyncClient) -> None:
+async def test_the_issuer_can_fail_for_a_number_of_calls(web: Web, client: httpx.AsyncClient) -> None:
     down = {"faults": [{"kind": "respond", "status": 503, "next_calls": 2}]}
     await client.put(f"{web.url}/emulator/issuer", json=down)
     url = f"{web.issuer}/.well-known/openid-configuration"
     assert [(await client.get(url)).status_code for _ in range(3)] == [503, 503, 200]
 
 
-async def test_version_1_has_an_issuer_of_its_own_and_the_same_keys(web: Web, client: httpx.AsyncClient) -> None:
+async def test_version_1_has_another_issuer_and_the_same_keys(web: Web, client: httpx.AsyncClient) -> None:
     issuer = f"{web.url}/{TENANT_ID}/"
     first = (await client.get(f"{issuer}.well-known/openid-configuration")).json()
     second = (await client.get(f"{web.issuer}/.well-known/openid-configuration")).json()
@@ -131,7 +133,7 @@ async def test_version_1_has_an_issuer_of_its_own_and_the_same_keys(web: Web, cl
     assert first["jwks_uri"] == second["jwks_uri"]
 
 
-async def test_version_1_names_its_own_issuer_and_client_claim(web: Web, client: httpx.AsyncClient) -> None:
+async def test_a_version_1_token_has_its_issuer_and_client_claim(web: Web, client: httpx.AsyncClient) -> None:
     claims = unverified(await minted(web, client, version="1.0"))
     assert (claims["ver"], claims["iss"]) == ("1.0", f"{web.url}/{TENANT_ID}/")
     assert {"appid", "scp"} <= set(claims)
@@ -139,7 +141,7 @@ async def test_version_1_names_its_own_issuer_and_client_claim(web: Web, client:
 
 
 @pytest.mark.parametrize(("version", "client_claim"), [("1.0", "appid"), ("2.0", "azp")])
-async def test_an_app_only_token_has_no_user_in_it(
+async def test_an_app_only_token_has_no_user_claims(
     web: Web, client: httpx.AsyncClient, version: str, client_claim: str
 ) -> None:
     claims = unverified(await minted(web, client, user="plug-in", app=True, version=version, roles=["Flow.Invoke"]))
@@ -149,7 +151,7 @@ async def test_an_app_only_token_has_no_user_in_it(
     assert not {"scp", "name"} & set(claims)
 
 
-async def test_one_published_key_is_for_another_issuer_and_the_others_can_be_restricted(
+async def test_one_published_key_belongs_to_another_issuer_and_the_others_can_be_restricted(
     web: Web, client: httpx.AsyncClient
 ) -> None:
     url = f"{web.url}/emulator/issuer"
@@ -162,13 +164,13 @@ async def test_one_published_key_is_for_another_issuer_and_the_others_can_be_res
     assert "issuer" not in (await client.put(url, json={"key_issuer": None})).json()["keys"][0]
 
 
-async def test_all_wrong_tokens_are_had_by_name_for_any_right_one(web: Web, client: httpx.AsyncClient) -> None:
-    wanted = {"user": "grace", "roles": ["Reports.Run"], "version": "1.0"}
-    answer = await client.post(f"{web.url}/emulator/tokens/wrong", json=wanted)
+async def test_the_bad_variants_of_any_token_are_returned_by_name(web: Web, client: httpx.AsyncClient) -> None:
+    request = {"user": "grace", "roles": ["Reports.Run"], "version": "1.0"}
+    answer = await client.post(f"{web.url}/emulator/tokens/bad", json=request)
     tokens = answer.json()
     assert unverified(tokens["aud_graph"])["roles"] == ["Reports.Run"]
     assert unverified(tokens["aud_graph"])["ver"] == "1.0"
-    assert (await client.post(f"{web.url}/emulator/tokens/wrong", json={})).status_code == 400
+    assert (await client.post(f"{web.url}/emulator/tokens/bad", json={})).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ async def test_all_wrong_tokens_are_had_by_name_for_any_right_one(web: Web, clie
         ('{"user": "a", "algorithm": "ES256"}', "algorithm: Input should be"),
     ],
 )
-async def test_a_wish_for_a_token_with_a_mistake_is_told_where_it_is(
+async def test_the_refusal_of_a_token_request_names_the_field(
     web: Web, client: httpx.AsyncClient, body: str, message: str
 ) -> None:
     answer = await client.post(f"{web.url}/emulator/token", content=body)

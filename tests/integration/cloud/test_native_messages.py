@@ -1,4 +1,4 @@
-"""Native messages put on a queue over HTTP, as the real azure-servicebus receives them."""
+"""Dataverse's native messages, put on a queue over HTTP and received by the real azure-servicebus."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -23,8 +23,8 @@ async def emulator() -> AsyncIterator[Emulator]:
         yield running
 
 
-async def posted(emulator: Emulator, client: httpx.AsyncClient, **wanted: object) -> httpx.Response:
-    return await client.post(f"{emulator.web.url}/emulator/dataverse/post", json={"user": "ada"} | wanted)
+async def posted(emulator: Emulator, client: httpx.AsyncClient, **changes: object) -> httpx.Response:
+    return await client.post(f"{emulator.web.url}/emulator/dataverse/post", json={"user": "ada"} | changes)
 
 
 async def received(emulator: Emulator) -> Message:
@@ -49,9 +49,7 @@ def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-async def test_a_posted_message_arrives_as_dataverse_would_send_it(
-    emulator: Emulator, client: httpx.AsyncClient
-) -> None:
+async def test_a_posted_message_arrives_in_dataverses_form(emulator: Emulator, client: httpx.AsyncClient) -> None:
     answer = await posted(emulator, client, message="new_StartQuote", input={"customer": "Contoso"})
     assert (answer.status_code, answer.json()) == (201, {"queue": QUEUE})
     message = await received(emulator)
@@ -66,13 +64,13 @@ async def test_a_posted_message_arrives_as_dataverse_would_send_it(
     assert context.input == {"customer": "Contoso"}
 
 
-async def test_the_mark_of_a_cut_message_arrives_with_it(emulator: Emulator, client: httpx.AsyncClient) -> None:
+async def test_a_truncated_message_arrives_with_its_property(emulator: Emulator, client: httpx.AsyncClient) -> None:
     await posted(emulator, client, truncated=True)
     assert any(name.endswith("MessageMaxSizeExceeded") for name in (await received(emulator)).application_properties)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("changes", "message"),
     [
         ({"queue": "none-such"}, "none-such"),
         ({"form": "text"}, "form:"),
@@ -82,20 +80,18 @@ async def test_the_mark_of_a_cut_message_arrives_with_it(emulator: Emulator, cli
         ({"input": {"big": "x" * 300_000}}, "takes 262144"),
     ],
 )
-async def test_a_wish_with_a_mistake_is_told_so(
-    emulator: Emulator, client: httpx.AsyncClient, wanted: dict[str, object], message: str
+async def test_the_refusal_of_a_post_names_the_mistake(
+    emulator: Emulator, client: httpx.AsyncClient, changes: dict[str, object], message: str
 ) -> None:
-    answer = await posted(emulator, client, **wanted)
+    answer = await posted(emulator, client, **changes)
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
 
 
-async def test_a_posted_message_that_was_accepted_outlives_the_process(
-    client: httpx.AsyncClient, tmp_path: Path
-) -> None:
+async def test_an_accepted_message_survives_the_process(client: httpx.AsyncClient, tmp_path: Path) -> None:
     endpoints = Endpoints(amqp_port=0, http_port=0)
     async with running_emulator(config.load(), endpoints, data=tmp_path / "data") as emulator:
         assert (await posted(emulator, client, message="new_StartQuote")).status_code == 201
-        shutil.copytree(tmp_path / "data", tmp_path / "copy")  # as if it had been killed now
+        shutil.copytree(tmp_path / "data", tmp_path / "copy")  # the state that a kill at this point would leave
     async with running_emulator(config.load(), endpoints, data=tmp_path / "copy") as again:
         assert again.broker.counts()[QUEUE]["active"] == 1

@@ -1,4 +1,4 @@
-"""Asynchronous flows: 202 with a status URL, who may ask it, and when the outcome is there."""
+"""Asynchronous flows: 202 with a status URL, its authorization, and the time of the outcome."""
 
 import asyncio
 import secrets
@@ -34,7 +34,7 @@ def check_refusal(answer: httpx.Response, status: int, code: str) -> None:
     assert "x-ms-workflow-run-id" not in answer.headers
 
 
-async def test_so_many_polls_are_answered_202_and_the_next_ones_with_the_flows_response(
+async def test_polls_are_answered_202_until_their_number_is_reached_and_then_with_the_response(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     response = {"status": 422, "template": {"n": "{input.n}", "run": "{run_id}"}}
@@ -55,7 +55,7 @@ async def test_so_many_polls_are_answered_202_and_the_next_ones_with_the_flows_r
     assert (call["polls"], call["polled_with_bearer"]) == (4, False)
 
 
-async def test_the_outcome_is_there_after_so_many_seconds(
+async def test_the_outcome_is_available_after_done_after_seconds(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await put(web, client, asynchronous={"done_after_seconds": 0.3})
@@ -64,13 +64,13 @@ async def test_the_outcome_is_there_after_so_many_seconds(
     assert "retry-after" not in first.headers
     async with asyncio.timeout(5):
         while (status := (await client.get(first.headers["location"])).status_code) == 202:
-            pass  # the answer itself is the wait
+            pass  # the awaited answer already yields to the event loop
     assert status == 200
     assert time.monotonic() - began >= 0.29
     assert (await last_call(web, client))["finished"] is True
 
 
-async def test_a_signed_status_url_takes_its_signature_and_nothing_else(
+async def test_a_signed_status_url_accepts_its_signature_alone(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await put(web, client, asynchronous={})
@@ -82,13 +82,13 @@ async def test_a_signed_status_url_takes_its_signature_and_nothing_else(
     unsigned = url.partition("&sp=")[0]
     check_refusal(await client.get(unsigned), 401, "DirectApiAuthorizationRequired")
     check_refusal(await client.get(unsigned, headers=bearer), 401, "OAuthAccessPolicyNotFound")
-    wrong = f"{unsigned}&sig={secrets.token_urlsafe(32)}"
-    check_refusal(await client.get(wrong), 401, "DirectApiInvalidAuthorizationSignature")
+    bad_signature = f"{unsigned}&sig={secrets.token_urlsafe(32)}"
+    check_refusal(await client.get(bad_signature), 401, "DirectApiInvalidAuthorizationSignature")
     assert (await client.get(url)).status_code == 200
     assert query["sig"][0] not in str(await last_call(web, client))
 
 
-async def test_a_status_url_without_signature_takes_the_bearer_that_the_trigger_takes(
+async def test_an_unsigned_status_url_needs_the_triggers_bearer(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await put(web, client, asynchronous={"signed_status_url": False})
@@ -102,7 +102,7 @@ async def test_a_status_url_without_signature_takes_the_bearer_that_the_trigger_
     assert (call["polls"], call["polled_with_bearer"]) == (3, True)
 
 
-async def test_a_lost_run_and_one_that_never_was_are_404(
+async def test_a_lost_run_and_an_unknown_run_are_404(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await put(web, client, asynchronous={"lost": True})
@@ -116,7 +116,7 @@ async def test_a_lost_run_and_one_that_never_was_are_404(
     check_refusal(await client.get(url.replace("?", "0?")), 404, "WorkflowRunNotFound")
 
 
-async def test_polls_meet_faults_of_their_own_and_those_do_not_bring_the_outcome_nearer(
+async def test_poll_faults_apply_to_polls_and_do_not_count_towards_the_outcome(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     kinds = ["AuthorizationFailed", "NoResponse", "throttle", "reset_after_reading", "pass"]
@@ -134,10 +134,10 @@ async def test_polls_meet_faults_of_their_own_and_those_do_not_bring_the_outcome
     assert (await client.get(url)).status_code == 502
     await put(web, client, faults=[])
     statuses = [(await client.get(url)).status_code for _ in range(2)]
-    assert statuses == [502, 200], "another field's change neither takes a fault away nor begins it anew"
+    assert statuses == [502, 200], "the change of another field neither removes a fault nor resets its count"
 
 
-async def test_the_status_url_leads_to_the_host_that_was_called(
+async def test_the_status_url_has_the_host_that_the_caller_addressed(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await put(web, client, asynchronous={})
@@ -146,6 +146,6 @@ async def test_the_status_url_leads_to_the_host_that_was_called(
 
 
 async def test_an_asynchronous_flow_without_a_response_is_refused(web: Web, client: httpx.AsyncClient) -> None:
-    wrong = await client.put(f"{web.url}/emulator/flows/report", json={"response": None, "asynchronous": {}})
-    assert wrong.status_code == 400
-    assert "needs a Response" in wrong.json()["error"]["message"]
+    refused = await client.put(f"{web.url}/emulator/flows/report", json={"response": None, "asynchronous": {}})
+    assert refused.status_code == 400
+    assert "needs a Response" in refused.json()["error"]["message"]

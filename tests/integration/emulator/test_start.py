@@ -19,7 +19,7 @@ import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage
 
 from servicebus_emulator import config
-from servicebus_emulator.cloud.definitions import FLOW_AUDIENCE
+from servicebus_emulator.cloud.entra.definitions import FLOW_AUDIENCE
 from servicebus_emulator.cloud.web import running_web
 from tests.support.processes import start
 
@@ -120,5 +120,5 @@ async def test_callers_are_sent_away_and_the_log_says_why_if_there_is_nobody_to_
 
     with pytest.raises(RuntimeError, match="a library is missing"):
         await called()
-    assert "The HTTP side cannot be served." in caplog.text
+    assert "The emulator cannot serve its HTTP services." in caplog.text
     assert "a library is missing" in caplog.text

@@ -19,7 +19,7 @@ from flow_contracts.request import CONTRACT
 from flow_contracts.result import FlowResult
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import Settings
-from servicebus_emulator.cloud.entra.bad_tokens import wrong_tokens
+from servicebus_emulator.cloud.entra.bad_tokens import mint_bad_tokens
 from servicebus_emulator.cloud.entra.issuer import TokenRequest
 from tests.support.system import ROLE, WAIT, JsonObject, System, running_system, until, worker_settings
 
@@ -49,7 +49,7 @@ async def settings(system: System) -> Settings:
     web = system.emulator.web
     known = worker_settings(system.emulator, {})["claims"]
     claims = known | {"asserter_role": ON_BEHALF, "unknown_key_cooldown_seconds": 1}
-    organization = str(web.dataverse.organization.definition.organization_id)
+    organization = str(web.dataverse.directory.definition.organization_id)
     native = {"name": POSTS, "authority": "dataverse", "organization": organization, "lanes": 1}
     flows = {"new_StartQuote": "private", "Update:contact": "deep", "new_Both": "both"}
     return system.settings(
@@ -221,7 +221,7 @@ async def test_no_wrong_token_starts_a_flow_or_disturbs_the_worker(
     caplog.set_level(logging.INFO)
     calls = len(await system.calls("create-quote"))
     wanted = TokenRequest.model_validate({"user": "ada", "roles": [ROLE]})
-    tokens = wrong_tokens(system.emulator.web.tokens, wanted)
+    tokens = mint_bad_tokens(system.emulator.web.tokens, wanted)
     assert len(tokens) > 40
 
     async def ask(name: str, token: str) -> tuple[str, str, str | None]:

@@ -1,4 +1,4 @@
-"""Wrong tokens: each wrong in what its name says, and in nothing else."""
+"""Bad tokens: each has the defect in its name, and no other."""
 
 import base64
 import json
@@ -10,11 +10,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from servicebus_emulator.cloud.definitions import IdentityDefinition
-from servicebus_emulator.cloud.entra.bad_tokens import wrong_tokens
+from servicebus_emulator.cloud.entra.bad_tokens import mint_bad_tokens
+from servicebus_emulator.cloud.entra.definitions import IdentityDefinition
 from servicebus_emulator.cloud.entra.issuer import Issuer, SigningKey, TokenRequest
 
-RIGHTLY_SIGNED = (
+CORRECTLY_SIGNED = (
     "aud_",
     "iss_",
     "tid_",
@@ -28,7 +28,7 @@ RIGHTLY_SIGNED = (
     "payload_",
 )
 NOT_SIGNED = {"payload_detached"}
-ATTACKERS = ("jku", "x5u", "x5c", "jwk", "signature_")
+BY_ATTACKER = ("jku", "x5u", "x5c", "jwk", "signature_")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def issuer() -> Issuer:
 
 @pytest.fixture(scope="module")
 def tokens(issuer: Issuer) -> Mapping[str, str]:
-    return wrong_tokens(issuer, TokenRequest(user="ada", roles=("Quotes.Create",)))
+    return mint_bad_tokens(issuer, TokenRequest(user="ada", roles=("Quotes.Create",)))
 
 
 def part(token: str, index: int) -> bytes:
@@ -60,51 +60,51 @@ def is_signed(token: str, key: SigningKey) -> bool:
     return True
 
 
-def test_no_two_are_the_same_and_none_is_the_right_one(issuer: Issuer, tokens: Mapping[str, str]) -> None:
+def test_all_bad_tokens_differ_and_the_valid_token_is_not_among_them(issuer: Issuer, tokens: Mapping[str, str]) -> None:
     assert len(tokens) > 200
     assert len(set(tokens.values())) == len(tokens)
     assert issuer.mint(TokenRequest(user="ada", roles=("Quotes.Create",))) not in tokens.values()
 
 
-def test_whatever_is_wrong_with_claims_and_json_is_rightly_signed(issuer: Issuer, tokens: Mapping[str, str]) -> None:
-    signed = {name for name in tokens if name.startswith(RIGHTLY_SIGNED)} - NOT_SIGNED
+def test_tokens_with_bad_claims_or_bad_json_are_correctly_signed(issuer: Issuer, tokens: Mapping[str, str]) -> None:
+    signed = {name for name in tokens if name.startswith(CORRECTLY_SIGNED)} - NOT_SIGNED
     assert len(signed) > 100
     assert [name for name in sorted(signed) if not is_signed(tokens[name], issuer.key)] == []
 
 
-def test_wrong_key_ids_are_nothing_but_that(issuer: Issuer, tokens: Mapping[str, str]) -> None:
+def test_tokens_with_a_bad_key_id_are_correctly_signed(issuer: Issuer, tokens: Mapping[str, str]) -> None:
     other = "kid_of_another_issuers_key"
-    assert is_signed(tokens[other], issuer.others_key)
-    assert header(tokens[other])["kid"] == issuer.others_key.kid
+    assert is_signed(tokens[other], issuer.other_tenants_key)
+    assert header(tokens[other])["kid"] == issuer.other_tenants_key.kid
     ours = {name for name in tokens if name.startswith("kid_")} - {other}
     assert [name for name in ours if not is_signed(tokens[name], issuer.key)] == []
     assert issuer.key.kid not in [header(tokens[name]).get("kid") for name in ours]
 
 
-def test_what_points_to_a_key_elsewhere_is_signed_by_that_key(issuer: Issuer, tokens: Mapping[str, str]) -> None:
+def test_a_token_that_points_to_another_key_is_signed_by_that_key(issuer: Issuer, tokens: Mapping[str, str]) -> None:
     names = [name for name in tokens if name.startswith(("jku", "x5u", "x5c", "jwk"))]
     assert len(names) == 7
     for name in names:
         assert is_signed(tokens[name], issuer.forgers_key), name
         assert name.partition("_")[0] in header(tokens[name])
-    assert not any(is_signed(token, issuer.key) for name, token in tokens.items() if name.startswith(ATTACKERS))
+    assert not any(is_signed(token, issuer.key) for name, token in tokens.items() if name.startswith(BY_ATTACKER))
 
 
-def test_the_role_is_only_there_in_disguise(tokens: Mapping[str, str]) -> None:
+def test_a_lookalike_role_differs_from_the_role(tokens: Mapping[str, str]) -> None:
     for name in ("homoglyph", "fullwidth", "zero_width", "case", "with_a_space", "with_nul"):
         (role,) = json.loads(part(tokens[f"roles_{name}"], 1))["roles"]
         assert role != "Quotes.Create", name
         assert role.strip(" \0").replace("\u200b", "").casefold() == "quotes.create" or not role.isascii()
 
 
-def test_the_large_are_large_and_the_deep_are_deep(tokens: Mapping[str, str]) -> None:
+def test_large_tokens_exceed_1_mib_and_deep_tokens_exhaust_the_json_parser(tokens: Mapping[str, str]) -> None:
     assert all(len(token) >= 1024 * 1024 for name, token in tokens.items() if name.endswith("of_1_mib"))
     for name in ("payload_deep", "payload_deep_objects"):
         with pytest.raises(RecursionError):
             json.loads(part(tokens[name], 1))
 
 
-def test_an_app_only_tokens_variants_are_app_only(issuer: Issuer) -> None:
-    right = TokenRequest(user="plug-in", app=True, version="1.0", roles=("Flow.Invoke.OnBehalf",))
-    claims = json.loads(part(wrong_tokens(issuer, right)["aud_graph"], 1))
+def test_the_variants_of_an_app_only_token_are_app_only(issuer: Issuer) -> None:
+    request = TokenRequest(user="plug-in", app=True, version="1.0", roles=("Flow.Invoke.OnBehalf",))
+    claims = json.loads(part(mint_bad_tokens(issuer, request)["aud_graph"], 1))
     assert (claims["idtyp"], claims["ver"], "scp" in claims) == ("app", "1.0", False)

@@ -1,9 +1,9 @@
-"""Templates: a flow's answer made from its input."""
+"""Templates: a flow's answer built from its input."""
 
 import pytest
 from pydantic import JsonValue
 
-from servicebus_emulator.cloud.flows.host import fill
+from servicebus_emulator.cloud.flows.templates import fill
 
 INPUT: JsonValue = {"customer": "Contoso", "amount": 12.5, "lines": [{"sku": 1}], "ship": {"to": "Oslo"}}
 
@@ -22,9 +22,9 @@ INPUT: JsonValue = {"customer": "Contoso", "amount": 12.5, "lines": [{"sku": 1}]
         ({"a": ["{input.customer}", 1, None, True]}, {"a": ["Contoso", 1, None, True]}),
     ],
 )
-def test_a_placeholder_becomes_what_it_names(template: JsonValue, filled: JsonValue) -> None:
+def test_a_placeholder_is_replaced_by_its_value(template: JsonValue, filled: JsonValue) -> None:
     assert fill(template, INPUT, "R1") == filled
 
 
-def test_what_the_input_holds_is_not_a_template_itself() -> None:
+def test_placeholders_inside_the_input_are_not_filled() -> None:
     assert fill("{input.x}!", {"x": "{run_id}"}, "R1") == "{run_id}!"

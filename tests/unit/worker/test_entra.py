@@ -18,8 +18,8 @@ from flow_worker.access.jws import Jws, SigningKey
 from flow_worker.access.keys import published_key
 from flow_worker.access.principal import Principal
 from flow_worker.errors import Refused
-from servicebus_emulator.cloud.definitions import IdentityDefinition
-from servicebus_emulator.cloud.entra.bad_tokens import wrong_tokens
+from servicebus_emulator.cloud.entra.bad_tokens import mint_bad_tokens
+from servicebus_emulator.cloud.entra.definitions import IdentityDefinition
 from servicebus_emulator.cloud.entra.issuer import Issuer as TokenIssuer
 from servicebus_emulator.cloud.entra.issuer import TokenRequest, object_id_of
 
@@ -172,7 +172,7 @@ def code_of(name: str) -> str:
 
 
 def wrong(version: str) -> Mapping[str, str]:
-    return wrong_tokens(ISSUER, TokenRequest.model_validate({"user": "ada", "roles": [ROLE], "version": version}))
+    return mint_bad_tokens(ISSUER, TokenRequest.model_validate({"user": "ada", "roles": [ROLE], "version": version}))
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])

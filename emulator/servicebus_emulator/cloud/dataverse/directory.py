@@ -1,4 +1,4 @@
-"""Who is in the organization, and which privileges they hold: by their own roles, and by those of their teams."""
+"""The organization's directory: its users, and the privileges that their own and their teams' roles grant."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import get_args
 from uuid import UUID
 
-from servicebus_emulator.cloud.definitions import DataverseDefinition, DataverseUser, DepthName
+from servicebus_emulator.cloud.dataverse.definitions import DataverseDefinition, DataverseUser, DepthName
 from servicebus_emulator.cloud.entra.issuer import object_id_of
 
 _ROWS = uuid.UUID("5d0c7a52-3d0e-5b0f-9d5e-6f2a4b8c1e37")
+"""The namespace of row IDs derived from names (RFC 9562, section 5.5)."""
 _DEPTHS: tuple[DepthName, ...] = get_args(DepthName)
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
-    """A privilege as a role gives it."""
+class PrivilegeGrant:
+    """A privilege that a role grants a user."""
 
     privilege: str
     depth: DepthName
@@ -25,30 +26,30 @@ class Holding:
 
     @property
     def rank(self) -> int:
-        """The farther it reaches, the higher."""
+        """The depth as a number: 0 (Basic) to 3 (Global)."""
         return _DEPTHS.index(self.depth)
 
 
-class Organization:
-    """Answers who somebody is and what they hold."""
+class Directory:
+    """Finds users and the privileges they hold."""
 
     def __init__(self, definition: DataverseDefinition) -> None:
         self.definition = definition
         self._roles = {role.name: role for role in definition.roles}
         self._teams = {team.name: team for team in definition.teams}
-        self._by_oid = {object_id(user): user for user in definition.users}
+        self._by_object_id = {object_id(user): user for user in definition.users}
         self._by_row = {system_user_id(user): user for user in definition.users}
 
     def by_object_id(self, oid: UUID) -> DataverseUser | None:
-        """The user who signs in with this Entra object ID."""
-        return self._by_oid.get(oid)
+        """Return the user with this Entra object ID."""
+        return self._by_object_id.get(oid)
 
     def by_system_user_id(self, row: UUID | None) -> DataverseUser | None:
-        """The user whose row has this ID."""
+        """Return the user whose row has this ID."""
         return self._by_row.get(row) if row is not None else None
 
-    def shown(self) -> dict[str, object]:
-        """The definition, with the IDs that follow from the users' names."""
+    def as_json(self) -> dict[str, object]:
+        """Return the definition as JSON, with the IDs derived from the users' names filled in."""
         users = [
             user.model_copy(update={"object_id": object_id(user), "system_user_id": system_user_id(user)})
             for user in self.definition.users
@@ -56,47 +57,50 @@ class Organization:
         return self.definition.model_copy(update={"users": tuple(users)}).model_dump(mode="json")
 
     def ids_of(self, user: str) -> tuple[UUID, UUID]:
-        """Object ID and row's ID of a user by name or object ID; of a stranger, those the name stands for."""
+        """Return object ID and row ID of a user, given by name or object ID.
+
+        For a user that the organization lacks, both are derived from the name.
+        """
         known = next((known for known in self.definition.users if known.name == user), None)
         known = known or self.by_object_id(object_id_of(user)) or DataverseUser(name=user)
         return object_id(known), system_user_id(known)
 
-    def held(
+    def grants(
         self, user: DataverseUser, privileges: Collection[str], *, exclude_team_basic: bool = False
-    ) -> list[Holding]:
-        """Those of the privileges that the user holds, each by the role that reaches farthest; a disabled user none.
+    ) -> list[PrivilegeGrant]:
+        """Return the user's grants of these privileges, each at its greatest depth; none for a disabled user.
 
-        `exclude_team_basic`: what a team gives at Basic depth does not count.
+        `exclude_team_basic` ignores the grants that a team's role makes at Basic depth.
         """
-        wanted = {privilege.lower() for privilege in privileges}
-        best: dict[str, Holding] = {}
-        for holding in self._holdings(user):
-            name = holding.privilege.lower()
-            too_little = exclude_team_basic and holding.by_team and holding.depth == "Basic"
-            if name in wanted and not too_little and (name not in best or best[name].rank < holding.rank):
-                best[name] = holding
-        return list(best.values())
+        requested = {privilege.lower() for privilege in privileges}
+        deepest: dict[str, PrivilegeGrant] = {}
+        for grant in self._all_grants(user):
+            name = grant.privilege.lower()
+            excluded = exclude_team_basic and grant.by_team and grant.depth == "Basic"
+            if name in requested and not excluded and (name not in deepest or deepest[name].rank < grant.rank):
+                deepest[name] = grant
+        return list(deepest.values())
 
-    def _holdings(self, user: DataverseUser) -> Iterator[Holding]:
+    def _all_grants(self, user: DataverseUser) -> Iterator[PrivilegeGrant]:
         if user.is_disabled:
             return
-        by_team = [name for team in user.teams for name in self._teams[team].roles]
-        for names, of_team in ((user.roles, False), (by_team, True)):
+        team_roles = [name for team in user.teams for name in self._teams[team].roles]
+        for names, by_team in ((user.roles, False), (team_roles, True)):
             for name in names:
                 for privilege, depth in self._roles[name].privileges.items():
-                    yield Holding(privilege, depth, of_team)
+                    yield PrivilegeGrant(privilege, depth, by_team)
 
 
 def object_id(user: DataverseUser) -> UUID:
-    """The user's Entra object ID."""
+    """Return the user's Entra object ID."""
     return user.object_id or object_id_of(user.name)
 
 
 def system_user_id(user: DataverseUser) -> UUID:
-    """The ID of the user's row."""
+    """Return the ID of the user's row."""
     return user.system_user_id or uuid.uuid5(_ROWS, user.name)
 
 
 def privilege_id(name: str) -> UUID:
-    """The ID of a privilege's row."""
+    """Return the ID of a privilege's row."""
     return uuid.uuid5(_ROWS, f"privilege {name.lower()}")

@@ -1,45 +1,50 @@
-"""Messages as Dataverse itself posts them to a queue: a `RemoteExecutionContext` in JSON, or in a form it also knows.
+"""Builds messages as Dataverse posts them to a queue: a `RemoteExecutionContext` as JSON, .NET binary XML or XML.
 
 Sources: Microsoft Learn, "Write a listener application for a Microsoft Azure solution", "Azure integration" (sizes),
-"Use webhooks" (a whole body), the class RemoteExecutionContext. No sample shows a Custom API's call; its parameters are
-taken to be plain key/value pairs, as the class has them.
+"Use webhooks" (a complete body), the class RemoteExecutionContext. No sample shows a Custom API's call. The emulator
+writes its parameters as plain key/value pairs, as the class has them.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from servicebus_emulator.amqp import Symbol
 from servicebus_emulator.amqp.sections import APPLICATION_PROPERTIES, DATA, PROPERTIES
-from servicebus_emulator.cloud.dataverse.directory import Organization
+from servicebus_emulator.cloud.dataverse.directory import Directory
 from servicebus_emulator.servicebus.entities.message import Message
 from servicebus_emulator.servicebus.entities.message_encoding import encode_section, parse_message
 
 CLAIMS = "http://schemas.microsoft.com/xrm/2011/Claims/"
 CONTRACTS = "http://schemas.microsoft.com/xrm/2011/Contracts"
-NOBODY = uuid.UUID(int=0)
-"""What Dataverse writes for a user without an Entra object ID."""
+NIL_GUID = uuid.UUID(int=0)
+"""Dataverse writes this GUID for an absent ID, such as that of a user without an Entra object ID."""
 
 Json = dict[str, JsonValue]
 Form = Literal["json", "binary", "xml"]
-_CONTENT_TYPES: dict[Form, str] = {"json": "application/json", "binary": "application/msbin1", "xml": "application/xml"}
-_CUT = ("ParentContext", "InputParameters", "PreEntityImages", "PostEntityImages")
+_CONTENT_TYPES: Mapping[Form, str] = {
+    "json": "application/json",
+    "binary": "application/msbin1",
+    "xml": "application/xml",
+}
+_TRUNCATED_MEMBERS = ("ParentContext", "InputParameters", "PreEntityImages", "PostEntityImages")
 _ROWS = uuid.UUID("9a1f2b6e-0c3d-5e4f-8a7b-6c5d4e3f2a10")
-_STAGE_AFTER = 40
+_POST_OPERATION_STAGE = 40
 
 
-class NativeRequest(BaseModel):
-    """What message to build. Without an `entity` it is a Custom API's, with one that of a row's Create or Update."""
+class NativeMessageRequest(BaseModel):
+    """The message to build: a Custom API's, or with an `entity` the message of a row's Create or Update."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     user: str = Field(min_length=1, max_length=256)
-    """Who started the operation: the name of a user in the organization, or an object ID."""
+    """The user who started the operation: a name in the organization, or an object ID."""
     message: str = "new_StartQuote"
     """`MessageName`: a Custom API's unique name, or `Update`."""
     entity: str | None = None
@@ -49,26 +54,26 @@ class NativeRequest(BaseModel):
     """Plain values for `InputParameters`; with an `entity`, the columns of its `Target`."""
     form: Form = "json"
     truncated: bool = False
-    """The message was too large: its input is left out, and a property says so."""
+    """Whether the message was too large: Dataverse then omits its input and sets a property."""
     object_id: Literal["known", "zeros", "absent"] = "known"
-    """Zeros are what system and application users have; older payloads lack the two members."""
+    """System and application users have zeros; older payloads lack the two members."""
     synchronous: bool = False
-    """A synchronous step's message has no system job, and so no `OperationId`."""
+    """Whether the step is synchronous: it has no system job, and so no `OperationId`."""
     old_dates: bool = False
-    """`/Date(…)/` without the offset."""
+    """Whether dates lack the offset: `/Date(…)/`."""
     correlation_id: uuid.UUID | None = None
     operation_id: uuid.UUID | None = None
     request_id: uuid.UUID | None = None
     properties: dict[str, str] = Field(default_factory=dict)
-    """Application properties to set, whatever Dataverse would have set."""
+    """Application properties that replace or extend Dataverse's."""
     members: dict[str, JsonValue] = Field(default_factory=dict)
-    """Members of the body to set, whatever they were."""
+    """Members of the body that replace or extend Dataverse's."""
     message_id: str | None = None
-    """The broker's; none is known to be set by Dataverse."""
+    """The broker's message ID. Dataverse is not known to set one."""
 
 
 class NativeMessage(BaseModel):
-    """A message as it goes to the broker."""
+    """A message as Dataverse sends it to the broker."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -78,8 +83,8 @@ class NativeMessage(BaseModel):
     message_id: str | None = None
 
     def for_broker(self) -> Message:
-        """As the emulator's broker keeps it. Raises `emulator.servicebus.errors.ServiceBusError`."""
-        absent = [None] * 5
+        """Return the broker's message. Raise `ServiceBusError` if Service Bus would not accept it."""
+        absent = [None] * 5  # the fields between message ID and content type (AMQP 1.0, section 3.2.4)
         return parse_message(
             encode_section(PROPERTIES, [self.message_id, *absent, Symbol(self.content_type)])
             + encode_section(APPLICATION_PROPERTIES, self.application_properties)
@@ -87,36 +92,36 @@ class NativeMessage(BaseModel):
         )
 
 
-def build(wanted: NativeRequest, organization: Organization) -> NativeMessage:
-    """The message that Dataverse would post."""
+def build(request: NativeMessageRequest, directory: Directory) -> NativeMessage:
+    """Return the message that Dataverse would post."""
     return NativeMessage(
-        body=_body(wanted, organization),
-        content_type=_CONTENT_TYPES[wanted.form],
-        application_properties=_properties(wanted, organization),
-        message_id=wanted.message_id,
+        body=_body(request, directory),
+        content_type=_CONTENT_TYPES[request.form],
+        application_properties=_properties(request, directory),
+        message_id=request.message_id,
     )
 
 
-def context(wanted: NativeRequest, organization: Organization) -> Json:
-    """The body's members, in the alphabetical order in which .NET writes them."""
-    oid, row = (str(found) for found in organization.ids_of(wanted.user))
-    definition = organization.definition
-    whole: Json = {
+def context(request: NativeMessageRequest, directory: Directory) -> Json:
+    """Return the members of the body, in the alphabetical order in which .NET writes them."""
+    oid, row = (str(id_) for id_ in directory.ids_of(request.user))
+    definition = directory.definition
+    members: Json = {
         "BusinessUnitId": str(definition.business_unit_id),
-        "CorrelationId": str(wanted.correlation_id or uuid.uuid4()),
+        "CorrelationId": str(request.correlation_id or uuid.uuid4()),
         "Depth": 1,
         "InitiatingUserAgent": "Mozilla/5.0",
         "InitiatingUserAzureActiveDirectoryObjectId": oid,
         "InitiatingUserId": row,
-        "InputParameters": _input(wanted, row),
+        "InputParameters": _input(request, row),
         "IsExecutingOffline": False,
-        "IsInTransaction": wanted.synchronous,
+        "IsInTransaction": request.synchronous,
         "IsOfflinePlayback": False,
         "IsolationMode": 1,
-        "MessageName": wanted.message,
-        "Mode": 0 if wanted.synchronous else 1,
-        "OperationCreatedOn": _date(wanted),
-        "OperationId": str(NOBODY if wanted.synchronous else wanted.operation_id or uuid.uuid4()),
+        "MessageName": request.message,
+        "Mode": 0 if request.synchronous else 1,
+        "OperationCreatedOn": _date(request),
+        "OperationId": str(NIL_GUID if request.synchronous else request.operation_id or uuid.uuid4()),
         "OrganizationId": str(definition.organization_id),
         "OrganizationName": definition.organization_name,
         "OutputParameters": [],
@@ -124,80 +129,92 @@ def context(wanted: NativeRequest, organization: Organization) -> Json:
         "ParentContext": None,
         "PostEntityImages": [],
         "PreEntityImages": [],
-        "PrimaryEntityId": str(_entity_id(wanted)) if wanted.entity else str(NOBODY),
-        "PrimaryEntityName": wanted.entity or "none",
-        "RequestId": str(wanted.request_id) if wanted.request_id else None,
+        "PrimaryEntityId": str(_entity_id(request)) if request.entity else str(NIL_GUID),
+        "PrimaryEntityName": request.entity or "none",
+        "RequestId": str(request.request_id) if request.request_id else None,
         "SecondaryEntityName": "none",
         "SharedVariables": [{"key": "IsAutoTransact", "value": True}],
-        "Stage": _STAGE_AFTER,
+        "Stage": _POST_OPERATION_STAGE,
         "UserAzureActiveDirectoryObjectId": oid,
         "UserId": row,
     }
-    return _without_object_ids(_cut(whole, wanted), wanted) | wanted.members
+    return _with_object_ids(_truncated(members, request), request) | request.members
 
 
-def _body(wanted: NativeRequest, organization: Organization) -> bytes:
-    members = context(wanted, organization)
-    if wanted.form == "json":
-        return json.dumps(members, separators=(",", ":"), ensure_ascii=False).replace("/", "\\/").encode()
-    text = f'<RemoteExecutionContext xmlns="{CONTRACTS}"><MessageName>{wanted.message}</MessageName>'
-    if wanted.form == "xml":
-        return f"{text}</RemoteExecutionContext>".encode()
-    # [MC-NBFX]: 0x40 short element, 0x08 short xmlns attribute, 0x01 end element; the rest only looks the part
-    name, namespace = b"RemoteExecutionContext", CONTRACTS.encode()
-    return (
-        b"\x40" + _counted(name) + b"\x08" + _counted(namespace) + b"\x99" + _counted(wanted.message.encode()) + b"\x01"
-    )
+def _body(request: NativeMessageRequest, directory: Directory) -> bytes:
+    match request.form:
+        case "json":
+            text = json.dumps(context(request, directory), separators=(",", ":"), ensure_ascii=False)
+            # .NET's DataContractJsonSerializer escapes every slash.
+            return text.replace("/", "\\/").encode()
+        case "xml":
+            return (
+                f'<RemoteExecutionContext xmlns="{CONTRACTS}"><MessageName>{request.message}</MessageName>'
+                "</RemoteExecutionContext>"
+            ).encode()
+        case "binary":
+            # [MC-NBFX]: 0x40 short element, 0x08 short xmlns attribute, 0x99 text with end element, 0x01 end element.
+            # A reader needs the first byte and the content type only, so the rest is no complete context.
+            name, namespace, message = b"RemoteExecutionContext", CONTRACTS.encode(), request.message.encode()
+            return b"\x40" + _counted(name) + b"\x08" + _counted(namespace) + b"\x99" + _counted(message) + b"\x01"
+        case _:
+            assert_never(request.form)
 
 
 def _counted(text: bytes) -> bytes:
     return bytes([min(len(text), 127)]) + text[:127]
 
 
-def _properties(wanted: NativeRequest, organization: Organization) -> dict[str, str | bool]:
-    _, row = organization.ids_of(wanted.user)
+def _properties(request: NativeMessageRequest, directory: Directory) -> dict[str, str | bool]:
+    _, row = directory.ids_of(request.user)
     named: dict[str, str] = {
-        "Organization": f"{organization.definition.organization_name}.crm4.dynamics.com",
+        "Organization": f"{directory.definition.organization_name}.crm4.dynamics.com",
         "User": str(row),
         "InitiatingUser": str(row),
-        "EntityLogicalName": wanted.entity or "none",
-        "RequestName": wanted.message,
+        "EntityLogicalName": request.entity or "none",
+        "RequestName": request.message,
         "InitiatingUserAgent": "Mozilla/5.0",
     }
-    cut: dict[str, str | bool] = {f"{CLAIMS}MessageMaxSizeExceeded": True} if wanted.truncated else {}
-    return {f"{CLAIMS}{name}": value for name, value in named.items()} | cut | wanted.properties
+    truncated: dict[str, str | bool] = {f"{CLAIMS}MessageMaxSizeExceeded": True} if request.truncated else {}
+    return {f"{CLAIMS}{name}": value for name, value in named.items()} | truncated | request.properties
 
 
-def _input(wanted: NativeRequest, row: str) -> JsonValue:
-    if wanted.entity is None:
-        return _pairs(wanted.input)
-    its_own: Json = {
-        "modifiedon": _date(wanted),
+def _input(request: NativeMessageRequest, row: str) -> JsonValue:
+    if request.entity is None:
+        return _pairs(request.input)
+    system_columns: Json = {
+        "modifiedon": _date(request),
         "modifiedby": _typed("EntityReference", _reference("systemuser", row)),
     }
     target: Json = {
-        "Attributes": _pairs(wanted.input | its_own),
+        "Attributes": _pairs(request.input | system_columns),
         "EntityState": None,
         "FormattedValues": [],
-        "Id": str(_entity_id(wanted)),
+        "Id": str(_entity_id(request)),
         "KeyAttributes": [],
-        "LogicalName": wanted.entity,
+        "LogicalName": request.entity,
         "RelatedEntities": [],
         "RowVersion": None,
     }
     return _pairs({"Target": _typed("Entity", target)})
 
 
-def _cut(members: Json, wanted: NativeRequest) -> Json:
-    """Whether Dataverse leaves the members out or makes them null is documented nowhere; here they are null."""
-    return members | dict.fromkeys(_CUT, None) if wanted.truncated else members
+def _truncated(members: Json, request: NativeMessageRequest) -> Json:
+    # No document says whether Dataverse omits the members or writes null; the emulator writes null.
+    return members | dict.fromkeys(_TRUNCATED_MEMBERS, None) if request.truncated else members
 
 
-def _without_object_ids(members: Json, wanted: NativeRequest) -> Json:
+def _with_object_ids(members: Json, request: NativeMessageRequest) -> Json:
     names = [name for name in members if name.endswith("AzureActiveDirectoryObjectId")]
-    if wanted.object_id == "absent":
-        return {name: value for name, value in members.items() if name not in names}
-    return members | dict.fromkeys(names, str(NOBODY)) if wanted.object_id == "zeros" else members
+    match request.object_id:
+        case "known":
+            return members
+        case "zeros":
+            return members | dict.fromkeys(names, str(NIL_GUID))
+        case "absent":
+            return {name: value for name, value in members.items() if name not in names}
+        case _:
+            assert_never(request.object_id)
 
 
 def _pairs(values: Json) -> JsonValue:
@@ -212,14 +229,14 @@ def _reference(table: str, id_: str) -> Json:
     return {"Id": id_, "KeyAttributes": [], "LogicalName": table, "Name": None, "RowVersion": None}
 
 
-def _entity_id(wanted: NativeRequest) -> uuid.UUID:
-    return wanted.entity_id or uuid.uuid5(_ROWS, f"{wanted.entity} 1")
+def _entity_id(request: NativeMessageRequest) -> uuid.UUID:
+    return request.entity_id or uuid.uuid5(_ROWS, f"{request.entity} 1")
 
 
 def _row(name: str) -> str:
     return str(uuid.uuid5(_ROWS, name))
 
 
-def _date(wanted: NativeRequest) -> str:
+def _date(request: NativeMessageRequest) -> str:
     milliseconds = int(datetime.now(UTC).timestamp() * 1000)
-    return f"/Date({milliseconds})/" if wanted.old_dates else f"/Date({milliseconds}+0000)/"
+    return f"/Date({milliseconds})/" if request.old_dates else f"/Date({milliseconds}+0000)/"

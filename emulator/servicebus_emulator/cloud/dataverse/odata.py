@@ -1,4 +1,4 @@
-"""As much of OData's URLs as calls of functions need: segments, inline parameters, parameter aliases, literals.
+"""Parses the OData URLs of function calls: segments, inline parameters, parameter aliases and literals.
 
 Source: OData Version 4.01, Part 2: URL Conventions, sections 2, 4.5.3 and 5.1.1.14.
 """
@@ -17,22 +17,23 @@ _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _STRING = re.compile(r"'((?:[^']|'')*)'")
 _CALL = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*)\((.*)\)", re.DOTALL)
 _OPENING, _CLOSING, _QUOTES = "([{", ")]}", "'\""
+_MAX_MESSAGE = 300
 
 
-class Malformed(ValueError):
-    """The URL is none of OData's; the message says where."""
+class MalformedUrl(ValueError):
+    """The URL violates OData's grammar; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A segment such as `Name(first=1,@second)`; its arguments are literals as they stood in the URL."""
+class FunctionCall:
+    """A segment such as `Name(first=1,@second)`. Its arguments are literals as the URL has them."""
 
     name: str
     arguments: tuple[str, ...]
     named: Mapping[str, str]
 
     def literal(self, name: str) -> str:
-        """An argument that must be there. Raises `Malformed`."""
+        """Return a required argument. Raise `MalformedUrl` if it is missing."""
         try:
             return self.named[name]
         except KeyError:
@@ -40,23 +41,24 @@ class Call:
 
 
 def segments(raw_path: str) -> list[str]:
-    """A path's segments: taken apart first and decoded then, since a segment may hold an encoded slash."""
+    """Split a path into decoded segments. Raise `MalformedUrl` unless they are UTF-8."""
+    # Splitting comes first: an encoded slash is part of its segment.
     return [_decoded(segment) for segment in raw_path.strip("/").split("/")]
 
 
 def aliases(raw_query: str) -> dict[str, str]:
-    """The parameter aliases in a query, `@id` to its literal."""
+    """Return the query's parameter aliases, `@id` to its literal. Raise `MalformedUrl` unless they are UTF-8."""
     pairs = (part.partition("=") for part in raw_query.split("&") if part)
     named = {_decoded(name): _decoded(value) for name, _, value in pairs}
     return {name: value for name, value in named.items() if name.startswith("@")}
 
 
-def call(segment: str, given: Mapping[str, str]) -> Call:
-    """Read `Name(…)`, its aliases replaced by what they are `given` as. Raises `Malformed`."""
-    found = _CALL.fullmatch(segment)
-    if found is None:
+def call(segment: str, literals: Mapping[str, str]) -> FunctionCall:
+    """Parse `Name(…)` and replace aliases by their `literals`. Raise `MalformedUrl` for any other segment."""
+    match = _CALL.fullmatch(segment)
+    if match is None:
         _refuse(f"'{segment}' calls no function")
-    name, inside = found[1], found[2]
+    name, inside = match[1], match[2]
     arguments = _split(inside) if inside.strip() else []
     named: dict[str, str] = {}
     for argument in arguments:
@@ -64,28 +66,31 @@ def call(segment: str, given: Mapping[str, str]) -> Call:
         if equals and not parameter.lstrip().startswith(tuple(_QUOTES)):
             if parameter.strip() in named:
                 _refuse(f"The parameter '{parameter.strip()}' is given twice")
-            named[parameter.strip()] = _resolved(value.strip(), given)
-    return Call(name, tuple(arguments), named)
+            named[parameter.strip()] = _resolved(value.strip(), literals)
+    return FunctionCall(name, tuple(arguments), named)
 
 
 def string(literal: str) -> str:
-    """`'it''s'`. Raises `Malformed`."""
-    found = _STRING.fullmatch(literal)
-    return found[1].replace("''", "'") if found else _refuse(f"'{literal}' is no string")
+    """Return the value of a string literal such as `'it''s'`. Raise `MalformedUrl` for any other literal."""
+    match = _STRING.fullmatch(literal)
+    return match[1].replace("''", "'") if match else _refuse(f"'{literal}' is no string")
 
 
 def guid(literal: str) -> UUID:
-    """A GUID, which has no quotes. Raises `Malformed`."""
+    """Return the value of a GUID literal, which has no quotes. Raise `MalformedUrl` for any other literal."""
     return UUID(literal) if _GUID.fullmatch(literal) else _refuse(f"'{literal}' is no GUID")
 
 
 def boolean(literal: str) -> bool:
-    """`true` or `false`. Raises `Malformed`."""
+    """Return the value of `true` or `false`. Raise `MalformedUrl` for any other literal."""
     return literal == "true" if literal in {"true", "false"} else _refuse(f"'{literal}' is no boolean")
 
 
 def strings(literal: str) -> list[str]:
-    """A collection: a JSON array, or one of texts in single quotes, as some write it. Raises `Malformed`."""
+    """Return a collection of strings. Raise `MalformedUrl` for any other literal.
+
+    The collection is a JSON array (OData), or has strings in single quotes, as some clients write it.
+    """
     if not (literal.startswith("[") and literal.endswith("]")):
         _refuse(f"'{literal}' is no collection")
     try:
@@ -104,14 +109,14 @@ def _decoded(text: str) -> str:
         return _refuse("The URL is not UTF-8")
 
 
-def _resolved(value: str, given: Mapping[str, str]) -> str:
+def _resolved(value: str, literals: Mapping[str, str]) -> str:
     if not value.startswith("@"):
         return value
-    return given[value] if value in given else _refuse(f"The parameter alias '{value}' has no value")
+    return literals[value] if value in literals else _refuse(f"The parameter alias '{value}' has no value")
 
 
 def _split(text: str) -> list[str]:
-    """Apart at the commas that are neither in quotes nor in brackets. A doubled quote closes and opens again."""
+    """Split at the commas outside quotes and brackets. A doubled quote closes its string and opens it again."""
     parts, begin, depth, quote = [], 0, 0, ""
     for position, character in enumerate(text):
         if quote:
@@ -131,4 +136,4 @@ def _split(text: str) -> list[str]:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise Malformed(f"{message[:300]}.")
+    raise MalformedUrl(f"{message[:_MAX_MESSAGE]}.")

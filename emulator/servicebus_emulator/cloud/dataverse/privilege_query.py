@@ -1,4 +1,4 @@
-"""What a URL of Dataverse's Web API asks: which of these privileges does this user hold?"""
+"""Parses a Web API URL into a privilege query: which of these privileges does this user hold?"""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _BY_OBJECT_ID: Literal["RetrieveAadUserSetOfPrivilegesByNames"] = "RetrieveAadUs
 _BY_ROW: Literal["RetrieveUserPrivilegeByPrivilegeName"] = "RetrieveUserPrivilegeByPrivilegeName"
 
 
-class NoSuchSegment(Exception):
-    """The Web API may have it; the emulator does not."""
+class UnknownSegment(Exception):
+    """The URL addresses a part of the Web API that the emulator lacks."""
 
 
-class CouldCreateUser(Exception):
-    """By its key `azureactivedirectoryobjectid` a GET can create a user."""
+class UserCreatingQuery(Exception):
+    """The URL uses the key `azureactivedirectoryobjectid`: with it a GET can create a user in Dataverse."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """About a user by object ID, or by the row's ID."""
+class PrivilegeQuery:
+    """A query for a user's privileges. Either `object_id` or `system_user_id` names the user."""
 
     function: Literal["RetrieveAadUserSetOfPrivilegesByNames", "RetrieveUserPrivilegeByPrivilegeName"]
     object_id: UUID | None
@@ -34,36 +34,36 @@ class Question:
     exclude_team_basic: bool = False
 
 
-def read(request: web.Request, base: str) -> Question:
-    """Read a request for a URL below `base`. Raises `odata.Malformed`, `NoSuchSegment`, `CouldCreateUser`."""
+def parse(request: web.Request, base: str) -> PrivilegeQuery:
+    """Parse the URL of a request below `base`. Raise `MalformedUrl`, `UnknownSegment` or `UserCreatingQuery`."""
     segments = odata.segments(request.rel_url.raw_path.removeprefix(base))
-    given = odata.aliases(request.rel_url.raw_query_string)
+    literals = odata.aliases(request.rel_url.raw_query_string)
     first = segments[0].lower()
     if first.startswith("systemusers(") and "azureactivedirectoryobjectid" in first:
-        raise CouldCreateUser
+        raise UserCreatingQuery
     match segments:
         case [function] if function.startswith(f"{_BY_OBJECT_ID}("):
-            return _by_object_id(odata.call(function, given))
+            return _by_object_id(odata.call(function, literals))
         case [row, function] if row.startswith("systemusers(") and function.startswith(f"{NAMESPACE}{_BY_ROW}("):
-            return _by_row(odata.call(row, given), odata.call(function, given))
-    raise NoSuchSegment(f"Resource not found for the segment '{segments[0][:300]}'.")
+            return _by_row(odata.call(row, literals), odata.call(function, literals))
+    raise UnknownSegment(f"Resource not found for the segment '{segments[0][:300]}'.")
 
 
-def _by_object_id(call: odata.Call) -> Question:
-    _only(call, "DirectoryObjectId", "PrivilegeNames")
+def _by_object_id(call: odata.FunctionCall) -> PrivilegeQuery:
+    _allow_only(call, "DirectoryObjectId", "PrivilegeNames")
     oid, names = odata.guid(call.literal("DirectoryObjectId")), odata.strings(call.literal("PrivilegeNames"))
-    return Question(_BY_OBJECT_ID, oid, None, tuple(names))
+    return PrivilegeQuery(_BY_OBJECT_ID, oid, None, tuple(names))
 
 
-def _by_row(row: odata.Call, call: odata.Call) -> Question:
-    _only(call, "PrivilegeName", "ExcludeTeamBasic")
+def _by_row(row: odata.FunctionCall, call: odata.FunctionCall) -> PrivilegeQuery:
+    _allow_only(call, "PrivilegeName", "ExcludeTeamBasic")
     if len(row.arguments) != 1:
-        raise odata.Malformed("'systemusers' takes one key.")
+        raise odata.MalformedUrl("'systemusers' takes one key.")
     name = odata.string(call.literal("PrivilegeName"))
     exclude = odata.boolean(call.named.get("ExcludeTeamBasic", "false"))
-    return Question(_BY_ROW, None, odata.guid(row.arguments[0]), (name,), exclude)
+    return PrivilegeQuery(_BY_ROW, None, odata.guid(row.arguments[0]), (name,), exclude)
 
 
-def _only(call: odata.Call, *parameters: str) -> None:
+def _allow_only(call: odata.FunctionCall, *parameters: str) -> None:
     if len(call.named) < len(call.arguments) or not call.named.keys() <= set(parameters):
-        raise odata.Malformed(f"'{call.name}' takes {', '.join(parameters)}.")
+        raise odata.MalformedUrl(f"'{call.name}' takes {', '.join(parameters)}.")

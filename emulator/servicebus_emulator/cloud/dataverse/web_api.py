@@ -1,8 +1,8 @@
-"""Dataverse's Web API as far as it tells which privileges a user holds.
+"""Dataverse's Web API, limited to the two functions that return a user's privileges.
 
 Sources: Microsoft Learn, Web API function reference (`RetrieveAadUserSetOfPrivilegesByNames`,
-`RetrieveUserPrivilegeByPrivilegeName`), "Service protection API limits", "Web service error codes". How the first of
-them takes its collection is shown nowhere, so each form that OData allows is taken.
+`RetrieveUserPrivilegeByPrivilegeName`), "Service protection API limits", "Web service error codes". No document shows
+how the first function takes its collection, so the emulator accepts every form that OData allows.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ from pydantic import JsonValue
 
 from servicebus_emulator.cloud import urls
 from servicebus_emulator.cloud.dataverse import odata, privilege_query
-from servicebus_emulator.cloud.dataverse.directory import Holding, Organization, privilege_id
-from servicebus_emulator.cloud.dataverse.privilege_query import Question
-from servicebus_emulator.cloud.definitions import DataverseDefinition, DataverseFault, Fault, IdentityDefinition
+from servicebus_emulator.cloud.dataverse.definitions import DataverseDefinition, DataverseFault, ServiceProtectionCode
+from servicebus_emulator.cloud.dataverse.directory import Directory, PrivilegeGrant, privilege_id
+from servicebus_emulator.cloud.dataverse.privilege_query import PrivilegeQuery
+from servicebus_emulator.cloud.entra.definitions import IdentityDefinition
 from servicebus_emulator.cloud.entra.issuer import Issuer
-from servicebus_emulator.cloud.faults import Faults, answers, inflict, retry_after
+from servicebus_emulator.cloud.faults.definitions import Fault
+from servicebus_emulator.cloud.faults.injection import inject, retry_after_header, sends_status_line
+from servicebus_emulator.cloud.faults.schedule import FaultSchedule
 from servicebus_emulator.servicebus.access.entra import InvalidToken
 
-API = f"{urls.DATAVERSE}/api/data/v9.2"
-REMEMBERED = 10_000
-"""Calls; older ones are forgotten."""
+API_PATH = f"{urls.DATAVERSE_PATH}/api/data/v9.2"
+MAX_RECORDS = 10_000
+"""The calls that the emulator keeps; it drops the oldest beyond that."""
 
 _BAD_REQUEST = "0x0"
 _NO_SUCH_ROW = "0x80040217"
 _NO_SUCH_SEGMENT = "0x80060888"
 _NOT_A_MEMBER = "0x80072560"
 _UNAUTHENTICATED = "0x80040204"
-_LIMITS: Mapping[str, str] = {
+_LIMITS: Mapping[ServiceProtectionCode, str] = {
     "0x80072322": "Number of requests exceeded the limit of 6000 over time window of 300 seconds.",
     "0x80072321": "Combined execution time of incoming requests exceeded the limit of 1,200,000 milliseconds over time "
     "window of 300 seconds.",
@@ -44,28 +47,28 @@ _LIMITS: Mapping[str, str] = {
 
 
 @dataclass(slots=True)
-class Record:
-    """A call that reached the Web API; never with its bearer."""
+class WebApiCall:
+    """The record of a call that reached the Web API. It never contains the bearer."""
 
     time: str
     """ISO 8601, UTC."""
     path: str
-    """What follows the version, decoded, and with its query."""
+    """The URL after the version, decoded, with its query."""
     function: str | None = None
-    """None: neither of the two that tell privileges."""
+    """None: the call is neither of the two privilege queries."""
     object_id: str | None = None
     system_user_id: str | None = None
     privileges: tuple[str, ...] = ()
     caller: str | None = None
-    """The object ID in the bearer, if that was good and was looked at."""
+    """The object ID in the bearer; None if a fault came first or the bearer was not valid."""
     status: int | None = None
-    """What was answered; None: nothing, or nothing yet."""
+    """The status of the answer; None while there is no answer."""
     forbidden: bool = False
-    """It could have created a user in a real organization."""
+    """Whether the call could have created a user in a real organization."""
 
 
-class _Refused(Exception):
-    """An error answer."""
+class _WebApiError(Exception):
+    """An error answer of the Web API."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -76,125 +79,128 @@ class DataverseHost:
     """The Web API of one organization."""
 
     def __init__(self, url: str, definition: DataverseDefinition, issuer: Issuer, identity: IdentityDefinition) -> None:
-        """`url`: the organization's, which is the audience of its tokens, too; without a slash."""
+        """`url` is the organization's, without a trailing slash; it is also the audience of its tokens."""
         self.url = url
         self._issuer = issuer
         self._identity = identity
-        self._organization = Organization(definition)
-        self._faults = Faults(definition.faults)
-        self._records: deque[Record] = deque(maxlen=REMEMBERED)
+        self._directory = Directory(definition)
+        self._faults = FaultSchedule(definition.faults)
+        self._calls: deque[WebApiCall] = deque(maxlen=MAX_RECORDS)
 
     @property
-    def organization(self) -> Organization:
-        """Who is in it and who holds what, at present."""
-        return self._organization
+    def directory(self) -> Directory:
+        """The current users and their privileges."""
+        return self._directory
 
     def put(self, patch: Mapping[str, JsonValue]) -> None:
-        """Merge fields into the organization's definition. Raises `pydantic.ValidationError`."""
-        now = self._organization.definition.model_dump(mode="json")
-        definition = DataverseDefinition.model_validate(now | dict(patch), by_name=True, by_alias=False)
-        self._organization = Organization(definition)
+        """Merge fields into the organization's definition. Raise `pydantic.ValidationError` on a mistake."""
+        current = self._directory.definition.model_dump(mode="json")
+        definition = DataverseDefinition.model_validate(current | dict(patch), by_name=True, by_alias=False)
+        self._directory = Directory(definition)
         if "faults" in patch:
-            self._faults.put(definition.faults)
+            self._faults.replace(definition.faults)
 
     def calls(self) -> list[dict[str, object]]:
-        """The calls so far, the oldest first."""
-        return [asdict(record) for record in self._records]
+        """Return the recorded calls, oldest first."""
+        return [asdict(call) for call in self._calls]
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """`GET {url}/api/data/v9.2/…`."""
-        record = Record(datetime.now(UTC).isoformat(), request.rel_url.path_qs.removeprefix(f"{API}/"))
-        self._records.append(record)
-        asked = _read(request, record)  # first, so that what a fault leaves unanswered is on record, too
-        fault = self._faults.strike()
-        instead = await _struck(request, fault) if fault else None
-        answer = self._own(request, record, asked) if instead is None else instead
-        if answers(fault):
-            record.status = answer.status
-        return answer
+        """Answer `GET {url}/api/data/v9.2/…`."""
+        call = WebApiCall(datetime.now(UTC).isoformat(), request.rel_url.path_qs.removeprefix(f"{API_PATH}/"))
+        self._calls.append(call)
+        query = _parse(request, call)  # before the fault, so that the record shows the query of an unanswered call too
+        fault = self._faults.next_fault()
+        response = await _inject(request, fault) if fault else None
+        if response is None:
+            response = self._answer(request, call, query)
+        if sends_status_line(fault):
+            call.status = response.status
+        return response
 
-    def _own(self, request: web.Request, record: Record, asked: Question | _Refused) -> web.Response:
+    def _answer(self, request: web.Request, call: WebApiCall, query: PrivilegeQuery | _WebApiError) -> web.Response:
         try:
-            record.caller = self._admitted(request)
-            if isinstance(asked, _Refused):
-                raise asked
-            return self._privileges(asked)
-        except _Refused as refused:
-            return _error(refused.status, refused.code, refused.message)
+            call.caller = self._admit(request)
+            if isinstance(query, _WebApiError):
+                raise query
+            return self._privileges(query)
+        except _WebApiError as error:
+            return _error(error.status, error.code, error.message)
 
-    def _admitted(self, request: web.Request) -> str:
-        """The caller's object ID. Raises `_Refused`."""
+    def _admit(self, request: web.Request) -> str:
+        """Return the caller's object ID. Raise `_WebApiError` unless the caller is an application user."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            raise _Refused(401, _UNAUTHENTICATED, "No bearer was sent.")
+            raise _WebApiError(401, _UNAUTHENTICATED, "The request has no bearer token.")
         try:
             claims = self._issuer.verify(token)
         except InvalidToken as error:
-            raise _Refused(401, _UNAUTHENTICATED, f"The bearer does not hold: {error}.") from None
+            raise _WebApiError(401, _UNAUTHENTICATED, f"The bearer token is not valid: {error}.") from None
         if claims.get("aud") not in {self.url, f"{self.url}/"}:
-            raise _Refused(401, _UNAUTHENTICATED, "The bearer is for another audience.")
+            raise _WebApiError(401, _UNAUTHENTICATED, "The bearer token is for another audience.")
         caller = str(claims.get("oid", ""))
         if caller not in self._application_users():
-            raise _Refused(403, _NOT_A_MEMBER, "The user is not a member of the organization.")
+            raise _WebApiError(403, _NOT_A_MEMBER, "The user is not a member of the organization.")
         return caller
 
     def _application_users(self) -> set[str]:
-        allowed = self._organization.definition.application_users
-        users = (self._identity.managed_identity.object_id,) if allowed is None else allowed
+        configured = self._directory.definition.application_users
+        users = (self._identity.managed_identity.object_id,) if configured is None else configured
         return {str(user) for user in users}
 
-    def _privileges(self, asked: Question) -> web.Response:
+    def _privileges(self, query: PrivilegeQuery) -> web.Response:
         body = {
-            "@odata.context": f"{self.url}/api/data/v9.2/$metadata#{privilege_query.NAMESPACE}{asked.function}Response",
-            "RolePrivileges": [self._row(holding) for holding in self._held(asked)],
+            "@odata.context": f"{self.url}/api/data/v9.2/$metadata#{privilege_query.NAMESPACE}{query.function}Response",
+            "RolePrivileges": [self._row(grant) for grant in self._grants(query)],
         }
         return _json(body)
 
-    def _held(self, asked: Question) -> list[Holding]:
-        """Raises `_Refused` for a user that there is not."""
-        organization = self._organization
-        if asked.object_id is not None:
-            user = organization.by_object_id(asked.object_id)
+    def _grants(self, query: PrivilegeQuery) -> list[PrivilegeGrant]:
+        """Return the grants of the queried user. Raise `_WebApiError` if the user does not exist."""
+        directory = self._directory
+        if query.object_id is not None:
+            user = directory.by_object_id(query.object_id)
         else:
-            user = organization.by_system_user_id(asked.system_user_id)
+            user = directory.by_system_user_id(query.system_user_id)
         if user is not None:
-            return organization.held(user, asked.privileges, exclude_team_basic=asked.exclude_team_basic)
-        if asked.object_id is not None and organization.definition.unknown_object_id == "empty":
+            return directory.grants(user, query.privileges, exclude_team_basic=query.exclude_team_basic)
+        if query.object_id is not None and directory.definition.unknown_object_id == "empty":
             return []
-        missing = asked.object_id or asked.system_user_id
-        raise _Refused(404, _NO_SUCH_ROW, f"systemuser With Id = {missing} Does Not Exist")
+        missing = query.object_id or query.system_user_id
+        raise _WebApiError(404, _NO_SUCH_ROW, f"systemuser With Id = {missing} Does Not Exist")
 
-    def _row(self, holding: Holding) -> dict[str, str]:
+    def _row(self, grant: PrivilegeGrant) -> dict[str, str]:
         return {
-            "Depth": holding.depth,
-            "PrivilegeId": str(privilege_id(holding.privilege)),
-            "BusinessUnitId": str(self._organization.definition.business_unit_id),
-            "PrivilegeName": holding.privilege,
+            "Depth": grant.depth,
+            "PrivilegeId": str(privilege_id(grant.privilege)),
+            "BusinessUnitId": str(self._directory.definition.business_unit_id),
+            "PrivilegeName": grant.privilege,
         }
 
 
-def _read(request: web.Request, record: Record) -> Question | _Refused:
-    """What is asked, which goes on record; or why it gets no answer, whoever asks."""
+def _parse(request: web.Request, call: WebApiCall) -> PrivilegeQuery | _WebApiError:
+    """Return the query and record it; or the error that even an admitted caller would get."""
     try:
-        asked = privilege_query.read(request, API)
-    except odata.Malformed as error:
-        return _Refused(400, _BAD_REQUEST, str(error))
-    except privilege_query.CouldCreateUser:
-        record.forbidden = True
-        return _Refused(400, _BAD_REQUEST, "A GET by azureactivedirectoryobjectid can create a user: never ask so.")
-    except privilege_query.NoSuchSegment as error:
-        return _Refused(404, _NO_SUCH_SEGMENT, str(error))
-    record.function, record.privileges = asked.function, asked.privileges
-    record.object_id = None if asked.object_id is None else str(asked.object_id)
-    record.system_user_id = None if asked.system_user_id is None else str(asked.system_user_id)
-    return asked
+        query = privilege_query.parse(request, API_PATH)
+    except odata.MalformedUrl as error:
+        return _WebApiError(400, _BAD_REQUEST, str(error))
+    except privilege_query.UserCreatingQuery:
+        call.forbidden = True
+        message = "A GET by azureactivedirectoryobjectid can create a user. Query the user by another key."
+        return _WebApiError(400, _BAD_REQUEST, message)
+    except privilege_query.UnknownSegment as error:
+        return _WebApiError(404, _NO_SUCH_SEGMENT, str(error))
+    call.function, call.privileges = query.function, query.privileges
+    call.object_id = None if query.object_id is None else str(query.object_id)
+    call.system_user_id = None if query.system_user_id is None else str(query.system_user_id)
+    return query
 
 
-async def _struck(request: web.Request, fault: Fault) -> web.StreamResponse | None:
+async def _inject(request: web.Request, fault: Fault) -> web.StreamResponse | None:
+    """Inject a fault; a `throttle` gets Dataverse's own body instead of Power Automate's."""
     if fault.kind != "throttle" or not isinstance(fault, DataverseFault):
-        return await inflict(request, fault, {})
+        return await inject(request, fault, {})
     await asyncio.sleep(fault.delay_seconds)
-    return _error(429, fault.code, _LIMITS[fault.code], retry_after(fault))
+    return _error(429, fault.code, _LIMITS[fault.code], retry_after_header(fault))
 
 
 def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -204,5 +210,5 @@ def _error(status: int, code: str, message: str, headers: Mapping[str, str] | No
 
 def _json(body: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     content_type = "application/json; odata.metadata=minimal; charset=utf-8"
-    own = {"OData-Version": "4.0", "Content-Type": content_type}
-    return web.Response(body=json.dumps(body).encode(), status=status, headers={**own, **(headers or {})})
+    defaults = {"OData-Version": "4.0", "Content-Type": content_type}
+    return web.Response(body=json.dumps(body).encode(), status=status, headers={**defaults, **(headers or {})})

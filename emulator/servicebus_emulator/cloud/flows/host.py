@@ -1,4 +1,4 @@
-"""HTTP-triggered flows: check a call as Power Automate does, run, answer with its headers, and remember the call."""
+"""Hosts the HTTP-triggered flows: checks a call as Power Automate does, runs the flow, answers, records the call."""
 
 from __future__ import annotations
 
@@ -11,50 +11,52 @@ from dataclasses import asdict
 from aiohttp import web
 from pydantic import JsonValue
 
-from servicebus_emulator.cloud.definitions import Fault, FlowDefinition, FlowResponse
-from servicebus_emulator.cloud.faults import Faults, answers, inflict, instead
-from servicebus_emulator.cloud.flows.runs import REMEMBERED, Call, Run, Runs, StatusUrl
+from servicebus_emulator.cloud.faults.definitions import Fault
+from servicebus_emulator.cloud.faults.injection import inject, replace_answer, sends_status_line
+from servicebus_emulator.cloud.faults.schedule import FaultSchedule
+from servicebus_emulator.cloud.flows.definitions import FlowDefinition, FlowResponse
+from servicebus_emulator.cloud.flows.runs import MAX_RECORDS, FlowCall, Run, Runs, StatusUrl
+from servicebus_emulator.cloud.flows.templates import fill
 from servicebus_emulator.cloud.flows.trigger_guard import (
     InputSchema,
-    Refusal,
     TriggerGuard,
+    TriggerRefusal,
     check_state,
     parse_input,
     tracking_headers,
 )
 
-_PLACEHOLDER = re.compile(r"\{(input(?:\.[A-Za-z0-9_-]+)*|run_id)\}")
-_STRIPPED = re.compile(
+_REMOVED_HEADERS = re.compile(
     r"allow|content-(?!(?:disposition|encoding|type)$).*|cookie|expires|last-modified|set-cookie|transfer-encoding",
     re.IGNORECASE,
 )
-"""Headers the platform takes out of a Response action (Microsoft Learn, "Handle inbound HTTPS requests")."""
+"""The headers that the platform removes from a Response action (Microsoft Learn, "Handle inbound HTTPS requests")."""
 
 
 class Flow:
-    """One flow: its definition, the faults in force, the calls it has seen, the runs that can be asked about."""
+    """One flow: its definition, its active faults, the recorded calls, and the runs with a status URL."""
 
     def __init__(self, definition: FlowDefinition) -> None:
         self.definition = definition
-        self.faults = Faults(definition.faults)
-        self.poll_faults = Faults(definition.poll_faults)
+        self.faults = FaultSchedule(definition.faults)
+        self.poll_faults = FaultSchedule(definition.poll_faults)
         self.schema = InputSchema(definition.input_schema)
-        self.calls: deque[Call] = deque(maxlen=REMEMBERED)
+        self.calls: deque[FlowCall] = deque(maxlen=MAX_RECORDS)
         self.runs = Runs()
 
     def redefine(self, definition: FlowDefinition, changed: Iterable[str]) -> None:
-        """Go on under another definition. Faults in force stay unless they are among what changed."""
+        """Replace the definition. Active faults keep their counts unless `changed` names their field."""
         self.definition = definition
         self.schema = InputSchema(definition.input_schema)
         if "faults" in changed:
-            self.faults.put(definition.faults)
+            self.faults.replace(definition.faults)
         if "poll_faults" in changed:
-            self.poll_faults.put(definition.poll_faults)
+            self.poll_faults.replace(definition.poll_faults)
 
-    def begin(self, call: Call, request: web.Request, fault: Fault | None) -> Run:
-        """Begin a run; a fault that only delays makes it take that much longer."""
-        late = fault.delay_seconds if fault is not None and fault.kind == "delay" else 0
-        run = Run(self.definition, call, request, late)
+    def begin_run(self, call: FlowCall, request: web.Request, fault: Fault | None) -> Run:
+        """Begin a run. A `delay` fault prolongs it."""
+        extra_seconds = fault.delay_seconds if fault is not None and fault.kind == "delay" else 0
+        run = Run(self.definition, call, request, extra_seconds)
         if run.status is not None:
             self.runs.add(run)
         return run
@@ -68,10 +70,10 @@ class FlowHost:
         self._trigger_guard = trigger_guard
 
     def put(self, name: str, patch: Mapping[str, JsonValue]) -> FlowDefinition:
-        """Merge fields into a flow's definition, or make a flow. Raises `pydantic.ValidationError`."""
+        """Merge fields into a flow's definition, or create the flow. Raise `pydantic.ValidationError` on a mistake."""
         flow = self._flows.get(name)
-        now = flow.definition.model_dump(mode="json") if flow else {}
-        definition = FlowDefinition.model_validate(now | dict(patch) | {"name": name}, by_name=True, by_alias=False)
+        current = flow.definition.model_dump(mode="json") if flow else {}
+        definition = FlowDefinition.model_validate(current | dict(patch) | {"name": name}, by_name=True, by_alias=False)
         if flow is None:
             self._flows[name] = Flow(definition)
         else:
@@ -79,77 +81,81 @@ class FlowHost:
         return definition
 
     def calls(self, name: str) -> list[dict[str, object]]:
-        """The calls a flow has seen, the oldest first. Raises `KeyError`."""
+        """Return the recorded calls of a flow, oldest first. Raise `KeyError` if there is no such flow."""
         return [asdict(call) for call in self._flows[name].calls]
 
     async def invoke(self, request: web.Request) -> web.StreamResponse:
-        """`POST …/{name}/triggers/manual/paths/invoke`."""
+        """Answer `POST …/{name}/triggers/manual/paths/invoke`."""
         name = request.match_info["name"]
         flow = self._flows.get(name)
         if flow is None:
-            return Refusal("WorkflowNotFound", workflow=name).response()
-        call = Call.of(request)
+            return TriggerRefusal("WorkflowNotFound", workflow=name).response()
+        call = FlowCall.of(request)
         flow.calls.append(call)
-        fault = flow.faults.strike()
+        fault = flow.faults.next_fault()
         try:
-            answer = await self._answer(request, flow, call, fault)
-        except Refusal as refusal:
+            response = await self._answer(request, flow, call, fault)
+        except TriggerRefusal as refusal:
             call.status, call.code = refusal.status, refusal.code
             return refusal.response()
-        if answers(fault):
-            call.status = answer.status
-            call.code = fault.behaviour.code if fault is not None and fault.behaviour is not None else None
-        return answer
+        if sends_status_line(fault):
+            platform_answer = fault.platform_answer if fault is not None else None
+            call.status = response.status
+            call.code = platform_answer.code if platform_answer is not None else None
+        return response
 
-    async def _answer(self, request: web.Request, flow: Flow, call: Call, fault: Fault | None) -> web.StreamResponse:
-        """The fault's answer, or the flow's own. Raises `Refusal`."""
+    async def _answer(
+        self, request: web.Request, flow: Flow, call: FlowCall, fault: Fault | None
+    ) -> web.StreamResponse:
+        """Return the fault's answer, or the flow's. Raise `TriggerRefusal` if a check fails."""
         if fault is None or fault.kind != "reset_before_reading":
             call.body = parse_input(await request.read(), request.content_type)
-        if fault is None or not fault.turns_away:
-            self._admit(request, flow, call)
+        if fault is None or not fault.precedes_checks:
+            self._check(request, flow, call)
         if fault is not None and not fault.begins_run:
-            return await instead(request, fault, tracking_headers())
-        run = flow.begin(call, request, fault)
-        answer = await inflict(request, fault, run.headers()) if fault is not None else None
-        return await _first_answer(run) if answer is None else answer
+            return await replace_answer(request, fault, tracking_headers())
+        # The run begins before the fault is injected: a caller whose connection breaks has still started the flow.
+        run = flow.begin_run(call, request, fault)
+        response = await inject(request, fault, run.headers()) if fault is not None else None
+        return await _first_answer(run) if response is None else response
 
-    def _admit(self, request: web.Request, flow: Flow, call: Call) -> None:
-        """Everything the platform checks before a run. Raises `Refusal`."""
+    def _check(self, request: web.Request, flow: Flow, call: FlowCall) -> None:
+        """Check everything that the platform checks before a run, in its order. Raise `TriggerRefusal`."""
         self._trigger_guard.admit(request, flow.definition)
         check_state(flow.definition)
         if request.method != flow.definition.method:
-            raise Refusal("MethodNotAllowed", detail=flow.definition.method)
+            raise TriggerRefusal("MethodNotAllowed", detail=flow.definition.method)
         flow.schema.check(call.body)
 
     async def poll(self, request: web.Request) -> web.StreamResponse:
-        """`GET …/{name}/runs/{run_id}/operations/{operation_id}`: 202 while the run goes on, then its outcome."""
+        """Answer `GET …/{name}/runs/{run_id}/operations/{operation_id}`: 202 during the run, then its outcome."""
         name, run_id = request.match_info["name"], request.match_info["run_id"]
         flow = self._flows.get(name)
         run = flow.runs.get(run_id) if flow is not None else None
         if flow is None or run is None or run.status is None:
-            return Refusal("WorkflowRunNotFound", workflow=name, run=run_id).response()
+            return TriggerRefusal("WorkflowRunNotFound", workflow=name, run=run_id).response()
         run.call.polls += 1
         run.call.polled_with_bearer |= "Authorization" in request.headers
         try:
-            return await self._status(request, run, run.status, flow.poll_faults.strike())
-        except Refusal as refusal:
+            return await self._poll_answer(request, run, run.status, flow.poll_faults.next_fault())
+        except TriggerRefusal as refusal:
             return refusal.response()
 
-    async def _status(
+    async def _poll_answer(
         self, request: web.Request, run: Run, status: StatusUrl, fault: Fault | None
     ) -> web.StreamResponse:
-        """The fault's answer, or how it stands with the run. Raises `Refusal`."""
-        if fault is not None and fault.turns_away:
-            return await instead(request, fault, tracking_headers())
+        """Return the fault's answer, or the state of the run. Raise `TriggerRefusal` if a check fails."""
+        if fault is not None and fault.precedes_checks:
+            return await replace_answer(request, fault, tracking_headers())
         status.admit(request, run.flow, self._trigger_guard)
         if not status.leads_here(request):
-            raise Refusal("WorkflowRunNotFound", workflow=run.flow.name, run=run.id)
-        answer = await inflict(request, fault, run.headers()) if fault is not None else None
-        return _next_answer(run, status) if answer is None else answer
+            raise TriggerRefusal("WorkflowRunNotFound", workflow=run.flow.name, run=run.id)
+        response = await inject(request, fault, run.headers()) if fault is not None else None
+        return _next_answer(run, status) if response is None else response
 
 
 async def _first_answer(run: Run) -> web.Response:
-    """What the call that began the run gets."""
+    """Return the answer to the call that began the run."""
     if run.status is not None:
         return _pending(run, run.status)
     if run.flow.response is None:
@@ -159,8 +165,8 @@ async def _first_answer(run: Run) -> web.Response:
 
 
 def _next_answer(run: Run, status: StatusUrl) -> web.Response:
-    """What a poll gets."""
-    if run.polled() and run.flow.response is not None:
+    """Return the answer to a status poll."""
+    if run.poll() and run.flow.response is not None:
         return _response(run, run.flow.response)
     return _pending(run, status)
 
@@ -172,48 +178,18 @@ def _pending(run: Run, status: StatusUrl) -> web.Response:
     return web.Response(status=202, headers=headers)
 
 
-def _response(run: Run, response: FlowResponse) -> web.Response:
-    """The Response action's answer."""
-    payload, content_type = _content(response, run.call)
-    own = {name: value for name, value in response.headers.items() if not _STRIPPED.fullmatch(name)}
-    answer = web.Response(status=response.status, body=payload, headers=own)
-    answer.headers.update(run.headers())
-    answer.headers["Content-Type"] = content_type
-    return answer
+def _response(run: Run, definition: FlowResponse) -> web.Response:
+    """Return the Response action's answer."""
+    payload, content_type = _content(definition, run.call)
+    headers = {name: value for name, value in definition.headers.items() if not _REMOVED_HEADERS.fullmatch(name)}
+    response = web.Response(status=definition.status, body=payload, headers=headers)
+    response.headers.update(run.headers())
+    response.headers["Content-Type"] = content_type
+    return response
 
 
-def _content(response: FlowResponse, call: Call) -> tuple[bytes, str]:
+def _content(response: FlowResponse, call: FlowCall) -> tuple[bytes, str]:
     if response.echo or response.template is not None:
         value = call.body if response.echo else fill(response.template, call.body, call.run_id)
         return json.dumps(value).encode(), response.content_type or "application/json; charset=utf-8"
     return response.payload()
-
-
-def fill(template: JsonValue, value: JsonValue, run_id: str | None) -> JsonValue:
-    """The template with its placeholders replaced; one that leads nowhere becomes null, or an empty text."""
-    match template:
-        case dict():
-            return {name: fill(item, value, run_id) for name, item in template.items()}
-        case list():
-            return [fill(item, value, run_id) for item in template]
-        case str():
-            alone = _PLACEHOLDER.fullmatch(template)
-            if alone:
-                return _look_up(alone[1], value, run_id)
-            return _PLACEHOLDER.sub(lambda found: _written(_look_up(found[1], value, run_id)), template)
-        case _:
-            return template
-
-
-def _look_up(path: str, value: JsonValue, run_id: str | None) -> JsonValue:
-    if path == "run_id":
-        return run_id
-    for name in path.split(".")[1:]:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def _written(value: JsonValue) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)

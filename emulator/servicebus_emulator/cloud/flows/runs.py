@@ -1,4 +1,4 @@
-"""Runs of flows: each outlives the call that began it, whether its caller waits, hangs up or asks a status URL."""
+"""The runs of flows. A run outlives the call that began it: its caller waits, disconnects or polls a status URL."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from urllib.parse import urlencode
 from aiohttp import web
 from pydantic import JsonValue
 
-from servicebus_emulator.cloud.definitions import Asynchronous, FlowDefinition
-from servicebus_emulator.cloud.flows.trigger_guard import Refusal, TriggerGuard, tracking_headers
+from servicebus_emulator.cloud.flows.definitions import AsynchronousResponse, FlowDefinition
+from servicebus_emulator.cloud.flows.trigger_guard import TriggerGuard, TriggerRefusal, tracking_headers
 
-REMEMBERED = 10_000
-"""Calls, and runs with a status URL, of each flow; older ones are forgotten."""
+MAX_RECORDS = 10_000
+"""The calls, and the runs with a status URL, that the emulator keeps of each flow; it drops the oldest beyond that."""
 
 _VERSION = "08584000000000000001"
 _API_VERSION = "2016-06-01"
 
 
 @dataclass(slots=True)
-class Call:
-    """A call that reached a flow; never with its bearer."""
+class FlowCall:
+    """The record of a call that reached a flow. It never contains the bearer."""
 
     time: str
     """ISO 8601, UTC."""
@@ -34,24 +34,24 @@ class Call:
     traceparent: str | None
     content_type: str | None
     run_id: str | None = None
-    """None: turned away before a run."""
+    """None: the platform refused the call before a run."""
     body: JsonValue = None
     status: int | None = None
-    """What was answered; None: nothing, or nothing yet."""
+    """The status of the answer; None while there is no answer."""
     code: str | None = None
-    """The platform's error code, if the answer was its own."""
+    """The platform's error code, if the platform itself wrote the answer."""
     effect: bool = False
-    """Whether a run began. What the flow does is then done, whatever the caller came to know of it."""
+    """Whether a run began. The flow then acts, also if the caller never gets the answer."""
     finished: bool = False
-    """Whether that run came to its Response action, with or without a caller to answer."""
+    """Whether that run reached its Response action, with or without a caller to answer."""
     polls: int = 0
-    """How often the run's status URL was asked, faults and refusals included."""
+    """The number of status polls of the run, faults and refusals included."""
     polled_with_bearer: bool = False
-    """Whether a poll ever brought an `Authorization` header."""
+    """Whether any status poll had the header `Authorization`."""
 
     @classmethod
-    def of(cls, request: web.Request) -> Call:
-        """The record of a request that has just come."""
+    def of(cls, request: web.Request) -> FlowCall:
+        """Return the record of a new request."""
         return cls(
             time=datetime.now(UTC).isoformat(),
             method=request.method,
@@ -62,16 +62,16 @@ class Call:
 
 
 class Run:
-    """One run, from its first moment, begun by `request`. `late_seconds` is how much longer than usual it takes."""
+    """One run, from its start. It takes `extra_seconds` longer than the flow's definition says."""
 
-    def __init__(self, flow: FlowDefinition, call: Call, request: web.Request, late_seconds: float = 0) -> None:
-        self.id = f"0858{secrets.randbelow(10**26):026}CU{secrets.randbelow(100):02}"  # as the platform's look
+    def __init__(self, flow: FlowDefinition, call: FlowCall, request: web.Request, extra_seconds: float = 0) -> None:
+        self.id = f"0858{secrets.randbelow(10**26):026}CU{secrets.randbelow(100):02}"  # the form of the platform's IDs
         self.flow = flow
         self.call = call
         self.status: StatusUrl | None = None
         self._done = asyncio.Event()
         self._polls_left = 0
-        seconds = flow.delay_seconds + late_seconds
+        seconds = flow.delay_seconds + extra_seconds
         if flow.asynchronous is not None:
             self.status = StatusUrl(self.id, flow.asynchronous, request)
             self._polls_left = flow.asynchronous.done_after_polls
@@ -80,27 +80,28 @@ class Run:
         self._begin(seconds)
 
     def _begin(self, seconds: float) -> None:
-        self._time_over = seconds == 0
+        self._time_is_up = seconds == 0
         self._conclude()
         if seconds:
-            # A timer, not a part of the call's handler: nothing the caller does ends the run.
+            # A timer and not the call's handler: aiohttp cancels the handler when the caller disconnects, and the
+            # platform's runs continue without their caller.
             asyncio.get_running_loop().call_later(seconds, self._end)
 
     def _end(self) -> None:
-        self._time_over = True
+        self._time_is_up = True
         self._conclude()
 
     def _conclude(self) -> None:
-        if self._time_over and self._polls_left == 0:
+        if self._time_is_up and self._polls_left == 0:
             self.call.finished = True
             self._done.set()
 
     async def outcome(self) -> None:
-        """Wait until the Response action is reached."""
+        """Wait until the run reaches its Response action."""
         await self._done.wait()
 
-    def polled(self) -> bool:
-        """Whether the outcome is there; if not, this poll counts towards it."""
+    def poll(self) -> bool:
+        """Return whether the outcome is available; otherwise count this status poll towards it."""
         if self._done.is_set():
             return True
         self._polls_left = max(0, self._polls_left - 1)
@@ -108,7 +109,7 @@ class Run:
         return False
 
     def headers(self) -> dict[str, str]:
-        """The tracking headers and those that name the run."""
+        """Return the tracking headers and the headers that name the run."""
         return tracking_headers() | {
             "x-ms-client-tracking-id": self.call.client_tracking_id or self.id,
             "x-ms-execution-location": "localhost",
@@ -122,44 +123,44 @@ class Run:
 
 
 class StatusUrl:
-    """Where a run's outcome is asked for, and by whom.
+    """The URL that answers with a run's outcome, and the authorization it needs.
 
-    Its shape is the one seen on the logic.azure.com hosts; whether a flow for specific users signs it there nobody
-    tells, hence both ways.
+    Its shape is the one observed on the logic.azure.com hosts. No document says whether a flow for specific users
+    signs it, so the definition chooses.
     """
 
-    def __init__(self, run_id: str, asynchronous: Asynchronous, invoked: web.Request) -> None:
+    def __init__(self, run_id: str, asynchronous: AsynchronousResponse, trigger_request: web.Request) -> None:
         self._path = f"/runs/{run_id}/operations/{uuid.uuid4()}"
         self._signature = secrets.token_urlsafe(32) if asynchronous.signed_status_url else None
         self._lost = asynchronous.lost
         self.retry_after = asynchronous.retry_after
-        self.location = self._below(invoked)
-        """Absolute, at the host that the call came to. A secret if it is signed."""
+        self.location = self._absolute(trigger_request)
+        """The absolute URL, at the host that the caller addressed. It is a secret if it is signed."""
 
-    def _below(self, invoked: web.Request) -> str:
+    def _absolute(self, trigger_request: web.Request) -> str:
         query = {"api-version": _API_VERSION}
         if self._signature is not None:
             query |= {"sp": f"{self._path}/read", "sv": "1.0", "sig": self._signature}
-        flow = invoked.path.rpartition("/triggers/")[0]
-        return f"{invoked.scheme}://{invoked.host}{flow}{self._path}?{urlencode(query)}"
+        flow = trigger_request.path.rpartition("/triggers/")[0]
+        return f"{trigger_request.scheme}://{trigger_request.host}{flow}{self._path}?{urlencode(query)}"
 
     def admit(self, request: web.Request, flow: FlowDefinition, trigger_guard: TriggerGuard) -> None:
-        """Raises `Refusal` unless the request has the signature and nothing else, or a bearer if there is none."""
+        """Raise `TriggerRefusal` unless the request has the signature alone, or the bearer if the URL is unsigned."""
         if self._signature is None:
             trigger_guard.admit(request, flow)
             return
-        given, bearer = request.query.get("sig"), "Authorization" in request.headers
-        if bearer:
-            raise Refusal(
-                "OAuthAccessPolicyNotFound" if given is None else "DirectApiRequestHasMoreThanOneAuthorization"
+        signature, has_bearer = request.query.get("sig"), "Authorization" in request.headers
+        if has_bearer:
+            raise TriggerRefusal(
+                "OAuthAccessPolicyNotFound" if signature is None else "DirectApiRequestHasMoreThanOneAuthorization"
             )
-        if given is None:
-            raise Refusal("DirectApiAuthorizationRequired")
-        if not secrets.compare_digest(given.encode(), self._signature.encode()):
-            raise Refusal("DirectApiInvalidAuthorizationSignature")
+        if signature is None:
+            raise TriggerRefusal("DirectApiAuthorizationRequired")
+        if not secrets.compare_digest(signature.encode(), self._signature.encode()):
+            raise TriggerRefusal("DirectApiInvalidAuthorizationSignature")
 
     def leads_here(self, request: web.Request) -> bool:
-        """Whether the request asks for this run, and the run is not lost."""
+        """Whether the request addresses this run, and the run is not lost."""
         return request.path.endswith(self._path) and not self._lost
 
 
@@ -170,11 +171,11 @@ class Runs:
         self._runs: OrderedDict[str, Run] = OrderedDict()
 
     def add(self, run: Run) -> None:
-        """Remember a run, and forget the oldest of too many."""
+        """Add a run; drop the oldest beyond `MAX_RECORDS`."""
         self._runs[run.id] = run
-        if len(self._runs) > REMEMBERED:
+        if len(self._runs) > MAX_RECORDS:
             self._runs.popitem(last=False)
 
     def get(self, run_id: str) -> Run | None:
-        """The run, if it is still known."""
+        """Return the run; None if it never existed or was dropped."""
         return self._runs.get(run_id)

@@ -1,6 +1,6 @@
-"""What Power Automate checks before a run: the bearer, the flow's state, the input; and how it refuses.
+"""The checks of Power Automate before a run: the bearer, the flow's state and the input; and its refusals.
 
-The rules for audience, tenant and object ID are Microsoft Learn's, "Add OAuth authentication for HTTP request
+Source of the rules for audience, tenant and object ID: Microsoft Learn, "Add OAuth authentication for HTTP request
 triggers".
 """
 
@@ -18,33 +18,34 @@ from pydantic import JsonValue
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from servicebus_emulator.cloud.definitions import FlowDefinition, IdentityDefinition
+from servicebus_emulator.cloud.entra.definitions import IdentityDefinition
 from servicebus_emulator.cloud.entra.issuer import Issuer
-from servicebus_emulator.cloud.flows.flow_errors import BEHAVIOURS, BehaviourName
+from servicebus_emulator.cloud.flow_errors import PLATFORM_ANSWERS, PlatformAnswerName
+from servicebus_emulator.cloud.flows.definitions import FlowDefinition
 from servicebus_emulator.servicebus.access.entra import InvalidToken
 
 _log = logging.getLogger(__name__)
 _TYPE_NAMES = {dict: "Object", list: "Array", str: "String", bool: "Boolean", int: "Integer", float: "Number"}
 
 
-class Refusal(Exception):
-    """The platform turns a call away; no run begins. `details` are what the behaviour's message names."""
+class TriggerRefusal(Exception):
+    """The platform refuses a call, and no run begins. `details` fill the placeholders of the answer's message."""
 
-    def __init__(self, name: BehaviourName, **details: str) -> None:
-        behaviour = BEHAVIOURS[name]
-        self.status = behaviour.status
-        self.code = behaviour.code
-        self.message = behaviour.said(**details)
+    def __init__(self, name: PlatformAnswerName, **details: str) -> None:
+        answer = PLATFORM_ANSWERS[name]
+        self.status = answer.status
+        self.code = answer.code
+        self.message = answer.format_message(**details)
         super().__init__(self.message)
 
     def response(self) -> web.Response:
-        """The refusal as the platform writes it."""
+        """Return the refusal as the platform writes it."""
         body = {"error": {"code": self.code, "message": self.message}}
         return web.json_response(body, status=self.status, headers=tracking_headers())
 
 
 def tracking_headers() -> dict[str, str]:
-    """The headers that every answer of the platform carries."""
+    """Return the headers that every answer of the platform has."""
     request_id = str(uuid.uuid4())
     return {
         "x-ms-correlation-id": str(uuid.uuid4()),
@@ -54,30 +55,30 @@ def tracking_headers() -> dict[str, str]:
 
 
 class TriggerGuard:
-    """Admits bearers of our own issuer's tokens, for the right audience, tenant and object ID."""
+    """Admits tokens of the emulator's own issuer for the right audience, tenant and object ID."""
 
     def __init__(self, issuer: Issuer, identity: IdentityDefinition) -> None:
         self._issuer = issuer
         self._identity = identity
 
     def admit(self, request: web.Request, flow: FlowDefinition) -> None:
-        """Raises `Refusal` unless the request's bearer may start the flow."""
+        """Raise `TriggerRefusal` unless the request's bearer may start the flow."""
         token = _bearer(request)
         try:
             claims = self._issuer.verify(token)
         except InvalidToken as error:
-            _log.info("Flow %s turned a caller away: its token is not valid: %s", flow.name, error)
-            raise Refusal("DirectApiInvalidAuthorizationScheme") from None
-        wrong = {
+            _log.info("Flow %s refuses a caller: its token is not valid: %s", flow.name, error)
+            raise TriggerRefusal("DirectApiInvalidAuthorizationScheme") from None
+        mismatches = {
             name: claims.get(name) for name, allowed in self._policy(flow).items() if claims.get(name) not in allowed
         }
-        if wrong:
-            # The platform does not tell which claim it was; on a laptop one may know.
-            _log.info("Flow %s turned a caller away: these claims do not match its policy: %s", flow.name, wrong)
-            raise Refusal("MisMatchingOAuthClaims")
+        if mismatches:
+            # The platform's answer does not name the claim. On a developer's machine the log may.
+            _log.info("Flow %s refuses a caller: these claims do not match its policy: %s", flow.name, mismatches)
+            raise TriggerRefusal("MisMatchingOAuthClaims")
 
     def _policy(self, flow: FlowDefinition) -> dict[str, list[str]]:
-        """The values a claim may have."""
+        """Return the allowed values of each token claim."""
         tenant = str(self._identity.tenant_id)
         policy = {
             "aud": list(self._identity.flow_audiences),
@@ -91,28 +92,28 @@ class TriggerGuard:
 
 
 def _bearer(request: web.Request) -> str:
-    """The request's one bearer token. Raises `Refusal`."""
+    """Return the request's bearer token. Raise `TriggerRefusal` if it has none, or another authorization as well."""
     authorization = request.headers.get("Authorization")
     if "sig" in request.query:
-        raise Refusal(
+        raise TriggerRefusal(
             "DirectApiSasDisabled" if authorization is None else "DirectApiRequestHasMoreThanOneAuthorization"
         )
     if authorization is None:
-        raise Refusal("DirectApiAuthorizationRequired")
+        raise TriggerRefusal("DirectApiAuthorizationRequired")
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer":
-        raise Refusal("DirectApiInvalidAuthorizationScheme")
+        raise TriggerRefusal("DirectApiInvalidAuthorizationScheme")
     return token.strip()
 
 
 def check_state(flow: FlowDefinition) -> None:
-    """Raises `Refusal` unless the flow is on. A flow that is off or deleted is answered with 400, not 404."""
+    """Raise `TriggerRefusal` unless the flow is on. The platform answers 400 also for a deleted flow, not 404."""
     if flow.state != "Enabled":
-        raise Refusal("WorkflowTriggerIsNotEnabled", workflow=flow.name, state=flow.state)
+        raise TriggerRefusal("WorkflowTriggerIsNotEnabled", workflow=flow.name, state=flow.state)
 
 
 def parse_input(body: bytes, content_type: str) -> JsonValue:
-    """The trigger's input as a flow sees it: JSON if it says so and is so, otherwise a text; None without a body."""
+    """Return the trigger's input as a flow receives it: the JSON value, else a string; None for an empty body."""
     if not body:
         return None
     text = body.decode(errors="replace")
@@ -126,16 +127,16 @@ def parse_input(body: bytes, content_type: str) -> JsonValue:
 
 
 class InputSchema:
-    """A trigger's input schema, ready to check against. None admits anything."""
+    """A trigger's compiled input schema; None admits any input."""
 
     def __init__(self, schema: dict[str, JsonValue] | None) -> None:
         self._validator: Validator | None = None
         if schema is not None:
-            # An empty registry, because the default one fetches a $ref's URL.
+            # The default registry would fetch the URL of a $ref, so this one is empty.
             self._validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
 
     def check(self, value: JsonValue) -> None:
-        """Raises `Refusal` at the first mismatch."""
+        """Raise `TriggerRefusal` at the first mismatch."""
         if self._validator is None:
             return
         try:
@@ -146,12 +147,12 @@ class InputSchema:
             raise _mismatch(_detail(mismatch))
 
 
-def _mismatch(detail: str) -> Refusal:
-    return Refusal("TriggerInputSchemaMismatch", detail=detail)
+def _mismatch(detail: str) -> TriggerRefusal:
+    return TriggerRefusal("TriggerInputSchemaMismatch", detail=detail)
 
 
 def _detail(mismatch: ValidationError) -> str:
     if mismatch.validator == "type" and isinstance(mismatch.validator_value, str):
-        got = _TYPE_NAMES.get(type(mismatch.instance), "Null")
-        return f"Invalid type. Expected {mismatch.validator_value.capitalize()} but got {got}."
+        actual = _TYPE_NAMES.get(type(mismatch.instance), "Null")
+        return f"Invalid type. Expected {mismatch.validator_value.capitalize()} but got {actual}."
     return f"{mismatch.message} (at {mismatch.json_path})"[:1000]

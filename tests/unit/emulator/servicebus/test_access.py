@@ -13,7 +13,7 @@ from azure.servicebus._pyamqp.utils import generate_sas_token
 
 from servicebus_emulator.amqp import Target
 from servicebus_emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES
-from servicebus_emulator.cloud.definitions import MANAGED_IDENTITY_OBJECT_ID, IdentityDefinition
+from servicebus_emulator.cloud.entra.definitions import MANAGED_IDENTITY_OBJECT_ID, IdentityDefinition
 from servicebus_emulator.cloud.entra.issuer import Issuer, TokenRequest
 from servicebus_emulator.servicebus.access import UNCHECKED, AccessMode, Authorizer, ConnectionRights, Right, path_of
 from servicebus_emulator.servicebus.access.connection_rights import MAX_AUDIENCE_CHARACTERS, MAX_AUDIENCES

@@ -1,4 +1,4 @@
-"""Wrong claims, each in a token that is otherwise right and rightly signed."""
+"""Tokens with one bad claim each, otherwise valid and correctly signed."""
 
 from __future__ import annotations
 
@@ -15,68 +15,68 @@ _HOUR = 3600
 _LOOKALIKES = str.maketrans("aceiopsxyACEHIKMOPSTX", "асеіорѕхуАСЕНІКМОРЅТХ")  # noqa: RUF001 - Cyrillic on purpose
 
 
-def claims(mint: Mint) -> Tokens:
-    """Tokens whose header and signature are right."""
+def tokens_with_bad_claims(mint: Mint) -> Tokens:
+    """Return tokens with a bad claim each, whose header and signature are valid."""
     return _issuers(mint) | _audiences(mint) | _absent(mint) | _times(mint) | _ids(mint) | _roles(mint)
 
 
 def _each(mint: Mint, claim: str, values: Mapping[str, JsonValue]) -> Tokens:
-    return {f"{claim}_{name}": mint.claiming(**{claim: value}) for name, value in values.items()}
+    return {f"{claim}_{name}": mint.with_claims(**{claim: value}) for name, value in values.items()}
 
 
 def _issuers(mint: Mint) -> Tokens:
-    tenant, right = mint.right["tid"], str(mint.right["iss"])
+    tenant, valid = mint.valid_claims["tid"], str(mint.valid_claims["iss"])
     v1, v2 = mint.issuer.v1(tenant), mint.issuer.v2(tenant)
-    elsewhere = {"ver": "2.0", "iss": mint.issuer.v2(OTHER_TENANT_ID)}
-    wrong: Mapping[str, JsonValue] = {
-        "of_another_tenant": elsewhere["iss"],
-        "with_a_slash": f"{right}/",
-        "with_more": f"{right}.evil.example",
-        "shorter": right[:-1],
-        "upper": right.upper(),
-        "with_a_space": f"{right} ",
+    other_tenant = {"ver": "2.0", "iss": mint.issuer.v2(OTHER_TENANT_ID)}
+    bad: Mapping[str, JsonValue] = {
+        "of_another_tenant": other_tenant["iss"],
+        "with_a_slash": f"{valid}/",
+        "with_more": f"{valid}.evil.example",
+        "shorter": valid[:-1],
+        "upper": valid.upper(),
+        "with_a_space": f"{valid} ",
         "common": mint.issuer.v2("common"),
         "of_another_host": f"https://evil.example/{tenant}/v2.0",
-        "array": [right],
+        "array": [valid],
         "empty": "",
         "number": 1,
     }
-    return _each(mint, "iss", wrong) | {
-        "iss_v1_in_version_2": mint.claiming(ver="2.0", iss=v1),
-        "iss_v2_in_version_1": mint.claiming(ver="1.0", iss=v2),
-        "iss_v1_without_slash": mint.claiming(ver="1.0", iss=v1.rstrip("/")),
-        "iss_and_tid_of_another_tenant": mint.claiming(**elsewhere, tid=str(OTHER_TENANT_ID)),
-        "tid_of_another_tenant": mint.claiming(tid=str(OTHER_TENANT_ID)),
-        "ver_unknown": mint.claiming(ver="3.0"),
-        "ver_number": mint.claiming(ver=2),
+    return _each(mint, "iss", bad) | {
+        "iss_v1_in_version_2": mint.with_claims(ver="2.0", iss=v1),
+        "iss_v2_in_version_1": mint.with_claims(ver="1.0", iss=v2),
+        "iss_v1_without_slash": mint.with_claims(ver="1.0", iss=v1.rstrip("/")),
+        "iss_and_tid_of_another_tenant": mint.with_claims(**other_tenant, tid=str(OTHER_TENANT_ID)),
+        "tid_of_another_tenant": mint.with_claims(tid=str(OTHER_TENANT_ID)),
+        "ver_unknown": mint.with_claims(ver="3.0"),
+        "ver_number": mint.with_claims(ver=2),
     }
 
 
 def _audiences(mint: Mint) -> Tokens:
-    right = str(mint.right["aud"])
-    wrong: Mapping[str, JsonValue] = {
+    valid = str(mint.valid_claims["aud"])
+    bad: Mapping[str, JsonValue] = {
         "graph": "https://graph.microsoft.com",
         "graph_id": "00000003-0000-0000-c000-000000000000",
         "dataverse": "https://contoso.crm4.dynamics.com",
         "flow": "https://service.flow.microsoft.com/",
-        "array": [right, "https://graph.microsoft.com"],
-        "array_of_one": [right],
-        "object": {right: True},
-        "shorter": right[:-1],
-        "with_more": f"{right}-admin",
-        "with_a_slash": f"{right}/",
-        "with_a_scope": f"{right}/.default",
-        "upper": right.upper(),
+        "array": [valid, "https://graph.microsoft.com"],
+        "array_of_one": [valid],
+        "object": {valid: True},
+        "shorter": valid[:-1],
+        "with_more": f"{valid}-admin",
+        "with_a_slash": f"{valid}/",
+        "with_a_scope": f"{valid}/.default",
+        "upper": valid.upper(),
         "empty": "",
         "number": 1,
     }
-    return _each(mint, "aud", wrong)
+    return _each(mint, "aud", bad)
 
 
 def _absent(mint: Mint) -> Tokens:
-    missing = {f"missing_{claim}": mint.claiming(**{claim: None}) for claim in REQUIRED}
+    missing = {f"missing_{claim}": mint.with_claims(**{claim: None}) for claim in REQUIRED}
     null = {f"null_{claim}": mint.with_literal(claim, "null") for claim in REQUIRED}
-    neither = mint.claiming(scp=None, roles=None, idtyp=None)
+    neither = mint.with_claims(scp=None, roles=None, idtyp=None)
     return missing | null | {"neither_scp_nor_roles": neither}
 
 
@@ -101,14 +101,14 @@ def _times(mint: Mint) -> Tokens:
         "nbf_minus_infinity": "-1e999",
     }
     return {name: mint.with_literal(name.partition("_")[0], literal) for name, literal in literals.items()} | {
-        "expired": mint.claiming(iat=now - 2 * _HOUR, nbf=now - 2 * _HOUR, exp=now - _HOUR),
-        "not_yet_valid": mint.claiming(nbf=now + _HOUR, exp=now + 2 * _HOUR),
+        "expired": mint.with_claims(iat=now - 2 * _HOUR, nbf=now - 2 * _HOUR, exp=now - _HOUR),
+        "not_yet_valid": mint.with_claims(nbf=now + _HOUR, exp=now + 2 * _HOUR),
     }
 
 
 def _ids(mint: Mint) -> Tokens:
-    oid = str(mint.right["oid"])
-    wrong: Mapping[str, JsonValue] = {
+    oid = str(mint.valid_claims["oid"])
+    bad: Mapping[str, JsonValue] = {
         "empty": "",
         "name": "ada",
         "zeros": "00000000-0000-0000-0000-000000000000",
@@ -118,17 +118,17 @@ def _ids(mint: Mint) -> Tokens:
         "odata": f"{oid},PrivilegeNames=@q)?@q=['prvReadAccount']&x=(",
         "with_newline": f"{oid}\n",
     }
-    return _each(mint, "oid", wrong) | {
-        "tid_no_guid": mint.claiming(tid="contoso"),
-        "tid_path": mint.claiming(tid=f"{mint.right['tid']}/../{OTHER_TENANT_ID}"),
+    return _each(mint, "oid", bad) | {
+        "tid_no_guid": mint.with_claims(tid="contoso"),
+        "tid_path": mint.with_claims(tid=f"{mint.valid_claims['tid']}/../{OTHER_TENANT_ID}"),
     }
 
 
 def _roles(mint: Mint) -> Tokens:
-    """The role is there, but not as one of a list of texts; or what is there only looks like it."""
-    given = mint.right.get("roles")
-    role = str(given[0]) if isinstance(given, list) and given else "Quotes.Create"
-    wrong: Mapping[str, JsonValue] = {
+    """Return tokens whose `roles` is no list of strings, or contains only a lookalike of the role."""
+    roles = mint.valid_claims.get("roles")
+    role = str(roles[0]) if isinstance(roles, list) and roles else "Quotes.Create"
+    bad: Mapping[str, JsonValue] = {
         "string": role,
         "string_with_spaces": f"Other.Role {role}",
         "string_of_json": f'["{role}"]',
@@ -153,8 +153,8 @@ def _roles(mint: Mint) -> Tokens:
         "_claim_names": {"groups": "src1"},
         "_claim_sources": {"src1": {"endpoint": "https://graph.example/getMemberObjects"}},
     }
-    return _each(mint, "roles", wrong) | {
-        "roles_in_scp": mint.claiming(roles=None, scp=role),
-        "roles_in_groups": mint.claiming(roles=None, groups=[role]),
-        "groups_overage": mint.claiming(roles=None, **overage),
+    return _each(mint, "roles", bad) | {
+        "roles_in_scp": mint.with_claims(roles=None, scp=role),
+        "roles_in_groups": mint.with_claims(roles=None, groups=[role]),
+        "groups_overage": mint.with_claims(roles=None, **overage),
     }

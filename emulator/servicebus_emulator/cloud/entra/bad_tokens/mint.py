@@ -1,4 +1,4 @@
-"""Puts tokens together from parts that no library would: headers, payloads and signatures as they are wanted."""
+"""Builds tokens that no JWT library would: headers, payloads and signatures are set freely."""
 
 from __future__ import annotations
 
@@ -19,55 +19,55 @@ Tokens = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Mint:
-    """Makes tokens out of one that is right, each time with something changed. None takes a member out."""
+    """Builds variants of one valid token. In every method the value None removes a member."""
 
     issuer: Issuer
-    right: Members
-    """The payload with nothing wrong in it."""
+    valid_claims: Members
+    """The payload of the valid token."""
 
     @property
-    def header(self) -> Members:
-        """The header with nothing wrong in it."""
+    def valid_header(self) -> Members:
+        """The header of the valid token."""
         return {"typ": "JWT", "alg": "RS256", "kid": self.issuer.key.kid}
 
-    def claiming(self, **claims: JsonValue) -> str:
-        """With these claims instead, rightly signed."""
-        return self.signed(text(self.header), text(changed(self.right, claims)))
+    def with_claims(self, **claims: JsonValue) -> str:
+        """Return a correctly signed token with these claims changed."""
+        return self.signed(encode(self.valid_header), encode(changed(self.valid_claims, claims)))
 
-    def headed(self, key: SigningKey | None = None, **members: JsonValue) -> str:
-        """With these header members instead, rightly signed (by another key, if one is given)."""
-        return self.signed(self.unsigned(**members), key=key)
+    def with_header(self, key: SigningKey | None = None, **members: JsonValue) -> str:
+        """Return a correctly signed token with these header members changed; `key` replaces the signing key."""
+        return self.signed(self.signing_input(**members), key=key)
 
-    def unsigned(self, **members: JsonValue) -> str:
-        """What is signed, with these header members instead."""
-        return f"{text(changed(self.header, members))}.{text(self.right)}"
+    def signing_input(self, **members: JsonValue) -> str:
+        """Return header and payload, joined for signing, with these header members changed."""
+        return f"{encode(changed(self.valid_header, members))}.{encode(self.valid_claims)}"
 
-    def with_payload(self, payload: bytes) -> str:
-        """With these very bytes for a payload, rightly signed."""
-        return self.signed(text(self.header), text(payload))
+    def with_payload_bytes(self, payload: bytes) -> str:
+        """Return a correctly signed token whose payload is exactly these bytes."""
+        return self.signed(encode(self.valid_header), encode(payload))
 
-    def with_header(self, header: bytes) -> str:
-        """With these very bytes for a header, rightly signed."""
-        return self.signed(text(header), text(self.right))
+    def with_header_bytes(self, header: bytes) -> str:
+        """Return a correctly signed token whose header is exactly these bytes."""
+        return self.signed(encode(header), encode(self.valid_claims))
 
     def with_literal(self, name: str, literal: str) -> str:
-        """With a claim as no JSON library would write it."""
-        rest = json.dumps(changed(self.right, {name: None}))
-        return self.with_payload(f'{{"{name}": {literal}, {rest[1:]}'.encode())
+        """Return a correctly signed token with one claim as a JSON literal that no JSON library writes."""
+        rest = json.dumps(changed(self.valid_claims, {name: None}))
+        return self.with_payload_bytes(f'{{"{name}": {literal}, {rest[1:]}'.encode())
 
     def signed(self, *parts: str, key: SigningKey | None = None) -> str:
-        """These parts and the RS256 signature over them."""
+        """Join the parts and append the RS256 signature over them."""
         signing_input = ".".join(parts)
         private = (key or self.issuer.key).private
-        return f"{signing_input}.{text(private.sign(signing_input.encode(), padding.PKCS1v15(), SHA256()))}"
+        return f"{signing_input}.{encode(private.sign(signing_input.encode(), padding.PKCS1v15(), SHA256()))}"
 
 
 def changed(members: Members, changes: Members) -> Members:
-    """The members with the changes; what is None is taken out."""
+    """Return the members with the changes applied; None removes a member."""
     return {name: value for name, value in {**members, **changes}.items() if value is not None}
 
 
-def text(part: bytes | Members) -> str:
-    """A part of a token: base64url without padding (RFC 7515, section 2)."""
+def encode(part: bytes | Members) -> str:
+    """Encode one part of a token in base64url without padding (RFC 7515, section 2)."""
     raw = part if isinstance(part, bytes) else json.dumps(part).encode()
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

@@ -1,4 +1,4 @@
-"""Every behaviour by name and by schedule, and what is remembered of the calls: did the flow run, and to its end."""
+"""Every answer of the platform and every fault schedule; the call records show whether the flow ran to its end."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from typing import get_args
 import httpx
 import pytest
 
-from servicebus_emulator.cloud.flows.flow_errors import BehaviourName
+from servicebus_emulator.cloud.flow_errors import PlatformAnswerName
 from servicebus_emulator.cloud.web import Web
 
 Record = dict[str, object]
@@ -50,8 +50,8 @@ async def start(web: Web, client: httpx.AsyncClient, bearer: dict[str, str], tim
     return await client.post(web.flow_url("fragile"), json={"n": 1}, headers=bearer, timeout=timeout)
 
 
-@pytest.mark.parametrize(("name", "status", "code", "message", "ran"), ROWS, ids=[row[0] for row in ROWS])
-async def test_a_behaviour_answers_as_it_is_reported_and_names_a_run_only_if_there_was_one(
+@pytest.mark.parametrize(("name", "status", "code", "message", "run_started"), ROWS, ids=[row[0] for row in ROWS])
+async def test_a_platform_answer_has_its_reported_form_and_names_a_run_only_if_one_began(
     web: Web,
     client: httpx.AsyncClient,
     bearer: dict[str, str],
@@ -59,7 +59,7 @@ async def test_a_behaviour_answers_as_it_is_reported_and_names_a_run_only_if_the
     status: int,
     code: str | None,
     message: str,
-    ran: bool,
+    run_started: bool,
 ) -> None:
     await put(web, client, faults=[{"kind": name, "next_calls": 1}])
     answer = await start(web, client, bearer)
@@ -67,19 +67,19 @@ async def test_a_behaviour_answers_as_it_is_reported_and_names_a_run_only_if_the
     assert (answer.status_code, error["code"]) == (status, code or name)
     assert message in error["message"]
     assert "{" not in error["message"]
-    assert ("x-ms-workflow-run-id" in answer.headers) is ran
+    assert ("x-ms-workflow-run-id" in answer.headers) is run_started
     assert answer.headers["x-ms-request-id"]
     assert "retry-after" not in answer.headers
     (call,) = await calls(web, client)
-    assert (call["status"], call["code"], call["effect"], call["body"]) == (status, code or name, ran, {"n": 1})
+    assert (call["status"], call["code"], call["effect"], call["body"]) == (status, code or name, run_started, {"n": 1})
     assert (await start(web, client, bearer)).status_code == 200
 
 
-def test_every_behaviour_is_among_these_rows() -> None:
-    assert {row[0] for row in ROWS} == set(get_args(BehaviourName))
+def test_these_rows_cover_every_platform_answer() -> None:
+    assert {row[0] for row in ROWS} == set(get_args(PlatformAnswerName))
 
 
-async def test_throttling_says_when_to_come_back_in_seconds_or_as_a_date_or_not_at_all(
+async def test_a_throttled_answer_has_retry_after_in_seconds_or_as_a_date_or_not_at_all(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     forms: list[Record] = [
@@ -98,7 +98,7 @@ async def test_throttling_says_when_to_come_back_in_seconds_or_as_a_date_or_not_
     assert 60 < (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds() <= 91
 
 
-async def test_a_schedule_is_kept_call_by_call(web: Web, client: httpx.AsyncClient, bearer: dict[str, str]) -> None:
+async def test_a_schedule_applies_call_by_call(web: Web, client: httpx.AsyncClient, bearer: dict[str, str]) -> None:
     kinds = [("pass", 1), ("throttle", 2), ("pass", 2), ("html", 1), ("hang", 1)]
     await put(web, client, faults=[{"kind": kind, "next_calls": count} for kind, count in kinds])
     statuses = [(await start(web, client, bearer)).status_code for _ in range(6)]
@@ -108,20 +108,20 @@ async def test_a_schedule_is_kept_call_by_call(web: Web, client: httpx.AsyncClie
     assert (await start(web, client, bearer)).status_code == 200
 
 
-async def test_a_share_of_the_calls_is_struck_and_the_same_ones_with_the_same_seed(
+async def test_a_share_of_the_calls_meets_the_fault_and_the_seed_selects_them(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
-    async def struck(seed: int) -> list[bool]:
+    async def throttled(seed: int) -> list[bool]:
         await put(web, client, faults=[{"kind": "throttle", "share": 0.3, "seed": seed, "next_calls": 30}])
         return [(await start(web, client, bearer)).status_code == 429 for _ in range(30)]
 
-    first, again, other = await struck(1), await struck(1), await struck(2)
+    first, again, other = await throttled(1), await throttled(1), await throttled(2)
     assert first == again != other
     assert 2 <= sum(first) <= 18
-    assert (await start(web, client, bearer)).status_code == 200, "calls that pass are counted too"
+    assert (await start(web, client, bearer)).status_code == 200, "a call that passes counts towards next_calls too"
 
 
-async def test_json_that_is_none_still_says_that_it_is(
+async def test_invalid_json_has_the_content_type_of_json(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await put(web, client, faults=[{"kind": "invalid_json"}])
@@ -132,7 +132,7 @@ async def test_json_that_is_none_still_says_that_it_is(
         answer.json()
 
 
-async def test_effects_can_be_counted_whatever_the_caller_came_to_know(
+async def test_effects_are_counted_also_when_the_caller_gets_no_answer(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     effects = {
@@ -151,12 +151,12 @@ async def test_effects_can_be_counted_whatever_the_caller_came_to_know(
             await start(web, client, bearer)
         except httpx.TransportError:
             continue
-    seen = await calls(web, client)
-    assert dict(zip(effects, (call["effect"] for call in seen), strict=True)) == effects
-    assert [call["finished"] for call in seen] == [call["effect"] for call in seen]
+    records = await calls(web, client)
+    assert dict(zip(effects, (call["effect"] for call in records), strict=True)) == effects
+    assert [call["finished"] for call in records] == [call["effect"] for call in records]
 
 
-async def test_a_run_goes_on_to_its_end_after_its_caller_has_hung_up(
+async def test_a_run_continues_to_its_end_after_its_caller_disconnects(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await put(web, client, delay_seconds=0.5)
@@ -165,13 +165,13 @@ async def test_a_run_goes_on_to_its_end_after_its_caller_has_hung_up(
         await start(web, client, bearer, timeout=0.1)
     async with asyncio.timeout(5):
         while not (await calls(web, client))[0]["finished"]:
-            pass  # the answer itself is the wait
+            pass  # the awaited answer already yields to the event loop
     assert time.monotonic() - began >= 0.49
     (call,) = await calls(web, client)
-    assert (call["effect"], call["status"]) == (True, None), "nobody was there to be answered"
+    assert (call["effect"], call["status"]) == (True, None), "the caller had disconnected before the answer"
 
 
-async def test_a_delay_comes_on_top_of_the_time_the_flow_takes(
+async def test_a_delay_adds_to_the_duration_of_the_run(
     web: Web, client: httpx.AsyncClient, bearer: dict[str, str]
 ) -> None:
     await put(web, client, delay_seconds=0.2, faults=[{"kind": "delay", "delay_seconds": 0.2}])
