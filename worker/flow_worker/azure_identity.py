@@ -1,4 +1,4 @@
-"""The worker's managed identity: azure-identity's own credential, one for the process, and the tokens it gives."""
+"""The worker's identity in Azure: the credentials of azure-identity, and the tokens that flows and Dataverse take."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.settings import ServiceBusSettings
 
-_RENEWED_AT_MOST_EVERY = 30.0
-"""Seconds. Many calls may meet the same 401 at once."""
-_HELD_SECONDS = 10.0
-"""The credential keeps its tokens itself, but looking one up costs it as much as half a call of a flow."""
+_MIN_RENEWAL_PAUSE_SECONDS = 30.0
+"""Many calls can get a 401 for the same token at once; they share one renewal."""
+_CACHE_SECONDS = 10.0
+"""The credential has its own cache, but reading it costs as much time as half a flow call."""
 
 
 class ManagedIdentity:
-    """Gives bearer tokens for one audience after another; caching and refresh are the credential's."""
+    """The worker's managed identity, as an async context manager.
+
+    It holds one credential for all scopes: a credential caches its tokens and keeps a connection of its own, so a
+    credential for each call would ask the identity endpoint each time, which throttles its callers.
+    """
 
     def __init__(self, *, client_id: str | None, deadline_seconds: float) -> None:
+        """`client_id`: of a user-assigned identity; None for the system-assigned one."""
         self._deadline = deadline_seconds
         self._credential = ManagedIdentityCredential(client_id=client_id)
 
@@ -37,7 +42,7 @@ class ManagedIdentity:
         await self._credential.close()
 
     def tokens(self, scope: str) -> Tokens:
-        """The tokens for one audience: `scope` is its resource followed by `/.default`."""
+        """Return the source of tokens for one audience: `scope` is its resource followed by `/.default`."""
         return Tokens(self._credential, scope, deadline_seconds=self._deadline)
 
 
@@ -48,38 +53,43 @@ class Tokens:
         self._credential = credential
         self._scope = scope
         self._deadline = deadline_seconds
-        self._renewed_at = -_RENEWED_AT_MOST_EVERY
-        self._held: tuple[float, str] | None = None
+        self._renewed_at = -_MIN_RENEWAL_PAUSE_SECONDS
+        self._cached: tuple[float, str] | None = None
 
     async def token(self, *, fresh: bool = False) -> str:
-        """The access token. Raises `TemporarilyUnavailable` whatever went wrong: nothing was called with it yet.
+        """Return an access token. `fresh` bypasses the credential's cache, as after a 401.
 
-        `fresh` asks past the credential's cache, as after a 401; but a token renewed just now is not renewed again:
-        the platform keeps its own cache, and there is none fresher to be had.
+        A token that was renewed within the last 30 s is not renewed again: the identity endpoint has a cache of its
+        own, so it would return the same token.
 
-        The credential's own errors are as varied as its endpoints (a bare KeyError for an answer without
-        `resource`, JSON errors for a proxy's HTML page), so they are caught as broadly as it throws them.
+        Raises `TemporarilyUnavailable` for every failure, because no call has used the token yet. The credential's
+        errors are as varied as its endpoints: a bare KeyError for an answer without `resource`, JSON errors for a
+        proxy's HTML page. So this method catches them as broadly as the credential raises them.
         """
         now = time.monotonic()
-        renewed = fresh and now - self._renewed_at >= _RENEWED_AT_MOST_EVERY
-        if self._held is not None and now < self._held[0] and not renewed:
-            return self._held[1]
+        renew = fresh and now - self._renewed_at >= _MIN_RENEWAL_PAUSE_SECONDS
+        if self._cached is not None and now < self._cached[0] and not renew:
+            return self._cached[1]
         try:
             async with asyncio.timeout(self._deadline):
-                token = await (self._renewed() if renewed else self._cached())
+                token = await (self._renewed() if renew else self._current())
         except (AzureError, TimeoutError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
             raise TemporarilyUnavailable(
-                "identity_unavailable", f"no managed-identity token could be had ({type(error).__name__})"
+                "identity_unavailable", f"the managed identity's token is unavailable ({type(error).__name__})"
             ) from error
-        self._held = now + _HELD_SECONDS, token
+        self._cached = now + _CACHE_SECONDS, token
         return token
 
-    async def _cached(self) -> str:
+    async def _current(self) -> str:
         token: str = (await self._credential.get_token(self._scope)).token
         return token
 
     async def _renewed(self) -> str:
-        """Claims make the credential pass over its cache (azure-identity, `ManagedIdentityClientBase`)."""
+        """Fetch a token past the credential's cache.
+
+        azure-identity has no option for this. A non-empty `claims` makes it skip its cache
+        (`ManagedIdentityClientBase`), and an empty JSON object asks for no claim.
+        """
         token: str = (await self._credential.get_token(self._scope, claims="{}")).token
         self._renewed_at = time.monotonic()
         return token
@@ -88,10 +98,9 @@ class Tokens:
 def credential_for(
     settings: ServiceBusSettings, client_id: str | None = None
 ) -> ManagedIdentityCredential | DefaultAzureCredential | None:
-    """Return the credential for Service Bus, or None if the settings hold a connection string.
+    """Return a credential for Service Bus, or None if the settings hold a connection string.
 
-    `client_id`: of a user-assigned identity. Each caller closes its credential: the worker's bus and a CLI command
-    live for different times.
+    `client_id`: of a user-assigned identity. The caller closes the credential.
     """
     if settings.connection_string:
         return None

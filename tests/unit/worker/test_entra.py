@@ -1,4 +1,4 @@
-"""Which claims hold: every way a token can be wrong is its own test."""
+"""The entra authority: valid tokens, and every way in which a token can be wrong."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROLE_MISSING = "role_missing"
 
 
 class Published:
-    """The keys the issuer publishes, as the worker reads a key set."""
+    """The issuer's published keys, as the worker reads a key set."""
 
     async def find(self, issuer: Issuer, kid: str) -> SigningKey | None:
         entries = json.loads(json.dumps(ISSUER.key_set()))["keys"]
@@ -59,38 +59,38 @@ def minted(**wanted: object) -> str:
     return ISSUER.mint(TokenRequest.model_validate({"user": "ada", "roles": [ROLE], **wanted}))
 
 
-async def who(token: str, at: datetime | None = None) -> Principal:
+async def principal_of(token: str, at: datetime | None = None) -> Principal:
     return (await authority().authenticate(Evidence(SecretStr(token), at or datetime.now(UTC)))).principal
 
 
 async def refusal(token: str | None, at: datetime | None = None, *, now: datetime | None = None) -> str:
-    """Its code. Who is proven but does not hold the role that counts is refused as well."""
+    """Return the result code; "none" for a proven sender with the role, `role_missing` for one without it."""
     claim = None if token is None else SecretStr(token)
     try:
         proven = await authority(now=now).authenticate(Evidence(claim, at or datetime.now(UTC)))
     except Refused as error:
-        no = error
+        refused = error
     else:
         return "none" if ROLE in proven.principal.roles else ROLE_MISSING
-    assert not token or token not in no.message
-    assert no.message.isascii()
-    return no.code
+    assert not token or token not in refused.message
+    assert refused.message.isascii()
+    return refused.code
 
 
-# --- whom tokens are about ---------------------------------------------------------------------------------------
+# --- the principal of a token ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 @pytest.mark.parametrize("audience", [AUDIENCE, "guid"])
-async def test_a_users_token_tells_who_it_is(version: str, audience: str) -> None:
-    principal = await who(minted(version=version, audience=audience))
+async def test_a_users_token_proves_a_user(version: str, audience: str) -> None:
+    principal = await principal_of(minted(version=version, audience=audience))
     assert principal == Principal(TENANT, ADA, "user", frozenset({ROLE}), "entra")
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 @pytest.mark.parametrize("claims", [{}, {"idtyp": None}])
-async def test_an_applications_token_tells_that_it_is_one(version: str, claims: Mapping[str, JsonValue]) -> None:
-    principal = await who(minted(app=True, version=version, claims=claims))
+async def test_an_applications_token_proves_an_application(version: str, claims: Mapping[str, JsonValue]) -> None:
+    principal = await principal_of(minted(app=True, version=version, claims=claims))
     assert principal == Principal(TENANT, ADA, "app", frozenset({ROLE}), "entra")
 
 
@@ -107,29 +107,29 @@ async def test_an_applications_token_tells_that_it_is_one(version: str, claims: 
         {"scp": None, "azp": None, "sub": ADA},
     ],
 )
-async def test_what_is_neither_a_users_nor_an_applications_access_token_opens_nothing(
+async def test_a_token_that_is_no_access_token_is_refused(
     claims: Mapping[str, JsonValue],
 ) -> None:
-    """An ID token has no `scp` either, and with the front end's registration used for both it has our audience."""
+    """An ID token has no `scp`; if front end and API share a registration, it has the worker's audience."""
     assert await refusal(minted(claims=claims)) == "claim_invalid"
 
 
-async def test_roles_that_a_token_only_refers_to_are_not_held() -> None:
+async def test_a_role_that_a_token_only_refers_to_is_not_held() -> None:
     overage: dict[str, JsonValue] = {"hasgroups": True, "_claim_names": {"groups": "src1", "roles": "src1"}}
-    assert (await who(minted(claims=overage))).roles == {ROLE}
-    assert (await who(minted(roles=[], claims=overage))).roles == frozenset()
+    assert (await principal_of(minted(claims=overage))).roles == {ROLE}
+    assert (await principal_of(minted(roles=[], claims=overage))).roles == frozenset()
 
 
-async def test_a_claim_says_more_than_who_it_is_about() -> None:
+async def test_a_proven_sender_carries_the_token_claims_and_hides_them_from_repr() -> None:
     proven = await authority().authenticate(Evidence(SecretStr(minted(claims={"nonce": "n"})), datetime.now(UTC)))
     assert proven.claims["nonce"] == "n"
     assert "nonce" not in repr(proven)
 
 
-# --- when they hold ----------------------------------------------------------------------------------------------
+# --- times -------------------------------------------------------------------------------------------------------
 
 
-async def test_times_are_judged_when_the_request_was_sent_give_or_take_the_skew() -> None:
+async def test_times_are_judged_at_the_enqueue_time_with_the_clock_skew() -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     token = minted(lifetime_seconds=600)
     times = (await authority().authenticate(Evidence(SecretStr(token), now))).claims
@@ -143,14 +143,14 @@ async def test_times_are_judged_when_the_request_was_sent_give_or_take_the_skew(
     assert await refusal(token, first - timedelta(seconds=1)) == "claim_not_yet_valid"
 
 
-async def test_a_request_that_waited_too_long_is_refused_however_good_its_claim_was() -> None:
+async def test_a_request_older_than_the_age_limit_is_refused_although_its_claim_was_valid() -> None:
     sent = datetime.now(UTC)
     token = minted(lifetime_seconds=600)
     assert await refusal(token, sent, now=sent + timedelta(days=1)) == "none"
     assert await refusal(token, sent, now=sent + timedelta(days=1, seconds=1)) == "request_too_old"
 
 
-# --- what does not hold ------------------------------------------------------------------------------------------
+# --- wrong tokens ------------------------------------------------------------------------------------------------
 
 CODES = {
     "audience": {f"aud_{name}" for name in ("graph", "graph_id", "dataverse", "flow", "shorter", "with_more", "upper")}
@@ -185,41 +185,41 @@ async def test_every_wrong_token_is_refused_with_its_code(version: str, caplog: 
     assert caplog.records == []
 
 
-async def test_a_wrong_token_stays_wrong_where_more_algorithms_are_taken() -> None:
-    """The issuer says of its key by which one it signs."""
+async def test_a_wrong_token_stays_wrong_where_more_algorithms_are_allowed() -> None:
+    """The issuer names the algorithm of its key, and another one does not count."""
     more = authority(algorithms=("RS256", "PS256"))
-    held = []
+    accepted = []
     for name, token in wrong("2.0").items():
         try:
             proven = await more.authenticate(Evidence(SecretStr(token), datetime.now(UTC)))
         except Refused:
             continue
-        held += [name] if ROLE in proven.principal.roles else []
-    assert held == []
+        accepted += [name] if ROLE in proven.principal.roles else []
+    assert accepted == []
 
 
-async def test_no_claim_is_missing() -> None:
+async def test_a_request_without_claim_is_refused() -> None:
     assert await refusal(None) == "claim_missing"
 
 
-async def test_a_token_of_another_tenants_is_refused_whoever_signed_it() -> None:
+async def test_a_token_of_another_tenant_is_refused_although_its_signature_is_valid() -> None:
     assert await refusal(minted(tenant=uuid.uuid4())) == "claim_issuer"
 
 
-# --- tokens that come again --------------------------------------------------------------------------------------
+# --- the cache of verified tokens --------------------------------------------------------------------------------
 
 
-class Withdrawable:
-    """Published keys that can be taken back, and how often they were asked for."""
+class WithdrawableKeys:
+    """Published keys that the issuer can withdraw."""
 
     def __init__(self) -> None:
-        self.there = True
+        self.published = True
 
     async def find(self, issuer: Issuer, kid: str) -> SigningKey | None:
-        return await Published().find(issuer, kid) if self.there else None
+        return await Published().find(issuer, kid) if self.published else None
 
 
-def with_keys(keys: Withdrawable) -> EntraAuthority:
+def with_keys(keys: WithdrawableKeys) -> EntraAuthority:
     return EntraAuthority(
         keys,
         issuers=issuers([TENANT], authority=AUTHORITY, authority_v1=AUTHORITY),
@@ -240,30 +240,30 @@ async def test_a_signature_is_checked_once_while_its_key_is_published(monkeypatc
         check(self, key, algorithms)
 
     monkeypatch.setattr(Jws, "require_signature", counted)
-    one, token, other = with_keys(Withdrawable()), SecretStr(minted()), SecretStr(minted())
+    one, token, other = with_keys(WithdrawableKeys()), SecretStr(minted()), SecretStr(minted())
     proven = [await one.authenticate(Evidence(claim, datetime.now(UTC))) for claim in (token, token, other, token)]
     assert len(checks) == 2
     assert proven[0] == proven[1] == proven[3]
 
 
-async def test_a_token_that_held_before_is_still_judged_by_its_key_and_its_time() -> None:
-    keys = Withdrawable()
+async def test_a_cached_token_is_still_judged_by_its_key_and_its_time() -> None:
+    keys = WithdrawableKeys()
     one, token = with_keys(keys), SecretStr(minted(lifetime_seconds=600))
     now = datetime.now(UTC)
     await one.authenticate(Evidence(token, now))
     with pytest.raises(Refused) as late:
         await one.authenticate(Evidence(token, now + timedelta(seconds=600 + SKEW + 2)))
-    keys.there = False
+    keys.published = False
     with pytest.raises(Refused) as withdrawn:
         await one.authenticate(Evidence(token, now))
     assert (late.value.code, withdrawn.value.code) == ("claim_expired", "claim_invalid")
 
 
-async def test_a_token_that_did_not_hold_is_looked_at_again() -> None:
-    keys = Withdrawable()
-    keys.there = False
+async def test_a_refused_token_is_not_cached() -> None:
+    keys = WithdrawableKeys()
+    keys.published = False
     one, token = with_keys(keys), SecretStr(minted())
     with pytest.raises(Refused):
         await one.authenticate(Evidence(token, datetime.now(UTC)))
-    keys.there = True
+    keys.published = True
     assert (await one.authenticate(Evidence(token, datetime.now(UTC)))).principal.oid == ADA

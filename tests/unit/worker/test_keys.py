@@ -1,4 +1,4 @@
-"""An issuer's keys are cached, refreshed, asked for again with restraint, and kept while it cannot be reached."""
+"""An issuer's keys are cached, refreshed, fetched again with a cool-down, and kept while it is unreachable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def entry(kid: str, **members: object) -> dict[str, object]:
 
 @dataclass
 class Publisher:
-    """An issuer behind httpx's own transport seam, with a clock to turn."""
+    """An issuer behind httpx's mock transport, with a clock that the test sets."""
 
     kids: list[str] = field(default_factory=lambda: ["k1"])
     now: float = 0.0
@@ -34,14 +34,14 @@ class Publisher:
         default_factory=lambda: {"issuer": V2.name, "jwks_uri": "https://login.example/keys"}
     )
     entries: list[object] | None = None
-    asked: int = 0
+    fetches: int = 0
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(0)  # as over a network: others ask meanwhile
+        await asyncio.sleep(0)  # as over a network: other callers run meanwhile
         if self.down:
             raise httpx.ConnectError("down")
         if request.url.path.endswith("openid-configuration"):
-            self.asked += 1
+            self.fetches += 1
             return httpx.Response(200, json=self.discovery)
         entries = [entry(kid) for kid in self.kids] if self.entries is None else self.entries
         return httpx.Response(200, json={"keys": entries})
@@ -57,12 +57,12 @@ class Publisher:
         )
 
 
-async def test_keys_are_fetched_once_and_kept() -> None:
+async def test_concurrent_callers_share_one_fetch() -> None:
     issuer = Publisher()
     keys = issuer.keys()
     found = await asyncio.gather(*(keys.find(V2, "k1") for _ in range(20)))
     assert all(found)
-    assert issuer.asked == 1
+    assert issuer.fetches == 1
 
 
 async def test_keys_are_refreshed_hourly() -> None:
@@ -71,23 +71,23 @@ async def test_keys_are_refreshed_hourly() -> None:
     await keys.find(V2, "k1")
     issuer.now = HOUR + 1
     await keys.find(V2, "k1")
-    assert issuer.asked == 2
+    assert issuer.fetches == 2
 
 
-async def test_an_unknown_key_is_asked_for_again_at_most_every_five_minutes() -> None:
+async def test_an_unknown_key_causes_a_fetch_at_most_every_five_minutes() -> None:
     issuer = Publisher()
     keys = issuer.keys()
     assert await keys.find(V2, "k2") is None
     issuer.kids = ["k1", "k2"]
     issuer.now = 299
     assert await keys.find(V2, "k2") is None
-    assert issuer.asked == 1
+    assert issuer.fetches == 1
     issuer.now = 301
     assert await keys.find(V2, "k2") is not None
-    assert issuer.asked == 2
+    assert issuer.fetches == 2
 
 
-async def test_the_last_good_keys_stay_in_use_while_the_issuer_is_down_for_a_day_at_most() -> None:
+async def test_the_last_good_keys_stay_in_use_for_at_most_a_day_while_the_issuer_is_down() -> None:
     issuer = Publisher()
     keys = issuer.keys()
     await keys.find(V2, "k1")
@@ -99,7 +99,7 @@ async def test_the_last_good_keys_stay_in_use_while_the_issuer_is_down_for_a_day
         await keys.find(V2, "k1")
 
 
-async def test_an_unknown_key_is_not_known_yet_while_the_issuer_cannot_be_asked_for_it() -> None:
+async def test_an_unknown_key_is_temporarily_unavailable_while_the_issuer_is_down() -> None:
     issuer = Publisher()
     keys = issuer.keys()
     await keys.find(V2, "k1")
@@ -109,7 +109,7 @@ async def test_an_unknown_key_is_not_known_yet_while_the_issuer_cannot_be_asked_
     assert await keys.find(V2, "k1") is not None
 
 
-async def test_without_any_keys_it_is_not_known_yet_and_soon_asked_again() -> None:
+async def test_a_failed_first_fetch_is_retried_after_a_short_pause() -> None:
     issuer = Publisher(down=True)
     keys = issuer.keys()
     with pytest.raises(TemporarilyUnavailable, match="signing keys"):
@@ -128,13 +128,13 @@ async def test_without_any_keys_it_is_not_known_yet_and_soon_asked_again() -> No
         {"issuer": V2.name, "jwks_uri": 5},
     ],
 )
-async def test_a_discovery_document_that_does_not_hold_is_not_followed(discovery: dict[str, object]) -> None:
+async def test_an_invalid_discovery_document_is_not_followed(discovery: dict[str, object]) -> None:
     issuer = Publisher(discovery=discovery)
     with pytest.raises(TemporarilyUnavailable):
         await issuer.keys().find(V2, "k1")
 
 
-async def test_both_issuers_of_a_tenant_are_looked_up_where_their_metadata_is() -> None:
+async def test_both_issuers_of_a_tenant_have_their_metadata_at_the_authority() -> None:
     assert V1.name == "https://sts.example/tenant/"
     assert V1.metadata == "https://login.example/tenant/.well-known/openid-configuration"
     assert V2.metadata == "https://login.example/tenant/v2.0/.well-known/openid-configuration"
@@ -143,7 +143,7 @@ async def test_both_issuers_of_a_tenant_are_looked_up_where_their_metadata_is() 
 
 
 @pytest.mark.parametrize(
-    ("restriction", "theirs"),
+    ("restriction", "is_usable"),
     [
         (V2.name, True),
         ("https://login.example/{tenantid}/v2.0", True),
@@ -155,10 +155,10 @@ async def test_both_issuers_of_a_tenant_are_looked_up_where_their_metadata_is() 
         (5, False),
     ],
 )
-async def test_a_key_restricted_to_an_issuer_signs_for_no_other(restriction: object, *, theirs: bool) -> None:
+async def test_a_key_restricted_to_an_issuer_signs_for_no_other_issuer(restriction: object, *, is_usable: bool) -> None:
     issuer = Publisher(entries=[entry("free"), entry("k1", issuer=restriction)])
     keys = issuer.keys()
-    assert (await keys.find(V2, "k1") is not None) is theirs
+    assert (await keys.find(V2, "k1") is not None) is is_usable
     assert await keys.find(V2, "free") is not None
 
 
@@ -178,7 +178,7 @@ async def test_a_key_restricted_to_an_issuer_signs_for_no_other(restriction: obj
         entry("k1", n="AQAB"),
     ],
 )
-async def test_a_key_that_cannot_be_used_does_not_take_the_others_away(broken: object) -> None:
+async def test_an_unusable_key_does_not_make_the_others_unusable(broken: object) -> None:
     keys = Publisher(entries=[broken, entry("k2")]).keys()
     assert await keys.find(V2, "k2") is not None
     assert await keys.find(V2, "k1") is None
@@ -192,4 +192,4 @@ async def test_a_key_set_without_a_usable_key_does_not_replace_the_last_good_one
         issuer.entries = list(entries)
         issuer.now += HOUR + 1
         assert await keys.find(V2, "k1") is not None
-    assert issuer.asked == 3
+    assert issuer.fetches == 3

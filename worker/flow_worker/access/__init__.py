@@ -1,1 +1,1 @@
-"""Who is asking, and may they? Authentication and authorisation, with plain data (`Principal`) between them."""
+"""Authentication and authorisation: authorities prove a request's sender, and rights decide what the sender may do."""

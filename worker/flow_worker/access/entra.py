@@ -19,25 +19,26 @@ from flow_worker.access.principal import Principal
 from flow_worker.errors import Refused
 
 _MAX_KID_CHARACTERS = 256
-_MAX_KNOWN = 2000
-"""Tokens whose signature need not be checked again; some 3 KB each."""
-_LAST_MOMENT = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
+_MAX_VERIFIED = 2000
+"""Verified tokens in the cache; each takes about 3 KB."""
+_MAX_TIME = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
 
 class SigningKeys(Protocol):
-    """Where an issuer's signing keys are had."""
+    """The source of issuers' signing keys."""
 
     async def find(self, issuer: Issuer, kid: str) -> jws.SigningKey | None:
-        """The issuer's key `kid`, None if it has no such key. Raises `TemporarilyUnavailable`."""
+        """Return the issuer's key `kid`, or None if the issuer has no such key. Raises `TemporarilyUnavailable`."""
         ...
 
 
 class EntraAuthority:
-    """Tells from a claim who the sender is.
+    """Verifies access tokens of Entra.
 
-    `exp` and `nbf` are judged at the time the broker enqueued the request, give or take `skew_seconds`: a request may
-    wait in the queue longer than a token lives, and the broker's clock is the one the sender cannot set. So that no
-    request waits for ever on a token of long ago, none older than `max_age_seconds` is taken.
+    `exp` and `nbf` are judged at the time when the broker enqueued the request, with a tolerance of `skew_seconds`. A
+    request may wait in the queue longer than its token lives, and the broker's clock is the one that the sender cannot
+    set. Without a limit, a request that waited for weeks could use a token that expired weeks ago, so the authority
+    refuses a request older than `max_age_seconds`.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class EntraAuthority:
         self._skew = skew_seconds
         self._max_age = timedelta(seconds=max_age_seconds)
         self._now = now
-        self._known: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._cache: OrderedDict[bytes, _VerifiedToken] = OrderedDict()
 
     async def authenticate(self, evidence: Evidence) -> ProvenSender:
         """See `Authority.authenticate`. Raises `TemporarilyUnavailable` if the issuer's keys are unavailable."""
@@ -74,26 +75,32 @@ class EntraAuthority:
         self._require(verified.token, verified.issuer, enqueued_at.timestamp())
         return ProvenSender(verified.principal, verified.claims, verified.token.exp)
 
-    async def _verified(self, text: str) -> _Verified:
-        """Senders use a token more than once; its signature need not be checked again while its key is published."""
+    async def _verified(self, text: str) -> _VerifiedToken:
+        """Return the token once its signature is verified.
+
+        Senders use a token for many requests, and verifying its signature is the costly part. The cache is keyed by
+        the token's hash, so that the process holds no usable tokens. A cached token counts only while its issuer still
+        publishes its key: withdrawing a key must work at once. Refusals are not cached, because they can pass.
+        """
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-        before = self._known.get(digest)
-        if before is not None and await self._keys.find(before.issuer, before.key.kid) == before.key:
-            self._known.move_to_end(digest)
-            return before
-        verified = self._known[digest] = await self._verify(text)
-        if len(self._known) > _MAX_KNOWN:
-            self._known.popitem(last=False)
+        cached = self._cache.get(digest)
+        if cached is not None and await self._keys.find(cached.issuer, cached.key.kid) == cached.key:
+            self._cache.move_to_end(digest)
+            return cached
+        verified = self._cache[digest] = await self._verify(text)
+        if len(self._cache) > _MAX_VERIFIED:
+            self._cache.popitem(last=False)
         return verified
 
-    async def _verify(self, text: str) -> _Verified:
+    async def _verify(self, text: str) -> _VerifiedToken:
         token = jws.read(text)
         claims = jws.members(token.payload)
+        # The unproven issuer only selects one of the tenants in the settings. No URL is taken from the token.
         issuer = self._issuer(claims)
         key = await self._key(token, issuer)
         token.require_signature(key, self._algorithms)
         access = _access_token(claims)
-        return _Verified(issuer, key, access, _principal(access), claims)
+        return _VerifiedToken(issuer, key, access, _principal(access), claims)
 
     def _issuer(self, claims: TokenClaims) -> Issuer:
         name = claims.get("iss")
@@ -112,7 +119,7 @@ class EntraAuthority:
         return key
 
     def _require(self, token: _AccessToken, issuer: Issuer, at: float) -> None:
-        """What holds for every token, whoever it is about."""
+        """Require tenant, version, audience and times at every use of a token, cached or not. Raises `Refused`."""
         if token.tid != issuer.tenant or token.ver != issuer.version:
             raise Refused("claim_issuer", "The claim's tenant ('tid') or version ('ver') is not its issuer's.")
         if token.aud not in self._audiences:
@@ -131,21 +138,21 @@ def _entra_id(value: str) -> str:
 
 
 _EntraId = Annotated[str, AfterValidator(_entra_id)]
-_Moment = Annotated[int, Field(ge=0, le=_LAST_MOMENT)]
+_Time = Annotated[int, Field(ge=0, le=_MAX_TIME)]
 
 
 class _AccessToken(BaseModel):
-    """The claims that are looked at (Microsoft Learn, "Access token claims reference"). Times are Unix seconds.
+    """The token claims that the worker reads (Microsoft Learn, "Access token claims reference"). Times: Unix seconds.
 
-    Roles that a token only refers to (groups overage: `_claim_names`, `hasgroups`) are not looked up: what is not in
-    the token is not held.
+    A token can refer to groups that it does not contain (groups overage: `_claim_names`, `hasgroups`). The worker does
+    not fetch them: a role that is not in the token is not held.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     aud: str
-    exp: _Moment
-    nbf: _Moment
+    exp: _Time
+    nbf: _Time
     oid: _EntraId
     tid: _EntraId
     ver: str
@@ -158,10 +165,12 @@ class _AccessToken(BaseModel):
 
     @property
     def kind(self) -> Literal["user", "app"] | None:
-        """None: neither; it is an ID token, say, which tells a user's browser who signed in and opens nothing.
+        """Whether it is a user's or an application's access token; None if it is neither.
 
-        Only users' tokens have `scp`. Applications' have `idtyp` where the API's registration asks for it; without it
-        they are told by being about the very application that they were issued to.
+        Only users' tokens have `scp`. Applications' tokens have `idtyp` where the API's registration asks for it.
+        Without `idtyp`, an application's token is recognised by its subject: the application itself (`sub` equals
+        `oid`). An ID token has neither. It proves to a front end that a user signed in, and it authorises nothing; with
+        one registration for front end and API, it has the same audience as an access token.
         """
         if self.scp is not None:
             return "user" if self.scp.strip() and self.idtyp in (None, "user") else None
@@ -171,8 +180,8 @@ class _AccessToken(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Verified:
-    """A token that was signed as it must be. Audience and times are judged each time it is used."""
+class _VerifiedToken:
+    """A token with a valid signature. `EntraAuthority` judges audience and times at each use."""
 
     issuer: Issuer
     key: jws.SigningKey
@@ -187,14 +196,15 @@ def _access_token(claims: TokenClaims) -> _AccessToken:
     except ValidationError as error:
         first = error.errors()[0]
         name, missing = first["loc"][0], first["type"] == "missing"
-        what = f"lacks '{name}'" if missing else f"has a '{name}' that no access token of Entra has"
-        raise Refused("claim_invalid", f"The claim {what}.") from None
+        fault = f"lacks '{name}'" if missing else f"has a '{name}' that no access token of Entra has"
+        raise Refused("claim_invalid", f"The claim {fault}.") from None
 
 
 def _principal(token: _AccessToken) -> Principal:
     if token.kind is None:
         raise Refused(
             "claim_invalid",
-            "The claim is neither a user's access token ('scp') nor an application's ('idtyp'); an ID token is none.",
+            "The claim is neither a user's access token ('scp') nor an application's ('idtyp'); an ID token is not "
+            "accepted.",
         )
     return Principal(tenant=token.tid, oid=token.oid, kind=token.kind, roles=frozenset(token.roles), authority="entra")

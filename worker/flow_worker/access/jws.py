@@ -1,7 +1,8 @@
-"""Signed tokens in compact form (RFC 7515, section 7.1), read more strictly than JSON and base64 libraries read.
+"""Signed tokens in compact form (RFC 7515, section 7.1), parsed more strictly than JSON and base64 libraries do.
 
-Whatever two readers could read in two ways is no token here: duplicate members, padding, line breaks, other alphabets,
-byte order marks.
+Two parsers must never read one token in two ways: an attacker could show one reading to the signer and the other to the
+worker. So this module refuses duplicate members, padding, line breaks, other base64 alphabets and byte order marks,
+although a lenient parser accepts them all.
 """
 
 from __future__ import annotations
@@ -24,47 +25,50 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class BadToken(ValueError):
-    """Not a signed token that may be believed. The message says why and quotes nothing of it."""
+    """The text is not a validly signed token. The message completes "The claim …" and quotes nothing of the token."""
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A published key that signs tokens."""
+    """A public key that an issuer publishes for its signatures."""
 
     kid: str
     public: RSAPublicKey
     algorithm: str | None = None
-    """The only one it signs by, if its issuer says so."""
+    """The only algorithm that the key is for, if its issuer names one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Jws:
-    """A signed token that was read, no more: until `require_signature` returns, anybody may have made it up."""
+    """A parsed token. It is unproven until `require_signature` returns: anybody can have written it."""
 
     header: Mapping[str, JsonValue]
     payload: bytes = field(repr=False)
     _text: str = field(repr=False)
 
     def require_signature(self, key: SigningKey, algorithms: Collection[str]) -> None:
-        """Raises `BadToken` unless `key` signed it, by one of these algorithms and by the key's own.
+        """Require a signature by `key`, with one of these algorithms and with the key's own. Raises `BadToken`.
 
-        The header names the algorithm but no key: `jku`, `x5u`, `x5c` and `jwk` are never looked at (RFC 8725, 3.10).
+        The header names the algorithm, never the key: `jku`, `x5u`, `x5c` and `jwk` are not read, because with them
+        the sender would choose the key (RFC 8725, section 3.10).
         """
         algorithm = self.header.get("alg")
+        # Checked before PyJWT reads it: `none`, and HMAC with the public key as the secret, are the classic forgeries.
         if not isinstance(algorithm, str) or algorithm not in algorithms:
-            raise BadToken(f"is not signed by {' or '.join(algorithms)}")
+            raise BadToken(f"is not signed with {' or '.join(algorithms)}")
         if key.algorithm not in (None, algorithm):
-            raise BadToken("is signed by another algorithm than its key is for")
+            raise BadToken("is signed with another algorithm than its key is for")
         if "crit" in self.header:
-            raise BadToken("demands an extension of its header ('crit')")
+            # RFC 7515, section 4.1.11: a reader must refuse critical extensions that it does not implement.
+            raise BadToken("requires an extension of its header ('crit')")
         try:
             jwt.PyJWS().decode_complete(self._text, key.public, algorithms=[algorithm])
         except (jwt.PyJWTError, ValueError, TypeError):
-            raise BadToken("has a signature that does not hold") from None
+            raise BadToken("has an invalid signature") from None
 
 
 def read(text: str) -> Jws:
-    """Raises `BadToken` for what is no signed token with a JSON object for a header."""
+    """Parse a token without proving it. Raises `BadToken` unless it is in compact form with a JSON object as header."""
     if len(text) > MAX_CHARACTERS:
         raise BadToken(f"is longer than {MAX_CHARACTERS} characters")
     parts = _COMPACT.fullmatch(text)
@@ -75,16 +79,16 @@ def read(text: str) -> Jws:
 
 
 def members(part: bytes) -> Mapping[str, JsonValue]:
-    """A token's header or payload. Raises `BadToken` for what is no JSON object, or could be read in two ways."""
+    """Return the members of a token's header or payload. Raises `BadToken` unless it is one unambiguous JSON object."""
     if part.startswith(_BYTE_ORDER_MARK):
         raise BadToken("has a byte order mark")
     try:
-        found = strict_json.parse(part, max_depth=_MAX_DEPTH)
+        document = strict_json.parse(part, max_depth=_MAX_DEPTH)
     except strict_json.NotJson as error:
         raise BadToken(f"has a part that {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise BadToken("has a part that is not a JSON object")
-    return found
+    return document
 
 
 def _decoded(part: str) -> bytes:
@@ -92,6 +96,7 @@ def _decoded(part: str) -> bytes:
         raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
     except ValueError:
         raise BadToken("is not a signed JSON web token") from None
+    # The last character can carry bits that decoding drops: several texts would be one token, with one signature.
     if base64.urlsafe_b64encode(raw).rstrip(b"=") != part.encode():
-        raise BadToken("is not a signed JSON web token: it has bits to spare")
+        raise BadToken("is not a signed JSON web token: its base64 has unused bits set")
     return raw

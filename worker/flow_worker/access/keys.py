@@ -1,7 +1,7 @@
-"""Issuers' signing keys, by OpenID discovery: cached, refreshed, and kept while the issuer cannot be reached.
+"""Issuers' signing keys, by OpenID discovery: cached, refreshed, and kept while the issuer is unreachable.
 
-Entra rolls keys without a schedule and asks its clients to cache for a day, refresh hourly, and look again for an
-unknown key at most every five minutes (Microsoft Learn, "Signing key rollover").
+Entra rolls keys without a schedule. It asks its clients to cache keys for a day, to refresh them hourly, and to fetch
+again for an unknown key at most every five minutes (Microsoft Learn, "Signing key rollover").
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ _MIN_KEY_BITS = 2048  # RFC 7518, section 3.3
 
 
 @dataclass
-class _Held:
-    """What is held of one issuer. Times are of the injected clock; minus infinity: never."""
+class _CachedKeys:
+    """One issuer's keys by `kid`. Times are of the injected clock; minus infinity means never."""
 
     keys: dict[str, SigningKey] = field(default_factory=dict)
     fetched_at: float = float("-inf")
+    """The last successful fetch."""
     tried_at: float = float("-inf")
+    """The last fetch, successful or not."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class IssuerKeys:
-    """Signing keys of any number of issuers. Concurrent questions for one issuer fetch once."""
+    """The signing keys of any number of issuers. Concurrent callers share one fetch per issuer."""
 
     def __init__(
         self,
@@ -52,6 +54,11 @@ class IssuerKeys:
         failure_pause_seconds: float = 5.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`lifetime_seconds`: how long keys stay in use without a successful fetch.
+
+        `refresh_seconds`: the age at which keys are fetched again. `cooldown_seconds`: the age at which an unknown
+        `kid` causes a fetch. `fetch_seconds`: the deadline of one fetch. `failure_pause_seconds`: the pause after one.
+        """
         self._client = client
         self._lifetime = lifetime_seconds
         self._refresh = refresh_seconds
@@ -59,31 +66,44 @@ class IssuerKeys:
         self._deadline = fetch_seconds
         self._failure_pause = failure_pause_seconds
         self._now = now
-        self._held: dict[Issuer, _Held] = {}
+        self._cache: dict[Issuer, _CachedKeys] = {}
 
     async def find(self, issuer: Issuer, kid: str) -> SigningKey | None:
         """See `SigningKeys.find`."""
-        held = self._held.setdefault(issuer, _Held())
-        if self._wants_fetch(held, kid) or (held.lock.locked() and kid not in held.keys):  # it may be on its way
-            async with held.lock:
-                if self._wants_fetch(held, kid):
-                    await self._fetch(issuer, held)
-        if self._now() - held.fetched_at > self._lifetime:
-            raise TemporarilyUnavailable("keys_unavailable", f"the signing keys of {issuer.name} cannot be had")
-        if kid not in held.keys and held.tried_at > held.fetched_at:
-            raise TemporarilyUnavailable("keys_unavailable", f"the newest signing keys of {issuer.name} cannot be had")
-        return held.keys.get(kid)
+        cached = self._cache.setdefault(issuer, _CachedKeys())
+        # A locked lock means a running fetch, which can bring an unknown key. Callers with a known key do not wait.
+        if self._needs_fetch(cached, kid) or (cached.lock.locked() and kid not in cached.keys):
+            async with cached.lock:
+                if self._needs_fetch(cached, kid):  # the previous holder of the lock may have fetched meanwhile
+                    await self._fetch(issuer, cached)
+        if self._now() - cached.fetched_at > self._lifetime:
+            raise TemporarilyUnavailable("keys_unavailable", f"the signing keys of {issuer.name} are unavailable")
+        if kid not in cached.keys and cached.tried_at > cached.fetched_at:
+            # The last fetch failed, so the unknown key may be a new one: neither accept nor refuse its tokens.
+            raise TemporarilyUnavailable(
+                "keys_unavailable", f"the newest signing keys of {issuer.name} are unavailable"
+            )
+        return cached.keys.get(kid)
 
-    def _wants_fetch(self, held: _Held, kid: str) -> bool:
+    def _needs_fetch(self, cached: _CachedKeys, kid: str) -> bool:
+        """Return whether the keys are old, or lack `kid` and are older than the cool-down.
+
+        Anybody can send a token with an invented `kid`. Without the cool-down each one would cost a fetch, and the
+        issuer would throttle the worker.
+        """
         now = self._now()
-        if now - held.tried_at < self._failure_pause:
+        if now - cached.tried_at < self._failure_pause:
             return False
-        age = now - held.fetched_at
-        return age > self._refresh or (kid not in held.keys and age > self._cooldown)
+        age = now - cached.fetched_at
+        return age > self._refresh or (kid not in cached.keys and age > self._cooldown)
 
-    async def _fetch(self, issuer: Issuer, held: _Held) -> None:
-        """Replace the issuer's keys; keep the last good ones if they cannot be had."""
-        held.tried_at = self._now()
+    async def _fetch(self, issuer: Issuer, cached: _CachedKeys) -> None:
+        """Replace the issuer's keys, or keep the last good ones if the fetch fails.
+
+        Keys outlive an unreachable issuer because signatures by them stay valid: an outage of the issuer must not stop
+        requests whose keys are known. `lifetime_seconds` bounds how long a withdrawn key could stay in use.
+        """
+        cached.tried_at = self._now()
         try:
             async with asyncio.timeout(self._deadline):
                 keys = await self._published_keys(issuer)
@@ -92,25 +112,26 @@ class IssuerKeys:
                 _log,
                 logging.WARNING,
                 "keys.unavailable",
-                f"The signing keys of {issuer.name} could not be fetched; "
-                + ("the last good ones stay in use." if held.keys else "claims wait until they can."),
+                f"The worker could not fetch the signing keys of {issuer.name}; "
+                + ("the last good ones stay in use." if cached.keys else "requests wait until it can."),
                 error=f"{type(error).__name__}: {error}"[:300],
             )
             return
-        held.keys, held.fetched_at = keys, self._now()
+        cached.keys, cached.fetched_at = keys, self._now()
 
     async def _published_keys(self, issuer: Issuer) -> dict[str, SigningKey]:
         discovery = await self._document(issuer.metadata)
         if discovery.get("issuer") != issuer.name:
             raise ValueError("the discovery document is another issuer's")
-        where = discovery.get("jwks_uri")
-        if not isinstance(where, str) or not where.startswith("https:" if issuer.name.startswith("https:") else "http"):
+        url = discovery.get("jwks_uri")
+        if not isinstance(url, str) or not url.startswith("https:" if issuer.name.startswith("https:") else "http"):
             raise ValueError("the discovery document names no usable jwks_uri")
-        entries = (await self._document(where)).get("keys")
+        entries = (await self._document(url)).get("keys")
         if not isinstance(entries, list):
-            raise ValueError("the key set has no list of keys")  # noqa: TRY004 - one error for every bad answer
+            raise ValueError("the key set has no list of keys")  # noqa: TRY004 - one error type for every bad answer
         keys = {key.kid: key for entry in entries if (key := published_key(entry, issuer))}
         if not keys:
+            # An empty answer is a fault of the issuer's, not a withdrawal: it must not replace the last good keys.
             raise ValueError("the key set has no key that could sign this issuer's tokens")
         return keys
 
@@ -121,25 +142,28 @@ class IssuerKeys:
             raise ValueError("the answer is too large")
         document = response.json()
         if not isinstance(document, dict):
-            raise ValueError("the answer is not a JSON object")  # noqa: TRY004 - one error for every bad answer
+            raise ValueError("the answer is not a JSON object")  # noqa: TRY004 - one error type for every bad answer
         return document
 
 
 def published_key(entry: object, issuer: Issuer) -> SigningKey | None:
-    """An entry of a key set (RFC 7517, section 4), if it is a public RSA key that may sign this issuer's tokens."""
+    """Return the key in a key set's entry (RFC 7517, section 4), or None unless it is a usable key of the issuer."""
     if not isinstance(entry, dict) or not _verifies(entry) or not issuer.may_sign_with(entry.get("issuer")):
         return None
     try:
         public = RSAAlgorithm.from_jwk(entry)
     except (PyJWTError, ValueError, TypeError):
-        return None  # one broken entry does not take the others away
+        return None  # one broken entry must not make the other keys unusable
     if not isinstance(public, RSAPublicKey) or public.key_size < _MIN_KEY_BITS:
         return None
     return SigningKey(entry["kid"], public, entry.get("alg"))
 
 
 def _verifies(entry: Mapping[str, object]) -> bool:
-    """Whether it says that it is there to verify signatures, and says so by a name."""
+    """Return whether the entry has a name and is for verifying signatures.
+
+    `d` is the private exponent. A key set with a private key has leaked it, so signatures by it prove nothing.
+    """
     if entry.get("kty") != "RSA" or "d" in entry or not isinstance(entry.get("kid"), str):
         return False
     operations = entry.get("key_ops", ["verify"])
