@@ -1,4 +1,4 @@
-"""Settings hold or say what to do; secrets stay secret."""
+"""Valid settings load, invalid ones name field, value, bounds and remedy, and secrets stay secret."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ role = "Quotes.Create"
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory and no FLOW_WORKER_ variables."""
+    """An empty working directory, and an environment without FLOW_WORKER_ variables."""
     for name in [name for name in os.environ if name.startswith("FLOW_WORKER_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -51,7 +51,7 @@ def fault(folder: Path, text: str) -> str:
     return str(caught.value)
 
 
-def test_a_small_file_is_enough(nowhere: Path) -> None:
+def test_a_file_with_only_the_required_settings_is_enough(nowhere: Path) -> None:
     settings = loaded(nowhere, GOOD)
     assert [queue.name for queue in settings.request_queues] == ["flow-requests"]
     assert settings.replies.default_queue == "flow-replies"
@@ -65,7 +65,7 @@ def test_a_file_in_the_working_directory_is_found(nowhere: Path) -> None:
     assert load().servicebus.namespace == "contoso.servicebus.windows.net"
 
 
-def test_the_environment_goes_before_dotenv_and_dotenv_before_the_file(
+def test_the_environment_overrides_dotenv_and_dotenv_overrides_the_file(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (nowhere / ".env").write_text("FLOW_WORKER_CLOUD=gcc\nFLOW_WORKER_SHUTDOWN_GRACE_SECONDS=7\n", encoding="utf-8")
@@ -140,7 +140,7 @@ def test_a_byte_order_mark_does_not_hide_the_first_variable_of_dotenv(nowhere: P
         (
             "namespace =",
             "namspace =",
-            "servicebus.namspace: no such setting; see docs/reference/settings.md for those there are",
+            "servicebus.namspace: no such setting; docs/reference/settings.md lists all settings",
         ),
         (
             f'["{TENANT}"]',
@@ -162,7 +162,7 @@ def test_a_byte_order_mark_does_not_hide_the_first_variable_of_dotenv(nowhere: P
         (
             "contoso.servicebus.windows.net",
             "sb://contoso.servicebus.windows.net",
-            "servicebus.namespace: must be a host's name such as contoso.servicebus.windows.net, without sb:// and "
+            "servicebus.namespace: must be a host name such as contoso.servicebus.windows.net, without sb:// and "
             "port; set FLOW_WORKER_SERVICEBUS__NAMESPACE or servicebus.namespace in the TOML file",
         ),
     ],
@@ -179,32 +179,32 @@ _NEITHER = (
 )
 
 
-def test_what_may_be_a_secret_in_the_wrong_place_is_not_repeated(nowhere: Path) -> None:
+def test_a_value_that_can_be_a_secret_in_the_wrong_place_is_not_repeated(nowhere: Path) -> None:
     text = fault(nowhere, GOOD.replace("[claims]", f'credential = "{"hush" * 10}"\n[claims]'))
     assert "servicebus.credential: must be 'managed-identity' or 'default'; set" in text
     assert "hush" not in text
 
 
-def test_a_list_that_is_no_json_is_told_with_its_variable(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_is_not_json_is_reported_with_its_variable(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOW_WORKER_CLAIMS__TENANTS", TENANT)
     text = fault(nowhere, GOOD)
     assert "FLOW_WORKER_CLAIMS or FLOW_WORKER_CLAIMS__…: not JSON" in text
 
 
-def test_a_queue_has_one_task(nowhere: Path) -> None:
+def test_a_queue_has_one_purpose(nowhere: Path) -> None:
     twice = '[[request_queues]]\nname = "a"\n[[request_queues]]\nname = "A"\n'
-    assert "request_queues: there are two named 'a'" in fault(nowhere, twice + GOOD)
+    assert "request_queues: two entries are named 'a'" in fault(nowhere, twice + GOOD)
     both = '[replies]\nqueues = ["Flow-Requests"]\n'
-    assert "replies.queues: 'flow-requests' is a request queue too" in fault(nowhere, both + GOOD)
+    assert "replies.queues: 'flow-requests' is also a request queue" in fault(nowhere, both + GOOD)
 
 
-def test_a_host_is_no_url(nowhere: Path) -> None:
+def test_a_host_is_not_a_url(nowhere: Path) -> None:
     assert "flow_hosts: 'https://a.example' is not" in fault(nowhere, 'flow_hosts = ["https://a.example"]\n' + GOOD)
     assert "flow_hosts: 'a.example:443' is not" in fault(nowhere, 'flow_hosts = ["a.example:443"]\n' + GOOD)
     assert "plain_http_hosts: 'http://a:1' is not" in fault(nowhere, 'plain_http_hosts = ["http://a:1"]\n' + GOOD)
 
 
-def test_one_way_into_service_bus_is_chosen(nowhere: Path) -> None:
+def test_exactly_one_way_to_connect_to_service_bus_is_required(nowhere: Path) -> None:
     both = GOOD.replace("[claims]", 'connection_string = "Endpoint=sb://x/;SharedAccessKey=hush"\n[claims]')
     assert "exactly one of connection_string and namespace" in fault(nowhere, both)
     assert "hush" not in fault(nowhere, both)
@@ -237,16 +237,16 @@ def test_a_connection_string_of_the_wrong_kind_is_refused_without_repeating_it(
     [
         (FLOW_URL + "&sp=%2Ftriggers&sv=1.0&sig=hush", "SAS signature"),
         (FLOW_URL.replace("https:", "http:"), "not https"),
-        ("https://evil.example/powerautomate/hush", "no flow host of the public cloud"),
-        ("https://environment.api.powerplatform.com.evil.example/hush", "no flow host"),
-        ("https://notlogic.azure.com/hush", "no flow host"),
+        ("https://evil.example/powerautomate/hush", "not a flow host of the public cloud"),
+        ("https://environment.api.powerplatform.com.evil.example/hush", "not a flow host"),
+        ("https://notlogic.azure.com/hush", "not a flow host"),
         ("https://user:hush@x.environment.api.powerplatform.com/", "not an absolute URL"),
         ("invoke?hush", "not an absolute URL"),
         ("https://[hush", "not an absolute URL"),
         ("https://x.environment.api.powerplatform.com:hush/", "not an absolute URL"),
     ],
 )
-def test_a_url_the_token_must_not_be_sent_to_is_refused_without_repeating_it(
+def test_a_url_that_the_token_must_not_reach_is_refused_without_repeating_it(
     nowhere: Path, url: str, expected: str
 ) -> None:
     text = fault(nowhere, GOOD.replace(FLOW_URL, url))
@@ -255,22 +255,22 @@ def test_a_url_the_token_must_not_be_sent_to_is_refused_without_repeating_it(
     assert "hush" not in text
 
 
-def test_a_sovereign_cloud_has_its_own_hosts_and_scope(nowhere: Path) -> None:
-    assert "no flow host of the gcc-high cloud" in fault(nowhere, 'cloud = "gcc-high"\n' + GOOD)
+def test_a_sovereign_cloud_has_other_hosts_and_another_scope(nowhere: Path) -> None:
+    assert "not a flow host of the gcc-high cloud" in fault(nowhere, 'cloud = "gcc-high"\n' + GOOD)
     there = FLOW_URL.replace("api.powerplatform.com", "api.high.powerplatform.microsoft.us")
     settings = loaded(nowhere, 'cloud = "gcc-high"\n' + GOOD.replace(FLOW_URL, there))
     assert settings.facts.flow_scope == "https://high.service.flow.microsoft.us//.default"
     assert settings.authority == "https://login.microsoftonline.us"
 
 
-def test_plain_http_is_for_hosts_named_in_the_settings(nowhere: Path) -> None:
+def test_plain_http_is_allowed_only_to_hosts_in_plain_http_hosts(nowhere: Path) -> None:
     here = GOOD.replace(FLOW_URL, "http://127.0.0.1:5380/flows/x")
     assert "name '127.0.0.1:5380' in plain_http_hosts" in fault(nowhere, here)
     loaded(nowhere, 'plain_http_hosts = ["127.0.0.1:5380"]\n' + here)
     assert "not https" in fault(nowhere, 'plain_http_hosts = ["127.0.0.1:5381"]\n' + here)
 
 
-def test_an_issuer_without_tls_is_for_hosts_named_in_the_settings(nowhere: Path) -> None:
+def test_an_issuer_without_tls_is_allowed_only_at_hosts_in_plain_http_hosts(nowhere: Path) -> None:
     text = fault(nowhere, GOOD.replace("[claims]", '[claims]\nauthority = "http://127.0.0.1:5380"'))
     assert "claims.authority is not https" in text
     for authority in ("login.microsoftonline.com", "https://[", "https://:1"):
@@ -278,18 +278,18 @@ def test_an_issuer_without_tls_is_for_hosts_named_in_the_settings(nowhere: Path)
         assert "claims.authority is not an absolute URL" in text
 
 
-def test_what_is_no_url_of_an_organisation_is_told_with_its_setting(nowhere: Path) -> None:
+def test_a_url_that_is_not_an_organisations_is_reported_with_its_setting(nowhere: Path) -> None:
     for url in ("contoso.crm4.dynamics.com", "https://[contoso", "https://contoso.crm4.dynamics.com/"):
-        assert "dataverse.url is no" in fault(nowhere, GOOD + f'[dataverse]\nurl = "{url}"\n')
+        assert "dataverse.url is not" in fault(nowhere, GOOD + f'[dataverse]\nurl = "{url}"\n')
 
 
-def test_another_host_is_for_the_settings_to_name(nowhere: Path) -> None:
+def test_another_host_is_allowed_only_in_flow_hosts(nowhere: Path) -> None:
     here = GOOD.replace(FLOW_URL, "https://flows.contoso.example/x")
     assert "name the host in flow_hosts" in fault(nowhere, here)
     loaded(nowhere, 'flow_hosts = ["flows.contoso.example"]\n' + here)
 
 
-def test_an_input_schema_must_be_one(nowhere: Path) -> None:
+def test_an_invalid_input_schema_is_refused(nowhere: Path) -> None:
     text = fault(nowhere, GOOD + 'input_schema = { type = "objekt" }\n')
     assert "flows.create-quote.input_schema" in text
     assert "not a JSON Schema at $.type" in text
@@ -301,9 +301,9 @@ def test_the_echo_masks_every_secret(nowhere: Path) -> None:
         'connection_string = "Endpoint=sb://x.example/;SharedAccessKeyName=n;SharedAccessKey=hush"',
     )
     settings = loaded(nowhere, text)
-    for shown in (str(settings.echo()), repr(settings), str(settings)):
-        assert "hush" not in shown
-        assert "workflows/0123" not in shown
+    for text in (str(settings.echo()), repr(settings), str(settings)):
+        assert "hush" not in text
+        assert "workflows/0123" not in text
     assert "shutdown_grace_seconds" in settings.echo()
 
 
@@ -313,7 +313,7 @@ def test_every_clouds_scope_keeps_both_slashes() -> None:
         assert cloud.flow_scope.startswith("https://")
 
 
-# --- who may start a flow ----------------------------------------------------------------------------------------
+# --- authorisation -----------------------------------------------------------------------------------------------
 
 DATAVERSE = '\n[dataverse]\nurl = "https://contoso.crm4.dynamics.com"\n'
 POSTS = f"""
@@ -325,11 +325,11 @@ flows = {{ "Update:contact" = "create-quote" }}
 """
 
 
-def test_somebody_is_kept_out_of_every_flow(nowhere: Path) -> None:
+def test_every_flow_requires_a_role_or_a_privilege(nowhere: Path) -> None:
     assert "set role" in fault(nowhere, GOOD.replace('role = "Quotes.Create"', ""))
 
 
-def test_a_privilege_takes_a_dataverse_to_ask(nowhere: Path) -> None:
+def test_a_privilege_requires_a_dataverse_organisation(nowhere: Path) -> None:
     by_privilege = GOOD.replace('role = "Quotes.Create"', 'privilege = "prvCreatenew_quote"')
     assert "set dataverse.url" in fault(nowhere, by_privilege)
     flow = loaded(nowhere, by_privilege + DATAVERSE).flows["create-quote"]
@@ -351,7 +351,7 @@ def test_a_privilege_takes_a_dataverse_to_ask(nowhere: Path) -> None:
         "prvX?$top=1",
     ],
 )
-def test_a_privileges_name_cannot_change_the_question(nowhere: Path, privilege: str) -> None:
+def test_a_privilege_name_that_could_change_the_query_is_refused(nowhere: Path, privilege: str) -> None:
     text = GOOD.replace('role = "Quotes.Create"', f"privilege = {json.dumps(privilege)}") + DATAVERSE
     assert "flows.create-quote.privilege" in fault(nowhere, text)
 
@@ -366,26 +366,26 @@ def test_a_privileges_name_cannot_change_the_question(nowhere: Path, privilege: 
         "contoso.crm4.dynamics.com",
     ],
 )
-def test_dataverse_is_an_organisations_url(nowhere: Path, url: str) -> None:
+def test_the_dataverse_url_must_be_an_organisations_bare_url(nowhere: Path, url: str) -> None:
     text = GOOD + DATAVERSE.replace("https://contoso.crm4.dynamics.com", url)
     assert "dataverse.url" in fault(nowhere, text)
 
 
-def test_a_queue_of_dataverses_names_its_organisation_and_its_flows(nowhere: Path) -> None:
+def test_a_dataverse_queue_requires_its_organisation_and_its_flows(nowhere: Path) -> None:
     queue = loaded(nowhere, GOOD + POSTS).request_queues[0]
     assert (queue.authority, queue.organization) == ("dataverse", TENANT)
     assert "needs organization and flows" in fault(nowhere, GOOD + POSTS.replace(f'organization = "{TENANT}"', ""))
-    assert "none of the flows" in fault(nowhere, GOOD + POSTS.replace('"create-quote"', '"another"'))
-    assert "authority dataverse only" in fault(nowhere, GOOD + POSTS.replace('authority = "dataverse"', ""))
-    assert "none of replies.queues" in fault(nowhere, GOOD + POSTS + 'reply_to = "elsewhere"\n')
+    assert "not one of the flows: create-quote" in fault(nowhere, GOOD + POSTS.replace('"create-quote"', '"another"'))
+    assert "for the authority 'dataverse' only" in fault(nowhere, GOOD + POSTS.replace('authority = "dataverse"', ""))
+    assert "not one of replies.queues: flow-replies" in fault(nowhere, GOOD + POSTS + 'reply_to = "elsewhere"\n')
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "HS256", "HS512", "", "ES256"])
-def test_no_algorithm_with_a_shared_secret_can_be_allowed(nowhere: Path, algorithm: str) -> None:
+def test_an_algorithm_other_than_rsa_signatures_cannot_be_allowed(nowhere: Path, algorithm: str) -> None:
     text = GOOD.replace("[claims]", f'[claims]\nalgorithms = ["{algorithm}"]')
     assert "claims.algorithms" in fault(nowhere, text)
 
 
-def test_asserters_are_object_ids(nowhere: Path) -> None:
+def test_asserters_must_be_object_ids(nowhere: Path) -> None:
     text = GOOD.replace("[claims]", '[claims]\nasserters = ["my-plug-in"]')
     assert "claims.asserters" in fault(nowhere, text)

@@ -1,9 +1,9 @@
-"""The Power Platform clouds: where their flows live, which scope opens them, who signs their tokens.
+"""The Power Platform clouds: hosts of flows, scope of the managed-identity token, and token issuers.
 
-Audiences end in a slash and are compared exactly, so the scope carries two: the resource
-`https://service.flow.microsoft.com/` followed by `/.default`. With one slash the token's `aud` lacks its own and
-every flow refuses it. (Microsoft Learn, "Add OAuth authentication for HTTP request triggers", and the identity
-platform's "trailing slash and .default".)
+A scope here has two slashes before `.default`: the resource `https://service.flow.microsoft.com/` ends in a slash, and
+`/.default` follows. Flows compare the audience exactly. With one slash the token's `aud` lacks the trailing slash, and
+every flow refuses it. (Microsoft Learn, "Add OAuth authentication for HTTP request triggers", and "Scopes and
+permissions in the Microsoft identity platform", section "Trailing slash and .default".)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class CloudName(StrEnum):
-    """A Power Platform cloud, by the name its documentation uses."""
+    """A Power Platform cloud, by the name in Microsoft's documentation."""
 
     PUBLIC = "public"
     GCC = "gcc"
@@ -24,13 +24,16 @@ class CloudName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """One cloud's fixed facts. A `*.` host pattern stands for one or more labels in front."""
+    """One cloud's fixed facts. In a host pattern, `*.` stands for one or more labels."""
 
     flow_scope: str
     flow_hosts: tuple[str, ...]
     authority: str
     authority_v1: str
-    """What tokens of version 1 call it. For the US clouds unverified; if it is another, their tokens are refused."""
+    """The base URL of `iss` in version 1 tokens.
+
+    Not verified for the US clouds. If theirs differs, the worker refuses their version 1 tokens.
+    """
 
 
 _STS_GLOBAL = "https://sts.windows.net"
@@ -72,6 +75,6 @@ CLOUDS: dict[CloudName, Cloud] = {
 
 
 def host_matches(host: str, pattern: str) -> bool:
-    """Whether `host` is `pattern`, or lies below it where the pattern begins with `*.`; both without a port."""
+    """Return whether `host` matches `pattern`, both without a port. `*.a.b` matches every host below `a.b`."""
     host, pattern = host.lower(), pattern.lower()
     return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern

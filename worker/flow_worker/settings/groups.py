@@ -1,4 +1,4 @@
-"""The settings, group by group. Frozen, bounded, units in the names."""
+"""The groups of the settings. Every group is frozen, every number has bounds, and the names carry the units."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class _Group(BaseModel):
 
 
 def _check_connection_string(secret: str) -> None:
-    """Refuse what the SDK could not connect with, without a word of what it holds."""
+    """Refuse a connection string that the SDK cannot use. No message repeats a part of it."""
     parts = [part.partition("=") for part in secret.strip().strip(";").split(";")]
     values = {name.strip().lower(): value for name, _, value in parts}
     if not values.get("endpoint", "").lower().startswith("sb://"):
         raise ValueError("connection_string must hold 'Endpoint=sb://…'; copy it from the access policy")
     if "entitypath" in values:
-        raise ValueError("connection_string names one entity (EntityPath=…); use one of the namespace")
+        raise ValueError("connection_string is for one entity (EntityPath=…); copy one of the whole namespace")
     by_key = values.get("sharedaccesskeyname") and values.get("sharedaccesskey")
     if not (by_key or values.get("sharedaccesssignature")) or not all(equals for _, equals, _ in parts):
         raise ValueError(
-            "connection_string must hold 'SharedAccessKeyName=…;SharedAccessKey=…', or 'SharedAccessSignature=…', and "
-            "name=value between semicolons throughout; copy it whole, in quotes, from the access policy"
+            "connection_string must hold 'SharedAccessKeyName=…;SharedAccessKey=…' or 'SharedAccessSignature=…', and "
+            "name=value between semicolons; copy all of it from the access policy and put it in quotes"
         )
 
 
 class ServiceBusSettings(_Group):
-    """How to reach Service Bus, and how long each call to it may take."""
+    """The connection to Service Bus, and the deadline of each kind of call."""
 
     connection_string: SecretStr | None = None
     namespace: str | None = Field(default=None, description="fully qualified: contoso.servicebus.windows.net")
@@ -61,13 +61,13 @@ class ServiceBusSettings(_Group):
 
     @field_validator("namespace", mode="after")
     @classmethod
-    def _is_a_host(cls, value: str | None) -> str | None:
+    def _require_a_host_name(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|localhost", value):
-            raise ValueError("must be a host's name such as contoso.servicebus.windows.net, without sb:// and port")
+            raise ValueError("must be a host name such as contoso.servicebus.windows.net, without sb:// and port")
         return value
 
     @model_validator(mode="after")
-    def _exactly_one_way_in(self) -> Self:
+    def _require_one_way_to_connect(self) -> Self:
         if (self.connection_string is None) == (self.namespace is None):
             raise ValueError("set exactly one of connection_string and namespace (namespace uses the managed identity)")
         if self.connection_string:
@@ -76,13 +76,13 @@ class ServiceBusSettings(_Group):
 
 
 class RequestQueue(_Group):
-    """One queue requests come from, and the authority its senders are judged by."""
+    """One request queue, and the authority that verifies its senders."""
 
     name: QueueName
     authority: Literal["entra", "dataverse"] = "entra"
     lanes: Annotated[int, Field(ge=1, le=256)] = 8
     organization: Guid | None = Field(
-        default=None, description="authority dataverse: ID of the organisation whose messages these are"
+        default=None, description="authority dataverse: ID of the organisation that sends to this queue"
     )
     flows: dict[str, str] = Field(
         default_factory=dict,
@@ -91,17 +91,20 @@ class RequestQueue(_Group):
     reply_to: QueueName | None = Field(default=None, description="authority dataverse: the reply queue for results")
 
     @model_validator(mode="after")
-    def _dataverse_has_what_it_needs(self) -> Self:
-        given = self.organization is not None or bool(self.flows) or self.reply_to is not None
+    def _require_fields_of_the_authority(self) -> Self:
+        has_dataverse_fields = self.organization is not None or bool(self.flows) or self.reply_to is not None
         if self.authority == "dataverse" and (self.organization is None or not self.flows):
-            raise ValueError(f"queue '{self.name}' of authority dataverse needs organization and flows")
-        if self.authority != "dataverse" and given:
-            raise ValueError(f"queue '{self.name}': organization, flows and reply_to are for authority dataverse only")
+            raise ValueError(f"queue '{self.name}': the authority 'dataverse' needs organization and flows; set both")
+        if self.authority != "dataverse" and has_dataverse_fields:
+            raise ValueError(
+                f"queue '{self.name}': organization, flows and reply_to are for the authority 'dataverse' only; this "
+                f"queue has '{self.authority}'; remove them, or set authority = \"dataverse\""
+            )
         return self
 
 
 class ReplySettings(_Group):
-    """Where results may go and how long they stay there."""
+    """The reply queues, and how long a result stays in them."""
 
     queues: Annotated[tuple[QueueName, ...], Field(min_length=1)] = ("flow-replies",)
     time_to_live_seconds: Annotated[int, Field(ge=1, le=14 * 86_400)] = 3600
@@ -109,16 +112,20 @@ class ReplySettings(_Group):
 
     @property
     def default_queue(self) -> str:
-        """The first of `queues`: for requests that name none, or one they may not name."""
+        """The first of `queues`: for requests that name no reply queue, or one that is not in `queues`."""
         return self.queues[0]
 
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
-"""Asymmetric ones only: with HMAC the published key would be the secret."""
+"""Asymmetric algorithms only.
+
+HMAC (HS256 …) has one secret for signing and verifying. If it were allowed, anybody could sign a token with the public
+key as the secret (RFC 8725, section 2.1), and the worker would accept it.
+"""
 
 
 class ClaimSettings(_Group):
-    """What a sender's claim must be: a token of these tenants for one of these audiences."""
+    """The claims that the authority `entra` accepts: tokens of these tenants for one of these audiences."""
 
     tenants: Annotated[tuple[Guid, ...], Field(min_length=1)]
     audiences: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -126,8 +133,10 @@ class ClaimSettings(_Group):
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ("RS256",)
     clock_skew_seconds: Annotated[int, Field(ge=0, le=600)] = 300
     max_age_seconds: Annotated[float, Field(ge=1, le=14 * 86_400)] = 86_400.0
-    asserters: tuple[Guid, ...] = Field(default=(), description="object IDs of apps that may name a user")
-    asserter_role: str | None = Field(default=None, description="app role by which an app may name a user")
+    asserters: tuple[Guid, ...] = Field(
+        default=(), description="object IDs of apps that may name a user in on_behalf_of"
+    )
+    asserter_role: str | None = Field(default=None, description="app role that lets an app name a user in on_behalf_of")
     binding_claim: Annotated[str, Field(min_length=1, max_length=64)] = "nonce"
     keys_lifetime_seconds: Annotated[int, Field(ge=60, le=7 * 86_400)] = 86_400
     keys_refresh_seconds: Annotated[int, Field(ge=30, le=86_400)] = 3600
@@ -136,14 +145,14 @@ class ClaimSettings(_Group):
 
 
 class IdentitySettings(_Group):
-    """The managed identity the flows admit."""
+    """The managed identity that flows and Dataverse accept."""
 
     client_id: str | None = Field(default=None, description="of a user-assigned identity; default: system-assigned")
     token_seconds: Seconds = 30.0
 
 
 class ContinuationSettings(_Group):
-    """The queue in which requests wait for their next step. Nobody but the worker may send to it."""
+    """The queue in which requests wait for their next step. Only the worker may send to it."""
 
     queue: QueueName = "flow-continuations"
     lanes: Annotated[int, Field(ge=1, le=256)] = 8
@@ -152,7 +161,7 @@ class ContinuationSettings(_Group):
 
 
 class JournalSettings(_Group):
-    """What remembers which requests were called and concluded."""
+    """The record of the requests that the worker has called and concluded."""
 
     backend: Literal["sqlite", "table"] = "sqlite"
     path: Path = Path("flow-worker-journal.sqlite3")
@@ -166,15 +175,18 @@ class JournalSettings(_Group):
     purge_interval_seconds: Annotated[float, Field(ge=1, le=86_400)] = 600.0
 
     @model_validator(mode="after")
-    def _one_way_to_the_table(self) -> Self:
-        given = (self.table_endpoint is not None) + (self.table_connection_string is not None)
-        if self.backend == "table" and given != 1:
-            raise ValueError("backend 'table' needs table_endpoint (by managed identity) or table_connection_string")
+    def _require_one_way_to_the_table(self) -> Self:
+        ways = (self.table_endpoint is not None) + (self.table_connection_string is not None)
+        if self.backend == "table" and ways != 1:
+            raise ValueError(
+                "backend 'table' needs exactly one of table_endpoint (which uses the managed identity) and "
+                "table_connection_string"
+            )
         return self
 
 
 class RetrySettings(_Group):
-    """How often and how long a request is tried."""
+    """How often, how long and at which intervals the worker tries a request."""
 
     max_calls: Annotated[int, Field(ge=1, le=1000)] = 8
     max_age_seconds: Annotated[float, Field(ge=0, le=14 * 86_400)] = 86_400.0
@@ -185,10 +197,10 @@ class RetrySettings(_Group):
 
 
 class LimitSettings(_Group):
-    """How fast a flow may be called by this worker process, and when it is left alone.
+    """A flow's rate limit, concurrency limit and circuit breaker in this worker process.
 
-    The defaults are Power Automate's own for the low performance profile: 4,500 invoke calls in 5 minutes, some 1,000
-    concurrent inbound calls (Microsoft Learn, "Limits of automated, scheduled, and instant flows").
+    The rate is Power Automate's limit for the low performance profile: 4,500 invoke calls in 5 minutes. Its limit of
+    concurrent inbound calls is about 1,000 (Microsoft Learn, "Limits of automated, scheduled, and instant flows").
     """
 
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 100
@@ -200,14 +212,14 @@ class LimitSettings(_Group):
 
 
 class DeadLetterSettings(_Group):
-    """How the worker answers requests that the broker itself moved to a dead-letter queue."""
+    """The watch that answers requests that the broker itself moved to a dead-letter queue."""
 
     watch: bool = True
     interval_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 30.0
 
 
 class DataverseSettings(_Group):
-    """The organisation that is asked which privileges a user holds."""
+    """The Dataverse organisation that the worker queries for users' privileges."""
 
     url: str = Field(description="https://contoso.crm4.dynamics.com")
     privilege_cache_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
@@ -217,7 +229,7 @@ class DataverseSettings(_Group):
 
 
 class FlowSettings(_Group):
-    """One flow that may be started, by name: by whom holds the role, or the privilege, or both if both are set."""
+    """One flow. A caller needs its app role, its Dataverse privilege, or both if both are set."""
 
     url: SecretStr
     role: Annotated[str, Field(min_length=1)] | None = None
@@ -231,24 +243,26 @@ class FlowSettings(_Group):
     limits: LimitSettings | None = Field(default=None, description="default: the worker's own `limits`")
 
     @model_validator(mode="after")
-    def _somebody_is_kept_out(self) -> Self:
+    def _require_a_role_or_a_privilege(self) -> Self:
         if self.role is None and self.privilege is None:
-            raise ValueError("set role (an app role in the sender's token), privilege (asked of Dataverse), or both")
+            raise ValueError(
+                "no caller is excluded; set role (an app role in the sender's token), privilege (in Dataverse), or both"
+            )
         return self
 
     @field_validator("input_schema", mode="after")
     @classmethod
-    def _is_a_schema(cls, value: dict[str, JsonValue] | bool | None) -> dict[str, JsonValue] | bool | None:
+    def _require_a_json_schema(cls, value: dict[str, JsonValue] | bool | None) -> dict[str, JsonValue] | bool | None:
         if value is not None:
             try:
                 validator_for(value, default=Draft202012Validator).check_schema(value)  # type: ignore[arg-type]  # stub: dict only
             except SchemaError as error:
-                raise ValueError(f"not a JSON Schema at {error.json_path}: {error.message}") from None
+                raise ValueError(f"is not a JSON Schema at {error.json_path}: {error.message}") from None
         return value
 
 
 class HttpSettings(_Group):
-    """Calls to flows: how many at once, how patient, how large."""
+    """HTTP calls to flows: connections, deadlines and the size of answers."""
 
     connect_seconds: Seconds = 10.0
     status_seconds: Seconds = 30.0
@@ -265,7 +279,7 @@ class HealthSettings(_Group):
 
 
 class LogSettings(_Group):
-    """What the worker says on stderr."""
+    """The log on stderr."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["text", "json"] = "text"

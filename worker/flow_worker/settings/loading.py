@@ -1,4 +1,4 @@
-"""Where settings come from: environment, `.env`, a TOML file; every fault told at once, with its remedy."""
+"""Reads settings from the environment, `.env` and a TOML file, and reports every fault at once with its remedy."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ from pydantic_settings import (
 PREFIX = "FLOW_WORKER_"
 CONFIG_VARIABLE = "FLOW_WORKER_CONFIG"
 DEFAULT_CONFIG = Path("flow-worker.toml")
-_READ_BY_OTHERS = {CONFIG_VARIABLE, "FLOW_WORKER_CLAIM"}
-_PLAIN_WORDS = {
+_OTHER_VARIABLES = {CONFIG_VARIABLE, "FLOW_WORKER_CLAIM"}
+"""Variables with the prefix that are not settings."""
+_MESSAGES = {
     "dict_type": "must be a table",
-    "extra_forbidden": "no such setting; see docs/reference/settings.md for those there are",
+    "extra_forbidden": "no such setting; docs/reference/settings.md lists all settings",
     "model_type": "must be a table",
     "missing": "required",
     "too_short": "must not be empty",
     "tuple_type": "must be a list",
 }
-_SHOWN_LENGTH = 20  # what is longer may be a secret that was put into the wrong place
+_MAX_SHOWN_CHARACTERS = 20
+"""A longer value can be a secret in the wrong place, so messages do not repeat it."""
 
 
 class InvalidSettings(Exception):
-    """The settings do not hold. One line for each fault: which field, what is wrong, what to do."""
+    """The settings are invalid. The message has one line for each fault: field, value found, values allowed, remedy."""
 
 
 class Layered(BaseSettings):
@@ -44,8 +46,8 @@ class Layered(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter="__",
-        env_file_encoding="utf-8-sig",  # Windows' editors write a byte order mark
-        extra="ignore",  # unknown names are refused in `load_as`, where the message can say more
+        env_file_encoding="utf-8-sig",  # editors on Windows write a byte order mark
+        extra="ignore",  # `load_as` refuses unknown names with a better message
         frozen=True,
         hide_input_in_errors=True,
     )
@@ -66,19 +68,20 @@ _S = TypeVar("_S", bound=Layered)
 
 
 def load_as(kind: type[_S], config: Path | None, env_file: Path, known: set[str]) -> _S:
-    """Read and check settings; `known` are the top-level names that may be there.
+    """Read and check the settings that `kind` declares; `known` holds the top-level names of all settings.
 
-    `config` is the TOML file; default: `$FLOW_WORKER_CONFIG`, then `flow-worker.toml` here if there is one.
-    Raises `InvalidSettings` naming every fault at once.
+    `config` is the TOML file; default: `$FLOW_WORKER_CONFIG`, then `flow-worker.toml` in the working directory.
+    Raises `InvalidSettings`, which names every fault at once.
     """
-    named = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
-    if named and not named.is_file():
-        raise InvalidSettings(f"{named}: no such file; give the TOML file by --config or {CONFIG_VARIABLE}")
-    path = named or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
+    explicit = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    if explicit and not explicit.is_file():
+        raise InvalidSettings(f"{explicit}: no such file; name the TOML file with --config or {CONFIG_VARIABLE}")
+    path = explicit or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
     _refuse_unknown(path, known)
-    bound = type(kind.__name__, (kind,), {"__module__": kind.__module__, "model_config": {"toml_file": path}})
+    # pydantic-settings takes the TOML file from the class alone, so each call makes a subclass with its own file.
+    with_file = type(kind.__name__, (kind,), {"__module__": kind.__module__, "model_config": {"toml_file": path}})
     try:
-        loaded: _S = bound(_env_file=env_file)
+        loaded: _S = with_file(_env_file=env_file)
         return loaded
     except ValidationError as error:
         raise InvalidSettings("\n".join(_fault_lines(error))) from None
@@ -91,12 +94,12 @@ def load_as(kind: type[_S], config: Path | None, env_file: Path, known: set[str]
 
 
 def _refuse_unknown(path: Path | None, known: set[str]) -> None:
-    """A misspelt name would silently leave a default in force, so it is refused."""
+    """Refuse a misspelt name: it would silently leave the default in force."""
     faults = [
         f"{name}: no such setting; known after {PREFIX}: {', '.join(sorted(known)).upper()}"
         for name in os.environ
         if name.startswith(PREFIX)
-        and name not in _READ_BY_OTHERS
+        and name not in _OTHER_VARIABLES
         and name.removeprefix(PREFIX).split("__")[0].lower() not in known
     ]
     if path:
@@ -122,19 +125,19 @@ def _table(path: Path) -> dict[str, object]:
 
 
 def _not_json(error: SettingsError) -> str:
-    """pydantic-settings names the top-level setting and its own source; people know the variable."""
+    """Translate the error of pydantic-settings, which names a field and a source class, into the variable's name."""
     found = re.search(r'field "(\w+)"', str(error))
     variable = PREFIX + (found[1].upper() if found else "…")
-    return f'{variable} or {variable}__…: not JSON; in variables lists and tables are JSON, such as \'["a", "b"]\''
+    return f'{variable} or {variable}__…: not JSON; write lists and tables in variables as JSON, such as \'["a", "b"]\''
 
 
 def _fault_lines(error: ValidationError) -> list[str]:
     faults = error.errors()
-    return [_fault_line(fault) for fault in faults if not _follows(fault, faults)]
+    return [_fault_line(fault) for fault in faults if not _is_consequence(fault, faults)]
 
 
-def _follows(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
-    """A list is called too short also because what was wrong in it has been left out."""
+def _is_consequence(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
+    """Return whether another fault causes this one: pydantic drops invalid items and then calls the list too short."""
     place = fault["loc"]
     return fault["type"] == "too_short" and any(
         other["loc"][: len(place)] == place for other in faults if other["loc"] != place
@@ -144,7 +147,7 @@ def _follows(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
 def _fault_line(fault: ErrorDetails) -> str:
     location, kind = fault["loc"], fault["type"]
     field = ".".join(str(part) for part in location)
-    text = _PLAIN_WORDS.get(kind) or fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    text = _MESSAGES.get(kind) or fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if not field:
         return text
     if kind == "extra_forbidden":
@@ -153,14 +156,17 @@ def _fault_line(fault: ErrorDetails) -> str:
 
 
 def _found(fault: ErrorDetails) -> str:
-    """The value, if that says more and cannot be a secret."""
+    """Return the value found, unless the message already covers it or it can be a secret."""
     value = fault["input"]
-    told = fault["type"] in {*_PLAIN_WORDS, "value_error"} or not isinstance(value, str | int | float)
-    return "" if told or len(str(value)) > _SHOWN_LENGTH else f", not {value!r}"
+    is_covered = fault["type"] in {*_MESSAGES, "value_error"} or not isinstance(value, str | int | float)
+    return "" if is_covered or len(str(value)) > _MAX_SHOWN_CHARACTERS else f", not {value!r}"
 
 
 def _variable(location: tuple[str | int, ...]) -> str:
-    """The variable that holds it: none goes into a list, and names of flows are no names of variables."""
+    """Return the variable that sets the field.
+
+    A variable cannot address an item of a list, and a flow's name can hold characters that a variable's cannot.
+    """
     whole = next((at for at, part in enumerate(location) if isinstance(part, int)), len(location))
     path = location[:1] if location[0] == "flows" else location[:whole]
     return PREFIX + "__".join(str(part) for part in path).upper() + (" (as JSON)" if len(path) < len(location) else "")

@@ -1,0 +1,222 @@
+"""The settings as a whole: the rules between groups, and loading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self, TypeVar
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from pydantic import Field, JsonValue, model_validator
+
+from flow_worker.settings import loading
+from flow_worker.settings.clouds import CLOUDS, Cloud, CloudName, host_matches
+from flow_worker.settings.groups import (
+    ClaimSettings,
+    ContinuationSettings,
+    DataverseSettings,
+    DeadLetterSettings,
+    FlowSettings,
+    HealthSettings,
+    HttpSettings,
+    IdentitySettings,
+    JournalSettings,
+    LimitSettings,
+    LogSettings,
+    ReplySettings,
+    RequestQueue,
+    RetrySettings,
+    ServiceBusSettings,
+)
+from flow_worker.settings.loading import Layered
+
+
+class Settings(Layered):
+    """All settings of one worker process."""
+
+    servicebus: ServiceBusSettings
+    request_queues: Annotated[tuple[RequestQueue, ...], Field(min_length=1)] = (RequestQueue(name="flow-requests"),)
+    continuations: ContinuationSettings = ContinuationSettings()
+    replies: ReplySettings = ReplySettings()
+    journal: JournalSettings = JournalSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    claims: ClaimSettings
+    dataverse: DataverseSettings | None = None
+    identity: IdentitySettings = IdentitySettings()
+    cloud: CloudName = CloudName.PUBLIC
+    flows: Annotated[dict[str, FlowSettings], Field(min_length=1)]
+    retry: RetrySettings = RetrySettings()
+    limits: LimitSettings = LimitSettings()
+    flow_hosts: tuple[str, ...] = Field(default=(), description="hosts of flows beside the cloud's own")
+    plain_http_hosts: tuple[str, ...] = Field(default=(), description="host:port that the worker may call without TLS")
+    http: HttpSettings = HttpSettings()
+    health: HealthSettings = HealthSettings()
+    log: LogSettings = LogSettings()
+    shutdown_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+
+    @property
+    def facts(self) -> Cloud:
+        """The fixed facts of the cloud in `cloud`."""
+        return CLOUDS[self.cloud]
+
+    @property
+    def authority(self) -> str:
+        """The base URL of the token issuers, without a trailing slash."""
+        return (self.claims.authority or self.facts.authority).rstrip("/")
+
+    @property
+    def authority_v1(self) -> str:
+        """The base URL of the issuers' names in version 1 tokens: `claims.authority` if set, else the cloud's."""
+        return self.authority if self.claims.authority else self.facts.authority_v1
+
+    @property
+    def known_flow_hosts(self) -> tuple[str, ...]:
+        """The host patterns of flows, and of the status URLs of their runs."""
+        plain = (host.rsplit(":", 1)[0] for host in self.plain_http_hosts)
+        return (*self.facts.flow_hosts, *self.flow_hosts, *plain)
+
+    @model_validator(mode="after")
+    def _require_separate_continuation_queue(self) -> Self:
+        """The worker trusts a continuation message, so only the worker may send to its queue."""
+        others = {queue.name.lower() for queue in self.request_queues} | {name.lower() for name in self.replies.queues}
+        if self.continuations.queue.lower() in others:
+            raise ValueError(
+                f"continuations.queue: '{self.continuations.queue}' is also a request or reply queue, to which others "
+                "may send; name a separate queue"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _require_distinct_request_queues(self) -> Self:
+        """One queue with two entries would have two authorities; a reply queue among them would feed back results.
+
+        Service Bus ignores the case of queue names, so this check does too.
+        """
+        names = [queue.name.lower() for queue in self.request_queues]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"request_queues: two entries are named '{name}', and Service Bus ignores case; keep one of them"
+                )
+            if name in {reply.lower() for reply in self.replies.queues}:
+                raise ValueError(f"replies.queues: '{name}' is also a request queue; name a separate queue for results")
+        return self
+
+    @model_validator(mode="after")
+    def _require_host_names(self) -> Self:
+        for setting, hosts in (("flow_hosts", self.flow_hosts), ("plain_http_hosts", self.plain_http_hosts)):
+            for host in hosts:
+                if "/" in host or (setting == "flow_hosts" and ":" in host):
+                    form = "host" if setting == "flow_hosts" else "host:port"
+                    raise ValueError(f"{setting}: '{host}' is not of the form '{form}'; leave out scheme and path")
+        return self
+
+    @model_validator(mode="after")
+    def _require_dataverse_for_privileges(self) -> Self:
+        for name, flow in self.flows.items():
+            if flow.privilege is not None and self.dataverse is None:
+                raise ValueError(
+                    f"flows.{name}.privilege: '{flow.privilege}' needs a Dataverse organisation to query; set "
+                    "dataverse.url"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _require_known_names_in_request_queues(self) -> Self:
+        for queue in self.request_queues:
+            where = f"request_queues: queue '{queue.name}'"
+            for unknown in sorted(set(queue.flows.values()) - self.flows.keys()):
+                raise ValueError(
+                    f"{where} maps a message to '{unknown}', not one of the flows: {', '.join(self.flows)}"
+                )
+            for bound in (name for name in queue.flows.values() if self.flows[name].bind_claim):
+                # A native message carries no claim, so nothing in it could be bound to it.
+                raise ValueError(
+                    f"{where} maps a message to '{bound}', which has bind_claim, and native messages carry no claim; "
+                    "map it to a flow without bind_claim"
+                )
+            if queue.reply_to is not None and queue.reply_to not in self.replies.queues:
+                allowed = ", ".join(self.replies.queues)
+                raise ValueError(f"{where} has reply_to '{queue.reply_to}', not one of replies.queues: {allowed}")
+        return self
+
+    @model_validator(mode="after")
+    def _require_safe_urls(self) -> Self:
+        for name, flow in self.flows.items():
+            self._check_flow_url(name, flow.url.get_secret_value())
+        parts = _split("claims.authority", self.authority, "use one such as https://login.microsoftonline.com")
+        if parts.scheme != "https" and parts.netloc not in self.plain_http_hosts:
+            raise ValueError(_not_https("claims.authority", parts))
+        if self.dataverse is not None:
+            self._check_dataverse_url(self.dataverse.url)
+        return self
+
+    def _check_dataverse_url(self, url: str) -> None:
+        """The worker sends its Dataverse token to this URL, and uses it as the token's audience.
+
+        So the URL has to be the bare origin: with a trailing slash it would be another audience.
+        """
+        remedy = "use one such as https://contoso.crm4.dynamics.com"
+        parts = _split("dataverse.url", url, remedy)
+        if parts.username or parts.query or parts.fragment or url.endswith("/"):
+            raise ValueError(f"dataverse.url is not an organisation's bare URL; {remedy}")
+        if not self._is_allowed_scheme(parts):
+            raise ValueError(_not_https("dataverse.url", parts))
+
+    def _check_flow_url(self, name: str, url: str) -> None:
+        """Refuse a URL that the managed-identity token must not reach. The URL is a secret: no message repeats it."""
+        remedy = "copy it from the flow's trigger"
+        parts = _split(f"flows.{name}.url", url, remedy)
+        if parts.username:
+            raise ValueError(f"flows.{name}.url is not an absolute URL without a user name; {remedy}")
+        if "sig" in parse_qs(parts.query, keep_blank_values=True):
+            raise ValueError(
+                f"flows.{name}.url carries a SAS signature (sig=). The worker adds a bearer token, and flows refuse a "
+                "call with both; set the trigger to 'Specific users in my tenant' and copy its new URL"
+            )
+        if not self._is_allowed_scheme(parts):
+            raise ValueError(_not_https(f"flows.{name}.url", parts))
+        if not any(host_matches(parts.hostname or "", pattern) for pattern in self.known_flow_hosts):
+            raise ValueError(
+                f"flows.{name}.url points to '{parts.hostname}', which is not a flow host of the {self.cloud} cloud "
+                f"({', '.join(self.facts.flow_hosts)}); set the right cloud, or name the host in flow_hosts"
+            )
+
+    def _is_allowed_scheme(self, parts: SplitResult) -> bool:
+        return parts.scheme == "https" or (parts.scheme == "http" and parts.netloc in self.plain_http_hosts)
+
+    def echo(self) -> dict[str, JsonValue]:
+        """Return all settings as JSON, with every secret masked."""
+        return self.model_dump(mode="json")
+
+
+def _split(setting: str, url: str, remedy: str) -> SplitResult:
+    """Return the parts of an absolute URL. Raises `ValueError` that names the setting, never the URL."""
+    try:
+        parts = urlsplit(url)
+        is_absolute = bool(parts.scheme and parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an IPv6 address, or a port that is not a number
+        is_absolute = False
+    if not is_absolute:
+        raise ValueError(f"{setting} is not an absolute URL; {remedy}")
+    return parts
+
+
+def _not_https(setting: str, parts: SplitResult) -> str:
+    return f"{setting} is not https but {parts.scheme}; use https, or name '{parts.netloc}' in plain_http_hosts"
+
+
+_S = TypeVar("_S", bound=Layered)
+
+
+def load(config: Path | None = None, env_file: Path = Path(".env")) -> Settings:
+    """Read and check all of the worker's settings; see `load_as`."""
+    return load_as(Settings, config, env_file)
+
+
+def load_as(kind: type[_S], config: Path | None, env_file: Path) -> _S:
+    """Read and check the worker's settings, or the part of them that a command needs.
+
+    `config` is the TOML file; default: `$FLOW_WORKER_CONFIG`, then `flow-worker.toml` in the working directory.
+    Raises `InvalidSettings`, which names every fault at once.
+    """
+    return loading.load_as(kind, config, env_file, set(Settings.model_fields))
