@@ -31,7 +31,7 @@ from flow_worker.runtime.sole_sender import require_sole_sender
 from flow_worker.runtime.supervisor import Supervisor
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import Settings
-from flow_worker.telemetry.health import Health, served
+from flow_worker.telemetry.health import Health, serve_health
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ async def assembled(settings: Settings) -> AsyncIterator[Supervisor]:
     """A crew with all it needs, ready to run."""
     health = Health()
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(served(health, settings.health.host, settings.health.port))
+        await stack.enter_async_context(serve_health(health, settings.health.host, settings.health.port))
         bus = await stack.enter_async_context(
             open_service_bus(settings.servicebus, client_id=settings.identity.client_id)
         )

@@ -1,4 +1,4 @@
-"""Only who holds the privilege gets through: the real worker, Dataverse's stand-in, and every wrong token."""
+"""Access end to end: a real worker, the Dataverse emulator, native messages, and every wrong token."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ async def object_id(system: System, name: str) -> str:
     return next(str(user["object_id"]) for user in users if user["name"] == name)
 
 
-async def posted(system: System, client: FlowClient, **wanted: object) -> FlowResult:
-    """What comes of a message that Dataverse posts."""
+async def result_of_post(system: System, client: FlowClient, **wanted: object) -> FlowResult:
+    """Let the Dataverse emulator post a message, and return the result."""
     correlation_id = str(uuid.uuid4())
     async with httpx.AsyncClient() as http:
         post: JsonObject = {"queue": POSTS, "correlation_id": correlation_id, "input": QUOTE, **wanted}
@@ -96,14 +96,14 @@ async def posted(system: System, client: FlowClient, **wanted: object) -> FlowRe
     return await client.wait(correlation_id, WAIT)
 
 
-def asserter(system: System, *roles: str) -> str:
+def asserter_claim(system: System, *roles: str) -> str:
     return system.claim(*(roles or (ON_BEHALF,)), user="plug-in", claims={"scp": None, "idtyp": "app"})
 
 
 # --- privileges --------------------------------------------------------------------------------------------------
 
 
-async def test_a_flow_by_privilege_is_for_those_who_hold_it(system: System, background: Background) -> None:
+async def test_a_flow_with_a_privilege_runs_only_for_its_holders(system: System, background: Background) -> None:
     ended = {}
     for user in ("ada", "grace", "bob", "nobody"):
         result = await background.request("private", QUOTE, WAIT, claim=system.claim("Other.Role", user=user))
@@ -112,21 +112,21 @@ async def test_a_flow_by_privilege_is_for_those_who_hold_it(system: System, back
     assert ended == {"ada": ("succeeded", None), "grace": ("succeeded", None), "bob": refused, "nobody": refused}
 
 
-async def test_a_privilege_must_reach_far_enough_and_a_role_be_there(system: System, background: Background) -> None:
+async def test_a_flow_requires_the_depth_of_its_privilege_and_its_role(system: System, background: Background) -> None:
     ada, other = system.claim(user="ada"), system.claim("Other.Role", user="ada")
     assert outcome(await background.request("deep", QUOTE, WAIT, claim=ada)) == ("refused", "privilege_missing")
     assert outcome(await background.request("both", QUOTE, WAIT, claim=ada)) == ("succeeded", None)
     assert outcome(await background.request("both", QUOTE, WAIT, claim=other)) == ("refused", "role_missing")
 
 
-async def test_while_dataverse_is_away_a_request_waits_and_is_neither_run_nor_denied(
+async def test_while_dataverse_is_unavailable_a_request_waits_and_is_neither_run_nor_refused(
     system: System, background: Background
 ) -> None:
     calls = len(await system.calls("create-quote"))
     asked = len(system.emulator.web.dataverse.calls())
     await system.put("dataverse", {"faults": [{"kind": "html", "status": 503}]})
     waiting = asyncio.create_task(background.request("private", QUOTE, WAIT, claim=system.claim(user="ada")))
-    await until(lambda: len(system.emulator.web.dataverse.calls()) >= asked + 3)  # it was tried again
+    await until(lambda: len(system.emulator.web.dataverse.calls()) >= asked + 3)  # the worker has retried the query
     assert not waiting.done()
     assert len(await system.calls("create-quote")) == calls
     await system.put("dataverse", {"faults": []})
@@ -134,23 +134,23 @@ async def test_while_dataverse_is_away_a_request_waits_and_is_neither_run_nor_de
     assert len(await system.calls("create-quote")) == calls + 1
 
 
-async def test_an_asserter_asks_for_a_user_and_is_told_whom_it_was_run_for(
+async def test_the_result_of_an_asserters_request_names_the_user_it_ran_for(
     system: System, background: Background
 ) -> None:
     ada, bob = await object_id(system, "ada"), await object_id(system, "bob")
-    result = await background.request("private", QUOTE, WAIT, claim=asserter(system), on_behalf_of=ada)
+    result = await background.request("private", QUOTE, WAIT, claim=asserter_claim(system), on_behalf_of=ada)
     assert (outcome(result), result.run_for) == (("succeeded", None), ada)
     for claim, user, code in (
-        (asserter(system), bob, "privilege_missing"),
-        (asserter(system), "ada@contoso.com", "on_behalf_of_invalid"),
-        (asserter(system, "Other.Role"), ada, "on_behalf_of_not_allowed"),
+        (asserter_claim(system), bob, "privilege_missing"),
+        (asserter_claim(system), "ada@contoso.com", "on_behalf_of_invalid"),
+        (asserter_claim(system, "Other.Role"), ada, "on_behalf_of_not_allowed"),
         (system.claim(ON_BEHALF, user="ada"), ada, "on_behalf_of_not_allowed"),
     ):
         refused = await background.request("private", QUOTE, WAIT, claim=claim, on_behalf_of=user)
         assert outcome(refused) == ("refused", code)
 
 
-async def test_a_bound_claim_is_good_for_one_request_only(system: System, background: Background) -> None:
+async def test_a_bound_claim_is_valid_for_one_request_only(system: System, background: Background) -> None:
     name = str(uuid.uuid4())
     claim = system.claim(claims={"nonce": name})
     assert outcome(await background.request("bound", QUOTE, WAIT, claim=claim, message_id=name)) == ("succeeded", None)
@@ -161,10 +161,10 @@ async def test_a_bound_claim_is_good_for_one_request_only(system: System, backgr
 # --- native messages ---------------------------------------------------------------------------------------------
 
 
-async def test_native_messages_are_judged_by_the_user_who_started_the_operation(
+async def test_the_rights_of_the_user_who_started_the_operation_decide_about_a_native_message(
     system: System, client: FlowClient
 ) -> None:
-    allowed = await posted(system, client, user="ada")
+    allowed = await result_of_post(system, client, user="ada")
     assert (outcome(allowed), allowed.run_for) == (("succeeded", None), await object_id(system, "ada"))
     assert allowed.output is not None
     for wanted, ending in (
@@ -179,22 +179,25 @@ async def test_native_messages_are_judged_by_the_user_who_started_the_operation(
         ({"user": "ada", "truncated": True}, ("refused", "input_truncated")),
         ({"user": "ada", "members": {"OrganizationId": str(uuid.uuid4())}}, ("refused", "organization_unknown")),
     ):
-        assert outcome(await posted(system, client, **wanted)) == ending, wanted
+        assert outcome(await result_of_post(system, client, **wanted)) == ending, wanted
     assert not any(question["forbidden"] for question in system.emulator.web.dataverse.calls())
 
 
-async def test_forged_labels_make_nobody_a_user_of_dataverses(system: System, client: FlowClient) -> None:
+async def test_forged_labels_on_a_native_message_do_not_change_its_user(system: System, client: FlowClient) -> None:
     ada = await object_id(system, "ada")
     claims = "http://schemas.microsoft.com/xrm/2011/Claims/"
     labels = {f"{claims}InitiatingUser": ada, f"{claims}User": ada}
-    assert outcome(await posted(system, client, user="bob", properties=labels)) == ("refused", "privilege_missing")
+    assert outcome(await result_of_post(system, client, user="bob", properties=labels)) == (
+        "refused",
+        "privilege_missing",
+    )
 
 
 @pytest.mark.parametrize("form", ["binary", "xml"])
-async def test_dotnets_forms_are_refused_with_the_setting_to_change(
+async def test_a_dotnet_format_is_refused_with_the_setting_to_change(
     system: System, client: FlowClient, form: str
 ) -> None:
-    message_id = str(uuid.uuid4())  # nothing else tells where an answer belongs: the body cannot be read
+    message_id = str(uuid.uuid4())  # the only address of the result: the worker cannot read the body
     async with httpx.AsyncClient() as http:
         post = {"queue": POSTS, "user": "ada", "form": form, "message_id": message_id}
         (await http.post(f"{system.emulator.web.url}/emulator/dataverse/post", json=post)).raise_for_status()
@@ -208,16 +211,16 @@ async def test_dotnets_forms_are_refused_with_the_setting_to_change(
 
 
 def events(caplog: pytest.LogCaptureFixture, event: str) -> set[str]:
-    """The message IDs they are about."""
+    """Return the message IDs in the log records of this event."""
     return {
         vars(record)["fields"]["message_id"] for record in caplog.records if getattr(record, "event", None) == event
     }
 
 
-async def test_no_wrong_token_starts_a_flow_or_disturbs_the_worker(
+async def test_no_wrong_token_starts_a_flow_or_harms_the_worker(
     system: System, background: Background, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every one is refused with its code, or dead-lettered where it cannot be answered."""
+    """Each one is refused with its code, or dead-lettered if it has no address for a result."""
     caplog.set_level(logging.INFO)
     calls = len(await system.calls("create-quote"))
     wanted = TokenRequest.model_validate({"user": "ada", "roles": [ROLE]})
@@ -230,7 +233,7 @@ async def test_no_wrong_token_starts_a_flow_or_disturbs_the_worker(
         return name, *outcome(result)
 
     def whole(token: str) -> bool:
-        """Whether FlowClient sends it at all."""
+        """Return whether FlowClient sends the token at all."""
         return 0 < len(token) <= 1 << 16 and "\ud800" not in token
 
     ended = await asyncio.gather(*(ask(name, token) for name, token in tokens.items() if whole(token)))

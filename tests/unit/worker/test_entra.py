@@ -13,7 +13,7 @@ from pydantic import JsonValue, SecretStr
 
 from flow_worker.access.authorities import Evidence
 from flow_worker.access.entra import EntraAuthority
-from flow_worker.access.issuer import Issuer, issuers
+from flow_worker.access.issuer import Issuer, issuers_of
 from flow_worker.access.jws import Jws, SigningKey
 from flow_worker.access.keys import published_key
 from flow_worker.access.principal import Principal
@@ -46,7 +46,7 @@ class Published:
 def authority(*, now: datetime | None = None, algorithms: tuple[str, ...] = ("RS256",)) -> EntraAuthority:
     return EntraAuthority(
         Published(),
-        issuers=issuers([TENANT], authority=AUTHORITY, authority_v1=AUTHORITY),
+        issuers=issuers_of([TENANT], authority=AUTHORITY, authority_v1=AUTHORITY),
         audiences=[AUDIENCE, "guid"],
         algorithms=algorithms,
         skew_seconds=SKEW,
@@ -222,7 +222,7 @@ class WithdrawableKeys:
 def with_keys(keys: WithdrawableKeys) -> EntraAuthority:
     return EntraAuthority(
         keys,
-        issuers=issuers([TENANT], authority=AUTHORITY, authority_v1=AUTHORITY),
+        issuers=issuers_of([TENANT], authority=AUTHORITY, authority_v1=AUTHORITY),
         audiences=[AUDIENCE],
         algorithms=["RS256"],
         skew_seconds=SKEW,

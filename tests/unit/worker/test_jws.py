@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from flow_worker.access import jws
-from flow_worker.access.issuer import issuers
+from flow_worker.access.issuer import issuers_of
 from flow_worker.access.keys import published_key
 
 VECTORS = Path(__file__).parents[2] / "data" / "wycheproof" / "json_web_signature.json"
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-ISSUER = issuers(["tenant"], authority="https://login.example", authority_v1="https://sts.example")[1]
+ISSUER = issuers_of(["tenant"], authority="https://login.example", authority_v1="https://sts.example")[1]
 
 
 def cases() -> Iterator[Any]:

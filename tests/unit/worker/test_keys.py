@@ -10,11 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from jwt.algorithms import RSAAlgorithm
 
-from flow_worker.access.issuer import issuers
+from flow_worker.access.issuer import issuers_of
 from flow_worker.access.keys import IssuerKeys
 from flow_worker.errors import TemporarilyUnavailable
 
-V1, V2 = issuers(["tenant"], authority="https://login.example", authority_v1="https://sts.example")
+V1, V2 = issuers_of(["tenant"], authority="https://login.example", authority_v1="https://sts.example")
 JWK = RSAAlgorithm.to_jwk(generate_private_key(public_exponent=65_537, key_size=2048).public_key(), as_dict=True)
 HOUR = 3600.0
 

@@ -11,7 +11,7 @@ from flow_worker import clock
 from flow_worker.access.authorities import Authority
 from flow_worker.access.dataverse import DataverseAuthority
 from flow_worker.access.entra import EntraAuthority, SigningKeys
-from flow_worker.access.issuer import issuers
+from flow_worker.access.issuer import issuers_of
 from flow_worker.access.keys import IssuerKeys
 from flow_worker.access.privileges import DataversePrivileges, PrivilegeCacheTimes
 from flow_worker.access.rights import Asserters, Rights
@@ -81,7 +81,7 @@ def _entra(settings: Settings, keys: SigningKeys) -> EntraAuthority:
     claims = settings.claims
     return EntraAuthority(
         keys,
-        issuers=issuers(claims.tenants, authority=settings.authority, authority_v1=settings.authority_v1),
+        issuers=issuers_of(claims.tenants, authority=settings.authority, authority_v1=settings.authority_v1),
         audiences=claims.audiences,
         algorithms=claims.algorithms,
         skew_seconds=claims.clock_skew_seconds,

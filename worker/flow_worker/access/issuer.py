@@ -33,7 +33,7 @@ class Issuer:
         return isinstance(key_issuer, str) and key_issuer.replace("{tenantid}", self.tenant) == self.name
 
 
-def issuers(tenants: Iterable[str], *, authority: str, authority_v1: str) -> list[Issuer]:
+def issuers_of(tenants: Iterable[str], *, authority: str, authority_v1: str) -> list[Issuer]:
     """Return both issuers of each tenant.
 
     The authorities are base URLs without a trailing slash. `authority` serves the metadata of both versions;

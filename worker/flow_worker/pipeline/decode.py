@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import assert_never
 
 from flow_contracts.dataverse import ExecutionContext
 from flow_contracts.message import ReceivedMessage
@@ -20,8 +21,14 @@ def readers(request_queues: Iterable[RequestQueue], continuations: str) -> dict[
 
 
 def reader_of(queue: RequestQueue) -> Reader:
-    """A reader of a request queue, by the authority its senders are judged by."""
-    return posts_of(queue) if queue.authority == "dataverse" else requests_of(queue.name)
+    """Return the reader of a request queue: the queue's authority decides the format of its messages."""
+    match queue.authority:
+        case "entra":
+            return requests_of(queue.name)
+        case "dataverse":
+            return posts_of(queue)
+        case _:
+            assert_never(queue.authority)
 
 
 def requests_of(queue: str) -> Reader:

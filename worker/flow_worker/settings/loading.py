@@ -47,7 +47,7 @@ class Layered(BaseSettings):
         env_prefix=PREFIX,
         env_nested_delimiter="__",
         env_file_encoding="utf-8-sig",  # editors on Windows write a byte order mark
-        extra="ignore",  # `load_as` refuses unknown names with a better message
+        extra="ignore",  # `load_checked` refuses unknown names with a better message
         frozen=True,
         hide_input_in_errors=True,
     )
@@ -67,7 +67,7 @@ class Layered(BaseSettings):
 _S = TypeVar("_S", bound=Layered)
 
 
-def load_as(kind: type[_S], config: Path | None, env_file: Path, known: set[str]) -> _S:
+def load_checked(kind: type[_S], config: Path | None, env_file: Path, known: set[str]) -> _S:
     """Read and check the settings that `kind` declares; `known` holds the top-level names of all settings.
 
     `config` is the TOML file; default: `$FLOW_WORKER_CONFIG`, then `flow-worker.toml` in the working directory.

@@ -8,7 +8,6 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import Field, JsonValue, model_validator
 
-from flow_worker.settings import loading
 from flow_worker.settings.clouds import CLOUDS, Cloud, CloudName, host_matches
 from flow_worker.settings.groups import (
     ClaimSettings,
@@ -27,7 +26,7 @@ from flow_worker.settings.groups import (
     RetrySettings,
     ServiceBusSettings,
 )
-from flow_worker.settings.loading import Layered
+from flow_worker.settings.loading import Layered, load_checked
 
 
 class Settings(Layered):
@@ -219,4 +218,4 @@ def load_as(kind: type[_S], config: Path | None, env_file: Path) -> _S:
     `config` is the TOML file; default: `$FLOW_WORKER_CONFIG`, then `flow-worker.toml` in the working directory.
     Raises `InvalidSettings`, which names every fault at once.
     """
-    return loading.load_as(kind, config, env_file, set(Settings.model_fields))
+    return load_checked(kind, config, env_file, set(Settings.model_fields))

@@ -58,7 +58,7 @@ class Health:
 
 
 @asynccontextmanager
-async def served(health: Health, host: str, port: int) -> AsyncIterator[None]:
+async def serve_health(health: Health, host: str, port: int) -> AsyncIterator[None]:
     """Serve the endpoint while the block runs. Port 0 turns it off. Raises `OSError` if the port is in use."""
     if port == 0:
         yield
