@@ -121,7 +121,7 @@ async def running_emulator(
         clock = MovableClock()
         broker = stack.enter_context(_broker(config, data, clock))
         authorizer = Authorizer(
-            config.policies, of_queues=broker.policies, access=access or config.http.service_bus.access
+            config.policies, queue_policies=broker.policies, access=access or config.http.service_bus.access
         )
         amqp = AmqpServer(broker, rules=rules, authorizer=authorizer)
         with _explaining_errors(endpoints.host, endpoints.amqp_port, "--amqp-port"):
@@ -140,7 +140,7 @@ async def running_emulator(
                     routes=partial(_control_routes, Control(broker, amqp, clock)),
                 )
             )
-        authorizer.bearers = _entra_tokens(config.http, web)
+        authorizer.jwt_validator = _entra_tokens(config.http, web)
         yield Emulator(
             connection_string(endpoints.host, amqp_port),
             web,

@@ -67,7 +67,7 @@ def test_every_accepted_send_survives_kill_9(tmp_path: Path) -> None:
     assert len(there) <= len(accepted) + 1  # the last may have been taken in without the sender learning of it
 
 
-def test_what_was_completed_does_not_come_back(tmp_path: Path) -> None:
+def test_a_completed_message_is_not_delivered_again(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, connection_string):
         client = ServiceBusClient.from_connection_string(connection_string)
         with client, client.get_queue_sender(QUEUE) as sender, client.get_queue_receiver(QUEUE) as receiver:

@@ -133,7 +133,7 @@ async def behave(bad: Bad, port: int, times: int) -> None:
 
 
 @pytest.mark.parametrize("bad", BADLY, ids=lambda bad: bad.__name__)
-async def test_who_behaves_badly_disturbs_nobody(
+async def test_a_misbehaving_client_does_not_disturb_the_others(
     emulator: Process, connection_string: str, port: int, bad: Bad
 ) -> None:
     async with good_client(connection_string) as round_trip:
@@ -148,7 +148,7 @@ async def test_who_behaves_badly_disturbs_nobody(
         assert memory(emulator) - before < 30
 
 
-async def test_who_never_reads_or_never_settles_holds_up_nobody(
+async def test_a_client_that_never_reads_or_settles_does_not_delay_the_others(
     emulator: Process, connection_string: str, port: int
 ) -> None:
     body = b"x" * 10_000
@@ -188,7 +188,7 @@ async def test_many_connections_are_served(emulator: Process, connection_string:
         assert (memory(emulator) - before) / 400 < 0.2
 
 
-async def test_memory_stays_flat_while_messages_go_through(emulator: Process, connection_string: str) -> None:
+async def test_memory_stays_constant_while_messages_pass_through(emulator: Process, connection_string: str) -> None:
     async def through(count: int) -> None:
         mode = ServiceBusReceiveMode.RECEIVE_AND_DELETE
         async with (
@@ -209,7 +209,7 @@ async def test_memory_stays_flat_while_messages_go_through(emulator: Process, co
     assert memory(emulator) - before < 10
 
 
-async def test_a_long_queue_is_as_quick_as_a_short_one(emulator: Process, connection_string: str) -> None:
+async def test_a_long_queue_is_as_fast_as_a_short_one(emulator: Process, connection_string: str) -> None:
     before = memory(emulator)
     async with (
         ServiceBusClient.from_connection_string(connection_string) as client,

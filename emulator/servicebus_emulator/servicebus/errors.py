@@ -1,4 +1,7 @@
-"""The service's error conditions, as the SDKs know them."""
+"""The error conditions of AMQP and Service Bus, and the error that carries one to the client.
+
+Sources: AMQP 1.0 part 2 section 2.8.15 and part 3; Microsoft Learn, "AMQP errors in Azure Service Bus".
+"""
 
 from __future__ import annotations
 
@@ -38,11 +41,17 @@ STATUS = {
     TIMEOUT: 408,
     SERVER_BUSY: 503,
 }
-"""The HTTP-like status that goes with a condition in a `$management` answer."""
+"""The status code that a response of `$cbs` or `$management` has for each condition.
+
+Tests may inject any condition (see `faults`), so the users of this table have a default.
+"""
 
 
 class ServiceBusError(Exception):
-    """The service refuses: `condition` is what SDKs map to an exception, the text is for people."""
+    """The broker refuses an operation.
+
+    `condition`: the AMQP error condition; SDKs map it to an exception. `description`: the text for people.
+    """
 
     def __init__(self, condition: str, description: str) -> None:
         super().__init__(description)

@@ -42,8 +42,8 @@ class ClientConnection(asyncio.Protocol):
         self._connections = connections
         self._max_connections = rules.max_connections
         self._loop = asyncio.get_running_loop()
-        self._endpoint = ConnectionEndpoint(broker, wrote=self._schedule_flush, authorizer=authorizer)
-        self._connection = Connection(_CONTAINER, limits, check_password=self._endpoint.claims.log_in)
+        self._endpoint = ConnectionEndpoint(broker, on_output=self._schedule_flush, authorizer=authorizer)
+        self._connection = Connection(_CONTAINER, limits, check_password=self._endpoint.rights.log_in)
         self._token_within_seconds = rules.first_token_within_seconds
         self._watch = IdleWatch(self._connection, rules, self._loop.time())
         self._transport: asyncio.Transport | None = None
@@ -193,7 +193,7 @@ class ClientConnection(asyncio.Protocol):
         """Close the connection if the client has put no valid token to `$cbs` in time."""
         if self._broker.faults.frozen:
             self._token_check = self._loop.call_later(self._token_within_seconds, self._require_token)
-        elif not self._endpoint.claims.proven and not self._connection.closed:
+        elif not self._endpoint.rights.is_authenticated and not self._connection.closed:
             text = f"No valid token was put to $cbs within {self._token_within_seconds:g} seconds."
             _log.info("The emulator closes a connection: %s", text)
             self._connection.close(Error(UNAUTHORIZED, text, {}))

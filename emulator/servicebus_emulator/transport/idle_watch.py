@@ -20,8 +20,7 @@ from servicebus_emulator.amqp import (
 )
 from servicebus_emulator.amqp.errors import RESOURCE_LIMIT_EXCEEDED
 from servicebus_emulator.servicebus.errors import CONNECTION_FORCED
-from servicebus_emulator.servicebus.links import addresses
-from servicebus_emulator.servicebus.links.addresses import Node
+from servicebus_emulator.servicebus.links.addresses import Node, parse_address
 from servicebus_emulator.transport.connection_rules import ConnectionRules
 
 _CHECKS_PER_LIMIT = 8
@@ -111,4 +110,4 @@ class IdleWatch:
 
 def _is_to_entity(link: Link) -> bool:
     terminus = link.attach.target if link.peer_is_sender else link.attach.source
-    return addresses.parse((terminus.address if terminus else None) or "").node is Node.ENTITY
+    return parse_address((terminus.address if terminus else None) or "").node is Node.ENTITY

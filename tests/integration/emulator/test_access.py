@@ -128,7 +128,7 @@ def said(error: ServiceBusError) -> str:
     return f"{type(error).__name__}: {error.inner_exception or error}"
 
 
-async def test_a_good_key_opens_all_there_is_to_do_with_a_queue(emulator: Emulator) -> None:
+async def test_a_valid_key_allows_every_operation_on_a_queue(emulator: Emulator) -> None:
     async with client(emulator, "queue", "queue-other") as one, one.get_queue_receiver(Q) as receiver:
         await send(one)
         assert len(await receiver.peek_messages()) == 1
@@ -140,7 +140,7 @@ async def test_a_good_key_opens_all_there_is_to_do_with_a_queue(emulator: Emulat
             await below.complete_message(dead)
 
 
-async def test_a_wrong_key_is_not_authenticated_and_the_reason_is_said(emulator: Emulator) -> None:
+async def test_a_wrong_key_is_not_authenticated_and_the_error_has_the_reason(emulator: Emulator) -> None:
     async with client(emulator, ROOT[0], "listener-key") as one:
         reason = said(await refused(send(one)))
     assert reason.startswith("ServiceBusAuthenticationError")
@@ -149,7 +149,7 @@ async def test_a_wrong_key_is_not_authenticated_and_the_reason_is_said(emulator:
     assert "listener-key" not in reason
 
 
-async def test_the_blocking_client_learns_of_a_wrong_key_and_of_a_missing_right(emulator: Emulator) -> None:
+async def test_the_blocking_client_reports_a_wrong_key_and_a_missing_right(emulator: Emulator) -> None:
     def attempt(name: str, key: str) -> None:
         text = emulator.connection_string.replace(ROOT[0], name).replace(ROOT[1], key)
         with BlockingClient.from_connection_string(text, retry_total=0) as one:
@@ -163,7 +163,7 @@ async def test_the_blocking_client_learns_of_a_wrong_key_and_of_a_missing_right(
     assert isinstance(lacking, ServiceBusAuthorizationError)
 
 
-async def test_who_may_send_cannot_receive(emulator: Emulator) -> None:
+async def test_a_client_with_the_right_to_send_cannot_receive(emulator: Emulator) -> None:
     async with client(emulator, "sender") as one:
         *refusals, _ = await asyncio.gather(
             refused(receive(one)), refused(one.get_queue_receiver(Q).peek_messages()), schedule_and_cancel(one)
@@ -173,7 +173,7 @@ async def test_who_may_send_cannot_receive(emulator: Emulator) -> None:
         assert "'Listen' claim(s) are required" in said(refusal)
 
 
-async def test_who_may_receive_cannot_send(emulator: Emulator) -> None:
+async def test_a_client_with_the_right_to_listen_cannot_send(emulator: Emulator) -> None:
     emulator.broker.find(Q).send([message("x")])
     async with client(emulator, "listener") as one:
         refusal, received = await asyncio.gather(refused(send(one)), receive(one))
@@ -182,19 +182,19 @@ async def test_who_may_receive_cannot_send(emulator: Emulator) -> None:
     assert "'Send' claim(s) are required" in said(refusal)
 
 
-async def test_a_queues_key_does_not_open_another_queue(emulator: Emulator) -> None:
+async def test_a_queues_key_gives_no_right_over_another_queue(emulator: Emulator) -> None:
     async with client(emulator, "queue") as one:
         _, refusal = await asyncio.gather(send(one), refused(send(one, OTHER)))
     assert isinstance(refusal, ServiceBusAuthenticationError)
     assert f"there is no policy 'queue' for '{OTHER}'" in said(refusal)
 
 
-async def test_when_nothing_is_checked_any_key_will_do() -> None:
+async def test_in_open_mode_every_key_is_accepted() -> None:
     async with serving(AccessMode.OPEN) as emulator, client(emulator, "nobody", "wrong") as one:
         await send(one)
 
 
-async def test_the_configuration_may_switch_checks_off_and_the_command_line_on_again() -> None:
+async def test_the_command_line_overrides_the_access_mode_of_the_configuration() -> None:
     async with (
         serving(Access="open") as emulator,
         serving(AccessMode.CHECKED, Access="open") as strict,
@@ -223,7 +223,7 @@ def assignment(role: str, **more: object) -> dict[str, object]:
     return {"ObjectId": str(config.load().http.identity.managed_identity.object_id), "Role": role} | more
 
 
-async def test_the_managed_identity_owns_the_data_unless_the_configuration_says_else(
+async def test_the_managed_identity_is_data_owner_unless_role_assignments_are_configured(
     emulator: Emulator, at_identity_of: Callable[[Emulator], None]
 ) -> None:
     at_identity_of(emulator)
@@ -255,7 +255,7 @@ async def test_a_data_role_gives_its_right_and_no_other(at_identity_of: Callable
     assert "'Listen' claim(s) are required" in said(refusal)
 
 
-async def test_without_a_role_an_identity_may_do_nothing(at_identity_of: Callable[[Emulator], None]) -> None:
+async def test_an_identity_without_a_role_has_no_rights(at_identity_of: Callable[[Emulator], None]) -> None:
     async with serving(RoleAssignments=[]) as emulator:
         at_identity_of(emulator)
         async with ManagedIdentityCredential() as who, of_identity(emulator, who) as one:
@@ -272,7 +272,7 @@ async def test_without_a_role_an_identity_may_do_nothing(at_identity_of: Callabl
         ({"RoleAssignments": [assignment(OWNER, Que="q")]}, r"RoleAssignments\[0\].Que: no such field"),
     ],
 )
-def test_a_wrong_setting_is_refused_with_its_place(service_bus: dict[str, object], path: str) -> None:
+def test_an_invalid_setting_is_rejected_with_its_path(service_bus: dict[str, object], path: str) -> None:
     with pytest.raises(ConfigError, match=path):
         configuration(**service_bus)
 
@@ -317,7 +317,7 @@ async def put_token(one: Client, number: int, token: str, queue: str = Q) -> Non
     await one.hear(Transfer)
 
 
-async def test_an_expired_token_ends_its_links_and_no_others(emulator: Emulator) -> None:
+async def test_an_expired_token_detaches_its_links_and_no_others(emulator: Emulator) -> None:
     async with peer(emulator) as one:
         await put_token(one, 0, signature(emulator, 2))
         await put_token(one, 1, signature(emulator, 60, queue=OTHER), OTHER)
@@ -333,7 +333,7 @@ async def test_an_expired_token_ends_its_links_and_no_others(emulator: Emulator)
         assert (await one.hear(Transfer)).handle == 3
 
 
-async def test_a_token_renewed_in_time_keeps_its_links(emulator: Emulator) -> None:
+async def test_a_token_replaced_in_time_keeps_its_links(emulator: Emulator) -> None:
     expiry = int(time.time()) + 2
     async with peer(emulator) as one:
         await put_token(one, 0, signature(emulator, 2))
@@ -376,7 +376,7 @@ async def test_the_sdk_renews_its_token_in_time_and_keeps_its_link(emulator: Emu
 
 
 @pytest.mark.parametrize("address", [Q, f"{Q}/$management", "no-such-queue"])
-async def test_without_a_token_no_link_is_opened_not_even_to_learn_what_there_is(
+async def test_without_a_token_every_link_is_refused_alike_and_reveals_no_entity(
     emulator: Emulator, address: str
 ) -> None:
     async with peer(emulator) as one:
@@ -397,7 +397,7 @@ async def short_of_patience() -> AsyncIterator[int]:
         await server.stop()
 
 
-async def test_who_shows_no_token_in_time_is_hung_up_on() -> None:
+async def test_a_connection_without_a_token_is_closed_after_the_grace_period() -> None:
     async with short_of_patience() as port:
         one, stream = await connect(HOST, port)
         await one.open()
@@ -424,7 +424,7 @@ async def log_in(port: int, name: str, key: str) -> tuple[SaslOutcome, Client, S
                 return found, Client(stream), stream
 
 
-async def test_who_logs_in_with_a_policys_name_and_key_needs_no_token() -> None:
+async def test_a_client_that_logs_in_with_a_policys_name_and_key_needs_no_token() -> None:
     async with short_of_patience() as port:
         outcome, one, stream = await log_in(port, *ROOT)
         assert outcome.code == 0

@@ -50,7 +50,7 @@ def test_each_deferral_counts_as_a_delivery(client: ServiceBusClient) -> None:
         receiver.complete_message(third)
 
 
-def test_what_is_dead_lettered_cannot_be_dead_lettered_again(client: ServiceBusClient) -> None:
+def test_a_dead_letter_cannot_be_dead_lettered_again(client: ServiceBusClient) -> None:
     send(client, "dead", ServiceBusMessage("a"))
     with client.get_queue_receiver("dead") as receiver:
         receiver.dead_letter_message(receive_blocking(receiver, 1)[0])
@@ -62,7 +62,7 @@ def test_what_is_dead_lettered_cannot_be_dead_lettered_again(client: ServiceBusC
         below.complete_message(again)
 
 
-def test_in_the_dead_letter_queue_deliveries_are_not_counted(client: ServiceBusClient) -> None:
+def test_deliveries_of_dead_letters_are_not_counted(client: ServiceBusClient) -> None:
     send(client, "abandoned", ServiceBusMessage("a"))
     with client.get_queue_receiver("abandoned") as receiver:
         receiver.abandon_message(receive_blocking(receiver, 1)[0])
@@ -74,7 +74,7 @@ def test_in_the_dead_letter_queue_deliveries_are_not_counted(client: ServiceBusC
         below.complete_message(again)
 
 
-def test_beside_an_empty_session_id_any_partition_key_will_do(client: ServiceBusClient) -> None:
+def test_an_empty_session_id_allows_any_partition_key(client: ServiceBusClient) -> None:
     raw = ServiceBusMessage("a", session_id="")
     raw.raw_amqp_message.annotations = {b"x-opt-partition-key": "another"}
     send(client, "sessions", raw)
@@ -84,7 +84,7 @@ def test_beside_an_empty_session_id_any_partition_key_will_do(client: ServiceBus
         receiver.complete_message(got)
 
 
-def test_a_policy_tells_its_rights_in_the_services_order() -> None:
+def test_a_policy_lists_its_rights_in_the_services_order() -> None:
     policy = Policy("all", ALL_RIGHTS, ("one", "two"), "orders")
     told_rights = told((policy,), created="2026-01-01T00:00:00Z", updated="2026-01-01T00:00:00Z")
     places = [told_rights.index(f">{right}<") for right in ("Manage", "Send", "Listen")]

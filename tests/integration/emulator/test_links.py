@@ -60,7 +60,7 @@ def receivers(client: ServiceBusClient) -> Iterator[dict[ServiceBusReceiveMode, 
 
 
 @pytest.mark.parametrize("mode", [ServiceBusReceiveMode.PEEK_LOCK, ServiceBusReceiveMode.RECEIVE_AND_DELETE])
-def test_header_and_annotations_are_the_services_own(
+def test_header_and_annotations_are_those_of_the_service(
     sender: ServiceBusSender,
     receivers: dict[ServiceBusReceiveMode, ServiceBusReceiver],
     mode: ServiceBusReceiveMode,
@@ -82,7 +82,7 @@ def test_header_and_annotations_are_the_services_own(
     }
 
 
-def test_what_the_sender_annotated_and_footed_comes_along(
+def test_annotations_and_footer_of_the_sender_arrive(
     sender: ServiceBusSender, receivers: dict[ServiceBusReceiveMode, ServiceBusReceiver]
 ) -> None:
     sent = AmqpAnnotatedMessage(
@@ -96,7 +96,7 @@ def test_what_the_sender_annotated_and_footed_comes_along(
     assert raw.footer == {b"last": 3}
 
 
-def test_where_large_messages_are_taken_they_arrive_and_batches_stay_small(client: ServiceBusClient) -> None:
+def test_large_messages_arrive_where_the_queue_allows_them_and_batches_stay_limited(client: ServiceBusClient) -> None:
     with client.get_queue_sender("large") as large, client.get_queue_receiver("large") as receiver:
         large.send_messages(ServiceBusMessage(b"x" * 3 * MEGABYTE))
         [got] = receiver.receive_messages(max_wait_time=5)
@@ -107,7 +107,7 @@ def test_where_large_messages_are_taken_they_arrive_and_batches_stay_small(clien
             large.send_messages(ServiceBusMessage(b"x" * 5 * MEGABYTE))
 
 
-def test_a_queue_that_is_disabled_while_it_is_used_says_so(client: ServiceBusClient, bus: EmulatedServiceBus) -> None:
+def test_a_queue_that_is_disabled_while_in_use_reports_it(client: ServiceBusClient, bus: EmulatedServiceBus) -> None:
     with client.get_queue_sender("closing") as sender:
         sender.send_messages(ServiceBusMessage("x"))
         bus.update_queue("closing", status=QueueStatus.SEND_DISABLED)
@@ -119,7 +119,7 @@ def test_a_queue_that_is_disabled_while_it_is_used_says_so(client: ServiceBusCli
         assert len(receiver.receive_messages(max_wait_time=5)) == 1
 
 
-def test_what_the_emulator_does_not_have_is_refused_by_name(client: ServiceBusClient) -> None:
+def test_features_that_the_emulator_lacks_are_refused_by_name(client: ServiceBusClient) -> None:
     with (
         pytest.raises(ServiceBusError, match="Topics, subscriptions and rules are not supported"),
         client.get_subscription_receiver("topic", "subscription"),

@@ -33,9 +33,7 @@ def sender(client: ServiceBusClient) -> Iterator[ServiceBusSender]:
         yield one
 
 
-def test_a_message_is_settled_over_another_connection_once_and_not_twice(
-    client: ServiceBusClient, bus: EmulatedServiceBus
-) -> None:
+def test_a_message_is_settled_once_over_another_connection(client: ServiceBusClient, bus: EmulatedServiceBus) -> None:
     with client.get_queue_sender("plain") as sender:
         sender.send_messages([ServiceBusMessage(text) for text in ("complete", "abandon", "bury")])
     with client.get_queue_receiver("plain") as one:
@@ -52,7 +50,7 @@ def test_a_message_is_settled_over_another_connection_once_and_not_twice(
             other.renew_message_lock(again)
 
 
-def test_in_a_session_deferred_messages_are_its_holders_until_the_lock_is_lost(
+def test_deferred_messages_of_a_session_belong_to_its_holder_until_the_lock_is_lost(
     client: ServiceBusClient, sender: ServiceBusSender, bus: EmulatedServiceBus
 ) -> None:
     sender.send_messages([ServiceBusMessage("x", session_id="s"), ServiceBusMessage("y", session_id="other")])
@@ -69,7 +67,7 @@ def test_in_a_session_deferred_messages_are_its_holders_until_the_lock_is_lost(
     assert bus.counts("sessions") == EMPTY | {"active": 1, "deferred": 1}
 
 
-def test_a_session_may_have_no_name_at_all(client: ServiceBusClient, sender: ServiceBusSender) -> None:
+def test_a_session_id_may_be_empty(client: ServiceBusClient, sender: ServiceBusSender) -> None:
     sender.send_messages(ServiceBusMessage("nameless", session_id=""))
     assert "" in list(client.list_queue_sessions("sessions"))
     with client.get_queue_receiver("sessions", session_id="") as receiver:

@@ -54,7 +54,7 @@ async def next_body(receiver: ServiceBusReceiver) -> str:
     return str(got)
 
 
-async def test_links_that_break_between_two_uses_are_made_anew(
+async def test_links_that_are_detached_between_two_uses_are_attached_again(
     bus: Bus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     await sender.send_messages(ServiceBusMessage("before"))
@@ -69,7 +69,7 @@ async def test_links_that_break_between_two_uses_are_made_anew(
     assert await next_body(receiver) == "after the links were taken away"
 
 
-async def test_a_waiting_receiver_outlives_a_restart(
+async def test_a_waiting_receiver_survives_a_restart(
     bus: Bus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     waiting = asyncio.create_task(receiver.receive_messages(max_wait_time=20))
@@ -83,7 +83,7 @@ async def test_a_waiting_receiver_outlives_a_restart(
     await receiver.complete_message(got[0])
 
 
-async def test_a_message_under_lock_outlives_the_connection_it_came_on(
+async def test_a_message_lock_outlives_its_connection(
     bus: Bus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     await sender.send_messages(ServiceBusMessage("held"))
@@ -94,7 +94,7 @@ async def test_a_message_under_lock_outlives_the_connection_it_came_on(
     assert bus.broker.counts()["plain"]["active"] == 0
 
 
-async def test_a_session_is_not_had_back_after_its_link_was_taken_away(bus: Bus, client: ServiceBusClient) -> None:
+async def test_a_session_receiver_does_not_recover_from_a_forced_detach(bus: Bus, client: ServiceBusClient) -> None:
     async with client.get_queue_receiver("sessions", session_id="s") as receiver:
         bus.server.force_detach("sessions")
         with pytest.raises((SessionLockLostError, ServiceBusConnectionError)):
@@ -103,14 +103,14 @@ async def test_a_session_is_not_had_back_after_its_link_was_taken_away(bus: Bus,
         assert again.session.session_id == "s"
 
 
-async def test_a_broken_connection_frees_its_session(bus: Bus, client: ServiceBusClient) -> None:
+async def test_a_broken_connection_releases_its_session(bus: Bus, client: ServiceBusClient) -> None:
     async with client.get_queue_receiver("sessions", session_id="s"):
         bus.server.drop_connections()
         async with client.get_queue_receiver("sessions", session_id="s") as again:
             assert again.session.session_id == "s"
 
 
-async def test_a_frozen_broker_looks_like_an_empty_queue_until_it_thaws(
+async def test_a_frozen_broker_appears_as_an_empty_queue_until_it_resumes(
     bus: Bus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     await sender.send_messages(ServiceBusMessage("before"))
@@ -124,7 +124,7 @@ async def test_a_frozen_broker_looks_like_an_empty_queue_until_it_thaws(
     assert await next_body(receiver) == "after"
 
 
-async def test_no_broker_at_all_is_an_error_that_can_be_tried_again(bus: Bus) -> None:
+async def test_an_unreachable_broker_raises_a_retryable_error(bus: Bus) -> None:
     await bus.server.stop()
     try:
         hasty = ServiceBusClient.from_connection_string(bus.connection_string, retry_total=0)
@@ -137,7 +137,7 @@ async def test_no_broker_at_all_is_an_error_that_can_be_tried_again(bus: Bus) ->
         await bus.server.start(HOST, bus.port)
 
 
-async def test_the_port_is_free_again_after_stopping() -> None:
+async def test_the_port_is_free_after_stopping() -> None:
     async with emulator(QueueSettings("q")) as bus:
         port = bus.port
     server = AmqpServer(bus.broker)

@@ -88,7 +88,7 @@ def told(queue: QueueProperties) -> dict[str, list[str]]:
     }
 
 
-async def test_a_policy_that_is_made_opens_what_it_says_and_nothing_else(namespace: Namespace) -> None:
+async def test_a_created_policy_gives_its_rights_and_no_others(namespace: Namespace) -> None:
     rules = [rule("portal", AccessRights.SEND), rule("desk", AccessRights.LISTEN)]
     made = await namespace.admin.create_queue("made", authorization_rules=rules)
     assert told(made) == told(await namespace.admin.get_queue("made")) == {"portal": ["Send"], "desk": ["Listen"]}
@@ -99,14 +99,14 @@ async def test_a_policy_that_is_made_opens_what_it_says_and_nothing_else(namespa
     assert not await namespace.sends("configured", "portal", KEY)
 
 
-async def test_what_the_configuration_says_is_told_with_its_key(namespace: Namespace) -> None:
+async def test_a_configured_policy_is_returned_with_its_key(namespace: Namespace) -> None:
     queue = await namespace.admin.get_queue("configured")
     assert told(queue) == {"portal": ["Send"]}
     assert [one.primary_key for one in queue.authorization_rules or []] == ["of-the-file"]
     assert await namespace.sends("configured", "portal", "of-the-file")
 
 
-async def test_an_update_replaces_the_policies_and_one_without_any_takes_them_away(namespace: Namespace) -> None:
+async def test_an_update_replaces_the_policies_and_one_without_policies_removes_them(namespace: Namespace) -> None:
     queue = await namespace.admin.get_queue("configured")
     queue.authorization_rules = [rule("desk", AccessRights.MANAGE, AccessRights.LISTEN, AccessRights.SEND)]
     await namespace.admin.update_queue(queue)
@@ -118,7 +118,7 @@ async def test_an_update_replaces_the_policies_and_one_without_any_takes_them_aw
     assert not await namespace.sends("configured", "desk", KEY)
 
 
-async def test_keys_that_are_not_given_are_made(namespace: Namespace) -> None:
+async def test_missing_keys_are_generated(namespace: Namespace) -> None:
     made = await namespace.admin.create_queue("made", authorization_rules=[rule("p", AccessRights.SEND, key=None)])
     (only,) = made.authorization_rules or []
     assert only.primary_key != only.secondary_key
@@ -126,7 +126,7 @@ async def test_keys_that_are_not_given_are_made(namespace: Namespace) -> None:
     assert await namespace.sends("made", "p", str(only.secondary_key))
 
 
-async def test_the_policies_of_a_deleted_queue_open_nothing_of_a_new_one(namespace: Namespace) -> None:
+async def test_the_policies_of_a_deleted_queue_give_no_right_over_a_new_one(namespace: Namespace) -> None:
     await namespace.admin.create_queue("made", authorization_rules=[rule("p", AccessRights.SEND)])
     await namespace.admin.delete_queue("made")
     await namespace.admin.create_queue("made")
@@ -143,7 +143,7 @@ async def test_the_policies_of_a_deleted_queue_open_nothing_of_a_new_one(namespa
         ([rule("p", AccessRights.SEND, key="k" * 257)], "PrimaryKey: must be a text of at most 256 characters"),
     ],
 )
-async def test_wrong_policies_are_refused_and_nothing_is_made(
+async def test_invalid_policies_are_rejected_and_create_nothing(
     namespace: Namespace, rules: list[AuthorizationRule], said: str
 ) -> None:
     with pytest.raises(HttpResponseError, match=f"AuthorizationRules: {said}") as refused:

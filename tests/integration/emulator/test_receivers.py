@@ -103,7 +103,7 @@ async def test_every_kind_of_body_arrives_as_it_was_sent(client: ServiceBusClien
             await receiver.complete_message(one)
 
 
-async def test_a_prefetching_receiver_iterates_over_more_than_it_fetched_at_first(
+async def test_a_prefetching_receiver_iterates_over_more_messages_than_its_prefetch_count(
     client: ServiceBusClient, send: Senders, bus: Bus
 ) -> None:
     await send("many", [ServiceBusMessage(str(number)) for number in range(120)])
@@ -116,7 +116,7 @@ async def test_a_prefetching_receiver_iterates_over_more_than_it_fetched_at_firs
     assert bus.broker.counts()["many"] == EMPTY
 
 
-async def test_two_receivers_share_a_queue_and_neither_gets_the_others(
+async def test_two_receivers_share_a_queue_without_duplicates(
     client: ServiceBusClient, send: Senders, bus: Bus
 ) -> None:
     deleting = ServiceBusReceiveMode.RECEIVE_AND_DELETE
@@ -134,7 +134,7 @@ async def test_two_receivers_share_a_queue_and_neither_gets_the_others(
     assert bus.broker.counts()["many"] == EMPTY
 
 
-async def test_closing_gives_back_what_was_fetched_unread_and_counts_no_delivery(
+async def test_closing_releases_prefetched_messages_without_counting_a_delivery(
     client: ServiceBusClient, send: Senders, bus: Bus
 ) -> None:
     await send("closing", [ServiceBusMessage(str(number)) for number in range(10)])
@@ -150,7 +150,7 @@ async def test_closing_gives_back_what_was_fetched_unread_and_counts_no_delivery
     assert bus.broker.counts()["closing"] == EMPTY
 
 
-async def test_deferred_messages_are_settled_in_every_way(client: ServiceBusClient, send: Senders, bus: Bus) -> None:
+async def test_deferred_messages_can_be_settled_in_every_way(client: ServiceBusClient, send: Senders, bus: Bus) -> None:
     await send("deferring", [ServiceBusMessage(str(number)) for number in range(5)])
     async with client.get_queue_receiver("deferring") as receiver:
         for one in await receive(receiver, 5):
@@ -187,7 +187,7 @@ async def test_a_message_can_be_settled_by_another_receiver(client: ServiceBusCl
     assert bus.broker.counts()["mixed"] == EMPTY
 
 
-async def test_a_message_may_name_the_time_it_is_to_be_enqueued(client: ServiceBusClient, send: Senders) -> None:
+async def test_a_message_may_carry_its_scheduled_enqueue_time(client: ServiceBusClient, send: Senders) -> None:
     due = datetime.now(UTC) + timedelta(seconds=1)
     await send("mixed", [ServiceBusMessage("later", scheduled_enqueue_time_utc=due)])
     async with client.get_queue_receiver("mixed") as receiver:
@@ -200,7 +200,7 @@ async def test_a_message_may_name_the_time_it_is_to_be_enqueued(client: ServiceB
 # --- with sessions -----------------------------------------------------------------------------------------------
 
 
-async def test_next_sessions_are_different_ones_and_closing_one_frees_it(
+async def test_next_available_sessions_differ_and_closing_one_releases_it(
     client: ServiceBusClient, send: Senders
 ) -> None:
     await send("sessions", [ServiceBusMessage(name, session_id=name) for name in ("one", "two")])
@@ -221,7 +221,7 @@ async def test_next_sessions_are_different_ones_and_closing_one_frees_it(
         await again.complete_message(got)
 
 
-async def test_in_a_session_messages_are_settled_in_every_way(
+async def test_messages_of_a_session_can_be_settled_in_every_way(
     client: ServiceBusClient, send: Senders, bus: Bus
 ) -> None:
     names = ("complete", "abandon", "defer", "dead-letter")
@@ -244,7 +244,7 @@ async def test_in_a_session_messages_are_settled_in_every_way(
     assert bus.broker.counts()["sessions"] == EMPTY
 
 
-async def test_a_session_can_be_read_in_receive_and_delete_mode(
+async def test_a_session_can_be_received_in_receive_and_delete_mode(
     client: ServiceBusClient, send: Senders, bus: Bus
 ) -> None:
     await send("sessions", [ServiceBusMessage(text, session_id="d") for text in "ab"])
@@ -265,7 +265,7 @@ async def test_messages_can_be_scheduled_into_a_session(client: ServiceBusClient
         await receiver.complete_message(got)
 
 
-async def test_sessions_are_listed_page_after_page_and_by_their_states_time(
+async def test_sessions_are_listed_by_page_and_by_the_time_their_state_was_set(
     client: ServiceBusClient, send: Senders
 ) -> None:
     names = [f"{number:03}" for number in range(230)]

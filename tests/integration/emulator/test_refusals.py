@@ -64,7 +64,7 @@ class Bearer:
         ("amqp:internal-error", ServiceBusError),
     ],
 )
-def test_a_send_refused_on_demand_is_an_error_of_its_own_kind(
+def test_a_send_refused_on_demand_raises_its_own_error(
     bus: Bus, sender: ServiceBusSender, condition: str, kind: type[ServiceBusError]
 ) -> None:
     bus.broker.faults.refuse(FaultPoint.SEND, condition, queue="plain")
@@ -76,7 +76,9 @@ def test_a_send_refused_on_demand_is_an_error_of_its_own_kind(
     assert bus.broker.counts()["plain"]["active"] == 0
 
 
-def test_what_is_too_large_is_refused_in_a_batch_and_when_scheduled_too(bus: Bus, sender: ServiceBusSender) -> None:
+def test_a_message_that_is_too_large_is_rejected_also_in_a_batch_and_when_scheduled(
+    bus: Bus, sender: ServiceBusSender
+) -> None:
     large = "x" * 200_000
     with pytest.raises(MessageSizeExceededError):
         sender.send_messages([ServiceBusMessage(large), ServiceBusMessage(large)])
@@ -85,7 +87,7 @@ def test_what_is_too_large_is_refused_in_a_batch_and_when_scheduled_too(bus: Bus
     assert bus.broker.counts()["plain"] == {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 0}
 
 
-def test_numbers_of_no_message_are_not_found(client: ServiceBusClient, sender: ServiceBusSender) -> None:
+def test_unknown_sequence_numbers_are_not_found(client: ServiceBusClient, sender: ServiceBusSender) -> None:
     with pytest.raises(MessageNotFoundError):
         sender.cancel_scheduled_messages([4711])
     with client.get_queue_receiver("plain") as receiver, pytest.raises(MessageNotFoundError):
@@ -105,7 +107,7 @@ def test_a_dead_letter_queue_has_no_sessions(client: ServiceBusClient) -> None:
         assert receiver.peek_messages(5) == []
 
 
-def test_a_session_id_must_be_a_text(client: ServiceBusClient) -> None:
+def test_a_session_id_must_be_a_string(client: ServiceBusClient) -> None:
     with (
         pytest.raises(ServiceBusError, match="must be a string"),
         client.get_queue_receiver("sessions", session_id=1),  # type: ignore[arg-type]  # that is the test
@@ -113,7 +115,7 @@ def test_a_session_id_must_be_a_text(client: ServiceBusClient) -> None:
         pass
 
 
-def test_an_expired_session_cannot_be_asked_for_its_state(client: ServiceBusClient) -> None:
+def test_the_state_of_an_expired_session_cannot_be_read(client: ServiceBusClient) -> None:
     with client.get_queue_receiver("sessions", session_id="brief") as receiver:
         assert receiver.session.get_state() is None
         time.sleep(1.1)  # the lock's own time
@@ -121,7 +123,7 @@ def test_an_expired_session_cannot_be_asked_for_its_state(client: ServiceBusClie
             receiver.session.get_state()
 
 
-def test_a_bearer_token_is_enough_and_nonsense_is_not(bus: Bus) -> None:
+def test_a_bearer_token_is_accepted_and_nonsense_is_not(bus: Bus) -> None:
     def peek(credential: Bearer | AzureSasCredential) -> int:
         address = f"{HOST}:{bus.port}"
         with (

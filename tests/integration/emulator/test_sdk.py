@@ -109,7 +109,7 @@ async def test_a_message_arrives_as_it_was_sent(
     assert bus.broker.counts()["plain"]["active"] == 0
 
 
-async def test_every_settlement_does_what_it_says(
+async def test_every_settlement_has_its_effect(
     sender: ServiceBusSender, receiver: ServiceBusReceiver, client: ServiceBusClient, bus: Bus
 ) -> None:
     batch = await sender.create_message_batch()
@@ -159,7 +159,7 @@ async def test_a_message_is_scheduled_cancelled_and_peeked(
     assert bus.broker.counts()["plain"]["scheduled"] == 0
 
 
-async def test_a_lock_is_renewed_lost_and_ends_in_the_dead_letter_queue(client: ServiceBusClient, bus: Bus) -> None:
+async def test_a_lock_is_renewed_and_lost_and_the_message_is_dead_lettered(client: ServiceBusClient, bus: Bus) -> None:
     await send(client, "short", ServiceBusMessage("x"))
     async with client.get_queue_receiver("short") as one:
         (got,) = await one.receive_messages(max_wait_time=5)
@@ -176,7 +176,7 @@ async def test_a_lock_is_renewed_lost_and_ends_in_the_dead_letter_queue(client: 
         assert bus.broker.counts()["short"] == {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 1}
 
 
-async def test_a_refused_settlement_is_an_error_of_its_own_kind(client: ServiceBusClient, bus: Bus) -> None:
+async def test_a_refused_settlement_raises_its_own_error(client: ServiceBusClient, bus: Bus) -> None:
     await send(client, "unique", ServiceBusMessage("x"))
     async with client.get_queue_receiver("unique") as one:
         (got,) = await one.receive_messages(max_wait_time=5)
@@ -185,7 +185,7 @@ async def test_a_refused_settlement_is_an_error_of_its_own_kind(client: ServiceB
             await one.complete_message(got)
 
 
-async def test_receive_and_delete_and_duplicate_detection(client: ServiceBusClient, bus: Bus) -> None:
+async def test_receive_and_delete_and_duplicate_detection_work(client: ServiceBusClient, bus: Bus) -> None:
     before = bus.broker.counts()["unique"]["active"]
     await send(client, "unique", *(ServiceBusMessage("x", message_id="same") for _ in range(3)))
     assert bus.broker.counts()["unique"]["active"] == before + 1
@@ -204,7 +204,7 @@ async def test_an_expired_message_is_dead_lettered(client: ServiceBusClient, bus
     assert bus.broker.counts()["expiring"]["active"] == 0
 
 
-async def test_large_messages_pass_and_larger_ones_are_refused(
+async def test_messages_up_to_the_limit_are_accepted_and_larger_ones_are_rejected(
     sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     await sender.send_messages(ServiceBusMessage(b"x" * 250_000))
@@ -218,7 +218,7 @@ async def test_large_messages_pass_and_larger_ones_are_refused(
     await receiver.complete_message(got)
 
 
-async def test_a_session_is_held_has_state_and_is_read_in_order(client: ServiceBusClient) -> None:
+async def test_a_session_is_locked_has_state_and_is_received_in_order(client: ServiceBusClient) -> None:
     await send(client, "sessions", *(ServiceBusMessage(text, session_id="a") for text in ("one", "two")))
     async with client.get_queue_receiver("sessions", session_id="a") as held:
         assert held.session.session_id == "a"
@@ -235,7 +235,7 @@ async def test_a_session_is_held_has_state_and_is_read_in_order(client: ServiceB
         await held.complete_message(got[1])
 
 
-async def test_the_next_session_is_waited_for(client: ServiceBusClient) -> None:
+async def test_a_receiver_waits_for_the_next_session(client: ServiceBusClient) -> None:
     async def accept() -> str:
         async with client.get_queue_receiver("sessions", session_id=NEXT_AVAILABLE_SESSION, max_wait_time=20) as held:
             (got,) = await held.receive_messages(max_wait_time=5)
@@ -266,7 +266,7 @@ async def refusal(opened: AbstractAsyncContextManager[object]) -> ServiceBusErro
     return error.value
 
 
-async def test_what_is_not_there_or_not_allowed_is_refused_in_the_services_way(client: ServiceBusClient) -> None:
+async def test_missing_entities_and_forbidden_operations_raise_the_services_errors(client: ServiceBusClient) -> None:
     *missing, unlike, like = await asyncio.gather(
         refusal(client.get_queue_receiver("not-there")),
         refusal(client.get_queue_sender("not-there")),
@@ -281,7 +281,7 @@ async def test_what_is_not_there_or_not_allowed_is_refused_in_the_services_way(c
         await send(client, "sessions", ServiceBusMessage("no session"))
 
 
-async def test_names_ignore_case(client: ServiceBusClient, bus: Bus) -> None:
+async def test_queue_names_ignore_case(client: ServiceBusClient, bus: Bus) -> None:
     before = bus.broker.counts()["plain"]["active"]
     await send(client, "PLAIN", ServiceBusMessage("x"))
     assert bus.broker.counts()["plain"]["active"] == before + 1

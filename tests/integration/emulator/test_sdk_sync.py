@@ -30,7 +30,7 @@ def test_the_blocking_client_sends_receives_settles_and_peeks() -> None:
         assert set(bus.broker.counts()["plain"].values()) == {0}
 
 
-def test_the_blocking_client_reads_and_lists_sessions() -> None:
+def test_the_blocking_client_receives_and_lists_sessions() -> None:
     with emulator_in_thread(*QUEUES) as bus, ServiceBusClient.from_connection_string(bus.connection_string) as client:
         with client.get_queue_sender("sessions") as sender:
             sender.send_messages([ServiceBusMessage("x", session_id=name) for name in ("a", "b")])
@@ -41,7 +41,7 @@ def test_the_blocking_client_reads_and_lists_sessions() -> None:
             receiver.complete_message(got)
 
 
-def test_a_client_finds_a_restarted_emulator_again() -> None:
+def test_a_client_reconnects_to_a_restarted_emulator() -> None:
     with emulator_in_thread(*QUEUES) as bus:
         port = bus.port
         client = ServiceBusClient.from_connection_string(bus.connection_string)

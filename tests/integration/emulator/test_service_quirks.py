@@ -29,7 +29,7 @@ def client(bus: EmulatedServiceBus) -> Iterator[ServiceBusClient]:
         yield one
 
 
-def test_a_deferred_message_expires_only_when_somebody_asks_for_it(
+def test_a_deferred_message_expires_only_when_a_receiver_requests_it(
     client: ServiceBusClient, bus: EmulatedServiceBus
 ) -> None:
     with client.get_queue_sender("expiring") as sender:
@@ -46,7 +46,7 @@ def test_a_deferred_message_expires_only_when_somebody_asks_for_it(
     assert bus.counts("expiring") == EMPTY | {"dead_lettered": 1}
 
 
-def test_what_is_taken_for_good_has_no_lock_token(client: ServiceBusClient) -> None:
+def test_a_received_and_deleted_message_has_no_lock_token(client: ServiceBusClient) -> None:
     with client.get_queue_sender("plain") as sender:
         sender.send_messages(ServiceBusMessage(b"x" * 200_000))  # many frames
         sender.send_messages(ServiceBusMessage("y"))
@@ -58,7 +58,7 @@ def test_what_is_taken_for_good_has_no_lock_token(client: ServiceBusClient) -> N
     assert tags == [None, None]
 
 
-def test_a_message_tells_the_time_to_live_that_its_queue_gives_it(client: ServiceBusClient) -> None:
+def test_a_message_carries_the_time_to_live_that_its_queue_sets(client: ServiceBusClient) -> None:
     minute, day = timedelta(minutes=1), timedelta(days=1)
     with client.get_queue_sender("expiring") as sender:
         sender.send_messages([ServiceBusMessage("x", time_to_live=ttl) for ttl in (None, minute, day)])

@@ -59,7 +59,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         process.kill()
 
 
-def test_who_only_has_queues_is_not_made_to_wait_for_the_libraries_of_the_http_side(served: Served) -> None:
+def test_a_start_with_queues_only_does_not_import_the_http_libraries(served: Served) -> None:
     assert served.imported() == set()
     with (
         ServiceBusClient.from_connection_string(served.ready["connection_string"]) as client,
@@ -71,7 +71,7 @@ def test_who_only_has_queues_is_not_made_to_wait_for_the_libraries_of_the_http_s
     assert served.imported() == set()
 
 
-def test_the_first_http_call_finds_all_that_it_needs(served: Served) -> None:
+def test_the_first_http_call_loads_everything_that_it_needs(served: Served) -> None:
     with httpx.Client(timeout=30) as client:
         minted = client.post(f"{served.url}/emulator/token", json={"user": "ada"})
         assert minted.json()["access_token"].count(".") == 2
@@ -86,27 +86,27 @@ def test_the_first_http_call_finds_all_that_it_needs(served: Served) -> None:
     assert {"aiohttp", "cryptography", "jsonschema", "jwt"} <= served.imported()
 
 
-def test_a_test_that_has_a_service_bus_of_its_own_imports_no_more_than_that_needs() -> None:
+def test_a_test_with_a_service_bus_imports_only_what_that_needs() -> None:
     program = "import sys; before = set(sys.modules); import servicebus_emulator.testing; "
     program += "print(*sys.modules.keys() - before)"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert (LARGE | {"pydantic", "typer"}) & set(said.split()) == set()
 
 
-async def test_all_who_call_at_once_before_anybody_did_are_answered() -> None:
+async def test_concurrent_first_calls_are_all_answered() -> None:
     async with running_web(config.load().http) as web, httpx.AsyncClient(timeout=30) as client:
         answers = await asyncio.gather(*(client.get(f"{web.url}/emulator/queues") for _ in range(20)))
     assert [answer.status_code for answer in answers] == [200] * 20
 
 
-async def test_a_first_caller_that_hangs_up_at_once_takes_nobody_with_it() -> None:
+async def test_a_first_caller_that_disconnects_does_not_fail_the_others() -> None:
     async with running_web(config.load().http) as web, httpx.AsyncClient(timeout=30) as client:
         host, port = web.url.removeprefix("http://").split(":")
         socket.create_connection((host, int(port))).close()
         assert (await client.get(f"{web.url}/emulator/queues")).status_code == 200
 
 
-async def test_callers_are_sent_away_and_the_log_says_why_if_there_is_nobody_to_answer(
+async def test_callers_get_an_error_and_the_log_has_the_reason_if_the_site_cannot_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def broken() -> NoReturn:

@@ -1,4 +1,4 @@
-"""The namespace's gate: which tokens are good, and for what."""
+"""Validates the credentials of a namespace's clients, and checks the rights that they carry."""
 
 from __future__ import annotations
 
@@ -16,108 +16,114 @@ from servicebus_emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
 
 _BEARER = "bearer "
 _MESSAGES = "messages"
+_JWT_PARTS = 3
+_EVERYTHING = ValidatedCredential((Permission(ALL_RIGHTS),))
 
 
 class AccessMode(StrEnum):
-    """Whether tokens are checked, or only have to look like tokens."""
+    """CHECKED: the emulator validates tokens. OPEN: it accepts any text that has the form of a token."""
 
     CHECKED = "checked"
     OPEN = "open"
 
 
 class JwtValidator(Protocol):
-    """Whoever knows what a JSON web token proves."""
+    """Validates JSON web tokens."""
 
-    def examine(self, token: str) -> ValidatedCredential:
-        """Raises `ServiceBusError` (unauthorized) for what is wrong with it."""
+    def validate(self, token: str) -> ValidatedCredential:
+        """Return the content of a valid token. Raises `ServiceBusError` (unauthorized) for an invalid one."""
         ...
 
 
 class Authorizer:
-    """Knows the policies, and whom to ask about JSON web tokens (`bearers`; None: they are refused).
+    """Validates the credentials for one namespace.
 
-    `policies` are the namespace's, `of_queues` gives those that the queues have just now.
-    `clock`: real seconds since the epoch, because clients take their tokens' times from theirs.
+    `policies`: the policies of the namespace. `queue_policies`: returns the current policies of the queues.
+    `jwt_validator`: None refuses JSON web tokens. `clock`: the machine's clock, even if tests move the broker's clock,
+    because clients compute the expiry of their tokens from the real time.
     """
 
     def __init__(
         self,
         policies: Iterable[Policy] = (DEVELOPMENT_POLICY,),
         *,
-        of_queues: Callable[[], Iterable[Policy]] = tuple,
+        queue_policies: Callable[[], Iterable[Policy]] = tuple,
         access: AccessMode = AccessMode.CHECKED,
-        bearers: JwtValidator | None = None,
+        jwt_validator: JwtValidator | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.checks = access is AccessMode.CHECKED
-        self.bearers = bearers
+        self.is_checking = access is AccessMode.CHECKED
+        self.jwt_validator = jwt_validator
         self.now = clock
-        self._of_namespace = tuple(policies)
-        self._of_queues = of_queues
-
-    def _policies(self) -> Iterable[Policy]:
-        return chain(self._of_namespace, self._of_queues())
+        self._namespace_policies = tuple(policies)
+        self._queue_policies = queue_policies
 
     def authorize(self, header_value: str | None, entity: str, right: Right) -> None:
-        """Raises `ServiceBusError` (unauthorized) unless the `Authorization` header gives this right, or one of these.
+        """Check the `Authorization` header of an HTTP request for one of the rights over an entity.
 
-        `entity` is a queue's name, in any case; empty: the namespace.
+        `entity`: a queue's name in any case; the empty text means the namespace. Raises `ServiceBusError`
+        (unauthorized).
         """
         if header_value is None:
             raise ServiceBusError(UNAUTHORIZED, "MissingToken: the Authorization header is missing.")
-        given, path = header_value.strip(), entity.strip("/").lower()
-        is_bearer = given[: len(_BEARER)].lower() == _BEARER
-        if not is_bearer and not sas.is_signature(given):
+        header_value, path = header_value.strip(), entity.strip("/").lower()
+        is_bearer = header_value[: len(_BEARER)].lower() == _BEARER
+        if not is_bearer and not sas.is_signature(header_value):
             text = "MalformedToken: the Authorization header must be 'SharedAccessSignature …' or 'Bearer …'."
             raise ServiceBusError(UNAUTHORIZED, text)
-        proof = self.examine(given[len(_BEARER) :].strip() if is_bearer else given)
-        if not any(self._lets_in(path, grant, right) for grant in proof.grants):
+        credential = self.validate(header_value[len(_BEARER) :].strip() if is_bearer else header_value)
+        if not any(_allows_http(permission, path, right) for permission in credential.permissions):
             raise missing_right(path, right)
 
     def log_in(self, name: str, key: str) -> ValidatedCredential | None:
-        """What a policy's name and key prove, as given by SASL PLAIN; None: nothing."""
-        if not self.checks:
-            return ValidatedCredential((Permission(ALL_RIGHTS),))
-        known = (policy for policy in self._policies() if policy.name.lower() == name.lower())
-        grants = tuple(Permission(one.rights, one.entity, one.entity) for one in known if _is_key_of(one, key))
-        return ValidatedCredential(grants) if grants else None
+        """Validate the name and key of a policy, as SASL PLAIN carries them. Return None if they do not match."""
+        if not self.is_checking:
+            return _EVERYTHING
+        policies = (policy for policy in self._policies() if policy.name.lower() == name.lower())
+        permissions = tuple(Permission(one.rights, one.entity, one.entity) for one in policies if _has_key(one, key))
+        return ValidatedCredential(permissions) if permissions else None
 
-    def examine(self, token: str) -> ValidatedCredential:
-        """What a token proves. Raises `ServiceBusError` (unauthorized) for what is wrong with it."""
+    def validate(self, token: str) -> ValidatedCredential:
+        """Validate a shared access signature or a JSON web token. Raises `ServiceBusError` (unauthorized)."""
         if sas.is_signature(token):
-            return sas.examine(token, self._policies(), self.now()) if self.checks else _any(sas.fields(token))
+            return self._validate_signature(token)
         parts = token.split(".")
-        if len(parts) != 3 or not all(parts):
+        if len(parts) != _JWT_PARTS or not all(parts):
             text = "MalformedToken: neither a shared access signature nor a JSON web token."
             raise ServiceBusError(UNAUTHORIZED, text)
-        if not self.checks:
-            return _any(parts)
-        if self.bearers is None:
+        if not self.is_checking:
+            return _EVERYTHING
+        if self.jwt_validator is None:
             raise ServiceBusError(UNAUTHORIZED, "InvalidIssuer: there is no issuer here whose tokens are trusted.")
-        return self.bearers.examine(token)
+        return self.jwt_validator.validate(token)
 
-    @staticmethod
-    def _lets_in(path: str, grant: Permission, right: Right) -> bool:
-        """Who sends by REST may sign `queue/messages`, or what is below it, instead of the queue."""
-        if path and f"{grant.scope}/".startswith(f"{path}/{_MESSAGES}/"):
-            return bool(grant.rights & right) and grant.entity in ("", entity_of(path))
-        return grant.allows(path, right)
+    def _validate_signature(self, token: str) -> ValidatedCredential:
+        if self.is_checking:
+            return sas.validate(token, self._policies(), self.now())
+        sas.parse_fields(token)  # in open mode, the fields must still be there
+        return _EVERYTHING
+
+    def _policies(self) -> Iterable[Policy]:
+        return chain(self._namespace_policies, self._queue_policies())
 
 
-def _is_key_of(policy: Policy, key: str) -> bool:
+def _allows_http(permission: Permission, path: str, right: Right) -> bool:
+    # HTTP clients may sign the URL that they call instead of the queue: `queue/messages`, or a path below it.
+    if path and f"{permission.scope}/".startswith(f"{path}/{_MESSAGES}/"):
+        return bool(permission.rights & right) and permission.entity in ("", entity_of(path))
+    return permission.allows(path, right)
+
+
+def _has_key(policy: Policy, key: str) -> bool:
+    # All keys are compared, each in constant time: the duration must not reveal which one was close.
     return sum(hmac.compare_digest(key.encode(), one.encode()) for one in policy.keys) > 0
 
 
 def missing_right(path: str, right: Right) -> ServiceBusError:
-    """The refusal of whoever lacks a right."""
+    """Return the error for a client that lacks a right over a path."""
     text = f"Unauthorized access. '{right}' claim(s) are required to perform this operation. Resource: '{path or '/'}'."
     return ServiceBusError(UNAUTHORIZED, text)
 
 
-def _any(_: object) -> ValidatedCredential:
-    """A token that has its parts is good for everything."""
-    return ValidatedCredential((Permission(ALL_RIGHTS),))
-
-
 UNCHECKED = Authorizer((), access=AccessMode.OPEN)
-"""Takes any token that has the form of one."""
+"""Accepts any text that has the form of a token."""

@@ -1,4 +1,4 @@
-"""What one connection may do, by the tokens that it put to `$cbs`."""
+"""The rights of one connection, from its login and from the tokens that the client put to `$cbs`."""
 
 from __future__ import annotations
 
@@ -11,76 +11,87 @@ from servicebus_emulator.servicebus.access.policies import Right
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, RESOURCE_LIMIT_EXCEEDED, UNAUTHORIZED, ServiceBusError
 
 MAX_AUDIENCES = 1000
-"""For each connection: clients put one token for each entity."""
+"""The maximum number of audiences for each connection. Clients put one token for each entity."""
 MAX_AUDIENCE_CHARACTERS = 2048
-_MAX_WAIT_SECONDS = 86_400.0
+_MAX_TIMER_SECONDS = 86_400.0
+"""The longest timer. The machine's clock may be set while it runs, so the remaining time is computed again then."""
 
 
 class ConnectionRights:
-    """`lapsed` is called when a token has expired without another in its place: links may have lost their right."""
+    """The credentials of one connection.
 
-    def __init__(self, authorizer: Authorizer, lapsed: Callable[[], None]) -> None:
+    `on_expiry`: called when a token has expired without a replacement, because links may have lost their right.
+    """
+
+    def __init__(self, authorizer: Authorizer, on_expiry: Callable[[], None]) -> None:
         self._authorizer = authorizer
-        self._lapsed = lapsed
-        self._proofs: dict[str, ValidatedCredential] = {}
+        self._on_expiry = on_expiry
+        self._by_audience: dict[str, ValidatedCredential] = {}
         self._login = ValidatedCredential(())
         self._timer: asyncio.TimerHandle | None = None
-        self.proven = not authorizer.checks
-        """Whether there ever was a good token, or a login."""
+        self.is_authenticated = not authorizer.is_checking
+        """True once the client has shown a valid credential; it stays true when that expires."""
 
     def log_in(self, name: str, key: str) -> bool:
-        """Take a policy's name and key instead of tokens, for as long as the connection lasts; whether they fit."""
-        proof = self._authorizer.log_in(name, key)
-        if proof is not None:
-            self._login, self.proven = proof, True
-        return proof is not None
+        """Log in with the name and key of a policy for the life of the connection. Return True if they match."""
+        credential = self._authorizer.log_in(name, key)
+        if credential is not None:
+            self._login, self.is_authenticated = credential, True
+        return credential is not None
 
-    def put(self, audience: str, token: str) -> None:
-        """Take a token for an audience; it replaces the one before. Raises `ServiceBusError`: what is wrong with it."""
+    def put_token(self, audience: str, token: str) -> None:
+        """Validate a token and store it for an audience; it replaces the previous one. Raises `ServiceBusError`.
+
+        An invalid token does not replace a valid one.
+        """
         if len(audience) > MAX_AUDIENCE_CHARACTERS:
             raise ServiceBusError(ARGUMENT_ERROR, f"The audience is longer than {MAX_AUDIENCE_CHARACTERS} characters.")
-        proof, path = self._authorizer.examine(token), path_of(audience)
-        if not self._authorizer.checks:
+        credential, path = self._authorizer.validate(token), path_of(audience)
+        if not self._authorizer.is_checking:
             return
-        if not covers(proof.resource, path):
-            text = f"InvalidAudience: the token is for '{proof.resource}' ('sr'), not for '{path or '/'}' ('name')."
-            raise ServiceBusError(UNAUTHORIZED, text)
-        if path not in self._proofs and len(self._proofs) >= MAX_AUDIENCES:
+        if not covers(credential.resource, path):
+            text = f"the token is for '{credential.resource}' ('sr'), not for '{path or '/'}' ('name')."
+            raise ServiceBusError(UNAUTHORIZED, f"InvalidAudience: {text}")
+        if path not in self._by_audience and len(self._by_audience) >= MAX_AUDIENCES:
             text = f"There are tokens for {MAX_AUDIENCES} audiences, the most that a connection may have."
             raise ServiceBusError(RESOURCE_LIMIT_EXCEEDED, text)
-        self._proofs[path], self.proven = proof, True
-        self._schedule()
+        self._by_audience[path], self.is_authenticated = credential, True
+        self._schedule_expiry()
 
-    def allow(self, path: str, right: Right) -> bool:
-        """Whether a token gives one of these rights over a path, which is in lower case, without slashes around it."""
-        if not self._authorizer.checks:
+    def allows(self, path: str, right: Right) -> bool:
+        """Return True if a valid credential gives one of the rights over the path.
+
+        `path` is in lower case, without slashes around it. A token counts only for paths below its audience.
+        """
+        if not self._authorizer.is_checking:
             return True
         now = self._authorizer.now()
-        tokens = (proof for audience, proof in self._proofs.items() if covers(audience, path))
-        valid = (self._login, *(proof for proof in tokens if proof.expires_at > now))
-        return any(grant.allows(path, right) for proof in valid for grant in proof.grants)
+        tokens = (credential for audience, credential in self._by_audience.items() if covers(audience, path))
+        # The expiry is checked here as well as by the timer, which may be late.
+        valid = (self._login, *(credential for credential in tokens if credential.expires_at > now))
+        return any(permission.allows(path, right) for credential in valid for permission in credential.permissions)
 
     def require(self, path: str, right: Right) -> None:
-        """Raises `ServiceBusError` (unauthorized) unless `allow`."""
-        if not self.allow(path, right):
+        """Raise `ServiceBusError` (unauthorized) unless `allows`."""
+        if not self.allows(path, right):
             raise missing_right(path, right)
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop the expiry timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _schedule(self) -> None:
+    def _schedule_expiry(self) -> None:
         self.close()
-        if self._proofs:
-            soonest = min(proof.expires_at for proof in self._proofs.values()) - self._authorizer.now()
-            pause = min(max(soonest, 0), _MAX_WAIT_SECONDS)
-            self._timer = asyncio.get_running_loop().call_later(pause, self._lapse)
+        if self._by_audience:
+            soonest = min(one.expires_at for one in self._by_audience.values()) - self._authorizer.now()
+            delay = min(max(soonest, 0), _MAX_TIMER_SECONDS)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
 
-    def _lapse(self) -> None:
-        now, before = self._authorizer.now(), len(self._proofs)
-        self._proofs = {audience: proof for audience, proof in self._proofs.items() if proof.expires_at > now}
-        self._schedule()
-        if len(self._proofs) < before:
-            self._lapsed()
+    def _expire(self) -> None:
+        now, before = self._authorizer.now(), len(self._by_audience)
+        self._by_audience = {audience: one for audience, one in self._by_audience.items() if one.expires_at > now}
+        self._schedule_expiry()
+        if len(self._by_audience) < before:
+            self._on_expiry()

@@ -1,4 +1,4 @@
-"""Entra ID: bearer tokens, and the data roles of the identities they name.
+"""Microsoft Entra ID: validates bearer tokens, and maps identities to the data roles of Service Bus.
 
 Source: Microsoft Learn, "Authenticate and authorize an application with Microsoft Entra ID to access Azure Service Bus
 entities": the resource, and the three built-in roles.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import assert_never
 from uuid import UUID
 
 from servicebus_emulator.servicebus.access.permissions import Permission, ValidatedCredential
@@ -18,17 +19,17 @@ from servicebus_emulator.servicebus.access.policies import ALL_RIGHTS, Right
 from servicebus_emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
 
 _log = logging.getLogger(__name__)
-_LATEST = 10**12
-"""Seconds since the epoch that will do for ever."""
+_MAX_EXPIRY = 10**12
+"""A larger expiry is cut off here: timers cannot count to arbitrary moments."""
 AUDIENCES = ("https://servicebus.azure.net", "https://servicebus.azure.net/")
 
 
 class InvalidToken(Exception):
-    """A JSON web token that proves nothing; the message says why."""
+    """A JSON web token is invalid. The message says why."""
 
 
 class DataRole(Enum):
-    """What an identity may do with messages, by the names of Azure's built-in roles."""
+    """The built-in Azure roles for the messages of a namespace."""
 
     SENDER = "Azure Service Bus Data Sender"
     RECEIVER = "Azure Service Bus Data Receiver"
@@ -36,13 +37,21 @@ class DataRole(Enum):
 
     @property
     def rights(self) -> Right:
-        """The rights that come with it."""
-        return {DataRole.SENDER: Right.SEND, DataRole.RECEIVER: Right.LISTEN}.get(self, ALL_RIGHTS)
+        """The rights that the role gives."""
+        match self:
+            case DataRole.SENDER:
+                return Right.SEND
+            case DataRole.RECEIVER:
+                return Right.LISTEN
+            case DataRole.OWNER:
+                return ALL_RIGHTS
+            case _:
+                assert_never(self)
 
 
 @dataclass(frozen=True, slots=True)
 class RoleAssignment:
-    """`queue`: where it holds; empty: in the whole namespace."""
+    """A role that an identity has on one queue, or on the whole namespace if `queue` is empty."""
 
     object_id: UUID
     role: DataRole
@@ -50,7 +59,11 @@ class RoleAssignment:
 
 
 class EntraTokenValidator:
-    """`verify` gives a token's claims, or raises `InvalidToken`; `issuers` are those of the namespace's tenant."""
+    """Validates tokens that Entra ID issued.
+
+    `verify`: returns the token claims of an authentic token, or raises `InvalidToken`. `issuers`: the issuers of the
+    namespace's tenant.
+    """
 
     def __init__(
         self,
@@ -63,13 +76,18 @@ class EntraTokenValidator:
         self._verify = verify
         self._issuers = issuers
         self._clock = clock
-        self._grants: dict[str, list[Permission]] = {}
-        for one in assignments:
-            queue = one.queue.lower()
-            self._grants.setdefault(str(one.object_id), []).append(Permission(one.role.rights, queue, queue))
+        self._permissions: dict[str, list[Permission]] = {}
+        for assignment in assignments:
+            queue = assignment.queue.lower()
+            permission = Permission(assignment.role.rights, queue, queue)
+            self._permissions.setdefault(str(assignment.object_id), []).append(permission)
 
-    def examine(self, token: str) -> ValidatedCredential:
-        """What the token's bearer may do: nothing, without a role. Raises `ServiceBusError` (unauthorized)."""
+    def validate(self, token: str) -> ValidatedCredential:
+        """Return the permissions of the token's identity. Raises `ServiceBusError` (unauthorized).
+
+        The token of an identity without a role is valid, but carries no permission. As at the service, its holder is
+        refused later, when it needs a right.
+        """
         try:
             claims = self._verify(token)
         except InvalidToken as error:
@@ -77,18 +95,21 @@ class EntraTokenValidator:
             raise ServiceBusError(UNAUTHORIZED, f"InvalidToken: the JSON web token is not valid: {error}.") from None
         _require("aud", claims, AUDIENCES, "InvalidAudience")
         _require("iss", claims, self._issuers, "InvalidIssuer")
-        expires_at = _moment(claims)
-        if expires_at <= self._clock():  # within the skew that a verifier allows, it would end as soon as it is taken
+        expires_at = _expiry(claims)
+        # A verifier accepts a token for a moment after its expiry, because clocks differ. Here that would be of no
+        # use: the links of an expired token are detached at once.
+        if expires_at <= self._clock():
             raise ServiceBusError(UNAUTHORIZED, "ExpiredToken: the JSON web token has expired ('exp').")
-        return ValidatedCredential(tuple(self._grants.get(str(claims.get("oid")).lower(), ())), expires_at)
+        object_id = str(claims.get("oid")).lower()
+        return ValidatedCredential(tuple(self._permissions.get(object_id, ())), expires_at)
 
 
-def _require(name: str, claims: Mapping[str, object], allowed: Collection[str], what: str) -> None:
+def _require(name: str, claims: Mapping[str, object], allowed: Collection[str], error: str) -> None:
     if claims.get(name) not in allowed:
-        text = f"{what}: the token's '{name}' must be {' or '.join(allowed)}."
+        text = f"{error}: the token's '{name}' must be {' or '.join(allowed)}."
         raise ServiceBusError(UNAUTHORIZED, text)
 
 
-def _moment(claims: Mapping[str, object]) -> int:
+def _expiry(claims: Mapping[str, object]) -> int:
     value = claims.get("exp")
-    return min(int(value), _LATEST) if isinstance(value, int | float | str) else 0
+    return min(int(value), _MAX_EXPIRY) if isinstance(value, int | float | str) else 0

@@ -1,4 +1,4 @@
-"""What a token proves: rights over a part of the namespace, until it expires."""
+"""The permissions that a credential carries: rights over a part of the namespace, until the credential expires."""
 
 from __future__ import annotations
 
@@ -8,48 +8,54 @@ from dataclasses import dataclass
 
 from servicebus_emulator.servicebus.access.policies import Right
 
-_URI = re.compile(r"(?:[a-z][a-z0-9+.-]*://)[^/?#]*|[^/?#]*[.:][^/?#]*|localhost(?=[/?#]|$)", re.IGNORECASE)
-"""The part before the path: scheme and host; some clients leave out the scheme."""
+_SCHEME_AND_HOST = re.compile(r"(?:[a-z][a-z0-9+.-]*://)[^/?#]*|[^/?#]*[.:][^/?#]*|localhost(?=[/?#]|$)", re.IGNORECASE)
+"""The part of a URI before its path. Some clients leave out the scheme."""
 
 
 def path_of(uri: str) -> str:
-    """The path of a resource's URI, as entities are compared: lower case, without slashes around it.
+    """Return the path of a resource URI in the form that entities are compared in: lower case, no slashes around it.
 
-    The host is ignored: clients know one emulator by many names.
+    The host is ignored, because clients reach one emulator under several names.
     """
-    host = _URI.match(uri)
-    path = uri[host.end() :] if host else uri
+    prefix = _SCHEME_AND_HOST.match(uri)
+    path = uri[prefix.end() :] if prefix else uri
     return re.split("[?#]", path, maxsplit=1)[0].strip("/").lower()
 
 
 def covers(scope: str, path: str) -> bool:
-    """Whether a path is the scope or below it, by whole segments. The empty scope is the namespace."""
+    """Return True if the path is the scope or below it, compared by whole segments. An empty scope covers all."""
     return scope in ("", path) or path.startswith(f"{scope}/")
 
 
 def entity_of(path: str) -> str:
-    """The queue that a path belongs to: what follows a `$` in front of a segment is of the queue before it."""
+    """Return the queue that a path belongs to: a segment that starts with `$` belongs to the queue before it."""
     return path.partition("/$")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """Rights over what is below `scope`. `entity`: only as far as it belongs to this queue; empty: to any."""
+    """Rights over every path below `scope`.
+
+    `entity` limits the permission to the paths of one queue; the empty text means no limit.
+    """
 
     rights: Right
     scope: str = ""
     entity: str = ""
 
     def allows(self, path: str, right: Right) -> bool:
-        """Whether it gives one of these rights over the path."""
+        """Return True if the permission gives one of the rights over the path."""
         return bool(self.rights & right) and covers(self.scope, path) and self.entity in ("", entity_of(path))
 
 
 @dataclass(frozen=True, slots=True)
 class ValidatedCredential:
-    """What a valid token says. `expires_at` in seconds since the epoch."""
+    """The content of a valid token, or of a valid login.
 
-    grants: tuple[Permission, ...]
+    `expires_at`: seconds since the epoch. `resource`: the path that the token was issued for; the empty text means the
+    namespace.
+    """
+
+    permissions: tuple[Permission, ...]
     expires_at: float = math.inf
     resource: str = ""
-    """The path that the token was made out for; empty: the namespace."""

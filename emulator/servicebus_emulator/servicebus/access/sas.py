@@ -18,63 +18,72 @@ from servicebus_emulator.servicebus.errors import UNAUTHORIZED, ServiceBusError
 
 SCHEME = "SharedAccessSignature "
 _FIELDS = ("sr", "sig", "se", "skn")
-_EXPIRY_DIGITS = 18
+_MAX_EXPIRY_DIGITS = 18
 _ESCAPE = re.compile("%[0-9a-fA-F]{2}")
 
 
 def is_signature(token: str) -> bool:
-    """Whether a token is of this kind; clients say `jwt` of it, too."""
+    """Return True if the token is a shared access signature.
+
+    The text decides and not the type that the client states: the Python SDK calls a signature a `jwt`, too.
+    """
     return token[: len(SCHEME)].lower() == SCHEME.lower()
 
 
-def fields(token: str) -> dict[str, str]:
-    """Its four fields, still encoded. Raises `ServiceBusError` (unauthorized), naming the one that is missing."""
-    found = dict(part.partition("=")[::2] for part in token[len(SCHEME) :].strip().split("&"))
+def parse_fields(token: str) -> dict[str, str]:
+    """Return the four fields, still URL-encoded. Raises `ServiceBusError` (unauthorized) for a missing one."""
+    fields = dict(part.partition("=")[::2] for part in token[len(SCHEME) :].strip().split("&"))
     for name in _FIELDS:
-        if not found.get(name):
+        if not fields.get(name):
             raise ServiceBusError(UNAUTHORIZED, f"MalformedToken: the signature's field '{name}' is missing.")
-    return found
+    return fields
 
 
-def examine(token: str, policies: Iterable[Policy], now: float) -> ValidatedCredential:
-    """What the signature proves. Raises `ServiceBusError` (unauthorized) for what is wrong with it."""
-    given = fields(token)
-    resource, name = path_of(unquote(given["sr"])), unquote_plus(given["skn"])
-    known = [one for one in policies if one.name.lower() == name.lower() and covers(one.entity, resource)]
-    if not known:
-        at = f"for '{resource[:MAX_CHARACTERS]}'" if resource else "for the namespace"
-        raise ServiceBusError(
-            UNAUTHORIZED, f"InvalidSignature: there is no policy '{name[:MAX_CHARACTERS]}' {at} ('skn')."
-        )
-    policy = next((one for one in known if _signed_by(one, given)), None)
-    if policy is None:
-        text = f"InvalidSignature: The token has an invalid signature: '{name}' has another key ('sig')."
-        raise ServiceBusError(UNAUTHORIZED, text)
-    expires_at = _expiry(given["se"])
+def validate(token: str, policies: Iterable[Policy], now: float) -> ValidatedCredential:
+    """Return the content of a valid signature. Raises `ServiceBusError` (unauthorized) for an invalid one."""
+    fields = parse_fields(token)
+    resource = path_of(unquote(fields["sr"]))
+    policy = _signing_policy(fields, resource, policies)
+    expires_at = _expiry(fields["se"])
     if expires_at <= now:
         text = f"ExpiredToken: The token expired {now - expires_at:.0f} seconds ago ('se'={expires_at})."
         raise ServiceBusError(UNAUTHORIZED, text)
     return ValidatedCredential((Permission(policy.rights, resource, policy.entity),), expires_at, resource)
 
 
+def _signing_policy(fields: dict[str, str], resource: str, policies: Iterable[Policy]) -> Policy:
+    name = unquote_plus(fields["skn"])
+    # The namespace and each of its queues may have a policy of this name, with different keys.
+    candidates = [one for one in policies if one.name.lower() == name.lower() and covers(one.entity, resource)]
+    if not candidates:
+        scope = f"for '{resource[:MAX_CHARACTERS]}'" if resource else "for the namespace"
+        text = f"InvalidSignature: there is no policy '{name[:MAX_CHARACTERS]}' {scope} ('skn')."
+        raise ServiceBusError(UNAUTHORIZED, text)
+    policy = next((one for one in candidates if _is_signed_by(one, fields)), None)
+    if policy is None:
+        text = f"InvalidSignature: The token has an invalid signature: '{name}' has another key ('sig')."
+        raise ServiceBusError(UNAUTHORIZED, text)
+    return policy
+
+
 def _expiry(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= _EXPIRY_DIGITS):
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_EXPIRY_DIGITS):
         raise ServiceBusError(UNAUTHORIZED, "MalformedToken: 'se' must be whole seconds since 1970.")
     return int(text)
 
 
-def _signed_by(policy: Policy, given: dict[str, str]) -> bool:
-    """Compared in constant time, every possibility: how long it takes says nothing of the key."""
-    shown = unquote(given["sig"]).encode(errors="replace")
+def _is_signed_by(policy: Policy, fields: dict[str, str]) -> bool:
+    signature = unquote(fields["sig"]).encode(errors="replace")
     expected = [
-        base64.b64encode(hmac.digest(key.encode(), f"{resource}\n{given['se']}".encode(errors="replace"), "sha256"))
+        base64.b64encode(hmac.digest(key.encode(), f"{resource}\n{fields['se']}".encode(errors="replace"), "sha256"))
         for key in policy.keys
-        for resource in _spellings(given["sr"])
+        for resource in _spellings(fields["sr"])
     ]
-    return sum(hmac.compare_digest(shown, one) for one in expected) > 0
+    # Every candidate is compared, each in constant time: the duration must not reveal which one was close.
+    return sum(hmac.compare_digest(signature, one) for one in expected) > 0
 
 
 def _spellings(resource: str) -> set[str]:
-    """Some sign `%3a` and send `%3A`, or the other way round."""
+    # Clients sign the encoded resource, but some sign `%3a` and send `%3A`, or the reverse.
     lower = _ESCAPE.sub(lambda escape: escape[0].lower(), resource)
     return {resource, lower, _ESCAPE.sub(lambda escape: escape[0].upper(), resource)}

@@ -1,0 +1,1 @@
+"""The links of one connection, and the nodes that they are attached to."""

@@ -1,4 +1,4 @@
-"""Where a link points: an entity, its dead-letter queue, its `$management` node, or `$cbs`."""
+"""Parses the addresses of links: an entity, its `$management` node, or `$cbs`."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ _SUBSCRIPTIONS = "/subscriptions/"
 
 
 class Node(Enum):
-    """What kind of node an address names."""
+    """The kind of node that an address names. SUBSCRIPTION includes everything below a topic's subscription."""
 
     ENTITY = "entity"
     MANAGEMENT = "management"
     SUBSCRIPTION = "subscription"
-    """A topic's subscription, or something below it."""
     CBS = "cbs"
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`entity` is lower-case, as the broker's names are compared; empty for `$cbs`."""
+    """A parsed address. `entity` is in lower case, as the broker compares names; it is empty for `$cbs`."""
 
     node: Node
     entity: str
 
     @property
     def path(self) -> str:
-        """What a right is needed over."""
+        """The path that a client needs a right over."""
         return self.entity + _MANAGEMENT if self.node is Node.MANAGEMENT else self.entity
 
 
-def parse(address: str) -> Address:
-    """Read an address; scheme and authority, as Python sends them, are cut off."""
+def parse_address(address: str) -> Address:
+    """Parse an address. The Python SDK sends a complete URI; its scheme and host are ignored."""
     path = address.split("://", 1)[1].partition("/")[2] if "://" in address else address
     path = path.strip("/").lower()
     if path == "$cbs":

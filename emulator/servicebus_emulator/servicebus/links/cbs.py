@@ -1,4 +1,7 @@
-"""`$cbs`: a client puts its token here before it opens links."""
+"""The `$cbs` node: a client puts a token here before it attaches links.
+
+Source: Microsoft Learn, "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide", "Claims-based authorization".
+"""
 
 from __future__ import annotations
 
@@ -7,43 +10,45 @@ from collections.abc import Callable
 from servicebus_emulator.amqp import Int
 from servicebus_emulator.servicebus.access import ConnectionRights, path_of
 from servicebus_emulator.servicebus.errors import STATUS, ServiceBusError
-from servicebus_emulator.servicebus.links import addresses
-from servicebus_emulator.servicebus.links.addresses import Node
+from servicebus_emulator.servicebus.links.addresses import Node, parse_address
 from servicebus_emulator.servicebus.links.request_response import Request, Response
 
+_UNAUTHORIZED_STATUS = 401
 
-def answer(request: Request, claims: ConnectionRights, require_entity: Callable[[str], object]) -> Response:
-    """Take the token, or say what is wrong with it. Its kind is read off its text: Python calls a signature a `jwt`.
 
-    A good token for what is not there (`require_entity` raises `ServiceBusError`) is answered 404, as by the service:
-    "Put token failed. status-code: 404, status-description: The messaging entity … could not be found." It looks at
-    the token first, so that strangers learn nothing of what there is.
+def respond(request: Request, rights: ConnectionRights, require_entity: Callable[[str], object]) -> Response:
+    """Store the token of a put-token request in the connection's rights.
+
+    `require_entity` raises `ServiceBusError` if there is no such entity. A valid token for a missing entity gets the
+    service's own response: "Put token failed. status-code: 404, status-description: The messaging entity … could not be
+    found." The token is validated first, so that a client without a key cannot find out which entities exist.
     """
     if request.properties.get("operation") != "put-token":
-        return _status(400, "the operation must be put-token")
+        return _response(400, "the operation must be put-token")
     audience = request.properties.get("name")
     if not isinstance(audience, str) or not audience:
-        return _status(400, "the token's audience is missing: set 'name'")
+        return _response(400, "the token's audience is missing: set 'name'")
     if not isinstance(request.body, str):
-        return _status(401, "MalformedToken: the token must be a string, as the body's value")
+        return _response(_UNAUTHORIZED_STATUS, "MalformedToken: the token must be a string, as the body's value")
     try:
-        claims.put(audience, request.body)
-        _require_there(audience, require_entity)
+        rights.put_token(audience, request.body)
+        _require_existing(audience, require_entity)
     except ServiceBusError as error:
-        return refusal(error)
-    return _status(202, "Accepted")
+        return error_response(error)
+    return _response(202, "Accepted")
 
 
-def _require_there(audience: str, require_entity: Callable[[str], object]) -> None:
-    address = addresses.parse(path_of(audience))
+def _require_existing(audience: str, require_entity: Callable[[str], object]) -> None:
+    address = parse_address(path_of(audience))
     if address.entity and address.node in (Node.ENTITY, Node.MANAGEMENT):
         require_entity(address.entity)
 
 
-def refusal(error: ServiceBusError) -> Response:
-    """The answer that says why not."""
-    return _status(STATUS.get(error.condition, 401), error.description)
+def error_response(error: ServiceBusError) -> Response:
+    """Return the response that reports an error."""
+    return _response(STATUS.get(error.condition, _UNAUTHORIZED_STATUS), error.description)
 
 
-def _status(code: int, description: str) -> Response:
+def _response(code: int, description: str) -> Response:
+    # `$cbs` writes its keys with hyphens, `$management` writes them in camel case.
     return Response({"status-code": Int(code), "status-description": description})

@@ -1,13 +1,15 @@
-"""One connection of a client: its links, by what they point to."""
+"""The broker's end of one connection: attaches links to nodes, and passes the connection's events on to them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import assert_never
 
 from servicebus_emulator.amqp import (
     ConnectionClosed,
+    ConnectionOpened,
     DispositionReceived,
     Error,
     Event,
@@ -18,6 +20,7 @@ from servicebus_emulator.amqp import (
     LinkSession,
     MessageReceived,
     Outcome,
+    SessionBegun,
     SessionEnded,
 )
 from servicebus_emulator.amqp.serial import advance
@@ -36,11 +39,11 @@ from servicebus_emulator.servicebus.links.response_link import ResponseLink
 from servicebus_emulator.servicebus.links.sender_link import SenderLink
 
 _EXPIRED = "ExpiredToken: the token for '{path}' has expired, and no other was put to $cbs."
-_MOVED = ServiceBusError(DETACH_FORCED, "The link was detached by the service.")
+_DETACHED = ServiceBusError(DETACH_FORCED, "The link was detached by the service.")
 
 
-class _SessionWait:
-    """A held attach: the client waits for the next free session."""
+class PendingSessionLink:
+    """A receiver's attach whose answer waits for a free session. Implements `sessions.PendingAccept`."""
 
     def __init__(self, endpoint: ConnectionEndpoint, link: Link, queue: Queue, until: float) -> None:
         self._endpoint = endpoint
@@ -49,62 +52,65 @@ class _SessionWait:
         self.until = until
 
     def granted(self, session: MessageSession) -> None:
-        """See `sessions.Waiter`."""
-        self._endpoint.open_consumer(self._link, self._queue, session)
-        self._endpoint.wrote()
+        """See `sessions.PendingAccept`."""
+        self._endpoint.open_receiver(self._link, self._queue, session)
+        self._endpoint.on_output()
 
     def timed_out(self) -> None:
-        """See `sessions.Waiter`."""
+        """See `sessions.PendingAccept`."""
         self._endpoint.forget(self._link)
         self._link.refuse(Error(TIMEOUT, "No session with messages became free in time.", {}))
-        self._endpoint.wrote()
+        self._endpoint.on_output()
 
-    def give_up(self) -> None:
-        """The client is gone."""
+    def cancel(self) -> None:
+        """Stop waiting. A session that is granted to a closed link would stay locked without a receiver."""
         self._queue.sessions.cancel_accept(self)
 
 
-_Part = SenderLink | ReceiverLink | RequestLink | ResponseLink | _SessionWait
-
-
-_HELD = SenderLink | ReceiverLink | _SessionWait
-"""What ends with its entity."""
+_EntityLink = SenderLink | ReceiverLink | PendingSessionLink
+"""The links to an entity itself. They end with the entity; those to its `$management` node report the error instead."""
+_OpenLink = _EntityLink | RequestLink | ResponseLink
 
 
 class ConnectionEndpoint:
-    """Routes one connection's events to what its links point to.
+    """The links of one connection.
 
-    `wrote` is called when something other than the connection's own events gave it something to say.
+    `on_output`: called when a link writes outside of an event of this connection, so that the transport sends it.
     """
 
-    def __init__(self, broker: Broker, *, wrote: Callable[[], None], authorizer: Authorizer = UNCHECKED) -> None:
+    def __init__(self, broker: Broker, *, on_output: Callable[[], None], authorizer: Authorizer = UNCHECKED) -> None:
         self._broker = broker
-        self.claims = ConnectionRights(authorizer, self._drop_lapsed)
-        self.wrote = wrote
-        self._parts: dict[Link, _Part] = {}
-        self._late: deque[Event] = deque()
+        self.rights = ConnectionRights(authorizer, self._detach_unauthorized)
+        self.on_output = on_output
+        self._links: dict[Link, _OpenLink] = {}
+        self._delayed: deque[Event] = deque()
+
+    # --- events --------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> None:
-        """Act on one event of the connection; later, where that is asked for (`Faults.delay_seconds`)."""
+        """Handle one event of the connection, after the injected delay if there is one.
+
+        While delayed events wait, later ones wait behind them, even if the delay was switched off meanwhile: frames
+        must be handled in order. The end of the connection does not wait, as nothing can be sent any more.
+        """
         delay = self._broker.faults.delay_seconds
-        if (not delay and not self._late) or isinstance(event, ConnectionClosed):
-            self._act(event)
+        if (not delay and not self._delayed) or isinstance(event, ConnectionClosed):
+            self._handle(event)
             return
-        self._late.append(event)
-        asyncio.get_running_loop().call_later(delay, self._act_late)
+        self._delayed.append(event)
+        asyncio.get_running_loop().call_later(delay, self._handle_delayed)
 
-    def _act_late(self) -> None:
-        """There is one call for each event, but the calls need not keep to their order."""
-        if self._late:
-            self._act(self._late.popleft())
-            self.wrote()
+    def _handle_delayed(self) -> None:
+        # One call is scheduled for each event, but calls with different delays may come out of order. So each call
+        # handles the first waiting event, whichever it was scheduled for.
+        if self._delayed:
+            self._handle(self._delayed.popleft())
+            self.on_output()
 
-    def _act(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         match event:
             case MessageReceived(link=link):
-                part = self._parts.get(link)
-                if isinstance(part, SenderLink | RequestLink):
-                    part.received(event)
+                self._received(link, event)
             case FlowReceived(link=link, drain=drain):
                 self._flowed(link, drain=drain)
             case DispositionReceived():
@@ -114,128 +120,37 @@ class ConnectionEndpoint:
             case LinkDetached(link=link):
                 self.forget(link)
             case SessionEnded(session=session):
-                for link in [one for one in self._parts if one.session is session]:
+                for link in [one for one in self._links if one.session is session]:
                     self.forget(link)
             case ConnectionClosed():
                 self.close()
-            case _:
+            case ConnectionOpened() | SessionBegun():
                 pass
-
-    def close(self) -> None:
-        """The client is gone: nothing of it may linger in the queues."""
-        self._late.clear()
-        self.claims.close()
-        for link in list(self._parts):
-            self.forget(link)
-
-    def forget(self, link: Link) -> None:
-        """The link is gone."""
-        match self._parts.pop(link, None):
-            case ReceiverLink() as consumer:
-                consumer.stop()
-            case _SessionWait() as wait:
-                wait.give_up()
             case _:
-                pass
+                assert_never(event)
 
     def writable(self) -> None:
-        """The client has read; what was held back by its backlog may go on."""
-        for part in list(self._parts.values()):
-            match part:
+        """Send what links held back while the connection's backlog was too large."""
+        for open_link in list(self._links.values()):
+            match open_link:
                 case ReceiverLink():
-                    part.flowed(drain=False)
+                    open_link.flowed(drain=False)
                 case ResponseLink():
-                    part.flush()
+                    open_link.flush()
                 case _:
                     pass
 
-    def force_detach(self, entity: str, error: ServiceBusError = _MOVED) -> None:
-        """Break all links to an entity, as the service does when it moves one, or for another reason."""
-        for link, part in list(self._parts.items()):
-            if attach.address(link).entity == entity and isinstance(part, _HELD):
-                self.forget(link)
-                link.detach(Error(error.condition, error.description, {}))
-                self.wrote()
-
-    def _drop_lapsed(self) -> None:
-        """A token has expired: what it allowed ends."""
-        for link in list(self._parts):
-            address, right = attach.address(link), _right(link)
-            if address.node is not Node.CBS and not self.claims.allow(address.path, right):
-                self.forget(link)
-                link.detach(Error(UNAUTHORIZED, _EXPIRED.format(path=address.path), {}))
-                self.wrote()
-
-    def _reply_links(self, session: LinkSession, address: Address) -> list[ResponseLink]:
-        """Where answers of this node may go within an AMQP session."""
-        return [
-            part
-            for link, part in self._parts.items()
-            if isinstance(part, ResponseLink) and link.session is session and attach.address(link) == address
-        ]
-
-    def open_consumer(self, link: Link, queue: Queue, session: MessageSession | None) -> None:
-        """Answer a receiver's attach and begin to serve it."""
-        attach.accept_receiver(link, queue.settings, session)
-        consumer = ReceiverLink(queue, link, session, self.wrote)
-        self._parts[link] = consumer
-        consumer.start()
-
-    def _attach(self, link: Link) -> None:
-        try:
-            attach.require_supported(link)
-            self._open(link, attach.address(link))
-        except ServiceBusError as error:
-            link.refuse(Error(error.condition, error.description, {}))
-
-    def _open(self, link: Link, address: Address) -> None:
-        if address.node is Node.CBS:
-            self._open_request(link, address, None)
-            return
-        self.claims.require(address.path, _right(link))
-        queue = self._broker.find(address.entity)
-        self._broker.faults.check(FaultPoint.ATTACH, address.entity)
-        if address.node is Node.MANAGEMENT:
-            self._open_request(link, address, queue.settings)
-        elif link.peer_is_sender:
-            self._open_sender(link, queue)
-        else:
-            self._open_receiver(link, queue)
-
-    def _open_request(self, link: Link, address: Address, settings: QueueSettings | None) -> None:
-        attach.accept_request(link, settings)
-        if link.peer_is_sender:
-            replies = lambda: self._reply_links(link.session, address)  # noqa: E731 - a def would say no more
-            self._parts[link] = RequestLink(link, address, self._broker, self.claims, replies)
-        else:
-            self._parts[link] = ResponseLink(link)
-
-    def _open_sender(self, link: Link, queue: Queue) -> None:
-        if queue.dead_letters is None:
-            raise ServiceBusError(NOT_ALLOWED, "Messages cannot be sent to a dead-letter queue.")
-        queue.require_sendable()
-        attach.accept_sender(link, queue.settings)
-        self._parts[link] = SenderLink(self._broker, queue, link)
-
-    def _open_receiver(self, link: Link, queue: Queue) -> None:
-        queue.require_receivable()
-        wanted, session_id = attach.session_wanted(link)
-        attach.require_fitting(queue.settings, session_wanted=wanted)
-        if not wanted:
-            self.open_consumer(link, queue, None)
-        elif session_id is not None:
-            self.open_consumer(link, queue, queue.sessions.accept(session_id))
-        else:
-            wait = _SessionWait(self, link, queue, self._broker.now() + attach.session_wait_seconds(link))
-            self._parts[link] = wait
-            queue.sessions.accept_next(wait)
+    def _received(self, link: Link, event: MessageReceived) -> None:
+        open_link = self._links.get(link)
+        if isinstance(open_link, SenderLink | RequestLink):
+            open_link.received(event)
 
     def _flowed(self, link: Link, *, drain: bool) -> None:
-        match self._parts.get(link):
-            case ReceiverLink() as consumer:
-                consumer.flowed(drain=drain)
-            case ResponseLink() as reply_link:
-                reply_link.flush()
+        match self._links.get(link):
+            case ReceiverLink() as receiver:
+                receiver.flowed(drain=drain)
+            case ResponseLink() as response_link:
+                response_link.flush()
                 if drain:
                     link.drained()
             case _:
@@ -244,33 +159,146 @@ class ConnectionEndpoint:
     def _settled(self, event: DispositionReceived) -> None:
         if not event.role_receiver:
             return
-        for link, part in list(self._parts.items()):
-            if isinstance(part, ReceiverLink) and link.session is event.session:
-                self._settle(event, part)
+        # A disposition names deliveries of the AMQP session, not of a link: several links may have some of them.
+        for link, open_link in list(self._links.items()):
+            if isinstance(open_link, ReceiverLink) and link.session is event.session:
+                self._settle(event, open_link)
 
-    def _settle(self, event: DispositionReceived, consumer: ReceiverLink) -> None:
-        replies: list[tuple[int, Outcome]] = []
-        for delivery_id in consumer.deliveries_in(event.first, event.last):
-            reply = consumer.settle(delivery_id, event.state, settled=event.settled, faults=self._broker.faults)
-            if reply is not None and not event.settled:
-                replies.append((delivery_id, reply))
-        for first, last, reply in _runs(replies):
-            event.session.settle(False, first, last, reply)
+    def _settle(self, event: DispositionReceived, receiver: ReceiverLink) -> None:
+        answers: list[tuple[int, Outcome]] = []
+        for delivery_id in receiver.deliveries_in(event.first, event.last):
+            outcome = receiver.settle(delivery_id, event.state, settled=event.settled, faults=self._broker.faults)
+            if outcome is not None and not event.settled:
+                answers.append((delivery_id, outcome))
+        for first, last, outcome in _merge(answers):
+            event.session.settle(False, first, last, outcome)
+
+    # --- attach --------------------------------------------------------------------------------------------------
+
+    def open_receiver(self, link: Link, queue: Queue, session: MessageSession | None) -> None:
+        """Answer a receiver's attach and start to deliver."""
+        attach.accept_receiver_link(link, queue.settings, session)
+        receiver = ReceiverLink(queue, link, session, self.on_output)
+        # Stored before it starts: the start delivers at once, and a failure then must find the link to forget it.
+        self._links[link] = receiver
+        receiver.start()
+
+    def _attach(self, link: Link) -> None:
+        try:
+            attach.require_supported(link)
+            self._open(link, attach.address_of(link))
+        except ServiceBusError as error:
+            link.refuse(Error(error.condition, error.description, {}))
+
+    def _open(self, link: Link, address: Address) -> None:
+        if address.node is Node.CBS:
+            self._open_request_link(link, address, None)
+            return
+        # Rights first: a client without a token must not find out which entities exist.
+        self.rights.require(address.path, _required_right(link))
+        queue = self._broker.find(address.entity)
+        self._broker.faults.check(FaultPoint.ATTACH, address.entity)
+        if address.node is Node.MANAGEMENT:
+            self._open_request_link(link, address, queue.settings)
+        elif link.peer_is_sender:
+            self._open_sender(link, queue)
+        else:
+            self._open_receiver(link, queue)
+
+    def _open_request_link(self, link: Link, address: Address, settings: QueueSettings | None) -> None:
+        attach.accept_request_link(link, settings)
+        if not link.peer_is_sender:
+            self._links[link] = ResponseLink(link)
+            return
+
+        def response_links() -> list[ResponseLink]:
+            return self._response_links(link.session, address)
+
+        self._links[link] = RequestLink(link, address, self._broker, self.rights, response_links)
+
+    def _open_sender(self, link: Link, queue: Queue) -> None:
+        if queue.dead_letters is None:
+            raise ServiceBusError(NOT_ALLOWED, "Messages cannot be sent to a dead-letter queue.")
+        queue.require_sendable()
+        attach.accept_sender_link(link, queue.settings)
+        self._links[link] = SenderLink(queue, link, self._broker.faults)
+
+    def _open_receiver(self, link: Link, queue: Queue) -> None:
+        queue.require_receivable()
+        session = attach.session_filter(link)
+        attach.require_matching(queue.settings, session)
+        if session is None:
+            self.open_receiver(link, queue, None)
+        elif session.session_id is not None:
+            self.open_receiver(link, queue, queue.sessions.accept(session.session_id))
+        else:
+            until = self._broker.now() + attach.session_wait_seconds(link)
+            pending = PendingSessionLink(self, link, queue, until)
+            # Stored first: `accept_next` may grant a session at once, which replaces it by a receiver.
+            self._links[link] = pending
+            queue.sessions.accept_next(pending)
+
+    def _response_links(self, session: LinkSession, address: Address) -> list[ResponseLink]:
+        return [
+            open_link
+            for link, open_link in self._links.items()
+            if isinstance(open_link, ResponseLink) and link.session is session and attach.address_of(link) == address
+        ]
+
+    # --- detach --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Release everything that the client holds in queues, because its connection is closed."""
+        self._delayed.clear()
+        self.rights.close()
+        for link in list(self._links):
+            self.forget(link)
+
+    def forget(self, link: Link) -> None:
+        """Release what a detached link holds. Does nothing for an unknown link."""
+        match self._links.pop(link, None):
+            case ReceiverLink() as receiver:
+                receiver.stop()
+            case PendingSessionLink() as pending:
+                pending.cancel()
+            case _:
+                pass
+
+    def force_detach(self, entity: str, error: ServiceBusError = _DETACHED) -> None:
+        """Detach all links to an entity, as the service does when it moves the entity. `entity` is in lower case."""
+        for link, open_link in list(self._links.items()):
+            if attach.address_of(link).entity == entity and isinstance(open_link, _EntityLink):
+                self._detach(link, Error(error.condition, error.description, {}))
+
+    def _detach_unauthorized(self) -> None:
+        """Detach the links whose right has expired with a token."""
+        for link in list(self._links):
+            address = attach.address_of(link)
+            if address.node is not Node.CBS and not self.rights.allows(address.path, _required_right(link)):
+                self._detach(link, Error(UNAUTHORIZED, _EXPIRED.format(path=address.path), {}))
+
+    def _detach(self, link: Link, error: Error) -> None:
+        self.forget(link)
+        link.detach(error)
+        self.on_output()
 
 
-def _right(link: Link) -> Right:
-    """What the link needs; one to a `$management` node either: each request is looked at."""
-    if attach.address(link).node is Node.MANAGEMENT:
+def _required_right(link: Link) -> Right:
+    """Return the right that the link needs.
+
+    For a link to `$management`, Send or Listen is enough, because each request is checked for its own right.
+    """
+    if attach.address_of(link).node is Node.MANAGEMENT:
         return Right.SEND | Right.LISTEN
     return Right.SEND if link.peer_is_sender else Right.LISTEN
 
 
-def _runs(replies: list[tuple[int, Outcome]]) -> list[tuple[int, int, Outcome]]:
-    """The same answer to deliveries one after the other is said once."""
-    runs: list[tuple[int, int, Outcome]] = []
-    for delivery_id, reply in replies:
-        if runs and runs[-1][1:] == (advance(delivery_id, -1), reply):
-            runs[-1] = (runs[-1][0], delivery_id, reply)
+def _merge(answers: list[tuple[int, Outcome]]) -> list[tuple[int, int, Outcome]]:
+    """Merge equal outcomes of consecutive deliveries into ranges: one disposition answers a range."""
+    ranges: list[tuple[int, int, Outcome]] = []
+    for delivery_id, outcome in answers:
+        if ranges and ranges[-1][1:] == (advance(delivery_id, -1), outcome):
+            ranges[-1] = (ranges[-1][0], delivery_id, outcome)
         else:
-            runs.append((delivery_id, delivery_id, reply))
-    return runs
+            ranges.append((delivery_id, delivery_id, outcome))
+    return ranges

@@ -1,10 +1,14 @@
-"""`<entity>/$management`: peek, schedule, deferred messages, locks and sessions by request and response."""
+"""The `$management` node of a queue: peek, schedule, deferred messages, locks and sessions.
+
+Source: Microsoft Learn, "AMQP 1.0 in Azure Service Bus: request/response-based operations".
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from enum import StrEnum
+from typing import assert_never
 
 from servicebus_emulator.amqp import Array, Int, Long, Symbol, Timestamp
 from servicebus_emulator.servicebus.access.policies import Right
@@ -19,35 +23,48 @@ from servicebus_emulator.servicebus.errors import (
     STATUS,
     ServiceBusError,
 )
+from servicebus_emulator.servicebus.links.management_arguments import Arguments
 from servicebus_emulator.servicebus.links.request_response import Request, Response
 
 MAX_PEEKED_BYTES = 4 * 1024 * 1024
-"""One answer holds no more messages than this, but one at least; who wants more asks again from there."""
+"""The maximum size of the messages in one response; it holds one message at least. A client peeks on from there."""
 _PREFIX = "com.microsoft:"
-_T = TypeVar("_T")
-_EMPTY = object()
+_NO_CONTENT = object()
 _ALL_SESSIONS_MS = 253_402_300_800_000
-"""`last-updated-time` when no moment is meant: the year 10000, .NET's largest date."""
+"""The `last-updated-time` of a client that means no moment: the year 10000, after .NET's largest date."""
+_PEEK_LOCK = 1
+"""The receiver-settle-mode "second" (AMQP 1.0 part 2 section 2.8.3)."""
+_DEFAULT_SESSIONS = 100
 
 
-def answer(queue: Queue, request: Request) -> Response:
-    """Do what the request asks of the queue; every refusal is an answer too."""
+class DispositionStatus(StrEnum):
+    """The settlements that update-disposition knows. The service spells "defered" with one r."""
+
+    COMPLETED = "completed"
+    ABANDONED = "abandoned"
+    DEFERRED = "defered"
+    SUSPENDED = "suspended"
+    """Dead-lettered."""
+
+
+def respond(queue: Queue, request: Request) -> Response:
+    """Carry out a request. An error is a response too."""
     try:
         body = _carry_out(queue, request)
     except ServiceBusError as error:
-        return refusal(error)
-    if body is _EMPTY:
+        return error_response(error)
+    if body is _NO_CONTENT:
         return Response({"statusCode": Int(204), "statusDescription": "No Content"})
     return Response({"statusCode": Int(200), "statusDescription": "OK"}, body)
 
 
-def right(request: Request) -> Right:
-    """What the request needs: `Send` for messages to be sent later, else `Listen`."""
+def required_right(request: Request) -> Right:
+    """Return the right that the request needs: Send to schedule or cancel messages, Listen for the rest."""
     return Right.SEND if request.properties.get("operation") in _SENDING else Right.LISTEN
 
 
-def refusal(error: ServiceBusError) -> Response:
-    """The answer that says why not."""
+def error_response(error: ServiceBusError) -> Response:
+    """Return the response that reports an error."""
     return Response(
         {
             "statusCode": Int(STATUS.get(error.condition, 500)),
@@ -60,167 +77,48 @@ def refusal(error: ServiceBusError) -> Response:
 def _carry_out(queue: Queue, request: Request) -> object:
     name = str(request.properties.get("operation", ""))
     operation = _OPERATIONS.get(name)
-    if name in _OF_SUBSCRIPTIONS:
+    if name in _SUBSCRIPTION_OPERATIONS:
         raise ServiceBusError(NOT_IMPLEMENTED, f"'{name}' is for subscriptions, which are not supported; use queues")
     if operation is None:
         raise ServiceBusError(NOT_IMPLEMENTED, f"the operation '{name}' is not supported")
     if not isinstance(request.body, Mapping):
         raise ServiceBusError(ARGUMENT_ERROR, "the body must be a map")
-    return operation(queue, _Arguments(request.body))
+    return operation(queue, Arguments(request.body))
 
 
-class _Arguments:
-    """A request's map, each value read by its type. Any integer width will do: documents and SDKs disagree."""
-
-    def __init__(self, values: Mapping[object, object]) -> None:
-        self._values = {str(key): value for key, value in values.items()}
-
-    def whole(self, name: str, default: int | None = None) -> int:
-        value = self._values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ServiceBusError(ARGUMENT_ERROR, f"'{name}' must be a whole number")
-        return int(value)
-
-    def flag(self, name: str) -> bool:
-        return bool(self._optional(name, bool))
-
-    def moment(self, name: str) -> float:
-        return self.whole(name) / 1000
-
-    def text(self, name: str) -> str | None:
-        return self._optional(name, str)
-
-    def binary(self, name: str) -> bytes | None:
-        return self._optional(name, bytes)
-
-    def map(self, name: str) -> Mapping[str, object]:
-        return {str(key): value for key, value in (self._optional(name, dict) or {}).items()}
-
-    def numbers(self, name: str) -> list[int]:
-        return [int(number) for number in self._items(name, int)]
-
-    def tokens(self, name: str) -> list[uuid.UUID]:
-        return self._items(name, uuid.UUID)
-
-    def maps(self, name: str) -> list[dict[object, object]]:
-        return self._items(name, dict)
-
-    def _optional(self, name: str, kind: type[_T]) -> _T | None:
-        value = self._values.get(name)
-        if value is None or isinstance(value, kind):
-            return value
-        raise ServiceBusError(ARGUMENT_ERROR, f"'{name}' must be a {kind.__name__}")
-
-    def _items(self, name: str, kind: type[_T]) -> list[_T]:
-        values = self._values.get(name)
-        if not isinstance(values, list | tuple) or not all(isinstance(value, kind) for value in values):
-            raise ServiceBusError(ARGUMENT_ERROR, f"'{name}' must be a list of {kind.__name__}")
-        return list(values)
+# --- messages ----------------------------------------------------------------------------------------------------
 
 
-def _renew_lock(queue: Queue, arguments: _Arguments) -> object:
-    ends = [queue.renew(token) for token in arguments.tokens("lock-tokens")]
-    return {"expirations": Array([_timestamp(end) for end in ends])}
-
-
-def _renew_session_lock(queue: Queue, arguments: _Arguments) -> object:
-    return {"expiration": _timestamp(queue.sessions.renew(arguments.text("session-id")))}
-
-
-def _peek(queue: Queue, arguments: _Arguments) -> object:
-    found = queue.peek(
-        arguments.whole("from-sequence-number"), arguments.whole("message-count"), arguments.text("session-id")
+def _peek(queue: Queue, arguments: Arguments) -> object:
+    peeked = queue.peek(
+        arguments.integer("from-sequence-number"), arguments.integer("message-count"), arguments.text("session-id")
     )
-    without_body = arguments.flag("omit-message-body")
+    without_body = arguments.boolean("omit-message-body")
     messages: list[dict[str, object]] = []
     room = MAX_PEEKED_BYTES
-    for one in found:
-        payload = encode_peeked(one, without_body=without_body)
+    for message in peeked:
+        payload = encode_peeked(message, without_body=without_body)
         room -= len(payload)
         if room < 0 and messages:
             break
         messages.append({"message": payload})
-    return {"messages": messages} if messages else _EMPTY
+    return {"messages": messages} if messages else _NO_CONTENT
 
 
-def _schedule(queue: Queue, arguments: _Arguments) -> object:
-    messages = [_embedded(entry) for entry in arguments.maps("messages")]
+def _purge(queue: Queue, arguments: Arguments) -> object:
+    count, before = arguments.integer("message-count"), arguments.moment("enqueued-time-utc")
+    if count < 1:
+        raise ServiceBusError(ARGUMENT_ERROR, "'message-count' must be 1 or more")
+    purged = queue.purge(count, before=before, session_id=arguments.text("session-id"))
+    return {"message-count": Int(purged)} if purged else _NO_CONTENT
+
+
+def _schedule(queue: Queue, arguments: Arguments) -> object:
+    messages = [_scheduled_message(entry) for entry in arguments.maps("messages")]
     return {"sequence-numbers": Array([Long(number) for number in queue.send(messages)])}
 
 
-def _cancel_scheduled(queue: Queue, arguments: _Arguments) -> object:
-    queue.cancel_scheduled(arguments.numbers("sequence-numbers"))
-    return {}
-
-
-def _receive_deferred(queue: Queue, arguments: _Arguments) -> object:
-    queue.require_receivable()
-    keep = arguments.whole("receiver-settle-mode", 1) == 1
-    if queue.settings.requires_session and arguments.text("session-id") is None:
-        raise ServiceBusError(NOT_ALLOWED, f"'{queue.settings.name}' requires sessions: name the 'session-id'")
-    messages = queue.receive_deferred(
-        arguments.numbers("sequence-numbers"), peek_lock=keep, session_id=arguments.text("session-id")
-    )
-    return {"messages": [_deferred(message) for message in messages]}
-
-
-def _deferred(message: Message) -> dict[str, object]:
-    token = message.lock_token
-    entry: dict[str, object] = {"message": encode_delivery(message, lock_token=token)}
-    return entry if token is None else entry | {"lock-token": token}
-
-
-def _update_disposition(queue: Queue, arguments: _Arguments) -> object:
-    status = arguments.text("disposition-status")
-    changes = arguments.map("properties-to-modify")
-    reason, description = arguments.text("deadletter-reason"), arguments.text("deadletter-description")
-    settle: dict[str | None, Callable[[uuid.UUID], None]] = {
-        "completed": queue.complete,
-        "abandoned": lambda token: queue.abandon(token, changes),
-        "defered": lambda token: queue.defer(token, changes),
-        "suspended": lambda token: queue.dead_letter(token, reason, description, changes),
-    }
-    if status not in settle:
-        raise ServiceBusError(ARGUMENT_ERROR, f"'disposition-status' must be one of {', '.join(map(str, settle))}")
-    if queue.settings.requires_session and arguments.text("session-id") is not None:
-        queue.sessions.require_locked(arguments.text("session-id"))  # else the session's lock is what was lost
-    for token in arguments.tokens("lock-tokens"):
-        settle[status](token)
-    return {}
-
-
-def _get_session_state(queue: Queue, arguments: _Arguments) -> object:
-    return {"session-state": queue.sessions.get_state(arguments.text("session-id"))}
-
-
-def _set_session_state(queue: Queue, arguments: _Arguments) -> object:
-    state, limit = arguments.binary("session-state"), queue.settings.max_message_bytes
-    if state is not None and len(state) > limit:
-        raise ServiceBusError(MESSAGE_SIZE_EXCEEDED, f"the state has {len(state)} bytes; at most {limit} are kept")
-    queue.sessions.set_state(arguments.text("session-id"), state)
-    return {}
-
-
-def _list_sessions(queue: Queue, arguments: _Arguments) -> object:
-    if not queue.settings.requires_session:
-        raise ServiceBusError(NOT_ALLOWED, f"'{queue.settings.name}' has no sessions")
-    skip, top = arguments.whole("skip", 0), arguments.whole("top", 100)
-    after = arguments.whole("last-updated-time", _ALL_SESSIONS_MS)
-    state_after = None if after == _ALL_SESSIONS_MS else after / 1000
-    found = queue.session_ids(skip, top, state_after=state_after)
-    # The key is misspelt by the service, and so by every SDK.
-    return {"skip": Int(skip + len(found)), "sessions-ids": found} if found else _EMPTY
-
-
-def _purge(queue: Queue, arguments: _Arguments) -> object:
-    count, before = arguments.whole("message-count"), arguments.moment("enqueued-time-utc")
-    if count < 1:
-        raise ServiceBusError(ARGUMENT_ERROR, "'message-count' must be 1 or more")
-    deleted = queue.purge(count, before=before, session_id=arguments.text("session-id"))
-    return {"message-count": Int(deleted)} if deleted else _EMPTY
-
-
-def _embedded(entry: Mapping[object, object]) -> Message:
+def _scheduled_message(entry: Mapping[object, object]) -> Message:
     payload = {str(key): value for key, value in entry.items()}.get("message")
     if not isinstance(payload, bytes):
         raise ServiceBusError(ARGUMENT_ERROR, "each entry of 'messages' must hold a 'message' of bytes")
@@ -230,11 +128,105 @@ def _embedded(entry: Mapping[object, object]) -> Message:
     return message
 
 
+def _cancel_scheduled(queue: Queue, arguments: Arguments) -> object:
+    queue.cancel_scheduled(arguments.integers("sequence-numbers"))
+    return {}
+
+
+def _receive_deferred(queue: Queue, arguments: Arguments) -> object:
+    queue.require_receivable()
+    peek_lock = arguments.integer("receiver-settle-mode", _PEEK_LOCK) == _PEEK_LOCK
+    session_id = arguments.text("session-id")
+    if queue.settings.requires_session and session_id is None:
+        raise ServiceBusError(NOT_ALLOWED, f"'{queue.settings.name}' requires sessions: name the 'session-id'")
+    numbers = arguments.integers("sequence-numbers")
+    messages = queue.receive_deferred(numbers, peek_lock=peek_lock, session_id=session_id)
+    return {"messages": [_deferred_entry(message) for message in messages]}
+
+
+def _deferred_entry(message: Message) -> dict[str, object]:
+    token = message.lock_token
+    entry: dict[str, object] = {"message": encode_delivery(message, lock_token=token)}
+    return entry if token is None else entry | {"lock-token": token}
+
+
+# --- locks -------------------------------------------------------------------------------------------------------
+
+
+def _renew_lock(queue: Queue, arguments: Arguments) -> object:
+    ends = [queue.renew(token) for token in arguments.uuids("lock-tokens")]
+    return {"expirations": Array([_timestamp(end) for end in ends])}
+
+
+def _update_disposition(queue: Queue, arguments: Arguments) -> object:
+    status = _disposition_status(arguments)
+    if queue.settings.requires_session and arguments.text("session-id") is not None:
+        # Checked first, so that an expired session is reported as session-lock-lost and not as message-lock-lost.
+        queue.sessions.require_locked(arguments.text("session-id"))
+    for token in arguments.uuids("lock-tokens"):
+        _settle(queue, token, status, arguments)
+    return {}
+
+
+def _disposition_status(arguments: Arguments) -> DispositionStatus:
+    try:
+        return DispositionStatus(str(arguments.text("disposition-status")))
+    except ValueError:
+        text = f"'disposition-status' must be one of {', '.join(DispositionStatus)}"
+        raise ServiceBusError(ARGUMENT_ERROR, text) from None
+
+
+def _settle(queue: Queue, token: uuid.UUID, status: DispositionStatus, arguments: Arguments) -> None:
+    properties = arguments.map("properties-to-modify")
+    match status:
+        case DispositionStatus.COMPLETED:
+            queue.complete(token)
+        case DispositionStatus.ABANDONED:
+            queue.abandon(token, properties)
+        case DispositionStatus.DEFERRED:
+            queue.defer(token, properties)
+        case DispositionStatus.SUSPENDED:
+            reason, description = arguments.text("deadletter-reason"), arguments.text("deadletter-description")
+            queue.dead_letter(token, reason, description, properties)
+        case _:
+            assert_never(status)
+
+
+# --- sessions ----------------------------------------------------------------------------------------------------
+
+
+def _renew_session_lock(queue: Queue, arguments: Arguments) -> object:
+    return {"expiration": _timestamp(queue.sessions.renew(arguments.text("session-id")))}
+
+
+def _get_session_state(queue: Queue, arguments: Arguments) -> object:
+    return {"session-state": queue.sessions.get_state(arguments.text("session-id"))}
+
+
+def _set_session_state(queue: Queue, arguments: Arguments) -> object:
+    state, limit = arguments.binary("session-state"), queue.settings.max_message_bytes
+    if state is not None and len(state) > limit:
+        raise ServiceBusError(MESSAGE_SIZE_EXCEEDED, f"the state has {len(state)} bytes; at most {limit} are kept")
+    queue.sessions.set_state(arguments.text("session-id"), state)
+    return {}
+
+
+def _list_sessions(queue: Queue, arguments: Arguments) -> object:
+    if not queue.settings.requires_session:
+        raise ServiceBusError(NOT_ALLOWED, f"'{queue.settings.name}' has no sessions")
+    skip, top = arguments.integer("skip", 0), arguments.integer("top", _DEFAULT_SESSIONS)
+    updated_after = arguments.integer("last-updated-time", _ALL_SESSIONS_MS)
+    state_after = None if updated_after == _ALL_SESSIONS_MS else updated_after / 1000
+    ids = queue.session_ids(skip, top, state_after=state_after)
+    # The service misspells the key, and so do the SDKs.
+    return {"skip": Int(skip + len(ids)), "sessions-ids": ids} if ids else _NO_CONTENT
+
+
 def _timestamp(seconds: float) -> Timestamp:
     return Timestamp(int(seconds * 1000))
 
 
-_OPERATIONS: dict[str, Callable[[Queue, _Arguments], object]] = {
+_OPERATIONS: dict[str, Callable[[Queue, Arguments], object]] = {
     _PREFIX + "renew-lock": _renew_lock,
     _PREFIX + "renew-session-lock": _renew_session_lock,
     _PREFIX + "peek-message": _peek,
@@ -248,4 +240,4 @@ _OPERATIONS: dict[str, Callable[[Queue, _Arguments], object]] = {
     _PREFIX + "batch-delete-messages": _purge,
 }
 _SENDING = frozenset(_PREFIX + name for name in ("schedule-message", "cancel-scheduled-message"))
-_OF_SUBSCRIPTIONS = frozenset(_PREFIX + name for name in ("add-rule", "remove-rule", "enumerate-rules"))
+_SUBSCRIPTION_OPERATIONS = frozenset(_PREFIX + name for name in ("add-rule", "remove-rule", "enumerate-rules"))

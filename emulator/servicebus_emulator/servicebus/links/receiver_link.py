@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from typing import assert_never
 
 from servicebus_emulator.amqp import Accepted, Error, Link, Modified, Outcome, Received, Rejected, Released
 from servicebus_emulator.amqp.serial import advance, distance
@@ -15,43 +16,54 @@ from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST, SESSION_LOC
 from servicebus_emulator.servicebus.faults import FaultPoint, ServiceBusFaults
 
 MAX_BACKLOG_BYTES = 4 * 1024 * 1024
-"""A client that does not read is sent no more while this much waits for it."""
-_REMEMBERED = 1000
-"""Deliveries that were settled by other means than their link, or whose lock is over, and are known all the same."""
+"""The maximum of unsent bytes on a connection. Above it, a client that does not read gets no more messages."""
+_MAX_STALE_DELIVERIES = 1000
+"""Deliveries that stay known although their message is not locked any more."""
+_SETTLED = 1
+"""The snd-settle-mode "settled" (AMQP 1.0 part 2 section 2.8.2): the client asks for receive-and-delete."""
 _DEAD_LETTER_FIELDS = ("DeadLetterReason", "DeadLetterErrorDescription")
 
 
 class ReceiverLink:
-    """Pushes messages while the client gives credit. Under peek-lock the delivery tag is the lock token."""
+    """Delivers messages while the client gives credit. Implements `receiver.MessageReceiver`.
 
-    def __init__(self, queue: Queue, link: Link, session: MessageSession | None, wrote: Callable[[], None]) -> None:
-        self.peek_lock = link.attach.snd_settle_mode != 1
+    `on_output`: called when the link writes outside of an event of its own connection.
+    """
+
+    def __init__(self, queue: Queue, link: Link, session: MessageSession | None, on_output: Callable[[], None]) -> None:
+        self.peek_lock = link.attach.snd_settle_mode != _SETTLED
         self._queue = queue
         self._link = link
         self._session = session
-        self._wrote = wrote
-        self._deliveries: dict[int, uuid.UUID] = {}
-        self._sweep_at = 2 * _REMEMBERED
+        self._on_output = on_output
+        self._tokens: dict[int, uuid.UUID] = {}
+        self._sweep_at = 2 * _MAX_STALE_DELIVERIES
 
     def start(self) -> None:
-        """Be served from now on."""
+        """Start to receive."""
         if self._session is not None:
             self._queue.sessions.attach(self._session, self)
         else:
             self._queue.subscribe(self)
 
     def stop(self) -> None:
-        """The link is gone. Locks outlive it, a session does not."""
+        """Stop to receive. Message locks outlive the link; a session is released with it."""
         if self._session is not None:
             self._queue.sessions.release(self._session)
         else:
             self._queue.unsubscribe(self)
 
     def flowed(self, *, drain: bool) -> None:
-        """The client changed its credit; a drain is answered when nothing more can be sent at once."""
+        """Handle a change of the client's credit.
+
+        The queue delivers first and the drain is answered afterwards: drain means that the broker uses the credit for
+        the messages that it has, and gives up the rest (AMQP 1.0 part 2 section 2.6.7).
+        """
         self._queue.credit_granted(self._session)
         if drain:
             self._link.drained()
+
+    # --- deliver -------------------------------------------------------------------------------------------------
 
     def has_capacity(self) -> bool:
         """See `receiver.MessageReceiver`."""
@@ -59,60 +71,74 @@ class ReceiverLink:
         return link.open and link.credit > 0 and link.pending_output_bytes < MAX_BACKLOG_BYTES
 
     def deliver(self, message: Message) -> None:
-        """See `receiver.MessageReceiver`."""
+        """See `receiver.MessageReceiver`.
+
+        The delivery tag is the lock token as a .NET GUID, with the first three fields in little-endian order: SDKs
+        read the token from the tag. Receive-and-delete has no token; its tag is empty.
+        """
         token = message.lock_token
-        tag = token.bytes_le if token is not None else b""  # the tag is the token, and empty if there is none
+        tag = token.bytes_le if token is not None else b""
         delivery_id = self._link.send(encode_delivery(message, lock_token=token), tag=tag, settled=token is None)
         if token is not None:
-            self._deliveries[delivery_id] = token
-            if len(self._deliveries) >= self._sweep_at:
+            self._tokens[delivery_id] = token
+            if len(self._tokens) >= self._sweep_at:
                 self._sweep()
-        self._wrote()
+        self._on_output()
 
     def _sweep(self) -> None:
-        """Forget old deliveries that are locked no more: a client that settles by requests never settles them here.
+        """Forget old deliveries whose messages are not locked any more.
 
-        The newest stay, so that who settles too late is told so.
+        A client that settles through `$management` never settles its deliveries on the link. The latest ones stay, so
+        that a client that settles too late gets message-lock-lost.
         """
-        newest = len(self._deliveries) - _REMEMBERED
-        self._deliveries = {
+        oldest_kept = len(self._tokens) - _MAX_STALE_DELIVERIES
+        self._tokens = {
             delivery_id: token
-            for age, (delivery_id, token) in enumerate(self._deliveries.items())
-            if age >= newest or self._queue.is_locked(token)
+            for position, (delivery_id, token) in enumerate(self._tokens.items())
+            if position >= oldest_kept or self._queue.is_locked(token)
         }
-        self._sweep_at = 2 * max(_REMEMBERED, len(self._deliveries))  # so that it costs little for each delivery
+        # The limit doubles with the deliveries that are left, so that a sweep costs constant time for each delivery.
+        self._sweep_at = 2 * max(_MAX_STALE_DELIVERIES, len(self._tokens))
 
     def session_lock_lost(self) -> None:
         """See `receiver.SessionLockObserver`."""
         self._session = None
         self._link.detach(Error(SESSION_LOCK_LOST, "The session's lock has expired.", {}))
-        self._wrote()
+        self._on_output()
+
+    # --- settle --------------------------------------------------------------------------------------------------
 
     def deliveries_in(self, first: int, last: int) -> list[int]:
-        """Its unsettled deliveries in this range of IDs, which may run over the end of 32 bits."""
-        if first == last:  # as nearly always
-            return [first] if first in self._deliveries else []
+        """Return the unsettled deliveries of this link in a range of delivery IDs.
+
+        The range may wrap at 32 bits, and it may span deliveries of other links: IDs count for the AMQP session. A
+        client may state a huge range, so the smaller of the range and the link's deliveries is walked.
+        """
+        if first == last:  # the usual case
+            return [first] if first in self._tokens else []
         span = distance(first, last)
-        if span > len(self._deliveries):
-            found = [number for number in self._deliveries if 0 <= distance(first, number) <= span]
-            return sorted(found, key=lambda number: distance(first, number))
+        if span > len(self._tokens):
+            ids = [delivery_id for delivery_id in self._tokens if 0 <= distance(first, delivery_id) <= span]
+            return sorted(ids, key=lambda delivery_id: distance(first, delivery_id))
         walk = (advance(first, step) for step in range(span + 1))
-        return [number for number in walk if number in self._deliveries]
+        return [delivery_id for delivery_id in walk if delivery_id in self._tokens]
 
     def settle(
         self, delivery_id: int, state: Outcome | None, *, settled: bool, faults: ServiceBusFaults
     ) -> Outcome | None:
-        """Carry out what the client says of a delivery; the state to answer with, None if there is nothing to answer.
+        """Settle a delivery as the client's disposition says. Return the outcome to answer, None for no answer.
 
-        A refusal is a rejection with an error; the answer to a dead-lettering is a rejection without one. A delivery
-        that the client settles without a word has the default outcome of the link, if it named one.
+        An error is answered with a rejection that carries it. So a dead-lettering, which the client requests with a
+        rejection, is confirmed by a rejection without an error. A delivery that is settled without a state gets the
+        link's default outcome (AMQP 1.0 part 3 section 3.5.3).
         """
-        token = self._deliveries[delivery_id]
+        token = self._tokens[delivery_id]
         source = self._link.attach.source
         state = source.default_outcome if state is None and settled and source is not None else state
         if settled or not isinstance(state, Received | None):
-            del self._deliveries[delivery_id]
+            del self._tokens[delivery_id]
         try:
+            # A release is not refused on purpose: SDKs send it on close and do not wait for an answer.
             if not isinstance(state, Received | Released | None):
                 faults.check(FaultPoint.SETTLE, self._queue.settings.name)
             return self._carry_out(token, state)
@@ -120,7 +146,7 @@ class ReceiverLink:
             return Rejected(Error(self._condition(error), error.description, {}))
 
     def _condition(self, error: ServiceBusError) -> str:
-        """What is lost with a session is the session's lock."""
+        # The lock of a session's message is lost with the session's lock, and SDKs expect that error for it.
         session = self._session
         if error.condition == MESSAGE_LOCK_LOST and session is not None and not session.is_locked(self._queue.now()):
             return SESSION_LOCK_LOST
@@ -132,25 +158,27 @@ class ReceiverLink:
                 self._queue.complete(token)
             case Released():
                 self._queue.release(token)
-            case Modified(undeliverable_here=True, message_annotations=changes):
-                self._queue.defer(token, _named(changes))
+            case Modified(undeliverable_here=True, message_annotations=properties):
+                self._queue.defer(token, _by_name(properties))
                 return Modified(delivery_failed=True, undeliverable_here=True)
-            case Modified(message_annotations=changes):
-                self._queue.abandon(token, _named(changes))
+            case Modified(message_annotations=properties):
+                self._queue.abandon(token, _by_name(properties))
                 return Modified(delivery_failed=True, undeliverable_here=False)
             case Rejected(error=error):
-                given = dict((error.info if error is not None else None) or {})
-                reason, description = (_text(given.pop(name, None)) for name in _DEAD_LETTER_FIELDS)
-                self._queue.dead_letter(token, reason, description, given)
+                info = dict((error.info if error is not None else None) or {})
+                reason, description = (_text(info.pop(name, None)) for name in _DEAD_LETTER_FIELDS)
+                self._queue.dead_letter(token, reason, description, info)
                 return Rejected(None)
             case Received() | None:
-                return None  # not the end of it
+                return None  # progress, and not an outcome: the delivery stays unsettled
+            case _:
+                assert_never(state)
         return state
 
 
-def _named(changes: Mapping[object, object] | None) -> dict[str, object]:
-    """`properties-to-modify`; .NET writes its keys as symbols, others as strings."""
-    return {str(key): value for key, value in (changes or {}).items()}
+def _by_name(properties: Mapping[object, object] | None) -> dict[str, object]:
+    # The .NET SDK writes the names of properties to modify as symbols, other SDKs as strings.
+    return {str(key): value for key, value in (properties or {}).items()}
 
 
 def _text(value: object) -> str | None:

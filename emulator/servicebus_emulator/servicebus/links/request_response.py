@@ -1,4 +1,4 @@
-"""Request/response over AMQP, as `$cbs` and `$management` do it."""
+"""The requests and responses of `$cbs` and `$management`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from servicebus_emulator.amqp.sections import AMQP_VALUE, APPLICATION_PROPERTIES
 from servicebus_emulator.servicebus.entities.message_encoding import encode_section
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
 
+_REPLY_TO = 4
+"""The index of reply-to in the properties section (AMQP 1.0 part 3 section 3.2.4)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. `message_id` keeps its AMQP type: the answer must carry the very same."""
+    """One request. `message_id` keeps its AMQP type: SDKs look up the response by value and type."""
 
     message_id: object
     reply_to: str | None
@@ -23,24 +26,24 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Its answer: application properties and the body value."""
+    """The application properties and the body value of a response."""
 
     properties: Mapping[str, object]
     body: object = None
 
 
-def read(payload: bytes) -> Request:
-    """Read a request. Raises `ServiceBusError` if it is none."""
+def parse_request(payload: bytes) -> Request:
+    """Decode a request. Raises `ServiceBusError` (argument-error) for an invalid message."""
     message_id: object = None
     reply_to: object = None
     properties: dict[str, object] = {}
     body: object = None
     try:
         for code, start, end in split(payload):
-            value = _value(payload[start:end])
+            value = _section_value(payload[start:end])
             if code == PROPERTIES and isinstance(value, list):
                 message_id = value[0] if value else None
-                reply_to = value[4] if len(value) > 4 else None
+                reply_to = value[_REPLY_TO] if len(value) > _REPLY_TO else None
             elif code == APPLICATION_PROPERTIES and isinstance(value, dict):
                 properties = {str(key): item for key, item in value.items()}
             elif code in {AMQP_VALUE, DATA}:
@@ -50,8 +53,8 @@ def read(payload: bytes) -> Request:
     return Request(message_id, reply_to if isinstance(reply_to, str) else None, properties, body)
 
 
-def write(request: Request, response: Response) -> bytes:
-    """The bytes of an answer."""
+def encode_response(request: Request, response: Response) -> bytes:
+    """Return the bytes of a response. Its correlation ID is the message ID of the request."""
     properties = [None, None, None, None, None, request.message_id]
     return (
         encode_section(PROPERTIES, properties)
@@ -60,6 +63,6 @@ def write(request: Request, response: Response) -> bytes:
     )
 
 
-def _value(encode_section: bytes) -> object:
-    described, _ = decode(encode_section)
+def _section_value(section: bytes) -> object:
+    described, _ = decode(section)
     return described.value if isinstance(described, Described) else None

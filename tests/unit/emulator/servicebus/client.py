@@ -85,7 +85,7 @@ class Client:
 
     def __init__(self, broker: Broker) -> None:
         self.peer = Peer().open().begin()
-        self.endpoint = ConnectionEndpoint(broker, wrote=lambda: None)
+        self.endpoint = ConnectionEndpoint(broker, on_output=lambda: None)
         self._sent: list[Sent] = []
 
     def say(self, *performatives: Performative, payload: bytes = b"") -> None:

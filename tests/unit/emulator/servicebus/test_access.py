@@ -67,7 +67,7 @@ def document(namespace: object = (), queue: object = ()) -> dict[str, object]:
     return {"UserConfig": {"Namespaces": [entry]}}
 
 
-def test_policies_of_the_namespace_and_of_a_queue_are_read_and_the_well_known_one_comes_on_top() -> None:
+def test_policies_of_namespace_and_queues_are_parsed_and_the_development_policy_is_added() -> None:
     whole = rule(Rights=["Manage"], SecondaryKey="s", ClaimType="SharedAccessKey", ClaimValue="None")
     assert parse_policies(document([whole], [rule(Rights=["Listen", "Send"])])) == (
         DEVELOPMENT_POLICY,
@@ -76,7 +76,7 @@ def test_policies_of_the_namespace_and_of_a_queue_are_read_and_the_well_known_on
     )
 
 
-def test_a_policy_of_the_well_known_name_takes_its_place() -> None:
+def test_a_policy_with_the_development_policys_name_replaces_it() -> None:
     (only,) = parse_policies(document([rule(KeyName="rootmanagesharedaccesskey")]))
     assert only.keys == ("k",)
 
@@ -96,7 +96,7 @@ def test_a_policy_of_the_well_known_name_takes_its_place() -> None:
         ([rule(KeyName=f"p{number}") for number in range(13)], "", "there are 13 policies; 12 are allowed"),
     ],
 )
-def test_a_wrong_policy_is_refused_with_its_place(rules: object, where: str, what: str) -> None:
+def test_an_invalid_policy_is_rejected_with_its_path(rules: object, where: str, what: str) -> None:
     for path, given in (
         ("UserConfig.Namespaces[0]", document(namespace=rules)),
         ("UserConfig.Namespaces[0].Queues[0]", document(queue=rules)),
@@ -106,7 +106,7 @@ def test_a_wrong_policy_is_refused_with_its_place(rules: object, where: str, wha
         assert str(caught.value).startswith(f"{path}.AuthorizationRules{where}: {what}")
 
 
-def test_no_key_is_in_what_a_policy_looks_like() -> None:
+def test_the_repr_of_a_policy_hides_its_keys() -> None:
     assert "first-key" not in repr(SENDERS)
 
 
@@ -129,11 +129,11 @@ def test_no_key_is_in_what_a_policy_looks_like() -> None:
         ("", ""),
     ],
 )
-def test_of_a_resource_the_path_counts(uri: str, path: str) -> None:
+def test_only_the_path_of_a_resource_uri_counts(uri: str, path: str) -> None:
     assert path_of(uri) == path
 
 
-def test_what_the_sdk_signs_is_good() -> None:
+def test_a_signature_of_the_python_sdk_is_valid() -> None:
     token = generate_sas_token(  # type: ignore[no-untyped-call]
         f"{HOST}/q", DEVELOPMENT_POLICY.name, DEVELOPMENT_POLICY.keys[0], LATER
     )
@@ -155,11 +155,11 @@ def test_what_the_sdk_signs_is_good() -> None:
         signed(f"{HOST}/q").replace("sr=sb%3A%2F%2F", "sr=sb%3a%2f%2f"),
     ],
 )
-def test_a_signature_is_good_for_its_resource_and_below_in_all_spellings(header: str) -> None:
+def test_a_signature_is_valid_for_its_resource_and_everything_below_in_any_case(header: str) -> None:
     authorizer().authorize(header, "q", Right.SEND)
 
 
-def test_a_client_may_sign_lower_case_escapes() -> None:
+def test_a_client_may_sign_lower_case_percent_escapes() -> None:
     encoded = quote(f"{HOST}/q", safe="").replace("%3A", "%3a").replace("%2F", "%2f")
     digest = hmac.digest(b"first-key", f"{encoded}\n{LATER}".encode(), hashlib.sha256)
     signature = quote_plus(base64.b64encode(digest))
@@ -192,14 +192,14 @@ def test_a_client_may_sign_lower_case_escapes() -> None:
         ("Bearer a.b", "MalformedToken"),
     ],
 )
-def test_what_is_wrong_with_a_token_is_said_but_no_secret(header: str | None, why: str) -> None:
+def test_an_invalid_token_is_rejected_with_the_reason_and_without_a_secret(header: str | None, why: str) -> None:
     said = refusal(authorizer(), header)
     assert why in said
     assert not any(secret in said for secret in ("first-key", "second-key", "q-key", "sig=", "SAS_KEY_VALUE"))
 
 
 @pytest.mark.parametrize("below", ["messages", "messages/head", "$deadletterqueue/messages"])
-def test_a_queues_policy_may_sign_what_rest_asks_for(below: str) -> None:
+def test_a_queues_policy_may_sign_the_url_of_an_http_request(below: str) -> None:
     path = "q/$deadletterqueue" if below.startswith("$") else "q"
     authorizer().authorize(signed(f"{HOST}/q/{below}", "listeners", "q-key"), path, Right.LISTEN)
     with pytest.raises(ServiceBusError):
@@ -207,16 +207,16 @@ def test_a_queues_policy_may_sign_what_rest_asks_for(below: str) -> None:
 
 
 @pytest.mark.parametrize("entity", ["q", "q/$deadletterqueue", "Q/$Management"])
-def test_a_queues_policy_is_for_the_queue_and_what_belongs_to_it(entity: str) -> None:
+def test_a_queues_policy_covers_the_queue_and_its_subqueues(entity: str) -> None:
     authorizer().authorize(signed(f"{HOST}/q", "listeners", "q-key"), entity, Right.LISTEN)
 
 
 @pytest.mark.parametrize("entity", ["", "other", "q2", "q/below"])
-def test_a_queues_policy_opens_nothing_else(entity: str) -> None:
+def test_a_queues_policy_covers_no_other_queue(entity: str) -> None:
     refusal(authorizer(), signed(f"{HOST}/q", "listeners", "q-key"), entity, Right.LISTEN)
 
 
-def test_when_nothing_is_checked_a_token_only_has_to_look_like_one() -> None:
+def test_in_open_mode_a_token_needs_only_the_form_of_a_token() -> None:
     gate = authorizer(AccessMode.OPEN)
     gate.authorize("SharedAccessSignature sr=a&sig=b&se=1&skn=c", "q", Right.MANAGE)
     gate.authorize("Bearer a.b.c", "", Right.MANAGE)
@@ -235,8 +235,8 @@ def issuer() -> Issuer:
 
 def entra(issuer: Issuer, *assignments: RoleAssignment) -> Authorizer:
     tenant = IdentityDefinition().tenant_id
-    bearers = EntraTokenValidator(issuer.verify, (issuer.v1(tenant), issuer.v2(tenant)), assignments)
-    return Authorizer(EVERY, bearers=bearers)
+    jwt_validator = EntraTokenValidator(issuer.verify, (issuer.v1(tenant), issuer.v2(tenant)), assignments)
+    return Authorizer(EVERY, jwt_validator=jwt_validator)
 
 
 def bearer(issuer: Issuer, **changes: object) -> str:
@@ -258,13 +258,13 @@ def test_a_data_role_gives_its_rights(issuer: Issuer, role: DataRole, allowed: R
 
 
 @pytest.mark.parametrize("changes", [{"audience": BUS.rstrip("/")}, {"version": "2.0"}])
-def test_the_audience_may_lack_its_slash_and_the_token_may_be_of_version_2(issuer: Issuer, changes: object) -> None:
+def test_the_audience_may_lack_its_slash_and_the_token_may_have_version_2(issuer: Issuer, changes: object) -> None:
     assert isinstance(changes, dict)
     gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
     gate.authorize(bearer(issuer, **changes), "q", Right.MANAGE)
 
 
-def test_a_role_for_one_queue_opens_no_other(issuer: Issuer) -> None:
+def test_a_role_on_one_queue_covers_no_other_queue(issuer: Issuer) -> None:
     gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER, "Q"))
     gate.authorize(bearer(issuer), "q", Right.SEND)
     refusal(gate, bearer(issuer), "other")
@@ -287,7 +287,9 @@ def test_a_role_for_one_queue_opens_no_other(issuer: Issuer) -> None:
         ({"claims": {"exp": "x"}}, "InvalidToken"),
     ],
 )
-def test_what_is_wrong_with_a_bearer_token_is_said(issuer: Issuer, changes: dict[str, object], why: str) -> None:
+def test_an_invalid_bearer_token_is_rejected_with_the_reason(
+    issuer: Issuer, changes: dict[str, object], why: str
+) -> None:
     gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
     token = bearer(issuer, **changes)
     said = refusal(gate, token)
@@ -295,7 +297,7 @@ def test_what_is_wrong_with_a_bearer_token_is_said(issuer: Issuer, changes: dict
     assert token.split(".")[1] not in said
 
 
-def test_a_token_that_never_expires_is_good(issuer: Issuer) -> None:
+def test_a_token_that_expires_in_the_far_future_is_valid(issuer: Issuer) -> None:
     gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
     gate.authorize(bearer(issuer, claims={"exp": 10**400}), "q", Right.SEND)
 
@@ -313,82 +315,82 @@ class Hour:
         return self.now
 
 
-async def test_a_token_allows_what_it_was_put_for_and_no_more() -> None:
-    claims = ConnectionRights(authorizer(), lambda: None)
-    assert not claims.allow("q", Right.SEND)
-    claims.put(f"{HOST}/Q", signed(HOST))
-    assert claims.proven
-    assert claims.allow("q", Right.SEND)
-    assert claims.allow("q/$deadletterqueue", Right.SEND | Right.LISTEN)
-    assert not claims.allow("q", Right.LISTEN)
-    assert not claims.allow("other", Right.SEND)
-    claims.close()
+async def test_a_token_gives_rights_over_its_audience_only() -> None:
+    rights = ConnectionRights(authorizer(), lambda: None)
+    assert not rights.allows("q", Right.SEND)
+    rights.put_token(f"{HOST}/Q", signed(HOST))
+    assert rights.is_authenticated
+    assert rights.allows("q", Right.SEND)
+    assert rights.allows("q/$deadletterqueue", Right.SEND | Right.LISTEN)
+    assert not rights.allows("q", Right.LISTEN)
+    assert not rights.allows("other", Right.SEND)
+    rights.close()
 
 
-async def test_a_token_cannot_be_put_for_more_than_it_is_for() -> None:
-    claims = ConnectionRights(authorizer(), lambda: None)
+async def test_a_token_cannot_be_put_for_an_audience_outside_its_resource() -> None:
+    rights = ConnectionRights(authorizer(), lambda: None)
     with pytest.raises(ServiceBusError, match=r"InvalidAudience: the token is for 'q' .*, not for '/'"):
-        claims.put(HOST, signed(f"{HOST}/q"))
-    assert not claims.proven
+        rights.put_token(HOST, signed(f"{HOST}/q"))
+    assert not rights.is_authenticated
 
 
-async def test_a_wrong_token_leaves_the_one_before_in_place() -> None:
-    claims = ConnectionRights(authorizer(), lambda: None)
-    claims.put(f"{HOST}/q", signed(f"{HOST}/q"))
+async def test_an_invalid_token_does_not_replace_a_valid_one() -> None:
+    rights = ConnectionRights(authorizer(), lambda: None)
+    rights.put_token(f"{HOST}/q", signed(f"{HOST}/q"))
     with pytest.raises(ServiceBusError, match="InvalidSignature"):
-        claims.put(f"{HOST}/q", signed(f"{HOST}/q", key="wrong"))
-    assert claims.allow("q", Right.SEND)
-    claims.close()
+        rights.put_token(f"{HOST}/q", signed(f"{HOST}/q", key="wrong"))
+    assert rights.allows("q", Right.SEND)
+    rights.close()
 
 
-async def test_an_expired_token_allows_nothing_and_says_so_unless_another_was_put() -> None:
+async def test_an_expired_token_gives_no_rights_and_is_reported_unless_it_was_replaced() -> None:
     hour, lapsed = Hour(), asyncio.Event()
-    claims = ConnectionRights(Authorizer(EVERY, clock=hour), lapsed.set)
-    claims.put(f"{HOST}/q", signed(f"{HOST}/q", expiry=NOW + 1))
-    claims.put(f"{HOST}/q", signed(f"{HOST}/q", expiry=NOW + 2))
+    rights = ConnectionRights(Authorizer(EVERY, clock=hour), lapsed.set)
+    rights.put_token(f"{HOST}/q", signed(f"{HOST}/q", expiry=NOW + 1))
+    rights.put_token(f"{HOST}/q", signed(f"{HOST}/q", expiry=NOW + 2))
     hour.now += 1.95
-    assert claims.allow("q", Right.SEND)
-    claims.put(f"{HOST}/other", signed(f"{HOST}/other"))  # has it look at its clock again
+    assert rights.allows("q", Right.SEND)
+    rights.put_token(f"{HOST}/other", signed(f"{HOST}/other"))  # has it look at its clock again
     hour.now += 0.05
-    assert not claims.allow("q", Right.SEND)
+    assert not rights.allows("q", Right.SEND)
     async with asyncio.timeout(5):
         await lapsed.wait()
-    assert claims.allow("other", Right.SEND)
-    claims.close()
+    assert rights.allows("other", Right.SEND)
+    rights.close()
 
 
-async def test_a_connection_has_so_many_tokens_and_no_more() -> None:
-    claims, token = ConnectionRights(authorizer(), lambda: None), signed(HOST)
+async def test_the_number_of_audiences_of_a_connection_is_limited() -> None:
+    rights, token = ConnectionRights(authorizer(), lambda: None), signed(HOST)
     for number in range(MAX_AUDIENCES):
-        claims.put(f"{HOST}/{number}", token)
+        rights.put_token(f"{HOST}/{number}", token)
     with pytest.raises(ServiceBusError, match="the most that a connection may have"):
-        claims.put(f"{HOST}/more", token)
-    claims.put(f"{HOST}/0", token)
-    claims.close()
+        rights.put_token(f"{HOST}/more", token)
+    rights.put_token(f"{HOST}/0", token)
+    rights.close()
 
 
-def test_an_audience_is_so_long_and_no_longer() -> None:
+def test_the_length_of_an_audience_is_limited() -> None:
     audience = f"{HOST}/{'q' * MAX_AUDIENCE_CHARACTERS}"
     with pytest.raises(ServiceBusError, match="The audience is longer than 2048 characters"):
-        ConnectionRights(authorizer(), lambda: None).put(audience, signed(HOST))
+        ConnectionRights(authorizer(), lambda: None).put_token(audience, signed(HOST))
 
 
-def test_a_name_and_a_key_do_instead_of_tokens() -> None:
-    claims = ConnectionRights(authorizer(), lambda: None)
-    assert not claims.log_in("listeners", "first-key")
-    assert not claims.log_in("", "")
-    assert claims.log_in("Listeners", "q-key")
-    assert claims.proven
-    assert claims.allow("q/$management", Right.LISTEN)
-    assert not claims.allow("q", Right.SEND)
-    assert not claims.allow("other", Right.LISTEN)
+def test_a_login_with_a_policys_name_and_key_replaces_tokens() -> None:
+    rights = ConnectionRights(authorizer(), lambda: None)
+    assert not rights.log_in("listeners", "first-key")
+    assert not rights.log_in("", "")
+    assert rights.log_in("Listeners", "q-key")
+    assert rights.is_authenticated
+    assert rights.allows("q/$management", Right.LISTEN)
+    assert not rights.allows("q", Right.SEND)
+    assert not rights.allows("other", Right.LISTEN)
 
 
-def test_when_nothing_is_checked_no_token_is_needed() -> None:
-    claims = ConnectionRights(UNCHECKED, lambda: None)
-    assert claims.proven
-    assert claims.log_in("anybody", "anything")
-    assert claims.allow("q", Right.MANAGE)
+def test_in_open_mode_no_token_is_needed() -> None:
+    rights = ConnectionRights(UNCHECKED, lambda: None)
+    assert rights.is_authenticated
+    assert rights.log_in("anybody", "anything")
+    assert rights.allows("q", Right.MANAGE)
 
 
 # --- links and requests ------------------------------------------------------------------------------------------
@@ -397,8 +399,8 @@ def test_when_nothing_is_checked_no_token_is_needed() -> None:
 def logged_in(name: str, key: str) -> Client:
     """A client of `q`, with what its policy allows."""
     one = Namespace(QueueSettings("q")).client()
-    one.endpoint.claims = ConnectionRights(authorizer(), lambda: None)
-    assert one.endpoint.claims.log_in(name, key)
+    one.endpoint.rights = ConnectionRights(authorizer(), lambda: None)
+    assert one.endpoint.rights.log_in(name, key)
     return one
 
 
@@ -425,7 +427,7 @@ def test_a_link_needs_the_right_for_its_direction(name: str, key: str, needed: s
         ("batch-delete-messages", Right.LISTEN),
     ],
 )
-def test_each_request_needs_the_right_for_what_it_does(operation: str, needed: Right) -> None:
+def test_each_management_request_needs_the_right_for_its_operation(operation: str, needed: Right) -> None:
     for allowed, name, key in ((Right.SEND, "senders", "first-key"), (Right.LISTEN, "listeners", "q-key")):
         one = logged_in(name, key)
         one.send_to(Target("q/$management"))

@@ -41,7 +41,7 @@ def received(queue: Queue, *, peek_lock: bool = True) -> RecordingReceiver:
     return receiver
 
 
-def test_messages_come_back_byte_for_byte_and_in_order(tmp_path: Path) -> None:
+def test_messages_are_restored_byte_for_byte_and_in_order(tmp_path: Path) -> None:
     with broker(tmp_path, Q) as before:
         before.find("orders").send(message(text, message_id=text, ttl=60, partition_key="p") for text in "abc")
         sent = [encode_delivery(one, lock_token=None) for one in before.find("orders").peek(0, 9, None)]
@@ -51,7 +51,7 @@ def test_messages_come_back_byte_for_byte_and_in_order(tmp_path: Path) -> None:
         assert received(after.find("orders")).bodies == [b"a", b"b", b"c"]
 
 
-def test_what_an_older_emulator_kept_without_what_was_not_known_then_is_read(tmp_path: Path) -> None:
+def test_a_message_from_an_older_emulator_with_fewer_fields_is_restored(tmp_path: Path) -> None:
     forwarding = QueueSettings("a", forward_to="b"), QueueSettings("b")
     with broker(tmp_path, *forwarding) as before:
         before.find("a").send([message("x")])
@@ -67,7 +67,7 @@ def test_what_an_older_emulator_kept_without_what_was_not_known_then_is_read(tmp
         assert [(body(one), one.hops) for one in older.find("b").peek(0, 9, None)] == [(b"x", 0)]
 
 
-def test_what_was_settled_is_gone_and_what_was_not_is_there(tmp_path: Path) -> None:
+def test_settled_messages_are_gone_and_the_others_are_restored(tmp_path: Path) -> None:
     with broker(tmp_path, Q) as before:
         queue = before.find("orders")
         queue.send(message(text) for text in ("completed", "abandoned", "deferred", "dead", "locked"))
@@ -88,7 +88,7 @@ def test_what_was_settled_is_gone_and_what_was_not_is_there(tmp_path: Path) -> N
         assert sorted(received(queue).bodies) == [b"abandoned", b"locked"]
 
 
-def test_schedules_expiries_duplicates_and_numbers_go_on(tmp_path: Path) -> None:
+def test_schedules_expiries_duplicate_keys_and_sequence_numbers_are_restored(tmp_path: Path) -> None:
     clock = Clock()
     with broker(tmp_path, replace(Q, dead_letter_on_expiration=True), clock=clock) as before:
         queue = before.find("orders")
@@ -108,7 +108,7 @@ def test_schedules_expiries_duplicates_and_numbers_go_on(tmp_path: Path) -> None
         assert queue.send([message("new")])[0] > 4
 
 
-def test_sessions_keep_their_state(tmp_path: Path) -> None:
+def test_session_state_is_restored(tmp_path: Path) -> None:
     with broker(tmp_path, S) as before:
         queue = before.find("replies")
         for name, state in (("one", b"1"), ("two", b"2")):
@@ -123,7 +123,7 @@ def test_sessions_keep_their_state(tmp_path: Path) -> None:
         assert queue.sessions.get_state("one") == b"1"
 
 
-def test_queues_made_by_hand_are_kept_and_the_configuration_wins(tmp_path: Path) -> None:
+def test_created_queues_are_restored_and_configured_settings_replace_stored_ones(tmp_path: Path) -> None:
     with broker(tmp_path, Q) as before:
         before.create(QueueSettings(name="made", status=QueueStatus.SEND_DISABLED, forward_dead_letters_to="orders"))
         before.create(QueueSettings(name="gone"))
@@ -137,7 +137,7 @@ def test_queues_made_by_hand_are_kept_and_the_configuration_wins(tmp_path: Path)
         assert after.create(QueueSettings(name="gone")).message_count() == 0
 
 
-def test_a_queue_keeps_its_policies_and_one_from_before_there_were_any_is_read(tmp_path: Path) -> None:
+def test_policies_are_restored_and_a_queue_stored_without_them_is_read(tmp_path: Path) -> None:
     policy = Policy("portal", Right.SEND | Right.LISTEN, ("k1", "k2"), "made")
     with broker(tmp_path) as before:
         before.create(QueueSettings("Made", policies=(policy,)))
@@ -150,7 +150,7 @@ def test_a_queue_keeps_its_policies_and_one_from_before_there_were_any_is_read(t
         assert list(older.policies()) == []
 
 
-def test_a_folder_that_cannot_be_used_says_why(tmp_path: Path) -> None:
+def test_an_unusable_data_folder_is_rejected_with_the_reason(tmp_path: Path) -> None:
     with broker(tmp_path, Q), pytest.raises(DataFolderError, match="another emulator"):
         SqliteMessageStorage(tmp_path)
     with (

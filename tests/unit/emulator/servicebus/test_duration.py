@@ -28,28 +28,28 @@ from servicebus_emulator.servicebus.duration import (
         (MAX_SECONDS, MAX_DURATION),
     ],
 )
-def test_a_duration_has_the_services_form(seconds: float, text: str) -> None:
+def test_a_duration_is_formatted_like_the_services(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
     assert parse_duration(text) == seconds
 
 
 @given(st.integers(0, 10**12))
-def test_to_the_millisecond_what_is_written_is_read_again(milliseconds: int) -> None:
+def test_a_formatted_duration_is_parsed_back_to_the_millisecond(milliseconds: int) -> None:
     seconds = milliseconds / 1000
     assert parse_duration(format_duration(seconds)) == pytest.approx(min(seconds, MAX_SECONDS), abs=0.0005)
 
 
-def test_the_sdks_longest_duration_is_no_limit() -> None:
+def test_the_longest_duration_of_the_sdk_means_no_limit() -> None:
     assert format_duration(parse_duration("P10675199DT2H48M5.477539S")) == MAX_DURATION
 
 
 @pytest.mark.parametrize(
     "text", ["", "P", "PT", "5", "P1Y", "P1M", "-PT5M", "PT5M ", "PT1S1M", "P\u0661D", "PT" + "9" * 99 + "S"]
 )
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_an_invalid_duration_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="PT5M or P1DT12H"):
         parse_duration(text)
 
 
-def test_a_moment_is_told_to_the_millisecond() -> None:
+def test_a_timestamp_is_formatted_to_the_millisecond() -> None:
     assert format_timestamp(1618852986.2531) == "2021-04-19T17:23:06.253Z"

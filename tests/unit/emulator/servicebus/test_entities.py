@@ -19,7 +19,7 @@ def test_a_queue_without_properties_has_the_services_defaults() -> None:
     assert parse_queues(document({"Name": "q"})) == (QueueSettings("q"),)
 
 
-def test_every_property_is_read() -> None:
+def test_every_property_is_parsed() -> None:
     properties = {
         "LockDuration": "PT1M30S",
         "MaxDeliveryCount": 3,
@@ -57,20 +57,20 @@ def test_every_property_is_read() -> None:
         ({"Name": "q", "Properties": {"DuplicateDetectionHistoryTimeWindow": "P8D"}}, "must be 604800 seconds at most"),
     ],
 )
-def test_a_fault_is_told_by_its_place_and_remedy(queue: object, said: str) -> None:
+def test_an_invalid_queue_is_rejected_with_its_path_and_the_remedy(queue: object, said: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_queues(document(queue))
     assert said in str(error.value)
 
 
-def test_topics_and_twins_are_refused_by_name() -> None:
+def test_topics_and_duplicate_names_are_rejected() -> None:
     with pytest.raises(ConfigError, match="topics are not supported"):
         parse_queues(document(Topics=[{"Name": "t"}]))
     with pytest.raises(ConfigError, match="two queues named 'q'"):
         parse_queues(document({"Name": "q"}, {"Name": "Q"}))
 
 
-def test_a_time_to_live_beyond_all_means_none() -> None:
+def test_the_longest_time_to_live_means_no_limit() -> None:
     properties = {"DefaultMessageTimeToLive": "P10675199DT2H48M5.4775807S"}
     assert parse_queues(document({"Name": "q", "Properties": properties})) == (QueueSettings("q"),)
 
@@ -85,6 +85,6 @@ def test_a_time_to_live_beyond_all_means_none() -> None:
         ({"UserConfig": {"Namespaces": [{"Queues": {}}]}}, r"UserConfig.Namespaces\[0\].Queues: must be a JSON array"),
     ],
 )
-def test_a_file_of_another_shape_is_told_where_it_differs(whole: Mapping[str, object], said: str) -> None:
+def test_a_document_of_another_shape_is_rejected_with_the_path(whole: Mapping[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}"):
         parse_queues(whole)

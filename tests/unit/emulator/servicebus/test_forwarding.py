@@ -41,7 +41,7 @@ def only(queue: Queue) -> Message:
     return one
 
 
-def test_a_message_goes_through_a_chain_and_keeps_its_first_number() -> None:
+def test_a_message_forwarded_through_a_chain_keeps_its_first_sequence_number() -> None:
     bus = broker(QueueSettings("a", forward_to="b"), QueueSettings("b", forward_to="C"), QueueSettings("c"))
     bus.find("c").send([message("already there")])
     bus.find("a").send([message("first"), message("second")])
@@ -60,7 +60,7 @@ def test_a_scheduled_message_is_forwarded_when_it_is_due() -> None:
     assert (bodies(bus.find("a")), bodies(bus.find("b"))) == ([], [b"later"])
 
 
-def test_what_cannot_be_forwarded_waits_in_the_transfer_dead_letter_queue_with_the_reason() -> None:
+def test_a_message_that_cannot_be_forwarded_moves_to_the_transfer_dead_letter_queue_with_the_reason() -> None:
     bus = broker(QueueSettings("a", forward_to="b"), QueueSettings("b", requires_session=True))
     bus.find("a").send([message("no session"), message("with one", session_id="s")])
     assert bodies(bus.find("b")) == [b"with one"]
@@ -70,7 +70,7 @@ def test_what_cannot_be_forwarded_waits_in_the_transfer_dead_letter_queue_with_t
 
 
 @pytest.mark.parametrize(("hops", "arrives"), [(4, True), (5, False)])
-def test_a_message_goes_over_four_queues_and_no_more(hops: int, *, arrives: bool) -> None:
+def test_a_message_is_forwarded_four_times_at_most(hops: int, *, arrives: bool) -> None:
     names = "abcdef"[: hops + 1]
     bus = broker(*(QueueSettings(one) for one in names))
     for one, to in itertools.pairwise(names):
@@ -83,7 +83,7 @@ def test_a_message_goes_over_four_queues_and_no_more(hops: int, *, arrives: bool
     )
 
 
-def test_a_queue_that_forwards_to_itself_is_taken_and_its_messages_end_among_the_dead() -> None:
+def test_a_queue_may_forward_to_itself_and_its_messages_are_dead_lettered() -> None:
     bus = broker(QueueSettings("a"))
     bus.update(QueueSettings("a", forward_to="A"))
     bus.find("a").send([message("x"), message("y")])
@@ -91,14 +91,14 @@ def test_a_queue_that_forwards_to_itself_is_taken_and_its_messages_end_among_the
     assert bodies(bus.find("a/$transfer/$deadletterqueue")) == [b"x", b"y"]
 
 
-def test_a_queue_with_sessions_may_be_made_to_forward_and_does() -> None:
+def test_a_queue_with_sessions_may_forward() -> None:
     bus = broker(QueueSettings("b"))
     bus.create(QueueSettings("a", requires_session=True, forward_to="b"))
     bus.find("a").send([message("x", session_id="s")])
     assert bodies(bus.find("b")) == [b"x"]
 
 
-def test_dead_letters_that_go_back_to_their_own_queue_come_back_four_times() -> None:
+def test_dead_letters_forwarded_to_their_own_queue_return_four_times() -> None:
     bus = broker(QueueSettings("a"))
     bus.update(QueueSettings("a", forward_dead_letters_to="a"))
     queue, receiver = bus.find("a"), RecordingReceiver()
@@ -111,7 +111,7 @@ def test_dead_letters_that_go_back_to_their_own_queue_come_back_four_times() -> 
     assert bodies(bus.find("a/$deadletterqueue")) == [b"x"]
 
 
-def test_dead_letters_are_forwarded_and_say_whence() -> None:
+def test_forwarded_dead_letters_name_their_source() -> None:
     bus = broker(QueueSettings("a", forward_dead_letters_to="dead"), QueueSettings("dead"))
     buried(bus.find("a"), "x")
     assert only(bus.find("dead")).dead_letter_source == "a"
@@ -119,7 +119,7 @@ def test_dead_letters_are_forwarded_and_say_whence() -> None:
     assert bus.find("a").counts()["dead_lettered"] == 0
 
 
-def test_dead_letters_that_nobody_takes_stay() -> None:
+def test_dead_letters_that_the_target_rejects_stay() -> None:
     bus = broker(
         QueueSettings("a", forward_dead_letters_to="dead"), QueueSettings("dead", status=QueueStatus.SEND_DISABLED)
     )
@@ -136,7 +136,7 @@ def test_dead_letters_that_nobody_takes_stay() -> None:
         (QueueStatus.DISABLED, False, False),
     ],
 )
-def test_a_status_closes_what_it_says(status: QueueStatus, *, sends: bool, receives: bool) -> None:
+def test_a_queue_status_disables_sending_or_receiving(status: QueueStatus, *, sends: bool, receives: bool) -> None:
     bus = broker(QueueSettings("q"))
     queue = bus.find("q")
     queue.send([message("before")])
@@ -155,13 +155,13 @@ def test_a_status_closes_what_it_says(status: QueueStatus, *, sends: bool, recei
     assert receiver.received
 
 
-def test_nobody_receives_from_a_queue_that_forwards() -> None:
+def test_a_queue_that_forwards_cannot_be_received_from() -> None:
     bus = broker(QueueSettings("a", forward_to="b"), QueueSettings("b"))
     with pytest.raises(ServiceBusError, match="forwards to 'b'"):
         bus.find("a").require_receivable()
 
 
-def test_a_full_queue_takes_no_more_until_something_is_gone() -> None:
+def test_a_full_queue_rejects_messages_until_one_is_removed() -> None:
     queue = broker(QueueSettings("q", max_size_mb=1)).find("q")
     large = "x" * 250_000
     queue.send(message(large) for _ in range(4))
@@ -174,7 +174,7 @@ def test_a_full_queue_takes_no_more_until_something_is_gone() -> None:
     assert queue.size_bytes() == sum(one.size for one in queue.peek(0, 9, None))
 
 
-def test_entities_are_made_changed_and_deleted() -> None:
+def test_entities_are_created_updated_and_deleted() -> None:
     bus = broker(QueueSettings("a"))
     broken: list[tuple[str, str]] = []
     bus.add_link_breaker(lambda entity, error: broken.append((entity, error.condition)))
@@ -200,7 +200,7 @@ def test_entities_are_made_changed_and_deleted() -> None:
     assert bodies(bus.find("new/$transfer/$deadletterqueue")) == [b"y"]
 
 
-async def test_an_idle_queue_is_deleted_and_one_in_use_is_not() -> None:
+async def test_an_idle_queue_is_deleted_and_a_queue_in_use_is_not() -> None:
     bus = Broker([QueueSettings("idle", auto_delete_seconds=0.05), QueueSettings("used", auto_delete_seconds=0.05)])
     bus.find("used").subscribe(RecordingReceiver())
     bus.update(QueueSettings("idle", auto_delete_seconds=0.05))
@@ -221,7 +221,7 @@ async def test_an_idle_queue_is_deleted_and_one_in_use_is_not() -> None:
         ({"UserMetadata": 5}, "UserMetadata: must be a text"),
     ],
 )
-def test_a_configuration_that_cannot_work_is_refused(properties: dict[str, object], said: str) -> None:
+def test_a_configuration_with_invalid_forwarding_is_rejected(properties: dict[str, object], said: str) -> None:
     chain = [{"Name": name, "Properties": {"ForwardTo": to}} for name, to in (("one", "two"), ("two", ""))]
     queues = [{"Name": "q", "Properties": properties}, *chain]
     with pytest.raises(ConfigError) as error:
@@ -229,7 +229,7 @@ def test_a_configuration_that_cannot_work_is_refused(properties: dict[str, objec
     assert said in str(error.value)
 
 
-def test_circles_and_long_chains_are_refused() -> None:
+def test_forwarding_circles_and_long_chains_are_rejected() -> None:
     names = "abcdef"
     chain = [{"Name": one, "Properties": {"ForwardTo": to}} for one, to in zip(names, names[1:] + "b", strict=True)]
     with pytest.raises(ConfigError, match="more than 4 queues, or in a circle"):

@@ -62,7 +62,7 @@ def session(value: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("address", ["q", "Q", "/q", "amqps://127.0.0.1:5672/q"])
-def test_addresses_are_echoed_as_they_were_written(address: str) -> None:
+def test_addresses_are_echoed_as_the_client_wrote_them(address: str) -> None:
     client = namespace().client()
     client.receive(address)
     answer = client.only(Attach)
@@ -71,7 +71,7 @@ def test_addresses_are_echoed_as_they_were_written(address: str) -> None:
 
 
 @pytest.mark.parametrize(("most", "batch"), [(262_144, 262_144), (1_048_576, 1_048_576), (100_000_000, 1_048_576)])
-def test_a_sender_is_told_how_large_a_message_and_a_batch_may_be(most: int, batch: int) -> None:
+def test_the_attach_reply_states_the_limits_of_messages_and_batches(most: int, batch: int) -> None:
     client = namespace(max_message_bytes=most).client()
     client.send_to(Target("q"))
     answer = client.only(Attach)
@@ -80,7 +80,7 @@ def test_a_sender_is_told_how_large_a_message_and_a_batch_may_be(most: int, batc
     assert client.only(Flow).link_credit == 1000
 
 
-def test_a_batch_above_its_limit_is_rejected_where_a_message_of_the_size_is_not() -> None:
+def test_a_batch_above_the_batch_limit_is_rejected_although_a_message_of_its_size_is_accepted() -> None:
     bus = namespace(max_message_bytes=4_000_000)
     client = bus.client()
     client.send_to(Target("q"))
@@ -99,7 +99,7 @@ def test_a_batch_above_its_limit_is_rejected_where_a_message_of_the_size_is_not(
 # --- deliveries --------------------------------------------------------------------------------------------------
 
 
-def test_a_delivery_under_lock_has_the_services_sections() -> None:
+def test_a_peek_lock_delivery_has_the_services_sections() -> None:
     bus = namespace(lock_seconds=30.0)
     sent = message("body", message_id="m", ttl=60, partition_key="p")
     bus.broker.find("q").send([sent])
@@ -118,7 +118,7 @@ def test_a_delivery_under_lock_has_the_services_sections() -> None:
     assert got.section(DATA) == b"body"
 
 
-def test_a_message_taken_for_good_is_settled_and_has_empty_delivery_annotations() -> None:
+def test_a_receive_and_delete_delivery_is_settled_and_has_empty_delivery_annotations() -> None:
     client = filled("a").client()
     client.receive("q", credit=1, deletes=True)
     (got,) = client.deliveries()
@@ -127,7 +127,7 @@ def test_a_message_taken_for_good_is_settled_and_has_empty_delivery_annotations(
     assert "x-opt-locked-until" not in str(got.section(MESSAGE_ANNOTATIONS))
 
 
-def test_a_senders_delivery_annotations_go_through_but_not_a_lock_token_of_its_making() -> None:
+def test_a_senders_delivery_annotations_are_passed_on_without_a_forged_lock_token() -> None:
     bus = namespace()
     client = bus.client()
     client.send_to(Target("q"))
@@ -166,7 +166,7 @@ def test_every_outcome_is_carried_out_and_echoed_without_an_error(
     assert counts(bus) == EMPTY | left
 
 
-def test_a_range_is_settled_at_once_and_answered_at_once() -> None:
+def test_a_range_of_deliveries_is_settled_and_answered_with_one_disposition() -> None:
     bus = filled(*"abcde")
     client = bus.client()
     client.receive("q", credit=5)
@@ -182,7 +182,7 @@ def test_a_range_is_settled_at_once_and_answered_at_once() -> None:
     assert counts(bus) == EMPTY
 
 
-def test_a_range_may_run_over_the_end_of_the_delivery_ids() -> None:
+def test_a_range_of_delivery_ids_may_wrap_around() -> None:
     bus = filled(*"abcd")
     client = bus.client()
     client.peer.connection.sessions[0]._next_delivery_id = 2**32 - 2  # 4 billion messages are too many for a test
@@ -195,7 +195,7 @@ def test_a_range_may_run_over_the_end_of_the_delivery_ids() -> None:
     assert counts(bus) == EMPTY
 
 
-def test_what_is_settled_already_by_the_client_is_carried_out_without_an_answer() -> None:
+def test_a_settled_disposition_is_carried_out_without_an_answer() -> None:
     bus = filled("a")
     client = bus.client()
     client.receive("q", credit=1)
@@ -204,7 +204,7 @@ def test_what_is_settled_already_by_the_client_is_carried_out_without_an_answer(
     assert counts(bus) == EMPTY
 
 
-def test_settled_without_a_word_means_the_default_outcome_of_the_link() -> None:
+def test_a_settled_disposition_without_a_state_means_the_default_outcome() -> None:
     bus = filled("a", "b")
     client = bus.client()
     client.receive("q", credit=1, default_outcome=Accepted())
@@ -215,7 +215,7 @@ def test_settled_without_a_word_means_the_default_outcome_of_the_link() -> None:
     assert client.heard(Disposition) == []
 
 
-def test_a_state_that_is_not_the_last_word_changes_nothing() -> None:
+def test_a_state_that_is_no_outcome_changes_nothing() -> None:
     bus = filled("a")
     client = bus.client()
     client.receive("q", credit=1)
@@ -227,7 +227,7 @@ def test_a_state_that_is_not_the_last_word_changes_nothing() -> None:
 
 @pytest.mark.parametrize("key", [Symbol("mark"), "mark"])
 @pytest.mark.parametrize("deferred", [False, True])
-def test_properties_to_modify_are_written_whether_their_keys_are_symbols_or_strings(key: str, deferred: bool) -> None:
+def test_properties_to_modify_may_have_symbols_or_strings_as_keys(key: str, deferred: bool) -> None:
     bus = filled("a")
     client = bus.client()
     client.receive("q", credit=1)
@@ -237,7 +237,7 @@ def test_properties_to_modify_are_written_whether_their_keys_are_symbols_or_stri
     assert b"new" in peeked.application_properties
 
 
-def test_a_dead_letter_carries_reason_description_and_what_else_was_said() -> None:
+def test_a_dead_letter_has_the_reason_the_description_and_the_modified_properties() -> None:
     client = filled("a").client()
     client.receive("q", credit=1)
     info = {"DeadLetterReason": "bad", "DeadLetterErrorDescription": "very", "mark": 1}
@@ -246,7 +246,7 @@ def test_a_dead_letter_carries_reason_description_and_what_else_was_said() -> No
     assert client.deliveries()[-1].section(APPLICATION_PROPERTIES) == info
 
 
-def test_a_lost_lock_is_told_with_all_three_fields_of_an_error() -> None:
+def test_a_lost_lock_is_reported_with_all_three_fields_of_an_error() -> None:
     bus = filled("a", lock_seconds=30.0)
     client = bus.client()
     client.receive("q", credit=1)
@@ -259,7 +259,7 @@ def test_a_lost_lock_is_told_with_all_three_fields_of_an_error() -> None:
     assert state.error.description
 
 
-def test_what_was_settled_by_requests_is_forgotten_in_time_and_what_is_locked_is_not() -> None:
+def test_old_deliveries_settled_by_requests_are_forgotten_and_locked_ones_are_not() -> None:
     bus = namespace()
     client, queue = bus.client(), bus.broker.find("q")
     client.receive("q")
@@ -298,7 +298,7 @@ def test_closing_a_link_settles_nothing() -> None:
 
 
 @pytest.mark.parametrize("value", ["s", Described(ULong(0x137000000C), "s"), Described(Symbol("x"), "s"), ""])
-def test_a_session_is_named_by_the_filter_bare_or_described(value: object) -> None:
+def test_a_session_filter_may_be_bare_or_described(value: object) -> None:
     client = namespace(requires_session=True, lock_seconds=60.0).client()
     client.receive("amqps://host/q", filters=session(value))
     answer = client.only(Attach)
@@ -308,13 +308,13 @@ def test_a_session_is_named_by_the_filter_bare_or_described(value: object) -> No
 
 
 @pytest.mark.parametrize("wrong", [1, b"s", "s" * 129])
-def test_a_session_id_is_a_text_and_not_too_long(wrong: object) -> None:
+def test_a_session_id_must_be_a_string_of_limited_length(wrong: object) -> None:
     client = namespace(requires_session=True).client()
     client.receive("q", filters=session(wrong))
     assert client.refused().condition == "com.microsoft:argument-error"
 
 
-def test_a_session_that_another_holds_is_refused_at_once() -> None:
+def test_a_session_that_another_receiver_holds_is_refused_at_once() -> None:
     bus = namespace(requires_session=True)
     first, second = bus.client(), bus.client()
     first.receive("q", filters=session("s"))
@@ -326,7 +326,7 @@ def test_a_session_that_another_holds_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [({"com.microsoft:timeout": 5_000}, 5), ({}, 60)])
-def test_the_next_session_is_waited_for_as_long_as_the_client_says(asked: dict[str, object], seconds: int) -> None:
+def test_waiting_for_the_next_session_times_out_as_the_client_says(asked: dict[str, object], seconds: int) -> None:
     bus = namespace(requires_session=True)
     client = bus.client()
     client.receive("q", filters=session(None), properties=asked)
@@ -336,7 +336,7 @@ def test_the_next_session_is_waited_for_as_long_as_the_client_says(asked: dict[s
     assert client.refused().condition == "com.microsoft:timeout"
 
 
-def test_the_next_session_is_given_when_its_first_message_comes() -> None:
+def test_the_next_session_is_granted_when_its_first_message_arrives() -> None:
     bus = namespace(requires_session=True)
     client = bus.client()
     client.receive("q", filters=session(None), credit=5)
@@ -348,7 +348,7 @@ def test_the_next_session_is_given_when_its_first_message_comes() -> None:
     assert got.section(DATA) == b"a"
 
 
-def test_who_stops_waiting_gets_no_session_later() -> None:
+def test_a_link_that_is_closed_while_it_waits_gets_no_session_later() -> None:
     bus = namespace(requires_session=True)
     client, other = bus.client(), bus.client()
     client.receive("q", filters=session(None))
@@ -361,7 +361,7 @@ def test_who_stops_waiting_gets_no_session_later() -> None:
     assert other.only(Attach).source is not None
 
 
-def test_a_session_whose_lock_ends_is_detached_and_its_messages_are_lost_with_it() -> None:
+def test_when_a_sessions_lock_ends_its_link_is_detached_and_its_message_locks_are_lost() -> None:
     bus = namespace(requires_session=True, lock_seconds=30.0)
     bus.broker.find("q").send([message("a", session_id="s")])
     client = bus.client()
@@ -378,7 +378,7 @@ def test_a_session_whose_lock_ends_is_detached_and_its_messages_are_lost_with_it
     assert (detach.closed, detach.error.condition) == (True, "com.microsoft:session-lock-lost")
 
 
-def test_sessions_are_asked_for_where_there_are_some_and_nowhere_else() -> None:
+def test_a_session_filter_is_required_exactly_for_queues_with_sessions() -> None:
     bus = Namespace(QueueSettings("plain"), QueueSettings("sessions", requires_session=True))
     client = bus.client()
     client.receive("plain", 0, filters=session("s"))
@@ -394,7 +394,7 @@ def test_sessions_are_asked_for_where_there_are_some_and_nowhere_else() -> None:
 # --- credit ------------------------------------------------------------------------------------------------------
 
 
-def test_credit_that_is_stated_again_replaces_what_was_left() -> None:
+def test_a_new_credit_replaces_the_remaining_one() -> None:
     client = filled(*"abcdefgh").client()
     client.receive("q")
     for _ in range(3):
@@ -405,7 +405,7 @@ def test_credit_that_is_stated_again_replaces_what_was_left() -> None:
     assert len(client.deliveries()) == 3
 
 
-def test_a_drain_is_answered_after_what_there_is_and_leaves_no_credit() -> None:
+def test_a_drain_delivers_the_available_messages_and_uses_up_the_credit() -> None:
     bus = filled("a", "b")
     client = bus.client()
     client.receive("q")
@@ -419,7 +419,7 @@ def test_a_drain_is_answered_after_what_there_is_and_leaves_no_credit() -> None:
     assert len(client.deliveries()) == 1
 
 
-def test_a_drain_without_credit_is_answered_too() -> None:
+def test_a_drain_without_credit_is_answered() -> None:
     client = filled("a").client()
     client.receive("q", credit=1)
     client.flow(0, 0, count=1, drain=True)
@@ -438,7 +438,7 @@ def test_a_drain_without_credit_is_answered_too() -> None:
         (Target("t/Subscriptions/s"), {}, "Topics, subscriptions"),
     ],
 )
-def test_what_is_not_done_here_is_refused_by_name(
+def test_unsupported_features_are_refused_by_name(
     target: Target | Coordinator, properties: dict[str, object], said: str
 ) -> None:
     client = namespace().client()
@@ -449,7 +449,7 @@ def test_what_is_not_done_here_is_refused_by_name(
 
 
 @pytest.mark.parametrize("address", ["t/Subscriptions/s", "amqps://host/t/subscriptions/s/$DeadLetterQueue"])
-def test_subscriptions_and_their_management_are_refused_by_name(address: str) -> None:
+def test_subscriptions_and_their_management_nodes_are_refused_by_name(address: str) -> None:
     client = namespace().client()
     client.receive(address)
     assert client.refused().condition == "amqp:not-implemented"
@@ -458,14 +458,14 @@ def test_subscriptions_and_their_management_are_refused_by_name(address: str) ->
 
 
 @pytest.mark.parametrize("address", ["nobody", "", "nobody/$management", "nobody/$DeadLetterQueue"])
-def test_what_is_not_there_is_not_found(address: str) -> None:
+def test_a_link_to_a_missing_entity_is_refused_with_not_found(address: str) -> None:
     client = namespace().client()
     client.receive(address)
     assert client.refused().condition == "amqp:not-found"
 
 
 @pytest.mark.parametrize("below", ["$DeadLetterQueue", "$Transfer/$DeadLetterQueue"])
-def test_dead_letters_are_received_and_never_sent(below: str) -> None:
+def test_a_dead_letter_queue_can_be_received_from_and_not_sent_to(below: str) -> None:
     client = namespace().client()
     client.receive(f"q/{below}")
     assert client.only(Attach).source is not None
@@ -481,7 +481,9 @@ def test_dead_letters_are_received_and_never_sent(below: str) -> None:
         (QueueStatus.RECEIVE_DISABLED, True, False),
     ],
 )
-def test_a_disabled_queue_says_so_for_what_is_disabled(status: QueueStatus, sends: bool, receives: bool) -> None:
+def test_links_to_a_disabled_queue_are_refused_for_the_disabled_operation(
+    status: QueueStatus, sends: bool, receives: bool
+) -> None:
     bus = namespace()
     bus.broker.update(replace(bus.broker.find("q").settings, status=status))
     client = bus.client()
@@ -496,7 +498,7 @@ def test_a_disabled_queue_says_so_for_what_is_disabled(status: QueueStatus, send
             assert client.refused().condition == "com.microsoft:entity-disabled"
 
 
-def test_links_of_two_clients_that_are_forced_off_are_told_why() -> None:
+def test_forced_detaches_reach_the_links_of_all_clients_with_the_reason() -> None:
     bus = namespace(requires_session=True)
     holding, waiting = bus.client(), bus.client()
     holding.receive("q", filters=session("s"))
@@ -509,7 +511,7 @@ def test_links_of_two_clients_that_are_forced_off_are_told_why() -> None:
         assert (told.closed, told.error.condition) == (True, "amqp:link:detach-forced")
 
 
-def test_a_link_that_ends_with_its_amqp_session_leaves_its_lock_to_the_next() -> None:
+def test_the_end_of_an_amqp_session_releases_the_message_sessions_of_its_links() -> None:
     bus = namespace(requires_session=True)
     client = bus.client()
     client.receive("q", filters=session("s"))

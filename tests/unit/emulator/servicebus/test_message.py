@@ -51,7 +51,7 @@ def annotated(payload: bytes) -> Mapping[object, object]:
     return value
 
 
-def test_what_the_broker_does_not_own_goes_out_byte_for_byte() -> None:
+def test_sections_of_the_sender_are_delivered_byte_for_byte() -> None:
     properties = section(PROPERTIES, [uuid.UUID(int=7), b"user", "to", "subject", "replies", Long(5)])
     application = section(APPLICATION_PROPERTIES, {"number": Int(1), "text": "ä"})
     body = section(DATA, b"one") + section(DATA, b"two")
@@ -63,17 +63,17 @@ def test_what_the_broker_does_not_own_goes_out_byte_for_byte() -> None:
 @pytest.mark.parametrize(
     "body", [section(AMQP_VALUE, {"a": None}), section(AMQP_SEQUENCE, [1, 2]) + section(AMQP_SEQUENCE, [])]
 )
-def test_any_kind_of_body_goes_through(body: bytes) -> None:
+def test_every_kind_of_body_is_delivered(body: bytes) -> None:
     assert encode_delivery(parse_message(body), lock_token=None).endswith(body)
 
 
-def test_sections_may_come_in_any_order_as_pythons_do() -> None:
+def test_sections_may_come_in_any_order_as_from_the_python_sdk() -> None:
     late = section(DELIVERY_ANNOTATIONS, {Symbol("mine"): 1})
     out = sections(encode_delivery(parse_message(section(DATA, b"x") + late), lock_token=None))
     assert (out[DELIVERY_ANNOTATIONS], out[DATA]) == ({"mine": 1}, b"x")
 
 
-def test_a_delivery_says_how_often_when_which_and_until_when() -> None:
+def test_a_delivery_has_count_enqueued_time_sequence_number_and_lock_end() -> None:
     one = message("x", ttl=5)
     one.sequence_number, one.enqueued_at, one.locked_until, one.delivery_count = 42, START, START + 30.5, 3
     out = sections(encode_delivery(one, lock_token=LOCK))
@@ -86,18 +86,18 @@ def test_a_delivery_says_how_often_when_which_and_until_when() -> None:
     }
 
 
-def test_the_first_delivery_says_it_is_the_first() -> None:
+def test_the_first_delivery_has_the_delivery_count_zero() -> None:
     assert sections(encode_delivery(message("x"), lock_token=LOCK))[HEADER] == [None, None, None, None, UInt(0)]
 
 
-def test_what_is_taken_for_good_or_peeked_names_no_lock() -> None:
+def test_received_and_deleted_or_peeked_messages_have_no_lock_annotations() -> None:
     one = message("x")
     for payload in (encode_delivery(one, lock_token=None), encode_peeked(one)):
         assert sections(payload)[DELIVERY_ANNOTATIONS] == {}
         assert "x-opt-locked-until" not in annotated(payload)
 
 
-def test_a_sender_cannot_write_the_brokers_annotations() -> None:
+def test_a_sender_cannot_set_the_brokers_annotations() -> None:
     forged = {
         Symbol("x-opt-sequence-number"): Long(1),
         Symbol("x-opt-locked-until"): Timestamp(1),
@@ -111,7 +111,7 @@ def test_a_sender_cannot_write_the_brokers_annotations() -> None:
     assert sections(out)[DELIVERY_ANNOTATIONS] == {}
 
 
-def test_the_state_is_told_when_it_is_not_active_and_scheduled_ones_keep_it() -> None:
+def test_the_state_annotation_is_set_unless_active_and_stays_scheduled_after_activation() -> None:
     one = message("x")
     assert "x-opt-message-state" not in annotated(encode_peeked(one))
     one.state = MessageState.DEFERRED
@@ -121,13 +121,13 @@ def test_the_state_is_told_when_it_is_not_active_and_scheduled_ones_keep_it() ->
     assert annotated(encode_peeked(one))[Symbol("x-opt-message-state")] == 2
 
 
-def test_what_the_broker_needs_to_know_is_read() -> None:
+def test_ids_partition_key_schedule_and_time_to_live_are_parsed() -> None:
     one = message("x", message_id="m", session_id="s", ttl=1.5, at=START, partition_key="s")
     assert (one.message_id, one.session_id, one.partition_key) == ("m", "s", "s")
     assert (one.ttl, one.scheduled_at) == (1.5, START)
 
 
-def test_time_to_live_is_also_read_from_creation_and_expiry() -> None:
+def test_the_time_to_live_may_come_from_creation_and_expiry_times() -> None:
     times = [None] * 8 + [Timestamp(10_000), Timestamp(4_000)]
     assert parse_message(section(PROPERTIES, times)).ttl == 6
 
@@ -147,14 +147,14 @@ def test_time_to_live_is_also_read_from_creation_and_expiry() -> None:
         (section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-partition-key"): 7}), "partition key must be a string"),
     ],
 )
-def test_what_is_no_message_is_refused_by_saying_why(payload: bytes, said: str) -> None:
+def test_an_invalid_message_is_rejected_with_the_reason(payload: bytes, said: str) -> None:
     with pytest.raises(ServiceBusError, match=said) as refused:
         parse_message(payload)
     assert refused.value.condition == ARGUMENT_ERROR
 
 
 @given(st.binary(max_size=200))
-def test_bytes_at_random_are_a_message_or_refused(payload: bytes) -> None:
+def test_random_bytes_are_a_message_or_are_rejected(payload: bytes) -> None:
     for read in (parse_message, parse_batch):
         try:
             read(payload)
@@ -162,24 +162,24 @@ def test_bytes_at_random_are_a_message_or_refused(payload: bytes) -> None:
             assert refused.condition == ARGUMENT_ERROR  # noqa: PT017 - to be refused is one of two right answers
 
 
-def test_a_batch_is_its_messages() -> None:
+def test_a_batch_is_parsed_into_its_messages() -> None:
     one, two = (section(PROPERTIES, [name]) + section(DATA, name.encode()) for name in ("one", "two"))
     envelope = section(PROPERTIES, ["one"]) + section(DATA, one) + section(DATA, two)
     assert [each.message_id for each in parse_batch(envelope)] == ["one", "two"]
 
 
-def test_a_batch_with_something_else_in_it_is_refused() -> None:
+def test_a_batch_with_an_invalid_message_is_rejected() -> None:
     with pytest.raises(ServiceBusError, match="not an AMQP message"):
         parse_batch(section(DATA, b"nonsense"))
 
 
-def test_a_partition_key_that_is_not_the_session_id_is_not_allowed() -> None:
+def test_a_partition_key_must_equal_the_session_id() -> None:
     with pytest.raises(ServiceBusError, match="must be the same as the session ID") as refused:
         message("x", session_id="s", partition_key="p")
     assert refused.value.condition == "amqp:not-allowed"
 
 
-def test_a_partition_key_may_come_as_bytes_as_python_sends_on_what_it_has_received() -> None:
+def test_a_partition_key_may_be_bytes_as_the_python_sdk_forwards_it() -> None:
     annotations = section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-partition-key"): b"key"})
     message = parse_message(annotations + section(DATA, b"x"))
     assert message.partition_key == "key"

@@ -60,7 +60,7 @@ def bus() -> Namespace:
 
 
 @pytest.mark.parametrize("reply_to", ["replies", "answers", None, "somewhere else"])
-def test_the_answer_comes_on_the_link_that_is_named_or_else_on_the_only_one(
+def test_the_response_goes_to_the_link_named_by_reply_to_or_to_the_only_one(
     bus: Namespace, reply_to: str | None
 ) -> None:
     client = asking(bus)
@@ -69,7 +69,7 @@ def test_the_answer_comes_on_the_link_that_is_named_or_else_on_the_only_one(
     assert answered(client) == [("id", 200)]
 
 
-def test_names_and_times_that_sdks_add_to_a_request_do_no_harm(bus: Namespace) -> None:
+def test_additional_properties_of_sdks_are_ignored(bus: Namespace) -> None:
     client = asking(bus)
     more = {
         "associated-link-name": "r0",
@@ -81,7 +81,7 @@ def test_names_and_times_that_sdks_add_to_a_request_do_no_harm(bus: Namespace) -
     assert answered(client) == [("id", 200)]
 
 
-def test_answers_wait_for_credit(bus: Namespace) -> None:
+def test_responses_wait_for_credit(bus: Namespace) -> None:
     client = asking(bus)
     client.flow(1, 0)
     client.transfer(0, 0, request("peek-message", PEEK))
@@ -90,12 +90,12 @@ def test_answers_wait_for_credit(bus: Namespace) -> None:
     assert answered(client) == [("id", 200)]
 
 
-def test_one_answer_holds_no_more_than_so_much_and_the_rest_is_asked_for_again(bus: Namespace) -> None:
+def test_a_peek_response_is_limited_in_size_and_the_client_peeks_on(bus: Namespace) -> None:
     bus.broker.find("other").send([message("x" * 250_000) for _ in range(20)])
     numbers, start = [], 1
     while True:
         asked = {"from-sequence-number": start, "message-count": 20}
-        answer = management.answer(
+        answer = management.respond(
             bus.broker.find("other"), Request("id", None, {"operation": "com.microsoft:peek-message"}, asked)
         )
         if answer.body is None:
@@ -105,7 +105,9 @@ def test_one_answer_holds_no_more_than_so_much_and_the_rest_is_asked_for_again(b
     assert numbers == [16, 4]
 
 
-def test_who_asks_and_never_takes_the_answers_loses_the_link(bus: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_never_reads_its_responses_loses_the_link(
+    bus: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(response_link, "MAX_WAITING_BYTES", 1000)
     client = asking(bus)
     client.flow(1, 0)
@@ -124,7 +126,9 @@ def test_who_asks_and_never_takes_the_answers_loses_the_link(bus: Namespace, mon
         (NODE, section(AMQP_VALUE, b"x" * 1_400_000), "amqp:link:message-size-exceeded"),
     ],
 )
-def test_what_cannot_be_answered_is_rejected(bus: Namespace, source: str, payload: bytes, condition: str) -> None:
+def test_a_request_without_a_response_link_is_rejected(
+    bus: Namespace, source: str, payload: bytes, condition: str
+) -> None:
     client = asking(bus, source=source)
     client.transfer(0, 0, payload)
     state = client.only(Disposition).state
@@ -134,7 +138,7 @@ def test_what_cannot_be_answered_is_rejected(bus: Namespace, source: str, payloa
     assert answered(client) == []
 
 
-def test_a_queue_that_was_deleted_meanwhile_is_not_found(bus: Namespace) -> None:
+def test_a_request_to_a_queue_deleted_meanwhile_gets_not_found(bus: Namespace) -> None:
     client = asking(bus)
     bus.broker.delete("q")
     client.transfer(0, 0, request("peek-message", PEEK))

@@ -28,7 +28,7 @@ from tests.unit.emulator.servicebus.rig import START, Rig, body, section, token
 
 
 def ask(rig: Rig, operation: str, body: object) -> Response:
-    return management.answer(rig.queue, Request("m-1", None, {"operation": f"com.microsoft:{operation}"}, body))
+    return management.respond(rig.queue, Request("m-1", None, {"operation": f"com.microsoft:{operation}"}, body))
 
 
 def told(response: Response) -> tuple[object, object]:
@@ -48,7 +48,7 @@ def to_schedule(at: float | None) -> dict[str, object]:
 # --- $management -------------------------------------------------------------------------------------------------
 
 
-def test_a_success_is_200_with_a_map() -> None:
+def test_a_success_has_status_200_and_a_map() -> None:
     rig = Rig(lock_seconds=30.0)
     rig.send("a")
     lock = token(rig.receiver(1).last)
@@ -73,7 +73,7 @@ def test_a_success_is_200_with_a_map() -> None:
         ("get-message-sessions", {"skip": 0, "top": 5}, 400, "amqp:not-allowed"),
     ],
 )
-def test_a_refusal_is_an_answer_with_the_services_status(
+def test_an_error_is_a_response_with_the_services_status(
     operation: str, body: object, status: int, condition: str | None
 ) -> None:
     assert told(ask(Rig(), operation, body)) == (status, condition)
@@ -94,14 +94,14 @@ def test_a_refusal_is_an_answer_with_the_services_status(
         ("update-disposition", {"disposition-status": "eaten", "lock-tokens": []}, "'disposition-status' must be one"),
     ],
 )
-def test_a_request_that_does_not_hold_is_told_which_value_is_wrong(operation: str, body: object, said: str) -> None:
+def test_an_invalid_request_gets_an_error_that_names_the_argument(operation: str, body: object, said: str) -> None:
     answer = ask(Rig(), operation, body)
     assert told(answer) == (400, "com.microsoft:argument-error")
     assert said in str(answer.properties["statusDescription"])
 
 
 @pytest.mark.parametrize("width", [int, UByte, UInt, ULong, Int, Long])
-def test_numbers_of_any_width_will_do(width: type[int]) -> None:
+def test_integers_of_every_width_are_accepted(width: type[int]) -> None:
     rig = Rig()
     rig.send("a", "b")
     answer = ask(rig, "peek-message", {"from-sequence-number": width(2), "message-count": width(9)})
@@ -109,7 +109,7 @@ def test_numbers_of_any_width_will_do(width: type[int]) -> None:
     assert len(content(answer)["messages"]) == 1
 
 
-def test_a_message_is_scheduled_under_a_number_and_cancelled_by_it() -> None:
+def test_a_message_is_scheduled_and_cancelled_by_its_sequence_number() -> None:
     rig = Rig()
     answer = ask(rig, "schedule-message", {"messages": [to_schedule(START + 60)]})
     numbers = content(answer)["sequence-numbers"]
@@ -127,7 +127,7 @@ def test_a_message_is_scheduled_under_a_number_and_cancelled_by_it() -> None:
         ("suspended", {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 1}),
     ],
 )
-def test_every_settlement_can_be_asked_for_too(status: str, left: object) -> None:
+def test_every_settlement_can_be_requested(status: str, left: object) -> None:
     rig = Rig()
     rig.send("a")
     lock = token(rig.receiver(1).last)
@@ -135,7 +135,7 @@ def test_every_settlement_can_be_asked_for_too(status: str, left: object) -> Non
     assert rig.queue.counts() == left
 
 
-def test_a_deferred_message_comes_with_its_lock_unless_it_is_taken_for_good() -> None:
+def test_a_deferred_message_has_a_lock_token_except_in_receive_and_delete() -> None:
     rig = Rig()
     rig.send("a", "b")
     for one in rig.receiver(2).received:
@@ -149,7 +149,7 @@ def test_a_deferred_message_comes_with_its_lock_unless_it_is_taken_for_good() ->
     assert set(without) == {"message"}
 
 
-def test_sessions_are_listed_under_the_services_misspelt_key() -> None:
+def test_sessions_are_listed_under_the_services_misspelled_key() -> None:
     rig = Rig(requires_session=True)
     assert told(ask(rig, "get-message-sessions", {"skip": 0, "top": 5})) == (204, None)
     for name in ("a", "b", "c"):
@@ -161,7 +161,7 @@ def test_sessions_are_listed_under_the_services_misspelt_key() -> None:
     assert told(late) == (204, None)
 
 
-def test_a_peeked_message_may_come_without_its_body() -> None:
+def test_a_message_can_be_peeked_without_its_body() -> None:
     rig = Rig()
     rig.send("a long text")
     whole, bare = (
@@ -172,7 +172,7 @@ def test_a_peeked_message_may_come_without_its_body() -> None:
     assert DATA not in sections(bare["messages"][0]["message"])
 
 
-def test_old_messages_are_deleted_many_at_a_time_but_not_those_someone_holds() -> None:
+def test_a_batch_deletion_deletes_old_messages_except_locked_ones() -> None:
     rig = Rig()
     rig.send("held", "old", "older")
     rig.receiver(1)
@@ -186,13 +186,13 @@ def test_old_messages_are_deleted_many_at_a_time_but_not_those_someone_holds() -
 
 
 @pytest.mark.parametrize("operation", ["add-rule", "remove-rule", "enumerate-rules"])
-def test_rules_are_refused_by_name(operation: str) -> None:
+def test_operations_on_rules_are_refused_by_name(operation: str) -> None:
     answer = ask(Rig(), operation, {"rule-name": "r"})
     assert told(answer) == (501, "amqp:not-implemented")
     assert "subscriptions" in str(answer.properties["statusDescription"])
 
 
-def test_what_concerns_a_session_needs_its_lock_and_its_name() -> None:
+def test_session_operations_need_the_sessions_lock_and_id() -> None:
     rig = Rig(requires_session=True, lock_seconds=30.0)
     rig.send("a", "b", session_id="s")
     _, receiver = rig.session("s")
@@ -209,7 +209,7 @@ def test_what_concerns_a_session_needs_its_lock_and_its_name() -> None:
         assert told(ask(rig, operation, asked)) == (410, "com.microsoft:session-lock-lost")
 
 
-def test_a_sessions_state_is_no_larger_than_a_message() -> None:
+def test_session_state_is_limited_to_the_size_of_a_message() -> None:
     rig = Rig(requires_session=True, max_message_bytes=1000)
     rig.session("s")
     large = {"session-id": "s", "session-state": b"x" * 1001}
@@ -220,13 +220,13 @@ def test_a_sessions_state_is_no_larger_than_a_message() -> None:
 
 
 @pytest.mark.parametrize("message_id", [uuid.uuid4(), "text", ULong(7), b"bytes", None])
-def test_the_answer_carries_the_requests_id_in_the_requests_type(message_id: object) -> None:
+def test_the_correlation_id_of_a_response_keeps_value_and_type_of_the_message_id(message_id: object) -> None:
     payload = section(PROPERTIES, [message_id, None, None, None, "reply here"]) + section(
         APPLICATION_PROPERTIES, {"operation": "x"}
     )
-    request = request_response.read(payload)
+    request = request_response.parse_request(payload)
     assert (request.reply_to, request.properties, request.body) == ("reply here", {"operation": "x"}, None)
-    written = request_response.write(request, Response({"statusCode": Int(200)}, {"a": 1}))
+    written = request_response.encode_response(request, Response({"statusCode": Int(200)}, {"a": 1}))
     code, start, end = split(written)[0]
     described, _ = decode(written[start:end])
     assert code == PROPERTIES
@@ -237,9 +237,9 @@ def test_the_answer_carries_the_requests_id_in_the_requests_type(message_id: obj
 
 
 @pytest.mark.parametrize("payload", [b"x", encode("text"), section(HEADER, [])[:-1]])
-def test_what_is_no_request_is_refused(payload: bytes) -> None:
+def test_an_invalid_request_message_is_rejected(payload: bytes) -> None:
     with pytest.raises(ServiceBusError, match="not a request"):
-        request_response.read(payload)
+        request_response.parse_request(payload)
 
 
 # --- $cbs --------------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_what_is_no_request_is_refused(payload: bytes) -> None:
 def put_token(token: object, **changes: object) -> object:
     properties = {"operation": "put-token", "name": "sb://host/q", "type": "jwt"} | changes
     broker = Broker([QueueSettings("q")])
-    answer = cbs.answer(Request("m", None, properties, token), ConnectionRights(UNCHECKED, lambda: None), broker.find)
+    answer = cbs.respond(Request("m", None, properties, token), ConnectionRights(UNCHECKED, lambda: None), broker.find)
     return answer.properties["status-code"]
 
 
@@ -266,25 +266,25 @@ def put_token(token: object, **changes: object) -> object:
         ("/nowhere/$deadletterqueue", 404),
     ],
 )
-def test_a_token_for_a_queue_that_is_not_there_is_not_taken(path: str, status: int) -> None:
+def test_a_token_for_a_missing_queue_gets_not_found(path: str, status: int) -> None:
     assert put_token("a.b.c", name=f"sb://host{path}") == status
 
 
-def test_a_bad_token_does_not_learn_whether_there_is_a_queue() -> None:
+def test_an_invalid_token_does_not_reveal_if_a_queue_exists() -> None:
     assert put_token("nonsense", name="sb://host/nowhere") == 401
 
 
-def test_a_shared_access_signature_and_a_json_web_token_are_taken_whatever_they_are_called() -> None:
+def test_signatures_and_json_web_tokens_are_accepted_under_any_token_type() -> None:
     assert put_token("SharedAccessSignature sr=a&sig=b&se=1&skn=c", type="jwt") == 202
     assert put_token("head.body.signature", type="servicebus.windows.net:sastoken") == 202
 
 
 @pytest.mark.parametrize("token", ["", "a.b", "a..c", "SharedAccessSignature sr=a&sig=b&se=1", None, b"a.b.c"])
-def test_what_is_no_token_is_unauthorized(token: object) -> None:
+def test_a_text_that_is_no_token_is_unauthorized(token: object) -> None:
     assert put_token(token) == 401
 
 
-def test_a_request_for_nothing_or_for_another_operation_is_a_bad_one() -> None:
+def test_a_cbs_request_without_audience_or_with_another_operation_is_a_bad_request() -> None:
     assert put_token("a.b.c", name=None) == 400
     assert put_token("a.b.c", operation="delete-token") == 400
 
@@ -307,11 +307,11 @@ def test_a_request_for_nothing_or_for_another_operation_is_a_bad_one() -> None:
         ("", Node.ENTITY, ""),
     ],
 )
-def test_an_address_names_a_node_whatever_its_form(text: str, node: Node, entity: str) -> None:
-    assert addresses.parse(text) == Address(node, entity)
+def test_an_address_is_parsed_in_every_form(text: str, node: Node, entity: str) -> None:
+    assert addresses.parse_address(text) == Address(node, entity)
 
 
-def test_the_broker_finds_queues_and_their_dead_letters_in_any_case() -> None:
+def test_the_broker_finds_queues_and_subqueues_in_any_case() -> None:
     broker = Broker([QueueSettings("Orders")])
     assert broker.find("ORDERS").dead_letters is broker.find("orders/$DeadLetterQueue")
     with pytest.raises(ServiceBusError, match="'parcels' could not be found") as refused:

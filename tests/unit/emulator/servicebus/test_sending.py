@@ -17,14 +17,14 @@ from tests.unit.emulator.servicebus.rig import START, RecordingReceiver, Rig, bo
 # --- order and limits --------------------------------------------------------------------------------------------
 
 
-def test_messages_are_numbered_from_one_and_come_out_in_that_order() -> None:
+def test_messages_are_numbered_from_one_and_delivered_in_this_order() -> None:
     rig = Rig()
     assert rig.send("a", "b") == [1, 2]
     assert rig.send("c") == [3]
     assert rig.receiver().bodies == [b"a", b"b", b"c"]
 
 
-def test_of_several_messages_all_or_none_are_taken() -> None:
+def test_a_batch_is_accepted_as_a_whole_or_not_at_all() -> None:
     rig = Rig(max_message_bytes=200)
     with pytest.raises(ServiceBusError, match="'q' takes 200") as refused:
         rig.send("small", "x" * 200)
@@ -39,7 +39,7 @@ def test_a_message_may_be_as_large_as_the_limit() -> None:
     assert rig.queue.send([exact]) == [1]
 
 
-def test_an_id_longer_than_128_characters_is_refused_by_name() -> None:
+def test_an_id_longer_than_128_characters_is_rejected_by_name() -> None:
     message(message_id="m" * 128, session_id="s" * 128)
     with pytest.raises(ServiceBusError, match="message ID is longer than 128") as refused:
         message(message_id="m" * 129)
@@ -48,13 +48,13 @@ def test_an_id_longer_than_128_characters_is_refused_by_name() -> None:
         message(session_id="s" * 129)
 
 
-def test_a_message_without_an_id_is_given_one_of_its_own() -> None:
+def test_a_message_without_an_id_gets_a_unique_one() -> None:
     first, second = message("a"), message("b")
     assert first.message_id
     assert first.message_id != second.message_id
 
 
-def test_a_session_queue_refuses_a_message_without_a_session() -> None:
+def test_a_queue_with_sessions_rejects_a_message_without_a_session_id() -> None:
     with pytest.raises(ServiceBusError, match="set the message's session ID") as refused:
         Rig(requires_session=True).send("a")
     assert refused.value.condition == NOT_ALLOWED
@@ -77,7 +77,7 @@ def test_duplicates_within_one_batch_are_dropped() -> None:
     assert rig.queue.counts()["active"] == 1
 
 
-def test_a_message_that_is_gone_still_has_its_id_taken_until_the_window_is_over() -> None:
+def test_the_id_of_a_completed_message_is_known_until_the_window_ends() -> None:
     rig = Rig(requires_duplicate_detection=True, duplicate_detection_seconds=20.0)
     receiver = rig.receiver(peek_lock=False)
     rig.send("a", message_id="m")
@@ -89,7 +89,7 @@ def test_a_message_that_is_gone_still_has_its_id_taken_until_the_window_is_over(
     assert receiver.bodies == [b"a", b"c"]
 
 
-def test_a_duplicate_does_not_prolong_the_window() -> None:
+def test_a_duplicate_does_not_extend_the_window() -> None:
     rig = Rig(requires_duplicate_detection=True, duplicate_detection_seconds=20.0)
     rig.send("a", message_id="m")
     rig.passes(15)
@@ -108,7 +108,7 @@ def test_without_duplicate_detection_ids_may_repeat() -> None:
 # --- time to live ------------------------------------------------------------------------------------------------
 
 
-def test_a_message_is_gone_when_its_time_to_live_is_over() -> None:
+def test_a_message_is_deleted_when_its_time_to_live_ends() -> None:
     rig = Rig()
     rig.send("a", ttl=10)
     rig.passes(10)
@@ -116,7 +116,7 @@ def test_a_message_is_gone_when_its_time_to_live_is_over() -> None:
     assert rig.dead.peek(1, 9, None) == []
 
 
-def test_an_expired_message_is_not_delivered_even_if_nobody_noticed_yet() -> None:
+def test_an_expired_message_is_not_delivered_even_before_its_timer_runs() -> None:
     rig = Rig()
     rig.send("a", ttl=10)
     rig.send("b")
@@ -124,7 +124,7 @@ def test_an_expired_message_is_not_delivered_even_if_nobody_noticed_yet() -> Non
     assert rig.receiver().bodies == [b"b"]
 
 
-def test_the_queues_time_to_live_is_a_ceiling() -> None:
+def test_the_queues_time_to_live_is_a_maximum() -> None:
     rig = Rig(default_ttl_seconds=10.0)
     rig.send("none of its own")
     rig.send("longer", ttl=60)
@@ -135,7 +135,7 @@ def test_the_queues_time_to_live_is_a_ceiling() -> None:
     assert rig.queue.counts()["active"] == 0
 
 
-def test_an_expired_message_is_dead_lettered_where_the_queue_says_so() -> None:
+def test_an_expired_message_is_dead_lettered_if_the_queue_is_set_so() -> None:
     rig = Rig(dead_letter_on_expiration=True)
     rig.send("a", ttl=10)
     rig.passes(10)
@@ -145,7 +145,7 @@ def test_an_expired_message_is_dead_lettered_where_the_queue_says_so() -> None:
     assert properties(receiver.last)["DeadLetterReason"] == "TTLExpiredException"
 
 
-def test_a_message_under_lock_does_not_expire_before_it_is_given_back() -> None:
+def test_a_locked_message_does_not_expire_before_it_is_abandoned() -> None:
     rig = Rig(lock_seconds=30.0)
     rig.send("a", ttl=10)
     receiver = rig.receiver(1)
@@ -155,7 +155,7 @@ def test_a_message_under_lock_does_not_expire_before_it_is_given_back() -> None:
     assert rig.queue.counts()["active"] == 0
 
 
-def test_a_deferred_message_expires_too() -> None:
+def test_a_deferred_message_expires() -> None:
     rig = Rig()
     [number] = rig.send("a", ttl=10)
     receiver = rig.receiver(1)
@@ -165,7 +165,7 @@ def test_a_deferred_message_expires_too() -> None:
         rig.queue.receive_deferred([number], peek_lock=True, session_id=None)
 
 
-def test_in_the_dead_letter_queue_nothing_expires() -> None:
+def test_dead_letters_do_not_expire() -> None:
     rig = Rig(dead_letter_on_expiration=True)
     rig.send("a", ttl=10)
     rig.passes(1_000_000)
@@ -175,7 +175,7 @@ def test_in_the_dead_letter_queue_nothing_expires() -> None:
 # --- schedule ----------------------------------------------------------------------------------------------------
 
 
-def test_a_scheduled_message_waits_for_its_time_then_gets_a_new_number() -> None:
+def test_a_scheduled_message_gets_a_new_sequence_number_when_it_is_due() -> None:
     rig = Rig()
     receiver = rig.receiver()
     [scheduled] = rig.send("later", at=START + 30)
@@ -188,13 +188,13 @@ def test_a_scheduled_message_waits_for_its_time_then_gets_a_new_number() -> None
     assert receiver.last.enqueued_at == START + 30
 
 
-def test_a_message_scheduled_for_the_past_is_there_at_once() -> None:
+def test_a_message_scheduled_for_the_past_is_active_at_once() -> None:
     rig = Rig()
     rig.send("a", at=START - 1)
     assert rig.receiver().bodies == [b"a"]
 
 
-def test_the_time_to_live_of_a_scheduled_message_begins_when_it_is_enqueued() -> None:
+def test_the_time_to_live_of_a_scheduled_message_starts_when_it_is_due() -> None:
     rig = Rig()
     rig.send("a", at=START + 60, ttl=10)
     rig.passes(69)
@@ -203,7 +203,7 @@ def test_the_time_to_live_of_a_scheduled_message_begins_when_it_is_enqueued() ->
     assert rig.queue.counts()["active"] == 0
 
 
-def test_a_cancelled_message_never_comes() -> None:
+def test_a_cancelled_message_is_never_delivered() -> None:
     rig = Rig()
     numbers = rig.send("a", "b", at=START + 60)
     rig.queue.cancel_scheduled(numbers[:1])
@@ -211,7 +211,7 @@ def test_a_cancelled_message_never_comes() -> None:
     assert rig.receiver().bodies == [b"b"]
 
 
-def test_cancelling_what_is_not_scheduled_cancels_nothing() -> None:
+def test_cancelling_a_message_that_is_not_scheduled_cancels_none() -> None:
     rig = Rig()
     [active] = rig.send("now")
     [scheduled] = rig.send("later", at=START + 60)
@@ -222,7 +222,7 @@ def test_cancelling_what_is_not_scheduled_cancels_nothing() -> None:
     assert rig.queue.counts()["scheduled"] == 1
 
 
-def test_a_scheduled_message_that_came_up_cannot_be_cancelled() -> None:
+def test_an_activated_message_cannot_be_cancelled() -> None:
     rig = Rig()
     numbers = rig.send("a", at=START + 60)
     rig.passes(60)
@@ -233,7 +233,7 @@ def test_a_scheduled_message_that_came_up_cannot_be_cancelled() -> None:
 # --- peek --------------------------------------------------------------------------------------------------------
 
 
-def test_peek_shows_every_state_in_order_and_changes_nothing() -> None:
+def test_peek_returns_messages_in_every_state_in_order_and_changes_nothing() -> None:
     rig = Rig()
     rig.send("deferred", "locked", "waiting")
     rig.send("scheduled", at=START + 60)
@@ -252,14 +252,14 @@ def test_peek_shows_every_state_in_order_and_changes_nothing() -> None:
     assert rig.queue.counts() == before
 
 
-def test_peek_begins_at_a_number_and_ends_at_a_count() -> None:
+def test_peek_starts_at_a_sequence_number_and_is_limited_by_a_count() -> None:
     rig = Rig()
     rig.send(*"abcde")
     assert [body(one) for one in rig.queue.peek(2, 3, None)] == [b"b", b"c", b"d"]
     assert rig.queue.peek(6, 3, None) == []
 
 
-def test_peek_can_be_kept_to_one_session() -> None:
+def test_peek_can_be_limited_to_one_session() -> None:
     rig = Rig(requires_session=True)
     rig.send("a", "b", session_id="one")
     rig.send("c", session_id="two")
@@ -267,7 +267,7 @@ def test_peek_can_be_kept_to_one_session() -> None:
     assert len(rig.queue.peek(1, 9, None)) == 3
 
 
-def test_peek_finds_its_way_among_thousands_that_are_gone() -> None:
+def test_peek_works_after_thousands_of_deleted_messages() -> None:
     rig = Rig()
     rig.send(*("x" for _ in range(5000)))
     receiver = rig.receiver(4999, peek_lock=False)

@@ -22,7 +22,7 @@ def rig() -> Rig:
 # --- holding a session -------------------------------------------------------------------------------------------
 
 
-def test_a_session_gives_its_own_messages_in_their_order(rig: Rig) -> None:
+def test_a_session_delivers_its_own_messages_in_order(rig: Rig) -> None:
     rig.send("a", session_id="one")
     rig.send("x", session_id="two")
     rig.send("b", session_id="one")
@@ -31,19 +31,19 @@ def test_a_session_gives_its_own_messages_in_their_order(rig: Rig) -> None:
     assert receiver.bodies == [b"a", b"b", b"c"]
 
 
-def test_a_session_without_messages_can_be_held_and_waited_on(rig: Rig) -> None:
+def test_a_session_without_messages_can_be_accepted_and_receives_later_ones(rig: Rig) -> None:
     _, receiver = rig.session("one")
     rig.send("a", session_id="one")
     assert receiver.bodies == [b"a"]
 
 
-def test_an_empty_text_is_a_session_like_any_other(rig: Rig) -> None:
+def test_the_empty_text_is_a_valid_session_id(rig: Rig) -> None:
     rig.send("a", session_id="")
     _, receiver = rig.session("")
     assert receiver.bodies == [b"a"]
 
 
-def test_a_session_that_is_held_cannot_be_had(rig: Rig) -> None:
+def test_a_locked_session_cannot_be_accepted(rig: Rig) -> None:
     rig.session("one")
     rig.session("two")
     with pytest.raises(ServiceBusError, match="session 'one' is locked by another receiver") as refused:
@@ -51,7 +51,7 @@ def test_a_session_that_is_held_cannot_be_had(rig: Rig) -> None:
     assert refused.value.condition == SESSION_CANNOT_BE_LOCKED
 
 
-def test_an_abandoned_message_comes_again_before_the_next(rig: Rig) -> None:
+def test_an_abandoned_message_is_delivered_again_before_the_next_one(rig: Rig) -> None:
     rig.send("a", "b", session_id="one")
     _, receiver = rig.session("one", credit=1)
     rig.queue.abandon(token(receiver.last), {})
@@ -62,7 +62,7 @@ def test_an_abandoned_message_comes_again_before_the_next(rig: Rig) -> None:
     assert receiver.bodies == [b"a", b"a", b"b"]
 
 
-def test_closing_a_session_gives_its_messages_back_and_counts_no_delivery(rig: Rig) -> None:
+def test_closing_a_session_unlocks_its_messages_without_counting_a_delivery(rig: Rig) -> None:
     rig.send("a", "b", session_id="one")
     for _ in range(10):
         session, receiver = rig.session("one")
@@ -71,7 +71,7 @@ def test_closing_a_session_gives_its_messages_back_and_counts_no_delivery(rig: R
         rig.queue.sessions.release(session)
 
 
-def test_a_session_is_let_go_once_only(rig: Rig) -> None:
+def test_a_second_release_does_not_release_the_new_holders_session(rig: Rig) -> None:
     session, _ = rig.session("one")
     rig.queue.sessions.release(session)
     rig.session("one")
@@ -80,7 +80,7 @@ def test_a_session_is_let_go_once_only(rig: Rig) -> None:
         rig.session("one")
 
 
-def test_what_was_completed_does_not_come_back(rig: Rig) -> None:
+def test_a_completed_message_is_not_delivered_again(rig: Rig) -> None:
     rig.send("a", "b", session_id="one")
     session, receiver = rig.session("one")
     rig.queue.complete(token(receiver.received[0]))
@@ -91,7 +91,7 @@ def test_what_was_completed_does_not_come_back(rig: Rig) -> None:
 # --- the session's lock ------------------------------------------------------------------------------------------
 
 
-def test_when_the_lock_ends_its_holder_is_told_and_a_delivery_counted(rig: Rig) -> None:
+def test_when_a_sessions_lock_ends_its_receiver_is_notified_and_a_delivery_is_counted(rig: Rig) -> None:
     rig.send("a", session_id="one")
     session, receiver = rig.session("one")
     assert session.locked_until == receiver.last.locked_until == START + 30
@@ -101,7 +101,7 @@ def test_when_the_lock_ends_its_holder_is_told_and_a_delivery_counted(rig: Rig) 
     assert receiver.last.delivery_count == 1
 
 
-def test_lock_after_lock_ended_dead_letters_the_message(rig: Rig) -> None:
+def test_repeatedly_expired_session_locks_dead_letter_the_message(rig: Rig) -> None:
     rig.send("a", session_id="one")
     for _ in range(3):
         rig.session("one")
@@ -110,7 +110,7 @@ def test_lock_after_lock_ended_dead_letters_the_message(rig: Rig) -> None:
     assert properties(dead)["DeadLetterReason"] == "MaxDeliveryCountExceeded"
 
 
-def test_a_lock_that_ended_is_lost_even_if_nobody_noticed_yet(rig: Rig) -> None:
+def test_an_expired_lock_is_lost_even_before_its_timer_runs(rig: Rig) -> None:
     rig.send("a", session_id="one")
     _, receiver = rig.session("one")
     rig.passes(30, unnoticed=True)
@@ -127,7 +127,7 @@ def test_a_lock_that_ended_is_lost_even_if_nobody_noticed_yet(rig: Rig) -> None:
         assert refused.value.condition == SESSION_LOCK_LOST
 
 
-def test_a_session_whose_lock_ended_unnoticed_has_a_new_holder_and_no_other(rig: Rig) -> None:
+def test_accepting_a_session_with_an_expired_lock_releases_the_old_holder_first(rig: Rig) -> None:
     rig.send("a", session_id="one")
     _, old = rig.session("one")
     old_lock = token(old.last)
@@ -140,7 +140,7 @@ def test_a_session_whose_lock_ended_unnoticed_has_a_new_holder_and_no_other(rig:
     rig.queue.complete(token(new.last))
 
 
-def test_renewing_the_session_renews_the_locks_of_its_messages(rig: Rig) -> None:
+def test_renewing_a_session_renews_the_locks_of_its_messages(rig: Rig) -> None:
     rig.send("a", session_id="one")
     _, receiver = rig.session("one")
     rig.passes(20)
@@ -150,7 +150,7 @@ def test_renewing_the_session_renews_the_locks_of_its_messages(rig: Rig) -> None
     rig.queue.complete(token(receiver.last))
 
 
-def test_a_session_nobody_holds_cannot_be_renewed(rig: Rig) -> None:
+def test_a_session_that_is_not_locked_cannot_be_renewed(rig: Rig) -> None:
     for name in ("one", None):
         with pytest.raises(ServiceBusError, match="accept the session again") as refused:
             rig.queue.sessions.renew(name)
@@ -160,7 +160,7 @@ def test_a_session_nobody_holds_cannot_be_renewed(rig: Rig) -> None:
 # --- the next session --------------------------------------------------------------------------------------------
 
 
-def test_the_next_session_is_one_that_has_messages_and_is_free(rig: Rig) -> None:
+def test_the_next_session_is_a_free_one_with_messages(rig: Rig) -> None:
     rig.send("a", session_id="one")
     rig.send("b", session_id="two")
     rig.session("one", credit=0)
@@ -169,7 +169,7 @@ def test_the_next_session_is_one_that_has_messages_and_is_free(rig: Rig) -> None
     assert second.session is None
 
 
-def test_who_waits_gets_the_session_as_soon_as_there_is_one_in_turn(rig: Rig) -> None:
+def test_waiting_receivers_get_sessions_in_the_order_in_which_they_came(rig: Rig) -> None:
     first, second = rig.next_session(), rig.next_session()
     rig.passes(20)
     rig.send("a", session_id="one")
@@ -179,7 +179,7 @@ def test_who_waits_gets_the_session_as_soon_as_there_is_one_in_turn(rig: Rig) ->
     assert first.session.locked_until == START + 50
 
 
-def test_who_waits_gets_a_session_another_lets_go(rig: Rig) -> None:
+def test_a_waiting_receiver_gets_a_session_that_another_releases(rig: Rig) -> None:
     rig.send("a", session_id="one")
     session, _ = rig.session("one")
     waiting = rig.next_session()
@@ -187,7 +187,7 @@ def test_who_waits_gets_a_session_another_lets_go(rig: Rig) -> None:
     assert waiting.receiver.bodies == [b"a"]
 
 
-def test_who_waits_gets_a_session_whose_lock_ends(rig: Rig) -> None:
+def test_a_waiting_receiver_gets_a_session_whose_lock_ends(rig: Rig) -> None:
     rig.send("a", session_id="one")
     rig.session("one")
     waiting = rig.next_session()
@@ -195,7 +195,7 @@ def test_who_waits_gets_a_session_whose_lock_ends(rig: Rig) -> None:
     assert waiting.receiver.bodies == [b"a"]
 
 
-def test_who_waits_in_vain_is_told_at_its_time(rig: Rig) -> None:
+def test_a_wait_without_a_session_times_out(rig: Rig) -> None:
     waiting = rig.next_session(wait=10)
     rig.passes(20)
     assert waiting.gave_up_at == START + 10
@@ -203,7 +203,7 @@ def test_who_waits_in_vain_is_told_at_its_time(rig: Rig) -> None:
     assert waiting.session is None
 
 
-def test_who_went_away_is_given_nothing(rig: Rig) -> None:
+def test_a_cancelled_wait_gets_no_session(rig: Rig) -> None:
     gone, waiting = rig.next_session(), rig.next_session()
     rig.queue.sessions.cancel_accept(gone)
     rig.queue.sessions.cancel_accept(gone)
@@ -212,7 +212,7 @@ def test_who_went_away_is_given_nothing(rig: Rig) -> None:
     assert waiting.receiver.bodies == [b"a"]
 
 
-def test_a_session_whose_messages_are_expired_deferred_or_scheduled_is_not_the_next(rig: Rig) -> None:
+def test_a_session_with_only_expired_deferred_or_scheduled_messages_is_not_granted(rig: Rig) -> None:
     rig.send("expired", session_id="one", ttl=5)
     rig.passes(5, unnoticed=True)
     rig.send("later", session_id="two", at=START + 1000)
@@ -226,7 +226,7 @@ def test_a_session_whose_messages_are_expired_deferred_or_scheduled_is_not_the_n
 # --- deferred messages, state, listing ---------------------------------------------------------------------------
 
 
-def test_a_deferred_message_is_had_through_its_own_session_only(rig: Rig) -> None:
+def test_a_deferred_message_is_received_through_its_own_session_only(rig: Rig) -> None:
     [number] = rig.send("a", session_id="one")
     _, receiver = rig.session("one")
     rig.queue.defer(token(receiver.last), {})
@@ -242,7 +242,7 @@ def test_a_deferred_message_is_had_through_its_own_session_only(rig: Rig) -> Non
     rig.queue.complete(token(found))
 
 
-def test_state_outlives_holders_and_messages_until_it_is_cleared(rig: Rig) -> None:
+def test_session_state_outlives_receivers_and_messages_until_it_is_cleared(rig: Rig) -> None:
     session, _ = rig.session("one")
     assert rig.queue.sessions.get_state("one") is None
     rig.queue.sessions.set_state("one", b"state")
@@ -267,7 +267,7 @@ def test_sessions_with_active_messages_or_state_are_listed_by_page(rig: Rig) -> 
     assert rig.queue.session_ids(4, 2) == []
 
 
-def test_sessions_are_listed_by_when_their_state_was_set(rig: Rig) -> None:
+def test_sessions_are_listed_by_the_time_their_state_was_set(rig: Rig) -> None:
     for name in ("early", "late"):
         rig.session(name)
         rig.queue.sessions.set_state(name, b"state")
@@ -277,7 +277,7 @@ def test_sessions_are_listed_by_when_their_state_was_set(rig: Rig) -> None:
     assert rig.queue.session_ids(0, 9, state_after=START - 1) == ["early", "late"]
 
 
-def test_the_dead_letter_queue_of_a_session_queue_has_no_sessions(rig: Rig) -> None:
+def test_the_dead_letter_queue_of_a_queue_with_sessions_has_no_sessions(rig: Rig) -> None:
     rig.send("a", session_id="one")
     _, receiver = rig.session("one")
     rig.queue.dead_letter(token(receiver.last), "why", None, {})

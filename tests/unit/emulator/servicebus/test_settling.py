@@ -33,7 +33,7 @@ def buried(rig: Rig) -> list[Message]:
 # --- who gets what -----------------------------------------------------------------------------------------------
 
 
-def test_a_consumer_gets_no_more_than_it_wants() -> None:
+def test_a_receiver_gets_no_more_messages_than_its_capacity() -> None:
     rig = Rig()
     rig.send("a", "b", "c")
     receiver = rig.receiver(2)
@@ -43,14 +43,14 @@ def test_a_consumer_gets_no_more_than_it_wants() -> None:
     assert receiver.bodies == [b"a", b"b", b"c"]
 
 
-def test_consumers_are_served_in_turn() -> None:
+def test_receivers_are_served_in_turn() -> None:
     rig = Rig()
     left, right = rig.receiver(), rig.receiver()
     rig.send(*"abcdef")
     assert sorted([left.bodies, right.bodies]) == [[b"a", b"c", b"e"], [b"b", b"d", b"f"]]
 
 
-def test_a_consumer_without_credit_holds_nobody_up() -> None:
+def test_a_receiver_without_credit_does_not_delay_the_others() -> None:
     rig = Rig()
     rig.receiver(0)
     ready = rig.receiver()
@@ -58,7 +58,7 @@ def test_a_consumer_without_credit_holds_nobody_up() -> None:
     assert ready.bodies == [b"a", b"b"]
 
 
-def test_who_has_left_gets_nothing_more_but_keeps_its_locks() -> None:
+def test_an_unsubscribed_receiver_gets_no_more_messages_and_keeps_its_locks() -> None:
     rig = Rig(lock_seconds=30.0)
     receiver = rig.receiver()
     rig.send("a")
@@ -71,7 +71,7 @@ def test_who_has_left_gets_nothing_more_but_keeps_its_locks() -> None:
     assert other.bodies == [b"b", b"b"]
 
 
-def test_receive_and_delete_leaves_nothing_behind() -> None:
+def test_receive_and_delete_removes_the_message() -> None:
     rig = Rig()
     receiver = rig.receiver(peek_lock=False)
     rig.send("a")
@@ -91,7 +91,7 @@ def test_completing_removes_the_message() -> None:
     assert rig.queue.peek(1, 9, None) == []
 
 
-def test_a_lock_that_ends_gives_the_message_back_under_another_token() -> None:
+def test_a_message_whose_lock_ended_is_delivered_under_another_token() -> None:
     rig = Rig(lock_seconds=30.0)
     rig.send("a")
     receiver = rig.receiver()
@@ -106,7 +106,7 @@ def test_a_lock_that_ends_gives_the_message_back_under_another_token() -> None:
 
 
 @every_settlement
-def test_a_lock_that_ended_is_lost_even_if_nobody_noticed_yet(settle: Settlement) -> None:
+def test_an_expired_lock_is_lost_even_before_its_timer_runs(settle: Settlement) -> None:
     rig = Rig(lock_seconds=30.0)
     rig.send("a")
     receiver = rig.receiver(1)
@@ -130,7 +130,7 @@ def test_a_message_is_settled_under_its_lock_only(settle: Settlement) -> None:
         settle(rig.queue, lock)
 
 
-def test_a_renewed_lock_lasts_its_whole_time_again() -> None:
+def test_a_renewed_lock_lasts_for_the_full_lock_duration() -> None:
     rig = Rig(lock_seconds=30.0)
     rig.send("a")
     receiver = rig.receiver()
@@ -144,7 +144,7 @@ def test_a_renewed_lock_lasts_its_whole_time_again() -> None:
 # --- giving back, and how often ----------------------------------------------------------------------------------
 
 
-def test_what_is_given_back_comes_before_what_came_after_it() -> None:
+def test_an_abandoned_message_is_delivered_before_later_ones() -> None:
     rig = Rig()
     rig.send("a", "b", "c")
     receiver = rig.receiver(1)
@@ -164,7 +164,7 @@ def test_abandoning_counts_a_delivery_and_releasing_does_not() -> None:
     assert receiver.last.delivery_count == 1
 
 
-def test_abandoning_may_change_properties() -> None:
+def test_abandoning_may_modify_properties() -> None:
     rig = Rig()
     rig.send("a")
     receiver = rig.receiver(1)
@@ -174,7 +174,7 @@ def test_abandoning_may_change_properties() -> None:
 
 
 @pytest.mark.parametrize("ends", ["by abandoning", "by the lock's end"])
-def test_after_its_last_delivery_a_message_is_dead_lettered(ends: str) -> None:
+def test_a_message_is_dead_lettered_after_its_last_delivery(ends: str) -> None:
     rig = Rig(max_delivery_count=3, lock_seconds=10.0)
     rig.send("a")
     receiver = rig.receiver()
@@ -192,7 +192,7 @@ def test_after_its_last_delivery_a_message_is_dead_lettered(ends: str) -> None:
 # --- the dead-letter queue ---------------------------------------------------------------------------------------
 
 
-def test_a_dead_lettered_message_says_why_and_keeps_what_it_said_before() -> None:
+def test_a_dead_letter_has_the_reason_and_keeps_its_own_properties() -> None:
     rig = Rig()
     rig.send("a")
     receiver = rig.receiver()
@@ -206,14 +206,14 @@ def test_a_dead_lettered_message_says_why_and_keeps_what_it_said_before() -> Non
     }
 
 
-def test_a_dead_lettered_message_without_a_reason_has_none() -> None:
+def test_a_message_dead_lettered_without_a_reason_has_no_reason() -> None:
     rig = Rig()
     rig.send("a")
     rig.queue.dead_letter(token(rig.receiver().last), None, None, {})
     assert buried(rig)[0].application_properties == b""
 
 
-def test_the_dead_letter_queue_is_a_queue_with_locks_of_its_own() -> None:
+def test_a_dead_letter_queue_has_locks_and_no_delivery_limit() -> None:
     rig = Rig(lock_seconds=30.0, max_delivery_count=1)
     rig.send("a")
     rig.queue.abandon(token(rig.receiver().last), {})
@@ -226,7 +226,7 @@ def test_the_dead_letter_queue_is_a_queue_with_locks_of_its_own() -> None:
     assert rig.queue.counts()["dead_lettered"] == 0
 
 
-def test_a_message_cannot_sink_below_the_dead_letter_queue() -> None:
+def test_a_dead_letter_cannot_be_dead_lettered_again() -> None:
     rig = Rig()
     rig.send("a")
     rig.queue.dead_letter(token(rig.receiver().last), "why", None, {})
@@ -252,7 +252,7 @@ def deferred(rig: Rig, *bodies: str) -> list[int]:
     return numbers
 
 
-def test_a_deferred_message_is_found_by_its_number_only() -> None:
+def test_a_deferred_message_is_received_by_its_sequence_number_only() -> None:
     rig = Rig()
     first, second = deferred(rig, "a", "b")
     assert rig.receiver().bodies == []
@@ -263,7 +263,7 @@ def test_a_deferred_message_is_found_by_its_number_only() -> None:
     assert rig.queue.counts()["deferred"] == 1
 
 
-def test_a_number_asked_for_twice_is_found_once() -> None:
+def test_a_sequence_number_requested_twice_is_received_once() -> None:
     rig = Rig()
     [number] = deferred(rig, "a")
     found = rig.queue.receive_deferred([number, number], peek_lock=True, session_id=None)
@@ -283,7 +283,7 @@ def test_a_deferred_message_stays_deferred_when_its_lock_ends() -> None:
     assert (again.state, again.delivery_count) == (MessageState.DEFERRED, 2)  # put aside once, and a lock that ended
 
 
-def test_a_deferred_message_can_be_taken_for_good() -> None:
+def test_a_deferred_message_can_be_received_and_deleted() -> None:
     rig = Rig()
     [number] = deferred(rig, "a")
     [received] = rig.queue.receive_deferred([number], peek_lock=False, session_id=None)
@@ -291,7 +291,7 @@ def test_a_deferred_message_can_be_taken_for_good() -> None:
     assert rig.queue.counts()["deferred"] == 0
 
 
-def test_asking_for_a_message_that_is_not_deferred_takes_none() -> None:
+def test_requesting_a_message_that_is_not_deferred_receives_none() -> None:
     rig = Rig()
     [number] = deferred(rig, "a")
     [active] = rig.send("b")
@@ -305,7 +305,7 @@ def test_asking_for_a_message_that_is_not_deferred_takes_none() -> None:
 # --- the timer ---------------------------------------------------------------------------------------------------
 
 
-def test_the_queue_says_when_it_has_something_to_do_next() -> None:
+def test_the_queue_reports_its_next_due_moment() -> None:
     rig = Rig(lock_seconds=30.0)
     assert rig.queue.next_due() == float("inf")
     rig.send("a", ttl=50)
@@ -316,7 +316,7 @@ def test_the_queue_says_when_it_has_something_to_do_next() -> None:
     assert rig.queue.next_due() == START + 20
 
 
-def test_what_comes_due_sooner_is_announced() -> None:
+def test_an_earlier_due_moment_is_announced() -> None:
     rig = Rig()
     told = rig.changes
     for act in (lambda: rig.send("a", ttl=50), lambda: rig.send("b", at=START + 20), lambda: rig.receiver(1)):
@@ -325,7 +325,7 @@ def test_what_comes_due_sooner_is_announced() -> None:
         told = rig.changes
 
 
-def test_locks_that_are_ended_on_demand_are_lost_and_their_messages_come_again() -> None:
+def test_locks_expired_on_demand_are_lost_and_their_messages_are_delivered_again() -> None:
     rig = Rig()
     rig.send("a")
     receiver = rig.receiver(1)

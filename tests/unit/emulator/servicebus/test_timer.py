@@ -28,7 +28,7 @@ class Clumsy(RecordingReceiver):
         super().deliver(message)
 
 
-async def test_an_event_that_fails_keeps_no_other_from_happening(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_timer_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
     broker = Broker((QueueSettings(name="a"), QueueSettings(name="b")))
     clumsy, other = Clumsy(), RecordingReceiver()
     broker.find("a").subscribe(clumsy)
