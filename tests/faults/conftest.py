@@ -1,4 +1,4 @@
-"""A system for each test: what breaks there must not touch another."""
+"""A system for each test, so that a fault in one does not affect another."""
 
 from __future__ import annotations
 

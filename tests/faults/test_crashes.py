@@ -1,4 +1,4 @@
-"""The worker is killed at every named point of the journey: calls and results are as promised all the same.
+"""The worker is killed at each point of the journey; the guarantees for calls and results still hold.
 
 For each point and each journal, a worker that dies there takes one request for a flow that is idempotent and one for a
 flow that is not; a second worker takes over. All of it runs side by side, once, and the tests look at what came of it.
@@ -43,7 +43,7 @@ Journal = dict[str, object]
 
 @dataclass(frozen=True)
 class Ending:
-    """What became of one request."""
+    """The end of one request."""
 
     effects: int
     """How often the flow ran."""
@@ -71,7 +71,7 @@ EXPECTED: dict[str, tuple[tuple[int, str], tuple[int, str]]] = {
 async def endings(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Mapping[tuple[str, str], Ending]]:
-    """What came of every point, with one of the journals."""
+    """The ending of each request at each point, with one of the journals."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "sqlite":
         yield await _all_points(folder, None)
@@ -82,14 +82,14 @@ async def endings(
 
 @pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("point", EXPECTED)
-async def test_a_killed_worker_leaves_one_right_result(
+async def test_after_a_crash_each_request_has_exactly_the_expected_effects_and_one_result(
     endings: Mapping[tuple[str, str], Ending], point: str, flow: str
 ) -> None:
     effects, status = EXPECTED[point][FLOWS[flow]]
     assert endings[point, flow].seen == (effects, [status])
 
 
-async def test_every_point_is_expected_to_end_somehow() -> None:
+async def test_every_crash_point_has_an_expectation() -> None:
     assert set(EXPECTED) == {*POINTS, DURING}
 
 

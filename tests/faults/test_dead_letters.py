@@ -1,4 +1,4 @@
-"""What the broker itself gives up is answered once, and stays in the dead-letter queue."""
+"""A request that the broker dead-letters gets one result, and stays in the dead-letter queue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def outcome(result: FlowResult | None) -> tuple[str, str | None]:
     return result.status, result.error.code if result.error else None
 
 
-async def test_a_request_that_expired_in_the_queue_is_answered_so(system: System) -> None:
+async def test_a_request_that_expired_in_the_queue_ends_expired(system: System) -> None:
     async with system.client() as client:
         sent = await client.submit("create-quote", QUOTE, claim=system.claim(), time_to_live=timedelta(milliseconds=50))
         unclaimed = await client.submit("create-quote", QUOTE, time_to_live=timedelta(milliseconds=50))
@@ -48,7 +48,7 @@ async def test_a_request_that_expired_in_the_queue_is_answered_so(system: System
     assert await system.calls("create-quote") == []
 
 
-async def test_a_request_that_was_delivered_too_often_has_failed(system: System) -> None:
+async def test_a_request_that_was_delivered_too_often_ends_failed(system: System) -> None:
     requests = system.emulator.broker.find("flow-requests")
     async with system.client() as client:
         sent = await client.submit("create-quote", QUOTE, claim=system.claim())
@@ -60,8 +60,8 @@ async def test_a_request_that_was_delivered_too_often_has_failed(system: System)
     assert await system.calls("create-quote") == []
 
 
-async def test_a_request_whose_call_was_lost_with_its_worker_is_unknown(system: System) -> None:
-    """The lock goes while the flow runs, the broker gives up: the worker at the call tells, nobody else."""
+async def test_a_request_that_is_dead_lettered_during_its_call_is_answered_by_the_calling_lane(system: System) -> None:
+    """The lock expires while the flow runs, and the broker dead-letters the request: only the lane publishes."""
     await system.put("flows/create-quote", {"delay_seconds": 1.5})
     requests = system.emulator.broker.find("flow-requests")
     async with system.worker(), system.client() as client:
@@ -105,10 +105,10 @@ async def test_a_dead_letter_whose_continuation_does_not_fit_gets_one_result(
     assert not [record for record in caplog.records if getattr(record, "event", None) == "dead_letter.postponed"]
 
 
-async def test_dead_letters_that_cannot_be_decoded_are_in_nobodys_way_and_are_answered_too(
+async def test_undecodable_dead_letters_are_answered_and_do_not_delay_the_others(
     system: System, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A body nested too deep fails the peek of a whole page: before and behind those of others."""
+    """A body that is nested too deeply fails the peek of a whole page, whatever its place in the page."""
     async with system.client() as client, _sender(system) as sender:
         await sender.send_messages(too_deep("deep-0", ttl_ms=50))
         sent = await client.submit("create-quote", QUOTE, claim=system.claim(), time_to_live=timedelta(milliseconds=50))
@@ -125,7 +125,7 @@ async def test_dead_letters_that_cannot_be_decoded_are_in_nobodys_way_and_are_an
     assert not [record for record in caplog.records if getattr(record, "event", None) == "periodic_task.failed"]
 
 
-async def test_a_request_that_cannot_be_decoded_is_given_up_by_the_broker_and_others_are_answered(
+async def test_an_undecodable_request_is_dead_lettered_by_the_broker_and_does_not_delay_the_others(
     system: System,
 ) -> None:
     requests = system.emulator.broker.find("flow-requests")
@@ -140,7 +140,7 @@ async def test_a_request_that_cannot_be_decoded_is_given_up_by_the_broker_and_ot
             assert outcome(await client.take("deep", WAIT)) == ("refused", "malformed_request")
 
 
-async def test_a_message_that_cannot_be_decoded_is_a_sign_of_life_to_the_probe(
+async def test_the_probe_takes_an_undecodable_message_as_an_answer_of_the_broker(
     system: System, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = system.settings().servicebus.model_copy(update={"probe_interval_seconds": 0, "receive_wait_seconds": 1})
@@ -165,7 +165,7 @@ async def _sender(system: System) -> AsyncIterator[ServiceBusSender]:
 
 
 async def _take_and_drop(system: System) -> None:
-    """Receive the request once and leave it, so that the broker gives it up."""
+    """Receive the request once and abandon it, so that the broker dead-letters it."""
     async with (
         ServiceBusClient.from_connection_string(system.emulator.connection_string) as client,
         client.get_queue_receiver("flow-requests") as receiver,

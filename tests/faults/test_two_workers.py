@@ -1,4 +1,4 @@
-"""Two workers on the same queues while locks expire under them: still one result each, and no flow called twice."""
+"""Two workers on the same queues while locks expire: one result for each request, and no second call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REQUESTS = 40
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("backend", ["sqlite", "table"])
-async def test_locks_that_expire_cost_no_second_call_and_no_second_result(
+async def test_expiring_locks_cause_neither_a_second_call_nor_a_second_result(
     backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if backend == "sqlite":

@@ -1,7 +1,7 @@
-"""A worker that is killed (SIGKILL, no clean-up) when so many requests have come to a named point of the journey.
+"""A worker that kills itself (SIGKILL, no clean-up) when COUNT requests have reached a named point of the journey.
 
-`python -m tests.support.doomed SETTINGS.json POINT COUNT`. All else is the real worker: only the method at the point is
-wrapped. Without a point it is an ordinary worker.
+`python -m tests.support.doomed SETTINGS.json POINT COUNT`. Everything but the method at the point is the real worker.
+Without a point it is an ordinary worker.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ POINTS: dict[str, tuple[type, str]] = {
 
 
 def doom(owner: type, method: str, count: int) -> None:
-    """The `count`-th call of the method, and all before it, never begin: the process dies first."""
+    """Hold up all calls of the method, and kill the process at the `count`-th one."""
     original: Callable[..., Awaitable[Any]] = getattr(owner, method)
     arrived = 0
 

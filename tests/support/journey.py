@@ -23,9 +23,10 @@ from flow_worker.flows.status_url import StatusHosts
 from flow_worker.journal import Journal
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.authorize import Admission
-from flow_worker.pipeline.conclude import Conclusions, Rules
+from flow_worker.pipeline.conclude import ConclusionRules, Conclusions
 from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.outcome import Continue, Outcome, Reply
+from flow_worker.pipeline.recall import Recall
 from flow_worker.settings import FlowSettings, LimitSettings, RetrySettings
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -37,7 +38,7 @@ RUN_HEADERS = {"x-ms-workflow-run-id": "08585", "x-ms-request-id": "eu:1"}
 
 @dataclass
 class KnownSenders:
-    """An authority that knows one claim, or has a fixed answer for any."""
+    """An authority that accepts one claim; with `instead`, it raises that error for any claim."""
 
     instead: Exception | None = None
     principal: Principal = ADA
@@ -55,12 +56,12 @@ class KnownSenders:
 
 @dataclass
 class ScriptedFlow:
-    """A caller whose flow answers as told; it remembers how it was called."""
+    """A caller with scripted answers, which records its calls. Without an answer, the call never ends."""
 
     answer: Answer | Exception | None = None
     token_trouble: Exception | None = None
     answers: list[Answer | Exception] = field(default_factory=list)
-    """Given first, one for each call."""
+    """The answers to the first calls, in order; `answer` answers all further ones."""
     polls: list[str] = field(default_factory=list)
     calls: list[Mapping[str, object]] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
@@ -121,7 +122,7 @@ FLOWS = {
 
 @dataclass
 class Clock:
-    """Stands still until told."""
+    """A clock that stands still until the test sets it."""
 
     now: datetime = NOW
 
@@ -131,7 +132,7 @@ class Clock:
 
 @dataclass
 class Worker:
-    """A handler with a real journal, and a clock that is set by hand."""
+    """A handler with a real journal, and a clock that the test sets."""
 
     journal: Journal
     clock: Clock
@@ -144,6 +145,7 @@ class Worker:
     def handler(self, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Handler:
         queues = ("flow-replies", "other-replies")
         registry = Registry(FLOWS, StatusHosts(("flow.example",)))
+        conclusions = Conclusions(self.journal, registry, ConclusionRules(queues, "flow-replies", RETRY), self.clock)
         return Handler(
             admission=Admission(
                 authorities={"flow-requests": senders or KnownSenders()},
@@ -152,25 +154,27 @@ class Worker:
                 reply_queues=queues,
                 binding_claim="nonce",
             ),
-            registry=registry,
+            recall=Recall(self.journal, conclusions, lease_margin_seconds=30, now=self.clock),
             caller=flow,
             limiter=self._limiter,
-            journal=self.journal,
-            conclusions=Conclusions(self.journal, Rules(queues, "flow-replies", RETRY), self.clock),
-            retry=RETRY,
-            lease_margin_seconds=30,
+            conclusions=conclusions,
             now=self.clock,
         )
+
+    async def mark_published(self, reply: Reply) -> None:
+        """Note in the journal that the reply queue accepted the result."""
+        assert reply.journalled is not None
+        await self.journal.mark_published(reply.journalled.message_id, reply.journalled.origin)
 
     async def take(
         self, message: ReceivedMessage, flow: ScriptedFlow | None = None, senders: KnownSenders | None = None
     ) -> Outcome:
-        """What a worker decides about a message of the request queue."""
+        """Return the outcome of a message of the request queue."""
         handler = self.handler(flow or ScriptedFlow(), senders)
         return await handler.handle(message, decode.requests_of("flow-requests"), "flow-requests")
 
     async def resume(self, outcome: Outcome, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Outcome:
-        """What a worker decides about the continuation that an outcome scheduled, when it is due."""
+        """Return the outcome of the continuation that another outcome scheduled, at its due time."""
         assert isinstance(outcome, Continue), outcome
         self.clock.now = max(self.clock.now, outcome.due)
         sent = outcome.continuation.to_message()

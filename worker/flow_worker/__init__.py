@@ -1,1 +1,1 @@
-"""The worker: takes flow-invocation requests from Service Bus, runs the flow, publishes the one result."""
+"""The worker: receives flow requests from Service Bus, calls the flows and publishes one result for each request."""

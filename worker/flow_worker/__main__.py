@@ -1,4 +1,4 @@
-"""`flow-worker`, and `python -m flow_worker`: the way in."""
+"""The entry point of `flow-worker` and `python -m flow_worker`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. A worker that is asked to stop before it has begun has nothing to finish and exits 0.
+    """Run the command line.
 
-    As a container's first process it would otherwise not hear SIGTERM until its parts are imported.
+    A worker that receives SIGTERM while it starts has nothing to finish, and exits with status 0. Without this handler,
+    the first process of a container would ignore SIGTERM until `run` installs its own.
     """
     if sys.argv[1:2] == ["run"]:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    from flow_worker.cli.main import cli  # imported after the handler is there: it takes most of the start
+    from flow_worker.cli.main import cli  # imported after the handler is installed: the import takes most of the start
 
     cli(prog_name="flow-worker")
 

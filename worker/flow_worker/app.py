@@ -1,4 +1,4 @@
-"""The one place where the worker's parts are joined."""
+"""Assembles the worker from its parts; the only module that knows them all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 from flow_worker import clock
@@ -14,21 +15,24 @@ from flow_worker.access.build import Access, build_access, build_identity
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.flows.invoker import Invoker
 from flow_worker.flows.limits import CallLimiter, FlowLimits
-from flow_worker.journal import Journal
-from flow_worker.journal.build import open_journal
+from flow_worker.journal import Journal, open_journal
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.authorize import Admission
-from flow_worker.pipeline.conclude import Conclusions, Rules
-from flow_worker.pipeline.handler import Handler, Reader
+from flow_worker.pipeline.conclude import ConclusionRules, Conclusions
+from flow_worker.pipeline.decode import Reader
+from flow_worker.pipeline.handler import Handler
+from flow_worker.pipeline.ports import Caller
+from flow_worker.pipeline.recall import Recall
 from flow_worker.runtime.dead_letter_watch import DeadLetterWatch
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.lane import Lane
 from flow_worker.runtime.outbox import Outbox
 from flow_worker.runtime.periodic_task import PeriodicTask
+from flow_worker.runtime.ports import Bus
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.runtime.sole_sender import require_sole_sender
-from flow_worker.runtime.supervisor import Supervisor
+from flow_worker.runtime.supervisor import Service, Supervisor
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import Settings
 from flow_worker.telemetry.health import Health, serve_health
@@ -37,87 +41,122 @@ from flow_worker.telemetry.logs import log
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The worker's ports to the outside. Each is a protocol, so that an adapter can wrap it."""
+
+    bus: Bus
+    journal: Journal
+    caller: Caller
+
+
+WrapPorts = Callable[[Ports], Ports]
+"""Returns the ports with adapters around them, for telemetry or a test."""
+
+
+def unwrapped(ports: Ports) -> Ports:
+    """Return the ports as they are."""
+    return ports
+
+
 async def run(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT (Ctrl-C on Windows), drain, return."""
+    """Work until SIGTERM or SIGINT (Ctrl-C on Windows), then drain and return."""
     async with assembled(settings) as supervisor:
         _on_stop_signal(supervisor.stop)
-        log(
-            _log,
-            logging.INFO,
-            "worker.started",
-            "Working.",
-            queues=", ".join(q.name for q in settings.request_queues),
-        )
+        queues = ", ".join(queue.name for queue in settings.request_queues)
+        log(_log, logging.INFO, "worker.started", "The worker receives requests.", queues=queues)
         await supervisor.run()
 
 
 @asynccontextmanager
-async def assembled(settings: Settings) -> AsyncIterator[Supervisor]:
-    """A crew with all it needs, ready to run."""
+async def assembled(settings: Settings, wrap: WrapPorts = unwrapped) -> AsyncIterator[Supervisor]:
+    """Open everything that the worker needs, and yield a supervisor that is ready to run."""
     health = Health()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(serve_health(health, settings.health.host, settings.health.port))
+        identity = await stack.enter_async_context(build_identity(settings))
         bus = await stack.enter_async_context(
             open_service_bus(settings.servicebus, client_id=settings.identity.client_id)
         )
         await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
         journal = await stack.enter_async_context(open_journal(settings.journal, client_id=settings.identity.client_id))
-        identity = await stack.enter_async_context(build_identity(settings))
-        invoker = await stack.enter_async_context(_invoker(settings, identity))
+        caller = await stack.enter_async_context(_invoker(settings, identity))
         access = await stack.enter_async_context(build_access(settings, identity))
-        handler = _handler(settings, invoker, access, journal)
-        outbox = Outbox(bus)
-        replies = Replies(
-            outbox,
-            time_to_live=timedelta(seconds=settings.replies.time_to_live_seconds),
-            publish_seconds=settings.replies.publish_seconds,
-        )
-        continuations = settings.continuations
-        schedule = Schedule(outbox, continuations.queue, schedule_seconds=continuations.schedule_seconds)
-        dispatcher = Dispatcher(replies, schedule, handler.published)
-        lanes = [
-            Lane(
-                f"{queue}#{number}",
-                queue,
-                bus=bus,
-                journey=handler,
-                read=read,
-                dispatcher=dispatcher,
-                health=health.lane(queue),
-                reconnect_max_seconds=settings.servicebus.reconnect_max_seconds,
-            )
-            for queue, read, count in _queues(settings)
-            for number in range(count)
+        ports = wrap(Ports(bus, journal, caller))
+        handler = _handler(settings, ports, access)
+        dispatcher = _dispatcher(settings, ports)
+        services: list[Service] = [
+            *_lanes(settings, ports, handler, dispatcher, health),
+            *_dead_letter_watches(settings, ports, handler, dispatcher),
+            _purge(settings, ports),
         ]
-        watches = [
-            PeriodicTask(
-                f"dead letters of {queue}",
-                DeadLetterWatch(
-                    queue,
-                    read,
-                    bus=bus,
-                    handler=handler,
-                    dispatcher=dispatcher,
-                    max_age=timedelta(seconds=settings.journal.retention_seconds / 2),
-                    now=clock.now,
-                ).answer_all,
-                every_seconds=settings.dead_letters.interval_seconds,
-            )
-            for queue, read, _ in _queues(settings)
-            if settings.dead_letters.watch
-        ]
-        purge = PeriodicTask("journal purge", journal.purge, every_seconds=settings.journal.purge_interval_seconds)
-        yield Supervisor([*lanes, *watches, purge], health, grace_seconds=settings.shutdown_grace_seconds)
+        yield Supervisor(services, health, grace_seconds=settings.shutdown_grace_seconds)
 
 
 def _queues(settings: Settings) -> list[tuple[str, Reader, int]]:
-    """Each queue the worker listens to, how its messages are read, and by how many lanes."""
+    """Return the name, the reader and the number of lanes of each queue that the worker receives from."""
     requests = [(queue.name, decode.reader_of(queue), queue.lanes) for queue in settings.request_queues]
     return [*requests, (settings.continuations.queue, decode.continuation, settings.continuations.lanes)]
 
 
-def _handler(settings: Settings, invoker: Invoker, access: Access, journal: Journal) -> Handler:
-    rules = Rules(settings.replies.queues, settings.replies.default_queue, settings.retry)
+def _lanes(settings: Settings, ports: Ports, handler: Handler, dispatcher: Dispatcher, health: Health) -> list[Lane]:
+    return [
+        Lane(
+            f"{queue}#{number}",
+            queue,
+            bus=ports.bus,
+            journey=handler,
+            read=read,
+            dispatcher=dispatcher,
+            health=health.lane(queue),
+            reconnect_max_seconds=settings.servicebus.reconnect_max_seconds,
+        )
+        for queue, read, count in _queues(settings)
+        for number in range(count)
+    ]
+
+
+def _dead_letter_watches(
+    settings: Settings, ports: Ports, handler: Handler, dispatcher: Dispatcher
+) -> list[PeriodicTask]:
+    if not settings.dead_letters.watch:
+        return []
+    return [
+        PeriodicTask(
+            f"dead letters of {queue}",
+            DeadLetterWatch(
+                queue,
+                read,
+                bus=ports.bus,
+                handler=handler,
+                dispatcher=dispatcher,
+                # Half, so that the journal still remembers the request while its result is published.
+                max_age=timedelta(seconds=settings.journal.retention_seconds / 2),
+                now=clock.now,
+            ).answer_all,
+            every_seconds=settings.dead_letters.interval_seconds,
+        )
+        for queue, read, _ in _queues(settings)
+    ]
+
+
+def _purge(settings: Settings, ports: Ports) -> PeriodicTask:
+    return PeriodicTask("journal purge", ports.journal.purge, every_seconds=settings.journal.purge_interval_seconds)
+
+
+def _dispatcher(settings: Settings, ports: Ports) -> Dispatcher:
+    outbox = Outbox(ports.bus)
+    replies = Replies(
+        outbox,
+        time_to_live=timedelta(seconds=settings.replies.time_to_live_seconds),
+        publish_seconds=settings.replies.publish_seconds,
+    )
+    continuations = settings.continuations
+    schedule = Schedule(outbox, continuations.queue, schedule_seconds=continuations.schedule_seconds)
+    return Dispatcher(replies, schedule, ports.journal)
+
+
+def _handler(settings: Settings, ports: Ports, access: Access) -> Handler:
     admission = Admission(
         authorities=access.authorities,
         rights=access.rights,
@@ -125,15 +164,15 @@ def _handler(settings: Settings, invoker: Invoker, access: Access, journal: Jour
         reply_queues=settings.replies.queues,
         binding_claim=settings.claims.binding_claim,
     )
+    rules = ConclusionRules(settings.replies.queues, settings.replies.default_queue, settings.retry)
+    conclusions = Conclusions(ports.journal, access.registry, rules, clock.now)
+    margin = settings.journal.lease_margin_seconds
     return Handler(
         admission=admission,
-        registry=access.registry,
-        caller=invoker,
+        recall=Recall(ports.journal, conclusions, lease_margin_seconds=margin, now=clock.now),
+        caller=ports.caller,
         limiter=_call_limiter(settings),
-        journal=journal,
-        conclusions=Conclusions(journal, rules, clock.now),
-        retry=settings.retry,
-        lease_margin_seconds=settings.journal.lease_margin_seconds,
+        conclusions=conclusions,
         now=clock.now,
     )
 
@@ -157,7 +196,7 @@ def _invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:
 
 
 def _on_stop_signal(stop: Callable[[], None]) -> None:
-    """SIGTERM and SIGINT, or what Windows has of them, call `stop` in the event loop."""
+    """Call `stop` in the event loop on SIGTERM and SIGINT, or on Ctrl-C and Ctrl-Break under Windows."""
     loop = asyncio.get_running_loop()
     for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
         number = getattr(signal, name, None)
@@ -165,5 +204,5 @@ def _on_stop_signal(stop: Callable[[], None]) -> None:
             continue
         try:
             loop.add_signal_handler(number, stop)
-        except NotImplementedError:  # Windows: no signals in the loop; the handler runs between bytecodes
+        except NotImplementedError:  # Windows: the loop has no signals; the handler runs between bytecodes
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))

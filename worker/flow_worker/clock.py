@@ -1,4 +1,4 @@
-"""The time, and times as others write them."""
+"""The worker's clock, and the times in Retry-After headers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ MAX_RETRY_AFTER = timedelta(days=1)
 
 
 def now() -> datetime:
-    """The time in UTC."""
+    """Return the current time in UTC, aware."""
     return datetime.now(UTC)
 
 
 def retry_after(header: str | None, since: datetime) -> datetime | None:
-    """A Retry-After header as a time: seconds or an HTTP date (RFC 9110, 10.2.3).
+    """Return the time that a Retry-After header names: seconds or an HTTP date (RFC 9110, 10.2.3).
 
-    None for the past and for nonsense; at most a day after `since`.
+    At most one day after `since`; None if the header is missing or invalid, or names the past.
     """
     text = (header or "").strip()
     try:
@@ -34,9 +34,9 @@ def _finite(text: str) -> float:
     return min(seconds, MAX_RETRY_AFTER.total_seconds())
 
 
-def _date(text: str, otherwise: datetime) -> datetime:
+def _date(text: str, default: datetime) -> datetime:
     try:
         date = email.utils.parsedate_to_datetime(text)
     except (ValueError, IndexError, OverflowError):
-        return otherwise
+        return default
     return date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""What can go wrong on a request's journey, split by what is to be done about it, not by where it came from."""
+"""The errors of a request's journey, split by their remedy rather than by their origin."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from datetime import datetime
 
 
 class Refused(Exception):
-    """The sender may not have this, or asked for it wrongly: answered `refused`, never tried again.
+    """The sender must not do this, or the request is wrong. The result is `refused`; the worker does not retry.
 
-    `message` is read by the sender: it says what to change and holds neither the claim nor the input.
+    `message` is for the sender: it says what to change, and holds neither the claim nor the input.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -18,9 +18,9 @@ class Refused(Exception):
 
 
 class TemporarilyUnavailable(Exception):
-    """What is needed to decide or to call cannot be had just now: the request waits; it is neither run nor denied.
+    """A dependency of a decision or a call is unavailable. The request waits; it is neither run nor denied.
 
-    `until`: when to come back, where that is known.
+    `until`: the time of the next attempt, where it is known.
     """
 
     def __init__(self, code: str, message: str, *, until: datetime | None = None) -> None:
@@ -31,11 +31,10 @@ class TemporarilyUnavailable(Exception):
 
 
 class CallFailed(Exception):
-    """The flow gave no answer.
+    """A flow call or a status poll ended without a response.
 
-    `may_have_run` tells whether the request may have reached the flow: if it did, only an idempotent flow may be
-    called again. `counts_against_flow` states whether the failure counts as one of the flow's; it does not if the
-    worker itself broke off the call.
+    `may_have_run`: whether the request may have reached the flow. If so, only an idempotent flow may be called again.
+    `counts_against_flow`: whether the failure counts against the flow's health; not if the worker itself broke off.
     """
 
     def __init__(self, code: str, message: str, *, may_have_run: bool, counts_against_flow: bool = True) -> None:

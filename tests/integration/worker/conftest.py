@@ -27,7 +27,7 @@ async def settings(system: System) -> Settings:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(system: System, settings: Settings) -> AsyncIterator[FlowClient]:
-    """A sender's client, with a worker on the other side."""
+    """A client of a sender, and a running worker."""
     async with system.worker(settings), system.client() as one:
         yield one
 

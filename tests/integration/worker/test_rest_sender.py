@@ -19,7 +19,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "send-from-othe
 REST = re.compile(r"```http\nPOST https://[^/]+(?P<path>\S+)\n(?P<headers>.*?)\n\n(?P<body>.*?)\n```", re.DOTALL)
 
 
-async def test_a_request_posted_over_rest_is_answered(system: System, client: FlowClient) -> None:
+async def test_a_request_that_is_posted_over_rest_gets_a_result(system: System, client: FlowClient) -> None:
     form = REST.search(PAGE.read_text(encoding="utf-8"))
     assert form is not None
     name, claim = str(uuid.uuid4()), system.claim()

@@ -1,4 +1,4 @@
-"""Who else may send to the continuation queue, as the administration tells it (ATOM over TLS)."""
+"""The check that only the worker may send to the continuation queue, over the administration API (Atom, TLS)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUEUE = "flow-continuations"
 
 @asynccontextmanager
 async def bus(folder: Path, monkeypatch: pytest.MonkeyPatch, ours: str, **policies: str) -> AsyncIterator[ServiceBus]:
-    """The worker's way, with this right in the namespace, to a queue that has these policies, each with one right."""
+    """Yield a bus with the right `ours`, and a queue with these policies, each of which has one right."""
     rules = [{"KeyName": name, "Rights": [right], "PrimaryKey": name} for name, right in policies.items()]
     own = {"KeyName": "worker", "Rights": [ours], "PrimaryKey": "worker"}
     queue = {"Name": QUEUE, "AuthorizationRules": rules}
@@ -42,20 +42,20 @@ async def bus(folder: Path, monkeypatch: pytest.MonkeyPatch, ours: str, **polici
             yield one
 
 
-async def test_a_policy_that_others_may_send_by_stops_the_worker_with_its_name(
+async def test_the_worker_does_not_start_if_another_policy_may_send_and_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with bus(tmp_path, monkeypatch, "Manage", reader="Listen", portal="Send") as one:
-        with pytest.raises(InvalidSettings, match=r"\(portal\).*take their Send and Manage rights away"):
+        with pytest.raises(InvalidSettings, match=r"policies portal of .*remove their Send and Manage rights"):
             await require_sole_sender(one, QUEUE, "where-readable")
 
 
-async def test_a_queue_of_the_workers_own_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_worker_starts_if_only_its_policy_may_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with bus(tmp_path, monkeypatch, "Manage", reader="Listen", worker="Send") as one:
         await require_sole_sender(one, QUEUE, "required")
 
 
-async def test_rights_that_may_not_be_read_are_trusted_unless_they_are_required(
+async def test_unreadable_policies_stop_the_worker_only_if_the_settings_require_reading_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with bus(tmp_path, monkeypatch, "Listen", portal="Send") as one:

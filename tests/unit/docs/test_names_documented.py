@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.unit.docs.code_names import command_options, control_paths, log_events, result_codes
+from tests.unit.docs.code_names import command_options, log_events, result_codes
 from tests.unit.docs.pages import first_cells, section, text
 
 _SHOWN_OPTION = re.compile(r"--[a-z][a-z-]*")
@@ -24,8 +24,3 @@ def test_every_named_option_of_the_commands_is_documented() -> None:
     declared = command_options()
     assert len(declared) > 10
     assert declared <= documented
-
-
-def test_every_control_endpoint_of_the_emulator_is_documented() -> None:
-    rows = re.findall(r"^\| `(?:GET|POST|PUT) (/emulator/\S+)`", text("reference/emulator.md"), re.MULTILINE)
-    assert set(rows) == control_paths()

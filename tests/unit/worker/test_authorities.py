@@ -60,28 +60,28 @@ def continued(job: Job) -> Job:
 
 async def test_the_authority_of_the_request_queue_proves_the_sender() -> None:
     dataverse = DataverseAuthority(ORGANIZATION)
-    job = await admission(flow_requests=Unreachable(), dataverse_requests=dataverse).prove(native_job())
+    job = await admission(flow_requests=Unreachable(), dataverse_requests=dataverse).authenticate(native_job())
     assert job.principal == Principal(ORGANIZATION, USER, "user", frozenset(), "dataverse")
     assert job.dataverse_sender is None
 
 
 async def test_a_continuation_of_a_proven_sender_is_not_authenticated_again() -> None:
-    proven = await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).prove(native_job())
-    again = await admission(dataverse_requests=Unreachable()).prove(continued(proven))
+    proven = await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).authenticate(native_job())
+    again = await admission(dataverse_requests=Unreachable()).authenticate(continued(proven))
     assert again.principal == proven.principal
 
 
 async def test_a_continuation_of_an_unproven_native_message_still_carries_its_evidence() -> None:
     job = continued(native_job())
     assert job.principal is None
-    proven = await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).prove(job)
+    proven = await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).authenticate(job)
     assert proven.principal is not None
     assert proven.principal.oid == USER
 
 
 async def test_a_replayed_native_message_still_carries_its_evidence() -> None:
     job = anew(native_job(), QUEUE.name, 7, NOW)
-    proven = await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).prove(job)
+    proven = await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).authenticate(job)
     assert proven.principal is not None
     assert proven.principal.oid == USER
 
@@ -89,7 +89,9 @@ async def test_a_replayed_native_message_still_carries_its_evidence() -> None:
 async def test_a_refused_organisation_is_one_line_in_the_audit(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flow_worker.audit")
     with pytest.raises(Refused):
-        await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).prove(native_job(OrganizationId=USER))
+        await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).authenticate(
+            native_job(OrganizationId=USER)
+        )
     [record] = [vars(record) for record in caplog.records if record.name == "flow_worker.audit"]
     assert (record["event"], record["fields"]["code"]) == ("access.refused", "organization_unknown")
 
@@ -97,7 +99,7 @@ async def test_a_refused_organisation_is_one_line_in_the_audit(caplog: pytest.Lo
 async def test_a_request_without_native_sender_is_refused_by_the_dataverse_authority() -> None:
     job = native_job().model_copy(update={"dataverse_sender": None, "claim": SecretStr("a claim proves nothing here")})
     with pytest.raises(Refused) as refused:
-        await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).prove(job)
+        await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).authenticate(job)
     assert refused.value.code == "organization_unknown"
 
 
@@ -105,6 +107,6 @@ async def test_a_request_waits_while_no_setting_names_its_queue() -> None:
     """No other queue's authority may judge it."""
     job = native_job().model_copy(update={"request_queue": "removed"})
     with pytest.raises(TemporarilyUnavailable) as unavailable:
-        await admission(dataverse_requests=Unreachable()).prove(job)
+        await admission(dataverse_requests=Unreachable()).authenticate(job)
     assert unavailable.value.code == "request_queue_unknown"
     assert "'removed'" in unavailable.value.message

@@ -1,4 +1,4 @@
-"""Two steps, proof and permission, each with a line in the audit; and claims that are good for one request only."""
+"""Authentication and authorization, their audit lines, and claims that are bound to one request."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FLOWS = {
 
 
 class Tokens:
-    """An authority that takes any claim, whose token says what it is told."""
+    """An authority that accepts every claim and proves the principal that the test sets."""
 
     def __init__(
         self, principal: Principal, trouble: Exception | None = None, claims: Mapping[str, JsonValue] | None = None
@@ -79,19 +79,19 @@ def audit(caplog: pytest.LogCaptureFixture) -> list[dict[str, JsonValue]]:
     return [vars(record) for record in caplog.records if record.name == "flow_worker.audit"]
 
 
-async def refusal(of: Admission, asked: Job) -> str:
-    with pytest.raises(Refused) as no:
-        await of.authorise(await of.prove(asked))
-    return no.value.code
+async def refusal_code(of: Admission, asked: Job) -> str:
+    with pytest.raises(Refused) as refusal:
+        await of.authorize(await of.authenticate(asked))
+    return refusal.value.code
 
 
 # --- the audit ---------------------------------------------------------------------------------------------------
 
 
-async def test_an_allowed_request_is_one_line_that_says_who_and_what(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_allowed_request_is_one_audit_line_with_sender_and_flow(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flow_worker.audit")
     of = admission(Tokens(USER))
-    flow = await of.authorise(await of.prove(job()))
+    flow = await of.authorize(await of.authenticate(job()))
     assert flow.name == "quote"
     [line] = audit(caplog)
     assert line["event"] == "access.allowed"
@@ -123,11 +123,11 @@ async def test_an_allowed_request_is_one_line_that_says_who_and_what(caplog: pyt
         (Tokens(USER), job(reply_to="elsewhere"), "reply_queue_not_allowed"),
     ],
 )
-async def test_a_refused_request_is_one_line_with_its_code(
+async def test_a_refused_request_is_one_audit_line_with_its_code(
     tokens: Tokens, asked: Job, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "flow_worker.audit")
-    assert await refusal(admission(tokens), asked) == code
+    assert await refusal_code(admission(tokens), asked) == code
     [line] = audit(caplog)
     assert line["event"] == "access.refused"
     fields = line["fields"]
@@ -138,23 +138,23 @@ async def test_a_refused_request_is_one_line_with_its_code(
 @pytest.mark.parametrize(
     "asked", [job(on_behalf_of=ADA), job("bound"), job("private")], ids=["for another", "not bound", "denied"]
 )
-async def test_a_refusal_after_the_proof_names_who_it_was(asked: Job, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refusal_of_a_proven_sender_names_the_sender(asked: Job, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flow_worker.audit")
-    await refusal(admission(Tokens(USER)), asked)
+    await refusal_code(admission(Tokens(USER)), asked)
     [line] = audit(caplog)
     assert isinstance(line["fields"], dict)
     assert line["fields"]["caller"] == USER.oid
 
 
-async def test_what_is_not_known_yet_is_no_decision(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_outage_is_not_audited_as_a_decision(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flow_worker.audit")
     with pytest.raises(TemporarilyUnavailable):
-        await admission(Tokens(USER, TemporarilyUnavailable("keys_unavailable", "away"))).prove(job())
+        await admission(Tokens(USER, TemporarilyUnavailable("keys_unavailable", "away"))).authenticate(job())
     assert audit(caplog) == []
 
 
-async def test_a_proven_errand_holds_no_claim_any_more() -> None:
-    proven = await admission(Tokens(USER)).prove(job())
+async def test_a_proven_job_no_longer_contains_the_claim() -> None:
+    proven = await admission(Tokens(USER)).authenticate(job())
     assert (proven.claim, proven.principal) == (None, USER)
     assert CLAIM.encode() not in proven.to_message().body
 
@@ -163,9 +163,9 @@ async def test_a_proven_errand_holds_no_claim_any_more() -> None:
 
 
 @pytest.mark.parametrize("bound_to", ["m-1", request_digest("bound", INPUT, None)])
-async def test_a_bound_claim_names_the_message_or_what_is_asked(bound_to: str) -> None:
+async def test_a_bound_claim_names_the_message_id_or_the_digest(bound_to: str) -> None:
     of = admission(Tokens(USER, claims={"nonce": bound_to}))
-    assert (await of.authorise(await of.prove(job("bound")))).name == "bound"
+    assert (await of.authorize(await of.authenticate(job("bound")))).name == "bound"
 
 
 @pytest.mark.parametrize(
@@ -182,27 +182,27 @@ async def test_a_bound_claim_names_the_message_or_what_is_asked(bound_to: str) -
         {"nonce": request_digest("bound", INPUT, ADA)},
     ],
 )
-async def test_a_claim_that_is_bound_to_nothing_or_to_another_request_is_refused(claims: dict[str, JsonValue]) -> None:
-    assert await refusal(admission(Tokens(USER, claims=claims)), job("bound")) == "claim_not_bound"
+async def test_a_claim_that_is_unbound_or_bound_to_another_request_is_refused(claims: dict[str, JsonValue]) -> None:
+    assert await refusal_code(admission(Tokens(USER, claims=claims)), job("bound")) == "claim_not_bound"
 
 
-async def test_a_claim_bound_to_an_input_opens_no_other_under_that_message_id() -> None:
-    """Else whoever reads it could send anything, with the digest for a message ID."""
+async def test_a_claim_bound_to_a_digest_does_not_admit_another_input_under_that_message_id() -> None:
+    """Otherwise a thief of the claim could send any input, with the digest as message ID."""
     stolen = request_digest("bound", {"customer": "Contoso", "amount": 1}, None)
     asked = job("bound").model_copy(update={"message_id": stolen})
-    assert await refusal(admission(Tokens(USER, claims={"nonce": stolen})), asked) == "claim_not_bound"
+    assert await refusal_code(admission(Tokens(USER, claims={"nonce": stolen})), asked) == "claim_not_bound"
 
 
-async def test_other_flows_do_not_ask_for_a_binding() -> None:
+async def test_a_flow_without_bind_claim_accepts_any_claim() -> None:
     of = admission(Tokens(USER, claims={"nonce": "m-2"}))
-    assert (await of.authorise(await of.prove(job()))).name == "quote"
+    assert (await of.authorize(await of.authenticate(job()))).name == "quote"
 
 
-async def test_a_replay_by_a_person_is_still_the_request_its_claim_names() -> None:
+async def test_a_replay_is_still_the_request_that_its_claim_names() -> None:
     of = admission(Tokens(USER, claims={"nonce": "m-1"}))
     again = anew(job("bound"), "flow-requests", 7, NOW)
     assert again.message_id != "m-1"
-    assert (await of.authorise(await of.prove(again))).name == "bound"
+    assert (await of.authorize(await of.authenticate(again))).name == "bound"
 
 
 def test_the_digest_does_not_depend_on_how_the_json_was_written() -> None:

@@ -85,7 +85,7 @@ def watch_of(worker: Worker, bus: FakeBus) -> DeadLetterWatch:
         decode.requests_of("flow-requests"),
         bus=bus,
         handler=handler,
-        dispatcher=Dispatcher(replies, schedule, handler.published),
+        dispatcher=Dispatcher(replies, schedule, worker.journal),
         max_age=timedelta(days=1),
         now=worker.clock,
     )

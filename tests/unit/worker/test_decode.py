@@ -1,4 +1,4 @@
-"""How native Dataverse messages become requests, and which do not."""
+"""Decoding: native Dataverse messages become requests or refusals."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def received(message: Message) -> ReceivedMessage:
     )
 
 
-def refusal(message: Message, queue: RequestQueue = QUEUE) -> InvalidRequest:
-    with pytest.raises(InvalidRequest) as no:
+def refusal_of(message: Message, queue: RequestQueue = QUEUE) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as refusal:
         decode.posts_of(queue)(received(message))
-    return no.value
+    return refusal.value
 
 
 async def principal_of(job: Job) -> Principal:
@@ -60,7 +60,7 @@ async def principal_of(job: Job) -> Principal:
     return (await DataverseAuthority(ORGANIZATION).authenticate(evidence)).principal
 
 
-async def test_a_post_is_a_request_of_the_user_who_started_the_operation() -> None:
+async def test_a_native_message_is_a_request_of_the_user_who_started_the_operation() -> None:
     job = decode.posts_of(QUEUE)(received(posted(update())))
     principal = await principal_of(job)
     assert (job.flow, job.correlation_id, job.reply_to) == ("sync-contact", CORRELATION, "dataverse-replies")
@@ -81,12 +81,14 @@ async def test_a_user_without_object_id_is_known_by_the_dataverse_row() -> None:
     ("message", "table", "flow"),
     [("Update", "contact", "sync-contact"), ("UPDATE", "account", "log-update"), ("Update", "none", "log-update")],
 )
-def test_the_flow_is_named_by_message_and_table_before_the_message_alone(message: str, table: str, flow: str) -> None:
+def test_a_flow_for_message_and_table_takes_precedence_over_one_for_the_message(
+    message: str, table: str, flow: str
+) -> None:
     job = decode.posts_of(QUEUE)(received(posted(update(MessageName=message, PrimaryEntityName=table))))
     assert job.flow == flow
 
 
-def test_a_custom_api_names_its_flow_whatever_the_case() -> None:
+def test_the_name_of_a_custom_api_is_matched_without_regard_to_case() -> None:
     assert decode.posts_of(QUEUE)(received(posted(custom_api(Amount=5)))).flow == "create-quote"
 
 
@@ -98,11 +100,11 @@ def test_a_custom_api_names_its_flow_whatever_the_case() -> None:
         (posted(update(InputParameters=None)), "malformed_request"),
     ],
 )
-def test_what_is_refused_is_answered_where_the_queue_says(message: Message, code: str) -> None:
-    no = refusal(message)
-    assert no.code == code
-    assert no.address is not None
-    assert (no.address.correlation_id, no.address.queue) == (CORRELATION, "dataverse-replies")
+def test_a_refused_native_message_is_answered_in_the_reply_queue_of_its_settings(message: Message, code: str) -> None:
+    refused = refusal_of(message)
+    assert refused.code == code
+    assert refused.address is not None
+    assert (refused.address.correlation_id, refused.address.queue) == (CORRELATION, "dataverse-replies")
 
 
 @pytest.mark.parametrize("message_name", ["Update", "Delete"], ids=["mapped", "not mapped"])
@@ -114,7 +116,7 @@ async def test_a_message_of_another_organisation_is_refused_whether_or_not_it_is
     assert (job.address.correlation_id, job.address.queue) == (CORRELATION, "dataverse-replies")
 
 
-async def test_labels_that_pretend_to_be_dataverses_count_for_nothing() -> None:
+async def test_application_properties_that_imitate_dataverse_are_ignored() -> None:
     claims = "http://schemas.microsoft.com/xrm/2011/Claims/"
     labels = {f"{claims}InitiatingUser": ZEROS, f"{claims}User": ZEROS, f"{claims}Organization": "elsewhere"}
     post = posted(update())
@@ -124,7 +126,7 @@ async def test_labels_that_pretend_to_be_dataverses_count_for_nothing() -> None:
     assert (await principal_of(job)).oid == USER
 
 
-def test_a_request_of_ours_is_no_post_and_a_post_is_no_request_of_ours() -> None:
+def test_flow_requests_and_native_messages_are_not_mistaken_for_each_other() -> None:
     ours = Message(
         body=b'{"flow": "create-quote", "claim": "x"}',
         message_id="m",
@@ -133,6 +135,6 @@ def test_a_request_of_ours_is_no_post_and_a_post_is_no_request_of_ours() -> None
     )
     with pytest.raises(Exception, match=r"malformed_request|names no operation"):
         decode.posts_of(QUEUE)(received(ours))
-    with pytest.raises(InvalidRequest) as no:
+    with pytest.raises(InvalidRequest) as refusal:
         decode.requests_of("flow-requests")(received(replace(posted(update()), message_id="m")))
-    assert no.value.code == "unsupported_contract"
+    assert refusal.value.code == "unsupported_contract"

@@ -1,4 +1,4 @@
-"""The journey, with plain data: what is asked, what is decided."""
+"""The handler: which outcome it decides for a message, with plain data at its ports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
         yield Worker(journal, clock)
 
 
-async def test_a_request_that_may_and_fits_is_called_and_answered(worker: Worker) -> None:
+async def test_an_allowed_request_is_called_and_gets_the_flows_answer(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200, {"quote": 7}))
     message = request(correlation_id="c-1", reply_to="other-replies", reply_to_session_id="s-1")
     reply = reply_of(await worker.take(message, flow))
@@ -66,7 +66,7 @@ async def test_correlation_and_session_default_to_the_message_id(worker: Worker)
     assert (reply.result.status, reply.result.output) == (Status.SUCCEEDED, None)
 
 
-async def test_the_claim_is_judged_at_the_time_the_broker_enqueued_it(worker: Worker) -> None:
+async def test_the_claim_must_be_valid_at_the_brokers_enqueue_time(worker: Worker) -> None:
     senders = KnownSenders()
     await worker.take(request(), ScriptedFlow(answered(200)), senders)
     assert senders.asked_at == [NOW - timedelta(seconds=3)]
@@ -85,7 +85,7 @@ async def test_the_claim_is_judged_at_the_time_the_broker_enqueued_it(worker: Wo
         (request(application_properties={"contract": "flow-request/9"}), "unsupported_contract"),
     ],
 )
-async def test_what_may_not_be_is_refused_with_its_own_code_and_not_called(
+async def test_each_kind_of_refusal_has_a_code_and_calls_no_flow(
     worker: Worker, message: ReceivedMessage, code: str
 ) -> None:
     flow = ScriptedFlow(answered(200))
@@ -96,7 +96,7 @@ async def test_what_may_not_be_is_refused_with_its_own_code_and_not_called(
     assert reply.result.attempts == 0
 
 
-async def test_a_refusal_names_the_place_in_the_input_but_not_its_value(worker: Worker) -> None:
+async def test_a_schema_refusal_names_the_field_of_the_input_but_not_its_value(worker: Worker) -> None:
     message = request(input={"customer": "Contoso", "n": "sensitive"})
     reply = reply_of(await worker.take(message, ScriptedFlow()))
     text = reply.result.model_dump_json()
@@ -104,41 +104,41 @@ async def test_a_refusal_names_the_place_in_the_input_but_not_its_value(worker: 
     assert "sensitive" not in text
 
 
-async def test_no_result_ever_holds_the_claim(worker: Worker) -> None:
+async def test_no_result_contains_the_claim(worker: Worker) -> None:
     for message in (request(), request("nothing"), request("admin"), request(input=5)):
         reply = reply_of(await worker.take(message, ScriptedFlow(answered(500))))
         assert CLAIM not in reply.result.model_dump_json()
         assert CLAIM not in repr(reply)
 
 
-async def test_what_cannot_be_answered_is_dead_lettered_with_a_reason(worker: Worker) -> None:
+async def test_an_unanswerable_message_is_dead_lettered_with_a_reason(worker: Worker) -> None:
     outcome = await worker.take(request(message_id=None), ScriptedFlow())
     assert isinstance(outcome, DeadLetter)
     assert (outcome.reason, outcome.reply) == ("message_id_missing", None)
     assert CLAIM not in outcome.description
 
 
-async def test_a_request_whose_time_has_run_out_is_not_called(worker: Worker) -> None:
+async def test_an_expired_request_is_not_called(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200))
     reply = reply_of(await worker.take(request(expires_at=NOW), flow))
     assert reply.result.status is Status.EXPIRED
     assert flow.calls == []
 
 
-async def test_an_answer_too_large_to_read_is_a_success_without_output(worker: Worker) -> None:
+async def test_an_answer_that_is_too_large_is_a_success_without_output(worker: Worker) -> None:
     answer = replace(answered(200), body=None)
     result = reply_of(await worker.take(request(), ScriptedFlow(answer))).result
     assert result.error is not None
     assert (result.status, result.output, result.error.code) == (Status.SUCCEEDED, None, "output_too_large")
 
 
-# --- again, later ------------------------------------------------------------------------------------------------
+# --- retries ---------------------------------------------------------------------------------------------------------
 
 NOT_SENT = CallFailed("flow_unreachable", "no connection", may_have_run=False)
 NO_ANSWER = CallFailed("flow_no_answer", "gone", may_have_run=True)
 
 
-async def test_a_call_that_never_began_is_made_again_for_every_flow(worker: Worker) -> None:
+async def test_a_call_that_never_reached_the_flow_is_retried_for_every_flow(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200, {"quote": 7}), answers=[NOT_SENT])
     waits = await worker.take(request(), flow)
     assert isinstance(waits, Continue)
@@ -148,7 +148,7 @@ async def test_a_call_that_never_began_is_made_again_for_every_flow(worker: Work
     assert (result.times.accepted, result.times.started) == (NOW - timedelta(seconds=3), NOW)
 
 
-async def test_a_call_without_an_answer_is_made_again_only_if_the_flow_is_idempotent(worker: Worker) -> None:
+async def test_a_call_without_an_answer_is_retried_only_if_the_flow_is_idempotent(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200), answers=[NO_ANSWER, NO_ANSWER])
     result = reply_of(await worker.take(request("quote", message_id="m-2"), flow)).result
     assert result.error is not None
@@ -166,7 +166,7 @@ async def test_a_continuation_carries_no_claim_and_needs_none(worker: Worker) ->
     assert reply_of(await worker.resume(waits, flow, nobody)).result.status is Status.SUCCEEDED
 
 
-async def test_out_of_attempts_is_failed_with_the_last_cause_and_kept_for_a_person(worker: Worker) -> None:
+async def test_after_the_last_call_a_request_fails_with_its_last_cause_and_is_dead_lettered(worker: Worker) -> None:
     flow = ScriptedFlow(NOT_SENT)
     outcome = await worker.take(request(), flow)
     for _ in range(RETRY.max_calls - 1):
@@ -180,14 +180,14 @@ async def test_out_of_attempts_is_failed_with_the_last_cause_and_kept_for_a_pers
     assert len(flow.calls) == RETRY.max_calls
 
 
-async def test_too_old_is_failed_before_it_is_called_again(worker: Worker) -> None:
+async def test_a_request_that_would_be_too_old_fails_instead_of_being_called_again(worker: Worker) -> None:
     flow = ScriptedFlow(answered(429, run=None, retry_after="601"))
     outcome = await worker.take(request(), flow)
     assert isinstance(outcome, DeadLetter)
     assert "after 600 s" in outcome.description
 
 
-async def test_a_replayed_request_is_tried_for_as_long_as_a_new_one(worker: Worker) -> None:
+async def test_a_replayed_request_is_retried_for_as_long_as_a_new_one(worker: Worker) -> None:
     throttled = ScriptedFlow(answered(429, run=None))
     waiting = await worker.take(request(), throttled)
     assert isinstance(waiting, Continue)
@@ -198,20 +198,20 @@ async def test_a_replayed_request_is_tried_for_as_long_as_a_new_one(worker: Work
     assert outcome.continuation.calls == 1
 
 
-async def test_a_call_is_not_made_again_after_the_requests_time_to_live(worker: Worker) -> None:
+async def test_a_call_is_not_retried_after_the_requests_time_to_live(worker: Worker) -> None:
     flow = ScriptedFlow(answered(429, run=None, retry_after="60"))
     outcome = await worker.take(request(expires_at=NOW + timedelta(seconds=30)), flow)
     assert isinstance(outcome, DeadLetter)
     assert "time to live" in outcome.description
 
 
-async def test_retry_after_is_honoured(worker: Worker) -> None:
+async def test_a_throttled_flow_is_called_again_after_retry_after(worker: Worker) -> None:
     outcome = await worker.take(request(), ScriptedFlow(answered(429, run=None, retry_after="100")))
     assert isinstance(outcome, Continue)
     assert outcome.due >= NOW + timedelta(seconds=100)
 
 
-async def test_a_401_is_tried_once_with_a_fresh_token(worker: Worker) -> None:
+async def test_a_call_with_a_rejected_token_is_retried_once_with_a_fresh_token(worker: Worker) -> None:
     refused = answered(401, {"error": {"code": "DirectApiInvalidAuthorizationScheme", "message": "expired"}}, run=None)
     flow = ScriptedFlow(refused)
     outcome = await worker.resume(await worker.take(request(), flow), flow)
@@ -219,7 +219,7 @@ async def test_a_401_is_tried_once_with_a_fresh_token(worker: Worker) -> None:
     assert reply_of(outcome).result.status is Status.FAILED
 
 
-async def test_the_same_continuation_has_the_same_id_and_another_has_not(worker: Worker) -> None:
+async def test_continuations_have_the_same_message_id_exactly_if_they_do_the_same_step(worker: Worker) -> None:
     flow = ScriptedFlow(NOT_SENT)
     first = await worker.take(request(), flow)
     again = await worker.take(request(), flow)  # delivered again: it was journalled, but was it scheduled?
@@ -233,7 +233,7 @@ async def test_the_same_continuation_has_the_same_id_and_another_has_not(worker:
     assert len(flow.calls) == 2
 
 
-async def test_a_message_that_is_carried_on_elsewhere_is_done(worker: Worker) -> None:
+async def test_a_message_whose_request_another_message_continues_is_completed(worker: Worker) -> None:
     flow = ScriptedFlow(NOT_SENT)
     second = await worker.resume(await worker.take(request(), flow), flow)
     assert isinstance(second, Continue)
@@ -248,7 +248,7 @@ async def test_a_message_that_is_carried_on_elsewhere_is_done(worker: Worker) ->
 STATUS_URL = "https://flow.example/runs/1?sig=secret"
 
 
-async def test_an_accepted_flow_is_polled_until_it_is_done(worker: Worker) -> None:
+async def test_an_accepted_run_is_polled_until_it_ends(worker: Worker) -> None:
     running = answered(202, location=STATUS_URL)
     flow = ScriptedFlow(answered(200, {"done": True}), answers=[running, running, running])
     outcome = await worker.take(request(), flow)
@@ -263,7 +263,7 @@ async def test_an_accepted_flow_is_polled_until_it_is_done(worker: Worker) -> No
     assert (len(flow.calls), flow.polls) == (1, [STATUS_URL] * 3)
 
 
-async def test_an_accepted_flow_may_run_longer_than_any_bound_of_retries(worker: Worker) -> None:
+async def test_an_accepted_run_may_take_longer_than_the_retry_settings_allow_calls(worker: Worker) -> None:
     running = answered(202, location=STATUS_URL)
     flow = ScriptedFlow(running)
     outcome = await worker.take(request(), flow)
@@ -274,7 +274,7 @@ async def test_an_accepted_flow_may_run_longer_than_any_bound_of_retries(worker:
     assert reply_of(await worker.resume(outcome, flow)).result.status is Status.SUCCEEDED
 
 
-async def test_a_run_whose_outcome_cannot_be_learnt_is_unknown_with_its_run_id(worker: Worker) -> None:
+async def test_a_run_whose_polls_all_fail_is_unknown_and_names_its_run_id(worker: Worker) -> None:
     flow = ScriptedFlow(NO_ANSWER, answers=[answered(202, location=STATUS_URL)])
     outcome = await worker.take(request(), flow)
     for _ in range(RETRY.max_poll_failures):
@@ -283,11 +283,13 @@ async def test_a_run_whose_outcome_cannot_be_learnt_is_unknown_with_its_run_id(w
     assert (result.status, result.run and result.run.run_id) == (Status.UNKNOWN, "08585")
 
 
-# --- what waits --------------------------------------------------------------------------------------------------
+# --- outages and limits ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["keys", "token"])
-async def test_what_is_not_known_yet_is_neither_run_nor_denied(worker: Worker, where: str) -> None:
+async def test_during_an_outage_of_keys_or_tokens_a_request_waits_and_is_neither_run_nor_denied(
+    worker: Worker, where: str
+) -> None:
     trouble = TemporarilyUnavailable("keys_unavailable", "the keys cannot be had")
     flow = ScriptedFlow(answered(200), token_trouble=trouble if where == "token" else None)
     senders = KnownSenders(instead=trouble if where == "keys" else None)
@@ -302,7 +304,7 @@ async def test_what_is_not_known_yet_is_neither_run_nor_denied(worker: Worker, w
         assert known.asked_at == [NOW - timedelta(seconds=3)]
 
 
-async def test_what_is_not_known_for_too_long_is_answered_and_kept_for_a_person(worker: Worker) -> None:
+async def test_after_too_long_an_outage_a_request_fails_and_is_dead_lettered(worker: Worker) -> None:
     senders = KnownSenders(instead=TemporarilyUnavailable("keys_unavailable", "the keys cannot be had"))
     outcome = await worker.take(request(enqueued_at=NOW - timedelta(seconds=601)), ScriptedFlow(), senders)
     assert isinstance(outcome, DeadLetter)
@@ -321,20 +323,20 @@ async def test_without_a_journal_no_flow_is_called(worker: Worker, tmp_path: Pat
     assert (outcome.continuation.code, flow.calls) == ("journal_unavailable", [])
 
 
-async def test_a_fault_before_the_call_makes_the_request_wait(worker: Worker) -> None:
+async def test_an_internal_error_before_the_call_postpones_the_request(worker: Worker) -> None:
     senders = KnownSenders(instead=RuntimeError("a bug"))
     outcome = await worker.take(request(), ScriptedFlow(), senders)
     assert isinstance(outcome, Continue)
     assert outcome.continuation.code == "internal_error"
 
 
-async def test_a_fault_during_the_call_is_told_as_unknown(worker: Worker) -> None:
+async def test_an_internal_error_during_the_call_ends_the_request_unknown(worker: Worker) -> None:
     result = reply_of(await worker.take(request(), ScriptedFlow(RuntimeError("a bug")))).result
     assert result.error is not None
     assert (result.status, result.error.code) == (Status.UNKNOWN, "internal_error")
 
 
-async def test_a_throttled_flow_is_left_alone_and_what_it_concluded_is_told_all_the_same(worker: Worker) -> None:
+async def test_requests_of_a_throttled_flow_wait_but_journalled_results_are_published(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200), answers=[answered(200), answered(429, run=None, retry_after="100")])
     done = reply_of(await worker.take(request(message_id="m-done"), flow))
     await worker.take(request(message_id="m-throttled"), flow)
@@ -349,7 +351,7 @@ async def test_a_throttled_flow_is_left_alone_and_what_it_concluded_is_told_all_
 # --- recall ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_request_that_is_delivered_again_is_answered_from_the_journal(worker: Worker) -> None:
+async def test_a_redelivered_request_is_answered_from_the_journal(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200, {"quote": 7}))
     first = reply_of(await worker.take(request(), flow))
     second = reply_of(await worker.take(request(), flow))
@@ -357,16 +359,15 @@ async def test_a_request_that_is_delivered_again_is_answered_from_the_journal(wo
     assert len(flow.calls) == 1
 
 
-async def test_a_result_that_was_told_is_not_told_again(worker: Worker) -> None:
+async def test_a_published_result_is_not_published_again(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200))
-    handler = worker.handler(flow)
-    await handler.published(reply_of(await worker.take(request(), flow)))
+    await worker.mark_published(reply_of(await worker.take(request(), flow)))
     outcome = await worker.take(request(), flow)
     assert isinstance(outcome, AlreadyHandled)
     assert outcome.code == "already_answered"
 
 
-async def test_what_was_called_is_told_even_if_it_may_not_be_called_any_more(worker: Worker) -> None:
+async def test_the_result_of_a_call_is_published_even_if_the_sender_lost_the_right_since(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200))
     first = reply_of(await worker.take(request(), flow))
     demoted = KnownSenders(principal=replace(ADA, roles=frozenset()))
@@ -374,8 +375,8 @@ async def test_what_was_called_is_told_even_if_it_may_not_be_called_any_more(wor
 
 
 @pytest.mark.parametrize("code", ["request_too_old", "claim_invalid"])
-async def test_what_was_called_is_told_even_if_its_claim_does_not_hold_any_more(worker: Worker, code: str) -> None:
-    """The same message again: its age has passed a bound, its key was withdrawn."""
+async def test_the_result_of_a_call_is_published_even_if_the_claim_is_invalid_since(worker: Worker, code: str) -> None:
+    """The same message is delivered again; meanwhile it became too old, or its signing key was withdrawn."""
     flow = ScriptedFlow(answered(200, {"quote": 7}))
     first = reply_of(await worker.take(request(), flow))
     nobody = KnownSenders(instead=Refused(code, "no"))
@@ -386,7 +387,7 @@ async def test_what_was_called_is_told_even_if_its_claim_does_not_hold_any_more(
 
 
 @pytest.mark.parametrize("changes", [{"input": {"customer": "Fabrikam"}}, {"flow": "again"}, {"correlation_id": "c-2"}])
-async def test_another_request_under_the_same_message_id_learns_nothing(
+async def test_another_request_under_the_same_message_id_does_not_get_the_result(
     worker: Worker, changes: dict[str, object]
 ) -> None:
     flow = ScriptedFlow(answered(200, {"secret": 7}))
@@ -399,7 +400,7 @@ async def test_another_request_under_the_same_message_id_learns_nothing(
     assert len(flow.calls) == 1
 
 
-async def test_another_sender_under_the_same_message_id_learns_nothing(worker: Worker) -> None:
+async def test_another_sender_under_the_same_message_id_does_not_get_the_result(worker: Worker) -> None:
     flow = ScriptedFlow(answered(200, {"secret": 7}))
     await worker.take(request(), flow)
     bob = KnownSenders(principal=replace(ADA, oid="bob"))
@@ -408,7 +409,7 @@ async def test_another_sender_under_the_same_message_id_learns_nothing(worker: W
     assert other.result.error.code == "message_id_conflict"
 
 
-async def test_a_request_that_another_worker_is_at_waits_for_it(worker: Worker) -> None:
+async def test_a_request_whose_lease_another_worker_holds_waits(worker: Worker) -> None:
     flow, other = ScriptedFlow(None), ScriptedFlow(answered(200))
     at_work = asyncio.create_task(worker.take(request(), flow))
     await flow.called.wait()
@@ -420,7 +421,7 @@ async def test_a_request_that_another_worker_is_at_waits_for_it(worker: Worker) 
 
 
 async def interrupted(worker: Worker, flow_name: str) -> asyncio.Task[Outcome]:
-    """A journey that is cancelled while its flow runs."""
+    """Return a journey that was cancelled while its flow ran."""
     flow = ScriptedFlow(None)
     task = asyncio.create_task(worker.take(request(flow_name), flow))
     await flow.called.wait()
@@ -429,12 +430,12 @@ async def interrupted(worker: Worker, flow_name: str) -> asyncio.Task[Outcome]:
     return task
 
 
-async def test_an_interrupted_call_of_a_flow_that_may_not_run_twice_is_answered_unknown(worker: Worker) -> None:
+async def test_an_interrupted_call_of_a_flow_that_is_not_idempotent_ends_unknown(worker: Worker) -> None:
     result = reply_of((await interrupted(worker, "quote")).result()).result
     assert result.error is not None
     assert (result.status, result.error.code) == (Status.UNKNOWN, "interrupted")
 
 
-async def test_an_interrupted_call_of_an_idempotent_flow_is_left_to_be_called_again_at_once(worker: Worker) -> None:
+async def test_an_interrupted_call_of_an_idempotent_flow_can_be_repeated_at_once(worker: Worker) -> None:
     assert (await interrupted(worker, "again")).cancelled()
     assert reply_of(await worker.take(request("again"), ScriptedFlow(answered(200)))).result.status is Status.SUCCEEDED

@@ -1,4 +1,4 @@
-"""What a lane reckons with, apart from its connection."""
+"""The pauses of a lane before it reconnects."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from flow_contracts.servicebus import (
     ServiceBusFailure,
 )
 from flow_worker.cli.dead_letter_view import Letter, Unreadable, obstacle_of, read
-from flow_worker.pipeline.handler import Reader
+from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.job import Job
 
 _REPLAYS = uuid.UUID("5b0d3f5e-8a53-4f0e-9c33-6a0f1f0c7d11")

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from flow_contracts.servicebus import DeadLetteredMessage, ServiceBus
 from flow_worker.cli.dead_letter_view import Letter
-from flow_worker.pipeline.handler import Reader
+from flow_worker.pipeline.decode import Reader
 
 _T = TypeVar("_T")
 

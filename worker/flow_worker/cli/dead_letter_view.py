@@ -12,7 +12,7 @@ from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import InvalidRequest, Unanswerable
 from flow_contracts.servicebus import DeadLetteredMessage
 from flow_worker.cli.masking import MASK, masked
-from flow_worker.pipeline.handler import Reader
+from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.job import InvalidContinuation, Job
 
 _TOLD_ALREADY = ("DeadLetterReason", "DeadLetterErrorDescription")

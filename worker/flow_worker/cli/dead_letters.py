@@ -22,7 +22,7 @@ from flow_worker.cli.dead_letter_filter import Selection
 from flow_worker.cli.dead_letter_view import Letter
 from flow_worker.cli.terminal import AsJson, Config, EnvFile
 from flow_worker.pipeline import decode
-from flow_worker.pipeline.handler import Reader
+from flow_worker.pipeline.decode import Reader
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import (
     ContinuationSettings,

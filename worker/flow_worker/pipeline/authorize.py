@@ -1,4 +1,4 @@
-"""Who sends a request, and whether they may: two steps, each with a line in the audit."""
+"""Authenticates the sender of a request and authorizes the flow call; the audit log gets a line for each decision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _audit = logging.getLogger("flow_worker.audit")
 
 
 class Admission:
-    """Admits requests, and says so."""
+    """Admits or refuses requests, and writes the audit log."""
 
     def __init__(
         self,
@@ -40,22 +40,23 @@ class Admission:
         self._reply_queues = frozenset(reply_queues)
         self._binding_claim = binding_claim
 
-    async def prove(self, job: Job) -> Job:
-        """The errand with its proven sender, and without the claim, which is not needed any more.
+    async def authenticate(self, job: Job) -> Job:
+        """Return the job with its proven sender and without the evidence, which is not needed any more.
 
-        Raises `Refused`, `TemporarilyUnavailable`. A sender whom an authority proved before stays proven.
+        A continuation carries a principal that was proven before; it stays proven, although the claim may have expired.
+        Raises `Refused`, `TemporarilyUnavailable`.
         """
         try:
             self._require_reply_queue(job)
         except Refused as refusal:
-            _say(job, job.principal, refusal)
+            _audit_decision(job, job.principal, refusal)
             raise
         return job if job.principal is not None else await self._proven(job)
 
-    async def authorise(self, job: Job) -> Flow:
-        """The flow that the proven sender may start. Raises `Refused`, `TemporarilyUnavailable`.
+    async def authorize(self, job: Job) -> Flow:
+        """Return the flow that the proven sender may start. Raises `Refused`, `TemporarilyUnavailable`.
 
-        A look at a run starts nothing: whoever started it was authorised then.
+        A status poll starts nothing: the call that started the run was authorized.
         """
         if job.kind == "poll" or job.principal is None:
             return self._registry.find(job.flow)
@@ -64,30 +65,30 @@ class Admission:
             await self._rights.require(job.principal, flow)
             flow.check_input(job.input)
         except Refused as refusal:
-            _say(job, job.principal, refusal)
+            _audit_decision(job, job.principal, refusal)
             raise
-        _say(job, job.principal, None)
+        _audit_decision(job, job.principal, None)
         return flow
 
     def _require_reply_queue(self, job: Job) -> None:
         if job.reply_to is not None and job.reply_to not in self._reply_queues:
-            raise Refused("reply_queue_not_allowed", "Results may not be sent to the queue named in reply-to.")
+            raise Refused("reply_queue_not_allowed", "The worker must not send results to the queue named in reply-to.")
 
     async def _proven(self, job: Job) -> Job:
         try:
-            proven = await self._authenticated(job)
+            proven = await self._sender_of(job)
         except Refused as refusal:
-            _say(job, None, refusal)
+            _audit_decision(job, None, refusal)
             raise
         try:
             self._require_binding(job, proven)
             principal = self._rights.acting_for(proven.principal, job.on_behalf_of)
         except Refused as refusal:
-            _say(job, proven.principal, refusal)
+            _audit_decision(job, proven.principal, refusal)
             raise
         return job.model_copy(update={"principal": principal, "claim": None, "dataverse_sender": None})
 
-    async def _authenticated(self, job: Job) -> ProvenSender:
+    async def _sender_of(self, job: Job) -> ProvenSender:
         authority = self._authorities.get(job.request_queue)
         if authority is None:
             # A continuation from before a change of the settings. Another queue's authority must not judge it.
@@ -99,24 +100,28 @@ class Admission:
         return await authority.authenticate(Evidence(job.claim, job.accepted, job.dataverse_sender))
 
     def _require_binding(self, job: Job, proven: ProvenSender) -> None:
-        """Whoever reads a claim can send it again, but not with a request that it is not bound to."""
+        """Raise `Refused` if the flow takes bound claims only, and the claim is not bound to this request.
+
+        A stolen claim can then be sent again only with the same request.
+        """
         if not self._registry.find(job.flow).bind_claim:
             return
         name = self._binding_claim
         bound_to = proven.claims.get(name)
-        # What looks like a digest is one: else a claim bound to an input would open others under that message ID.
+        # A value in the form of a digest is compared with the digest only. Otherwise a sender who chooses the digest of
+        # another request as message ID could use that request's claim with any input.
         is_digest = isinstance(bound_to, str) and _DIGEST.fullmatch(bound_to) is not None
         if bound_to != (job.digest if is_digest else job.replay_of or job.message_id):
             raise Refused(
                 "claim_not_bound",
-                f"'{job.flow}' takes only claims that name the request's message ID or digest in '{name}'; get a "
-                "token for this request.",
+                f"'{job.flow}' takes only claims that name the request's message ID or digest in '{name}'; request "
+                "a token for this request.",
             )
 
 
-def _say(job: Job, principal: Principal | None, refusal: Refused | None) -> None:
-    """One decision. Neither token nor input: whoever reads the audit need not be trusted with them."""
-    who = {} if principal is None else _named(principal)
+def _audit_decision(job: Job, principal: Principal | None, refusal: Refused | None) -> None:
+    """Write one decision, without claim and input: readers of the audit log need not be trusted with them."""
+    sender = {} if principal is None else _sender_fields(principal)
     log(
         _audit,
         logging.INFO,
@@ -127,11 +132,11 @@ def _say(job: Job, principal: Principal | None, refusal: Refused | None) -> None
         queue=job.request_queue,
         message_id=job.message_id,
         correlation_id=job.correlation_id,
-        **who,
+        **sender,
     )
 
 
-def _named(principal: Principal) -> dict[str, str | None]:
+def _sender_fields(principal: Principal) -> dict[str, str | None]:
     return {
         "authority": principal.authority,
         "tenant": principal.tenant,

@@ -1,8 +1,8 @@
-"""How the messages of each queue are read: requests as their senders wrote them, continuations as the worker did."""
+"""Decodes the messages of each queue into jobs: requests, native Dataverse messages and continuations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import assert_never
 
@@ -10,13 +10,15 @@ from flow_contracts.dataverse import ExecutionContext
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import FlowRequest, InvalidRequest, ReplyAddress
 from flow_worker.access.authorities import DataverseSender
-from flow_worker.pipeline.handler import Reader
 from flow_worker.pipeline.job import Job
 from flow_worker.settings import RequestQueue
 
+Reader = Callable[[ReceivedMessage], Job]
+"""Decodes a message of one queue. Raises `InvalidRequest`, `InvalidContinuation`, `Unanswerable`."""
+
 
 def readers(request_queues: Iterable[RequestQueue], continuations: str) -> dict[str, Reader]:
-    """The readers of all queues that the worker listens to."""
+    """Return the reader of each queue that the worker receives from, by the queue's name."""
     return {queue.name: reader_of(queue) for queue in request_queues} | {continuations: continuation}
 
 
@@ -32,18 +34,18 @@ def reader_of(queue: RequestQueue) -> Reader:
 
 
 def requests_of(queue: str) -> Reader:
-    """A reader of the request queue `queue`. It raises `InvalidRequest` and `Unanswerable`."""
+    """Return the reader of the request queue `queue`. It raises `InvalidRequest` and `Unanswerable`."""
 
     def read(message: ReceivedMessage) -> Job:
-        return Job.of(FlowRequest.from_message(message), message, queue)
+        return Job.from_request(FlowRequest.from_message(message), message, queue)
 
     return read
 
 
 def posts_of(queue: RequestQueue) -> Reader:
-    """A reader of a queue into which only Dataverse may send. It raises `InvalidRequest` and `Unanswerable`.
+    """Return the reader of a queue to which only Dataverse may send. It raises `InvalidRequest` and `Unanswerable`.
 
-    It decodes only: the job carries the sender as the message names it, and the queue's authority verifies it.
+    The reader decodes only: the job carries the sender that the message names, and the queue's authority verifies it.
     """
 
     def read(message: ReceivedMessage) -> Job:
@@ -53,22 +55,23 @@ def posts_of(queue: RequestQueue) -> Reader:
             address = refusal.address and replace(refusal.address, queue=queue.reply_to)
             raise InvalidRequest(refusal.code, refusal.message, address=address) from None
         request = context.to_request(_flow_of(context, queue), reply_to=queue.reply_to)
-        job = Job.of(request, message, queue.name)
+        job = Job.from_request(request, message, queue.name)
         return job.model_copy(update={"dataverse_sender": _sender(context)})
 
     return read
 
 
 def continuation(message: ReceivedMessage) -> Job:
-    """Read a message of the continuation queue. Raises `InvalidContinuation`."""
+    """Decode a message of the continuation queue. Raises `InvalidContinuation`."""
     return Job.from_message(message)
 
 
 def _flow_of(context: ExecutionContext, queue: RequestQueue) -> str:
-    """The flow that the settings name for the message and its table, or for the message alone."""
+    """Return the flow that the settings name for the message and its table, or for the message alone."""
     by_name = {name.lower(): flow for name, flow in queue.flows.items()}
     names = (f"{context.message_name}:{context.primary_entity}", context.message_name)
-    for name in names if ":" not in context.message_name else ():  # no message's name has one
+    # Dataverse message names contain no colon. A forged one must not match a setting for a message and its table.
+    for name in names if ":" not in context.message_name else ():
         if (flow := by_name.get(name.lower())) is not None:
             return flow
     if context.organization_id != queue.organization:
@@ -77,7 +80,8 @@ def _flow_of(context: ExecutionContext, queue: RequestQueue) -> str:
         return context.message_name
     address = ReplyAddress(context.message_id, context.correlation_id, context.correlation_id, queue.reply_to)
     sentence = (
-        "No flow is named for this message: name one in the queue's setting 'flows', or narrow the step's filter."
+        "The settings name no flow for this message: name one in the queue's setting 'flows', or narrow the step's "
+        "filter."
     )
     raise InvalidRequest("message_not_mapped", sentence, address=address)
 

@@ -1,15 +1,15 @@
-"""A request that goes on later: what waits in the continuation queue, and when it is due.
+"""The job: one request and how far it has come, and its form as a message in the continuation queue.
 
-A retry or a poll is a scheduled message in a queue that only the worker may send to, never a sleeping lane. It carries
-what was proven already (the principal), so it needs no second proof; only what was not proven yet carries its claim on.
+A retry or a status poll is a scheduled message in a queue that only the worker may send to, never a sleeping lane. The
+message carries the proven principal, so that a continuation needs no second proof. It carries the sender's claim only
+while the claim is not proven yet.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
@@ -21,15 +21,13 @@ from flow_contracts.result import FlowRun
 from flow_worker.access.authorities import DataverseSender
 from flow_worker.access.principal import Principal
 from flow_worker.journal import NextStep
-from flow_worker.settings import RetrySettings
 
 CONTRACT = "flow-continuation/1"
 CONTENT_TYPE = "application/json"
-_MAX_DOUBLINGS = 32
 
 
 class InvalidContinuation(Exception):
-    """The message is no continuation that this version can read: it did not come from a worker like this one."""
+    """The message is not a continuation that this version can read: another program or version sent it."""
 
 
 class Job(BaseModel):
@@ -38,19 +36,19 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     origin: str
-    """The broker's own identity of the message that began it: queue, sequence number, enqueue time."""
+    """The broker's identity of the message that began the request: queue, sequence number, enqueue time."""
     number: Annotated[int, Field(ge=0)]
-    """Which step of its request this is; 0 is the request itself."""
+    """The number of the step; 0 is the request itself."""
     kind: Literal["call", "poll"] = "call"
     request_queue: str
     flow: str
     input: strict_json.Json = Field(default=None, repr=False)
     input_hash: str
-    """Of the input, which a poll does not carry any more."""
+    """The hash of the input, which a poll does not carry any more."""
     claim: SecretStr | None = None
-    """Only while `principal` is not known."""
+    """The sender's token; None once `principal` is set."""
     dataverse_sender: DataverseSender | None = None
-    """The sender that a native Dataverse message names. Only while `principal` is not known."""
+    """The sender that a native Dataverse message names; None once `principal` is set."""
     on_behalf_of: str | None = None
     principal: Principal | None = None
     message_id: str
@@ -59,30 +57,33 @@ class Job(BaseModel):
     reply_to_session_id: str
     traceparent: str | None = None
     accepted: AwareDatetime
-    """When the broker enqueued the request: its claim is judged as of then."""
+    """When the broker enqueued the request. The claim must have been valid at that time."""
     replay_of: str | None = None
-    """Of a replay: the message ID that its sender gave the request."""
+    """For a replay: the message ID that the sender gave the request."""
     replayed: AwareDatetime | None = None
-    """When a person put it on its way again: it is tried for as long as a new request."""
+    """When a person replayed the request. From then on it is retried for as long as a new request."""
     expires_at: AwareDatetime | None = None
     calls: Annotated[int, Field(ge=0)] = 0
-    """Calls made so far."""
+    """The number of calls made so far."""
     waits: Annotated[int, Field(ge=0)] = 0
-    """How often this step was put off: nothing was called, so nothing was journalled."""
+    """How often this step was postponed. A postponement makes no call, so the journal does not know of it."""
     code: str | None = None
+    """The code of the reason why the job waits."""
     cause: str | None = None
-    """Why it waits."""
+    """The reason why the job waits, as a clause for a person."""
     fresh_token: bool = False
+    """Whether the next call needs a token that bypasses the caches."""
     started: AwareDatetime | None = None
+    """When the flow was called first."""
     status_url: SecretStr | None = None
     poll_failures: Annotated[int, Field(ge=0)] = 0
-    """Polls that failed in a row."""
+    """The number of status polls that failed in a row."""
     run: FlowRun | None = None
 
     @classmethod
-    def of(cls, request: FlowRequest, message: ReceivedMessage, queue: str) -> Self:
-        """The request itself, as it was taken from `queue`."""
-        return cls.model_construct(  # all of it was checked as the request
+    def from_request(cls, request: FlowRequest, message: ReceivedMessage, queue: str) -> Self:
+        """Return the first step of a request that was received from `queue`."""
+        return cls.model_construct(  # without validation: the request was validated already
             origin=f"{queue}:{message.sequence_number}:{message.enqueued_at.isoformat()}",
             number=0,
             request_queue=queue,
@@ -101,12 +102,12 @@ class Job(BaseModel):
         )
 
     @field_serializer("claim", "status_url", when_used="json")
-    def _in_clear(self, secret: SecretStr | None) -> str | None:
-        """In the message itself it must be readable; everywhere else it stays masked."""
+    def _reveal(self, secret: SecretStr | None) -> str | None:
+        """Write the secret into the message in clear text, the only place where it is not masked."""
         return secret.get_secret_value() if secret else None
 
-    def at(self, step: NextStep) -> Self:
-        """The same request, at the step that the journal says is next."""
+    def at_step(self, step: NextStep) -> Self:
+        """Return the same request at a step that the journal holds."""
         return self.model_copy(
             update={
                 "number": step.number,
@@ -124,38 +125,57 @@ class Job(BaseModel):
             }
         )
 
+    def to_step(self, due: datetime) -> NextStep:
+        """Return what the journal keeps of this step: everything but the request itself."""
+        return NextStep(
+            number=self.number,
+            kind=self.kind,
+            due=due,
+            calls=self.calls,
+            code=self.code or "",
+            cause=self.cause or "",
+            status_url=self.status_url.get_secret_value() if self.status_url else None,
+            fresh_token=self.fresh_token,
+            run=self.run,
+            started=self.started,
+            failures=self.poll_failures,
+        )
+
     @property
     def tried_since(self) -> datetime:
-        """Since when it is being tried."""
+        """The time from which the retry settings count the age of the request."""
         return self.replayed or self.accepted
 
     @property
     def address(self) -> ReplyAddress:
-        """Where the result belongs."""
+        """The address for the result."""
         return ReplyAddress(self.message_id, self.correlation_id, self.reply_to_session_id, self.reply_to)
 
     @property
     def digest(self) -> str:
-        """See `flow_contracts.request.request_digest`. Only of a call, which still has its input."""
+        """The digest that a claim may be bound to; see `request_digest`. Only of a call, which carries its input."""
         return request_digest(self.flow, self.input, self.on_behalf_of)
 
     @property
     def user(self) -> str | None:
-        """Object ID of the user it is run for, or of whoever asks; None while nobody is proven."""
+        """The object ID of the user for whom the flow runs; None while the sender is not proven."""
         principal = self.principal
         return None if principal is None else principal.on_behalf_of or principal.oid or None
 
     @property
     def fingerprint(self) -> str:
-        """What makes two messages the same request: who asks, for what, and where the answer goes."""
+        """The hash that identifies the request: its principal, its flow and input, and its reply address.
+
+        Two messages with the same message ID but different fingerprints are different requests.
+        """
         principal = self.principal
-        who = [principal.authority, principal.tenant, principal.oid, principal.system_user] if principal else []
-        what = [self.on_behalf_of, self.flow, self.input_hash]
-        where = [self.correlation_id, self.reply_to_session_id, self.reply_to]
-        return _hash(json.dumps([who, what, where]))
+        sender = [principal.authority, principal.tenant, principal.oid, principal.system_user] if principal else []
+        call = [self.on_behalf_of, self.flow, self.input_hash]
+        reply = [self.correlation_id, self.reply_to_session_id, self.reply_to]
+        return _hash(json.dumps([sender, call, reply]))
 
     def to_message(self, due: datetime | None = None) -> Message:
-        """The message to schedule; scheduling it twice is scheduling it once."""
+        """Return the continuation message, to be delivered when it is due. Sending it twice has no further effect."""
         return Message(
             body=self.model_dump_json(exclude_none=True).encode(),
             content_type=CONTENT_TYPE,
@@ -168,39 +188,24 @@ class Job(BaseModel):
 
     @property
     def continuation_id(self) -> str:
-        """The one message ID of this continuation, so that duplicate detection drops a second copy of it.
+        """The message ID of this continuation; duplicate detection drops a second message with it.
 
-        It follows from what the broker gave the request, not from what its sender wrote: no sender can make another's
-        continuation look like a copy.
+        The ID derives from the broker's origin, not only from what the sender wrote: no sender can choose IDs that make
+        another sender's continuation look like a duplicate.
         """
         return f"continuation-{_hash(json.dumps([self.origin, self.message_id, self.number, self.waits]))}"
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        """Read a continuation. Raises `InvalidContinuation`."""
+        """Read a continuation message. Raises `InvalidContinuation`."""
         if message.application_properties.get("contract") != CONTRACT:
             raise InvalidContinuation(f"the application property 'contract' is not '{CONTRACT}'")
         try:
             return cls.model_validate_json(message.body)
         except ValidationError as error:
             problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            where = ".".join(str(step) for step in problem["loc"])[:128]
-            raise InvalidContinuation(f"'{where}': {problem['msg']}") from None
-
-
-def retry_pause(retry: RetrySettings, failures: int) -> timedelta:
-    """How long to wait after so many failures: exponential with full jitter, so that callers do not come back at once.
-
-    ("Exponential backoff and jitter", AWS Architecture Blog: full jitter makes the fewest calls under contention.)
-    """
-    longest = min(retry.max_pause_seconds, retry.base_seconds * (1 << min(failures, _MAX_DOUBLINGS)))
-    return timedelta(seconds=random.uniform(0, longest))  # noqa: S311 - jitter, not a secret
-
-
-def poll_pause(retry: RetrySettings, running: timedelta) -> timedelta:
-    """How long to wait before looking for a run's outcome again: a tenth of the time it runs already, within bounds."""
-    seconds = max(retry.poll_seconds, min(retry.max_pause_seconds, running.total_seconds() / 10))
-    return timedelta(seconds=seconds)
+            field = ".".join(str(part) for part in problem["loc"])[:128]
+            raise InvalidContinuation(f"'{field}': {problem['msg']}") from None
 
 
 def _hash(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import assert_never
 
 from flow_contracts.request import ReplyAddress
 from flow_contracts.result import FlowResult
@@ -70,3 +71,16 @@ class Abandon:
 
 
 Outcome = Reply | DeadLetter | Continue | AlreadyHandled | Abandon
+
+
+def reply_of(outcome: Outcome) -> Reply | None:
+    """Return the result that an outcome publishes, if there is one."""
+    match outcome:
+        case Reply():
+            return outcome
+        case DeadLetter(reply=reply):
+            return reply
+        case Continue() | AlreadyHandled() | Abandon():
+            return None
+        case _:
+            assert_never(outcome)

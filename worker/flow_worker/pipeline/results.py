@@ -1,4 +1,4 @@
-"""The one result of a request, from what is known when it is concluded."""
+"""Builds the one result of a request."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ EXPIRED = FlowError(
     code="request_expired", message="The request's time to live ran out before its flow could be called."
 )
 
-_STATUS = {VerdictKind.SUCCEEDED: Status.SUCCEEDED, VerdictKind.UNKNOWN: Status.UNKNOWN}
+_FINAL_STATUS: dict[VerdictKind, Status] = {
+    VerdictKind.SUCCEEDED: Status.SUCCEEDED,
+    VerdictKind.FAILED: Status.FAILED,
+    VerdictKind.UNKNOWN: Status.UNKNOWN,
+    VerdictKind.RETRY: Status.FAILED,
+    VerdictKind.ACCEPTED: Status.FAILED,
+}
+"""The status of a request whose last verdict this is. A verdict that asks for another call ends as a failure."""
 
 
 def unreadable(address: ReplyAddress, message: ReceivedMessage, error: FlowError, now: datetime) -> FlowResult:
-    """The refusal of a request whose body is beyond reading."""
+    """Return the refusal of a request whose body cannot be read."""
     return FlowResult(
         status=Status.REFUSED,
         error=error,
@@ -29,7 +36,7 @@ def unreadable(address: ReplyAddress, message: ReceivedMessage, error: FlowError
 
 
 def without_answer(job: Job, status: Status, error: FlowError, now: datetime) -> FlowResult:
-    """A request that ends without (another) answer of its flow."""
+    """Return the result of a request that ends without an answer, or without another answer, of its flow."""
     return FlowResult(
         status=status,
         flow=job.flow,
@@ -45,9 +52,9 @@ def without_answer(job: Job, status: Status, error: FlowError, now: datetime) ->
 
 
 def answered(job: Job, verdict: Verdict, now: datetime) -> FlowResult:
-    """A request that ends with this verdict; one that would be tried again has failed by now."""
+    """Return the result of a request that ends with this verdict."""
     return FlowResult(
-        status=_STATUS.get(verdict.kind, Status.FAILED),
+        status=_FINAL_STATUS[verdict.kind],
         flow=job.flow,
         output=verdict.output,
         output_type=verdict.output_type,

@@ -14,8 +14,17 @@ from typing import assert_never
 from flow_contracts.result import FlowError, Status
 from flow_contracts.servicebus import DeadLetteredMessage
 from flow_worker.pipeline import results
-from flow_worker.pipeline.handler import Handler, Reader
-from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, Reply
+from flow_worker.pipeline.decode import Reader
+from flow_worker.pipeline.handler import Handler
+from flow_worker.pipeline.outcome import (
+    Abandon,
+    AlreadyHandled,
+    Continue,
+    DeadLetter,
+    Outcome,
+    Reply,
+    reply_of,
+)
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.ports import Bus
 from flow_worker.telemetry.logs import log
@@ -89,20 +98,13 @@ class DeadLetterWatch:
         ending = _BY_BROKER.get(dead_letter.reason)
         if ending is None or dead_letter.message.enqueued_at < self._now() - self._max_age:
             return True
-        outcome = await self._handler.answer_dead(dead_letter.message, self._read, *ending)
-        if _waits_for_another_worker(outcome):
+        outcome = await self._handler.answer_dead_letter(dead_letter.message, self._read, *ending)
+        if _is_open(outcome):
             return False
         outcome = await self._dispatcher.send(outcome)
         await self._dispatcher.mark_published(outcome)
-        match outcome:
-            case (Reply() as reply) | DeadLetter(reply=Reply() as reply):
-                self._log_answered(dead_letter, reply)
-            case Continue() | AlreadyHandled() | DeadLetter():
-                pass  # the request's result comes by another message, or the request cannot have one
-            case Abandon():
-                return False
-            case _:
-                assert_never(outcome)
+        if (reply := reply_of(outcome)) is not None:
+            self._log_answered(dead_letter, reply)
         return True
 
     def _log_answered(self, dead_letter: DeadLetteredMessage, reply: Reply) -> None:
@@ -118,10 +120,17 @@ class DeadLetterWatch:
         )
 
 
-def _waits_for_another_worker(outcome: Outcome) -> bool:
-    """Whether another worker holds the lease and may still publish the result.
-
-    Such a continuation was never journalled (`waits` counts since the last journalled step). A lane schedules it in
-    order to come back; the watch comes back anyway, and must not start a call for a request that is dead.
-    """
-    return isinstance(outcome, Continue) and outcome.continuation.waits > 0
+def _is_open(outcome: Outcome) -> bool:
+    """Return whether the dead letter has no decision yet, so that the next round has to inspect it again."""
+    match outcome:
+        case Continue(continuation=continuation):
+            # Another worker holds the lease and may still publish the result. Such a continuation was never journalled
+            # (`waits` counts since the last journalled step). A lane schedules it to come back to the request. The
+            # watch comes back anyway, and must not start a call for a request that is dead.
+            return continuation.waits > 0
+        case Abandon():
+            return True
+        case Reply() | DeadLetter() | AlreadyHandled():
+            return False
+        case _:
+            assert_never(outcome)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import assert_never
+import logging
 
 from flow_contracts.servicebus import MessageTooLarge
-from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, Reply
+from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.journal import Journal
+from flow_worker.pipeline.outcome import Continue, Outcome, reply_of
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
+from flow_worker.telemetry.logs import log
 
-MarkPublished = Callable[[Reply], Awaitable[None]]
-"""Notes in the journal that a result was published. It reports its own failures and raises none of them."""
+_log = logging.getLogger(__name__)
 
 
 class Dispatcher:
@@ -20,10 +21,10 @@ class Dispatcher:
     Settling is not its concern: a lane settles the message by the outcome, the dead-letter watch leaves it in place.
     """
 
-    def __init__(self, replies: Replies, schedule: Schedule, mark_published: MarkPublished) -> None:
+    def __init__(self, replies: Replies, schedule: Schedule, journal: Journal) -> None:
         self._replies = replies
         self._schedule = schedule
-        self._mark_published = mark_published
+        self._journal = journal
 
     async def send(self, outcome: Outcome) -> Outcome:
         """Send the messages of an outcome, and return the outcome that took effect.
@@ -33,33 +34,28 @@ class Dispatcher:
 
         Raises `ServiceBusFailure` if a queue did not accept a message within its deadline.
         """
-        match outcome:
-            case Continue(continuation=continuation, due=due, otherwise=otherwise):
-                try:
-                    await self._schedule.put(continuation, due)
-                except MessageTooLarge:
-                    # Retrying cannot help, so the request ends here: with a result, and kept for a person.
-                    return await self.send(otherwise)
-            case Reply() as reply:
-                await self._replies.publish(reply)
-            case DeadLetter(reply=reply):
-                if reply is not None:
-                    await self._replies.publish(reply)
-            case AlreadyHandled() | Abandon():
-                pass
-            case _:
-                assert_never(outcome)
+        if isinstance(outcome, Continue):
+            try:
+                await self._schedule.put(outcome.continuation, outcome.due)
+            except MessageTooLarge:
+                # Retrying cannot help, so the request ends here: with a result, and kept for a person.
+                return await self.send(outcome.otherwise)
+        reply = reply_of(outcome)
+        if reply is not None:
+            await self._replies.publish(reply)
         return outcome
 
     async def mark_published(self, outcome: Outcome) -> None:
-        """Note in the journal that the result of an outcome, if it has one, was published."""
-        match outcome:
-            case Reply() as reply:
-                await self._mark_published(reply)
-            case DeadLetter(reply=reply):
-                if reply is not None:
-                    await self._mark_published(reply)
-            case Continue() | AlreadyHandled() | Abandon():
-                pass
-            case _:
-                assert_never(outcome)
+        """Note in the journal that the outcome's result, if there is one, was published; log a failure to do so.
+
+        A redelivered message then ends `already_handled`. Without the note, its result is published again, and
+        duplicate detection drops it within the queue's detection window.
+        """
+        reply = reply_of(outcome)
+        if reply is None or reply.journalled is None:
+            return
+        try:
+            await self._journal.mark_published(reply.journalled.message_id, reply.journalled.origin)
+        except TemporarilyUnavailable as error:
+            sentence = f"The worker published a result but could not note that in the journal: {error}"
+            log(_log, logging.WARNING, "journal.write_failed", sentence, message_id=reply.journalled.message_id)

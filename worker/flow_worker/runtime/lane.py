@@ -1,17 +1,17 @@
-"""One lane: one receiver, one request at a time, its lock kept alive, its outcome carried out."""
+"""A lane: one receiver that handles one request at a time, keeps its lock and settles it by the outcome."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, assert_never
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure, ServiceBusUnavailable
-from flow_worker.pipeline.handler import Reader
+from flow_worker.backoff import ExponentialBackoff
+from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, Reply
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.message_lock import kept_locked, set_within
@@ -22,20 +22,21 @@ from flow_worker.telemetry.logs import log
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_TOO_LATE_SECONDS = 2.0
-"""A request whose lock ends sooner than this is not begun: it is on its way to someone else."""
+_MIN_LOCK_SECONDS = 2.0
+"""A lane does not begin a request whose lock expires sooner: Service Bus is about to deliver it again."""
+_RECONNECT_FIRST_SECONDS = 0.25
 
 
 class Journey(Protocol):
-    """Decides what is to be done about a request."""
+    """Decides the outcome of a message."""
 
     async def handle(self, message: ReceivedMessage, read: Reader, queue: str) -> Outcome:
-        """Raises nothing but `CancelledError`, and that only if no flow was called, or it may be called again."""
+        """Raise only `CancelledError`, and only if no flow was called or the flow is idempotent."""
         ...
 
 
 class Lane:
-    """Takes requests from one queue until told to stop, on a new connection whenever the old one fails."""
+    """Handles the requests of one queue until it is stopped, and reconnects whenever the connection fails."""
 
     def __init__(
         self,
@@ -59,22 +60,23 @@ class Lane:
         self._reconnect_max = reconnect_max_seconds
         self._stopping = asyncio.Event()
         self._interrupted = False
-        self._at_work: asyncio.Task[Any] | None = None
+        self._interruptible_task: asyncio.Task[Any] | None = None
 
     def stop(self) -> None:
-        """Take no more requests; finish the one at hand."""
+        """Receive no more requests; finish the current one."""
         self._stopping.set()
 
     def interrupt(self) -> None:
-        """Stop waiting for the flow or the reply queue: the request at hand is answered `unknown` or given back."""
+        """Stop waiting for the flow or for a queue; the current request ends `unknown` or is abandoned."""
         self.stop()
         self._interrupted = True
-        if self._at_work is not None:
-            self._at_work.cancel()
-            self._at_work = None  # once: what follows from it must come to its end
+        if self._interruptible_task is not None:
+            self._interruptible_task.cancel()
+            # Interrupt once: the interrupted work still has to publish and settle, and must not be cancelled again.
+            self._interruptible_task = None
 
     async def run(self) -> None:
-        """Work until stopped. Returns then; raises only for a fault in the worker itself."""
+        """Work until stopped. Raise only for an internal error of the worker."""
         failures = 0
         while not self._stopping.is_set():
             try:
@@ -82,11 +84,11 @@ class Lane:
                     failures = 0
                     self._health.mark_connected()
                     await self._consume(receiver)
-            except ServiceBusFailure as trouble:
+            except ServiceBusFailure as error:
                 failures += 1
-                self._health.mark_disconnected(str(trouble))
-                self._say_reconnecting(trouble, failures)
-                await self._pause(reconnect_pause(failures, self._reconnect_max))
+                self._health.mark_disconnected(str(error))
+                self._log_reconnecting(error, failures)
+                await set_within(self._stopping, reconnect_pause(failures, self._reconnect_max))
 
     async def _consume(self, receiver: QueueReceiver) -> None:
         while not self._stopping.is_set():
@@ -95,33 +97,35 @@ class Lane:
                 await self._process(receiver, delivery)
 
     async def _process(self, receiver: QueueReceiver, delivery: Delivery) -> None:
-        if delivery.lock_seconds_left < _TOO_LATE_SECONDS:
-            self._say(logging.WARNING, "request.lock_expiring", "A request came too late to be begun.", delivery)
+        if delivery.lock_seconds_left < _MIN_LOCK_SECONDS:
+            sentence = "The lane skips a request whose lock expires too soon to begin it."
+            self._log(logging.WARNING, "request.lock_expiring", sentence, delivery)
             return
         try:
-            async with kept_locked(receiver, delivery, self._say):
+            async with kept_locked(receiver, delivery, self._log):
                 outcome = await self._send(await self._outcome(delivery))
             async with self._marking_published(outcome):
                 await self._settle(receiver, delivery, outcome)
         except LockLost:
-            self._say(
+            self._log(
                 logging.WARNING,
                 "request.lock_lost",
-                "A request's lock was lost before it was settled; it will be delivered again. Raise the queue's lock "
-                "duration if flows are slow, or check the connection.",
+                "A request's lock expired before the lane settled it; Service Bus delivers the request again. Raise "
+                "the queue's lock duration if flows are slow, or check the connection.",
                 delivery,
             )
 
     async def _outcome(self, delivery: Delivery) -> Outcome:
         outcome = None
-        if not self._interrupted:  # a receive that was under way may have brought a request all the same
+        if not self._interrupted:  # the receive that was pending when the interrupt came may still deliver a request
             outcome = await self._interruptible(self._journey.handle(delivery.message, self._read, self._queue))
         return outcome or Abandon("interrupted", "the worker stopped")
 
     async def _send(self, outcome: Outcome) -> Outcome:
         """Send the outcome's messages; return the outcome that took effect.
 
-        Raises `ServiceBusFailure` if the worker was interrupted before a queue accepted them.
+        Raises `ServiceBusUnavailable` if the worker was interrupted before a queue accepted them. The message is then
+        not settled: Service Bus delivers it again, and the journal has what was decided.
         """
         sent = await self._interruptible(self._dispatcher.send(outcome))
         if sent is None:
@@ -142,8 +146,8 @@ class Lane:
             await marking
 
     async def _interruptible(self, work: Coroutine[Any, Any, _T]) -> _T | None:
-        """The work's result; None if `interrupt` ended it."""
-        task = self._at_work = asyncio.current_task()
+        """Return the result of the work, None if `interrupt` ended it."""
+        task = self._interruptible_task = asyncio.current_task()
         try:
             return await work
         except asyncio.CancelledError:
@@ -151,54 +155,48 @@ class Lane:
                 raise
             return None
         finally:
-            if self._at_work is None and task is not None:
-                task.uncancel()  # `interrupt` cancelled the work, not the lane
-            self._at_work = None
+            if self._interruptible_task is None and task is not None:
+                # `interrupt` cancelled the work, not the lane. A task that stays marked as cancelled would confuse
+                # `asyncio.timeout` and `asyncio.TaskGroup`, which count cancellations.
+                task.uncancel()
+            self._interruptible_task = None
 
     async def _settle(self, receiver: QueueReceiver, delivery: Delivery, outcome: Outcome) -> None:
         match outcome:
             case Reply(result=result):
                 await receiver.complete(delivery)
                 code = result.error.code if result.error else None
-                self._say(
-                    logging.INFO,
-                    "request.completed",
-                    f"A request ended {result.status}.",
-                    delivery,
-                    flow=result.flow,
-                    code=code,
-                )
+                sentence = f"A request ended {result.status}."
+                self._log(logging.INFO, "request.completed", sentence, delivery, flow=result.flow, code=code)
             case DeadLetter(reason=reason, description=description):
                 await receiver.dead_letter(delivery, reason, description)
-                self._say(logging.WARNING, "request.dead_lettered", description, delivery, reason=reason)
-            case Continue(continuation=next_, due=due):
+                self._log(logging.WARNING, "request.dead_lettered", description, delivery, reason=reason)
+            case Continue(continuation=following, due=due):
                 await receiver.complete(delivery)
-                self._say(
+                sentence = f"A request waits until {due:%H:%M:%S}: {following.cause}"
+                self._log(
                     logging.INFO,
                     "request.rescheduled",
-                    f"A request waits until {due:%H:%M:%S}: {next_.cause}",
+                    sentence,
                     delivery,
-                    flow=next_.flow,
-                    code=next_.code,
+                    flow=following.flow,
+                    code=following.code,
                 )
             case AlreadyHandled(code=code, sentence=sentence):
                 await receiver.complete(delivery)
-                self._say(logging.INFO, "request.already_handled", sentence, delivery, code=code)
+                self._log(logging.INFO, "request.already_handled", sentence, delivery, code=code)
             case Abandon(code=code, cause=cause):
                 await receiver.abandon(delivery)
-                self._say(
-                    logging.WARNING, "request.abandoned", f"A request is given back: {cause}.", delivery, code=code
-                )
+                sentence = f"The lane abandons a request: {cause}."
+                self._log(logging.WARNING, "request.abandoned", sentence, delivery, code=code)
+            case _:
+                assert_never(outcome)
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but not longer than until told to stop."""
-        await set_within(self._stopping, seconds)
-
-    def _say_reconnecting(self, trouble: ServiceBusFailure, failures: int) -> None:
-        sentence = f"The connection to '{self._queue}' failed and is made anew: {trouble}"
+    def _log_reconnecting(self, error: ServiceBusFailure, failures: int) -> None:
+        sentence = f"The lane reconnects to '{self._queue}': {error}"
         log(_log, logging.WARNING, "lane.reconnecting", sentence, lane=self.name, failures=failures)
 
-    def _say(self, level: int, event: str, sentence: str, delivery: Delivery, **fields: str | None) -> None:
+    def _log(self, level: int, event: str, sentence: str, delivery: Delivery, **fields: str | None) -> None:
         message = delivery.message
         log(
             _log,
@@ -213,7 +211,6 @@ class Lane:
         )
 
 
-def reconnect_pause(failures: int, most_seconds: float) -> float:
-    """Seconds to wait after so many failures in a row: doubling from half a second, with jitter."""
-    doublings = min(failures, 16)  # an outage of days must not overflow
-    return min(most_seconds, 0.25 * (1 << doublings)) * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
+def reconnect_pause(failures: int, max_seconds: float) -> float:
+    """Return the seconds to wait after that many failures in a row: doubling, with jitter between a half and one."""
+    return ExponentialBackoff(_RECONNECT_FIRST_SECONDS, max_seconds, jitter_from=0.5).seconds(failures)

@@ -1,21 +1,21 @@
-"""Work that comes round again: done every so many seconds until the worker stops."""
+"""A periodic task: runs at an interval until the worker stops."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
 from flow_contracts.servicebus import ServiceBusFailure
 from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.runtime.message_lock import set_within
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
 
 
 class PeriodicTask:
-    """One such piece of work. Trouble with what it needs is said and waited out; a fault of ours stops the worker."""
+    """Runs `work` at an interval. An outage skips a round; an internal error of the worker stops the worker."""
 
     def __init__(self, name: str, work: Callable[[], Awaitable[object]], *, every_seconds: float) -> None:
         self.name = name
@@ -25,30 +25,30 @@ class PeriodicTask:
         self._task: asyncio.Task[object] | None = None
 
     def stop(self) -> None:
-        """Begin no other round."""
+        """Begin no further round."""
         self._stopping.set()
 
     def interrupt(self) -> None:
-        """Leave the round at hand: whatever it has not done yet, the next worker's first round does."""
+        """Cancel the current round; the first round of the next worker does the rest."""
         self.stop()
         if self._task is not None:
             self._task.cancel()
 
     async def run(self) -> None:
-        """Work until stopped. Raises only for a fault in the worker itself."""
+        """Work until stopped. Raise only for an internal error of the worker."""
         while not self._stopping.is_set():
             await self._round()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._every):
-                    await self._stopping.wait()
+            await set_within(self._stopping, self._every)
 
     async def _round(self) -> None:
+        # A task of its own, so that `interrupt` cancels the round and not the service that the supervisor awaits.
         self._task = asyncio.ensure_future(self._work())
         try:
             await asyncio.wait([self._task])
             if not self._task.cancelled():
                 self._task.result()
-        except (ServiceBusFailure, TemporarilyUnavailable) as trouble:
-            log(_log, logging.WARNING, "periodic_task.failed", f"'{self.name}' is tried again later: {trouble}")
+        except (ServiceBusFailure, TemporarilyUnavailable) as error:
+            sentence = f"The periodic task '{self.name}' failed and runs again later: {error}"
+            log(_log, logging.WARNING, "periodic_task.failed", sentence)
         finally:
             self._task.cancel()

@@ -1,4 +1,4 @@
-"""Publishes results: each under its deterministic message ID, so that doing it twice is doing it once."""
+"""Publishes results to the reply queues, each under a deterministic message ID."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flow_worker.runtime.outbox import Outbox
 
 
 class Replies:
-    """The way to the reply queues."""
+    """Publishes results. Publishing a result twice has no further effect."""
 
     def __init__(self, outbox: Outbox, *, time_to_live: timedelta, publish_seconds: float) -> None:
         self._outbox = outbox
@@ -19,7 +19,11 @@ class Replies:
         self._publish_seconds = publish_seconds
 
     async def publish(self, reply: Reply) -> None:
-        """Return once the reply queue has accepted it. Raises `ServiceBusFailure` after `publish_seconds`."""
+        """Return once the reply queue has accepted the result.
+
+        A result that is larger than the queue takes is published without its output. Raises `ServiceBusUnavailable`
+        after `publish_seconds`.
+        """
         try:
             await self._deliver(reply)
         except MessageTooLarge:

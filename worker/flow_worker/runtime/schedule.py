@@ -1,4 +1,4 @@
-"""The continuation queue: where requests wait for their next step."""
+"""Schedules continuation messages in the continuation queue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flow_worker.runtime.outbox import Outbox
 
 
 class Schedule:
-    """The way to the continuation queue."""
+    """Schedules jobs. Scheduling the same step of a job twice has no further effect."""
 
     def __init__(self, outbox: Outbox, queue: str, *, schedule_seconds: float) -> None:
         self._outbox = outbox
@@ -17,7 +17,7 @@ class Schedule:
         self._schedule_seconds = schedule_seconds
 
     async def put(self, continuation: Job, due: datetime) -> None:
-        """Returns once the queue has accepted it; it is delivered when it is due.
+        """Return once the continuation queue has accepted the job; Service Bus delivers it when it is due.
 
         Raises `MessageTooLarge`, and `ServiceBusFailure` after `schedule_seconds`.
         """

@@ -1,7 +1,7 @@
-"""Whether anyone but the worker may send to the continuation queue: what lies there is believed without proof.
+"""Checks that only the worker may send to the continuation queue, whose messages are trusted without proof.
 
-Service Bus tells a queue's own shared access policies to those who hold Manage. Role assignments and the namespace's
-policies cannot be read with a worker's rights; `docs/how-to/configure-queues.md` says what to look for there.
+Service Bus reveals a queue's shared access policies to holders of the Manage right. It does not reveal role assignments
+and the namespace's policies to a worker; the operator has to check them (`docs/how-to/configure-queues.md`).
 """
 
 from __future__ import annotations
@@ -19,25 +19,22 @@ _log = logging.getLogger(__name__)
 async def require_sole_sender(
     policies: PolicyReader, queue: str, rule: Literal["where-readable", "required", "trusted"]
 ) -> None:
-    """Raises `InvalidSettings` if others may send to `queue` or, under `required`, if that cannot be told."""
+    """Raise `InvalidSettings` if others may send to `queue` or, under `required`, if the policies are unreadable."""
     if rule == "trusted":
         return
     others = await policies.other_senders(queue)
     if others:
         raise InvalidSettings(
-            f"continuations.queue: '{queue}' has policies that may send ({', '.join(others)}), but what it holds is "
-            "believed without proof; take their Send and Manage rights away, or give continuations another queue"
+            f"continuations.queue: the policies {', '.join(others)} of '{queue}' may send to it, but the worker trusts "
+            "its messages without proof; remove their Send and Manage rights, or name another queue"
         )
     if others is None and rule == "required":
         raise InvalidSettings(
             f"continuations.sole_sender is 'required', but the policies of '{queue}' cannot be read; give the worker "
-            "the Manage right there, or set 'where-readable' and check them yourself"
+            "the Manage right on the queue, or set 'where-readable' and check the policies yourself"
         )
     if others is None:
-        log(
-            _log,
-            logging.INFO,
-            "continuations.policies_unreadable",
-            "Who else may send to the continuation queue could not be read; make sure that nobody may.",
-            queue=queue,
+        sentence = (
+            "The worker cannot read the policies of the continuation queue; make sure that only the worker may send."
         )
+        log(_log, logging.INFO, "continuations.policies_unreadable", sentence, queue=queue)

@@ -1,6 +1,6 @@
-"""All lanes and chores, supervised: started together, watched, and drained in three steps.
+"""The supervisor: starts all lanes and periodic tasks, watches them, and drains them in three steps.
 
-Stop taking requests → wait for those at hand for the grace period → stop waiting for their flows.
+Stop receiving → wait for the current requests for the grace period → interrupt them.
 """
 
 from __future__ import annotations
@@ -17,52 +17,48 @@ _log = logging.getLogger(__name__)
 
 
 class Service(Protocol):
-    """One of the crew: a lane, or a chore."""
+    """A part that the supervisor runs: a lane or a periodic task."""
 
     name: str
 
     async def run(self) -> None:
-        """Work until stopped. Raises only for a fault in the worker itself."""
+        """Work until stopped. Raise only for an internal error of the worker."""
         ...
 
     def stop(self) -> None:
-        """Begin nothing new; finish what is at hand."""
+        """Begin no new work; finish the current work."""
         ...
 
     def interrupt(self) -> None:
-        """Do not wait for what is at hand."""
+        """Do not wait for the current work any longer."""
         ...
 
 
 class Supervisor:
-    """Runs all hands until told to stop; the death of one stops all, loudly."""
+    """Runs all services until it is stopped. If one service fails, the supervisor stops them all."""
 
     def __init__(self, services: Sequence[Service], health: Health, *, grace_seconds: float) -> None:
         self.health = health
         self._services = services
         self._grace = grace_seconds
         self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._skip_grace = asyncio.Event()
 
     def stop(self) -> None:
-        """Drain; called again, do not wait for the grace period to end."""
+        """Drain. A second call ends the grace period."""
         if self._stop.is_set():
-            self._hurry.set()
+            self._skip_grace.set()
         self._stop.set()
 
     async def run(self) -> None:
-        """Work until stopped and drained. Raises the error of the one that died of a fault in the worker."""
+        """Work until stopped and drained. Raise the error of a service that failed."""
         tasks = [asyncio.create_task(service.run(), name=service.name) for service in self._services]
         stopped = asyncio.create_task(self._stop.wait(), name="stop signal")
         await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not self._stop.is_set():
-            log(
-                _log,
-                logging.CRITICAL,
-                "supervisor.service_failed",
-                "A lane or chore died of a fault; the worker stops.",
-            )
+            sentence = "A lane or a periodic task failed with an internal error; the worker stops."
+            log(_log, logging.CRITICAL, "supervisor.service_failed", sentence)
         await self._drain(tasks)
         await asyncio.gather(*tasks)
 
@@ -70,30 +66,23 @@ class Supervisor:
         self.health.draining = True
         for service in self._services:
             service.stop()
-        log(
-            _log,
-            logging.INFO,
-            "supervisor.draining",
-            f"Stopping: requests at hand have {self._grace:g} s to finish.",
-        )
-        hurry = asyncio.create_task(self._hurry.wait(), name="hurry signal")
-        finished = asyncio.create_task(_all_done(tasks), name="lanes")
-        await asyncio.wait([hurry, finished], timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
+        sentence = f"The worker stops: the current requests have {self._grace:g} s to finish."
+        log(_log, logging.INFO, "supervisor.draining", sentence)
+        skipped = asyncio.create_task(self._skip_grace.wait(), name="skip grace period")
+        finished = asyncio.create_task(_wait_for_all(tasks), name="services")
+        await asyncio.wait([skipped, finished], timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
+        skipped.cancel()
         if not finished.done():
             unfinished = sum(not task.done() for task in tasks)
-            log(
-                _log,
-                logging.WARNING,
-                "supervisor.interrupting",
-                f"{unfinished} are not done; their flows are left.",
-            )
+            sentence = f"The grace period is over: the worker interrupts {unfinished} lanes and periodic tasks."
+            log(_log, logging.WARNING, "supervisor.interrupting", sentence)
             for service in self._services:
                 service.interrupt()
             await finished
-        log(_log, logging.INFO, "supervisor.stopped", "Stopped; every request at hand was finished or given back.")
+        sentence = "The worker stopped: it finished or abandoned every request."
+        log(_log, logging.INFO, "supervisor.stopped", sentence)
 
 
-async def _all_done(tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for all tasks, however they end."""
+async def _wait_for_all(tasks: list[asyncio.Task[None]]) -> None:
+    """Wait until all tasks are done, whether they succeeded or failed."""
     await asyncio.wait(tasks)

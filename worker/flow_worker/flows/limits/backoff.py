@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from datetime import UTC, datetime, timedelta
 
+from flow_worker.backoff import ExponentialBackoff
+
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
-_MAX_DOUBLINGS = 30
 
 
 class Backoff:
@@ -16,17 +16,14 @@ class Backoff:
     """
 
     def __init__(self, first: float, longest: float, *, jitter: float = 0.0) -> None:
-        self._first = first
-        self._longest = longest
-        self._jitter = jitter
+        self._pauses = ExponentialBackoff(first, longest, jitter_from=1 - jitter, jitter_to=1 + jitter)
         self.until = LONG_AGO
         self.repetitions = 0
         """The number of pauses since the last reset."""
 
     def begin(self, now: datetime) -> None:
         """Begin the next pause. A pause that ends later than the new one is kept."""
-        seconds = min(self._longest, self._first * 2 ** min(self.repetitions, _MAX_DOUBLINGS))
-        seconds *= random.uniform(1 - self._jitter, 1 + self._jitter)  # noqa: S311 - spreads load, protects no secret
+        seconds = self._pauses.seconds(self.repetitions)
         self.repetitions += 1
         self.extend(now + timedelta(seconds=seconds))
 

@@ -1,4 +1,4 @@
-"""A request goes in, its flow runs, its result comes back: real SDK, real AMQP, real HTTP, real azure-identity."""
+"""Requests from the client to the flow and back: real SDK, real AMQP, real HTTP, real azure-identity."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_a_request_runs_its_flow_and_its_result_comes_back(system: System,
     assert accepted - timedelta(seconds=1) <= started <= finished
 
 
-async def test_every_request_ends_as_it_should_and_none_is_left(system: System, background: Background) -> None:
+async def test_each_kind_of_request_ends_with_its_status_and_code(system: System, background: Background) -> None:
     asked = {
         "nobody": await background.submit("create-quote", QUOTE),
         "no role": await background.submit("create-quote", QUOTE, claim=system.claim("Other.Role")),
@@ -81,7 +81,7 @@ async def test_every_request_ends_as_it_should_and_none_is_left(system: System, 
     await until(lambda: system.depth("active") == 0)
 
 
-async def test_what_is_malformed_is_refused_and_what_cannot_be_answered_is_dead_lettered(
+async def test_malformed_requests_are_refused_and_unanswerable_ones_dead_lettered(
     system: System, settings: Settings, client: FlowClient
 ) -> None:
     contract = {"contract": CONTRACT}
@@ -105,7 +105,7 @@ async def test_what_is_malformed_is_refused_and_what_cannot_be_answered_is_dead_
     assert "128" in dead.description
 
 
-async def test_neither_claim_nor_token_is_ever_logged_or_answered(
+async def test_claims_and_tokens_appear_in_no_log_result_or_dead_letter(
     system: System, settings: Settings, background: Background, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -136,7 +136,7 @@ async def test_neither_claim_nor_token_is_ever_logged_or_answered(
         ({"body": "<p>no</p>", "content_type": "text/html", "status": 418}, "<p>no</p>", "text"),
     ],
 )
-async def test_any_content_type_comes_back_as_what_it_is(
+async def test_the_output_encoding_follows_the_content_type_of_the_answer(
     system: System, background: Background, answer: dict[str, object], output: object, encoding: str
 ) -> None:
     await system.put("flows/typed", {"response": answer})
@@ -144,7 +144,7 @@ async def test_any_content_type_comes_back_as_what_it_is(
     assert (result.output, result.output_encoding) == (output, encoding)
 
 
-async def test_a_result_larger_than_the_queue_takes_comes_without_its_output(
+async def test_a_result_that_is_too_large_for_the_queue_is_published_without_its_output(
     system: System, background: Background
 ) -> None:
     await system.put("flows/typed", {"response": {"body": "x" * 400_000}})
@@ -153,7 +153,7 @@ async def test_a_result_larger_than_the_queue_takes_comes_without_its_output(
     assert (result.output, result.http_status) == (None, 200)
 
 
-async def test_an_answer_larger_than_the_worker_reads_comes_without_its_output(
+async def test_an_answer_that_is_too_large_for_the_worker_is_published_without_its_output(
     system: System, background: Background
 ) -> None:
     await system.put("flows/notify-team", {"faults": [{"kind": "oversize", "size_bytes": 1_200_000, "next_calls": 1}]})
@@ -161,7 +161,7 @@ async def test_an_answer_larger_than_the_worker_reads_comes_without_its_output(
     assert outcome(result) == ("succeeded", "output_too_large")
 
 
-async def test_a_request_sent_twice_is_run_once(system: System, client: FlowClient) -> None:
+async def test_a_request_that_is_sent_twice_runs_once(system: System, client: FlowClient) -> None:
     before = len(await system.calls("create-quote"))
     for _ in range(2):
         await client.submit("create-quote", QUOTE, claim=system.claim(), message_id="same", correlation_id="same")
@@ -170,7 +170,7 @@ async def test_a_request_sent_twice_is_run_once(system: System, client: FlowClie
     assert len(await system.calls("create-quote")) == before + 1
 
 
-async def test_a_correlation_id_may_hold_anything(system: System, client: FlowClient) -> None:
+async def test_a_correlation_id_may_contain_any_characters(system: System, client: FlowClient) -> None:
     wild = "ä\r\nX-Injected: 1 €"
     await client.submit("create-quote", QUOTE, claim=system.claim(), correlation_id=wild)
     assert outcome(await client.take(wild, timeout=WAIT) or pytest.fail("no result")) == ("succeeded", None)
@@ -178,7 +178,7 @@ async def test_a_correlation_id_may_hold_anything(system: System, client: FlowCl
     assert call["client_tracking_id"] == "%C3%A4%0D%0AX-Injected:%201%20%E2%82%AC"
 
 
-async def test_a_burst_is_answered_whole(system: System, background: Background) -> None:
+async def test_every_request_of_a_burst_is_answered(system: System, background: Background) -> None:
     claim = system.claim()
 
     async def one(number: int) -> bool:
@@ -188,14 +188,14 @@ async def test_a_burst_is_answered_whole(system: System, background: Background)
     assert all(await asyncio.gather(*(one(number) for number in range(100))))
 
 
-async def test_every_request_queue_is_served(settings: Settings, client: FlowClient) -> None:
+async def test_the_worker_receives_from_every_request_queue(settings: Settings, client: FlowClient) -> None:
     async with open_service_bus(settings.servicebus) as bus:
         message = Message(body=b'{"flow": "nothing"}', message_id="two", application_properties={"contract": CONTRACT})
         await bus.send("more-requests", message)
     assert outcome(await client.wait("two", WAIT)) == ("refused", "claim_missing")
 
 
-async def test_a_flow_slower_than_the_lock_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flow_that_takes_longer_than_the_lock_duration_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_system(monkeypatch, short_lock(5)) as system:
         await system.put("flows/slow-report", {"delay_seconds": 8})
         async with system.worker(), system.client() as client, client.background() as background:

@@ -1,4 +1,4 @@
-"""What cannot be done at once is done later: retries, long runs, throttled flows; over the real continuation queue."""
+"""Retries, status polls and throttling, over the real continuation queue."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def outcome(result: FlowResult) -> tuple[str, str | None]:
 
 
 async def ask(system: System, background: Background, flow: str, **behaviour: object) -> FlowResult:
-    """One request to a flow that behaves like this."""
+    """Send one request to a flow with this behaviour, and return the result."""
     await system.put(f"flows/{flow}", behaviour)
     return await background.request(flow, INPUT, WAIT, claim=system.claim())
 
@@ -38,7 +38,7 @@ async def effects(system: System, flow: str) -> int:
     return sum(bool(call["effect"]) for call in await system.calls(flow))
 
 
-async def test_a_throttled_flow_is_called_again_when_it_said_so(system: System, background: Background) -> None:
+async def test_a_throttled_flow_is_called_again_after_retry_after(system: System, background: Background) -> None:
     faults: list[JsonObject] = [{"kind": "throttle", "retry_after": "1", "next_calls": 2}]
     result = await ask(system, background, "patient", faults=faults)
     assert (outcome(result), result.attempts) == (("succeeded", None), 3)
@@ -49,7 +49,7 @@ async def test_a_throttled_flow_is_called_again_when_it_said_so(system: System, 
 
 
 @pytest.mark.parametrize("signed", [True, False])
-async def test_a_long_run_is_polled_until_it_is_done(system: System, background: Background, signed: bool) -> None:
+async def test_a_long_run_is_polled_until_it_ends(system: System, background: Background, signed: bool) -> None:
     asynchronous = {"done_after_polls": 3, "signed_status_url": signed, "retry_after": None}
     result = await ask(system, background, "long", asynchronous=asynchronous, response={"echo": True})
     assert (outcome(result), result.output, result.attempts) == (("succeeded", None), INPUT, 1)
@@ -60,19 +60,23 @@ async def test_a_long_run_is_polled_until_it_is_done(system: System, background:
     assert result.run.run_id == call["run_id"]
 
 
-async def test_a_lost_answer_of_an_idempotent_flow_is_asked_for_again(system: System, background: Background) -> None:
+async def test_a_call_of_an_idempotent_flow_is_retried_after_a_lost_answer(
+    system: System, background: Background
+) -> None:
     faults: list[JsonObject] = [{"kind": "reset_after_reading", "next_calls": 1}]
     result = await ask(system, background, "lost", faults=faults)
     assert (outcome(result), result.attempts) == (("succeeded", None), 2)
 
 
-async def test_a_lost_answer_of_another_flow_is_unknown(system: System, background: Background) -> None:
+async def test_a_lost_answer_of_a_flow_that_is_not_idempotent_is_unknown(
+    system: System, background: Background
+) -> None:
     faults: list[JsonObject] = [{"kind": "reset_after_reading", "next_calls": 1}]
     result = await ask(system, background, "dear", faults=faults)
     assert (outcome(result), result.attempts) == (("unknown", "flow_no_answer"), 1)
 
 
-async def test_a_flow_that_never_answers_has_failed_and_its_request_is_kept(
+async def test_a_request_whose_flow_never_answers_fails_and_is_dead_lettered(
     system: System, background: Background
 ) -> None:
     dead = system.depth("dead_lettered", "flow-continuations")
@@ -81,7 +85,7 @@ async def test_a_flow_that_never_answers_has_failed_and_its_request_is_kept(
     await until(lambda: system.depth("dead_lettered", "flow-continuations") == dead + 1)
 
 
-async def test_nothing_is_left_waiting(system: System, background: Background) -> None:
+async def test_the_queues_are_empty_after_all_requests_ended(system: System, background: Background) -> None:
     await asyncio.gather(*(background.request("patient", INPUT, WAIT, claim=system.claim()) for _ in range(5)))
     for queue in ("flow-requests", "flow-continuations"):
         await until(lambda queue=queue: not system.depth("active", queue) and not system.depth("scheduled", queue))

@@ -1,4 +1,4 @@
-"""The broker drops connections, freezes, refuses replies, loses locks, goes away and comes back."""
+"""Faults of the broker: dropped connections, freezes, refused sends and settlements, missing queues."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def outcome(result: FlowResult) -> tuple[str, str | None]:
     return result.status, result.error.code if result.error else None
 
 
-async def test_connections_dropped_while_idle_are_made_anew(system: System) -> None:
+async def test_the_worker_reconnects_after_idle_connections_drop(system: System) -> None:
     async with system.worker() as supervisor, system.client() as client:
         system.emulator.amqp.drop_connections()
         await until(lambda: not supervisor.health.report()["ready"])
@@ -29,7 +29,7 @@ async def test_connections_dropped_while_idle_are_made_anew(system: System) -> N
         assert outcome(await client.wait(sent, WAIT)) == ("succeeded", None)
 
 
-async def test_connections_dropped_during_a_call_lose_neither_its_answer_nor_call_it_again(system: System) -> None:
+async def test_connections_that_drop_during_a_call_cost_neither_its_answer_nor_a_second_call(system: System) -> None:
     async with system.worker(), system.client() as client:
         sent = await client.submit("slow-report", {}, claim=system.claim())
         await until_called(system, "slow-report")
@@ -39,7 +39,7 @@ async def test_connections_dropped_during_a_call_lose_neither_its_answer_nor_cal
     assert len(await system.calls("slow-report")) == 1
 
 
-async def test_links_detached_by_the_service_are_made_anew(system: System) -> None:
+async def test_the_worker_reopens_links_that_the_service_detached(system: System) -> None:
     async with system.worker(), system.client() as client:
         for _ in range(3):
             system.emulator.amqp.force_detach("flow-requests")
@@ -48,7 +48,7 @@ async def test_links_detached_by_the_service_are_made_anew(system: System) -> No
             assert outcome(await client.wait(sent, WAIT)) == ("succeeded", None)
 
 
-async def test_a_frozen_broker_is_noticed_and_left_for_a_new_connection(system: System) -> None:
+async def test_a_frozen_broker_makes_the_worker_unready_until_it_reconnects(system: System) -> None:
     async with system.worker() as supervisor, system.client() as client:
         system.emulator.amqp.freeze()
         await until(lambda: not supervisor.health.report()["ready"])
@@ -58,7 +58,7 @@ async def test_a_frozen_broker_is_noticed_and_left_for_a_new_connection(system: 
         assert outcome(await client.wait(sent, WAIT)) == ("succeeded", None)
 
 
-async def test_a_reply_queue_that_refuses_keeps_the_result_until_it_takes_it(system: System) -> None:
+async def test_a_request_is_not_completed_until_the_reply_queue_accepts_its_result(system: System) -> None:
     faults = system.emulator.broker.faults
     faults.refuse(FaultPoint.SEND, "com.microsoft:server-busy", queue="flow-replies")
     async with system.worker(), system.client() as client:
@@ -71,7 +71,9 @@ async def test_a_reply_queue_that_refuses_keeps_the_result_until_it_takes_it(sys
     assert len(await system.calls("create-quote")) == 1
 
 
-async def test_a_refused_settlement_is_not_taken_for_done(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_whose_settlement_was_refused_is_delivered_again_and_completed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with running_system(monkeypatch, short_lock(5)) as system:
         system.flows["create-quote"] = {"idempotent": True}
         async with system.worker(), system.client() as client, client.background() as background:
@@ -83,7 +85,7 @@ async def test_a_refused_settlement_is_not_taken_for_done(monkeypatch: pytest.Mo
         assert system.emulator.broker.faults.refusals == []
 
 
-async def test_a_worker_told_to_stop_finishes_the_request_at_hand(system: System) -> None:
+async def test_a_stopping_worker_finishes_its_current_request(system: System) -> None:
     async with system.client() as client:
         async with system.worker():
             sent = await client.submit("slow-report", {}, claim=system.claim())
@@ -92,7 +94,7 @@ async def test_a_worker_told_to_stop_finishes_the_request_at_hand(system: System
         assert outcome(await client.wait(sent, WAIT)) == ("succeeded", None)
 
 
-async def test_a_worker_out_of_grace_tells_that_the_outcome_is_unknown(system: System) -> None:
+async def test_after_the_grace_period_an_interrupted_request_ends_unknown(system: System) -> None:
     await system.put("flows/slow-report", {"delay_seconds": 20})
     settings = system.settings(shutdown_grace_seconds=0.2)
     async with system.client() as client:
@@ -105,7 +107,7 @@ async def test_a_worker_out_of_grace_tells_that_the_outcome_is_unknown(system: S
         assert system.depth("active") == 0
 
 
-async def test_a_worker_out_of_grace_gives_an_idempotent_flows_request_back(system: System) -> None:
+async def test_after_the_grace_period_a_request_of_an_idempotent_flow_is_abandoned(system: System) -> None:
     system.flows["slow-report"] = {"idempotent": True}
     await system.put("flows/slow-report", {"delay_seconds": 20})
     async with system.client() as client:
@@ -118,7 +120,9 @@ async def test_a_worker_out_of_grace_gives_an_idempotent_flows_request_back(syst
             assert outcome(await client.wait(sent, WAIT)) == ("succeeded", None)
 
 
-async def test_a_missing_queue_is_named_and_waited_for(system: System, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_worker_names_a_missing_queue_and_waits_for_it(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
     queues = [{"name": "flow-requests", "lanes": 1}, {"name": "not-there", "lanes": 1}]
     settings = system.settings(request_queues=queues)
     with pytest.raises(TimeoutError):

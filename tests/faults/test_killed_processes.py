@@ -1,4 +1,4 @@
-"""Processes are killed and told to stop; nothing is lost by it."""
+"""Killed and stopped processes lose no request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def free_port() -> int:
         return port
 
 
-def test_a_worker_comes_back_by_itself_when_its_broker_was_killed(tmp_path: Path, cleanup: ExitStack) -> None:
+def test_a_worker_reconnects_after_its_broker_was_killed_and_restarted(tmp_path: Path, cleanup: ExitStack) -> None:
     amqp_port, http_port, health_port = free_port(), free_port(), free_port()
     first, emulator = start_emulator(tmp_path, amqp_port, http_port)
     cleanup.callback(first.kill)
@@ -87,7 +87,7 @@ async def test_sigterm_during_a_burst_loses_no_request(tmp_path: Path, cleanup: 
 
 
 async def depth(web_url: str) -> int:
-    """Requests that wait."""
+    """Return the number of active requests."""
     async with httpx.AsyncClient() as http:
         counts = (await http.get(f"{web_url}/emulator/queues")).json()
     waiting: int = counts["flow-requests"]["active"]

@@ -1,4 +1,4 @@
-"""One flow's trouble is its own: whatever a flow does, the others are called as if it were not there."""
+"""Isolation of flows: a failing flow does not delay the calls of the others."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 NOISE = 12
 LANES = 4
 NEVER = 300.0
-"""Seconds: longer than any test here may last."""
+"""Seconds; longer than any test here."""
 
 
 def settings_for(system: System, **of_flow: object) -> Settings:
-    """A worker with a few lanes, and a neighbour that may be waited for longer than the test lasts."""
+    """Settings with a few lanes, and a flow whose timeout is longer than the test."""
     system.flows["notify-team"] = {"timeout_seconds": NEVER, **of_flow}
     return system.settings(
         request_queues=[{"name": "flow-requests", "lanes": LANES}],
@@ -40,7 +40,7 @@ def settings_for(system: System, **of_flow: object) -> Settings:
     ],
     ids=["hangs", "is throttled", "is broken", "never says how its runs end"],
 )
-async def test_a_flow_in_trouble_leaves_lanes_to_the_others(
+async def test_a_failing_flow_leaves_lanes_to_the_other_flows(
     system: System, behaviour: JsonObject, idempotent: bool
 ) -> None:
     await system.put("flows/notify-team", behaviour)

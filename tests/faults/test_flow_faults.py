@@ -1,4 +1,4 @@
-"""The flow hangs, dies half-way, is not there; the identity endpoint or the issuer is away."""
+"""Faults of flows, of the identity endpoint and of the issuer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def outcome(result: FlowResult) -> tuple[str, str | None]:
     return result.status, result.error.code if result.error else None
 
 
-async def test_a_call_without_an_answer_is_made_again_only_for_a_flow_that_bears_it(system: System) -> None:
+async def test_a_call_without_an_answer_is_retried_only_for_an_idempotent_flow(system: System) -> None:
     system.flows["create-quote"] = {"timeout_seconds": 1}
     system.flows["again"] = {
         "idempotent": True,
@@ -40,9 +40,7 @@ async def test_a_call_without_an_answer_is_made_again_only_for_a_flow_that_bears
             assert len(await system.calls("create-quote")) == before + 3
 
 
-async def test_a_flow_that_cannot_be_reached_has_failed_and_may_be_asked_again(
-    system: System, unused_tcp_port: int
-) -> None:
+async def test_a_request_for_an_unreachable_flow_fails_and_is_retryable(system: System, unused_tcp_port: int) -> None:
     system.flows["create-quote"] = {"url": f"http://127.0.0.1:{unused_tcp_port}/x"}
     host = f"127.0.0.1:{unused_tcp_port}"
     settings = system.settings(
@@ -56,7 +54,7 @@ async def test_a_flow_that_cannot_be_reached_has_failed_and_may_be_asked_again(
     assert str(unused_tcp_port) not in result.error.message  # the flow's URL is a secret
 
 
-async def test_a_bad_gateways_page_leaves_it_unknown_whether_the_flow_ran(system: System) -> None:
+async def test_an_html_page_of_a_gateway_ends_the_request_unknown(system: System) -> None:
     await system.put("flows/create-quote", {"faults": [{"kind": "html", "status": 502}]})
     async with system.worker(), system.client() as client, client.background() as background:
         result = await background.request("create-quote", QUOTE, WAIT, claim=system.claim())
@@ -64,7 +62,7 @@ async def test_a_bad_gateways_page_leaves_it_unknown_whether_the_flow_ran(system
     assert (result.http_status, result.output_encoding) == (502, "text")
 
 
-async def test_a_redirect_is_not_followed_with_the_token(system: System) -> None:
+async def test_the_worker_does_not_follow_a_redirect_with_the_token(system: System) -> None:
     target = system.emulator.web.flow_url("notify-team")
     fault = {"kind": "respond", "status": 307, "headers": {"Location": target}, "next_calls": 1}
     await system.put("flows/create-quote", {"faults": [fault]})
@@ -87,7 +85,7 @@ async def test_a_cookie_of_one_call_is_not_sent_with_the_next(system: System) ->
 @pytest.mark.parametrize(
     ("place", "kind"), [("identity", "respond"), ("identity", "html"), ("issuer", "respond"), ("issuer", "html")]
 )
-async def test_without_proof_or_token_a_request_waits_and_is_neither_run_nor_denied(
+async def test_without_keys_or_token_a_request_waits_and_is_neither_run_nor_denied(
     system: System, place: str, kind: str
 ) -> None:
     await system.put(place, {"faults": [{"kind": kind, "status": 403}]})
@@ -102,7 +100,7 @@ async def test_without_proof_or_token_a_request_waits_and_is_neither_run_nor_den
     assert len(await system.calls("create-quote")) == 1
 
 
-async def test_a_request_that_waited_too_long_is_answered_and_kept_for_a_person(system: System) -> None:
+async def test_a_request_that_waited_too_long_fails_and_is_dead_lettered(system: System) -> None:
     await system.put("identity", {"faults": [{"kind": "respond", "status": 403}]})
     settings = system.settings(retry={"max_age_seconds": 1, "base_seconds": 0.2})
     async with system.worker(settings), system.client() as client, client.background() as background:

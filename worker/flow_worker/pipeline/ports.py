@@ -1,0 +1,31 @@
+"""The pipeline's port to the flows, so that a wrapper can stand in between."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from flow_worker.flows.invoker import Answer
+from flow_worker.flows.registry import Flow
+
+
+class Caller(Protocol):
+    """Calls flows and polls their runs."""
+
+    async def token(self, *, fresh: bool = False) -> str:
+        """Return the bearer token for the next call. Raises `TemporarilyUnavailable`.
+
+        `fresh`: bypass the caches, because the flow rejected the cached token.
+        """
+        ...
+
+    async def invoke(
+        self, flow: Flow, input_: JsonValue, *, token: str, correlation_id: str, traceparent: str | None
+    ) -> Answer:
+        """Call the flow and return its response. Raises `CallFailed`."""
+        ...
+
+    async def poll(self, flow: Flow, status_url: str, *, token: str) -> Answer:
+        """Request the status of a run and return the response. Raises `CallFailed`."""
+        ...
