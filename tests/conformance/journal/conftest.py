@@ -1,4 +1,4 @@
-"""A place to keep a journal in, for each backend: whatever the store, the journal keeps its promises."""
+"""A store for the journal of each backend: the conformance tests run against all of them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _numbers = itertools.count()
 
 @dataclass
 class Place:
-    """Where journals are opened that share what they remember, by a clock that is set by hand."""
+    """Opens journals that share one store, with a clock that the test sets."""
 
     settings: JournalSettings
     now: datetime = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
     def journal(self) -> AbstractAsyncContextManager[Journal]:
-        """As one worker process opens it."""
+        """Open the journal as one worker process does."""
         return open_journal(self.settings, now=lambda: self.now)
 
 
@@ -57,5 +57,5 @@ def table_place(tables: Azurite) -> Place:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def journal(place: Place) -> AsyncIterator[Journal]:
-    async with place.journal() as one:
-        yield one
+    async with place.journal() as opened:
+        yield opened

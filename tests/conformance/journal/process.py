@@ -1,7 +1,7 @@
-"""One worker process's journal: `python -m tests.conformance.journal.process FILE COUNT`.
+"""Open the journal in a process: `python -m tests.conformance.journal.process FILE COUNT`.
 
-Says `ready`, waits for a line, then begins and concludes the requests `0` to COUNT-1, says which ones it got, and waits
-for what becomes of it.
+The process prints `ready` and waits for a line. It then acquires and concludes the requests `0` to COUNT-1, prints the
+ones that it acquired, and waits for its end.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from pathlib import Path
 
 from flow_worker.journal import Acquired, open_journal
 from flow_worker.settings import JournalSettings
-from tests.conformance.journal.samples import LEASE, result, subject
+from tests.conformance.journal.samples import LEASE, job, result
 
 
 async def main(path: Path, count: int) -> None:
     async with open_journal(JournalSettings(path=path)) as journal:
-        _say("ready")
+        _print("ready")
         sys.stdin.readline()
-        won = []
+        acquired = []
         for number in range(count):
-            begun = await journal.acquire(subject(str(number)), duration=LEASE, calls=0)
-            if isinstance(begun, Acquired):
-                won.append(number)
-                await journal.conclude(begun.lease, result(number))
-        _say(*won)
+            answer = await journal.acquire(job(str(number)), duration=LEASE, calls=0)
+            if isinstance(answer, Acquired):
+                acquired.append(number)
+                await journal.conclude(answer.lease, result(number))
+        _print(*acquired)
         sys.stdin.readline()
 
 
-def _say(*words: object) -> None:
+def _print(*words: object) -> None:
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Requests and results to keep a journal about."""
+"""Sample jobs, steps and results for the journal's tests."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ STEP = NextStep(
 )
 
 
-def subject(
-    message_id: str = "m-1", *, asks: str = "ada: quote", origin: str = "requests:1", number: int = 0
+def job(
+    message_id: str = "m-1", *, fingerprint: str = "ada: quote", origin: str = "requests:1", number: int = 0
 ) -> JobKey:
-    return JobKey(message_id=message_id, fingerprint=asks, origin=origin, number=number)
+    return JobKey(message_id=message_id, fingerprint=fingerprint, origin=origin, number=number)
 
 
 def result(output: JsonValue = None, status: Status = Status.SUCCEEDED) -> FlowResult:
@@ -38,8 +38,8 @@ def result(output: JsonValue = None, status: Status = Status.SUCCEEDED) -> FlowR
     )
 
 
-async def claimed(journal: Journal, of: JobKey | None = None) -> Lease:
-    """The claim on a request that nobody else is at."""
-    begun = await journal.acquire(of or subject(), duration=LEASE, calls=0)
-    assert isinstance(begun, Acquired), begun
-    return begun.lease
+async def leased(journal: Journal, key: JobKey | None = None) -> Lease:
+    """Acquire the lease on a request that no other attempt holds."""
+    answer = await journal.acquire(key or job(), duration=LEASE, calls=0)
+    assert isinstance(answer, Acquired), answer
+    return answer.lease

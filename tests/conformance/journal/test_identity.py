@@ -1,4 +1,4 @@
-"""The journal's table by managed identity: a token for storage, from the endpoint that App Service and others offer."""
+"""The journal's table with a managed identity, whose token comes from an endpoint like that of App Service."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CLIENT = "11111111-2222-3333-4444-555555555555"
 
 
 async def test_a_managed_identity_opens_the_table(tmp_path: Path) -> None:
-    certificate, key = certified(tmp_path)
+    certificate, key = self_signed_certificate(tmp_path)
     port = free_port()
     options = ("--oauth", "basic", "--cert", str(certificate), "--key", str(key))
-    async with azurite(tmp_path, port, *options), identity_endpoint() as (endpoint, asked):
-        # A process of its own: which certificates are trusted is settled when aiohttp is imported.
+    async with azurite(tmp_path, port, *options), identity_endpoint() as (endpoint, queries):
+        # In a separate process: aiohttp reads the trusted certificates when it is imported.
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.conformance.journal.by_identity"),
             *(f"https://127.0.0.1:{port}/devstoreaccount1", CLIENT),
@@ -45,26 +45,31 @@ async def test_a_managed_identity_opens_the_table(tmp_path: Path) -> None:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said, _ = await process.communicate()
-    assert said.split()[-1:] == [b"Concluded"], said.decode()
-    assert {(query["resource"], query["client_id"]) for query in asked} == {("https://storage.azure.com", CLIENT)}
+        output, _ = await process.communicate()
+    assert output.split()[-1:] == [b"Concluded"], output.decode()
+    assert {(query["resource"], query["client_id"]) for query in queries} == {("https://storage.azure.com", CLIENT)}
 
 
 @asynccontextmanager
 async def identity_endpoint() -> AsyncIterator[tuple[str, list[dict[str, str]]]]:
-    """Where a managed identity's tokens come from on App Service; and what was asked of it."""
-    asked: list[dict[str, str]] = []
+    """Serve tokens of a managed identity as App Service does; yield its URL and the queries that it received."""
+    queries: list[dict[str, str]] = []
 
     async def answer(request: web.Request) -> web.Response:
         if request.headers["X-IDENTITY-HEADER"] != SECRET:
             return web.Response(status=401)
-        asked.append(dict(request.query))
+        queries.append(dict(request.query))
         now = int(time.time())
         times = {"iat": now, "nbf": now, "exp": now + 3600}
-        leases = {"aud": request.query["resource"], "iss": "https://sts.windows.net/t/", **times}
-        token = jwt.encode(leases, "Azurite reads the claims and not the signature", algorithm="HS256")
+        token_claims = {"aud": request.query["resource"], "iss": "https://sts.windows.net/t/", **times}
+        token = jwt.encode(token_claims, "Azurite reads the claims and not the signature", algorithm="HS256")
         return web.json_response(
-            {"access_token": token, "expires_on": str(now + 3600), "resource": leases["aud"], "token_type": "Bearer"}
+            {
+                "access_token": token,
+                "expires_on": str(now + 3600),
+                "resource": token_claims["aud"],
+                "token_type": "Bearer",
+            }
         )
 
     application = web.Application()
@@ -74,13 +79,13 @@ async def identity_endpoint() -> AsyncIterator[tuple[str, list[dict[str, str]]]]
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
-        yield f"http://127.0.0.1:{port}/token", asked
+        yield f"http://127.0.0.1:{port}/token", queries
     finally:
         await runner.cleanup()
 
 
-def certified(folder: Path) -> tuple[Path, Path]:
-    """A certificate for the loopback, and its key."""
+def self_signed_certificate(folder: Path) -> tuple[Path, Path]:
+    """Write a certificate for the loopback address and its key; return both paths."""
     key = generate_private_key(SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)

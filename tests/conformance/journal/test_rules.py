@@ -1,4 +1,4 @@
-"""What a journal promises, whatever it is kept in: one claim, one result, found again by the same request only."""
+"""The journal's guarantees over every store: one lease, one result, recalled by the same request only."""
 
 from __future__ import annotations
 
@@ -14,134 +14,134 @@ from pydantic import JsonValue
 from flow_contracts.result import Status
 from flow_worker.journal import Acquired, Busy, Concluded, Conflict, Journal, Pending, Waiting
 from tests.conformance.journal.conftest import Place
-from tests.conformance.journal.samples import LEASE, STEP, claimed, result, subject
+from tests.conformance.journal.samples import LEASE, STEP, job, leased, result
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-# --- one claim ---------------------------------------------------------------------------------------------------
+# --- one lease ---------------------------------------------------------------------------------------------------
 
 
-async def test_of_many_that_begin_at_once_one_gets_the_claim(place: Place) -> None:
+async def test_one_of_many_simultaneous_attempts_acquires_the_lease(place: Place) -> None:
     async with place.journal() as one, place.journal() as other:
-        attempts = ((one, other)[n % 2].acquire(subject(), duration=LEASE, calls=0) for n in range(20))
-        begun = await asyncio.gather(*attempts)
-    assert Counter(type(each) for each in begun) == {Acquired: 1, Busy: 19}
-    assert {each.until for each in begun if isinstance(each, Busy)} == {place.now + LEASE}
+        attempts = ((one, other)[n % 2].acquire(job(), duration=LEASE, calls=0) for n in range(20))
+        answers = await asyncio.gather(*attempts)
+    assert Counter(type(answer) for answer in answers) == {Acquired: 1, Busy: 19}
+    assert {answer.until for answer in answers if isinstance(answer, Busy)} == {place.now + LEASE}
 
 
-async def test_of_many_that_take_over_at_once_one_gets_the_claim(place: Place) -> None:
+async def test_one_of_many_simultaneous_attempts_takes_over_an_expired_lease(place: Place) -> None:
     async with place.journal() as one, place.journal() as other:
-        await claimed(one)
+        await leased(one)
         place.now += LEASE
-        attempts = ((one, other)[n % 2].acquire(subject(), duration=LEASE, calls=0) for n in range(20))
-        begun = await asyncio.gather(*attempts)
-    assert Counter(type(each) for each in begun) == {Acquired: 1, Busy: 19}
-    assert [each.interrupted for each in begun if isinstance(each, Acquired)] == [True]
+        attempts = ((one, other)[n % 2].acquire(job(), duration=LEASE, calls=0) for n in range(20))
+        answers = await asyncio.gather(*attempts)
+    assert Counter(type(answer) for answer in answers) == {Acquired: 1, Busy: 19}
+    assert [answer.interrupted for answer in answers if isinstance(answer, Acquired)] == [True]
 
 
-async def test_a_claim_that_was_given_back_may_be_had_again(journal: Journal) -> None:
-    await journal.release(await claimed(journal))
-    begun = await journal.acquire(subject(), duration=LEASE, calls=0)
-    assert isinstance(begun, Acquired)
-    assert not begun.interrupted
+async def test_a_released_lease_can_be_acquired_again(journal: Journal) -> None:
+    await journal.release(await leased(journal))
+    answer = await journal.acquire(job(), duration=LEASE, calls=0)
+    assert isinstance(answer, Acquired)
+    assert not answer.interrupted
 
 
-async def test_who_lost_the_claim_cannot_give_it_back(place: Place, journal: Journal) -> None:
-    lost = await claimed(journal)
+async def test_a_lost_lease_can_neither_be_released_nor_scheduled(place: Place, journal: Journal) -> None:
+    lost = await leased(journal)
     place.now += LEASE
-    await claimed(journal)
+    await leased(journal)
     await journal.release(lost)
     await journal.schedule(lost, STEP)
-    assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Busy)
+    assert isinstance(await journal.acquire(job(), duration=LEASE, calls=0), Busy)
 
 
 # --- one result --------------------------------------------------------------------------------------------------
 
 
-async def test_a_result_is_told_to_the_same_request_and_not_marked_told_before_it_is(place: Place) -> None:
+async def test_a_result_is_recalled_and_marked_published_only_after_it_was(place: Place) -> None:
     async with place.journal() as journal:
-        assert await journal.conclude(await claimed(journal), result({"quote": 7})) == result({"quote": 7})
-        again = await journal.acquire(subject(), duration=LEASE, calls=0)
+        assert await journal.conclude(await leased(journal), result({"quote": 7})) == result({"quote": 7})
+        again = await journal.acquire(job(), duration=LEASE, calls=0)
         assert again == Concluded(result({"quote": 7}), published=False)
         await journal.mark_published("m-1", "requests:1")
-    async with place.journal() as another:  # a process that has it from the store alone
-        again = await another.acquire(subject(), duration=LEASE, calls=0)
+    async with place.journal() as another:  # a process without the result in its cache
+        again = await another.acquire(job(), duration=LEASE, calls=0)
         assert again == Concluded(result({"quote": 7}), published=True)
         await another.mark_published("m-1", "requests:2")
-        copy = subject(origin="requests:2")
+        copy = job(origin="requests:2")
         assert await another.acquire(copy, duration=LEASE, calls=0) == Concluded(result({"quote": 7}), published=True)
 
 
-async def test_the_first_result_stands_after_a_take_over(place: Place, journal: Journal) -> None:
-    slow = await claimed(journal)
+async def test_the_first_result_stands_after_a_takeover(place: Place, journal: Journal) -> None:
+    slow = await leased(journal)
     place.now += LEASE
-    quick = await claimed(journal)
+    quick = await leased(journal)
     unknown = result(status=Status.UNKNOWN)
     assert await journal.conclude(quick, unknown) == unknown
     assert await journal.conclude(slow, result({"quote": 7})) == unknown
 
 
-async def test_an_answer_that_came_after_the_claim_was_lost_is_kept(place: Place, journal: Journal) -> None:
-    slow = await claimed(journal)
+async def test_an_answer_that_comes_after_the_lease_was_lost_is_kept(place: Place, journal: Journal) -> None:
+    slow = await leased(journal)
     place.now += LEASE
-    quick = await claimed(journal)
+    quick = await leased(journal)
     await journal.conclude(slow, result({"quote": 7}))
     assert await journal.conclude(quick, result(status=Status.UNKNOWN)) == result({"quote": 7})
 
 
-async def test_of_many_results_at_once_one_stands(place: Place, journal: Journal) -> None:
+async def test_one_of_many_simultaneous_results_stands(place: Place, journal: Journal) -> None:
     leases = []
     for _ in range(5):
-        leases.append(await claimed(journal))
+        leases.append(await leased(journal))
         place.now += LEASE
     stood = await asyncio.gather(*(journal.conclude(lease, result(n)) for n, lease in enumerate(leases)))
-    assert len({one.model_dump_json() for one in stood}) == 1
+    assert len({standing.model_dump_json() for standing in stood}) == 1
 
 
-async def test_a_result_as_large_as_flows_give_is_kept_whole(journal: Journal) -> None:
+async def test_a_large_compressible_result_is_kept_whole(journal: Journal) -> None:
     output: JsonValue = {
         "lines": ["Contoso Ltd., 12 x Surface Hub, delivered" for _ in range(100_000)]
     }  # 4.4 MB, compressible
-    await journal.conclude(await claimed(journal), result(output))
-    assert await journal.acquire(subject(), duration=LEASE, calls=0) == Concluded(result(output), published=False)
+    await journal.conclude(await leased(journal), result(output))
+    assert await journal.acquire(job(), duration=LEASE, calls=0) == Concluded(result(output), published=False)
 
 
 @pytest.mark.parametrize("kilobytes", [16, 200, 600])
-async def test_a_result_that_cannot_be_compressed_is_kept_whole(journal: Journal, kilobytes: int) -> None:
-    # Hex digits are compressed to half: so many random bytes are so many bytes in the store.
+async def test_an_incompressible_result_is_kept_whole(journal: Journal, kilobytes: int) -> None:
+    # Hex digits compress to half their size, which is the number of random bytes.
     output = random.Random(kilobytes).randbytes(kilobytes * 1000).hex()  # noqa: S311 - the same each time
-    await journal.conclude(await claimed(journal), result(output))
-    begun = await journal.acquire(subject(), duration=LEASE, calls=0)
-    assert isinstance(begun, Concluded)
-    assert begun.result == result(output)
+    await journal.conclude(await leased(journal), result(output))
+    answer = await journal.acquire(job(), duration=LEASE, calls=0)
+    assert isinstance(answer, Concluded)
+    assert answer.result == result(output)
 
 
 # --- the same request, and no other ------------------------------------------------------------------------------
 
 
 async def test_another_request_under_the_same_id_is_a_conflict(journal: Journal) -> None:
-    other = subject(asks="bob: quote")
-    lease = await claimed(journal)
+    other = job(fingerprint="bob: quote")
+    lease = await leased(journal)
     assert await journal.acquire(other, duration=LEASE, calls=0) == Conflict()
     await journal.conclude(lease, result())
     assert await journal.acquire(other, duration=LEASE, calls=0) == Conflict()
     assert await journal.recall(other) is None
 
 
-async def test_what_is_recalled(journal: Journal) -> None:
-    assert await journal.recall(subject()) is None
-    lease = await claimed(journal)
-    assert await journal.recall(subject()) == Pending(calls=0)
+async def test_a_request_is_recalled_as_pending_and_then_as_concluded(journal: Journal) -> None:
+    assert await journal.recall(job()) is None
+    lease = await leased(journal)
+    assert await journal.recall(job()) == Pending(calls=0)
     await journal.schedule(lease, STEP)
-    assert await journal.recall(subject()) == Pending(calls=1)
+    assert await journal.recall(job()) == Pending(calls=1)
     await journal.conclude(lease, result())
-    assert await journal.recall(subject(origin="requests:2")) == Concluded(result(), published=False)
+    assert await journal.recall(job(origin="requests:2")) == Concluded(result(), published=False)
 
 
 @pytest.mark.parametrize("message_id", ["", "m/1?#\\ %", "ä€😀", "x" * 4000, "a'b\n\t"])
 async def test_a_message_id_may_hold_anything(journal: Journal, message_id: str) -> None:
-    await claimed(journal, subject(message_id))
+    await leased(journal, job(message_id))
     found = await journal.find(message_id)
     assert found is not None
     assert found.message_id == message_id
@@ -150,62 +150,62 @@ async def test_a_message_id_may_hold_anything(journal: Journal, message_id: str)
 # --- waiting -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_request_that_waits_is_carried_on_by_its_continuation(journal: Journal) -> None:
-    await journal.schedule(await claimed(journal), STEP)
-    assert await journal.acquire(subject(), duration=LEASE, calls=0) == Waiting(STEP, "requests:1")
-    begun = await journal.acquire(subject(number=1), duration=LEASE, calls=1)
-    assert isinstance(begun, Acquired)
-    assert (begun.step, begun.calls, begun.interrupted) == (STEP, 1, False)
+async def test_a_waiting_request_is_left_to_its_continuation(journal: Journal) -> None:
+    await journal.schedule(await leased(journal), STEP)
+    assert await journal.acquire(job(), duration=LEASE, calls=0) == Waiting(STEP, "requests:1")
+    answer = await journal.acquire(job(number=1), duration=LEASE, calls=1)
+    assert isinstance(answer, Acquired)
+    assert (answer.step, answer.calls, answer.interrupted) == (STEP, 1, False)
 
 
-async def test_a_request_whose_continuation_does_not_come_is_taken_over(place: Place, journal: Journal) -> None:
-    await journal.schedule(await claimed(journal), STEP)
+async def test_a_request_whose_continuation_is_overdue_is_taken_over(place: Place, journal: Journal) -> None:
+    await journal.schedule(await leased(journal), STEP)
     place.now = STEP.due + timedelta(seconds=place.settings.overdue_seconds)
-    begun = await journal.acquire(subject(origin="requests:2"), duration=LEASE, calls=0)
-    assert isinstance(begun, Acquired)
-    assert (begun.step, begun.interrupted) == (STEP, False)
-    assert isinstance(await journal.acquire(subject(number=1), duration=LEASE, calls=1), Busy)
+    answer = await journal.acquire(job(origin="requests:2"), duration=LEASE, calls=0)
+    assert isinstance(answer, Acquired)
+    assert (answer.step, answer.interrupted) == (STEP, False)
+    assert isinstance(await journal.acquire(job(number=1), duration=LEASE, calls=1), Busy)
 
 
-async def test_a_continuation_goes_on_even_if_the_journal_lost_what_was_before(journal: Journal) -> None:
-    begun = await journal.acquire(subject(number=3), duration=LEASE, calls=2)
-    assert isinstance(begun, Acquired)
-    assert (begun.calls, begun.interrupted) == (2, False)
+async def test_a_continuation_proceeds_even_if_the_journal_lost_the_entry(journal: Journal) -> None:
+    answer = await journal.acquire(job(number=3), duration=LEASE, calls=2)
+    assert isinstance(answer, Acquired)
+    assert (answer.calls, answer.interrupted) == (2, False)
 
 
-# --- time, and the story -----------------------------------------------------------------------------------------
+# --- retention and history ---------------------------------------------------------------------------------------
 
 
-async def test_entries_expire_and_are_purged_and_no_others(place: Place, journal: Journal) -> None:
+async def test_only_expired_entries_are_purged(place: Place, journal: Journal) -> None:
     for number in range(30):
-        await journal.conclude(await claimed(journal, subject(f"old-{number}")), result())
+        await journal.conclude(await leased(journal, job(f"old-{number}")), result())
     place.now += timedelta(days=1)
-    await journal.conclude(await claimed(journal, subject("young")), result())
+    await journal.conclude(await leased(journal, job("young")), result())
     place.now += timedelta(seconds=place.settings.retention_seconds) - timedelta(days=1)
-    assert await journal.recall(subject("old-1")) is None
-    assert isinstance(await journal.acquire(subject("old-1"), duration=LEASE, calls=0), Acquired)
+    assert await journal.recall(job("old-1")) is None
+    assert isinstance(await journal.acquire(job("old-1"), duration=LEASE, calls=0), Acquired)
     assert await journal.purge() == 29
     assert await journal.purge() == 0
-    assert isinstance(await journal.recall(subject("young")), Concluded)
-    assert isinstance(await journal.recall(subject("old-1")), Pending)
+    assert isinstance(await journal.recall(job("young")), Concluded)
+    assert isinstance(await journal.recall(job("old-1")), Pending)
 
 
-async def test_a_purge_takes_what_has_expired_however_much_it_is(
+async def test_a_purge_deletes_expired_entries_in_several_batches(
     place: Place, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flow_worker.journal.stored._PURGE_BATCH", 8)
     for number in range(20):
-        await claimed(journal, subject(f"old-{number}"))
+        await leased(journal, job(f"old-{number}"))
     place.now += timedelta(seconds=place.settings.retention_seconds) + 2 * LEASE
     assert await journal.purge() == 20
 
 
-async def test_the_whole_story_is_found(journal: Journal) -> None:
-    lease = await claimed(journal)
+async def test_the_entry_holds_the_whole_history(journal: Journal) -> None:
+    lease = await leased(journal)
     await journal.schedule(lease, STEP)
-    begun = await journal.acquire(subject(number=1), duration=LEASE, calls=1)
-    assert isinstance(begun, Acquired)
-    await journal.conclude(begun.lease, result({"quote": 7}))
+    answer = await journal.acquire(job(number=1), duration=LEASE, calls=1)
+    assert isinstance(answer, Acquired)
+    await journal.conclude(answer.lease, result({"quote": 7}))
     await journal.mark_published("m-1", "requests:1")
     found = await journal.find("m-1")
     assert found is not None
@@ -216,15 +216,15 @@ async def test_the_whole_story_is_found(journal: Journal) -> None:
         result({"quote": 7}),
         "requests:1",
     )
-    assert found.step is None, "the status URL is a secret that nobody needs any more"
+    assert found.step is None, "the status URL is a secret and no longer needed"
     assert await journal.find("m-2") is None
 
 
-async def test_claims_tell_apart_entries_that_look_alike(place: Place, journal: Journal) -> None:
-    """The entry expired, was purged and made anew: an old claim must not pass for the new one."""
-    old = await claimed(journal)
+async def test_an_old_lease_does_not_match_an_entry_that_was_created_again(place: Place, journal: Journal) -> None:
+    """The entry expired, was purged and was created again: the old lease must not pass for the new one."""
+    old = await leased(journal)
     place.now += timedelta(seconds=place.settings.retention_seconds) + 2 * LEASE
     assert await journal.purge() == 1
-    await claimed(journal)
+    await leased(journal)
     await journal.schedule(old, replace(STEP, due=place.now))
-    assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Busy)
+    assert isinstance(await journal.acquire(job(), duration=LEASE, calls=0), Busy)

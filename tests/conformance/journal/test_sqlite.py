@@ -1,4 +1,4 @@
-"""The journal's file: shared by processes, outliving them, and told of plainly if it cannot be used."""
+"""The journal's SQLite file: shared by processes, durable, and refused with a clear error if it cannot be used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flow_worker.journal.stored import StoredJournal
 from flow_worker.journal.transitions import RetentionRules
 from flow_worker.settings import InvalidSettings, JournalSettings
 from tests.conformance.journal.conftest import Place
-from tests.conformance.journal.samples import LEASE, STEP, claimed, result, subject
+from tests.conformance.journal.samples import LEASE, STEP, job, leased, result
 from tests.support.processes import CHECKOUT
 from tests.support.system import until
 
@@ -37,7 +37,7 @@ def place(tmp_path: Path) -> Place:
 
 @asynccontextmanager
 async def worker_process(place: Place, count: int = COUNT) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process that has the journal open, by the machine's own clock; it goes on when it is told."""
+    """Start a process that opens the journal with the machine's clock and then waits for a line."""
     place.now = datetime.now(UTC)
     pipe = asyncio.subprocess.PIPE
     command = [sys.executable, "-m", "tests.conformance.journal.process", str(place.settings.path), str(count)]
@@ -52,8 +52,8 @@ async def worker_process(place: Place, count: int = COUNT) -> AsyncIterator[asyn
         await process.communicate()
 
 
-async def won_by(process: asyncio.subprocess.Process) -> list[int]:
-    """Let it go on; the requests it got the claim on."""
+async def acquired_by(process: asyncio.subprocess.Process) -> list[int]:
+    """Let the process continue; return the requests whose leases it acquired."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(b"go\n")
@@ -63,111 +63,111 @@ async def won_by(process: asyncio.subprocess.Process) -> list[int]:
 # --- processes ---------------------------------------------------------------------------------------------------
 
 
-async def test_of_two_processes_one_gets_each_claim(place: Place) -> None:
+async def test_each_lease_goes_to_one_of_two_processes(place: Place) -> None:
     async with worker_process(place) as one, worker_process(place) as other:
-        mine, yours = await asyncio.gather(won_by(one), won_by(other))
+        mine, yours = await asyncio.gather(acquired_by(one), acquired_by(other))
     assert sorted(mine + yours) == list(range(COUNT))
 
 
-async def test_what_was_concluded_is_there_after_the_process_was_killed(place: Place) -> None:
+async def test_results_survive_the_kill_of_their_process(place: Place) -> None:
     async with worker_process(place) as process:
-        await won_by(process)
+        await acquired_by(process)
         process.kill()
         await process.wait()
         async with place.journal() as journal:
             for number in range(COUNT):
-                begun = await journal.acquire(subject(str(number)), duration=LEASE, calls=0)
-                assert begun == Concluded(result(number), published=False)
+                answer = await journal.acquire(job(str(number)), duration=LEASE, calls=0)
+                assert answer == Concluded(result(number), published=False)
 
 
-# --- trouble while it works --------------------------------------------------------------------------------------
+# --- failures during operation -----------------------------------------------------------------------------------
 
 
-async def test_a_conclusion_waits_for_a_file_that_others_hold(place: Place) -> None:
+async def test_a_conclusion_waits_for_a_locked_file(place: Place) -> None:
     async with place.journal() as journal:
-        lease = await claimed(journal)
+        lease = await leased(journal)
         with closing(sqlite3.connect(place.settings.path)) as other:
             other.execute("BEGIN IMMEDIATE")
             concluding = asyncio.create_task(journal.conclude(lease, result(7)))
-            # Longer than one attempt waits (half the deadline), so that it takes a second one.
+            # Longer than the wait of one attempt (half the deadline), so that a second attempt is needed.
             await asyncio.sleep(0.6)
             assert not concluding.done()
             other.rollback()
             assert await concluding == result(7)
-        assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Concluded)
+        assert isinstance(await journal.acquire(job(), duration=LEASE, calls=0), Concluded)
 
 
-async def test_a_file_that_others_hold_for_too_long_is_not_known_yet(place: Place) -> None:
+async def test_a_file_that_stays_locked_is_temporarily_unavailable(place: Place) -> None:
     async with place.journal() as journal:
         with closing(sqlite3.connect(place.settings.path)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(TemporarilyUnavailable) as published:
-                await journal.acquire(subject(), duration=LEASE, calls=0)
-            assert published.value.code == "journal_unavailable"
+            with pytest.raises(TemporarilyUnavailable) as raised:
+                await journal.acquire(job(), duration=LEASE, calls=0)
+            assert raised.value.code == "journal_unavailable"
             other.rollback()
-        assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Acquired)
+        assert isinstance(await journal.acquire(job(), duration=LEASE, calls=0), Acquired)
 
 
-async def test_a_full_disk_is_not_known_yet_and_costs_nothing_that_was_there(place: Place) -> None:
+async def test_a_full_disk_is_temporarily_unavailable_and_loses_no_entry(place: Place) -> None:
     connection = connect(place.settings.path, 1)
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
-    connection.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite says the same then as of a full disk
+    connection.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite then reports the same error as for a full disk
     store = SqliteStore(connection, place.settings.path, busy_seconds=1)
     rules = RetentionRules(retention=timedelta(days=7), overdue=timedelta(days=1))
     journal = StoredJournal(store, rules, deadline_seconds=1, now=lambda: place.now)
-    lease = await claimed(journal)
+    lease = await leased(journal)
     await journal.schedule(lease, STEP)
     with pytest.raises(TemporarilyUnavailable, match="full"):
         await journal.conclude(lease, result(os.urandom(100_000).hex()))
-    assert await journal.acquire(subject(), duration=LEASE, calls=0) == Waiting(STEP, "requests:1")
+    assert await journal.acquire(job(), duration=LEASE, calls=0) == Waiting(STEP, "requests:1")
     await store.close()
 
 
-async def test_nobody_waits_while_another_process_writes_but_those_who_write(place: Place) -> None:
+async def test_the_event_loop_does_not_wait_for_another_process_that_writes(place: Place) -> None:
     async with place.journal() as journal:
         with closing(sqlite3.connect(place.settings.path)) as other:
             other.execute("BEGIN IMMEDIATE")
-            beginning = asyncio.create_task(journal.acquire(subject(), duration=LEASE, calls=0))
+            acquiring = asyncio.create_task(journal.acquire(job(), duration=LEASE, calls=0))
             longest = await longest_turn(until=asyncio.sleep(0.3))
-            assert not beginning.done()
+            assert not acquiring.done()
             other.rollback()
-            assert isinstance(await beginning, Acquired)
+            assert isinstance(await acquiring, Acquired)
     assert longest < 0.2
 
 
-async def test_a_claim_that_the_disk_did_not_keep_is_not_known_yet(
+async def test_a_lease_that_the_disk_did_not_keep_is_temporarily_unavailable(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with place.journal() as journal:
         with monkeypatch.context() as broken:
             broken.setattr("flow_worker.journal.transactions.os.fsync", failing_disk)
             with pytest.raises(TemporarilyUnavailable, match="did not keep"):
-                await journal.acquire(subject(), duration=LEASE, calls=0)
-        assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Acquired)
+                await journal.acquire(job(), duration=LEASE, calls=0)
+        assert isinstance(await journal.acquire(job(), duration=LEASE, calls=0), Acquired)
 
 
-async def test_a_claim_waits_for_the_disk_unless_it_may_be_made_again_and_a_result_does_not(
+async def test_a_lease_waits_for_the_disk_unless_its_call_is_repeatable_and_a_result_does_not(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = threading.Event()
     async with place.journal() as journal:
-        lease = await claimed(journal)
+        lease = await leased(journal)
         monkeypatch.setattr("flow_worker.journal.transactions.os.fsync", lambda _: kept.wait(10))
-        beginning = asyncio.create_task(journal.acquire(subject("other"), duration=LEASE, calls=0))
+        acquiring = asyncio.create_task(journal.acquire(job("other"), duration=LEASE, calls=0))
         assert await journal.conclude(lease, result(7)) == result(7)
-        assert isinstance(await journal.acquire(subject("twice"), duration=LEASE, calls=0, repeatable=True), Acquired)
-        assert not beginning.done()
+        assert isinstance(await journal.acquire(job("twice"), duration=LEASE, calls=0, repeatable=True), Acquired)
+        assert not acquiring.done()
         kept.set()
-        assert isinstance(await beginning, Acquired)
+        assert isinstance(await acquiring, Acquired)
 
 
-async def test_the_log_does_not_grow_with_all_that_was_written(place: Place) -> None:
+async def test_the_log_does_not_grow_without_bound(place: Place) -> None:
     path = place.settings.path
     log = path.with_name(f"{path.name}-wal")
     store = await SqliteStore.open(path, busy_seconds=1)
     sizes = []
     for round_ in range(6):
-        names = [f"{round_}-{one}" for one in range(1000)]
+        names = [f"{round_}-{number}" for number in range(1000)]
         await asyncio.gather(*(store.write(name, bytes(2000), None, place.now, durable=False) for name in names))
         await until(lambda least=(round_ + 1) * 2_000_000: path.stat().st_size > least)
         sizes.append(log.stat().st_size)
@@ -176,9 +176,7 @@ async def test_the_log_does_not_grow_with_all_that_was_written(place: Place) -> 
     assert not log.exists()
 
 
-async def test_nor_does_it_grow_if_there_is_always_somebody_writing(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_log_does_not_grow_under_constant_writes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flow_worker.journal.transactions._MAX_LOG_PAGES", 500)
     monkeypatch.setattr("flow_worker.journal.transactions._CHECKPOINT_AFTER", 200)
     path = place.settings.path
@@ -191,20 +189,20 @@ async def test_nor_does_it_grow_if_there_is_always_somebody_writing(
     await asyncio.gather(*(write(name) for name in "abcd"))
     log, written = path.with_name(f"{path.name}-wal").stat().st_size, path.stat().st_size
     await store.close()
-    assert log < written  # all that was written to it is some five times as much
+    assert log < written  # about five times as much was written to the log
 
 
-async def test_an_entry_of_an_unknown_version_is_left_alone(place: Place) -> None:
+async def test_an_entry_of_an_unknown_version_is_temporarily_unavailable(place: Place) -> None:
     async with place.journal() as journal:
-        await claimed(journal)
+        await leased(journal)
         with closing(sqlite3.connect(place.settings.path)) as other, other:
             other.execute("UPDATE entry SET document = '{\"news\": 1}'")
         with pytest.raises(TemporarilyUnavailable, match="version"):
-            await journal.acquire(subject(), duration=LEASE, calls=0)
+            await journal.acquire(job(), duration=LEASE, calls=0)
 
 
 async def longest_turn(*, until: Awaitable[None]) -> float:
-    """Seconds of the longest turn of the event loop until that is over."""
+    """Return the seconds of the longest turn of the event loop until `until` is done."""
     over = asyncio.ensure_future(until)
     longest, before = 0.0, time.monotonic()
     while not over.done():
@@ -221,32 +219,32 @@ def failing_disk(file: int) -> None:
 
 
 async def refusal(path: Path) -> str:
-    """What is said of a file that cannot be used."""
-    with pytest.raises(InvalidSettings) as refused:
+    """Return the error message for a file that cannot be used."""
+    with pytest.raises(InvalidSettings) as raised:
         async with open_journal(JournalSettings(path=path)):
             pass
-    return str(refused.value)
+    return str(raised.value)
 
 
-async def test_the_file_and_its_folder_are_made_and_are_nobody_elses_business(tmp_path: Path) -> None:
+async def test_the_file_and_its_folder_are_created_with_private_modes(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "journal.sqlite3"
     async with open_journal(JournalSettings(path=path)) as journal:
-        await claimed(journal)
+        await leased(journal)
         modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
     assert path.name in modes
     if os.name == "posix":
         assert set(modes.values()) == {0o600}
 
 
-async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "letters.txt"
+async def test_a_file_that_is_not_a_journal_is_refused_and_left_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
     path.write_text("Dear Sir or Madam, " * 100, encoding="utf-8")
-    said = await refusal(path)
-    assert said.startswith(f"journal.path: '{path}'")
+    message = await refusal(path)
+    assert message.startswith(f"journal.path: '{path}'")
     assert path.read_text(encoding="utf-8").startswith("Dear")
 
 
-async def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+async def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     assert (await refusal(tmp_path)).startswith(f"journal.path: '{tmp_path}'")
 
 
@@ -258,8 +256,8 @@ async def test_a_file_of_a_later_version_is_refused(place: Place) -> None:
     assert "later version" in await refusal(place.settings.path)
 
 
-async def test_a_journal_that_was_closed_is_not_known_yet(place: Place) -> None:
+async def test_a_closed_journal_is_temporarily_unavailable(place: Place) -> None:
     async with place.journal() as journal:
         pass
     with pytest.raises(TemporarilyUnavailable, match="closed"):
-        await journal.acquire(subject(), duration=LEASE, calls=0)
+        await journal.acquire(job(), duration=LEASE, calls=0)

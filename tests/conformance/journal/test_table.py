@@ -1,4 +1,4 @@
-"""The journal's table: away, silent, full or not there yet; a request waits then, and no flow is called."""
+"""The journal's table when it is unreachable, silent, full or missing: a request then waits, and no flow is called."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flow_worker.journal.store import DocumentTooLarge
 from flow_worker.journal.table import TableStore
 from flow_worker.settings import InvalidSettings, JournalSettings
 from tests.conformance.journal.conftest import Place, table_place
-from tests.conformance.journal.samples import LEASE, claimed, result, subject
+from tests.conformance.journal.samples import LEASE, job, leased, result
 from tests.support.azurite import Azurite, azurite, connection_string, free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -42,45 +42,45 @@ def place_at(connection_string: str) -> Place:
 
 
 @contextmanager
-def not_known_within(seconds: float) -> Iterator[pytest.ExceptionInfo[TemporarilyUnavailable]]:
+def unavailable_within(seconds: float) -> Iterator[pytest.ExceptionInfo[TemporarilyUnavailable]]:
     began = time.monotonic()
-    with pytest.raises(TemporarilyUnavailable) as published:
-        yield published
-    assert published.value.code == "journal_unavailable"
-    assert time.monotonic() - began < seconds + 0.5  # the test machine's own slowness
+    with pytest.raises(TemporarilyUnavailable) as raised:
+        yield raised
+    assert raised.value.code == "journal_unavailable"
+    assert time.monotonic() - began < seconds + 0.5  # tolerance for a slow test machine
 
 
-# --- away --------------------------------------------------------------------------------------------------------
+# --- unreachable -------------------------------------------------------------------------------------------------
 
 
-async def test_a_table_that_goes_away_is_not_known_yet(tmp_path: Path) -> None:
+async def test_a_table_that_becomes_unreachable_is_temporarily_unavailable(tmp_path: Path) -> None:
     async with azurite(tmp_path) as tables:
         journal_opened = place_at(tables.connection_string).journal()
         journal = await journal_opened.__aenter__()
-        lease = await claimed(journal)
+        lease = await leased(journal)
     try:
-        with not_known_within(DEADLINE):
-            await journal.acquire(subject("m-2"), duration=LEASE, calls=0)
-        with not_known_within(DEADLINE) as published:
+        with unavailable_within(DEADLINE):
+            await journal.acquire(job("m-2"), duration=LEASE, calls=0)
+        with unavailable_within(DEADLINE) as raised:
             await journal.conclude(lease, result())
-        assert "127.0.0.1" not in str(published.value)
-        with not_known_within(DEADLINE):
+        assert "127.0.0.1" not in str(raised.value)
+        with unavailable_within(DEADLINE):
             await journal.purge()
     finally:
         await journal_opened.__aexit__(None, None, None)
 
 
-async def test_a_table_that_never_answers_is_not_known_yet() -> None:
+async def test_a_table_that_never_answers_is_temporarily_unavailable() -> None:
     async with silent_port() as port, place_at(connection_string(port)).journal() as journal:
-        with not_known_within(DEADLINE):
-            await journal.acquire(subject(), duration=LEASE, calls=0)
-        with not_known_within(DEADLINE):
+        with unavailable_within(DEADLINE):
+            await journal.acquire(job(), duration=LEASE, calls=0)
+        with unavailable_within(DEADLINE):
             await journal.purge()
 
 
 @asynccontextmanager
 async def silent_port() -> AsyncIterator[int]:
-    """A port that takes connections and says nothing."""
+    """Open a port that accepts connections and sends nothing."""
     closing = asyncio.Event()
 
     async def keep(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -96,16 +96,16 @@ async def silent_port() -> AsyncIterator[int]:
         await server.wait_closed()
 
 
-async def test_a_worker_starts_without_its_table_and_uses_it_when_it_comes(tmp_path: Path) -> None:
+async def test_a_worker_starts_without_its_table_and_uses_it_later(tmp_path: Path) -> None:
     port = free_port()
     async with place_at(connection_string(port)).journal() as journal:
-        with not_known_within(DEADLINE):
-            await journal.acquire(subject(), duration=LEASE, calls=0)
+        with unavailable_within(DEADLINE):
+            await journal.acquire(job(), duration=LEASE, calls=0)
         async with azurite(tmp_path, port):
-            assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Acquired)
+            assert isinstance(await journal.acquire(job(), duration=LEASE, calls=0), Acquired)
 
 
-async def test_a_table_that_was_deleted_is_made_anew(place: Place) -> None:
+async def test_a_deleted_table_is_created_again(place: Place) -> None:
     secret = place.settings.table_connection_string
     assert secret is not None
     async with (
@@ -113,20 +113,20 @@ async def test_a_table_that_was_deleted_is_made_anew(place: Place) -> None:
         TableClient.from_connection_string(secret.get_secret_value(), place.settings.table_name) as other,
     ):
         await other.delete_table()
-        with not_known_within(place.settings.deadline_seconds):
-            await journal.acquire(subject(), duration=LEASE, calls=0)
-        assert isinstance(await journal.acquire(subject(), duration=LEASE, calls=0), Acquired)
+        with unavailable_within(place.settings.deadline_seconds):
+            await journal.acquire(job(), duration=LEASE, calls=0)
+        assert isinstance(await journal.acquire(job(), duration=LEASE, calls=0), Acquired)
 
 
-# --- a claim that was written though the answer was lost ---------------------------------------------------------
+# --- writes whose answer was lost --------------------------------------------------------------------------------
 
 
 class _AnswerLost(TableStore):
-    """A table whose first answer to a write is lost on the way."""
+    """A table whose first answer to a write is lost."""
 
     lost = False
 
-    async def write(self, *args: Any, **kwargs: Any) -> str | None:  # Any: passed on as they are
+    async def write(self, *args: Any, **kwargs: Any) -> str | None:  # Any: passed on unchanged
         written = await super().write(*args, **kwargs)
         if not self.lost:
             self.lost = True
@@ -134,22 +134,20 @@ class _AnswerLost(TableStore):
         return written
 
 
-async def test_a_claim_whose_answer_was_lost_is_no_call(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a flow that may not be called twice would never be called, and its request be told `unknown`."""
+async def test_an_unconfirmed_lease_does_not_count_as_a_call(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a flow that is not idempotent would never be called, and its request would end as `unknown`."""
     monkeypatch.setattr("flow_worker.journal.table.TableStore", _AnswerLost)
     async with place.journal() as journal:
         with pytest.raises(TemporarilyUnavailable):
-            await journal.acquire(subject(), duration=LEASE, calls=0)
-        begun = await journal.acquire(subject(), duration=LEASE, calls=0)
-    assert isinstance(begun, Acquired)
-    assert not begun.interrupted
+            await journal.acquire(job(), duration=LEASE, calls=0)
+        answer = await journal.acquire(job(), duration=LEASE, calls=0)
+    assert isinstance(answer, Acquired)
+    assert not answer.interrupted
 
 
-async def test_a_conclusion_whose_answer_was_lost_is_found_to_stand(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_unconfirmed_conclusion_stands(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     async with place.journal() as first:
-        lease = await claimed(first)
+        lease = await leased(first)
     monkeypatch.setattr("flow_worker.journal.table.TableStore", _AnswerLost)
     async with place.journal() as journal:
         assert await journal.conclude(lease, result(7)) == result(7)
@@ -158,11 +156,11 @@ async def test_a_conclusion_whose_answer_was_lost_is_found_to_stand(
 # --- sizes -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_result_too_large_for_the_table_is_told_once_and_kept_without_its_output(place: Place) -> None:
+async def test_a_result_too_large_for_the_table_is_published_once_and_kept_without_its_output(place: Place) -> None:
     large = result(os.urandom(1_000_000).hex())
     async with place.journal() as journal:
-        assert await journal.conclude(await claimed(journal), large) == large
-        again = await journal.acquire(subject(), duration=LEASE, calls=0)
+        assert await journal.conclude(await leased(journal), large) == large
+        again = await journal.acquire(job(), duration=LEASE, calls=0)
         assert isinstance(again, Concluded)
         assert again.result.error is not None
         assert (again.result.output, again.result.error.code) == (None, "output_too_large")
@@ -172,16 +170,16 @@ async def test_a_result_too_large_for_the_table_is_told_once_and_kept_without_it
     assert "output_too_large" in found.history[-1].detail
 
 
-async def test_the_service_takes_what_the_store_takes(place: Place) -> None:
+async def test_the_service_accepts_the_largest_document_of_the_store(place: Place) -> None:
     secret = place.settings.table_connection_string
     assert secret is not None
     store = await TableStore.by_connection_string(secret.get_secret_value(), "sizes", call_seconds=10)
     try:
-        most = os.urandom(12 * 60 * 1024 - 1000)
-        assert await store.write("aa01", most, None, place.now) is not None
+        largest = os.urandom(12 * 60 * 1024 - 1000)
+        assert await store.write("aa01", largest, None, place.now) is not None
         stored = await store.read("aa01")
         assert stored is not None
-        assert stored.document == most
+        assert stored.document == largest
         with pytest.raises(DocumentTooLarge):
             await store.write("aa02", os.urandom(12 * 60 * 1024 + 1), None, place.now)
     finally:
@@ -199,10 +197,10 @@ async def test_the_service_takes_what_the_store_takes(place: Place) -> None:
         ("table_endpoint", "http://contoso.table.core.windows.net"),
     ],
 )
-async def test_a_table_that_can_never_be_used_is_refused_at_once(field: str, value: str) -> None:
+async def test_settings_that_can_never_work_are_refused_at_once(field: str, value: str) -> None:
     settings = JournalSettings.model_validate({"backend": "table", field: value})
-    with pytest.raises(InvalidSettings, match=f"journal.{field}") as refused:
+    with pytest.raises(InvalidSettings, match=f"journal.{field}") as raised:
         async with open_journal(settings):
             pass
-    assert "cm9zZWJ1ZA" not in str(refused.value)
-    assert "Secret" not in str(refused.value)
+    assert "cm9zZWJ1ZA" not in str(raised.value)
+    assert "Secret" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""Azurite's table service, Microsoft's own emulator: from npm, else from a container image that is there already."""
+"""Runs Azurite's table service, Microsoft's own emulator, from npm or from a container image that is present."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAIN = Path(__file__).with_name("node_modules") / "azurite" / "dist" / "src" / 
 _IMAGE = "mcr.microsoft.com/azure-storage/azurite:latest"
 _OPTIONS = ("--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent")
 _READY = "successfully started"
-_REMEDY = "`npm install --prefix tests/support/azurite` gets it without Docker"
+_REMEDY = "run `npm install --prefix tests/support/azurite` to install it without Docker"
 _START_SECONDS = 30
 _PORT = 10002
 _ACCOUNT = "devstoreaccount1"
@@ -31,38 +31,38 @@ _KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOt
 
 @dataclass(frozen=True, slots=True)
 class Azurite:
-    """A running table service, empty at first."""
+    """A running table service that starts empty."""
 
     connection_string: str
 
 
 @asynccontextmanager
 async def azurite(folder: Path, port: int | None = None, *options: str) -> AsyncIterator[Azurite]:
-    """A table service on `port` (None: a free one); `folder` takes what it writes. Skips the test if none can be had.
+    """Run a table service on `port` (None: a free port), with `folder` as its working directory.
 
-    `port` and further options, such as certificates, are for Azurite from npm only.
+    Skips the test if Azurite is not installed. Only Azurite from npm takes a `port` and options such as certificates.
     """
     node = shutil.which("node")
     if node is not None and _MAIN.is_file():
         async with _from_npm(node, folder, port or free_port(), options) as listening:
             yield Azurite(connection_string(listening))
     elif port is not None or options:
-        pytest.skip(f"no Azurite that could be told how to listen; {_REMEDY}")
+        pytest.skip(f"Azurite from npm is missing, and only it takes a port and options; {_REMEDY}")
     else:
         async with _from_image() as listening:
             yield Azurite(connection_string(listening))
 
 
 def connection_string(port: int) -> str:
-    """Of a table service on this port of the loopback, whether or not anything listens there."""
+    """Return the connection string for a port of the loopback address, whether or not it is in use."""
     endpoint = f"http://127.0.0.1:{port}/{_ACCOUNT}"
     return f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={_KEY};TableEndpoint={endpoint};"
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on just now; Azurite cannot tell which one it chose itself."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port: int = one.getsockname()[1]
+    """Return a free port of the loopback address. Azurite could choose one, but does not report it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
     return port
 
 
@@ -81,11 +81,11 @@ async def _from_npm(node: str, folder: Path, port: int, options: Sequence[str]) 
     try:
         assert process.stdout is not None
         async with asyncio.timeout(_START_SECONDS):
-            said = b""
-            while _READY not in said.decode():
+            output = b""
+            while _READY not in output.decode():
                 line = await process.stdout.readline()
-                assert line, f"Azurite did not start: {said.decode()}"
-                said += line
+                assert line, f"Azurite did not start: {output.decode()}"
+                output += line
         yield port
     finally:
         if process.returncode is None:
@@ -103,13 +103,13 @@ async def _from_image() -> AsyncIterator[int]:
 
 
 def _container() -> DockerContainer:
-    testcontainers_config.ryuk_disabled = True  # its reaper is one more image to pull; the fixture stops what it made
+    testcontainers_config.ryuk_disabled = True  # its reaper needs another image, and is not needed here
     try:
         client = DockerClient().client
         client.images.get(_IMAGE)
         client.close()
     except DockerException as error:
-        pytest.skip(f"no Azurite: it is not installed, and there is no image of it ({type(error).__name__}); {_REMEDY}")
+        pytest.skip(f"Azurite is not installed, and its image is not present ({type(error).__name__}); {_REMEDY}")
     command = " ".join(("azurite-table", "--tableHost", "0.0.0.0", *_OPTIONS))  # noqa: S104 - inside the container
     container = DockerContainer(_IMAGE).with_command(command).with_exposed_ports(_PORT)
     return container.waiting_for(LogMessageWaitStrategy(_READY)).start()

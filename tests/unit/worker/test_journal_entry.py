@@ -1,4 +1,4 @@
-"""Who may act on a request, and what is remembered of it: the journal's rules, as pure functions."""
+"""The journal's pure transitions: leases, results, retention and history."""
 
 from __future__ import annotations
 
@@ -49,204 +49,204 @@ RESULT = FlowResult(
 )
 
 
-def ask(
-    entry: Entry | None, subject: JobKey = REQUEST, *, now: datetime = NOW, who: str = "mine", calls: int = 0
+def attempt(
+    entry: Entry | None, job: JobKey = REQUEST, *, now: datetime = NOW, holder: str = "mine", calls: int = 0
 ) -> Granted | Concluded | Busy | Waiting | Conflict:
-    return acquire(entry, subject, LeaseRequest(who, now, LEASE, calls), RULES)
+    return acquire(entry, job, LeaseRequest(holder, now, LEASE, calls), RULES)
 
 
-def taken(entry: Entry | None, subject: JobKey = REQUEST, **how: object) -> Granted:
-    said = ask(entry, subject, **how)  # type: ignore[arg-type]  # the tests name real arguments
-    assert isinstance(said, Granted), said
-    return said
+def granted(entry: Entry | None, job: JobKey = REQUEST, **arguments: object) -> Granted:
+    answer = attempt(entry, job, **arguments)  # type: ignore[arg-type]  # each test passes arguments of `attempt`
+    assert isinstance(answer, Granted), answer
+    return answer
 
 
 def waiting(step: NextStep = RETRY) -> Entry:
-    held = taken(None).entry
-    entry = schedule(held, held, step, NOW, RULES)
+    leased = granted(None).entry
+    entry = schedule(leased, leased, step, NOW, RULES)
     assert entry is not None
     return entry
 
 
 def concluded() -> Entry:
-    held = taken(None).entry
-    entry = conclude(held, held, RESULT, NOW, RULES)
+    leased = granted(None).entry
+    entry = conclude(leased, leased, RESULT, NOW, RULES)
     assert entry is not None
     return entry
 
 
-# --- a request nobody is at --------------------------------------------------------------------------------------
+# --- a request without a lease -----------------------------------------------------------------------------------
 
 
-def test_a_new_request_may_be_begun() -> None:
-    said = taken(None)
-    assert (said.interrupted, said.calls, said.step) == (False, 0, None)
-    assert said.entry.state == "leased"
+def test_a_new_request_is_leased() -> None:
+    answer = granted(None)
+    assert (answer.interrupted, answer.calls, answer.step) == (False, 0, None)
+    assert answer.entry.state == "leased"
 
 
-def test_what_a_continuation_knows_counts_if_the_journal_knows_less() -> None:
-    assert taken(None, SECOND, calls=3).calls == 3
+def test_the_calls_of_a_continuation_count_if_the_journal_knows_fewer() -> None:
+    assert granted(None, SECOND, calls=3).calls == 3
 
 
-def test_an_entry_past_its_time_is_as_if_it_were_not_there() -> None:
+def test_an_expired_entry_counts_as_absent() -> None:
     entry = concluded()
-    assert isinstance(ask(entry, now=entry.expires - timedelta(seconds=1)), Concluded)
-    assert taken(entry, now=entry.expires).entry.result is None
+    assert isinstance(attempt(entry, now=entry.expires - timedelta(seconds=1)), Concluded)
+    assert granted(entry, now=entry.expires).entry.result is None
 
 
-def test_a_request_that_was_given_back_may_be_begun_anew() -> None:
-    held = taken(None).entry
-    entry = release(held, held, NOW, RULES)
-    assert not taken(entry, who="other").interrupted
+def test_a_released_request_is_leased_again() -> None:
+    leased = granted(None).entry
+    entry = release(leased, leased, NOW, RULES)
+    assert not granted(entry, holder="other").interrupted
 
 
-def test_a_call_that_was_lost_is_not_forgotten_when_the_claim_after_it_is_given_back() -> None:
-    """Else a flow that must not be called twice would be."""
-    lost = taken(None).entry
-    held = taken(lost, now=LATER).entry
+def test_a_lost_call_is_remembered_when_the_next_lease_is_released() -> None:
+    """Otherwise a flow that is not idempotent would be called twice."""
+    lost = granted(None).entry
+    leased = granted(lost, now=LATER).entry
     for _ in range(3):
-        again = taken(release(held, held, LATER, RULES), who="other", now=LATER)
+        again = granted(release(leased, leased, LATER, RULES), holder="other", now=LATER)
         assert (again.interrupted, again.calls) == (True, 0)
-        held = again.entry
-    assert taken(held, now=LATER + LEASE).calls == 1  # the lost call; the one under way may be another
+        leased = again.entry
+    assert granted(leased, now=LATER + LEASE).calls == 1  # the lost call; the one under way may be a second
 
 
-# --- a request somebody is at ------------------------------------------------------------------------------------
+# --- a request with a lease --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("subject", [REQUEST, COPY], ids=["the same message", "a copy of it"])
-def test_a_held_claim_is_respected_until_its_lease_ends(subject: JobKey) -> None:
-    entry = taken(None).entry
-    assert ask(entry, subject, now=LATER - timedelta(seconds=1)) == Busy(LATER)
-    assert taken(entry, subject, now=LATER).interrupted
+@pytest.mark.parametrize("job", [REQUEST, COPY], ids=["the same message", "a copy of it"])
+def test_a_lease_is_respected_until_it_expires(job: JobKey) -> None:
+    entry = granted(None).entry
+    assert attempt(entry, job, now=LATER - timedelta(seconds=1)) == Busy(LATER)
+    assert granted(entry, job, now=LATER).interrupted
 
 
-def test_every_call_that_was_interrupted_is_counted() -> None:
-    first = taken(None)
-    second = taken(first.entry, now=LATER)
-    third = taken(second.entry, now=LATER + LEASE)
-    assert [one.calls for one in (first, second, third)] == [0, 0, 1]  # before the one that was interrupted
+def test_every_interrupted_call_is_counted() -> None:
+    first = granted(None)
+    second = granted(first.entry, now=LATER)
+    third = granted(second.entry, now=LATER + LEASE)
+    assert [granted.calls for granted in (first, second, third)] == [0, 0, 1]  # without the interrupted one
 
 
-def test_a_poll_that_was_interrupted_is_no_call() -> None:
-    polling = taken(waiting(POLL), SECOND).entry
-    again = taken(polling, SECOND, now=LATER)
+def test_an_interrupted_poll_does_not_count_as_a_call() -> None:
+    polling = granted(waiting(POLL), SECOND).entry
+    again = granted(polling, SECOND, now=LATER)
     assert (again.interrupted, again.step) == (True, POLL)
     assert again.entry.calls == 1
 
 
 def test_a_continuation_proves_that_the_call_before_it_was_judged() -> None:
-    entry = taken(None).entry  # its `wait` never came to the journal
-    said = taken(entry, SECOND, calls=1)
-    assert (said.interrupted, said.calls) == (False, 1)
+    entry = granted(None).entry  # its `schedule` never reached the journal
+    answer = granted(entry, SECOND, calls=1)
+    assert (answer.interrupted, answer.calls) == (False, 1)
 
 
-def test_a_copys_continuation_proves_nothing_about_this_message() -> None:
-    assert isinstance(ask(taken(None).entry, replace(COPY, number=1)), Busy)
+def test_the_continuation_of_a_copy_proves_nothing_about_this_message() -> None:
+    assert isinstance(attempt(granted(None).entry, replace(COPY, number=1)), Busy)
 
 
 # --- a request that waits ----------------------------------------------------------------------------------------
 
 
-def test_the_continuation_that_is_waited_for_may_begin() -> None:
-    said = taken(waiting(), SECOND)
-    assert (said.interrupted, said.calls, said.step) == (False, 1, RETRY)
+def test_the_expected_continuation_is_granted_the_lease() -> None:
+    answer = granted(waiting(), SECOND)
+    assert (answer.interrupted, answer.calls, answer.step) == (False, 1, RETRY)
 
 
-def test_a_later_continuation_may_begin_and_knows_better_than_the_entry() -> None:
-    said = taken(waiting(), replace(REQUEST, number=2), calls=2)
-    assert (said.interrupted, said.calls, said.step) == (False, 2, None)
+def test_a_later_continuation_is_granted_the_lease_and_overrides_the_step() -> None:
+    answer = granted(waiting(), replace(REQUEST, number=2), calls=2)
+    assert (answer.interrupted, answer.calls, answer.step) == (False, 2, None)
 
 
-@pytest.mark.parametrize("subject", [REQUEST, COPY, replace(COPY, number=1)])
-def test_any_other_message_leaves_it_to_the_continuation(subject: JobKey) -> None:
-    assert ask(waiting(), subject) == Waiting(RETRY, REQUEST.origin)
+@pytest.mark.parametrize("job", [REQUEST, COPY, replace(COPY, number=1)])
+def test_any_other_message_leaves_the_request_to_the_continuation(job: JobKey) -> None:
+    assert attempt(waiting(), job) == Waiting(RETRY, REQUEST.origin)
 
 
-@pytest.mark.parametrize("subject", [REQUEST, COPY])
-def test_a_continuation_that_does_not_come_is_not_waited_for_forever(subject: JobKey) -> None:
+@pytest.mark.parametrize("job", [REQUEST, COPY])
+def test_an_overdue_step_is_taken_over(job: JobKey) -> None:
     entry, end = waiting(), RETRY.due + RULES.overdue
-    assert isinstance(ask(entry, subject, now=end - timedelta(seconds=1)), Waiting)
-    said = taken(entry, subject, now=end)
-    assert (said.interrupted, said.calls, said.step) == (False, 1, RETRY)
+    assert isinstance(attempt(entry, job, now=end - timedelta(seconds=1)), Waiting)
+    answer = granted(entry, job, now=end)
+    assert (answer.interrupted, answer.calls, answer.step) == (False, 1, RETRY)
 
 
-def test_a_continuation_that_comes_late_finds_its_step_being_done() -> None:
+def test_a_continuation_that_comes_after_the_takeover_is_refused() -> None:
     end = RETRY.due + RULES.overdue
-    entry = taken(waiting(), REQUEST, now=end).entry
-    assert isinstance(ask(entry, SECOND, now=end), Busy)
+    entry = granted(waiting(), REQUEST, now=end).entry
+    assert isinstance(attempt(entry, SECOND, now=end), Busy)
 
 
 # --- a request that has its result -------------------------------------------------------------------------------
 
 
-def test_a_result_is_found_again_and_whether_it_was_told() -> None:
+def test_a_result_is_recalled_with_its_publication() -> None:
     entry = concluded()
-    assert ask(entry) == Concluded(RESULT, published=False)
+    assert attempt(entry) == Concluded(RESULT, published=False)
     published = mark_published(entry, REQUEST.origin, NOW, RULES)
-    assert ask(published) == Concluded(RESULT, published=True)
-    assert ask(published, COPY) == Concluded(RESULT, published=False)
+    assert attempt(published) == Concluded(RESULT, published=True)
+    assert attempt(published, COPY) == Concluded(RESULT, published=False)
 
 
-def test_a_result_is_noted_as_told_once() -> None:
+def test_a_result_is_marked_published_once() -> None:
     published = mark_published(concluded(), REQUEST.origin, NOW, RULES)
     assert mark_published(published, REQUEST.origin, NOW, RULES) is None
 
 
-@pytest.mark.parametrize("entry", [taken(None).entry, waiting(), concluded()], ids=lambda entry: entry.state)
-def test_another_request_under_the_same_id_is_a_conflict_whatever_became_of_the_first(entry: Entry) -> None:
-    assert ask(entry, replace(REQUEST, fingerprint="bob asks")) == Conflict()
+@pytest.mark.parametrize("entry", [granted(None).entry, waiting(), concluded()], ids=lambda entry: entry.state)
+def test_another_request_under_the_same_id_is_a_conflict_in_every_state(entry: Entry) -> None:
+    assert attempt(entry, replace(REQUEST, fingerprint="bob asks")) == Conflict()
 
 
 def test_the_first_result_stands() -> None:
-    held = taken(None).entry
+    leased = granted(None).entry
     late = RESULT.model_copy(update={"status": Status.UNKNOWN, "error": FlowError(code="answer_lost", message="")})
-    entry = conclude(concluded(), held, late, NOW, RULES)
+    entry = conclude(concluded(), leased, late, NOW, RULES)
     assert entry is not None
     assert entry.result == RESULT
 
 
-def test_an_answer_counts_even_if_the_claim_was_lost() -> None:
-    held = taken(None).entry
-    other = taken(held, now=LATER, who="other").entry
-    entry = conclude(other, held, RESULT, LATER, RULES)
+def test_an_answer_counts_even_if_the_lease_was_lost() -> None:
+    leased = granted(None).entry
+    other = granted(leased, now=LATER, holder="other").entry
+    entry = conclude(other, leased, RESULT, LATER, RULES)
     assert entry is not None
     assert (entry.state, entry.result) == ("concluded", RESULT)
 
 
 def test_a_result_does_not_overwrite_another_request() -> None:
-    held = taken(None).entry
-    other = taken(None, replace(REQUEST, fingerprint="bob asks")).entry
-    assert conclude(other, held, RESULT, NOW, RULES) is None
+    leased = granted(None).entry
+    other = granted(None, replace(REQUEST, fingerprint="bob asks")).entry
+    assert conclude(other, leased, RESULT, NOW, RULES) is None
 
 
-def test_who_lost_the_claim_can_neither_release_it_nor_make_it_wait() -> None:
-    held = taken(None).entry
-    other = taken(held, now=LATER, who="other").entry
-    assert release(other, held, LATER, RULES) is None
-    assert schedule(other, held, RETRY, LATER, RULES) is None
+def test_a_lost_lease_can_neither_be_released_nor_scheduled() -> None:
+    leased = granted(None).entry
+    other = granted(leased, now=LATER, holder="other").entry
+    assert release(other, leased, LATER, RULES) is None
+    assert schedule(other, leased, RETRY, LATER, RULES) is None
 
 
-# --- how long it is kept, and where ------------------------------------------------------------------------------
+# --- retention and documents -------------------------------------------------------------------------------------
 
 
-def test_an_entry_is_kept_for_the_retention_after_the_last_thing_that_is_still_to_come() -> None:
-    far = replace(RETRY, due=NOW + timedelta(days=30))
-    assert taken(None).entry.expires == LATER + RULES.retention
-    assert waiting(far).expires == far.due + RULES.retention
+def test_the_retention_begins_after_the_last_expected_event() -> None:
+    late_step = replace(RETRY, due=NOW + timedelta(days=30))
+    assert granted(None).entry.expires == LATER + RULES.retention
+    assert waiting(late_step).expires == late_step.due + RULES.retention
     assert concluded().expires == NOW + RULES.retention
 
 
-@pytest.mark.parametrize("entry", [taken(None).entry, waiting(POLL), concluded()], ids=lambda entry: entry.state)
-def test_an_entry_is_read_as_it_was_written(entry: Entry) -> None:
+@pytest.mark.parametrize("entry", [granted(None).entry, waiting(POLL), concluded()], ids=lambda entry: entry.state)
+def test_an_entry_survives_a_round_trip_through_its_document(entry: Entry) -> None:
     assert document.load(document.dump(entry)) == entry
 
 
-def test_a_result_keeps_every_value_it_has() -> None:
+def test_a_result_keeps_unusual_values() -> None:
     output = {"big": 2**70, "small": 5e-324, "text": "\u2028\x00é😀", "deep": [[[{}]]], "none": None, "minus": -0.0}
-    held = taken(None).entry
+    leased = granted(None).entry
     result = RESULT.model_copy(update={"output": output})
-    entry = conclude(held, held, result, NOW, RULES)
+    entry = conclude(leased, leased, result, NOW, RULES)
     assert entry is not None
     read = document.load(document.dump(entry)).result
     assert read is not None
@@ -254,22 +254,22 @@ def test_a_result_keeps_every_value_it_has() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", document.dump(waiting()).replace(b'"waiting"', b'"dancing"')])
-def test_what_is_no_entry_of_this_version_is_told_apart(data: bytes) -> None:
+def test_a_document_that_is_not_an_entry_of_this_version_is_refused(data: bytes) -> None:
     with pytest.raises(document.UnreadableEntry):
         document.load(data)
 
 
-def test_what_a_later_version_adds_to_an_entry_is_passed_over() -> None:
+def test_fields_of_a_later_version_are_ignored() -> None:
     data = document.dump(waiting()).replace(b'{"message_id"', b'{"news":1,"message_id"')
     assert document.load(data) == waiting()
 
 
-# --- the story ---------------------------------------------------------------------------------------------------
+# --- history -----------------------------------------------------------------------------------------------------
 
 
-def test_the_story_tells_what_happened() -> None:
-    entry = taken(waiting(), SECOND).entry
-    entry = taken(entry, SECOND, now=LATER).entry
+def test_the_history_lists_the_events() -> None:
+    entry = granted(waiting(), SECOND).entry
+    entry = granted(entry, SECOND, now=LATER).entry
     end = conclude(entry, entry, RESULT, LATER, RULES)
     published = mark_published(end, REQUEST.origin, LATER, RULES)
     assert published is not None
@@ -283,28 +283,28 @@ def test_the_story_tells_what_happened() -> None:
     ]
 
 
-def test_polls_that_find_nothing_new_are_counted_and_not_told_one_by_one() -> None:
+def test_polls_without_news_are_one_event_with_a_count() -> None:
     entry = waiting(POLL)
     for number in range(1, 50):
-        held = taken(entry, replace(REQUEST, number=number)).entry
-        polled = schedule(held, held, replace(POLL, number=number + 1), NOW, RULES)
+        leased = granted(entry, replace(REQUEST, number=number)).entry
+        polled = schedule(leased, leased, replace(POLL, number=number + 1), NOW, RULES)
         assert polled is not None
         entry = polled
     assert [(event.kind, event.count) for event in entry.history] == [("begun", 1), ("waits to poll", 50)]
 
 
-def test_the_story_keeps_its_beginning_and_its_end() -> None:
-    story: tuple[Event, ...] = ()
+def test_a_long_history_keeps_its_beginning_and_its_end() -> None:
+    history: tuple[Event, ...] = ()
     for number in range(1000):
-        story = with_event(story, Event(NOW, "begun", number))
-    assert len(story) == MAX_EVENTS
-    assert [event.number for event in story[:FIRST_EVENTS]] == list(range(FIRST_EVENTS))
-    assert story[FIRST_EVENTS].kind == "events left out"
-    assert story[FIRST_EVENTS].count == 1000 - (MAX_EVENTS - 1)
-    assert story[-1].number == 999
+        history = with_event(history, Event(NOW, "begun", number))
+    assert len(history) == MAX_EVENTS
+    assert [event.number for event in history[:FIRST_EVENTS]] == list(range(FIRST_EVENTS))
+    assert history[FIRST_EVENTS].kind == "events left out"
+    assert history[FIRST_EVENTS].count == 1000 - (MAX_EVENTS - 1)
+    assert history[-1].number == 999
 
 
-def test_no_secret_is_shown() -> None:
+def test_no_secret_appears_in_a_representation() -> None:
     assert "secret" not in repr(waiting(POLL))
     assert "secret" not in str(waiting(POLL).history)
     assert "quote" not in repr(concluded()).replace(REQUEST.fingerprint, "")

@@ -1,4 +1,4 @@
-"""When a flow may be called: bounds, pauses, the breaker, and who is next. The clock is the test's."""
+"""The limits on calls: rate, concurrency, pauses, circuit breaker, turns and lanes. Each test sets the clock."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMITS = FlowLimits(
 QUEUE = "requests"
 OTHER_QUEUE = "continuations"
 AT_ONCE = 1.0
-"""Seconds of patience that no test waits for: the place comes at once, or the wait is refused."""
+"""A maximal wait in seconds that no test reaches: the place comes at once, or the wait is refused."""
 
 
 @dataclass
@@ -51,8 +51,8 @@ def clock() -> Clock:
     return Clock()
 
 
-class Asked:
-    """The limiter, asked for lanes of one queue unless another is named; where no ticket is, the oldest call ends."""
+class DefaultedLimiter:
+    """A limiter with defaults: the lanes of `QUEUE`, and the oldest call as the one that ends."""
 
     def __init__(self, limiter: CallLimiter) -> None:
         self._limiter = limiter
@@ -60,13 +60,13 @@ class Asked:
         self.state = limiter.state
 
     def try_enter(self, flow: str, ticket: str, queue: str = QUEUE) -> Postponement | None:
-        return self._noted(flow, ticket, self._limiter.try_enter(flow, ticket, queue))
+        return self._recorded(flow, ticket, self._limiter.try_enter(flow, ticket, queue))
 
     async def enter(
         self, flow: str, ticket: str, queue: str = QUEUE, *, max_wait_seconds: float = MAX_WAIT_SECONDS
     ) -> Postponement | None:
-        said = await self._limiter.enter(flow, ticket, queue, max_wait_seconds=max_wait_seconds)
-        return self._noted(flow, ticket, said)
+        postponement = await self._limiter.enter(flow, ticket, queue, max_wait_seconds=max_wait_seconds)
+        return self._recorded(flow, ticket, postponement)
 
     def leave(
         self, flow: str, *, health: FlowHealth, until: datetime | None, ticket: str | None = None, queue: str = QUEUE
@@ -75,45 +75,45 @@ class Asked:
         self._begun[flow].remove(ticket)
         self._limiter.leave(flow, ticket, queue, health=health, until=until)
 
-    def _noted(self, flow: str, ticket: str, said: Postponement | None) -> Postponement | None:
-        if said is None:
+    def _recorded(self, flow: str, ticket: str, postponement: Postponement | None) -> Postponement | None:
+        if postponement is None:
             self._begun[flow].append(ticket)
-        return said
+        return postponement
 
 
-def one_flow(clock: Clock, limits: FlowLimits = LIMITS) -> Asked:
-    return Asked(CallLimiter({"f": limits}, clock))
+def one_flow(clock: Clock, limits: FlowLimits = LIMITS) -> DefaultedLimiter:
+    return DefaultedLimiter(CallLimiter({"f": limits}, clock))
 
 
-def flows(clock: Clock, *names: str, lanes: int, max_in_flight: int = 100, others: int = 0) -> Asked:
+def flows(clock: Clock, *names: str, lanes: int, max_in_flight: int = 100, others: int = 0) -> DefaultedLimiter:
     limits = dict.fromkeys(names, replace(LIMITS, max_in_flight=max_in_flight))
-    return Asked(CallLimiter(limits, clock, lanes={QUEUE: lanes, OTHER_QUEUE: others}))
+    return DefaultedLimiter(CallLimiter(limits, clock, lanes={QUEUE: lanes, OTHER_QUEUE: others}))
 
 
 def call(
-    limiter: Asked, health: FlowHealth, until: datetime | None = None, flow: str = "f", ticket: str = "call"
+    limiter: DefaultedLimiter, health: FlowHealth, until: datetime | None = None, flow: str = "f", ticket: str = "call"
 ) -> None:
-    """One call that ends at once."""
+    """Make one call that ends at once."""
     assert limiter.try_enter(flow, ticket) is None
     limiter.leave(flow, health=health, until=until, ticket=ticket)
 
 
-def refused(limiter: Asked, ticket: str, flow: str = "f") -> Postponement:
-    not_now = limiter.try_enter(flow, ticket)
-    assert not_now is not None
-    return not_now
+def refused(limiter: DefaultedLimiter, ticket: str, flow: str = "f") -> Postponement:
+    postponement = limiter.try_enter(flow, ticket)
+    assert postponement is not None
+    return postponement
 
 
-def fill(limiter: Asked, flow: str, most: int = 100, queue: str = QUEUE) -> int:
-    """How many calls of the flow get in, one after another."""
-    tickets = (f"{queue}{flow}{n}" for n in range(most))
+def fill(limiter: DefaultedLimiter, flow: str, limit: int = 100, queue: str = QUEUE) -> int:
+    """Begin calls of the flow until one is postponed; return how many began."""
+    tickets = (f"{queue}{flow}{n}" for n in range(limit))
     return sum(1 for _ in itertools.takewhile(lambda ticket: limiter.try_enter(flow, ticket, queue) is None, tickets))
 
 
-# --- bounds ----------------------------------------------------------------------------------------------------------
+# --- rate and concurrency limits -------------------------------------------------------------------------------------
 
 
-def test_no_more_calls_are_in_flight_than_allowed(clock: Clock) -> None:
+def test_the_concurrency_limit_bounds_the_calls_in_flight(clock: Clock) -> None:
     limiter = one_flow(clock)
     assert fill(limiter, "f") == 2
     assert refused(limiter, "c").code == "flow_busy"
@@ -122,22 +122,22 @@ def test_no_more_calls_are_in_flight_than_allowed(clock: Clock) -> None:
     assert fill(limiter, "f") == 1
 
 
-def test_no_more_calls_are_made_in_any_window_than_allowed(clock: Clock) -> None:
+def test_the_rate_limit_bounds_the_calls_in_any_window(clock: Clock) -> None:
     limiter = one_flow(clock, replace(LIMITS, max_calls=2))
     call(limiter, FlowHealth.HEALTHY)
     clock.advance(9)
     call(limiter, FlowHealth.HEALTHY)
-    no = refused(limiter, "late")
-    assert no.code == "flow_rate_limited"
-    assert no.until == START + timedelta(seconds=10)
+    postponement = refused(limiter, "late")
+    assert postponement.code == "flow_rate_limited"
+    assert postponement.until == START + timedelta(seconds=10)
     clock.advance(0.9)
-    assert refused(limiter, "late").until == START + timedelta(seconds=10.4), "no sooner than in half a second"
+    assert refused(limiter, "late").until == START + timedelta(seconds=10.4), "not before half a second"
     clock.advance(0.5)
     call(limiter, FlowHealth.HEALTHY, ticket="late")
     assert refused(limiter, "later").code == "flow_rate_limited"
 
 
-def test_who_waits_for_the_window_is_told_the_nth_free_place(clock: Clock) -> None:
+def test_each_waiting_request_gets_its_own_free_place_in_the_window(clock: Clock) -> None:
     limiter = one_flow(clock, replace(LIMITS, max_calls=3))
     for _ in range(3):
         call(limiter, FlowHealth.HEALTHY)
@@ -146,7 +146,7 @@ def test_who_waits_for_the_window_is_told_the_nth_free_place(clock: Clock) -> No
     assert dues == [10, 11, 12, 20, 21, 22, 30]
 
 
-def test_who_waits_for_a_busy_flow_is_told_times_apart(clock: Clock) -> None:
+def test_requests_for_a_busy_flow_are_due_one_after_another(clock: Clock) -> None:
     limiter = one_flow(clock)
     for _ in range(2):
         limiter.try_enter("f", "call")
@@ -158,7 +158,7 @@ def test_who_waits_for_a_busy_flow_is_told_times_apart(clock: Clock) -> None:
     assert all(timedelta(seconds=0.5) <= due <= timedelta(seconds=60) for due in dues)
 
 
-def test_who_waits_for_a_hanging_flow_is_not_sent_round_dozens_of_times(clock: Clock) -> None:
+def test_a_request_for_a_hanging_flow_returns_a_few_times_only(clock: Clock) -> None:
     limiter = one_flow(clock)
     call(limiter, FlowHealth.HEALTHY)
     fill(limiter, "f")
@@ -169,7 +169,7 @@ def test_who_waits_for_a_hanging_flow_is_not_sent_round_dozens_of_times(clock: C
     assert trips <= 12
 
 
-def test_a_flow_that_is_not_paced_is_an_error(clock: Clock) -> None:
+def test_an_unknown_flow_is_an_error(clock: Clock) -> None:
     with pytest.raises(KeyError):
         one_flow(clock).try_enter("other", "a")
 
@@ -177,19 +177,19 @@ def test_a_flow_that_is_not_paced_is_an_error(clock: Clock) -> None:
 # --- pauses ----------------------------------------------------------------------------------------------------------
 
 
-def test_after_a_429_nobody_calls_before_the_time_the_flow_gave(clock: Clock) -> None:
+def test_a_throttled_flow_is_called_again_after_retry_after(clock: Clock) -> None:
     limiter = one_flow(clock)
     until = clock.now + timedelta(seconds=40)
     call(limiter, FlowHealth.THROTTLED, until)
-    no = refused(limiter, "a")
-    assert (no.code, no.until) == ("flow_throttled", until)
+    postponement = refused(limiter, "a")
+    assert (postponement.code, postponement.until) == ("flow_throttled", until)
     clock.advance(39.9)
     assert refused(limiter, "a").until == until
     clock.advance(0.1)
     assert limiter.try_enter("f", "a") is None
 
 
-def test_after_a_pause_requests_come_back_one_after_another_and_call_one_by_one(clock: Clock) -> None:
+def test_after_a_pause_requests_return_at_different_times_and_call_one_by_one(clock: Clock) -> None:
     limiter = one_flow(clock, replace(LIMITS, max_in_flight=50))
     call(limiter, FlowHealth.THROTTLED, clock.now + timedelta(seconds=10))
     dues = [refused(limiter, f"w{n}").until for n in range(20)]
@@ -202,14 +202,14 @@ def test_after_a_pause_requests_come_back_one_after_another_and_call_one_by_one(
     assert refused(limiter, "w0").code == "flow_throttled"
 
 
-def test_a_429_without_a_time_pauses_longer_each_time_until_the_flow_is_well(clock: Clock) -> None:
+def test_pauses_after_429s_without_a_time_double_until_a_success(clock: Clock) -> None:
     limiter = one_flow(clock)
 
     def pause() -> float:
         call(limiter, FlowHealth.THROTTLED)
-        no = refused(limiter, "call")
-        seconds = (no.until - clock.now).total_seconds()
-        clock.advance_to(no.until)
+        postponement = refused(limiter, "call")
+        seconds = (postponement.until - clock.now).total_seconds()
+        clock.advance_to(postponement.until)
         return seconds
 
     assert 4 <= pause() <= 6
@@ -219,16 +219,16 @@ def test_a_429_without_a_time_pauses_longer_each_time_until_the_flow_is_well(clo
     assert 4 <= pause() <= 6
 
 
-def test_many_429s_at_once_are_one_pause(clock: Clock) -> None:
+def test_simultaneous_429s_cause_one_pause(clock: Clock) -> None:
     limiter = one_flow(clock, replace(LIMITS, max_in_flight=10))
-    fill(limiter, "f", most=10)
+    fill(limiter, "f", limit=10)
     clock.advance(1)
     for _ in range(10):
         limiter.leave("f", health=FlowHealth.THROTTLED, until=None)
     assert refused(limiter, "a").until <= clock.now + timedelta(seconds=6)
 
 
-def test_of_two_times_the_flow_gave_the_later_holds(clock: Clock) -> None:
+def test_the_later_of_two_retry_after_times_counts(clock: Clock) -> None:
     limiter = one_flow(clock)
     fill(limiter, "f")
     for seconds in (40, 10):
@@ -237,7 +237,7 @@ def test_of_two_times_the_flow_gave_the_later_holds(clock: Clock) -> None:
     assert refused(limiter, "a").code == "flow_throttled"
 
 
-def test_a_429_whose_time_is_over_pauses_all_the_same(clock: Clock) -> None:
+def test_a_429_whose_retry_after_is_past_pauses_too(clock: Clock) -> None:
     limiter = one_flow(clock)
     call(limiter, FlowHealth.THROTTLED, clock.now)
     assert refused(limiter, "a").code == "flow_throttled"
@@ -246,19 +246,19 @@ def test_a_429_whose_time_is_over_pauses_all_the_same(clock: Clock) -> None:
 # --- breaker ---------------------------------------------------------------------------------------------------------
 
 
-def broken(clock: Clock) -> Asked:
+def broken(clock: Clock) -> DefaultedLimiter:
     limiter = one_flow(clock)
     for _ in range(3):
         call(limiter, FlowHealth.UNHEALTHY)
     return limiter
 
 
-def test_a_flow_that_only_fails_is_left_alone(clock: Clock) -> None:
-    no = refused(broken(clock), "a")
-    assert (no.code, no.until) == ("flow_circuit_open", clock.now + timedelta(seconds=30))
+def test_failures_in_a_row_open_the_breaker(clock: Clock) -> None:
+    postponement = refused(broken(clock), "a")
+    assert (postponement.code, postponement.until) == ("flow_circuit_open", clock.now + timedelta(seconds=30))
 
 
-def test_failures_that_are_not_in_a_row_break_nothing(clock: Clock) -> None:
+def test_failures_that_are_not_in_a_row_do_not_open_the_breaker(clock: Clock) -> None:
     limiter = one_flow(clock)
     for health in (
         FlowHealth.UNHEALTHY,
@@ -272,7 +272,7 @@ def test_failures_that_are_not_in_a_row_break_nothing(clock: Clock) -> None:
     assert limiter.try_enter("f", "a") is None
 
 
-def test_a_broken_flow_is_tried_by_one_call_and_left_alone_for_longer_if_that_fails(clock: Clock) -> None:
+def test_a_half_open_breaker_lets_one_call_through_and_opens_for_longer_if_it_fails(clock: Clock) -> None:
     limiter = broken(clock)
     clock.advance(30)
     for seconds in (60, 100, 100):
@@ -281,19 +281,19 @@ def test_a_broken_flow_is_tried_by_one_call_and_left_alone_for_longer_if_that_fa
         limiter.leave("f", health=FlowHealth.UNHEALTHY, until=None, ticket="probe")
         clock.advance(seconds - 0.1)
         assert refused(limiter, "probe").code == "flow_circuit_open"
-        clock.advance(4)  # the other one does not come back
+        clock.advance(4)  # the other ticket does not return
 
 
-def test_a_broken_flow_that_answers_well_is_called_again(clock: Clock) -> None:
+def test_a_success_closes_a_half_open_breaker(clock: Clock) -> None:
     limiter = broken(clock)
     clock.advance(30)
     call(limiter, FlowHealth.HEALTHY)
     assert fill(limiter, "f") == 2
     limiter.leave("f", health=FlowHealth.UNHEALTHY, until=None)
-    assert fill(limiter, "f") == 1, "one failure does not open it again"
+    assert fill(limiter, "f") == 1, "one failure must not open it again"
 
 
-def test_a_flow_that_was_well_again_is_left_alone_no_longer_than_the_first_time(clock: Clock) -> None:
+def test_a_breaker_that_was_closed_opens_for_the_first_duration_again(clock: Clock) -> None:
     limiter = broken(clock)
     clock.advance(30)
     for health in (FlowHealth.HEALTHY, FlowHealth.UNHEALTHY, FlowHealth.UNHEALTHY, FlowHealth.UNHEALTHY):
@@ -301,7 +301,7 @@ def test_a_flow_that_was_well_again_is_left_alone_no_longer_than_the_first_time(
     assert refused(limiter, "a").until == clock.now + timedelta(seconds=30)
 
 
-def test_a_probe_that_was_cancelled_lets_the_next_one_try(clock: Clock) -> None:
+def test_a_cancelled_probe_makes_room_for_the_next_one(clock: Clock) -> None:
     limiter = broken(clock)
     clock.advance(30)
     call(limiter, FlowHealth.NEUTRAL)
@@ -314,17 +314,17 @@ def test_failures_of_calls_begun_before_the_breaker_opened_do_not_open_it_again(
     for n in range(9):
         limiter.leave("f", health=FlowHealth.UNHEALTHY, until=None, ticket=f"{QUEUE}f{n}")
     clock.advance(30)
-    assert limiter.try_enter("f", "probe") is None, "a call that hangs since before is no probe"
+    assert limiter.try_enter("f", "probe") is None, "a call that began before the opening must not count as the probe"
     limiter.leave("f", health=FlowHealth.UNHEALTHY, until=None, ticket=f"{QUEUE}f9")
     limiter.leave("f", health=FlowHealth.HEALTHY, until=None, ticket="probe")
     assert limiter.try_enter("f", "a") is None
 
 
-# --- who is next -----------------------------------------------------------------------------------------------------
+# --- turns -----------------------------------------------------------------------------------------------------------
 
 
-def waiting_for_one_place(clock: Clock) -> Asked:
-    """One call at a time; one call is under way, and the ticket "first" waits for it to end."""
+def waiting_for_one_place(clock: Clock) -> DefaultedLimiter:
+    """Limit the flow to one call; let the ticket "first" be postponed, and the call before it end."""
     limiter = one_flow(clock, replace(LIMITS, max_in_flight=1))
     assert limiter.try_enter("f", "call") is None
     due = refused(limiter, "first").until
@@ -334,19 +334,19 @@ def waiting_for_one_place(clock: Clock) -> Asked:
     return limiter
 
 
-def test_a_newcomer_does_not_go_before_one_that_is_due(clock: Clock) -> None:
+def test_a_newcomer_does_not_overtake_a_due_request(clock: Clock) -> None:
     limiter = waiting_for_one_place(clock)
     assert refused(limiter, "newcomer").code == "flow_busy"
     assert limiter.try_enter("f", "first") is None
 
 
-def test_who_has_called_keeps_no_place(clock: Clock) -> None:
+def test_a_request_that_has_called_keeps_no_place(clock: Clock) -> None:
     limiter = waiting_for_one_place(clock)
     call(limiter, FlowHealth.HEALTHY, ticket="first")
     assert limiter.try_enter("f", "newcomer") is None
 
 
-def test_who_comes_back_late_goes_before_those_due_later(clock: Clock) -> None:
+def test_a_late_request_goes_before_those_due_later(clock: Clock) -> None:
     limiter = one_flow(clock, replace(LIMITS, max_in_flight=1))
     assert limiter.try_enter("f", "call") is None
     due = refused(limiter, "late").until
@@ -356,16 +356,16 @@ def test_who_comes_back_late_goes_before_those_due_later(clock: Clock) -> None:
     assert limiter.try_enter("f", "late") is None
 
 
-def test_who_comes_back_late_takes_no_turn_from_those_due_about_then(clock: Clock) -> None:
+def test_a_late_request_does_not_displace_those_due_at_about_the_same_time(clock: Clock) -> None:
     limiter = one_flow(clock, replace(LIMITS, max_in_flight=4))
-    fill(limiter, "f", most=4)
+    fill(limiter, "f", limit=4)
     refused(limiter, "other")
     clock.advance_to(refused(limiter, "late").until + timedelta(seconds=1))
     refused(limiter, "late")
     assert limiter.state()["f"].waiting == 2
 
 
-def test_who_came_back_in_vain_keeps_its_turn(clock: Clock) -> None:
+def test_a_request_that_returned_in_vain_keeps_its_turn(clock: Clock) -> None:
     limiter = one_flow(clock, replace(LIMITS, max_in_flight=1))
     assert limiter.try_enter("f", "call") is None
     clock.advance_to(refused(limiter, "first").until)
@@ -377,14 +377,14 @@ def test_who_came_back_in_vain_keeps_its_turn(clock: Clock) -> None:
     assert limiter.try_enter("f", "first") is None
 
 
-def test_a_ticket_that_never_comes_back_is_forgotten(clock: Clock) -> None:
+def test_a_ticket_that_never_returns_is_forgotten(clock: Clock) -> None:
     limiter = waiting_for_one_place(clock)
     clock.advance(3.1)
     assert limiter.try_enter("f", "newcomer") is None
     assert limiter.state()["f"].waiting == 0
 
 
-def test_a_ticket_overtaken_by_later_ones_is_taken_to_be_elsewhere(clock: Clock) -> None:
+def test_a_ticket_overtaken_by_later_ones_is_forgotten(clock: Clock) -> None:
     limiter = one_flow(clock, replace(LIMITS, max_in_flight=1))
     assert limiter.try_enter("f", "call") is None
     refused(limiter, "elsewhere")
@@ -394,9 +394,9 @@ def test_a_ticket_overtaken_by_later_ones_is_taken_to_be_elsewhere(clock: Clock)
     assert limiter.try_enter("f", "here") is None
 
 
-def test_tickets_that_are_elsewhere_keep_no_more_than_a_quarter_of_the_places(clock: Clock) -> None:
+def test_absent_tickets_keep_at_most_a_quarter_of_the_places(clock: Clock) -> None:
     limiter = one_flow(clock, replace(LIMITS, max_in_flight=8))
-    fill(limiter, "f", most=8)
+    fill(limiter, "f", limit=8)
     last = max(refused(limiter, f"w{n}").until for n in range(10))
     for _ in range(8):
         limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
@@ -404,7 +404,7 @@ def test_tickets_that_are_elsewhere_keep_no_more_than_a_quarter_of_the_places(cl
     assert fill(limiter, "f") == 6
 
 
-def test_however_many_wait_the_memory_is_bounded(clock: Clock) -> None:
+def test_the_waiting_queue_is_bounded(clock: Clock) -> None:
     limiter = one_flow(clock, replace(LIMITS, max_in_flight=1))
     assert limiter.try_enter("f", "call") is None
     for n in range(10_050):
@@ -415,7 +415,7 @@ def test_however_many_wait_the_memory_is_bounded(clock: Clock) -> None:
 # --- lanes -----------------------------------------------------------------------------------------------------------
 
 
-def test_one_flow_leaves_lanes_to_the_others(clock: Clock) -> None:
+def test_one_flow_leaves_lanes_for_the_others(clock: Clock) -> None:
     limiter = flows(clock, "f", "g", lanes=12)
     assert fill(limiter, "f") == 9
     assert refused(limiter, "late").code == "flow_busy"
@@ -423,18 +423,18 @@ def test_one_flow_leaves_lanes_to_the_others(clock: Clock) -> None:
 
 
 def test_the_only_flow_may_hold_all_lanes(clock: Clock) -> None:
-    assert fill(flows(clock, "f", lanes=12), "f", most=12) == 12
+    assert fill(flows(clock, "f", lanes=12), "f", limit=12) == 12
 
 
 @pytest.mark.parametrize("lanes", [2, 3, 4, 12])
-def test_a_flow_that_begins_to_hang_leaves_a_lane_to_the_others(clock: Clock, lanes: int) -> None:
+def test_a_hanging_flow_leaves_a_lane_for_the_others(clock: Clock, lanes: int) -> None:
     limiter = flows(clock, "f", "g", lanes=lanes)
     assert fill(limiter, "f") < lanes
     assert limiter.try_enter("g", "a") is None
 
 
-def test_a_flow_that_holds_lanes_of_one_queue_leaves_some_of_each(clock: Clock) -> None:
-    """A message waits for the lanes of its own queue: lanes free elsewhere are no help to it."""
+def test_a_flow_leaves_lanes_of_each_queue_for_the_others(clock: Clock) -> None:
+    """A message waits for the lanes of its own queue: free lanes of other queues do not help it."""
     limiter = flows(clock, "f", "g", lanes=8, others=4)
     assert (fill(limiter, "f"), fill(limiter, "f", queue=OTHER_QUEUE)) == (6, 3)
     assert limiter.try_enter("g", "a") is None
@@ -444,14 +444,14 @@ def test_a_flow_that_holds_lanes_of_one_queue_leaves_some_of_each(clock: Clock) 
     assert fill(limiter, "g") == 5
 
 
-def test_a_queue_with_one_lane_lends_it_to_anyone(clock: Clock) -> None:
+def test_the_only_lane_of_a_queue_is_open_to_every_flow(clock: Clock) -> None:
     limiter = flows(clock, "f", "g", lanes=1)
     call(limiter, FlowHealth.UNHEALTHY)
     call(limiter, FlowHealth.HEALTHY)
     call(limiter, FlowHealth.HEALTHY, flow="g")
 
 
-def test_two_flows_that_begin_to_hang_leave_a_lane_to_the_others(clock: Clock) -> None:
+def test_two_hanging_flows_leave_a_lane_for_the_others(clock: Clock) -> None:
     limiter = flows(clock, "f", "g", "h", lanes=12)
     assert fill(limiter, "f") + fill(limiter, "g") == 11
     assert limiter.try_enter("h", "a") is None
@@ -463,10 +463,10 @@ def test_slow_flows_together_hold_little_of_the_reserve(clock: Clock) -> None:
     assert limiter.try_enter("g", "hangs") is None
     clock.advance(6)
     assert refused(limiter, "more", "g").code == "flow_busy"
-    assert fill(limiter, "h") == 1, "one lane is left for a flow that has none"
+    assert fill(limiter, "h") == 1, "one lane must be left for a flow without one"
 
 
-def test_a_flow_that_is_always_slow_takes_little_of_the_reserve(clock: Clock) -> None:
+def test_a_slow_flow_takes_one_lane_of_the_reserve(clock: Clock) -> None:
     limiter = flows(clock, "f", "g", lanes=12)
     assert limiter.try_enter("g", "slow") is None
     clock.advance(6)
@@ -475,14 +475,14 @@ def test_a_flow_that_is_always_slow_takes_little_of_the_reserve(clock: Clock) ->
     assert fill(limiter, "g") == 1
 
 
-def test_a_flow_that_fails_takes_nothing_of_the_reserve(clock: Clock) -> None:
+def test_a_failing_flow_takes_no_lane_of_the_reserve(clock: Clock) -> None:
     limiter = flows(clock, "f", "g", lanes=12)
     call(limiter, FlowHealth.UNHEALTHY, flow="g")
     fill(limiter, "f")
     assert refused(limiter, "a", "g").code == "flow_busy"
 
 
-def test_a_throttled_and_a_broken_flow_do_not_slow_another(clock: Clock) -> None:
+def test_a_throttled_and_a_failing_flow_do_not_slow_another(clock: Clock) -> None:
     limiter = flows(clock, "f", "g", "h", lanes=12)
     call(limiter, FlowHealth.THROTTLED, clock.now + timedelta(hours=1), flow="f")
     for _ in range(3):
@@ -490,19 +490,21 @@ def test_a_throttled_and_a_broken_flow_do_not_slow_another(clock: Clock) -> None
     assert fill(limiter, "h") == 9
 
 
-# --- patience --------------------------------------------------------------------------------------------------------
+# --- waiting in a lane -----------------------------------------------------------------------------------------------
 
 
-def known_to_be_quick(limiter: Asked, clock: Clock, flow: str = "f") -> Asked:
-    """A quarter of a second each call."""
+def after_a_quick_call(limiter: DefaultedLimiter, clock: Clock, flow: str = "f") -> DefaultedLimiter:
+    """Make one call that takes a quarter of a second."""
     assert limiter.try_enter(flow, "earlier") is None
     clock.advance(AT_ONCE / 4)
     limiter.leave(flow, health=FlowHealth.HEALTHY, until=None)
     return limiter
 
 
-async def asking(limiter: Asked, *tickets: str, flow: str = "f") -> list[asyncio.Task[Postponement | None]]:
-    """Requests that ask for a place and were given the time to wait for it."""
+async def start_waiting(
+    limiter: DefaultedLimiter, *tickets: str, flow: str = "f"
+) -> list[asyncio.Task[Postponement | None]]:
+    """Start requests for a place, and let each begin its wait."""
     tasks = [asyncio.create_task(limiter.enter(flow, each, max_wait_seconds=AT_ONCE)) for each in tickets]
     for _ in range(3):
         await asyncio.sleep(0)
@@ -510,9 +512,9 @@ async def asking(limiter: Asked, *tickets: str, flow: str = "f") -> list[asyncio
 
 
 async def test_the_backlog_of_a_quick_flow_waits_in_its_lane(clock: Clock) -> None:
-    limiter = known_to_be_quick(flows(clock, "f", "g", lanes=4), clock)
+    limiter = after_a_quick_call(flows(clock, "f", "g", lanes=4), clock)
     fill(limiter, "f")
-    first, second = await asking(limiter, "a", "b")
+    first, second = await start_waiting(limiter, "a", "b")
     limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     assert await first is None
     assert not second.done()
@@ -521,80 +523,80 @@ async def test_the_backlog_of_a_quick_flow_waits_in_its_lane(clock: Clock) -> No
     assert limiter.state()["f"].in_flight == 3
 
 
-async def test_patience_ends(clock: Clock) -> None:
-    limiter = known_to_be_quick(one_flow(clock), clock)
+async def test_a_wait_ends_after_its_maximum(clock: Clock) -> None:
+    limiter = after_a_quick_call(one_flow(clock), clock)
     fill(limiter, "f")
-    no = await limiter.enter("f", "a", max_wait_seconds=0.02)
-    assert no is not None
-    assert no.code == "flow_busy"
+    postponement = await limiter.enter("f", "a", max_wait_seconds=0.02)
+    assert postponement is not None
+    assert postponement.code == "flow_busy"
     limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
-    assert limiter.state()["f"].in_flight == 1, "who went away is given no place"
+    assert limiter.state()["f"].in_flight == 1, "a request that left must get no place"
 
 
-async def test_a_hanging_flow_is_not_waited_for_however_quick_it_was(clock: Clock) -> None:
+async def test_no_request_waits_for_a_hanging_flow_even_if_it_was_quick(clock: Clock) -> None:
     limiter = one_flow(clock)
-    known_to_be_quick(limiter, clock)
+    after_a_quick_call(limiter, clock)
     fill(limiter, "f")
     clock.advance(AT_ONCE + 0.01)
-    [task] = await asking(limiter, "a")
+    [task] = await start_waiting(limiter, "a")
     assert task.done()
 
 
-async def test_a_flow_is_not_waited_for_before_it_is_known_to_be_quick(clock: Clock) -> None:
+async def test_no_request_waits_for_a_flow_of_unknown_duration(clock: Clock) -> None:
     limiter = one_flow(clock)
     fill(limiter, "f")
-    [task] = await asking(limiter, "a")
+    [task] = await start_waiting(limiter, "a")
     assert task.done()
 
 
-async def test_nobody_waits_longer_than_a_few_calls_last(clock: Clock) -> None:
+async def test_no_request_waits_longer_than_a_few_calls_last(clock: Clock) -> None:
     limiter = one_flow(clock)
     assert limiter.try_enter("f", "call") is None
     clock.advance(0.1)
     limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     fill(limiter, "f")
     clock.advance(0.5)  # so long that at a tenth of a second each all calls should have ended
-    [task] = await asking(limiter, "a")
+    [task] = await start_waiting(limiter, "a")
     assert task.done()
 
 
-async def test_a_slow_flow_is_not_waited_for(clock: Clock) -> None:
+async def test_no_request_waits_for_a_slow_flow(clock: Clock) -> None:
     limiter = one_flow(clock)
     assert limiter.try_enter("f", "call") is None
     clock.advance(2)
     limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     fill(limiter, "f")
-    [task] = await asking(limiter, "a")
+    [task] = await start_waiting(limiter, "a")
     assert task.done()
 
 
-async def test_no_more_wait_than_are_likely_to_be_let_in(clock: Clock) -> None:
+async def test_no_more_requests_wait_than_can_expect_a_place(clock: Clock) -> None:
     limiter = one_flow(clock)
     assert limiter.try_enter("f", "call") is None
     clock.advance(AT_ONCE / 2)
     limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     fill(limiter, "f")
-    tasks = await asking(limiter, *"abcdef")
+    tasks = await start_waiting(limiter, *"abcdef")
     assert [task.done() for task in tasks] == [False] * 4 + [True] * 2, "two places, each free twice in that time"
     await cancel(*tasks)
 
 
-async def test_a_pause_ends_all_waiting(clock: Clock) -> None:
-    limiter = known_to_be_quick(one_flow(clock), clock)
+async def test_a_pause_ends_all_waits(clock: Clock) -> None:
+    limiter = after_a_quick_call(one_flow(clock), clock)
     fill(limiter, "f")
-    tasks = await asking(limiter, "a", "b")
+    tasks = await start_waiting(limiter, "a", "b")
     limiter.leave("f", health=FlowHealth.THROTTLED, until=clock.now + timedelta(seconds=9))
-    tasks += await asking(limiter, "c")
+    tasks += await start_waiting(limiter, "c")
     assert all(task.done() for task in tasks)
-    assert [no.code for no in await asyncio.gather(*tasks) if no] == ["flow_throttled"] * 3
+    assert [outcome.code for outcome in await asyncio.gather(*tasks) if outcome] == ["flow_throttled"] * 3
 
 
-async def test_who_waits_in_a_lane_does_not_go_before_one_that_is_due(clock: Clock) -> None:
+async def test_a_request_that_waits_in_a_lane_does_not_overtake_a_due_one(clock: Clock) -> None:
     limiter = waiting_for_one_place(clock)
     assert limiter.try_enter("f", "first") is None
     due = refused(limiter, "returns").until
     clock.advance_to(due)
-    newcomer, returned = await asking(limiter, "newcomer", "returns")
+    newcomer, returned = await start_waiting(limiter, "newcomer", "returns")
     limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     assert await returned is None
     assert not newcomer.done()
@@ -602,12 +604,12 @@ async def test_who_waits_in_a_lane_does_not_go_before_one_that_is_due(clock: Clo
 
 
 async def test_a_cancelled_wait_holds_no_place(clock: Clock) -> None:
-    limiter = known_to_be_quick(one_flow(clock, replace(LIMITS, max_in_flight=1)), clock)
+    limiter = after_a_quick_call(one_flow(clock, replace(LIMITS, max_in_flight=1)), clock)
     fill(limiter, "f")
-    waiting, given = await asking(limiter, "a", "b")
+    waiting, given = await start_waiting(limiter, "a", "b")
     await cancel(waiting)
     limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
-    await cancel(given)  # it was given the place, and does not know it yet
+    await cancel(given)  # its place was granted, but its task has not run since
     assert limiter.state()["f"].in_flight == 0
 
 
@@ -617,12 +619,12 @@ async def cancel(*tasks: asyncio.Task[Postponement | None]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-# --- whatever happens ------------------------------------------------------------------------------------------------
+# --- simulation ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Answered:
-    """How a call ends."""
+    """The end of a call."""
 
     seconds: float
     health: FlowHealth
@@ -633,7 +635,7 @@ class Answered:
 class Request:
     ticket: str
     elsewhere: bool
-    """Once sent away, another replica takes it."""
+    """Once postponed, another replica takes it."""
     owed_since: datetime | None = None
     called: bool = False
     trips: int = 0
@@ -644,18 +646,18 @@ HEALTHY = Answered(0.2, FlowHealth.HEALTHY)
 
 @dataclass
 class Simulation:
-    """One flow, and all that happens to it, in simulated time."""
+    """One flow and its requests, in simulated time."""
 
     limits: FlowLimits
     answers: list[Answered]
     late: list[float]
-    """By how much requests come back late, in turn."""
+    """The delays, in turn, with which requests return."""
     clock: Clock = field(default_factory=Clock)
     requests: list[Request] = field(default_factory=list)
     began: dict[str, datetime] = field(default_factory=dict)
     calls: list[datetime] = field(default_factory=list)
     opened: datetime | None = None
-    """The breaker: since when, until the flow is well again."""
+    """The time since which the breaker is open or half-open."""
 
     def __post_init__(self) -> None:
         self.limiter = one_flow(self.clock, self.limits)
@@ -678,16 +680,16 @@ class Simulation:
         heapq.heappush(self._events, (time, next(self._order), happen))
 
     def _ask(self, request: Request) -> None:
-        no = self.limiter.try_enter("f", request.ticket)
-        if no is None:
+        postponement = self.limiter.try_enter("f", request.ticket)
+        if postponement is None:
             self._call(request)
             return
-        assert no.until > self.clock.now
+        assert postponement.until > self.clock.now
         request.trips += 1
         assert request.trips < 200, "starved"
         if not request.elsewhere:
-            request.owed_since = request.owed_since or no.until
-            self._at(no.until + timedelta(seconds=next(self._late)), lambda: self._ask(request))
+            request.owed_since = request.owed_since or postponement.until
+            self._at(postponement.until + timedelta(seconds=next(self._late)), lambda: self._ask(request))
 
     def _call(self, request: Request) -> None:
         now = self.clock.now
@@ -707,7 +709,7 @@ class Simulation:
             assert sum(time > self.opened for time in self.began.values()) == 1, "one probe"
 
     def _hold_order(self, request: Request, now: datetime) -> None:
-        """Whoever is let in leaves places for those who were first, up to a quarter of all."""
+        """Check that a call leaves places for requests with an earlier turn, up to a quarter of all places."""
         turn = request.owed_since or now
         first = sum(
             1 for each in self.requests if not each.called and each.owed_since is not None and each.owed_since < turn
@@ -752,7 +754,7 @@ SOME_LIMITS = st.builds(
     arrivals=st.lists(st.tuples(st.floats(0, 60), st.sampled_from([False, False, False, True])), max_size=60),
     late=st.lists(st.floats(0, 0.4), min_size=1, max_size=5),
 )
-def test_bounds_and_order_hold_and_nobody_starves(
+def test_limits_and_turns_hold_and_no_request_starves(
     limits: FlowLimits, answers: list[Answered], arrivals: list[tuple[float, bool]], late: list[float]
 ) -> None:
     simulation = Simulation(limits, answers, late)
