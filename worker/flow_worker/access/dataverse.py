@@ -22,7 +22,11 @@ class DataverseAuthority:
         """See `Authority.authenticate`. The claim is not read. Raises only `Refused`."""
         sender = evidence.dataverse_sender
         if sender is None or sender.organization != self._organization:
-            raise Refused("organization_unknown", "The message is of another organisation than this queue is for.")
+            raise Refused(
+                "organization_unknown",
+                "The message is from another organisation than this queue is for; send it to the queue of its own "
+                "organisation.",
+            )
         return ProvenSender(_principal(sender))
 
 

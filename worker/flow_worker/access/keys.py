@@ -57,7 +57,8 @@ class IssuerKeys:
         """`lifetime_seconds`: how long keys stay in use without a successful fetch.
 
         `refresh_seconds`: the age at which keys are fetched again. `cooldown_seconds`: the age at which an unknown
-        `kid` causes a fetch. `fetch_seconds`: the deadline of one fetch. `failure_pause_seconds`: the pause after one.
+        `kid` causes a fetch. `fetch_seconds`: the deadline of one fetch. `failure_pause_seconds`: the least time
+        between two fetches for one issuer, so that the worker does not load an issuer that is down.
         """
         self._client = client
         self._lifetime = lifetime_seconds
