@@ -1,4 +1,4 @@
-"""The emulator among clients that behave badly, and under much of everything: others are served, memory is bounded.
+"""The emulator with misbehaving clients and under load: other clients are served, and memory is bounded.
 
 Smaller than `python -m bench.emulator --stress`, which has 2,000 connections and 1,000,000 messages.
 """
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.timeout(180), pytest.mark.asyncio(loop_scope="module")
 HOST = "127.0.0.1"
 GOOD, BUSY = "good", "busy"
 SLOWEST_SECONDS = 3.0
-"""A well-behaved client's round trip among the others: it takes some 10 ms alone."""
+"""The maximum of a well-behaved client's round trip beside the others. Alone, it takes about 10 ms."""
 MEGABYTE = 2**20
 
 
@@ -48,8 +48,8 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 @pytest.fixture(scope="module")
 def connection_string(emulator: Process) -> str:
     assert emulator.popen.stdout is not None
-    said: str = json.loads(emulator.popen.stdout.readline().removeprefix("ready "))["connection_string"]
-    return said
+    connection_string: str = json.loads(emulator.popen.stdout.readline().removeprefix("ready "))["connection_string"]
+    return connection_string
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +58,13 @@ def port(connection_string: str) -> int:
 
 
 def memory(emulator: Process) -> float:
-    """Megabytes that the emulator holds."""
+    """Return the memory of the emulator in megabytes."""
     return psutil.Process(emulator.popen.pid).memory_info().rss / MEGABYTE
 
 
 @asynccontextmanager
 async def good_client(connection_string: str) -> AsyncIterator[Callable[[], Awaitable[float]]]:
-    """A round trip of a well-behaved client on a queue of its own; says how long one took."""
+    """Make round trips of a well-behaved client on a separate queue. Return the duration of one."""
     async with (
         ServiceBusClient.from_connection_string(connection_string) as client,
         client.get_queue_sender(GOOD) as sender,
@@ -101,7 +101,7 @@ async def a_giant_frame(port: int, chance: random.Random) -> None:
     client, stream = await connect(HOST, port)
     await client.wire.send(AMQP_HEADER + b"\xff\xff\xff\xff\x02\x00\x00\x00" + chance.randbytes(1 << 16))
     with suppress(EOFError):
-        await client.hear(Attach)  # never: it is hung up on
+        await client.hear(Attach)  # never comes: the broker closes the connection
     await stream.close()
 
 
@@ -126,7 +126,7 @@ BADLY: list[Bad] = [garbage, half_a_frame, a_giant_frame, open_and_drop, a_flood
 
 
 async def behave(bad: Bad, port: int, times: int) -> None:
-    chance = random.Random(7)  # noqa: S311 - the same each time
+    chance = random.Random(7)  # noqa: S311 - the same sequence in every run
     for _ in range(times):
         with suppress(ConnectionError, EOFError):
             await bad(port, chance)
@@ -137,7 +137,7 @@ async def test_a_misbehaving_client_does_not_disturb_the_others(
     emulator: Process, connection_string: str, port: int, bad: Bad
 ) -> None:
     async with good_client(connection_string) as round_trip:
-        await behave(bad, port, 20)  # what is allocated once
+        await behave(bad, port, 20)  # for what is allocated only once
         before = memory(emulator)
         trouble = asyncio.create_task(behave(bad, port, 200))
         took = [await round_trip()]
@@ -172,7 +172,7 @@ async def test_a_client_that_never_reads_or_settles_does_not_delay_the_others(
             await sender.send_messages([ServiceBusMessage(body) for _ in range(20)])
         took = [await round_trip() for _ in range(20)]
         assert max(took) < SLOWEST_SECONDS
-        # 9 MB of messages, and for each of 20 connections what may be on its way to it
+        # 9 MB of messages, and for each of 20 connections its maximum of unsent bytes
         assert memory(emulator) - before < 150
 
 
@@ -224,7 +224,7 @@ async def test_a_long_queue_is_as_fast_as_a_short_one(emulator: Process, connect
         await receiver.complete_message(one)
         assert time.perf_counter() - began < SLOWEST_SECONDS
         assert str(last) == "x"
-    assert (memory(emulator) - before) * MEGABYTE / 20_000 < 5_000  # bytes for each message of one byte
+    assert (memory(emulator) - before) * MEGABYTE / 20_000 < 5_000  # bytes for each message with a body of one byte
     await drained(connection_string)
 
 
@@ -235,7 +235,7 @@ async def first_number(receiver: object) -> int:
 
 
 async def drained(connection_string: str) -> None:
-    """Take everything out of the busy queue."""
+    """Receive everything from the busy queue."""
     mode = ServiceBusReceiveMode.RECEIVE_AND_DELETE
     async with (
         ServiceBusClient.from_connection_string(connection_string) as client,

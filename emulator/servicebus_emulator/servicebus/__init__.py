@@ -1,1 +1,1 @@
-"""The Service Bus dialect: queues and their rules, and how the SDKs speak of them over AMQP."""
+"""Service Bus without sockets: queues, their storage, access control, and the AMQP links of clients."""

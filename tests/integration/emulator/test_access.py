@@ -1,4 +1,4 @@
-"""Keys, tokens and rights, as azure-servicebus, unchanged, meets them over real sockets."""
+"""Keys, tokens and rights with the unmodified azure-servicebus SDK over sockets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def policy(name: str, *rights: str) -> dict[str, object]:
 
 
 def configuration(**service_bus: object) -> config.Config:
-    """The default one with policies: two of the namespace, one of a queue."""
+    """Return the default configuration with two policies of the namespace and one of a queue."""
     document: dict[str, Any] = json.loads(config.DEFAULT.read_text(encoding="utf-8"))
     (namespace,) = document["UserConfig"]["Namespaces"]
     namespace["AuthorizationRules"] = [policy("sender", "Send"), policy("listener", "Listen")]
@@ -82,7 +82,7 @@ def host(emulator: Emulator) -> str:
 
 
 def client(emulator: Emulator, name: str, key: str | None = None) -> ServiceBusClient:
-    """Of the policy of this name; with its primary key, unless another is given."""
+    """Return a connection string for a policy, with its primary key unless another is given."""
     text = (
         f"Endpoint=sb://{host(emulator)};SharedAccessKeyName={name};"
         f"SharedAccessKey={key or f'{name}-key'};UseDevelopmentEmulator=true"
@@ -100,7 +100,7 @@ async def send(one: ServiceBusClient, queue: str = Q) -> None:
 
 
 async def receive(one: ServiceBusClient, queue: str = Q) -> int:
-    """How many messages came, and were completed."""
+    """Receive and complete messages. Return their number."""
     async with one.get_queue_receiver(queue) as receiver:
         messages = await receiver.receive_messages(max_wait_time=1)
         for message in messages:
@@ -123,8 +123,8 @@ async def refused(attempt: Awaitable[object]) -> ServiceBusError:
     return caught.value
 
 
-def said(error: ServiceBusError) -> str:
-    """What the service said; the SDK hides it."""
+def reason_of(error: ServiceBusError) -> str:
+    """Return the service's reason, which the SDK hides."""
     return f"{type(error).__name__}: {error.inner_exception or error}"
 
 
@@ -142,7 +142,7 @@ async def test_a_valid_key_allows_every_operation_on_a_queue(emulator: Emulator)
 
 async def test_a_wrong_key_is_not_authenticated_and_the_error_has_the_reason(emulator: Emulator) -> None:
     async with client(emulator, ROOT[0], "listener-key") as one:
-        reason = said(await refused(send(one)))
+        reason = reason_of(await refused(send(one)))
     assert reason.startswith("ServiceBusAuthenticationError")
     assert "Status code: 401" in reason
     assert "InvalidSignature" in reason
@@ -170,7 +170,7 @@ async def test_a_client_with_the_right_to_send_cannot_receive(emulator: Emulator
         )
     for refusal in refusals:
         assert isinstance(refusal, ServiceBusAuthorizationError)
-        assert "'Listen' claim(s) are required" in said(refusal)
+        assert "'Listen' claim(s) are required" in reason_of(refusal)
 
 
 async def test_a_client_with_the_right_to_listen_cannot_send(emulator: Emulator) -> None:
@@ -179,14 +179,14 @@ async def test_a_client_with_the_right_to_listen_cannot_send(emulator: Emulator)
         refusal, received = await asyncio.gather(refused(send(one)), receive(one))
     assert received == 1
     assert isinstance(refusal, ServiceBusAuthorizationError)
-    assert "'Send' claim(s) are required" in said(refusal)
+    assert "'Send' claim(s) are required" in reason_of(refusal)
 
 
 async def test_a_queues_key_gives_no_right_over_another_queue(emulator: Emulator) -> None:
     async with client(emulator, "queue") as one:
         _, refusal = await asyncio.gather(send(one), refused(send(one, OTHER)))
     assert isinstance(refusal, ServiceBusAuthenticationError)
-    assert f"there is no policy 'queue' for '{OTHER}'" in said(refusal)
+    assert f"there is no policy 'queue' for '{OTHER}'" in reason_of(refusal)
 
 
 async def test_in_open_mode_every_key_is_accepted() -> None:
@@ -210,7 +210,7 @@ async def test_the_command_line_overrides_the_access_mode_of_the_configuration()
 
 @pytest.fixture
 def at_identity_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Emulator], None]:
-    """Has azure-identity find an emulator's identity endpoint."""
+    """Points azure-identity to an emulator's identity endpoint."""
 
     def point(emulator: Emulator) -> None:
         for name, value in emulator.web.environment().items():
@@ -252,7 +252,7 @@ async def test_a_data_role_gives_its_right_and_no_other(at_identity_of: Callable
             received, refusal, _ = await asyncio.gather(receive(one, OTHER), refused(receive(one)), send(one))
     assert received == 1
     assert isinstance(refusal, ServiceBusAuthorizationError)
-    assert "'Listen' claim(s) are required" in said(refusal)
+    assert "'Listen' claim(s) are required" in reason_of(refusal)
 
 
 async def test_an_identity_without_a_role_has_no_rights(at_identity_of: Callable[[Emulator], None]) -> None:
@@ -281,7 +281,7 @@ def test_an_invalid_setting_is_rejected_with_its_path(service_bus: dict[str, obj
 
 
 def signature(emulator: Emulator, seconds: float, *, queue: str = Q) -> str:
-    """A signature that expires in so many seconds, or one less."""
+    """Return a signature that expires in this number of seconds, or one second earlier."""
     expiry = int(time.time() + seconds)
     return str(
         generate_sas_token(f"sb://{host(emulator)}/{queue}", *ROOT, expiry)  # type: ignore[no-untyped-call]
@@ -293,12 +293,12 @@ async def test_an_expired_signature_is_not_authenticated(emulator: Emulator) -> 
     async with of_identity(emulator, credential) as one:
         refusal = await refused(send(one))
     assert isinstance(refusal, ServiceBusAuthenticationError)
-    assert "ExpiredToken" in said(refusal)
+    assert "ExpiredToken" in reason_of(refusal)
 
 
 @asynccontextmanager
 async def peer(emulator: Emulator) -> AsyncIterator[Client]:
-    """A client with links to `$cbs`; both have handles of their own, 8 and 9."""
+    """A client with links to `$cbs` under the handles 8 and 9."""
     one, stream = await connect(HOST, int(host(emulator).rpartition(":")[2]))
     try:
         await one.open()
@@ -326,7 +326,8 @@ async def test_an_expired_token_detaches_its_links_and_no_others(emulator: Emula
         await one.attach(Q, 2, receives=False)
         await one.attach(f"{Q}/$management", 3)
         gone = [await one.hear(Detach) for _ in range(3)]
-        assert sorted(detach.handle for detach in gone) == [2, 4, 5]  # its handles: in the order of attaching
+        # The broker numbers its own handles in the order of the attaches.
+        assert sorted(detach.handle for detach in gone) == [2, 4, 5]
         assert {detach.error.condition for detach in gone if detach.error} == {"amqp:unauthorized-access"}
         await one.allow(1, 1)
         emulator.broker.find(OTHER).send([message("x")])
@@ -346,7 +347,7 @@ async def test_a_token_replaced_in_time_keeps_its_links(emulator: Emulator) -> N
 
 
 class ShortTokens:
-    """A credential of tokens for so many seconds; azure-identity's own do not ask again within half a minute."""
+    """A credential whose tokens live for some seconds. Those of azure-identity are cached for half a minute."""
 
     def __init__(self, emulator: Emulator, seconds: int) -> None:
         self._emulator = emulator
@@ -360,7 +361,8 @@ class ShortTokens:
 
 
 async def test_the_sdk_renews_its_token_in_time_and_keeps_its_link(emulator: Emulator) -> None:
-    credential, began = ShortTokens(emulator, 11), time.time()  # renewed when a tenth of it is left, in whole seconds
+    # The SDK renews a token when a tenth of its life is left, in whole seconds.
+    credential, began = ShortTokens(emulator, 11), time.time()
     async with of_identity(emulator, credential) as one, one.get_queue_receiver(Q) as receiver:
         waiting = asyncio.create_task(receiver.receive_messages(max_wait_time=20))
         await asyncio.sleep(1)
@@ -388,7 +390,7 @@ async def test_without_a_token_every_link_is_refused_alike_and_reveals_no_entity
 
 @asynccontextmanager
 async def short_of_patience() -> AsyncIterator[int]:
-    """The port of a server that waits for a token no longer than it has to."""
+    """The port of a server with the shortest grace period for a token."""
     rules = ConnectionRules(first_token_within_seconds=SHORT)
     server = AmqpServer(Broker([QueueSettings("q")]), rules=rules, authorizer=Authorizer())
     try:
@@ -410,7 +412,7 @@ async def test_a_connection_without_a_token_is_closed_after_the_grace_period() -
 
 
 async def log_in(port: int, name: str, key: str) -> tuple[SaslOutcome, Client, Stream]:
-    """By SASL PLAIN; how it came out, and a client to go on with."""
+    """Log in with SASL PLAIN. Return the outcome, and the client."""
     reader, writer = await asyncio.open_connection(HOST, port)
     body = encode_frame_body(SaslInit("PLAIN", f"\0{name}\0{key}".encode()))
     writer.write(SASL_HEADER + frame_header(len(body), 0, SASL_FRAME) + body)

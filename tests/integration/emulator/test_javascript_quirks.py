@@ -1,4 +1,4 @@
-"""What the JavaScript SDK's own live tests tell of the service, as azure-servicebus sees it."""
+"""Service quirks from the live tests of the JavaScript SDK, as azure-servicebus sees them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_dead_letter_cannot_be_dead_lettered_again(client: ServiceBusClient) -
     with client.get_queue_receiver("dead", sub_queue=ServiceBusSubQueue.DEAD_LETTER) as below:
         with pytest.raises(ServiceBusError, match="cannot be dead-lettered again"):
             below.dead_letter_message(receive_blocking(below, 1)[0])
-        [again] = receive_blocking(below, 1)  # at once, and not counted
+        [again] = receive_blocking(below, 1)  # the refusal unlocks the message at once, without counting
         assert again.delivery_count == 0
         below.complete_message(again)
 
@@ -70,7 +70,7 @@ def test_deliveries_of_dead_letters_are_not_counted(client: ServiceBusClient) ->
     with client.get_queue_receiver("abandoned", sub_queue=ServiceBusSubQueue.DEAD_LETTER) as below:
         below.abandon_message(receive_blocking(below, 1)[0])
         [again] = receive_blocking(below, 1)
-        assert again.delivery_count == 1  # from above
+        assert again.delivery_count == 1  # the count from the main queue
         below.complete_message(again)
 
 
@@ -86,6 +86,6 @@ def test_an_empty_session_id_allows_any_partition_key(client: ServiceBusClient) 
 
 def test_a_policy_lists_its_rights_in_the_services_order() -> None:
     policy = Policy("all", ALL_RIGHTS, ("one", "two"), "orders")
-    told_rights = told((policy,), created="2026-01-01T00:00:00Z", updated="2026-01-01T00:00:00Z")
-    places = [told_rights.index(f">{right}<") for right in ("Manage", "Send", "Listen")]
+    described = told((policy,), created="2026-01-01T00:00:00Z", updated="2026-01-01T00:00:00Z")
+    places = [described.index(f">{right}<") for right in ("Manage", "Send", "Listen")]
     assert places == sorted(places)

@@ -1,4 +1,4 @@
-"""The dialect's finer points, as azure-servicebus sees them over links: what is delivered, and what is refused."""
+"""Details of deliveries and refusals as azure-servicebus sees them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def sender(client: ServiceBusClient) -> Iterator[ServiceBusSender]:
 
 @pytest.fixture(scope="module")
 def receivers(client: ServiceBusClient) -> Iterator[dict[ServiceBusReceiveMode, ServiceBusReceiver]]:
-    """One for each mode; none waits for messages between two calls."""
+    """One receiver for each mode. Without credit between two calls, neither takes messages of the other."""
     with (
         client.get_queue_receiver("plain") as keeping,
         client.get_queue_receiver("plain", receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE) as deleting,
@@ -111,7 +111,7 @@ def test_a_queue_that_is_disabled_while_in_use_reports_it(client: ServiceBusClie
     with client.get_queue_sender("closing") as sender:
         sender.send_messages(ServiceBusMessage("x"))
         bus.update_queue("closing", status=QueueStatus.SEND_DISABLED)
-        with pytest.raises(ServiceBusError):  # the SDK makes little of a link that goes while it sends
+        with pytest.raises(ServiceBusError):  # the SDK raises a general error if a link is detached while it sends
             sender.send_messages(ServiceBusMessage("x"))
     with pytest.raises(MessagingEntityDisabledError), client.get_queue_sender("closing"):
         pass

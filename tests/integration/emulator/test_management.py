@@ -1,4 +1,4 @@
-"""`$management` through azure-servicebus: what is settled, listed and asked for beside the receiver's own link."""
+"""The `$management` node through azure-servicebus: settlement, listing and deferred messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def client(bus: EmulatedServiceBus) -> Iterator[ServiceBusClient]:
 
 @pytest.fixture(scope="module")
 def sender(client: ServiceBusClient) -> Iterator[ServiceBusSender]:
-    """For the queue with sessions."""
+    """A sender to the queue with sessions."""
     with client.get_queue_sender("sessions") as one:
         yield one
 

@@ -1,4 +1,4 @@
-"""Connections that break, links that are taken away, a broker that falls silent: what the SDK makes of it."""
+"""Broken connections, forced detaches and a frozen broker, and the reaction of the SDK."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ async def client(bus: Bus) -> AsyncIterator[ServiceBusClient]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sender(client: ServiceBusClient) -> AsyncIterator[ServiceBusSender]:
-    """One for all that follows: it has to live through everything."""
+    """One sender for all tests of the module: it must survive every outage."""
     async with client.get_queue_sender("plain") as one:
         yield one
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def receiver(client: ServiceBusClient) -> AsyncIterator[ServiceBusReceiver]:
-    """One for all that follows, too."""
+    """One receiver for all tests of the module."""
     async with client.get_queue_receiver("plain") as one:
         yield one
 
 
 async def next_body(receiver: ServiceBusReceiver) -> str:
-    """Receive one message and complete it; what it says."""
+    """Receive and complete one message. Return its body."""
     [got] = await receiver.receive_messages(max_wait_time=10)
     await receiver.complete_message(got)
     return str(got)
@@ -73,9 +73,9 @@ async def test_a_waiting_receiver_survives_a_restart(
     bus: Bus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     waiting = asyncio.create_task(receiver.receive_messages(max_wait_time=20))
-    await asyncio.sleep(0.5)  # so that it waits
+    await asyncio.sleep(0.5)  # until the receiver waits
     await bus.server.stop()
-    await asyncio.sleep(0.5)  # so that it meets a closed port
+    await asyncio.sleep(0.5)  # until the client has found the port closed
     await bus.server.start(HOST, bus.port)
     await sender.send_messages(ServiceBusMessage("after"))
     got = await waiting or await receiver.receive_messages(max_wait_time=10)

@@ -1,4 +1,4 @@
-"""A queue's shared access policies, as the administration client makes, changes and reads them."""
+"""Shared access policies of a queue through the administration client."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Namespace:
         return ServiceBusClient.from_connection_string(text, retry_total=0)
 
     async def sends(self, queue: str, policy: str, key: str) -> bool:
-        """Whether this key opens the queue for a sender."""
+        """Return True if a sender can use the queue with this key."""
         async with self.client(policy, key) as client:
             try:
                 async with client.get_queue_sender(queue) as sender:
@@ -48,7 +48,7 @@ class Namespace:
             return True
 
     async def receives(self, queue: str, policy: str, key: str) -> bool:
-        """The same for a receiver."""
+        """Return True if a receiver can use the queue with this key."""
         async with self.client(policy, key) as client:
             try:
                 async with client.get_queue_receiver(queue) as receiver:
@@ -81,7 +81,7 @@ def rule(name: str, *rights: AccessRights, key: str | None = KEY) -> Authorizati
     )
 
 
-def told(queue: QueueProperties) -> dict[str, list[str]]:
+def rights_by_policy(queue: QueueProperties) -> dict[str, list[str]]:
     return {
         str(one.key_name): [str(getattr(right, "value", right)) for right in one.rights or []]
         for one in queue.authorization_rules or []
@@ -91,7 +91,11 @@ def told(queue: QueueProperties) -> dict[str, list[str]]:
 async def test_a_created_policy_gives_its_rights_and_no_others(namespace: Namespace) -> None:
     rules = [rule("portal", AccessRights.SEND), rule("desk", AccessRights.LISTEN)]
     made = await namespace.admin.create_queue("made", authorization_rules=rules)
-    assert told(made) == told(await namespace.admin.get_queue("made")) == {"portal": ["Send"], "desk": ["Listen"]}
+    assert (
+        rights_by_policy(made)
+        == rights_by_policy(await namespace.admin.get_queue("made"))
+        == {"portal": ["Send"], "desk": ["Listen"]}
+    )
     assert await namespace.sends("made", "portal", KEY)
     assert not await namespace.receives("made", "portal", KEY)
     assert await namespace.receives("made", "desk", KEY)
@@ -101,7 +105,7 @@ async def test_a_created_policy_gives_its_rights_and_no_others(namespace: Namesp
 
 async def test_a_configured_policy_is_returned_with_its_key(namespace: Namespace) -> None:
     queue = await namespace.admin.get_queue("configured")
-    assert told(queue) == {"portal": ["Send"]}
+    assert rights_by_policy(queue) == {"portal": ["Send"]}
     assert [one.primary_key for one in queue.authorization_rules or []] == ["of-the-file"]
     assert await namespace.sends("configured", "portal", "of-the-file")
 
@@ -114,7 +118,7 @@ async def test_an_update_replaces_the_policies_and_one_without_policies_removes_
     assert await namespace.sends("configured", "desk", KEY)
     queue.authorization_rules = []
     await namespace.admin.update_queue(queue)
-    assert told(await namespace.admin.get_queue("configured")) == {}
+    assert rights_by_policy(await namespace.admin.get_queue("configured")) == {}
     assert not await namespace.sends("configured", "desk", KEY)
 
 
@@ -134,7 +138,7 @@ async def test_the_policies_of_a_deleted_queue_give_no_right_over_a_new_one(name
 
 
 @pytest.mark.parametrize(
-    ("rules", "said"),
+    ("rules", "reason"),
     [
         ([rule("", AccessRights.SEND)], "KeyName: is required"),
         ([rule("p")], "Rights: must be one or more of Send, Listen, Manage"),
@@ -144,9 +148,9 @@ async def test_the_policies_of_a_deleted_queue_give_no_right_over_a_new_one(name
     ],
 )
 async def test_invalid_policies_are_rejected_and_create_nothing(
-    namespace: Namespace, rules: list[AuthorizationRule], said: str
+    namespace: Namespace, rules: list[AuthorizationRule], reason: str
 ) -> None:
-    with pytest.raises(HttpResponseError, match=f"AuthorizationRules: {said}") as refused:
+    with pytest.raises(HttpResponseError, match=f"AuthorizationRules: {reason}") as refused:
         await namespace.admin.create_queue("made", authorization_rules=rules)
     assert refused.value.status_code == 400
     assert "made" not in [one.name async for one in namespace.admin.list_queues()]

@@ -1,4 +1,4 @@
-"""How azure-servicebus receives: prefetch, iteration, sessions side by side, deferral, what closing gives back."""
+"""Receiving with azure-servicebus: prefetch, iteration, concurrent sessions, deferral and close."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def client(bus: Bus) -> AsyncIterator[ServiceBusClient]:
 
 
 class Senders:
-    """A sender for each queue, opened when it is first needed: opening and closing one takes the SDK a second."""
+    """A sender for each queue, opened at its first use: the SDK needs a second to open and close one."""
 
     def __init__(self, client: ServiceBusClient) -> None:
         self._client = client
@@ -74,7 +74,7 @@ async def send(client: ServiceBusClient) -> AsyncIterator[Senders]:
 
 
 def numbers(messages: Sequence[ServiceBusReceivedMessage]) -> list[int]:
-    """Their sequence numbers."""
+    """Return the messages' sequence numbers."""
     return [one.sequence_number or 0 for one in messages]
 
 
@@ -163,7 +163,7 @@ async def test_deferred_messages_can_be_settled_in_every_way(client: ServiceBusC
         assert await receiver.renew_message_lock(last) > datetime.now(UTC)
         await receiver.complete_message(last)
         [again] = await receiver.receive_deferred_messages(2)
-        assert again.delivery_count == 2  # put aside, and then abandoned
+        assert again.delivery_count == 2  # one deferral and one abandonment
         await receiver.complete_message(again)
     assert bus.broker.counts()["deferring"] == EMPTY | {"deferred": 1, "dead_lettered": 1}
     deleting = client.get_queue_receiver("deferring", receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE)

@@ -1,4 +1,4 @@
-"""What the emulator refuses, and as which of azure-servicebus' exceptions it arrives; blocking form."""
+"""Refusals of the emulator, and the exceptions that azure-servicebus raises for them: the blocking clients."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sender(client: ServiceBusClient) -> Iterator[ServiceBusSender]:
 
 
 class Bearer:
-    """A credential that has this token, whatever it is."""
+    """A credential with this token, valid or not."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -110,7 +110,7 @@ def test_a_dead_letter_queue_has_no_sessions(client: ServiceBusClient) -> None:
 def test_a_session_id_must_be_a_string(client: ServiceBusClient) -> None:
     with (
         pytest.raises(ServiceBusError, match="must be a string"),
-        client.get_queue_receiver("sessions", session_id=1),  # type: ignore[arg-type]  # that is the test
+        client.get_queue_receiver("sessions", session_id=1),  # type: ignore[arg-type]  # the test passes a wrong type on purpose
     ):
         pass
 
@@ -118,7 +118,7 @@ def test_a_session_id_must_be_a_string(client: ServiceBusClient) -> None:
 def test_the_state_of_an_expired_session_cannot_be_read(client: ServiceBusClient) -> None:
     with client.get_queue_receiver("sessions", session_id="brief") as receiver:
         assert receiver.session.get_state() is None
-        time.sleep(1.1)  # the lock's own time
+        time.sleep(1.1)  # longer than the lock duration
         with pytest.raises(SessionLockLostError):
             receiver.session.get_state()
 

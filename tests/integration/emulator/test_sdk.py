@@ -1,4 +1,4 @@
-"""azure-servicebus, unchanged, finds in the emulator what it finds in Service Bus; asyncio form."""
+"""The unmodified azure-servicebus SDK works with the emulator as with Service Bus: the asyncio clients."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ async def test_a_lock_is_renewed_and_lost_and_the_message_is_dead_lettered(clien
         renewed = await one.renew_message_lock(got)
         assert until is not None
         assert renewed >= until
-        await asyncio.sleep(2.2)  # the lock's own time
+        await asyncio.sleep(2.2)  # longer than the lock duration
         with pytest.raises(MessageLockLostError):
             await one.complete_message(got)
         (again,) = await one.receive_messages(max_wait_time=5)
@@ -253,13 +253,13 @@ async def test_a_receiver_waits_for_the_next_session(client: ServiceBusClient) -
 async def test_a_session_whose_lock_ended_is_lost(client: ServiceBusClient) -> None:
     await send(client, "brief-sessions", ServiceBusMessage("x", session_id="a"))
     async with client.get_queue_receiver("brief-sessions", session_id="a") as held:
-        await asyncio.sleep(2.5)  # the lock's own time
+        await asyncio.sleep(2.5)  # longer than the lock duration
         with pytest.raises(SessionLockLostError):
             await held.receive_messages(max_wait_time=2)
 
 
 async def refusal(opened: AbstractAsyncContextManager[object]) -> ServiceBusError:
-    """What opening a sender or receiver fails with."""
+    """Return the error that opening a sender or receiver raises."""
     with pytest.raises(ServiceBusError) as error:
         async with opened:
             pass
@@ -273,7 +273,7 @@ async def test_missing_entities_and_forbidden_operations_raise_the_services_erro
         refusal(client.get_queue_receiver("sessions")),
         refusal(client.get_queue_receiver("plain", session_id="a")),
     )
-    assert [type(error) for error in missing] == [ServiceBusAuthenticationError] * 2  # as with the service
+    assert [type(error) for error in missing] == [ServiceBusAuthenticationError] * 2  # as at the service
     assert ["404" in str(error.inner_exception) for error in missing] == [True] * 2
     assert "amqp:not-allowed" in str(unlike)
     assert "amqp:not-allowed" in str(like)

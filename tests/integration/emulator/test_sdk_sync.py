@@ -1,4 +1,4 @@
-"""azure-servicebus, unchanged, against the emulator; blocking form, and what a restart does to it."""
+"""The unmodified azure-servicebus SDK works with the emulator: the blocking clients, and a restart."""
 
 from __future__ import annotations
 

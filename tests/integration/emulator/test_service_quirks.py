@@ -1,4 +1,4 @@
-"""What the service's documentation and its own SDKs' tests tell of it, as azure-servicebus sees it."""
+"""Service quirks from the documentation and from the SDKs' live tests, as azure-servicebus sees them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a start brings in: what queues need, and the rest when it is used first, which then works."""
+"""The imports of a start: only the queues' libraries at first, the HTTP libraries at their first use."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from servicebus_emulator.cloud.web import running_web
 from tests.support.processes import start
 
 LARGE = {"aiohttp", "cryptography", "jsonschema", "jwt", "rich", "sqlite3"}
-"""Together more than half of the memory and of the time that a start would take."""
+"""Together, these libraries would take more than half of the memory and time of a start."""
 _IMPORTED = re.compile(r"^import time: *\d+ \| *\d+ \| *([A-Za-z0-9_]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A running emulator with default settings, and the log in which the interpreter lists its imports."""
+    """A running emulator with default settings, and the interpreter's log of its imports."""
 
     ready: dict[str, Any]
     log: Path
@@ -40,7 +40,7 @@ class Served:
         return str(self.ready["flows_url"]).partition("/powerautomate")[0]
 
     def imported(self) -> set[str]:
-        """What of the large there is."""
+        """Return the large libraries that are imported."""
         return LARGE & set(_IMPORTED.findall(self.log.read_text(encoding="utf-8")))
 
 
@@ -89,8 +89,8 @@ def test_the_first_http_call_loads_everything_that_it_needs(served: Served) -> N
 def test_a_test_with_a_service_bus_imports_only_what_that_needs() -> None:
     program = "import sys; before = set(sys.modules); import servicebus_emulator.testing; "
     program += "print(*sys.modules.keys() - before)"
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert (LARGE | {"pydantic", "typer"}) & set(said.split()) == set()
+    imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert (LARGE | {"pydantic", "typer"}) & set(imported.split()) == set()
 
 
 async def test_concurrent_first_calls_are_all_answered() -> None:

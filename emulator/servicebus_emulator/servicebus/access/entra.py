@@ -85,8 +85,8 @@ class EntraTokenValidator:
     def validate(self, token: str) -> ValidatedCredential:
         """Return the permissions of the token's identity. Raises `ServiceBusError` (unauthorized).
 
-        The token of an identity without a role is valid, but carries no permission. As at the service, its holder is
-        refused later, when it needs a right.
+        The token of an identity without a role is valid, but carries no permission. The identity is refused
+        later, when it needs a right, as at the service.
         """
         try:
             claims = self._verify(token)

@@ -53,7 +53,7 @@ class MessageDelivery:
         if self._state.settings.requires_session:
             self._sessions.pump()
             return
-        # The receiver is chosen before the message: a message that nobody has capacity for stays where it is.
+        # The receiver is chosen before the message: without capacity, the message stays where it is.
         while self._receivers and (receiver := self._next_receiver()) is not None:
             message = self._expiry.pop_ready(self._ready)
             if message is None:

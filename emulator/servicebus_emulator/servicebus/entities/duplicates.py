@@ -13,7 +13,7 @@ class DuplicateDetector:
     """Recognizes messages whose ID was sent before.
 
     The window counts from the first message with an ID. A duplicate does not extend it (Microsoft Learn, "Duplicate
-    detection": the ID is kept for the duration of the window).
+    detection").
     """
 
     def __init__(self, state: QueueState) -> None:

@@ -113,7 +113,7 @@ class QueueSessions:
 
         Closing a session does not count a delivery; the end of its lock does (Microsoft Learn, "Message sessions").
         """
-        # The identity check covers a link that closes after its session was released, forgotten and created anew.
+        # The identity check covers a link that closes after its session was released, forgotten and created again.
         if self._all.get(session.id) is not session or not session.is_held:
             return
         session.is_held, session.receiver = False, None

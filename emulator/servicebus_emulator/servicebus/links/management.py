@@ -1,6 +1,6 @@
 """The `$management` node of a queue: peek, schedule, deferred messages, locks and sessions.
 
-Source: Microsoft Learn, "AMQP 1.0 in Azure Service Bus: request/response-based operations".
+Source: Microsoft Learn, "AMQP 1.0 request/response operations in Azure Service Bus".
 """
 
 from __future__ import annotations

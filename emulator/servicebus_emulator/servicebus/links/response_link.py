@@ -24,7 +24,7 @@ class ResponseLink:
     def matches(self, reply_to: str | None) -> bool:
         """Return True if a request with this reply-to expects its response on this link.
 
-        The Python and .NET SDKs put the link's target address into reply-to, the JavaScript SDK its name for `$cbs`.
+        SDKs put the link's target address into reply-to. The JavaScript SDK puts the link's name there for `$cbs`.
         """
         target = self.link.attach.target
         address = target.address if target is not None else None

@@ -1,4 +1,4 @@
-"""Clients of a broker without sockets: they say frames, and what the broker's end answers is there at once."""
+"""AMQP clients of a broker without sockets: they send frames, and the broker's answers are available at once."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ T = TypeVar("T", bound=Performative)
 
 
 class Namespace:
-    """A broker with these queues, whose time is set by hand."""
+    """A broker with these queues and a clock that the test sets."""
 
     def __init__(self, *queues: QueueSettings) -> None:
         self.clock = Clock()
         self.broker = Broker(queues, clock=self.clock)
 
     def client(self) -> Client:
-        """A connection with a session."""
+        """Return a client with a connection and an AMQP session."""
         return Client(self.broker)
 
     def passes(self, seconds: float) -> None:
-        """Let time pass, and do what is due then."""
+        """Advance the clock, and run what is due then."""
         self.clock.now += seconds
         for queue in self.broker.entities():
             queue.tick()
@@ -49,7 +49,7 @@ class Namespace:
 
 @dataclass(frozen=True)
 class Delivery:
-    """A message as it came."""
+    """A received delivery."""
 
     transfer: Transfer
     payload: bytes
@@ -61,17 +61,17 @@ class Delivery:
 
     @property
     def token(self) -> uuid.UUID:
-        """The lock it is under, read off the tag."""
+        """The lock token, from the delivery tag."""
         assert self.transfer.delivery_tag is not None
         return uuid.UUID(bytes_le=self.transfer.delivery_tag)
 
     def section(self, code: int) -> object:
-        """What a section holds."""
+        """Return the value of a section."""
         return sections(self.payload)[code]
 
 
 def sections(payload: bytes) -> dict[int, object]:
-    """A message's sections by their codes; several of the same keep the last."""
+    """Return a message's sections by code; of several with the same code, the last one."""
     found = {}
     for code, start, end in split(payload):
         described, _ = decode(payload[start:end])
@@ -81,7 +81,7 @@ def sections(payload: bytes) -> dict[int, object]:
 
 
 class Client:
-    """One connection. Handles are the test's to number; what is heard stays until `heard`."""
+    """One connection. The test chooses the handles. Received frames stay until `heard` returns them."""
 
     def __init__(self, broker: Broker) -> None:
         self.peer = Peer().open().begin()
@@ -89,24 +89,24 @@ class Client:
         self._sent: list[Sent] = []
 
     def say(self, *performatives: Performative, payload: bytes = b"") -> None:
-        """Send frames; the broker acts on them."""
+        """Send frames, and let the broker handle them."""
         for event in self.peer.say(*performatives, payload=payload):
             self.endpoint.handle(event)
 
     def heard(self, kind: type[T]) -> list[T]:
-        """What came of this kind since it was last asked for."""
+        """Return the performatives of this kind since the last call."""
         self._sent += self.peer.hear()
         found: list[T] = [one for _, one, _ in self._sent if isinstance(one, kind)]
         self._sent = [sent for sent in self._sent if not isinstance(sent[1], kind)]
         return found
 
     def only(self, kind: type[T]) -> T:
-        """The one thing of this kind that came."""
+        """Return the only performative of this kind."""
         (one,) = self.heard(kind)
         return one
 
     def deliveries(self) -> list[Delivery]:
-        """The messages that came, each in one frame."""
+        """Return the received messages, each of one frame."""
         self._sent += self.peer.hear()
         found = [Delivery(one, payload) for _, one, payload in self._sent if isinstance(one, Transfer)]
         self._sent = [sent for sent in self._sent if not isinstance(sent[1], Transfer)]
@@ -123,7 +123,7 @@ class Client:
         default_outcome: Outcome | None = None,
         properties: Mapping[str, object] | None = None,
     ) -> None:
-        """Ask for a link to receive on."""
+        """Attach a link to receive on."""
         source = Source(queue, filter=filters, default_outcome=default_outcome)
         modes = (1, 0) if deletes else (0, 1)
         self.say(
@@ -135,7 +135,7 @@ class Client:
     def send_to(
         self, target: Target | Coordinator, handle: int = 0, properties: Mapping[str, object] | None = None
     ) -> None:
-        """Ask for a link to send on."""
+        """Attach a link to send on."""
         self.say(
             Attach(
                 f"s{handle}",
@@ -149,29 +149,29 @@ class Client:
         )
 
     def transfer(self, handle: int, number: int, payload: bytes, *, message_format: int = 0) -> None:
-        """Send a message in as many frames as it takes."""
+        """Send a message in as many frames as it needs."""
         parts = [payload[start : start + _FRAME_BYTES] for start in range(0, len(payload), _FRAME_BYTES)]
         for part in parts[:-1]:
             self.say(Transfer(handle, number, b"%d" % number, message_format, more=True), payload=part)
         self.say(Transfer(handle, number, b"%d" % number, message_format), payload=parts[-1])
 
     def flow(self, handle: int, credit: int, *, count: int = 0, drain: bool = False) -> None:
-        """State the credit of a link, as from `count` deliveries."""
+        """Set the credit of a link, counted from `count` deliveries."""
         self.say(Flow(0, 1000, 0, 1000, handle=handle, delivery_count=count, link_credit=credit, drain=drain))
 
     def settle(
         self, first: int, state: Outcome | None = None, *, last: int | None = None, settled: bool = False
     ) -> None:
-        """Say what became of deliveries; accepted, if nothing else is said."""
+        """Send a disposition for deliveries; the default state is accepted."""
         state = Accepted() if state is None and not settled else state
         self.say(Disposition(True, first, last, settled, state))
 
     def settled(self) -> list[tuple[int, int | None, Outcome | None]]:
-        """What the broker said of deliveries: from, to, how."""
+        """Return the broker's dispositions: first delivery, last delivery, state."""
         return [(one.first, one.last, one.state) for one in self.heard(Disposition) if not one.role]
 
     def refused(self) -> Error:
-        """Why a link was refused, in the service's form: an attach without source and target, then a detach."""
+        """Return the error of a refused link: an attach without source and target, followed by a detach."""
         attach, detach = self.only(Attach), self.only(Detach)
         assert (attach.source, attach.target, detach.closed) == (None, None, True)
         assert detach.error is not None

@@ -1,4 +1,4 @@
-"""A queue without sockets: a clock that is set by hand, messages as a sender encodes them, a recording receiver."""
+"""A queue without sockets: a clock that the test sets, messages as a sender encodes them, a recording receiver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ START = 1_700_000_000.0
 
 
 class Clock:
-    """Seconds since the epoch; stands still until told."""
+    """Seconds since the epoch. It stands still until the test sets it."""
 
     def __init__(self) -> None:
         self.now = START
@@ -28,7 +28,7 @@ class Clock:
 
 @dataclass(eq=False)
 class RecordingReceiver:
-    """A consumer that takes so many messages and remembers them, as they were when it got them."""
+    """A receiver with credit for a number of messages, which records them."""
 
     credit: int = 1000
     peek_lock: bool = True
@@ -47,7 +47,7 @@ class RecordingReceiver:
 
     @property
     def bodies(self) -> list[bytes]:
-        """What it got, in order."""
+        """The bodies of the received messages, in order."""
         return [body(message) for message in self.received]
 
     @property
@@ -57,7 +57,7 @@ class RecordingReceiver:
 
 @dataclass(eq=False)
 class Waiting:
-    """Someone who waits for a session; takes its messages once it has one."""
+    """A receiver that waits for a session, and receives its messages once it has one."""
 
     queue: Queue
     clock: Clock
@@ -75,12 +75,12 @@ class Waiting:
 
 
 class Rig:
-    """A queue with these rules, and its clock."""
+    """A queue with these settings, and its clock."""
 
     def __init__(self, **rules: object) -> None:
         self.clock = Clock()
         self.changes = 0
-        settings = QueueSettings(name="q", **rules)  # type: ignore[arg-type]  # rules are named by each test
+        settings = QueueSettings(name="q", **rules)  # type: ignore[arg-type]  # each test names settings
         self.queue = Queue(settings, clock=self.clock, reschedule=self._changed)
 
     def _changed(self) -> None:
@@ -92,29 +92,29 @@ class Rig:
         return self.queue.dead_letters
 
     def send(self, *bodies: str, **how: object) -> list[int]:
-        """Send messages with these bodies; see `message` for the rest."""
+        """Send messages with these bodies; see `message` for the options."""
         return self.queue.send(message(text, **how) for text in bodies)  # type: ignore[arg-type]  # as above
 
     def receiver(self, credit: int = 1000, *, peek_lock: bool = True) -> RecordingReceiver:
-        """A consumer, subscribed."""
+        """Return a subscribed receiver."""
         receiver = RecordingReceiver(credit, peek_lock)
         self.queue.subscribe(receiver)
         return receiver
 
     def session(self, name: str, credit: int = 1000) -> tuple[MessageSession, RecordingReceiver]:
-        """A named session, accepted, with its consumer."""
+        """Accept a session, and return it with its receiver."""
         session, receiver = self.queue.sessions.accept(name), RecordingReceiver(credit)
         self.queue.sessions.attach(session, receiver)
         return session, receiver
 
     def next_session(self, wait: float = 60.0) -> Waiting:
-        """Wait for the next session that is free."""
+        """Wait for the next free session."""
         waiting = Waiting(self.queue, self.clock, self.clock() + wait)
         self.queue.sessions.accept_next(waiting)
         return waiting
 
     def passes(self, seconds: float, *, unnoticed: bool = False) -> None:
-        """Let time pass; what is due on the way happens when it is due, unless nobody looks."""
+        """Advance the clock, and run each timer at its due moment, unless the timers are late (`unnoticed`)."""
         end = self.clock.now + seconds
         while not unnoticed and self.queue.next_due() <= end:
             self.clock.now = max(self.clock.now, self.queue.next_due())
@@ -131,7 +131,7 @@ def message(
     at: float | None = None,
     partition_key: str | None = None,
 ) -> Message:
-    """A message as a sender encodes it: `ttl` seconds to live, to be enqueued `at` (seconds since the epoch)."""
+    """Return a message as a sender encodes it: `ttl` in seconds, scheduled `at` seconds since the epoch."""
     annotations: dict[object, object] = {}
     if at is not None:
         annotations[Symbol("x-opt-scheduled-enqueue-time")] = Timestamp(int(at * 1000))
@@ -152,7 +152,7 @@ def section(code: int, value: object) -> bytes:
 
 
 def body(message: Message) -> bytes:
-    """The content of a message's one data section."""
+    """Return the content of a message's only data section."""
     described, _ = decode(message.body)
     assert isinstance(described, Described)
     assert isinstance(described.value, bytes)
@@ -160,7 +160,7 @@ def body(message: Message) -> bytes:
 
 
 def properties(message: Message) -> dict[object, object]:
-    """A message's application properties."""
+    """Return a message's application properties."""
     described, _ = decode(message.application_properties)
     assert isinstance(described, Described)
     assert isinstance(described.value, dict)
@@ -168,6 +168,6 @@ def properties(message: Message) -> dict[object, object]:
 
 
 def token(message: Message) -> uuid.UUID:
-    """The lock it is under."""
+    """Return the lock token of a locked message."""
     assert message.lock_token is not None
     return message.lock_token

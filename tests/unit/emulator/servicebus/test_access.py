@@ -1,4 +1,4 @@
-"""Who may do what: policies as configured, tokens as they are made, and what is said of wrong ones."""
+"""Access control: policies of the configuration, valid tokens, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def authorizer(access: AccessMode = AccessMode.CHECKED) -> Authorizer:
 
 
 def signed(resource: str, name: str = "senders", key: str = "first-key", expiry: object = LATER) -> str:
-    """A signature as Microsoft's samples make them."""
+    """Return a signature as Microsoft's samples compute it."""
     encoded = quote(resource, safe="")
     digest = hmac.digest(key.encode(), f"{encoded}\n{expiry}".encode(), hashlib.sha256)
     return f"SharedAccessSignature sr={encoded}&sig={quote_plus(base64.b64encode(digest))}&se={expiry}&skn={name}"
 
 
-def refusal(gate: Authorizer, header: str | None, entity: str = "q", right: Right = Right.SEND) -> str:
-    """What is said to who is turned away."""
+def refusal(auth: Authorizer, header: str | None, entity: str = "q", right: Right = Right.SEND) -> str:
+    """Return the description of the refusal."""
     with pytest.raises(ServiceBusError) as caught:
-        gate.authorize(header, entity, right)
+        auth.authorize(header, entity, right)
     assert caught.value.condition == UNAUTHORIZED
     return caught.value.description
 
@@ -169,7 +169,7 @@ def test_a_client_may_sign_lower_case_percent_escapes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "why"),
+    ("header", "reason"),
     [
         (None, "MissingToken"),
         ("", "MalformedToken"),
@@ -192,10 +192,10 @@ def test_a_client_may_sign_lower_case_percent_escapes() -> None:
         ("Bearer a.b", "MalformedToken"),
     ],
 )
-def test_an_invalid_token_is_rejected_with_the_reason_and_without_a_secret(header: str | None, why: str) -> None:
-    said = refusal(authorizer(), header)
-    assert why in said
-    assert not any(secret in said for secret in ("first-key", "second-key", "q-key", "sig=", "SAS_KEY_VALUE"))
+def test_an_invalid_token_is_rejected_with_the_reason_and_without_a_secret(header: str | None, reason: str) -> None:
+    description = refusal(authorizer(), header)
+    assert reason in description
+    assert not any(secret in description for secret in ("first-key", "second-key", "q-key", "sig=", "SAS_KEY_VALUE"))
 
 
 @pytest.mark.parametrize("below", ["messages", "messages/head", "$deadletterqueue/messages"])
@@ -217,12 +217,12 @@ def test_a_queues_policy_covers_no_other_queue(entity: str) -> None:
 
 
 def test_in_open_mode_a_token_needs_only_the_form_of_a_token() -> None:
-    gate = authorizer(AccessMode.OPEN)
-    gate.authorize("SharedAccessSignature sr=a&sig=b&se=1&skn=c", "q", Right.MANAGE)
-    gate.authorize("Bearer a.b.c", "", Right.MANAGE)
-    refusal(gate, "SharedAccessSignature sr=a&sig=b&se=1")
-    refusal(gate, "Bearer a..c")
-    refusal(gate, None)
+    auth = authorizer(AccessMode.OPEN)
+    auth.authorize("SharedAccessSignature sr=a&sig=b&se=1&skn=c", "q", Right.MANAGE)
+    auth.authorize("Bearer a.b.c", "", Right.MANAGE)
+    refusal(auth, "SharedAccessSignature sr=a&sig=b&se=1")
+    refusal(auth, "Bearer a..c")
+    refusal(auth, None)
 
 
 # --- bearer tokens -----------------------------------------------------------------------------------------------
@@ -249,30 +249,30 @@ def bearer(issuer: Issuer, **changes: object) -> str:
     [(DataRole.SENDER, Right.SEND), (DataRole.RECEIVER, Right.LISTEN), (DataRole.OWNER, ALL_RIGHTS)],
 )
 def test_a_data_role_gives_its_rights(issuer: Issuer, role: DataRole, allowed: Right) -> None:
-    gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, role))
+    auth = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, role))
     for right in Right:
         if right in allowed:
-            gate.authorize(bearer(issuer), "q", right)
+            auth.authorize(bearer(issuer), "q", right)
         else:
-            assert f"'{right}' claim(s) are required" in refusal(gate, bearer(issuer), "q", right)
+            assert f"'{right}' claim(s) are required" in refusal(auth, bearer(issuer), "q", right)
 
 
 @pytest.mark.parametrize("changes", [{"audience": BUS.rstrip("/")}, {"version": "2.0"}])
 def test_the_audience_may_lack_its_slash_and_the_token_may_have_version_2(issuer: Issuer, changes: object) -> None:
     assert isinstance(changes, dict)
-    gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
-    gate.authorize(bearer(issuer, **changes), "q", Right.MANAGE)
+    auth = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
+    auth.authorize(bearer(issuer, **changes), "q", Right.MANAGE)
 
 
 def test_a_role_on_one_queue_covers_no_other_queue(issuer: Issuer) -> None:
-    gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER, "Q"))
-    gate.authorize(bearer(issuer), "q", Right.SEND)
-    refusal(gate, bearer(issuer), "other")
-    refusal(gate, bearer(issuer), "")
+    auth = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER, "Q"))
+    auth.authorize(bearer(issuer), "q", Right.SEND)
+    refusal(auth, bearer(issuer), "other")
+    refusal(auth, bearer(issuer), "")
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    ("changes", "reason"),
     [
         ({"audience": "https://management.azure.com/"}, "InvalidAudience: the token's 'aud' must be https://service"),
         ({"tenant": "e3a5c9d1-47b2-4f86-9c0d-8a1f2b3c4d5e"}, "InvalidIssuer: the token's 'iss' must be "),
@@ -288,25 +288,25 @@ def test_a_role_on_one_queue_covers_no_other_queue(issuer: Issuer) -> None:
     ],
 )
 def test_an_invalid_bearer_token_is_rejected_with_the_reason(
-    issuer: Issuer, changes: dict[str, object], why: str
+    issuer: Issuer, changes: dict[str, object], reason: str
 ) -> None:
-    gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
+    auth = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
     token = bearer(issuer, **changes)
-    said = refusal(gate, token)
-    assert why in said
-    assert token.split(".")[1] not in said
+    description = refusal(auth, token)
+    assert reason in description
+    assert token.split(".")[1] not in description
 
 
 def test_a_token_that_expires_in_the_far_future_is_valid(issuer: Issuer) -> None:
-    gate = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
-    gate.authorize(bearer(issuer, claims={"exp": 10**400}), "q", Right.SEND)
+    auth = entra(issuer, RoleAssignment(MANAGED_IDENTITY_OBJECT_ID, DataRole.OWNER))
+    auth.authorize(bearer(issuer, claims={"exp": 10**400}), "q", Right.SEND)
 
 
-# --- a connection's claims ---------------------------------------------------------------------------------------
+# --- the rights of a connection ----------------------------------------------------------------------------------
 
 
 class Hour:
-    """Seconds since the epoch, which the test moves."""
+    """Seconds since the epoch. The test sets it."""
 
     def __init__(self) -> None:
         self.now = float(NOW)
@@ -350,7 +350,7 @@ async def test_an_expired_token_gives_no_rights_and_is_reported_unless_it_was_re
     rights.put_token(f"{HOST}/q", signed(f"{HOST}/q", expiry=NOW + 2))
     hour.now += 1.95
     assert rights.allows("q", Right.SEND)
-    rights.put_token(f"{HOST}/other", signed(f"{HOST}/other"))  # has it look at its clock again
+    rights.put_token(f"{HOST}/other", signed(f"{HOST}/other"))  # makes it set its expiry timer again
     hour.now += 0.05
     assert not rights.allows("q", Right.SEND)
     async with asyncio.timeout(5):
@@ -397,7 +397,7 @@ def test_in_open_mode_no_token_is_needed() -> None:
 
 
 def logged_in(name: str, key: str) -> Client:
-    """A client of `q`, with what its policy allows."""
+    """A client of `q` with the rights of its policy."""
     one = Namespace(QueueSettings("q")).client()
     one.endpoint.rights = ConnectionRights(authorizer(), lambda: None)
     assert one.endpoint.rights.log_in(name, key)

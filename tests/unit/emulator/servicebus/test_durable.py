@@ -1,4 +1,4 @@
-"""What a queue is told to keep comes back after a restart, just as it was."""
+"""The SQLite storage restores queues after a restart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ S = QueueSettings(name="replies", requires_session=True)
 
 @contextmanager
 def broker(folder: Path, *configured: QueueSettings, clock: Clock | None = None) -> Iterator[Broker]:
-    """One run of the emulator. It ends without a word: what was not flushed is lost."""
+    """One run of the emulator. It ends without a flush, so recorded changes may be lost."""
     with closing(SqliteMessageStorage(folder)) as store:
         one = Broker((), clock=clock or Clock(), storage=store)
         store.restore(one, configured)

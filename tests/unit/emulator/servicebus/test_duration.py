@@ -1,4 +1,4 @@
-"""Durations are written as the service writes them, and what is written is read again."""
+"""Durations and timestamps in the service's format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The official emulator's config.json: what is read, and what is said of what cannot be."""
+"""Queues in the official emulator's config.json, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_property_is_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("queue", "said"),
+    ("queue", "reason"),
     [
         ({"Name": ""}, "Queues[0].Name: must be a text"),
         ({"Nmae": "q"}, "Queues[0].Nmae: no such property"),
@@ -57,10 +57,10 @@ def test_every_property_is_parsed() -> None:
         ({"Name": "q", "Properties": {"DuplicateDetectionHistoryTimeWindow": "P8D"}}, "must be 604800 seconds at most"),
     ],
 )
-def test_an_invalid_queue_is_rejected_with_its_path_and_the_remedy(queue: object, said: str) -> None:
+def test_an_invalid_queue_is_rejected_with_its_path_and_the_remedy(queue: object, reason: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_queues(document(queue))
-    assert said in str(error.value)
+    assert reason in str(error.value)
 
 
 def test_topics_and_duplicate_names_are_rejected() -> None:
@@ -76,7 +76,7 @@ def test_the_longest_time_to_live_means_no_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("whole", "said"),
+    ("whole", "reason"),
     [
         ({}, "UserConfig: must be a JSON object"),
         ({"UserConfig": {}}, "UserConfig.Namespaces: must be a JSON array"),
@@ -85,6 +85,6 @@ def test_the_longest_time_to_live_means_no_limit() -> None:
         ({"UserConfig": {"Namespaces": [{"Queues": {}}]}}, r"UserConfig.Namespaces\[0\].Queues: must be a JSON array"),
     ],
 )
-def test_a_document_of_another_shape_is_rejected_with_the_path(whole: Mapping[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{said}"):
+def test_a_document_of_another_shape_is_rejected_with_the_path(whole: Mapping[str, object], reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{reason}"):
         parse_queues(whole)

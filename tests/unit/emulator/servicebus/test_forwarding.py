@@ -1,4 +1,4 @@
-"""Queues that pass messages on, queues that are closed or full, queues made and deleted while others run."""
+"""Forwarding, disabled and full queues, and the creation, update and deletion of queues."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bodies(queue: Queue) -> list[bytes]:
 
 
 def buried(queue: Queue, *texts: str) -> None:
-    """Dead-letter messages."""
+    """Dead-letter messages with these bodies."""
     queue.send(message(text) for text in texts)
     receiver = RecordingReceiver()
     queue.subscribe(receiver)
@@ -205,13 +205,13 @@ async def test_an_idle_queue_is_deleted_and_a_queue_in_use_is_not() -> None:
     bus.find("used").subscribe(RecordingReceiver())
     bus.update(QueueSettings("idle", auto_delete_seconds=0.05))
     async with asyncio.timeout(5):
-        while [queue.settings.name for queue in bus.entities()] != ["used"]:  # noqa: ASYNC110 - no event tells
+        while [queue.settings.name for queue in bus.entities()] != ["used"]:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
     bus.close()
 
 
 @pytest.mark.parametrize(
-    ("properties", "said"),
+    ("properties", "reason"),
     [
         ({"ForwardTo": "q"}, "forwards to itself"),
         ({"ForwardDeadLetteredMessagesTo": "absent"}, "which is no queue"),
@@ -221,12 +221,12 @@ async def test_an_idle_queue_is_deleted_and_a_queue_in_use_is_not() -> None:
         ({"UserMetadata": 5}, "UserMetadata: must be a text"),
     ],
 )
-def test_a_configuration_with_invalid_forwarding_is_rejected(properties: dict[str, object], said: str) -> None:
+def test_a_configuration_with_invalid_forwarding_is_rejected(properties: dict[str, object], reason: str) -> None:
     chain = [{"Name": name, "Properties": {"ForwardTo": to}} for name, to in (("one", "two"), ("two", ""))]
     queues = [{"Name": "q", "Properties": properties}, *chain]
     with pytest.raises(ConfigError) as error:
         parse_queues({"UserConfig": {"Namespaces": [{"Queues": queues}]}})
-    assert said in str(error.value)
+    assert reason in str(error.value)
 
 
 def test_forwarding_circles_and_long_chains_are_rejected() -> None:

@@ -1,4 +1,4 @@
-"""Links as clients of the service know them: attach, deliveries, settlement, sessions, drain, refusals."""
+"""The AMQP links of clients: attach, deliveries, settlement, sessions, drain, refusals."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ EMPTY = {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 0}
 
 
 def namespace(**rules: object) -> Namespace:
-    """One queue, `q`, with these rules."""
-    return Namespace(QueueSettings("q", **rules))  # type: ignore[arg-type]  # rules are named by each test
+    """A namespace with one queue `q` with these settings."""
+    return Namespace(QueueSettings("q", **rules))  # type: ignore[arg-type]  # each test names settings
 
 
 def filled(*texts: str, **rules: object) -> Namespace:
-    """The queue, with messages in it."""
+    """The queue `q` with messages in it."""
     bus = namespace(**rules)
     bus.broker.find("q").send([message(text) for text in texts])
     return bus
@@ -54,7 +54,7 @@ def counts(bus: Namespace) -> dict[str, int]:
 
 
 def session(value: object) -> dict[str, object]:
-    """A receiver's filter for a session."""
+    """Return a receiver's filter for a session."""
     return {SESSION_FILTER: value}
 
 
@@ -185,7 +185,8 @@ def test_a_range_of_deliveries_is_settled_and_answered_with_one_disposition() ->
 def test_a_range_of_delivery_ids_may_wrap_around() -> None:
     bus = filled(*"abcd")
     client = bus.client()
-    client.peer.connection.sessions[0]._next_delivery_id = 2**32 - 2  # 4 billion messages are too many for a test
+    # Sending four billion messages instead would take too long.
+    client.peer.connection.sessions[0]._next_delivery_id = 2**32 - 2
     client.receive("q", credit=4)
     assert [one.id for one in client.deliveries()] == [2**32 - 2, 2**32 - 1, 0, 1]
     client.settle(2**32 - 1, Accepted(), last=0)
@@ -274,10 +275,10 @@ def test_old_deliveries_settled_by_requests_are_forgotten_and_locked_ones_are_no
                 queue.complete(delivery.token)
     assert held is not None
     client.settle(0, last=4999)
-    told = client.settled()
-    assert told[0] == (0, 0, Accepted())
-    assert sum((last or first) - first + 1 for first, last, _ in told) <= 2000
-    _, last, state = told[-1]
+    dispositions = client.settled()
+    assert dispositions[0] == (0, 0, Accepted())
+    assert sum((last or first) - first + 1 for first, last, _ in dispositions) <= 2000
+    _, last, state = dispositions[-1]
     assert last == 4999
     assert isinstance(state, Rejected)
 
@@ -431,7 +432,7 @@ def test_a_drain_without_credit_is_answered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "properties", "said"),
+    ("target", "properties", "reason"),
     [
         (Coordinator(("amqp:local-transactions",)), {}, "Transactions"),
         (Target("q"), {"com.microsoft:transfer-destination-address": "other"}, "via another entity"),
@@ -439,13 +440,13 @@ def test_a_drain_without_credit_is_answered() -> None:
     ],
 )
 def test_unsupported_features_are_refused_by_name(
-    target: Target | Coordinator, properties: dict[str, object], said: str
+    target: Target | Coordinator, properties: dict[str, object], reason: str
 ) -> None:
     client = namespace().client()
     client.send_to(target, properties=properties)
     error = client.refused()
     assert error.condition == "amqp:not-implemented"
-    assert said in str(error.description)
+    assert reason in str(error.description)
 
 
 @pytest.mark.parametrize("address", ["t/Subscriptions/s", "amqps://host/t/subscriptions/s/$DeadLetterQueue"])
@@ -506,9 +507,9 @@ def test_forced_detaches_reach_the_links_of_all_clients_with_the_reason() -> Non
     holding.heard(Attach)
     for client in (holding, waiting):
         client.endpoint.force_detach("q")
-    for told in (holding.only(Detach), waiting.only(Detach)):
-        assert told.error is not None
-        assert (told.closed, told.error.condition) == (True, "amqp:link:detach-forced")
+    for detach in (holding.only(Detach), waiting.only(Detach)):
+        assert detach.error is not None
+        assert (detach.closed, detach.error.condition) == (True, "amqp:link:detach-forced")
 
 
 def test_the_end_of_an_amqp_session_releases_the_message_sessions_of_its_links() -> None:

@@ -1,4 +1,4 @@
-"""A message's bytes: what is read of them, what goes out again, what is no message."""
+"""The decoding and encoding of messages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LOCK = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
 
 
 def sections(payload: bytes) -> dict[int, object]:
-    """The values of a message's sections by code."""
+    """Return the values of a message's sections by code."""
     found: dict[int, object] = {}
     for code, start, end in split(payload):
         described, _ = decode(payload[start:end])
@@ -133,7 +133,7 @@ def test_the_time_to_live_may_come_from_creation_and_expiry_times() -> None:
 
 
 @pytest.mark.parametrize(
-    ("payload", "said"),
+    ("payload", "reason"),
     [
         (b"x", "not an AMQP message"),
         (b"\x00", "not an AMQP message"),
@@ -147,8 +147,8 @@ def test_the_time_to_live_may_come_from_creation_and_expiry_times() -> None:
         (section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-partition-key"): 7}), "partition key must be a string"),
     ],
 )
-def test_an_invalid_message_is_rejected_with_the_reason(payload: bytes, said: str) -> None:
-    with pytest.raises(ServiceBusError, match=said) as refused:
+def test_an_invalid_message_is_rejected_with_the_reason(payload: bytes, reason: str) -> None:
+    with pytest.raises(ServiceBusError, match=reason) as refused:
         parse_message(payload)
     assert refused.value.condition == ARGUMENT_ERROR
 
@@ -159,7 +159,7 @@ def test_random_bytes_are_a_message_or_are_rejected(payload: bytes) -> None:
         try:
             read(payload)
         except ServiceBusError as refused:
-            assert refused.condition == ARGUMENT_ERROR  # noqa: PT017 - to be refused is one of two right answers
+            assert refused.condition == ARGUMENT_ERROR  # noqa: PT017 - a refusal is one of two correct results
 
 
 def test_a_batch_is_parsed_into_its_messages() -> None:

@@ -1,4 +1,4 @@
-"""Requests over links: which link the answer goes out on, and what cannot be answered."""
+"""Requests over links: the choice of the response link, and requests that cannot be answered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NODE = "q/$management"
 
 
 def asking(bus: Namespace, target: str = "replies", *, source: str = NODE) -> Client:
-    """A client with both links of the queue's management node; 0 to ask on, 1 for the answers."""
+    """A client with both links to the queue's management node: handle 0 for requests, 1 for responses."""
     client = bus.client()
     client.send_to(Target(NODE))
     client.say(Attach("answers", 1, True, source=Source(source), target=Target(target)))
@@ -42,7 +42,7 @@ PEEK = {"from-sequence-number": 1, "message-count": 9}
 
 
 def answered(client: Client) -> list[tuple[object, object]]:
-    """The answers that came: correlation ID and status."""
+    """Return the received responses: correlation ID and status."""
     return [
         (
             one.section(PROPERTIES)[5],  # type: ignore[index]  # a list

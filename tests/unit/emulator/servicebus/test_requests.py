@@ -1,4 +1,4 @@
-"""`$management` and `$cbs`: what is asked, what is answered, and which answer goes where."""
+"""The requests to `$management` and `$cbs`, and their responses."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def ask(rig: Rig, operation: str, body: object) -> Response:
     return management.respond(rig.queue, Request("m-1", None, {"operation": f"com.microsoft:{operation}"}, body))
 
 
-def told(response: Response) -> tuple[object, object]:
+def status_of(response: Response) -> tuple[object, object]:
     return response.properties["statusCode"], response.properties.get("errorCondition")
 
 
-def content(response: Response) -> dict[str, Any]:  # Any: whatever AMQP can hold
+def content(response: Response) -> dict[str, Any]:  # Any: AMQP values of every type
     assert isinstance(response.body, dict)
     return response.body
 
@@ -54,7 +54,7 @@ def test_a_success_has_status_200_and_a_map() -> None:
     lock = token(rig.receiver(1).last)
     rig.passes(10)
     answer = ask(rig, "renew-lock", {"lock-tokens": Array([lock])})
-    assert told(answer) == (200, None)
+    assert status_of(answer) == (200, None)
     assert content(answer)["expirations"] == Array([Timestamp(int((START + 40) * 1000))])
     assert isinstance(answer.properties["statusCode"], Int)
 
@@ -76,11 +76,11 @@ def test_a_success_has_status_200_and_a_map() -> None:
 def test_an_error_is_a_response_with_the_services_status(
     operation: str, body: object, status: int, condition: str | None
 ) -> None:
-    assert told(ask(Rig(), operation, body)) == (status, condition)
+    assert status_of(ask(Rig(), operation, body)) == (status, condition)
 
 
 @pytest.mark.parametrize(
-    ("operation", "body", "said"),
+    ("operation", "body", "reason"),
     [
         ("peek-message", None, "the body must be a map"),
         ("peek-message", {"message-count": 5}, "'from-sequence-number' must be a whole number"),
@@ -94,10 +94,10 @@ def test_an_error_is_a_response_with_the_services_status(
         ("update-disposition", {"disposition-status": "eaten", "lock-tokens": []}, "'disposition-status' must be one"),
     ],
 )
-def test_an_invalid_request_gets_an_error_that_names_the_argument(operation: str, body: object, said: str) -> None:
+def test_an_invalid_request_gets_an_error_that_names_the_argument(operation: str, body: object, reason: str) -> None:
     answer = ask(Rig(), operation, body)
-    assert told(answer) == (400, "com.microsoft:argument-error")
-    assert said in str(answer.properties["statusDescription"])
+    assert status_of(answer) == (400, "com.microsoft:argument-error")
+    assert reason in str(answer.properties["statusDescription"])
 
 
 @pytest.mark.parametrize("width", [int, UByte, UInt, ULong, Int, Long])
@@ -105,7 +105,7 @@ def test_integers_of_every_width_are_accepted(width: type[int]) -> None:
     rig = Rig()
     rig.send("a", "b")
     answer = ask(rig, "peek-message", {"from-sequence-number": width(2), "message-count": width(9)})
-    assert told(answer) == (200, None)
+    assert status_of(answer) == (200, None)
     assert len(content(answer)["messages"]) == 1
 
 
@@ -131,7 +131,10 @@ def test_every_settlement_can_be_requested(status: str, left: object) -> None:
     rig = Rig()
     rig.send("a")
     lock = token(rig.receiver(1).last)
-    assert told(ask(rig, "update-disposition", {"disposition-status": status, "lock-tokens": [lock]})) == (200, None)
+    assert status_of(ask(rig, "update-disposition", {"disposition-status": status, "lock-tokens": [lock]})) == (
+        200,
+        None,
+    )
     assert rig.queue.counts() == left
 
 
@@ -151,14 +154,14 @@ def test_a_deferred_message_has_a_lock_token_except_in_receive_and_delete() -> N
 
 def test_sessions_are_listed_under_the_services_misspelled_key() -> None:
     rig = Rig(requires_session=True)
-    assert told(ask(rig, "get-message-sessions", {"skip": 0, "top": 5})) == (204, None)
+    assert status_of(ask(rig, "get-message-sessions", {"skip": 0, "top": 5})) == (204, None)
     for name in ("a", "b", "c"):
         rig.send("x", session_id=name)
     everything = Timestamp(253_402_300_800_000)
     answer = ask(rig, "get-message-sessions", {"last-updated-time": everything, "skip": Int(1), "top": Int(1)})
     assert content(answer) == {"skip": 2, "sessions-ids": ["b"]}
     late = ask(rig, "get-message-sessions", {"last-updated-time": Timestamp(0), "skip": 0, "top": 100})
-    assert told(late) == (204, None)
+    assert status_of(late) == (204, None)
 
 
 def test_a_message_can_be_peeked_without_its_body() -> None:
@@ -181,14 +184,14 @@ def test_a_batch_deletion_deletes_old_messages_except_locked_ones() -> None:
     cutoff = Timestamp(int((START + 5) * 1000))
     asked = {"message-count": Int(100), "enqueued-time-utc": cutoff}
     assert content(ask(rig, "batch-delete-messages", asked)) == {"message-count": 2}
-    assert told(ask(rig, "batch-delete-messages", asked)) == (204, None)
+    assert status_of(ask(rig, "batch-delete-messages", asked)) == (204, None)
     assert [body(one) for one in rig.queue.peek(1, 9, None)] == [b"held", b"new"]
 
 
 @pytest.mark.parametrize("operation", ["add-rule", "remove-rule", "enumerate-rules"])
 def test_operations_on_rules_are_refused_by_name(operation: str) -> None:
     answer = ask(Rig(), operation, {"rule-name": "r"})
-    assert told(answer) == (501, "amqp:not-implemented")
+    assert status_of(answer) == (501, "amqp:not-implemented")
     assert "subscriptions" in str(answer.properties["statusDescription"])
 
 
@@ -198,25 +201,25 @@ def test_session_operations_need_the_sessions_lock_and_id() -> None:
     _, receiver = rig.session("s")
     rig.queue.defer(token(receiver.received[0]), {})
     deferred = {"sequence-numbers": [1]}
-    assert told(ask(rig, "receive-by-sequence-number", deferred)) == (400, "amqp:not-allowed")
-    assert told(ask(rig, "receive-by-sequence-number", deferred | {"session-id": "s"})) == (200, None)
+    assert status_of(ask(rig, "receive-by-sequence-number", deferred)) == (400, "amqp:not-allowed")
+    assert status_of(ask(rig, "receive-by-sequence-number", deferred | {"session-id": "s"})) == (200, None)
     settled = {"disposition-status": "completed", "lock-tokens": [token(receiver.received[1])], "session-id": "s"}
     rig.passes(30, unnoticed=True)
     for operation, asked in (
         ("receive-by-sequence-number", deferred | {"session-id": "s"}),
         ("update-disposition", settled),
     ):
-        assert told(ask(rig, operation, asked)) == (410, "com.microsoft:session-lock-lost")
+        assert status_of(ask(rig, operation, asked)) == (410, "com.microsoft:session-lock-lost")
 
 
 def test_session_state_is_limited_to_the_size_of_a_message() -> None:
     rig = Rig(requires_session=True, max_message_bytes=1000)
     rig.session("s")
     large = {"session-id": "s", "session-state": b"x" * 1001}
-    assert told(ask(rig, "set-session-state", large)) == (403, "amqp:link:message-size-exceeded")
+    assert status_of(ask(rig, "set-session-state", large)) == (403, "amqp:link:message-size-exceeded")
 
 
-# --- the envelope ------------------------------------------------------------------------------------------------
+# --- requests and responses --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("message_id", [uuid.uuid4(), "text", ULong(7), b"bytes", None])

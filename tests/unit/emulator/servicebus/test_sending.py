@@ -1,4 +1,4 @@
-"""What a queue takes, drops, holds back and lets expire."""
+"""Sending, duplicate detection, times to live, schedules and peek."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_peek_returns_messages_in_every_state_in_order_and_changes_nothing() -> 
         MessageState.ACTIVE,
         MessageState.SCHEDULED,
     ]
-    assert [one.delivery_count for one in found] == [1, 0, 0, 0]  # deferring counted, not peeking
+    assert [one.delivery_count for one in found] == [1, 0, 0, 0]  # the deferral is counted, peeking is not
     assert rig.queue.counts() == before
 
 

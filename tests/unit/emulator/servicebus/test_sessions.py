@@ -1,4 +1,4 @@
-"""Sessions: one receiver at a time, in order, with a lock and a state of their own."""
+"""Message sessions: order, locks, waiting receivers and state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rig() -> Rig:
     return Rig(requires_session=True, lock_seconds=30.0, max_delivery_count=3)
 
 
-# --- holding a session -------------------------------------------------------------------------------------------
+# --- accept and release ------------------------------------------------------------------------------------------
 
 
 def test_a_session_delivers_its_own_messages_in_order(rig: Rig) -> None:
@@ -56,7 +56,7 @@ def test_an_abandoned_message_is_delivered_again_before_the_next_one(rig: Rig) -
     _, receiver = rig.session("one", credit=1)
     rig.queue.abandon(token(receiver.last), {})
     receiver.credit = 2
-    rig.queue.credit_granted(rig.queue.sessions.accept("two"))  # another session's credit moves nothing here
+    rig.queue.credit_granted(rig.queue.sessions.accept("two"))  # credit of another session delivers nothing here
     assert receiver.bodies == [b"a"]
     rig.send("c", session_id="one")
     assert receiver.bodies == [b"a", b"a", b"b"]

@@ -30,7 +30,7 @@ def buried(rig: Rig) -> list[Message]:
     return rig.dead.peek(1, 1000, None)
 
 
-# --- who gets what -----------------------------------------------------------------------------------------------
+# --- delivery ----------------------------------------------------------------------------------------------------
 
 
 def test_a_receiver_gets_no_more_messages_than_its_capacity() -> None:
@@ -141,7 +141,7 @@ def test_a_renewed_lock_lasts_for_the_full_lock_duration() -> None:
     assert len(receiver.received) == 1
 
 
-# --- giving back, and how often ----------------------------------------------------------------------------------
+# --- redelivery and delivery count -------------------------------------------------------------------------------
 
 
 def test_an_abandoned_message_is_delivered_before_later_ones() -> None:
@@ -221,7 +221,7 @@ def test_a_dead_letter_queue_has_locks_and_no_delivery_limit() -> None:
     rig.dead.subscribe(receiver)
     for _ in range(5):
         rig.passes(30)
-    assert receiver.bodies == [b"a"] * 6  # here no number of deliveries is too many
+    assert receiver.bodies == [b"a"] * 6  # a dead-letter queue has no delivery limit
     rig.dead.complete(token(receiver.last))
     assert rig.queue.counts()["dead_lettered"] == 0
 
@@ -243,7 +243,7 @@ def test_a_dead_letter_cannot_be_dead_lettered_again() -> None:
 
 
 def deferred(rig: Rig, *bodies: str) -> list[int]:
-    """Send and defer; the sequence numbers."""
+    """Send and defer messages. Return their sequence numbers."""
     numbers = rig.send(*bodies)
     receiver = rig.receiver(len(bodies))
     for one in receiver.received:
@@ -280,7 +280,7 @@ def test_a_deferred_message_stays_deferred_when_its_lock_ends() -> None:
     rig.passes(30)
     assert rig.receiver().bodies == []
     [again] = rig.queue.receive_deferred([number], peek_lock=True, session_id=None)
-    assert (again.state, again.delivery_count) == (MessageState.DEFERRED, 2)  # put aside once, and a lock that ended
+    assert (again.state, again.delivery_count) == (MessageState.DEFERRED, 2)  # one deferral and one expired lock
 
 
 def test_a_deferred_message_can_be_received_and_deleted() -> None:
@@ -318,11 +318,11 @@ def test_the_queue_reports_its_next_due_moment() -> None:
 
 def test_an_earlier_due_moment_is_announced() -> None:
     rig = Rig()
-    told = rig.changes
+    announced = rig.changes
     for act in (lambda: rig.send("a", ttl=50), lambda: rig.send("b", at=START + 20), lambda: rig.receiver(1)):
         act()
-        assert rig.changes > told
-        told = rig.changes
+        assert rig.changes > announced
+        announced = rig.changes
 
 
 def test_locks_expired_on_demand_are_lost_and_their_messages_are_delivered_again() -> None:

@@ -1,4 +1,4 @@
-"""The one timer of the broker: what is due in one queue is nothing to the others."""
+"""The broker's timer: a failure in one queue does not affect the others."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from tests.unit.emulator.servicebus.rig import RecordingReceiver, message
 
 
 @dataclass(eq=False)
-class Clumsy(RecordingReceiver):
-    """Stumbles over the first message."""
+class FailingReceiver(RecordingReceiver):
+    """A receiver that fails on the first message."""
 
-    stumbled: bool = False
+    failed: bool = False
 
     def deliver(self, message: Message) -> None:
-        if not self.stumbled:
-            self.stumbled = True
-            raise RuntimeError("stumbled")
+        if not self.failed:
+            self.failed = True
+            raise RuntimeError("the receiver failed")
         super().deliver(message)
 
 
 async def test_a_failing_timer_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
     broker = Broker((QueueSettings(name="a"), QueueSettings(name="b")))
-    clumsy, other = Clumsy(), RecordingReceiver()
-    broker.find("a").subscribe(clumsy)
+    failing, other = FailingReceiver(), RecordingReceiver()
+    broker.find("a").subscribe(failing)
     broker.find("b").subscribe(other)
     soon = time.time() + 0.05
     broker.find("a").send([message("1", at=soon), message("2", at=soon + 0.05)])
     broker.find("b").send([message("3", at=soon)])
     async with asyncio.timeout(5):
-        while not (clumsy.received and other.received):  # noqa: ASYNC110 - a consumer without events of its own
+        while not (failing.received and other.received):  # noqa: ASYNC110 - a receiver without events
             await asyncio.sleep(0.01)
     broker.close()
-    assert (clumsy.bodies, other.bodies) == ([b"2"], [b"3"])
+    assert (failing.bodies, other.bodies) == ([b"2"], [b"3"])
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert errors == ["A timer of queue 'a' failed."]
