@@ -1,4 +1,4 @@
-"""The message IDs of sent requests, which tell a client's own results from those of other requests."""
+"""The message IDs of sent requests, which distinguish a client's own results from those of other requests."""
 
 from __future__ import annotations
 
