@@ -1,1 +1,1 @@
-"""The namespace over HTTP: its administration (ATOM) and its REST data plane, on one port."""
+"""The HTTP side of the namespace: administration (ATOM) and REST data plane, on one port."""

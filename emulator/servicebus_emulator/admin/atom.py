@@ -1,8 +1,8 @@
-"""ATOM XML as Service Bus speaks it: entries and feeds out, an entry with a description in.
+"""ATOM XML in the form of Service Bus: entries and feeds as output, an entry with a description as input.
 
-Forms and order of the elements are those in the recorded answers of the live service that azure-sdk-for-python keeps
-for its tests. Output is written by hand: @azure/service-bus reads the prefix of a namespace off the element that
-declares it, and ElementTree declares all of them at the root.
+Form and order of the elements follow the recorded responses of the live service in the tests of azure-sdk-for-python.
+The code writes XML as text instead of with ElementTree, which declares all namespaces at the root: @azure/service-bus
+expects a namespace to be declared on the element that uses it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ CONNECT = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"
 INSTANCE = "http://www.w3.org/2001/XMLSchema-instance"
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What no XML document may hold, not even escaped."""
+"""Characters that an XML document may not contain, not even escaped (XML 1.0, section 2.2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing and its description; `content` is XML, times are ISO 8601, `query` begins with `?` or is empty."""
+    """An entity with its description. `content` is XML; times are ISO 8601."""
 
     title: str
     path: str
@@ -36,70 +36,80 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the answer is given: `base` is scheme and authority, `query` the request's, with `?`, or empty."""
+class RequestContext:
+    """The parts of a request that its response repeats in URLs.
+
+    `base` is scheme and authority. `query` starts with `?` or is empty.
+    """
 
     base: str
     query: str
     namespace: str
 
     def url(self, path: str) -> str:
-        """Of a thing in the namespace."""
+        """Return the URL of an entity in the namespace."""
         return f"{self.base}/{quote(path)}{self.query}"
 
 
 def tag(name: str, inner: str, attributes: Mapping[str, str] | None = None) -> str:
-    """An element around XML."""
+    """Return an element with XML in it."""
     written = "".join(f" {key}={quoteattr(_clean(value))}" for key, value in (attributes or {}).items())
     return f"<{name}{written}>{inner}</{name}>"
 
 
 def text(name: str, value: str, attributes: Mapping[str, str] | None = None) -> str:
-    """An element around text."""
+    """Return an element with text in it."""
     return tag(name, escape(_clean(value)), attributes)
 
 
-def entry(one: Entry, place: Place) -> str:
-    """A document of one entry."""
-    return _entry(one, place, place.url(one.path), {"xmlns": ATOM})
+def entry(item: Entry, context: RequestContext) -> str:
+    """Return a document with one entry."""
+    return _entry(item, context, context.url(item.path), {"xmlns": ATOM})
 
 
-def feed(title: str, entries: Sequence[Entry], place: Place, *, here: str, following: str | None, updated: str) -> str:
-    """A list of entries; `here` is its URL, `following` that of the next page, if there is one."""
-    links = [("self", here)] + ([("next", following)] if following else [])
+def feed(
+    title: str, entries: Sequence[Entry], context: RequestContext, *, url: str, next_url: str | None, updated: str
+) -> str:
+    """Return a document with a page of entries. `url` is that of the page, `next_url` that of the next page."""
+    links = [("self", url)] + ([("next", next_url)] if next_url else [])
     return tag(
         "feed",
         text("title", title, {"type": "text"})
-        + text("id", here)
+        + text("id", url)
         + text("updated", updated)
-        + "".join(tag("link", "", {"rel": rel, "href": url}) for rel, url in links)
-        + "".join(_entry(one, place, f"../{quote(one.path)}{place.query}", {"xml:base": here}) for one in entries),
+        + "".join(tag("link", "", {"rel": rel, "href": href}) for rel, href in links)
+        + "".join(
+            _entry(item, context, f"../{quote(item.path)}{context.query}", {"xml:base": url}) for item in entries
+        ),
         {"xmlns": ATOM},
     )
 
 
-def nothing_here(updated: str) -> str:
-    """What the service says, with status 200, where there is no entity: SDKs take a feed without entries for that."""
+def empty_feed(updated: str) -> str:
+    """Return the response for an entity that does not exist.
+
+    The service answers with status 200 and a feed without entries; the SDKs turn this document into "not found".
+    """
     title = text("title", "Publicly Listed Services", {"type": "text"})
     return tag("feed", title + text("updated", updated), {"xmlns": ATOM})
 
 
-def error(status: int, detail: str) -> str:
-    """The document of an error."""
+def error_document(status: int, detail: str) -> str:
+    """Return the document of an error."""
     return tag("Error", text("Code", str(status)) + text("Detail", detail))
 
 
-def description(body: bytes) -> ElementTree.Element:
-    """The description in an entry, such as `QueueDescription`. Raises `ServiceBusError` if there is none.
+def read_description(body: bytes) -> ElementTree.Element:
+    """Return the description in an entry, such as a `QueueDescription`. Raises `ServiceBusError` if there is none.
 
-    A document type is refused before anything is parsed: nothing can be expanded.
+    A document type is refused before parsing, so that no entity is expanded ("billion laughs").
     """
     root = _root(body)
     if root.tag != f"{{{ATOM}}}entry":
-        raise _bad(f"must be an 'entry' in the namespace {ATOM}")
+        raise _invalid(f"must be an 'entry' in the namespace {ATOM}")
     content = root.find(f"{{{ATOM}}}content")
     if content is None or len(content) != 1:
-        raise _bad("the entry must have one 'content' with one description in it")
+        raise _invalid("the entry must have one 'content' with one description in it")
     return content[0]
 
 
@@ -107,28 +117,28 @@ def _root(body: bytes) -> ElementTree.Element:
     try:
         document = body.decode("utf-8-sig")
         if "<!DOCTYPE" in document:
-            raise _bad("it must have no document type")
+            raise _invalid("it must have no document type")
         return ElementTree.fromstring(document)  # noqa: S314 - without a document type there are no entities
     except UnicodeDecodeError:
-        raise _bad("it must be UTF-8") from None
+        raise _invalid("it must be UTF-8") from None
     except ElementTree.ParseError as error:
-        raise _bad(f"it is no XML: {error}") from None
+        raise _invalid(f"it is no XML: {error}") from None
 
 
-def _bad(what: str) -> ServiceBusError:
-    return ServiceBusError(ARGUMENT_ERROR, f"The request body: {what}.")
+def _invalid(fault: str) -> ServiceBusError:
+    return ServiceBusError(ARGUMENT_ERROR, f"The request body: {fault}.")
 
 
-def _entry(one: Entry, place: Place, href: str, attributes: Mapping[str, str]) -> str:
+def _entry(item: Entry, context: RequestContext, href: str, attributes: Mapping[str, str]) -> str:
     return tag(
         "entry",
-        text("id", place.url(one.path))
-        + text("title", one.title, {"type": "text"})
-        + (text("published", one.published) if one.published else "")
-        + text("updated", one.updated)
-        + tag("author", text("name", place.namespace))
+        text("id", context.url(item.path))
+        + text("title", item.title, {"type": "text"})
+        + (text("published", item.published) if item.published else "")
+        + text("updated", item.updated)
+        + tag("author", text("name", context.namespace))
         + tag("link", "", {"rel": "self", "href": href})
-        + tag("content", one.content, {"type": "application/xml"}),
+        + tag("content", item.content, {"type": "application/xml"}),
         attributes,
     )
 

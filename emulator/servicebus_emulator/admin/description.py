@@ -1,6 +1,6 @@
-"""`QueueDescription`: the rules of a queue, and how it is doing, in the administration's XML.
+"""`QueueDescription`: the settings and the runtime properties of a queue as XML.
 
-The elements come out in the order in which the service writes them; they are taken in any order.
+Output has the elements in the service's order; input may have them in any order.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from servicebus_emulator.servicebus.entities.queue_settings import (
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, NOT_IMPLEMENTED, ServiceBusError
 
 _COUNTS = "http://schemas.microsoft.com/netservices/2011/06/servicebus"
-_SHORTEST_AUTO_DELETE_SECONDS = 300.0
+_MIN_AUTO_DELETE_SECONDS = 300.0
 _SIZE = "MaxMessageSizeInKilobytes"
-_SIZED_SINCE = "2021-05"
-"""The API version from which on there is that property."""
-_TAKEN = (
+_SIZE_API_VERSION = "2021-05"
+"""The first API version with that property."""
+_WRITABLE = (
     "LockDuration",
     "MaxSizeInMegabytes",
     "RequiresDuplicateDetection",
@@ -47,7 +47,7 @@ _TAKEN = (
     "EnableExpress",
     _SIZE,
 )
-_TOLD_ONLY = frozenset(
+_READ_ONLY = frozenset(
     {
         "SizeInBytes",
         "MessageCount",
@@ -60,65 +60,66 @@ _TOLD_ONLY = frozenset(
         "EntityAvailabilityStatus",
     }
 )
-"""Clients send them back as they got them; they change nothing."""
+"""Clients send these properties back as they received them. They are ignored."""
 _RULES = "AuthorizationRules"
 
 
 def _fields(element: ElementTree.Element) -> dict[str, str]:
-    """The properties in a `QueueDescription`, as they are written. Raises `ServiceBusError`, naming what is wrong."""
+    """Return the writable properties of a `QueueDescription` as text. Raises `ServiceBusError`, naming the property."""
     kind = element.tag.rpartition("}")[2]
     if kind in ("TopicDescription", "SubscriptionDescription", "RuleDescription"):
         raise ServiceBusError(NOT_IMPLEMENTED, f"{kind}: there are only queues here, no topics; use a queue.")
     if element.tag != f"{{{CONNECT}}}QueueDescription":
         raise ServiceBusError(ARGUMENT_ERROR, f"The content must be a QueueDescription in the namespace {CONNECT}.")
-    found: dict[str, str] = {}
+    properties: dict[str, str] = {}
     for child in element:
         name = child.tag.rpartition("}")[2]
-        if child.tag != f"{{{CONNECT}}}{name}" or not (name in _TAKEN or name in _TOLD_ONLY or name == _RULES):
-            raise bad(name, f"there is no such property; known: {', '.join(sorted((*_TAKEN, _RULES)))}")
-        if name in found:
-            raise bad(name, "is there twice")
-        if name in _TAKEN and child.get(f"{{{INSTANCE}}}nil") != "true":
-            found[name] = (child.text or "").strip()
-    return found
+        if child.tag != f"{{{CONNECT}}}{name}" or not (name in _WRITABLE or name in _READ_ONLY or name == _RULES):
+            raise _invalid(name, f"there is no such property; known: {', '.join(sorted((*_WRITABLE, _RULES)))}")
+        if name in properties:
+            raise _invalid(name, "is there twice")
+        if name in _WRITABLE and child.get(f"{{{INSTANCE}}}nil") != "true":
+            properties[name] = (child.text or "").strip()
+    return properties
 
 
 def _policies(element: ElementTree.Element, name: str, before: QueueSettings | None) -> tuple[Policy, ...]:
-    """The shared access policies that a description asks for; those from `before` if it does not speak of any."""
+    """Return the shared access policies of a description; those of `before` if it has no rules."""
     rules = element.find(f"{{{CONNECT}}}{_RULES}")
     if rules is None:
         return () if before is None else before.policies
-    return authorization.given(rules, name)
+    return authorization.read_rules(rules, name)
 
 
-def settings(
+def read_settings(
     name: str, description: ElementTree.Element, before: QueueSettings | None, *, api_version: str | None
 ) -> QueueSettings:
-    """The rules that a `QueueDescription` asks for. Raises `ServiceBusError`, naming the property.
+    """Return the settings in a `QueueDescription`. Raises `ServiceBusError`, naming the property.
 
-    What is not given is the default; but what cannot be changed is as `before`.
+    A missing property has its default, also in an update: the service replaces the whole description. A property that
+    cannot change keeps its value from `before`.
     """
     given = _fields(description)
-    if _SIZE in given and not _tells_size(api_version):
-        raise bad(_SIZE, f"there is no such property in API version {api_version}, only since {_SIZED_SINCE}")
+    if _SIZE in given and not _has_size(api_version):
+        raise _invalid(_SIZE, f"there is no such property in API version {api_version}, only since {_SIZE_API_VERSION}")
     values = _Values(given)
     return QueueSettings(
         name=name if before is None else before.name,
-        lock_seconds=values.seconds("LockDuration", 60.0, most=MAX_LOCK_SECONDS),
-        max_delivery_count=values.whole("MaxDeliveryCount", 10, most=2000),
+        lock_seconds=values.seconds("LockDuration", 60.0, maximum=MAX_LOCK_SECONDS),
+        max_delivery_count=values.whole("MaxDeliveryCount", 10, maximum=2000),
         requires_session=values.fixed("RequiresSession", None if before is None else before.requires_session),
         requires_duplicate_detection=values.fixed(
             "RequiresDuplicateDetection", None if before is None else before.requires_duplicate_detection
         ),
-        duplicate_detection_seconds=values.seconds("DuplicateDetectionHistoryTimeWindow", 600.0, most=7 * 86_400),
+        duplicate_detection_seconds=values.seconds("DuplicateDetectionHistoryTimeWindow", 600.0, maximum=7 * 86_400),
         default_ttl_seconds=values.seconds("DefaultMessageTimeToLive", MAX_SECONDS),
         dead_letter_on_expiration=values.flag("DeadLetteringOnMessageExpiration", default=False),
-        max_message_bytes=values.whole(_SIZE, 256, most=100 * 1024) * 1024,
-        max_size_mb=values.whole("MaxSizeInMegabytes", 1024, most=81_920),
+        max_message_bytes=values.whole(_SIZE, 256, maximum=100 * 1024) * 1024,
+        max_size_mb=values.whole("MaxSizeInMegabytes", 1024, maximum=81_920),
         status=values.status(),
         forward_to=values.queue("ForwardTo"),
         forward_dead_letters_to=values.queue("ForwardDeadLetteredMessagesTo"),
-        auto_delete_seconds=values.seconds("AutoDeleteOnIdle", MAX_SECONDS, least=_SHORTEST_AUTO_DELETE_SECONDS),
+        auto_delete_seconds=values.seconds("AutoDeleteOnIdle", MAX_SECONDS, minimum=_MIN_AUTO_DELETE_SECONDS),
         user_metadata=values.text("UserMetadata"),
         batched_operations=values.flag("EnableBatchedOperations", default=True),
         partitioning=values.fixed("EnablePartitioning", None if before is None else before.partitioning),
@@ -127,11 +128,11 @@ def settings(
     )
 
 
-def describe(queue: Queue, *, api_version: str | None, host: str, at_work: bool) -> str:
-    """A `QueueDescription`; with when it was last used and what is in it, if `at_work`. `host` is the namespace's."""
+def describe(queue: Queue, *, api_version: str | None, host: str, runtime: bool) -> str:
+    """Return a `QueueDescription`. `runtime` adds the counts and the last use. `host` is the host of the namespace."""
     rules, counts = queue.settings, _counts(queue)
     created, updated = duration.format_timestamp(queue.created_at), duration.format_timestamp(queue.updated_at)
-    told: list[tuple[str, str | None]] = [
+    first: list[tuple[str, str | None]] = [
         ("LockDuration", duration.format_duration(rules.lock_seconds)),
         ("MaxSizeInMegabytes", str(rules.max_size_mb)),
         ("RequiresDuplicateDetection", _bool(rules.requires_duplicate_detection)),
@@ -145,36 +146,35 @@ def describe(queue: Queue, *, api_version: str | None, host: str, at_work: bool)
         ("MessageCount", str(sum(counts.values()) + queue.counts()["deferred"])),
         ("IsAnonymousAccessible", "false"),
     ]
-    since: list[tuple[str, str | None]] = [
+    middle: list[tuple[str, str | None]] = [
         ("Status", rules.status.value),
         ("ForwardTo", _address(host, rules.forward_to)),
         ("UserMetadata", rules.user_metadata or None),
         ("CreatedAt", created),
         ("UpdatedAt", updated),
-        ("AccessedAt", _last_used(queue) if at_work else None),
+        ("AccessedAt", _last_used(queue) if runtime else None),
         ("SupportOrdering", "true"),
     ]
-    more: list[tuple[str, str | None]] = [
+    last: list[tuple[str, str | None]] = [
         ("AutoDeleteOnIdle", duration.format_duration(rules.auto_delete_seconds)),
         ("EnablePartitioning", _bool(rules.partitioning)),
         ("ForwardDeadLetteredMessagesTo", _address(host, rules.forward_dead_letters_to)),
         ("EntityAvailabilityStatus", "Available"),
         ("EnableExpress", _bool(rules.express)),
-        (_SIZE, str(rules.max_message_bytes // 1024) if _tells_size(api_version) else None),
+        (_SIZE, str(rules.max_message_bytes // 1024) if _has_size(api_version) else None),
     ]
-    keys = authorization.told(rules.policies, created=created, updated=updated)
-    details = _count_details(counts) if at_work else ""
-    inner = _texts(told) + keys + _texts(since) + details + _texts(more)
+    keys = authorization.write_rules(rules.policies, created=created, updated=updated)
+    details = _count_details(counts) if runtime else ""
+    inner = _texts(first) + keys + _texts(middle) + details + _texts(last)
     return tag("QueueDescription", inner, {"xmlns": CONNECT, "xmlns:i": INSTANCE})
 
 
-def bad(name: str, what: str) -> ServiceBusError:
-    """A property is wrong."""
-    return ServiceBusError(ARGUMENT_ERROR, f"{name}: {what}.")
+def _invalid(name: str, fault: str) -> ServiceBusError:
+    return ServiceBusError(ARGUMENT_ERROR, f"{name}: {fault}.")
 
 
 class _Values:
-    """Reads properties, each by its type."""
+    """Reads properties by name and type."""
 
     def __init__(self, given: Mapping[str, str]) -> None:
         self._given = given
@@ -182,11 +182,11 @@ class _Values:
     def text(self, name: str) -> str:
         value = self._given.get(name, "")
         if len(value) > MAX_METADATA_CHARACTERS:
-            raise bad(name, f"must be a text of at most {MAX_METADATA_CHARACTERS} characters")
+            raise _invalid(name, f"must be a text of at most {MAX_METADATA_CHARACTERS} characters")
         return value
 
     def queue(self, name: str) -> str | None:
-        """SDKs write a URL, whatever its host."""
+        """Read the name of a queue. SDKs write a URL with any host."""
         value = self.text(name)
         return (urlsplit(value).path if "://" in value else value).strip("/") or None
 
@@ -195,37 +195,37 @@ class _Values:
         if value is None:
             return default
         if value.lower() not in ("true", "false"):
-            raise bad(name, f"'{value}' must be true or false")
+            raise _invalid(name, f"'{value}' must be true or false")
         return value.lower() == "true"
 
     def fixed(self, name: str, before: bool | None) -> bool:
         value = self.flag(name, default=bool(before))
         if before is not None and value != before:
-            raise bad(name, "cannot be changed once a queue is made")
+            raise _invalid(name, "cannot be changed once a queue is made")
         return value
 
-    def whole(self, name: str, default: int, *, most: int) -> int:
+    def whole(self, name: str, default: int, *, maximum: int) -> int:
         value = self._given.get(name)
         if value is None:
             return default
-        if not (value.isascii() and value.isdigit() and len(value) < 10 and 1 <= int(value) <= most):
-            raise bad(name, f"'{value}' must be a whole number from 1 to {most}")
+        if not (value.isascii() and value.isdigit() and len(value) < 10 and 1 <= int(value) <= maximum):
+            raise _invalid(name, f"'{value}' must be a whole number from 1 to {maximum}")
         return int(value)
 
-    def seconds(self, name: str, default: float, *, least: float = 0.0, most: float = MAX_SECONDS) -> float:
+    def seconds(self, name: str, default: float, *, minimum: float = 0.0, maximum: float = MAX_SECONDS) -> float:
         value = self._given.get(name)
         if value is None:
             return default
         try:
             seconds = duration.parse_duration(value)
         except ValueError as error:
-            raise bad(name, f"'{value}' {error}") from None
-        if not seconds > 0 or seconds < least:
-            raise bad(
-                name, f"'{value}' must be at least {duration.format_duration(least)}" if least else "must not be 0"
+            raise _invalid(name, f"'{value}' {error}") from None
+        if not seconds > 0 or seconds < minimum:
+            raise _invalid(
+                name, f"'{value}' must be at least {duration.format_duration(minimum)}" if minimum else "must not be 0"
             )
-        if seconds > most:
-            raise bad(name, f"'{value}' must be at most {duration.format_duration(most)}")
+        if seconds > maximum:
+            raise _invalid(name, f"'{value}' must be at most {duration.format_duration(maximum)}")
         return seconds
 
     def status(self) -> QueueStatus:
@@ -233,7 +233,7 @@ class _Values:
         try:
             return QueueStatus(value)
         except ValueError:
-            raise bad("Status", f"'{value}' must be one of {', '.join(QueueStatus)}") from None
+            raise _invalid("Status", f"'{value}' must be one of {', '.join(QueueStatus)}") from None
 
 
 def _counts(queue: Queue) -> dict[str, int]:
@@ -242,7 +242,7 @@ def _counts(queue: Queue) -> dict[str, int]:
         "Active": counts["active"],
         "DeadLetter": counts["dead_lettered"],
         "Scheduled": counts["scheduled"],
-        "Transfer": 0,  # what can be forwarded is, at once
+        "Transfer": 0,  # the emulator forwards at once
         "TransferDeadLetter": 0 if transfer is None else transfer.message_count(),
     }
 
@@ -268,8 +268,8 @@ def _address(host: str, target: str | None) -> str | None:
     return None if target is None else f"sb://{host}/{target}"
 
 
-def _tells_size(api_version: str | None) -> bool:
-    return api_version is None or api_version >= _SIZED_SINCE
+def _has_size(api_version: str | None) -> bool:
+    return api_version is None or api_version >= _SIZE_API_VERSION
 
 
 def _bool(value: bool) -> str:

@@ -1,4 +1,4 @@
-"""A message of the REST data plane, and what the broker makes of it."""
+"""Conversion between messages of the REST data plane and messages of the broker."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusErro
 from servicebus_emulator.validation import explain
 
 _MAX_TTL_MILLISECONDS = 2**32 - 1
-"""What fits a header; of a longer time to live the absolute expiry time tells."""
+"""The largest `ttl` of an AMQP header. A longer time to live is carried by the absolute expiry time."""
 _NO_TTL_SECONDS = 922337203685.47754
-"""What the service writes then: the longest .NET time span."""
+"""The service's value for no time to live: the longest .NET time span."""
 _MAX_BATCH_MESSAGES = 4500
 
 
-class _Batched(BaseModel):
+class _BatchMessage(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     body: str = Field(alias="Body")
@@ -45,14 +45,17 @@ class _Batched(BaseModel):
     user: dict[str, JsonValue] = Field(default_factory=dict, alias="UserProperties")
 
 
-_BATCH = TypeAdapter(list[_Batched])
+_BATCH = TypeAdapter(list[_BatchMessage])
 
 
 def to_message(
-    body: bytes, said: BrokerProperties, properties: Mapping[str, object], content_type: str | None, now: float
+    body: bytes, broker: BrokerProperties, properties: Mapping[str, object], content_type: str | None, now: float
 ) -> Message:
-    """As if it had been sent by AMQP: the body is one data section. Raises `ServiceBusError`."""
-    ttl, scheduled = said.ttl_seconds(), said.scheduled_at()
+    """Return a message as if it arrived over AMQP; the body is one data section.
+
+    `now` is in seconds since the epoch. Raises `ServiceBusError` if a property is invalid.
+    """
+    ttl, scheduled = broker.ttl_seconds(), broker.scheduled_at()
     milliseconds = None if ttl is None else max(1, round(ttl * 1000))
     is_long = milliseconds is not None and milliseconds > _MAX_TTL_MILLISECONDS
     in_header = None if milliseconds is None or is_long else UInt(milliseconds)
@@ -60,23 +63,23 @@ def to_message(
     expires = Timestamp(int(now * 1000) + milliseconds) if is_long and milliseconds is not None else None
     sections = [
         encode_section(HEADER, [None, None, in_header]),
-        encode_section(MESSAGE_ANNOTATIONS, _annotations(said, scheduled)),
+        encode_section(MESSAGE_ANNOTATIONS, _annotations(broker, scheduled)),
         encode_section(
             PROPERTIES,
             [
-                said.message_id,
+                broker.message_id,
                 None,
-                said.to,
-                said.label,
-                said.reply_to,
-                said.correlation_id,
+                broker.to,
+                broker.label,
+                broker.reply_to,
+                broker.correlation_id,
                 None if content_type is None else Symbol(content_type),
                 None,
                 expires,
                 created,
-                said.session_id,
+                broker.session_id,
                 None,
-                said.reply_to_session_id,
+                broker.reply_to_session_id,
             ],
         ),
         encode_section(APPLICATION_PROPERTIES, dict(properties)) if properties else b"",
@@ -86,18 +89,18 @@ def to_message(
 
 
 def read_batch(body: bytes, now: float) -> list[Message]:
-    """The messages of a batch. Raises `ServiceBusError`, saying which one is wrong."""
+    """Return the messages of a batch. Raises `ServiceBusError`, which names the faulty message."""
     try:
         batch = _BATCH.validate_json(body)
     except ValidationError as error:
         raise ServiceBusError(ARGUMENT_ERROR, f"The batch is invalid: {explain(error)}.") from None
     if not 1 <= len(batch) <= _MAX_BATCH_MESSAGES:
         raise ServiceBusError(ARGUMENT_ERROR, f"A batch has 1 to {_MAX_BATCH_MESSAGES} messages, not {len(batch)}.")
-    return [to_message(one.body.encode(), one.broker, read_json(one.user), None, now) for one in batch]
+    return [to_message(item.body.encode(), item.broker, read_json(item.user), None, now) for item in batch]
 
 
-def body_of(message: Message) -> bytes:
-    """The bytes of its data sections; a text as it is, any other value as JSON, which HTTP can carry."""
+def http_body(message: Message) -> bytes:
+    """Return the bytes of the data sections; a text as UTF-8, any other value as JSON."""
     values = [_value(message.body[start:end]) for _, start, end in split(message.body)]
     if all(isinstance(value, bytes) for value in values):
         return b"".join(value for value in values if isinstance(value, bytes))
@@ -106,12 +109,12 @@ def body_of(message: Message) -> bytes:
     return json.dumps(values[0] if len(values) == 1 else values, default=str, ensure_ascii=False).encode()
 
 
-def headers_of(message: Message) -> dict[str, str]:
-    """Its properties: the broker's, its content type, its own."""
+def http_headers(message: Message) -> dict[str, str]:
+    """Return the headers: application properties, broker properties and content type."""
     properties = _properties(message)
-    own = _section(message.application_properties)
+    application = _section(message.application_properties)
     content_type = properties[6]
-    headers = write_headers(own if isinstance(own, dict) else {})
+    headers = write_headers(application if isinstance(application, dict) else {})
     headers[BROKER_PROPERTIES] = write_broker_properties(_broker_properties(message, properties))
     if isinstance(content_type, str) and content_type.isprintable():
         headers["Content-Type"] = content_type
@@ -120,33 +123,33 @@ def headers_of(message: Message) -> dict[str, str]:
 
 def _broker_properties(message: Message, properties: list[object]) -> dict[str, object]:
     locked = message.lock_token is not None
-    ends = message.expires_at != float("inf")
+    expires = message.expires_at != float("inf")
     return {
-        "CorrelationId": _shown(properties[5]),
+        "CorrelationId": _text(properties[5]),
         "DeadLetterSource": message.dead_letter_source,
         "DeliveryCount": message.delivery_count + 1,
         "EnqueuedSequenceNumber": message.enqueue_sequence_number or 0,
         "EnqueuedTimeUtc": http_date(message.enqueued_at),
-        "Label": _shown(properties[3]),
+        "Label": _text(properties[3]),
         "LockToken": str(message.lock_token) if locked else None,
         "LockedUntilUtc": http_date(message.locked_until) if locked else None,
-        "MessageId": _shown(message.message_id),
+        "MessageId": _text(message.message_id),
         "PartitionKey": message.partition_key,
-        "ReplyTo": _shown(properties[4]),
-        "ReplyToSessionId": _shown(properties[12]),
+        "ReplyTo": _text(properties[4]),
+        "ReplyToSessionId": _text(properties[12]),
         "ScheduledEnqueueTimeUtc": None if message.scheduled_at is None else http_date(message.scheduled_at),
         "SequenceNumber": message.sequence_number,
         "SessionId": message.session_id,
         "State": message.state.name.capitalize(),
-        "TimeToLive": message.expires_at - message.enqueued_at if ends else _NO_TTL_SECONDS,
-        "To": _shown(properties[2]),
+        "TimeToLive": message.expires_at - message.enqueued_at if expires else _NO_TTL_SECONDS,
+        "To": _text(properties[2]),
     }
 
 
-def _annotations(said: BrokerProperties, scheduled: datetime | None) -> dict[object, object]:
+def _annotations(broker: BrokerProperties, scheduled: datetime | None) -> dict[object, object]:
     annotations: dict[object, object] = {
-        Symbol("x-opt-partition-key"): said.partition_key,
-        Symbol("x-opt-via-partition-key"): said.via_partition_key,
+        Symbol("x-opt-partition-key"): broker.partition_key,
+        Symbol("x-opt-via-partition-key"): broker.via_partition_key,
         Symbol("x-opt-scheduled-enqueue-time"): None if scheduled is None else _timestamp(scheduled),
     }
     return {name: value for name, value in annotations.items() if value is not None}
@@ -157,9 +160,9 @@ def _timestamp(moment: datetime) -> Timestamp:
 
 
 def _properties(message: Message) -> list[object]:
-    found = _section(message.properties)
-    known = found if isinstance(found, list) else []
-    return [*known, *[None] * (13 - len(known))]
+    section = _section(message.properties)
+    fields = section if isinstance(section, list) else []
+    return [*fields, *[None] * (13 - len(fields))]
 
 
 def _section(encoded: bytes) -> object:
@@ -170,9 +173,9 @@ def _value(encoded: bytes) -> object:
     try:
         described, _ = decode(encoded)
     except DecodeError:
-        return None  # the sender's own nonsense: it is passed on by AMQP as it is
+        return None  # a sender may send malformed sections; AMQP receivers get them unchanged
     return described.value if isinstance(described, Described) else described
 
 
-def _shown(value: object) -> str | None:
+def _text(value: object) -> str | None:
     return None if value is None else str(value)

@@ -1,8 +1,8 @@
-"""A message's properties in HTTP headers and in the JSON of a batch.
+"""Message properties in HTTP headers and in the JSON of a batch.
 
-Source: Microsoft Learn, "Message headers and properties" of the Service Bus REST API: how the type of a value is
-inferred, how moments and times to live are written, and that what is not known is ignored. Of the names that HTTP keeps
-for itself only the kind is told there; `RESERVED` is our own list.
+Source: Microsoft Learn, "Message headers and properties" of the Service Bus REST API. That page defines how the type
+of a value is inferred and how timestamps and times to live are written; unknown properties are ignored. The page does
+not list the header names that are no properties: `RESERVED` is the emulator's list.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ RESERVED = frozenset(
     proxy-authenticate proxy-authorization proxy-connection range referer request-id retry-after server
     servicebusauthorization servicebusdlqsupplementaryauthorization servicebussupplementaryauthorization set-cookie
     strict-transport-security te traceparent tracestate trailer transfer-encoding upgrade user-agent via warning
-    www-authenticate""".split()  # noqa: SIM905 - sixty lines otherwise
+    www-authenticate""".split()  # noqa: SIM905 - a list would take sixty lines
 )
-"""Headers that are no properties, in lower case; nor are those that begin with one of `_RESERVED_STARTS`."""
-_RESERVED_STARTS = ("x-ms-", "x-forwarded-", "sec-")
+"""Headers that are no properties, in lower case. Names that start with one of `_RESERVED_PREFIXES` are none either."""
+_RESERVED_PREFIXES = ("x-ms-", "x-forwarded-", "sec-")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HTTP_DATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d{1,19}", re.ASCII)
@@ -48,7 +48,7 @@ _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
 class BrokerProperties(BaseModel):
-    """What a sender may say of a message. Times to live in seconds, or as .NET writes a time span."""
+    """The broker properties that a sender may set. A time to live is in seconds or a .NET time span."""
 
     model_config = ConfigDict(alias_generator=to_pascal, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -66,44 +66,47 @@ class BrokerProperties(BaseModel):
     scheduled_enqueue_time_utc: str | None = None
 
     def ttl_seconds(self) -> float | None:
-        """None: it lives as long as the queue allows. Raises `ServiceBusError`."""
+        """Return the time to live in seconds; None if the message lives as long as the queue allows.
+
+        Raises `ServiceBusError` for a malformed time span.
+        """
         seconds = self.time_to_live
         if seconds is None and self.time_to_live_time_span is not None:
             seconds = _span(self.time_to_live_time_span)
         return None if seconds is None or seconds >= MAX_SECONDS else seconds
 
     def scheduled_at(self) -> datetime | None:
-        """When it is to be enqueued. Raises `ServiceBusError`."""
+        """Return the time to enqueue the message, or None. Raises `ServiceBusError` for a malformed date."""
         text = self.scheduled_enqueue_time_utc
         if not text:
             return None
         try:
             moment = parsedate_to_datetime(text) if text[0].isalpha() else datetime.fromisoformat(text)
         except ValueError:
-            raise _bad("ScheduledEnqueueTimeUtc: must be a date as in 'Sun, 06 Nov 1994 08:49:37 GMT'") from None
+            raise _invalid("ScheduledEnqueueTimeUtc: must be a date as in 'Sun, 06 Nov 1994 08:49:37 GMT'") from None
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def read_broker_properties(header: str | None) -> BrokerProperties:
-    """From the header of a single message. Raises `ServiceBusError`."""
+    """Read the header of a single message. Raises `ServiceBusError` if it is malformed."""
     try:
         return BrokerProperties.model_validate_json(header or "{}", by_alias=True)
     except ValidationError as error:
-        raise _bad(explain(error)) from None
+        raise _invalid(explain(error)) from None
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, object]:
-    """The application properties among the headers of a request. Raises `ServiceBusError`, naming the header."""
-    found: dict[str, object] = {}
+    """Return the application properties among the headers of a request. Raises `ServiceBusError`, naming the header."""
+    properties: dict[str, object] = {}
     for raw_name, raw_value in headers:
         name = raw_name.decode("latin-1")
         if not _is_reserved(name):
-            found[name] = _inferred(name, _decoded(raw_value).strip())
-    return found
+            properties[name] = _infer(name, _decode(raw_value).strip())
+    return properties
 
 
 def read_json(given: Mapping[str, JsonValue]) -> dict[str, object]:
-    """Application properties of a message in a batch. Raises `ServiceBusError`, naming the property."""
+    """Return the application properties of a message in a batch. Raises `ServiceBusError`, naming the property."""
     for name, value in given.items():
         if isinstance(value, dict | list):
             raise ServiceBusError(ARGUMENT_ERROR, f"UserProperties.{name}: must be a text, a number, true or false.")
@@ -111,29 +114,29 @@ def read_json(given: Mapping[str, JsonValue]) -> dict[str, object]:
 
 
 def write_headers(properties: Mapping[object, object]) -> dict[str, str]:
-    """Application properties as headers; those that HTTP has no form for are left out, as the service does."""
-    written = {str(name): _written(value) for name, value in properties.items()}
+    """Return application properties as headers. Properties without an HTTP form are omitted, as by the service."""
+    headers = {str(name): _format(value) for name, value in properties.items()}
     return {
         name: value
-        for name, value in written.items()
+        for name, value in headers.items()
         if value is not None and _TOKEN.fullmatch(name) and not _is_reserved(name)
     }
 
 
 def write_broker_properties(properties: Mapping[str, object]) -> str:
-    """The header of a received message, its members in alphabetical order; what is None is left out."""
-    told = {name: value for name, value in sorted(properties.items()) if value is not None}
-    return json.dumps(told, separators=(",", ":"))
+    """Return the header of a received message. Members are in alphabetical order; None is omitted."""
+    members = {name: value for name, value in sorted(properties.items()) if value is not None}
+    return json.dumps(members, separators=(",", ":"))
 
 
 def http_date(seconds: float) -> str:
-    """A moment (seconds since the epoch) as HTTP writes it; one before the year 1 or after 9999 as the nearest."""
+    """Return seconds since the epoch as an HTTP date, clamped to the years 1 to 9999."""
     return format_datetime(_EPOCH + timedelta(seconds=int(min(max(seconds, _FIRST_SECOND), _LAST_SECOND))), usegmt=True)
 
 
-def _inferred(name: str, value: str) -> object:
+def _infer(name: str, value: str) -> object:
     if len(value) >= 2 and value[0] == value[-1] == '"':
-        return _quoted(value[1:-1])
+        return _unquote(value[1:-1])
     if value in ("true", "false"):
         return value == "true"
     if _WHOLE.fullmatch(value):
@@ -144,7 +147,7 @@ def _inferred(name: str, value: str) -> object:
     raise ServiceBusError(ARGUMENT_ERROR, f"The value of the HTTP header {name} is invalid: {text}.")
 
 
-def _quoted(value: str) -> object:
+def _unquote(value: str) -> object:
     if _HTTP_DATE.fullmatch(value):
         try:
             return Timestamp(int(parsedate_to_datetime(value).timestamp() * 1000))
@@ -159,7 +162,7 @@ def _long(name: str, value: int) -> Long:
     return Long(value)
 
 
-def _written(value: object) -> str | None:
+def _format(value: object) -> str | None:
     match value:
         case bool():
             return "true" if value else "false"
@@ -175,10 +178,10 @@ def _written(value: object) -> str | None:
 
 
 def _is_reserved(name: str) -> bool:
-    return name.lower() in RESERVED or name.lower().startswith(_RESERVED_STARTS)
+    return name.lower() in RESERVED or name.lower().startswith(_RESERVED_PREFIXES)
 
 
-def _decoded(value: bytes) -> str:
+def _decode(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -192,9 +195,9 @@ def _span(text: str) -> float:
         days, hours, minutes, rest = parts.groups(default="0")
         seconds = int(days) * 86_400 + int(hours) * 3600 + int(minutes) * 60 + float(rest)
     if seconds <= 0:
-        raise _bad("TimeToLiveTimeSpan: must be a time span as in '0.00:00:40'")
+        raise _invalid("TimeToLiveTimeSpan: must be a time span as in '0.00:00:40'")
     return seconds
 
 
-def _bad(what: str) -> ServiceBusError:
-    return ServiceBusError(ARGUMENT_ERROR, f"{BROKER_PROPERTIES} is invalid: {what}.")
+def _invalid(fault: str) -> ServiceBusError:
+    return ServiceBusError(ARGUMENT_ERROR, f"{BROKER_PROPERTIES} is invalid: {fault}.")

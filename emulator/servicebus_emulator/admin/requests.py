@@ -1,4 +1,4 @@
-"""What both halves of the HTTP side need of a request, and how they answer errors."""
+"""Request bodies and error responses, shared by administration and data plane."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from servicebus_emulator.servicebus.errors import (
 _SUB_CODES = {NOT_FOUND: "40400", ENTITY_ALREADY_EXISTS: "40900", ARGUMENT_ERROR: "40000"}
 
 
-class TooLarge(ServiceBusError):
-    """The body of a request is larger than it may be."""
+class BodyTooLarge(ServiceBusError):
+    """The body of a request exceeds its limit."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(MESSAGE_SIZE_EXCEEDED, f"The body of the request has more than {limit} bytes.")
 
 
-async def body_of(request: web.Request, limit: int) -> bytes:
-    """The whole body. Raises `TooLarge` as soon as it is known to be."""
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """Return the body. Raises `BodyTooLarge` as soon as it exceeds `limit` bytes, before the rest is read."""
     body = bytearray()
     if (request.content_length or 0) > limit:
-        raise TooLarge(limit)
+        raise BodyTooLarge(limit)
     async for chunk in request.content.iter_any():
         body += chunk
         if len(body) > limit:
-            raise TooLarge(limit)
+            raise BodyTooLarge(limit)
     return bytes(body)
 
 
-def refused(error: ServiceBusError) -> web.Response:
-    """The answer to what cannot be done."""
-    # HTTP has no lock that was lost: what the token names is not there (any more)
+def error_response(error: ServiceBusError) -> web.Response:
+    """Return the response for a refused request."""
+    # REST has no status for a lost lock: the message under this lock token is not found.
     status = 404 if error.condition == MESSAGE_LOCK_LOST else STATUS.get(error.condition, 500)
     code = _SUB_CODES.get(error.condition)
-    answer = problem(status, f"SubCode={code}. {error.description}" if code else error.description)
+    response = status_response(status, f"SubCode={code}. {error.description}" if code else error.description)
     if error.condition == UNAUTHORIZED:
-        answer.headers["WWW-Authenticate"] = "SharedAccessSignature, Bearer"
-    return answer
+        response.headers["WWW-Authenticate"] = "SharedAccessSignature, Bearer"
+    return response
 
 
-def problem(status: int, detail: str) -> web.Response:
-    """An error's document."""
-    document = atom.error(status, detail)
+def status_response(status: int, detail: str) -> web.Response:
+    """Return an error response with the service's error document."""
+    document = atom.error_document(status, detail)
     return web.Response(status=status, text=document, content_type="application/xml", charset="utf-8")
 
 
-def not_allowed(request: web.Request, allowed: str) -> web.Response:
-    """This cannot be done to that."""
-    answer = problem(405, f"{request.method} is not possible here; possible: {allowed}.")
-    answer.headers["Allow"] = allowed
-    return answer
+def method_not_allowed(request: web.Request, allowed: str) -> web.Response:
+    """Return the response for a method that the path does not support. `allowed` lists the supported methods."""
+    response = status_response(405, f"{request.method} is not possible here; possible: {allowed}.")
+    response.headers["Allow"] = allowed
+    return response

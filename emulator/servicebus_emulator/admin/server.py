@@ -1,4 +1,4 @@
-"""The HTTP side of the namespace: administration and REST data plane, over HTTP and HTTPS."""
+"""The HTTP server of administration and REST data plane."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from servicebus_emulator.admin.entities import Entities
-from servicebus_emulator.admin.requests import refused
-from servicebus_emulator.admin.rest import DataPlane
+from servicebus_emulator.admin.administration import Administration
+from servicebus_emulator.admin.data_plane import DataPlane
+from servicebus_emulator.admin.requests import error_response
 from servicebus_emulator.servicebus.access import UNCHECKED, Authorizer
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.errors import ServiceBusError
 
 MAX_HEADER_BYTES = 64 * 1024
-"""Of one header: properties of a message travel in headers."""
+"""Limit of one header. It is high because message properties travel in headers."""
 _STOP_SECONDS = 0.5
-_WAITING_CONNECTIONS = 1024
-_EVERY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+_BACKLOG_CONNECTIONS = 1024
+_WILDCARD_ADDRESSES = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _HEALTHY = {"status": "healthy", "message": "Service is healthy."}
 
 
 class AdminServer:
-    """Serves a broker over HTTP, on as many ports as it is told to."""
+    """Serves a broker over HTTP and HTTPS, on one or more ports."""
 
     def __init__(self, broker: Broker, *, authorizer: Authorizer = UNCHECKED) -> None:
-        self._entities = Entities(broker, authorizer)
-        self._messages = DataPlane(broker, authorizer)
+        self._administration = Administration(broker, authorizer)
+        self._data_plane = DataPlane(broker, authorizer)
         application = web.Application()
         application.add_routes([web.get("/health", _health), web.route("*", "/{path:.*}", self._answer)])
-        # Who hangs up while it waits for a message does not take it.
+        # handler_cancellation ends the receive of a client that disconnects: it must not take a message.
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -44,26 +44,29 @@ class AdminServer:
         )
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> str:
-        """Listen; the URL, without a slash (port 0: a free one). Raises `OSError` if the port cannot be had."""
+        """Listen; return the URL without a trailing slash. Port 0 picks a free port.
+
+        Raises `OSError` if the port is in use.
+        """
         if self._runner.server is None:
             await self._runner.setup()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=_WAITING_CONNECTIONS)
-        await web.SockSite(self._runner, listener, ssl_context=tls, backlog=_WAITING_CONNECTIONS).start()
-        shown = "localhost" if host in _EVERY_ADDRESS else f"[{host}]" if ":" in host else host
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG_CONNECTIONS)
+        await web.SockSite(self._runner, listener, ssl_context=tls, backlog=_BACKLOG_CONNECTIONS).start()
+        shown = "localhost" if host in _WILDCARD_ADDRESSES else f"[{host}]" if ":" in host else host
         return f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
 
     async def stop(self) -> None:
-        """Stop listening, end what is going on."""
+        """Stop listening and end all requests."""
         await self._runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.rel_url.raw_path.lstrip("/")
         try:
-            answer = await self._messages.answer(request, path)
-            return answer or await self._entities.answer(request, unquote(path))
+            answer = await self._data_plane.answer(request, path)
+            return answer or await self._administration.answer(request, unquote(path))
         except ServiceBusError as error:
-            return refused(error)
+            return error_response(error)
 
 
 @asynccontextmanager
@@ -75,7 +78,7 @@ async def running_admin(
     authorizer: Authorizer = UNCHECKED,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
-    """Serve on one port until the block ends; the URL. See `AdminServer.start`."""
+    """Serve on one port until the block ends; yield the URL. See `AdminServer.start`."""
     server = AdminServer(broker, authorizer=authorizer)
     try:
         yield await server.start(host, port, tls=tls)

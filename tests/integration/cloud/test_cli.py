@@ -84,7 +84,7 @@ def served() -> Iterator[Served]:
         yield running
 
 
-def test_the_ready_line_tells_everything_a_program_needs(served: Served) -> None:
+def test_the_ready_line_has_every_address_a_program_needs(served: Served) -> None:
     assert set(served.ready) == {
         "connection_string",
         "amqps_url",
@@ -120,7 +120,7 @@ def _send_with_a_wrong_key(served: Served) -> None:
         client.get_queue_sender("flow-requests").send_messages(ServiceBusMessage("x"))
 
 
-def test_keys_are_checked_unless_the_user_says_else(served: Served) -> None:
+def test_keys_are_checked_unless_access_is_open(served: Served) -> None:
     with pytest.raises(ServiceBusAuthenticationError):
         _send_with_a_wrong_key(served)
     with serving(*FREE_PORTS, "--access", "open") as lenient:
@@ -133,7 +133,7 @@ def test_a_certificate_without_its_key_is_refused_before_anything_listens(tmp_pa
     assert said.stderr.splitlines() == ["A certificate and its private key go together: give both files, or neither"]
 
 
-def test_token_prints_a_users_token_alone(served: Served) -> None:
+def test_token_prints_only_the_token(served: Served) -> None:
     said = run("token", "--user", "ada", "--role", "Quotes.Create", "--role", "Reports.Run", "--url", served.url)
     assert said.returncode == 0, said.stderr
     claims = jwt.decode(said.stdout.removesuffix("\n"), options={"verify_signature": False})
@@ -141,7 +141,7 @@ def test_token_prints_a_users_token_alone(served: Served) -> None:
     assert (claims["aud"], claims["iss"]) == ("api://flow-worker", served.ready["issuer"])
 
 
-def test_token_makes_forged_and_expired_ones_for_any_audience(served: Served) -> None:
+def test_token_issues_forged_and_expired_tokens_for_any_audience(served: Served) -> None:
     port = served.url.rpartition(":")[2]
     said = run("token", "--user", "a", "--forged", "--expires-in", "-60", "--audience", "x", "--http-port", port)
     token = said.stdout.strip()
@@ -153,7 +153,7 @@ def test_token_makes_forged_and_expired_ones_for_any_audience(served: Served) ->
         jwt.decode(token, keys.get_signing_key_from_jwt(token), algorithms=["RS256"])
 
 
-def test_token_says_so_when_no_emulator_answers_or_refuses(served: Served) -> None:
+def test_token_reports_an_unreachable_emulator_and_a_refusal(served: Served) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
     said = run("token", "--user", "ada", "--url", nobody)
@@ -166,7 +166,7 @@ def test_token_says_so_when_no_emulator_answers_or_refuses(served: Served) -> No
 
 
 @pytest.mark.parametrize("option", ["--amqp-port", "--http-port"])
-def test_a_taken_port_is_named_with_its_option(option: str) -> None:
+def test_a_port_in_use_is_named_with_its_option(option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         options = dict(zip(FREE_PORTS[::2], FREE_PORTS[1::2], strict=True)) | {option: port}
@@ -177,13 +177,13 @@ def test_a_taken_port_is_named_with_its_option(option: str) -> None:
     assert line.endswith(option)
 
 
-def test_a_host_that_is_no_address_is_named_with_its_option() -> None:
+def test_an_unknown_host_is_named_with_its_option() -> None:
     said = run("serve", "--host", "300.1.1.1", *FREE_PORTS)
     assert (said.returncode, said.stdout) == (1, "")
     assert "there is no address 300.1.1.1; choose another with --host" in said.stderr
 
 
-def test_a_bad_configuration_is_told_in_one_line_with_its_place(tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_reported_in_one_line_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"UserConfig": {"Namespaces": []}, "FlowWorker": {"Flows": [{"Nam": "a"}]}}', encoding="utf-8")
     said = run("serve", "--config", str(file), *FREE_PORTS)
@@ -192,7 +192,7 @@ def test_a_bad_configuration_is_told_in_one_line_with_its_place(tmp_path: Path) 
     assert len(said.stderr.splitlines()) == 1
 
 
-def test_it_stops_with_status_0_when_asked_even_with_clients_connected(tmp_path: Path) -> None:
+def test_a_stop_signal_ends_the_emulator_with_status_0_even_with_clients_connected(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"UserConfig": {"Namespaces": [{"Name": "n", "Queues": [{"Name": "q"}]}]}}', encoding="utf-8")
     with serving("--config", str(file), *FREE_PORTS) as running, httpx.Client() as client:

@@ -97,7 +97,7 @@ def entry(properties: str, kind: str = "QueueDescription") -> bytes:
     return f'<entry xmlns="http://www.w3.org/2005/Atom"><content>{described}</content></entry>'.encode()
 
 
-async def test_what_means_nothing_here_outlives_the_process_like_the_rest(tmp_path: Path) -> None:
+async def test_settings_without_effect_in_the_emulator_survive_a_restart(tmp_path: Path) -> None:
     endpoints = Endpoints("127.0.0.1", 0, 0, admin_port=0)
     given: dict[str, Any] = {"enable_batched_operations": False, "enable_partitioning": True, "enable_express": True}
     async with running_emulator(config.load(None), endpoints, data=tmp_path) as running, _admin(running) as one:
@@ -118,7 +118,7 @@ async def _admin(running: Emulator) -> AsyncIterator[AsyncClient]:
         yield one
 
 
-async def test_a_queue_is_made_with_the_services_defaults(client: AsyncClient) -> None:
+async def test_a_queue_is_created_with_the_defaults_of_the_service(client: AsyncClient) -> None:
     made = await client.create_queue("plain")
     got = await client.get_queue("plain")
 
@@ -137,7 +137,7 @@ async def test_a_queue_is_made_with_the_services_defaults(client: AsyncClient) -
         assert not queue.authorization_rules
 
 
-async def test_every_property_of_a_queue_is_kept(client: AsyncClient, bus: Bus) -> None:
+async def test_every_property_of_a_queue_is_stored(client: AsyncClient, bus: Bus) -> None:
     await client.create_queue("target")
     await client.create_queue(
         "rich/one",
@@ -176,7 +176,7 @@ async def test_every_property_of_a_queue_is_kept(client: AsyncClient, bus: Bus) 
     assert (rules.forward_to, rules.max_message_bytes, rules.lock_seconds) == ("target", 2048 * 1024, 13)
 
 
-async def test_a_queue_is_changed_and_what_was_taken_away_is_gone(client: AsyncClient) -> None:
+async def test_an_update_changes_a_queue_and_clears_removed_properties(client: AsyncClient) -> None:
     await client.create_queue("target")
     queue = await client.create_queue("changing", forward_to="target", requires_session=False, user_metadata="x")
 
@@ -192,7 +192,7 @@ async def test_a_queue_is_changed_and_what_was_taken_away_is_gone(client: AsyncC
     assert got.status == EntityStatus.SEND_DISABLED
 
 
-async def test_what_cannot_be_changed_is_named(client: AsyncClient) -> None:
+async def test_a_change_of_an_immutable_property_is_refused_by_name(client: AsyncClient) -> None:
     queue = await client.create_queue("fixed", requires_session=True)
     queue.requires_session = False
     with pytest.raises(HttpResponseError, match="RequiresSession") as refused:
@@ -200,13 +200,13 @@ async def test_what_cannot_be_changed_is_named(client: AsyncClient) -> None:
     assert refused.value.status_code == 400
 
 
-async def test_a_queue_that_is_there_is_not_made_again(client: AsyncClient) -> None:
+async def test_creating_an_existing_queue_is_refused(client: AsyncClient) -> None:
     await client.create_queue("once")
     with pytest.raises(ResourceExistsError):
         await client.create_queue("ONCE")
 
 
-async def test_a_queue_that_is_not_there_is_not_found(client: AsyncClient) -> None:
+async def test_a_missing_queue_is_not_found(client: AsyncClient) -> None:
     queue = await client.create_queue("gone")
     await client.delete_queue("gone")
     for missing in (
@@ -232,14 +232,14 @@ async def test_queues_are_listed_page_by_page(client: AsyncClient, bus: Bus) -> 
     assert [topic async for topic in client.list_topics()] == []
 
 
-async def test_a_page_of_nonsense_is_refused(client: AsyncClient) -> None:
+async def test_invalid_paging_parameters_are_refused(client: AsyncClient) -> None:
     for options in ({"start_index": -1}, {"max_page_size": 0}):
         with pytest.raises(HttpResponseError) as refused:
             [queue async for queue in client.list_queues(**options)]
         assert refused.value.status_code == 400
 
 
-async def test_runtime_properties_count_messages_by_what_became_of_them(client: AsyncClient, bus: Bus) -> None:
+async def test_runtime_properties_count_messages_by_state(client: AsyncClient, bus: Bus) -> None:
     await client.create_queue("busy")
     before = await client.get_queue_runtime_properties("busy")
     assert before.accessed_at_utc == datetime(1, 1, 1, tzinfo=UTC)
@@ -268,7 +268,7 @@ async def test_runtime_properties_count_messages_by_what_became_of_them(client: 
     assert counted.created_at_utc < counted.accessed_at_utc
 
 
-async def test_what_cannot_be_forwarded_is_counted(client: AsyncClient, bus: Bus) -> None:
+async def test_messages_that_cannot_be_forwarded_are_counted(client: AsyncClient, bus: Bus) -> None:
     await client.create_queue("target")
     await client.create_queue("source", forward_to="target")
     await client.delete_queue("target")
@@ -282,7 +282,7 @@ async def test_what_cannot_be_forwarded_is_counted(client: AsyncClient, bus: Bus
     assert (counted.transfer_dead_letter_message_count, counted.total_message_count) == (1, 1)
 
 
-async def test_the_namespace_is_told(client: AsyncClient) -> None:
+async def test_the_namespace_has_properties(client: AsyncClient) -> None:
     namespace = await client.get_namespace_properties()
     assert (namespace.name, namespace.messaging_sku, namespace.namespace_type) == (
         "sbemulatorns",
@@ -292,7 +292,7 @@ async def test_the_namespace_is_told(client: AsyncClient) -> None:
     assert namespace.created_at_utc is not None
 
 
-async def test_the_synchronous_client_does_all_that_too(connection_string: str, client: AsyncClient) -> None:
+async def test_the_synchronous_client_manages_queues(connection_string: str, client: AsyncClient) -> None:
     def walk() -> list[object]:
         with ServiceBusAdministrationClient.from_connection_string(
             connection_string, transport=PlainTransport(), retry_total=0
@@ -312,7 +312,7 @@ async def test_the_synchronous_client_does_all_that_too(connection_string: str, 
     assert await asyncio.to_thread(walk) == [7, True]
 
 
-async def test_an_old_api_version_knows_nothing_of_the_largest_message(connection_string: str) -> None:
+async def test_an_old_api_version_has_no_maximum_message_size(connection_string: str) -> None:
     async with AsyncClient.from_connection_string(
         connection_string, transport=PlainAioTransport(), api_version=ApiVersion.V2017_04
     ) as old:
@@ -348,7 +348,7 @@ async def test_topics_subscriptions_and_rules_are_refused_by_name(client: AsyncC
         (f"<UserMetadata>{'x' * 1025}</UserMetadata>", "UserMetadata: must be a text of at most 1024"),
     ],
 )
-async def test_a_wrong_property_is_named_with_what_is_allowed(
+async def test_an_invalid_property_is_refused_with_the_values_allowed(
     http: httpx.AsyncClient, properties: str, named: str
 ) -> None:
     answer = await http.put("/wrong", content=entry(properties))
@@ -357,7 +357,7 @@ async def test_a_wrong_property_is_named_with_what_is_allowed(
     assert "<Code>400</Code>" in answer.text
 
 
-async def test_properties_come_in_any_order_and_what_is_only_told_is_ignored(http: httpx.AsyncClient, bus: Bus) -> None:
+async def test_properties_may_have_any_order_and_read_only_ones_are_ignored(http: httpx.AsyncClient, bus: Bus) -> None:
     properties = "<MaxDeliveryCount>4</MaxDeliveryCount><SizeInBytes>77</SizeInBytes><LockDuration>PT9S</LockDuration>"
     assert (await http.put("/any-order", content=entry(properties))).status_code == 201
     rules = bus.broker.find("any-order").settings
@@ -375,13 +375,13 @@ async def test_properties_come_in_any_order_and_what_is_only_told_is_ignored(htt
         (b'<!DOCTYPE e [<!ENTITY a "b">]>' + entry("<UserMetadata>&a;</UserMetadata>"), "document type"),
     ],
 )
-async def test_a_body_that_is_no_description_is_refused(http: httpx.AsyncClient, body: bytes, named: str) -> None:
+async def test_a_body_without_a_description_is_refused(http: httpx.AsyncClient, body: bytes, named: str) -> None:
     answer = await http.put("/wrong", content=body)
     assert answer.status_code == 400
     assert named in answer.text
 
 
-async def test_a_body_beyond_all_measure_is_refused(http: httpx.AsyncClient) -> None:
+async def test_a_body_above_the_limit_is_refused(http: httpx.AsyncClient) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(300):
             yield b" " * 1024
@@ -390,14 +390,14 @@ async def test_a_body_beyond_all_measure_is_refused(http: httpx.AsyncClient) -> 
 
 
 @pytest.mark.parametrize("name", ["-x", "x-", "a//b", "a b", "a$b", "é"])
-async def test_a_name_the_service_would_not_take_is_refused(http: httpx.AsyncClient, name: str) -> None:
+async def test_an_invalid_queue_name_is_refused(http: httpx.AsyncClient, name: str) -> None:
     answer = await http.put(f"/{name}", content=entry(""))
     assert answer.status_code == 400
     assert "name" in answer.text
 
 
 @pytest.mark.parametrize("header", [None, "Basic eDp5", "SharedAccessSignature sr=x"])
-async def test_without_a_token_nothing_is_told(url: str, header: str | None) -> None:
+async def test_a_request_without_a_token_is_refused(url: str, header: str | None) -> None:
     async with httpx.AsyncClient(base_url=url, headers={"Authorization": header} if header else {}) as stranger:
         for path in ("/configured", "/$Resources/queues", "/$namespaceinfo", "/no-such-queue"):
             answer = await stranger.get(path)
@@ -406,7 +406,7 @@ async def test_without_a_token_nothing_is_told(url: str, header: str | None) -> 
             assert "WWW-Authenticate" in answer.headers
 
 
-async def test_the_client_knows_a_refusal_of_its_token(connection_string: str, url: str) -> None:
+async def test_the_client_raises_an_authentication_error_for_a_refused_token(connection_string: str, url: str) -> None:
     class Unsigned(PlainAioTransport):
         async def send(self, request: Any, **kwargs: Any) -> Any:
             del request.headers["Authorization"]
@@ -417,7 +417,7 @@ async def test_the_client_knows_a_refusal_of_its_token(connection_string: str, u
             await client.get_queue("configured")
 
 
-async def test_an_update_of_what_has_changed_since_is_refused(http: httpx.AsyncClient) -> None:
+async def test_an_update_with_an_old_entity_tag_is_refused(http: httpx.AsyncClient) -> None:
     await http.put("/tagged", content=entry(""))
     before = (await http.get("/tagged")).headers["ETag"]
     changed = await http.put("/tagged", content=entry(""), headers={"If-Match": f'"other", {before}'})
@@ -440,7 +440,7 @@ async def test_health_needs_no_token(url: str) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "healthy", "message": "Service is healthy."})
 
 
-async def test_what_cannot_be_done_says_what_can(http: httpx.AsyncClient) -> None:
+async def test_an_unsupported_method_is_refused_with_the_methods_allowed(http: httpx.AsyncClient) -> None:
     for method, path, allowed in (
         ("PATCH", "/configured", "GET, PUT, DELETE"),
         ("POST", "/$namespaceinfo", "GET"),
@@ -450,7 +450,7 @@ async def test_what_cannot_be_done_says_what_can(http: httpx.AsyncClient) -> Non
         assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
 
 
-async def test_an_api_version_that_is_none_is_refused(http: httpx.AsyncClient) -> None:
+async def test_a_malformed_api_version_is_refused(http: httpx.AsyncClient) -> None:
     assert (await http.get("/configured?api-version=newest")).status_code == 400
     assert (await http.get("/configured?api-version=2021-05&enrich=True")).status_code == 200
 
@@ -466,7 +466,7 @@ async def admin_by(policy: str, key: str, bus: Bus) -> AsyncIterator[AsyncClient
             yield one
 
 
-async def test_a_key_that_may_manage_does(bus: Bus) -> None:
+async def test_a_key_with_the_right_manage_is_accepted(bus: Bus) -> None:
     async with admin_by("RootManageSharedAccessKey", "SAS_KEY_VALUE", bus) as client:
         await client.create_queue("managed")
         await client.get_namespace_properties()
@@ -477,7 +477,7 @@ async def test_a_key_that_may_manage_does(bus: Bus) -> None:
 @pytest.mark.parametrize(
     ("policy", "key"), [("RootManageSharedAccessKey", "WRONG"), ("Nobody", "SAS_KEY_VALUE"), ("Reader", "READER_KEY")]
 )
-async def test_a_key_that_may_not_manage_does_not(bus: Bus, policy: str, key: str) -> None:
+async def test_a_key_without_the_right_manage_is_refused(bus: Bus, policy: str, key: str) -> None:
     async with admin_by(policy, key, bus) as client:
         for refused in (client.get_queue("configured"), client.create_queue("x"), client.get_namespace_properties()):
             with pytest.raises(ClientAuthenticationError) as error:
@@ -485,7 +485,7 @@ async def test_a_key_that_may_not_manage_does_not(bus: Bus, policy: str, key: st
             assert key not in str(error.value)
 
 
-async def test_over_https_the_clients_need_no_redirection(tmp_path: Path) -> None:
+async def test_the_clients_connect_over_https_without_a_custom_transport(tmp_path: Path) -> None:
     endpoints = Endpoints(
         amqp_port=0, http_port=0, admin_port=0, admin_https_port=0, certificates=CertificateFiles(tmp_path)
     )
@@ -503,7 +503,7 @@ async def test_over_https_the_clients_need_no_redirection(tmp_path: Path) -> Non
             assert (await client.get_queue("secured")).enable_express
 
 
-async def test_a_port_that_is_taken_is_named(url: str) -> None:
+async def test_a_port_in_use_is_named(url: str) -> None:
     taken = Endpoints(amqp_port=0, http_port=0, admin_port=int(url.rpartition(":")[2]))
     with pytest.raises(CannotListen, match="--admin-port"):
         async with running_emulator(config.load(None), taken):

@@ -57,7 +57,7 @@ async def test_a_send_that_cannot_be_saved_is_not_accepted(tmp_path: Path, caplo
     assert set(accepted) <= set(there)
 
 
-async def test_what_becomes_due_while_nothing_can_be_saved_is_done_and_saved_later(tmp_path: Path) -> None:
+async def test_work_that_falls_due_while_the_disk_is_full_is_done_and_saved_later(tmp_path: Path) -> None:
     async with running_emulator(config.load(None), ANYWHERE, data=tmp_path) as emulator:
         queue = emulator.broker.find(QUEUE)
         client = ServiceBusClient.from_connection_string(emulator.connection_string)

@@ -50,13 +50,13 @@ async def closed_with(one: Client) -> str | None:
     return error.condition if error else None
 
 
-async def test_who_says_nothing_at_all_is_hung_up_on() -> None:
+async def test_a_client_that_sends_nothing_is_disconnected() -> None:
     async with serving(ConnectionRules(first_link_within_seconds=SHORT)) as port, client(port) as (one, _):
         with pytest.raises(EOFError):
             await one.hear(Open)
 
 
-async def test_who_never_asks_for_a_websocket_is_hung_up_on_and_who_did_is_not() -> None:
+async def test_only_a_client_that_requests_no_websocket_is_disconnected() -> None:
     server = AmqpServer(Broker([QueueSettings("q")]), rules=ConnectionRules(first_link_within_seconds=SHORT))
     port = await server.start_websocket(HOST, 0)
     try:
@@ -73,7 +73,7 @@ async def test_who_never_asks_for_a_websocket_is_hung_up_on_and_who_did_is_not()
         await server.stop()
 
 
-async def test_a_connection_without_links_is_closed_and_one_with_a_link_is_not() -> None:
+async def test_only_a_connection_without_links_is_closed() -> None:
     rules = ConnectionRules(first_link_within_seconds=SHORT, linkless_seconds=SHORT)
     async with serving(rules) as port, client(port) as (one, _), client(port) as (other, _):
         await (await other.open()).attach("q")
@@ -84,7 +84,7 @@ async def test_a_connection_without_links_is_closed_and_one_with_a_link_is_not()
         assert await closed_with(other) == "amqp:connection:forced"
 
 
-async def test_an_idle_link_is_detached_and_one_in_use_is_not() -> None:
+async def test_only_an_idle_link_is_detached() -> None:
     async with serving(ConnectionRules(idle_link_seconds=SHORT)) as port, client(port) as (one, _):
         await one.open()
         await one.attach("q", 0)
@@ -105,7 +105,7 @@ async def test_an_idle_link_is_detached_and_one_in_use_is_not() -> None:
         assert detached.handle == 0
 
 
-async def test_a_silent_peer_is_closed_and_one_with_heartbeats_is_not() -> None:
+async def test_only_a_peer_without_heartbeats_is_closed() -> None:
     async with (
         serving(ConnectionRules(idle_timeout_seconds=SHORT)) as port,
         client(port) as (silent, _),
@@ -126,7 +126,7 @@ async def test_a_silent_peer_is_closed_and_one_with_heartbeats_is_not() -> None:
         beats.cancel()
 
 
-async def test_one_connection_too_many_is_told_so_and_the_place_of_one_that_leaves_is_free() -> None:
+async def test_a_connection_above_the_limit_is_refused_until_another_one_closes() -> None:
     async with serving(ConnectionRules(max_connections=1)) as port:
         sdk = ServiceBusClient.from_connection_string(connection_string(HOST, port), retry_total=0)
         async with client(port) as (first, _):

@@ -8,7 +8,7 @@ import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusReceivedMessage, ServiceBusSubQueue
 from azure.servicebus.exceptions import ServiceBusError
 
-from servicebus_emulator.admin.authorization import told
+from servicebus_emulator.admin.authorization import write_rules
 from servicebus_emulator.servicebus.access.policies import ALL_RIGHTS, Policy
 from servicebus_emulator.testing import EmulatedServiceBus, QueueSettings, running_service_bus_in_thread
 from tests.support.receiving import receive_blocking
@@ -86,6 +86,6 @@ def test_an_empty_session_id_allows_any_partition_key(client: ServiceBusClient) 
 
 def test_a_policy_lists_its_rights_in_the_services_order() -> None:
     policy = Policy("all", ALL_RIGHTS, ("one", "two"), "orders")
-    described = told((policy,), created="2026-01-01T00:00:00Z", updated="2026-01-01T00:00:00Z")
+    described = write_rules((policy,), created="2026-01-01T00:00:00Z", updated="2026-01-01T00:00:00Z")
     places = [described.index(f">{right}<") for right in ("Manage", "Send", "Listen")]
     assert places == sorted(places)

@@ -24,7 +24,7 @@ from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 
 from servicebus_emulator import config
-from servicebus_emulator.admin.rest import BATCH_TYPE
+from servicebus_emulator.admin.data_plane import BATCH_TYPE
 from servicebus_emulator.admin.server import running_admin
 from servicebus_emulator.amqp import Symbol, Timestamp
 from servicebus_emulator.amqp.sections import APPLICATION_PROPERTIES, DATA, MESSAGE_ANNOTATIONS, PROPERTIES
@@ -109,7 +109,7 @@ def said(answer: httpx.Response) -> JsonObject:
     return found
 
 
-async def test_what_is_posted_arrives_with_all_its_properties(http: httpx.AsyncClient, sdk: ServiceBusClient) -> None:
+async def test_a_posted_message_arrives_with_all_its_properties(http: httpx.AsyncClient, sdk: ServiceBusClient) -> None:
     properties = {
         "MessageId": "m-1",
         "CorrelationId": "c-1",
@@ -139,7 +139,7 @@ async def test_what_is_posted_arrives_with_all_its_properties(http: httpx.AsyncC
     assert message.time_to_live == timedelta(seconds=90)
 
 
-async def test_headers_become_application_properties_of_the_type_they_look_like(
+async def test_headers_become_application_properties_of_the_inferred_type(
     http: httpx.AsyncClient, sdk: ServiceBusClient
 ) -> None:
     headers = {
@@ -170,7 +170,7 @@ async def test_headers_become_application_properties_of_the_type_they_look_like(
     }
 
 
-async def test_a_text_without_quotes_is_refused_and_the_header_named(http: httpx.AsyncClient) -> None:
+async def test_a_text_without_quotation_marks_is_refused_with_the_header_name(http: httpx.AsyncClient) -> None:
     answer = await http.post("/plain/messages", content=b"x", headers={"Hello": "world"})
     assert answer.status_code == 400
     assert "Hello" in answer.text
@@ -190,14 +190,16 @@ async def test_a_text_without_quotes_is_refused_and_the_header_named(http: httpx
         (json.dumps({"MessageId": "x" * 129}), "message ID"),
     ],
 )
-async def test_wrong_broker_properties_are_named(http: httpx.AsyncClient, properties: str, named: str) -> None:
+async def test_invalid_broker_properties_are_refused_by_name(
+    http: httpx.AsyncClient, properties: str, named: str
+) -> None:
     answer = await http.post("/plain/messages", content=b"x", headers={"BrokerProperties": properties})
     assert answer.status_code == 400
     assert named in answer.text
 
 
 @pytest.mark.parametrize("form", ["Sun, 06 Nov 2094 08:49:37 GMT", "2094-11-06T08:49:37Z", "2094-11-06T08:49:37"])
-async def test_a_message_waits_for_its_time(http: httpx.AsyncClient, bus: Bus, form: str) -> None:
+async def test_a_scheduled_message_waits_for_its_time(http: httpx.AsyncClient, bus: Bus, form: str) -> None:
     properties = json.dumps({"ScheduledEnqueueTimeUtc": form})
     await http.post("/plain/messages", content=b"x", headers={"BrokerProperties": properties})
     (waiting,) = bus.broker.find("plain").peek(0, 10, None)
@@ -205,7 +207,7 @@ async def test_a_message_waits_for_its_time(http: httpx.AsyncClient, bus: Bus, f
     assert bus.broker.find("plain").counts()["scheduled"] == 1
 
 
-async def test_a_batch_is_many_messages(http: httpx.AsyncClient, sdk: ServiceBusClient) -> None:
+async def test_a_batch_is_received_as_separate_messages(http: httpx.AsyncClient, sdk: ServiceBusClient) -> None:
     batch = [
         {"Body": "one", "BrokerProperties": {"Label": "M1", "TimeToLiveTimeSpan": "0.00:00:40"}},
         {"Body": "two", "UserProperties": {"Priority": "Low", "Weight": 2.5, "Size": 3, "Urgent": False}},
@@ -231,7 +233,7 @@ async def test_a_batch_is_many_messages(http: httpx.AsyncClient, sdk: ServiceBus
         ('[{"Body": "x", "UserProperties": {"a": [1]}}]', "UserProperties.a"),
     ],
 )
-async def test_a_wrong_batch_is_refused_as_a_whole(http: httpx.AsyncClient, bus: Bus, body: str, named: str) -> None:
+async def test_an_invalid_batch_is_refused_as_a_whole(http: httpx.AsyncClient, bus: Bus, body: str, named: str) -> None:
     answer = await http.post("/plain/messages", content=body, headers={"Content-Type": BATCH_TYPE})
     assert answer.status_code == 400
     assert named in answer.text
@@ -269,7 +271,7 @@ async def test_a_message_is_locked_then_completed(http: httpx.AsyncClient, sdk: 
     assert (await http.delete(answer.headers["Location"])).status_code == 404
 
 
-async def test_an_unlocked_message_comes_again_and_is_counted(http: httpx.AsyncClient) -> None:
+async def test_an_unlocked_message_is_delivered_again_with_a_higher_delivery_count(http: httpx.AsyncClient) -> None:
     await http.post("/plain/messages", content=b"x", headers={"BrokerProperties": '{"MessageId": "m 1/2"}'})
     first = await http.post("/plain/messages/head")
     by_id = f"/plain/messages/m%201%2F2/{said(first)['LockToken']}"
@@ -294,14 +296,14 @@ async def test_a_lock_is_renewed_until_it_is_lost(http: httpx.AsyncClient, bus: 
     assert (await http.post(where)).status_code == 404
 
 
-async def test_a_lock_is_of_one_message_only(http: httpx.AsyncClient) -> None:
+async def test_a_lock_token_belongs_to_one_message(http: httpx.AsyncClient) -> None:
     await http.post("/plain/messages", content=b"x")
     token = said(await http.post("/plain/messages/head"))["LockToken"]
     for path in (f"999/{token}", "1/no-token", f"1/{uuid.uuid4()}"):
         assert (await http.delete(f"/plain/messages/{path}")).status_code == 404
 
 
-async def test_receive_and_delete_takes_for_good(http: httpx.AsyncClient, bus: Bus) -> None:
+async def test_receive_and_delete_removes_the_message(http: httpx.AsyncClient, bus: Bus) -> None:
     await http.post("/plain/messages", content=b"x", headers={"Content-Type": "a/b"})
     answer = await http.delete("/plain/messages/head")
     assert (answer.status_code, answer.content, answer.headers["Content-Type"]) == (200, b"x", "a/b")
@@ -313,7 +315,7 @@ async def test_receive_and_delete_takes_for_good(http: httpx.AsyncClient, bus: B
 @pytest.mark.parametrize(
     ("body", "shown"), [("text", b"text"), ({"a": [1, "ü"]}, '{"a": [1, "ü"]}'.encode()), (b"\x00\xff", b"\x00\xff")]
 )
-async def test_a_body_that_is_no_bytes_is_shown(
+async def test_a_body_that_is_not_binary_is_returned_as_text(
     http: httpx.AsyncClient, sdk: ServiceBusClient, body: object, shown: bytes
 ) -> None:
     is_data = isinstance(body, bytes)
@@ -323,7 +325,7 @@ async def test_a_body_that_is_no_bytes_is_shown(
     assert (await http.delete("/plain/messages/head")).content == shown
 
 
-async def test_a_message_that_http_has_no_words_for_is_taken_all_the_same(http: httpx.AsyncClient, bus: Bus) -> None:
+async def test_a_message_with_properties_that_http_cannot_carry_is_received(http: httpx.AsyncClient, bus: Bus) -> None:
     odd = {"nan": float("nan"), "late": Timestamp(2**62), "list": b"x", "line": "a\r\nb: c"}
     properties: list[object] = [7, None, None, "ü", *[None] * 2, Symbol("te\nxt"), None, None, None]
     payload = encode_section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): Timestamp(-(2**62))})
@@ -343,13 +345,13 @@ async def test_a_message_that_http_has_no_words_for_is_taken_all_the_same(http: 
     assert (said(answer)["Label"], said(answer)["MessageId"]) == ("ü", "7")
 
 
-async def test_a_content_type_no_message_can_have_is_refused(http: httpx.AsyncClient) -> None:
+async def test_a_content_type_that_is_not_ascii_is_refused(http: httpx.AsyncClient) -> None:
     headers = {"Content-Type": "text/plain; x=ü".encode()}
     answer = await http.post("/plain/messages", content=b"x", headers=headers)  # type: ignore[arg-type]
     assert (answer.status_code, "Content-Type" in answer.text) == (400, True)
 
 
-async def test_what_was_accepted_outlives_the_process(tmp_path: Path) -> None:
+async def test_accepted_messages_survive_a_crash(tmp_path: Path) -> None:
     with closing(SqliteMessageStorage(tmp_path / "data")) as store:
         broker = Broker([QueueSettings("kept")], storage=store)
         async with running_admin(broker) as url, httpx.AsyncClient(base_url=url, headers=TOKEN) as http:
@@ -367,14 +369,14 @@ async def test_what_was_accepted_outlives_the_process(tmp_path: Path) -> None:
     assert message.body.endswith(b"two")
 
 
-async def test_who_waits_gets_what_comes_meanwhile(http: httpx.AsyncClient, bus: Bus) -> None:
+async def test_a_waiting_client_gets_a_message_that_arrives_meanwhile(http: httpx.AsyncClient, bus: Bus) -> None:
     waiting = asyncio.create_task(http.post("/plain/messages/head?timeout=5"))
     await until(bus.broker.find("plain").in_use)
     await http.post("/plain/messages", content=b"late")
     assert (await waiting).content == b"late"
 
 
-async def test_who_hangs_up_takes_nothing(http: httpx.AsyncClient, bus: Bus) -> None:
+async def test_a_client_that_disconnects_takes_no_message(http: httpx.AsyncClient, bus: Bus) -> None:
     waiting = asyncio.create_task(http.post("/plain/messages/head?timeout=5"))
     await until(bus.broker.find("plain").in_use)
     waiting.cancel()
@@ -383,7 +385,7 @@ async def test_who_hangs_up_takes_nothing(http: httpx.AsyncClient, bus: Bus) -> 
     assert (await http.delete("/plain/messages/head?timeout=1")).content == b"x"
 
 
-async def test_who_waits_is_told_that_the_queue_is_gone(http: httpx.AsyncClient, bus: Bus) -> None:
+async def test_a_waiting_client_gets_not_found_when_the_queue_is_deleted(http: httpx.AsyncClient, bus: Bus) -> None:
     bus.broker.create(QueueSettings("passing"))
     waiting = asyncio.create_task(http.post("/passing/messages/head?timeout=5"))
     await until(bus.broker.find("passing").in_use)
@@ -391,7 +393,7 @@ async def test_who_waits_is_told_that_the_queue_is_gone(http: httpx.AsyncClient,
     assert (await waiting).status_code == 404
 
 
-async def test_dead_letters_are_taken_by_their_path(http: httpx.AsyncClient) -> None:
+async def test_dead_letters_are_received_by_their_path(http: httpx.AsyncClient) -> None:
     await http.post("/plain/messages", content=b"bad")
     for _ in range(3):
         await http.put((await http.post("/plain/messages/head?timeout=1")).headers["Location"])
@@ -404,7 +406,7 @@ async def test_dead_letters_are_taken_by_their_path(http: httpx.AsyncClient) -> 
     assert (await http.post("/plain/$DeadLetterQueue/messages", content=b"x")).status_code == 400
 
 
-async def test_a_name_with_a_slash_is_written_either_way(http: httpx.AsyncClient) -> None:
+async def test_a_slash_in_a_queue_name_may_be_escaped_or_not(http: httpx.AsyncClient) -> None:
     for name in ("a/b%20c", "A%2Fb%20C"):
         assert (await http.post(f"/{name}/messages", content=b"x")).status_code == 201
         assert (await http.delete(f"/{name}/messages/head?timeout=1")).status_code == 200
@@ -424,7 +426,7 @@ async def test_a_name_with_a_slash_is_written_either_way(http: httpx.AsyncClient
         ("POST", "/plain/messages/head?timeout=soon", 400, "timeout"),
     ],
 )
-async def test_what_cannot_be_is_refused(
+async def test_an_invalid_request_is_refused(
     http: httpx.AsyncClient, method: str, path: str, status: int, named: str
 ) -> None:
     answer = await http.request(method, path, content=b"x" * 2000)
@@ -438,13 +440,13 @@ async def test_a_batch_that_is_too_large_is_refused(http: httpx.AsyncClient) -> 
     assert answer.status_code == 403
 
 
-async def test_a_full_queue_takes_no_more(http: httpx.AsyncClient, bus: Bus) -> None:
+async def test_a_full_queue_refuses_messages(http: httpx.AsyncClient, bus: Bus) -> None:
     bus.broker.create(QueueSettings("full", max_size_mb=1))
     statuses = [(await http.post("/full/messages", content=b"x" * 250_000)).status_code for _ in range(5)]
     assert statuses == [201, 201, 201, 201, 403]
 
 
-async def test_without_a_token_nothing_is_done(url: str, bus: Bus) -> None:
+async def test_every_request_without_a_token_is_refused(url: str, bus: Bus) -> None:
     async with httpx.AsyncClient(base_url=url) as stranger:
         for method, path in (
             ("POST", "/plain/messages"),
@@ -458,7 +460,7 @@ async def test_without_a_token_nothing_is_done(url: str, bus: Bus) -> None:
     assert bus.broker.find("plain").message_count() == 1
 
 
-async def test_a_busy_service_says_so(http: httpx.AsyncClient, bus: Bus) -> None:
+async def test_a_throttled_request_gets_status_503(http: httpx.AsyncClient, bus: Bus) -> None:
     bus.broker.faults.refuse(FaultPoint.SEND, SERVER_BUSY, queue="plain", times=1)
     assert (await http.post("/plain/messages", content=b"x")).status_code == 503
     assert (await http.post("/plain/messages", content=b"x")).status_code == 201
@@ -466,7 +468,7 @@ async def test_a_busy_service_says_so(http: httpx.AsyncClient, bus: Bus) -> None
 
 # As programs sign: the URL of the queue, or that of its messages.
 @pytest.mark.parametrize(("signs", "entity"), [("plain", "plain"), ("plain/messages", ""), ("", "plain")])
-async def test_a_key_for_sending_sends_and_no_more(bus: Bus, signs: str, entity: str) -> None:
+async def test_a_key_with_the_right_send_cannot_receive(bus: Bus, signs: str, entity: str) -> None:
     policies = (Policy("Sender", Right.SEND, ("SENDER_KEY",), entity),)
     async with (
         running_admin(bus.broker, "127.0.0.1", 0, authorizer=Authorizer(policies)) as url,
@@ -480,7 +482,7 @@ async def test_a_key_for_sending_sends_and_no_more(bus: Bus, signs: str, entity:
         assert (await http.get("/plain", headers=token)).status_code == 401
 
 
-async def test_the_tenants_own_tokens_are_good_for_rest() -> None:
+async def test_tokens_of_the_tenant_are_accepted() -> None:
     endpoints = Endpoints(amqp_port=0, http_port=0, admin_port=0)
     async with running_emulator(config.load(None), endpoints) as running, httpx.AsyncClient() as http:
         ready = running.ready()

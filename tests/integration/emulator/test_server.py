@@ -57,7 +57,7 @@ async def until_closed(reader: asyncio.StreamReader) -> bytes:
 
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"AMQP\x02\x01\x00\x00", AMQP_HEADER + b"\xff" * 64])
-async def test_a_stranger_is_hung_up_on_and_nobody_else_is_disturbed(bus: Bus, said: bytes) -> None:
+async def test_a_client_of_another_protocol_is_disconnected_and_others_are_served(bus: Bus, said: bytes) -> None:
     friend, friends_writer = await asyncio.open_connection(HOST, bus.port)
     friends_writer.write(AMQP_HEADER)
     assert await friend.readexactly(8) == AMQP_HEADER
@@ -72,7 +72,7 @@ async def test_a_stranger_is_hung_up_on_and_nobody_else_is_disturbed(bus: Bus, s
         await one.wait_closed()
 
 
-async def test_who_hangs_up_in_the_middle_of_a_frame_leaves_nothing_behind(bus: Bus) -> None:
+async def test_a_client_that_disconnects_in_the_middle_of_a_frame_leaves_no_locks(bus: Bus) -> None:
     _, writer = await asyncio.open_connection(HOST, bus.port)
     writer.write(RECEIVER[:-3])
     await writer.drain()
@@ -94,7 +94,7 @@ async def not_reading(bus: Bus) -> tuple[asyncio.StreamReader, asyncio.StreamWri
     return reader, writer
 
 
-async def test_a_client_that_does_not_read_is_sent_only_so_much_until_it_does(bus: Bus) -> None:
+async def test_a_client_that_does_not_read_gets_a_bounded_amount_until_it_reads(bus: Bus) -> None:
     reader, writer = await not_reading(bus)
     taken = [one for one in bus.broker.find("plain").peek(1, MESSAGES, None) if one.lock_token is not None]
     assert 0 < len(taken) < MESSAGES

@@ -107,7 +107,7 @@ def test_another_project_gets_the_fixture_by_installing_the_package(tmp_path: Pa
     assert done.returncode == 0, done.stdout
 
 
-def test_what_is_refused_is_refused_so_often_and_with_that_condition(
+def test_an_operation_is_refused_as_often_as_requested_with_the_requested_condition(
     bus: EmulatedServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     bus.refuse("send", "amqp:resource-limit-exceeded", queue="PLAIN", times=1)
@@ -137,7 +137,7 @@ def test_a_link_and_a_token_are_refused_on_demand(bus: EmulatedServiceBus, clien
         pass
 
 
-def test_a_lock_that_is_expired_on_demand_is_lost_and_the_message_comes_again(
+def test_a_message_whose_lock_is_expired_on_demand_is_delivered_again(
     bus: EmulatedServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     sender.send_messages(ServiceBusMessage("x"))
@@ -150,7 +150,7 @@ def test_a_lock_that_is_expired_on_demand_is_lost_and_the_message_comes_again(
     receiver.complete_message(again)
 
 
-def test_time_that_passes_at_once_brings_what_was_scheduled(
+def test_advancing_the_clock_delivers_scheduled_messages(
     bus: EmulatedServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     sender.schedule_messages(ServiceBusMessage("tomorrow"), datetime.now(UTC) + timedelta(days=1))
@@ -160,7 +160,7 @@ def test_time_that_passes_at_once_brings_what_was_scheduled(
     assert bus.now() > time.time() + 86_000
 
 
-def test_what_is_delayed_is_answered_later_and_in_order(
+def test_delayed_requests_are_answered_later_and_in_order(
     bus: EmulatedServiceBus, sender: ServiceBusSender, receiver: ServiceBusReceiver
 ) -> None:
     bus.delay(0.5)
@@ -172,14 +172,14 @@ def test_what_is_delayed_is_answered_later_and_in_order(
     assert [received(receiver), received(receiver)] == ["a", "b"]
 
 
-def test_a_link_that_is_taken_away_loses_its_session(bus: EmulatedServiceBus, client: ServiceBusClient) -> None:
+def test_a_detached_link_loses_its_session(bus: EmulatedServiceBus, client: ServiceBusClient) -> None:
     with client.get_queue_receiver("sessions", session_id="s") as held:
         bus.force_detach("sessions", "com.microsoft:session-lock-lost")
         with pytest.raises(SessionLockLostError):
             held.receive_messages(max_wait_time=2)
 
 
-def test_queues_come_and_go_while_it_runs(bus: EmulatedServiceBus, client: ServiceBusClient) -> None:
+def test_queues_are_created_updated_and_deleted_at_run_time(bus: EmulatedServiceBus, client: ServiceBusClient) -> None:
     bus.create_queue("brief")
     bus.update_queue("brief", max_delivery_count=1)
     with client.get_queue_sender("brief") as one:
@@ -190,7 +190,7 @@ def test_queues_come_and_go_while_it_runs(bus: EmulatedServiceBus, client: Servi
         bus.counts("brief")
 
 
-def test_a_mistake_is_raised_where_it_was_made(bus: EmulatedServiceBus) -> None:
+def test_an_invalid_call_raises_in_the_callers_thread(bus: EmulatedServiceBus) -> None:
     with pytest.raises(ValueError, match="'nowhere' is not a valid FaultPoint"):
         bus.refuse("nowhere", "amqp:not-allowed")
     with pytest.raises(ValueError, match="'busy' is no condition"):
@@ -205,12 +205,12 @@ def test_a_mistake_is_raised_where_it_was_made(bus: EmulatedServiceBus) -> None:
         bus.throttle(queue="plane")
 
 
-def test_a_port_that_cannot_be_had_is_the_callers_error(bus: EmulatedServiceBus) -> None:
+def test_a_port_in_use_raises_in_the_callers_thread(bus: EmulatedServiceBus) -> None:
     with pytest.raises(OSError, match="address"), running_service_bus_in_thread(port=bus.port):
         pass
 
 
-async def test_in_an_event_loop_nothing_is_needed_but_the_context() -> None:
+async def test_a_service_bus_runs_in_the_current_event_loop() -> None:
     async with running_service_bus("plain") as bus:
         bus.freeze()
         bus.thaw()
@@ -223,7 +223,7 @@ async def test_in_an_event_loop_nothing_is_needed_but_the_context() -> None:
 QUEUES = '{"UserConfig": {"Namespaces": [{"Name": "n", "Queues": [{"Name": "q"}]}]}}'
 
 
-async def test_by_http_the_same_trouble_can_be_had() -> None:
+async def test_faults_are_controlled_over_http() -> None:
     endpoints = Endpoints(amqp_port=0, http_port=0)
     async with running_emulator(parse(QUEUES), endpoints) as running, httpx.AsyncClient() as http:
         url = f"{running.web.url}/emulator/servicebus"
@@ -254,7 +254,7 @@ async def test_by_http_the_same_trouble_can_be_had() -> None:
         ({"drop_connections": True, "expire_locks": ["nobody"]}, "'nobody' could not be found"),
     ],
 )
-async def test_by_http_a_mistake_is_named_and_nothing_is_done(patch: object, said: str) -> None:
+async def test_an_invalid_request_over_http_is_refused_and_changes_nothing(patch: object, said: str) -> None:
     endpoints = Endpoints(amqp_port=0, http_port=0)
     async with running_emulator(parse(QUEUES), endpoints) as running, httpx.AsyncClient() as http:
         answer = await http.put(f"{running.web.url}/emulator/servicebus", json=patch)

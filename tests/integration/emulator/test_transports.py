@@ -168,7 +168,7 @@ async def test_the_asyncio_sdk_sends_and_receives(bus_in_thread: Bus, name: str)
 
 
 @pytest.mark.usefixtures("tls_port")
-def test_a_client_that_does_not_know_the_authority_refuses_the_server(bus_in_thread: Bus) -> None:
+def test_a_client_that_does_not_trust_the_authority_refuses_the_server(bus_in_thread: Bus) -> None:
     with pytest.raises(ServiceBusError, match=r"(?i)certificate"):
         round_trip(Way(CLOUD, {}), "never sent")
 
@@ -191,14 +191,14 @@ async def websocket(
 
 @pytest.mark.parametrize("path", ["/$servicebus/websocket", "/$servicebus/websocket/", "/%24servicebus/websocket"])
 @pytest.mark.parametrize("protocol", ["AMQPWSB10", "amqp", ""])
-async def test_path_and_subprotocol_are_the_services(bus: Bus, path: str, protocol: str) -> None:
+async def test_path_and_subprotocols_are_those_of_the_service(bus: Bus, path: str, protocol: str) -> None:
     async with websocket(bus, path, protocol) as socket:
         assert (socket.protocol or "") == protocol
         await socket.send_bytes(AMQP_HEADER)
         assert await socket.receive_bytes(timeout=SECONDS) == AMQP_HEADER
 
 
-async def test_what_is_no_websocket_for_amqp_is_told_what_to_do(bus: Bus) -> None:
+async def test_a_request_that_is_no_amqp_websocket_is_refused_with_the_remedy(bus: Bus) -> None:
     at = f"http://{HOST}:{bus.addresses.ws_port}"
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{at}/$servicebus/websocket") as answer:
@@ -211,7 +211,7 @@ async def test_what_is_no_websocket_for_amqp_is_told_what_to_do(bus: Bus) -> Non
             assert (answer.status, "AMQPWSB10, amqp" in await answer.text()) == (400, True)
 
 
-async def test_frames_may_be_spread_over_messages_or_share_one(bus: Bus) -> None:
+async def test_frames_may_span_messages_or_share_one(bus: Bus) -> None:
     async with websocket(bus) as first, websocket(bus) as second:
         for byte in OPEN:
             await first.send_bytes(bytes([byte]))
@@ -227,7 +227,7 @@ async def test_text_is_refused_with_1003(bus: Bus) -> None:
         assert socket.close_code == 1003
 
 
-async def test_a_giant_message_is_refused_with_1009_before_it_is_here(bus: Bus) -> None:
+async def test_a_message_above_the_limit_is_refused_with_1009_before_it_is_received(bus: Bus) -> None:
     stream = Stream(*await asyncio.open_connection(HOST, bus.addresses.ws_port))
     await stream.send(
         b"GET /$servicebus/websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -247,7 +247,7 @@ async def test_a_ping_is_answered(bus: Bus) -> None:
         assert (got.type, got.data) == (WSMsgType.PONG, b"there?")
 
 
-async def test_a_client_that_does_not_read_is_sent_only_so_much_until_it_does(bus: Bus) -> None:
+async def test_a_client_that_does_not_read_gets_a_bounded_amount_until_it_reads(bus: Bus) -> None:
     queue = bus.broker.find(QUEUE)
     async with websocket(bus, max_msg_size=1024 * 1024) as socket:
         wire = Messages(socket)
@@ -265,7 +265,7 @@ async def test_a_client_that_does_not_read_is_sent_only_so_much_until_it_does(bu
     assert wire.largest <= 256 * 1024, "clients are known that take no messages above a size"
 
 
-async def test_who_hangs_up_in_the_middle_leaves_nothing_behind(bus: Bus) -> None:
+async def test_a_client_that_disconnects_in_the_middle_leaves_no_locks(bus: Bus) -> None:
     async with websocket(bus) as socket:
         client = await Client(Messages(socket)).open()
         await client.attach(QUEUE)
@@ -278,7 +278,7 @@ async def test_who_hangs_up_in_the_middle_leaves_nothing_behind(bus: Bus) -> Non
         await client.hear(Transfer)
 
 
-async def test_clients_are_told_when_the_emulator_stops(bus: Bus) -> None:
+async def test_clients_get_a_close_frame_when_the_emulator_stops(bus: Bus) -> None:
     async with websocket(bus) as socket:
         client = await (await Client(Messages(socket)).open()).attach(QUEUE)
         stopping = asyncio.create_task(bus.server.stop())
@@ -290,7 +290,7 @@ async def test_clients_are_told_when_the_emulator_stops(bus: Bus) -> None:
         await stopping
 
 
-async def test_dropped_connections_break_without_a_word(bus: Bus) -> None:
+async def test_dropped_connections_end_without_a_close_frame(bus: Bus) -> None:
     async with websocket(bus) as socket:
         await Client(Messages(socket)).open()
         bus.server.drop_connections()
@@ -298,7 +298,7 @@ async def test_dropped_connections_break_without_a_word(bus: Bus) -> None:
         assert socket.close_code == 1006
 
 
-async def test_a_frozen_emulator_keeps_the_websocket_and_goes_on_after_it(bus: Bus) -> None:
+async def test_a_frozen_emulator_keeps_the_websocket_and_continues_after_thaw(bus: Bus) -> None:
     async with websocket(bus) as socket:
         bus.server.freeze()
         await socket.send_bytes(OPEN)
@@ -311,7 +311,7 @@ async def test_a_frozen_emulator_keeps_the_websocket_and_goes_on_after_it(bus: B
 # --- TLS by hand ----------------------------------------------------------------------------------------------------
 
 
-async def test_who_speaks_plain_amqp_to_the_tls_port_is_hung_up_on_and_others_are_served(bus: Bus) -> None:
+async def test_a_client_that_sends_plain_amqp_to_the_tls_port_is_disconnected_and_others_are_served(bus: Bus) -> None:
     port = bus.addresses.amqps_port
     stranger, its_stream = await connect(HOST, port or 0)
     await stranger.wire.send(AMQP_HEADER + bytes(64))
@@ -327,7 +327,7 @@ async def test_who_speaks_plain_amqp_to_the_tls_port_is_hung_up_on_and_others_ar
 # --- the whole emulator ---------------------------------------------------------------------------------------------
 
 
-async def test_the_ready_line_says_where_and_whom_to_trust(tmp_path: Path) -> None:
+async def test_the_ready_line_has_the_addresses_and_the_authority_to_trust(tmp_path: Path) -> None:
     everything = Endpoints(HOST, 0, 0, 0, 0, 0, CertificateFiles(tmp_path))
     async with running_emulator(config.load(), everything) as emulator:
         ready, bound = emulator.ready(), emulator.addresses
@@ -340,19 +340,19 @@ async def test_the_ready_line_says_where_and_whom_to_trust(tmp_path: Path) -> No
             await Client(Messages(one)).open()
 
 
-async def test_what_is_off_is_announced_as_null() -> None:
+async def test_a_transport_that_is_off_is_null_in_the_ready_line() -> None:
     async with running_emulator(config.load(), Endpoints(HOST, 0, 0)) as emulator:
         names = ("amqps_url", "amqps_connection_string", "ws_url", "wss_url", "ca_certificate")
         assert [emulator.ready()[name] for name in names] == [None] * 5
 
 
-async def test_a_port_that_is_taken_is_named_with_its_option(bus: Bus) -> None:
+async def test_a_port_in_use_is_named_with_its_option(bus: Bus) -> None:
     taken = bus.addresses.ws_port
     with pytest.raises(CannotListen, match=f"{HOST}:{taken}: .*--ws-port"):
         async with running_emulator(config.load(), Endpoints(HOST, 0, 0, ws_port=taken)):
             pass
 
 
-def test_addresses_are_shown_as_clients_can_use_them() -> None:
+def test_wildcard_and_ipv6_hosts_are_reported_as_usable_urls() -> None:
     assert AmqpAddresses("0.0.0.0", 1, None, None, None).ready()["amqps_url"] == "amqps://localhost:1"  # noqa: S104
     assert AmqpAddresses("::1", None, 2, None, None).ready()["ws_url"] == "ws://[::1]:2/$servicebus/websocket"

@@ -50,12 +50,12 @@ def own(folder: Path, host: str = "127.0.0.1") -> tuple[ServerTls, Path]:
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "::1", socket.gethostname(), "bus.test"])
-def test_a_strict_client_that_trusts_the_authority_accepts_every_name_of_this_machine(folder: Path, name: str) -> None:
+def test_a_strict_client_that_trusts_the_authority_accepts_every_local_name(folder: Path, name: str) -> None:
     tls, authority = own(folder, "bus.test")
     served_to(tls, name, authority)
 
 
-def test_the_same_certificates_serve_the_next_run(folder: Path) -> None:
+def test_the_next_run_uses_the_same_certificates(folder: Path) -> None:
     first, authority = own(folder)
     before = authority.read_bytes()
     second, _ = own(folder)
@@ -63,7 +63,7 @@ def test_the_same_certificates_serve_the_next_run(folder: Path) -> None:
     assert served_to(first, "localhost", authority) == served_to(second, "localhost", authority)
 
 
-def test_a_host_the_certificate_is_not_for_gets_a_new_one_of_the_same_authority(folder: Path) -> None:
+def test_a_new_host_name_gets_a_new_certificate_of_the_same_authority(folder: Path) -> None:
     old, authority = own(folder)
     before = authority.read_bytes()
     new, _ = own(folder, "10.1.2.3")
@@ -73,8 +73,8 @@ def test_a_host_the_certificate_is_not_for_gets_a_new_one_of_the_same_authority(
         served_to(old, "10.1.2.3", authority)
 
 
-def test_a_certificate_that_is_about_to_expire_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certificates, "datetime", _MostOfAYearAgo)
+def test_a_certificate_that_expires_soon_is_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates, "datetime", _SlowClock)
     old, authority = own(folder)
     before = authority.read_bytes()
     monkeypatch.undo()
@@ -84,7 +84,7 @@ def test_a_certificate_that_is_about_to_expire_is_made_anew(folder: Path, monkey
     assert left > timedelta(days=300) > served_to(old, "localhost", authority).not_valid_after_utc - datetime.now(UTC)
 
 
-class _MostOfAYearAgo(datetime):
+class _SlowClock(datetime):
     """A clock that is slow."""
 
     @classmethod
@@ -94,7 +94,7 @@ class _MostOfAYearAgo(datetime):
 
 @pytest.mark.parametrize("file", ["ca-key.pem", "server-key.pem"])
 @pytest.mark.parametrize("content", [b"", b"rubbish"])
-def test_a_damaged_file_is_made_anew(folder: Path, file: str, content: bytes) -> None:
+def test_a_damaged_file_is_replaced(folder: Path, file: str, content: bytes) -> None:
     own(folder)
     (folder / file).write_bytes(content)
     tls, authority = own(folder)
@@ -102,7 +102,7 @@ def test_a_damaged_file_is_made_anew(folder: Path, file: str, content: bytes) ->
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no file modes")
-def test_private_keys_are_for_their_owner_alone(folder: Path) -> None:
+def test_only_the_owner_may_read_private_keys(folder: Path) -> None:
     own(folder)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.glob("*-key.pem")}
     assert modes == {"ca-key.pem": 0o600, "server-key.pem": 0o600}
@@ -122,7 +122,7 @@ def test_emulators_that_start_together_share_one_authority(folder: Path) -> None
         served_to(tls, "localhost", folder / "ca.pem")
 
 
-def test_ones_own_certificate_is_served_as_it_is(folder: Path) -> None:
+def test_a_certificate_supplied_by_the_user_is_served_unchanged(folder: Path) -> None:
     _, authority = own(folder)
     pair = folder / "server-key.pem"
     tls = server_tls(CertificateFiles(certificate=pair, private_key=pair), "127.0.0.1")
@@ -130,7 +130,7 @@ def test_ones_own_certificate_is_served_as_it_is(folder: Path) -> None:
     assert served_to(tls, "localhost", authority) == x509.load_pem_x509_certificate(pair.read_bytes())
 
 
-def test_what_cannot_be_served_is_refused_with_the_file_and_the_reason(folder: Path) -> None:
+def test_unusable_certificate_files_are_refused_with_the_file_and_the_reason(folder: Path) -> None:
     own(folder)
     key, other, missing = folder / "server-key.pem", folder / "ca-key.pem", folder / "missing.pem"
     cases = [

@@ -16,7 +16,7 @@ def refusal(flow_worker: object) -> str:
     return str(caught.value)
 
 
-def test_the_file_that_comes_along_has_the_queues_and_the_sample_flows() -> None:
+def test_the_default_configuration_has_the_queues_and_the_sample_flows() -> None:
     loaded = config.load()
     assert [queue.name for queue in loaded.queues] == [
         "flow-requests",
@@ -43,11 +43,11 @@ def test_the_file_that_comes_along_has_the_queues_and_the_sample_flows() -> None
     }
 
 
-def test_the_file_that_comes_along_holds_also_where_its_schemas_are_checked() -> None:
+def test_the_default_configuration_passes_the_checks_that_a_start_skips() -> None:
     assert config.parse(config.DEFAULT.read_text(encoding="utf-8")) == config.load()
 
 
-def test_a_file_of_the_official_emulator_holds_as_it_is() -> None:
+def test_a_configuration_of_the_official_emulator_is_accepted_unchanged() -> None:
     document = {"UserConfig": {"Namespaces": [{"Name": "n", "Queues": [{"Name": "q"}]}], "Logging": {"Type": "File"}}}
     loaded = config.parse(json.dumps(document))
     assert [queue.name for queue in loaded.queues] == ["q"]
@@ -76,7 +76,7 @@ def test_a_file_of_the_official_emulator_holds_as_it_is() -> None:
         ({"Identity": {"FlowAudiences": []}}, "FlowWorker.Identity.FlowAudiences:", "at least 1"),
     ],
 )
-def test_a_mistake_in_our_section_is_named_by_its_path(flow_worker: object, place: str, remedy: str) -> None:
+def test_a_fault_in_the_section_flow_worker_is_named_by_its_path(flow_worker: object, place: str, remedy: str) -> None:
     said = refusal(flow_worker)
     assert place in said
     assert remedy in said
@@ -93,7 +93,7 @@ def test_a_mistake_in_our_section_is_named_by_its_path(flow_worker: object, plac
         ("{}", "UserConfig", "must be a JSON object"),
     ],
 )
-def test_a_document_that_is_none_is_refused(text: str, place: str, reason: str) -> None:
+def test_a_malformed_document_is_refused_with_its_place(text: str, place: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config.parse(text)
     assert caught.value.path == place
@@ -108,6 +108,6 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         config.load(tmp_path / "binary.json")
 
 
-def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config.DEFAULT.read_text(encoding="utf-8"), encoding="utf-8-sig")
     assert config.load(tmp_path / "config.json") == config.load()

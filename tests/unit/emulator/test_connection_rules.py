@@ -7,7 +7,7 @@ import pytest
 from servicebus_emulator.transport.connection_rules import ConnectionRules
 
 
-def test_what_is_not_named_keeps_the_services_value() -> None:
+def test_rules_that_are_not_named_keep_the_values_of_the_service() -> None:
     rules = ConnectionRules.parse(["idle_link_seconds=0.5", "max_connections=10"])
     assert rules == ConnectionRules(idle_link_seconds=0.5, max_connections=10)
     assert ConnectionRules.parse([]) == ConnectionRules(5_000, 60.0, 300.0, 600.0, 240.0)
@@ -25,6 +25,6 @@ def test_what_is_not_named_keeps_the_services_value() -> None:
         ("idle_timeout_seconds=5000000", "idle_timeout_seconds is 5000000.0; it must be from 0.001 to 4294967"),
     ],
 )
-def test_what_is_no_rule_is_refused_with_the_reason(text: str, reason: str) -> None:
+def test_an_invalid_rule_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         ConnectionRules.parse([text])

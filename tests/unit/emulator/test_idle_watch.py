@@ -55,25 +55,25 @@ def linked(watched: Watched, *, receives: bool) -> Link:
     return link
 
 
-def test_who_never_opens_is_closed_after_a_minute(watched: Watched) -> None:
+def test_a_connection_without_an_open_is_closed_after_a_minute(watched: Watched) -> None:
     assert watched.passes(59) == ([], None)
     assert watched.passes(1) == ([], "amqp:connection:forced")
 
 
-def test_who_opens_and_never_links_is_closed_after_a_minute(watched: Watched) -> None:
+def test_an_open_connection_without_a_link_is_closed_after_a_minute(watched: Watched) -> None:
     watched.peer.open().begin()
     assert watched.passes(59) == ([], None)
     assert watched.passes(1) == ([], "amqp:connection:forced")
 
 
-def test_who_gave_up_its_links_has_five_minutes(watched: Watched) -> None:
+def test_a_connection_that_detached_its_links_is_closed_after_five_minutes(watched: Watched) -> None:
     linked(watched, receives=True)
     watched.say(watched.peer.say(Detach(0, closed=True)))
     assert watched.passes(300) == ([], None)
     assert watched.passes(1) == ([], "amqp:connection:forced")
 
 
-def test_a_silent_peer_is_closed_when_its_time_is_over_and_a_heartbeat_starts_it_anew(watched: Watched) -> None:
+def test_a_silent_peer_is_closed_after_the_idle_timeout_and_a_heartbeat_restarts_it(watched: Watched) -> None:
     linked(watched, receives=True)
     assert watched.passes(239, heartbeats=False) == ([], None)
     assert watched.passes(1) == ([], None)
@@ -82,7 +82,7 @@ def test_a_silent_peer_is_closed_when_its_time_is_over_and_a_heartbeat_starts_it
 
 
 @pytest.mark.parametrize("receives", [True, False])
-def test_a_link_nobody_uses_is_idle_after_ten_minutes(watched: Watched, receives: bool) -> None:
+def test_an_unused_link_is_idle_after_ten_minutes(watched: Watched, receives: bool) -> None:
     linked(watched, receives=receives)
     assert watched.passes(599) == ([], None)
     assert watched.passes(1) == (["link"], None)
@@ -90,7 +90,7 @@ def test_a_link_nobody_uses_is_idle_after_ten_minutes(watched: Watched, receives
     assert watched.passes(1) == ([], "amqp:connection:forced"), "no links are left"
 
 
-def test_flow_and_dispositions_of_the_peer_and_messages_to_it_are_use(watched: Watched) -> None:
+def test_flow_dispositions_and_messages_to_the_peer_keep_a_link_in_use(watched: Watched) -> None:
     link = linked(watched, receives=True)
     watched.passes(500)
     watched.say(watched.peer.say(Flow(0, 100, 0, 100, handle=0, delivery_count=0, link_credit=1)))
@@ -102,7 +102,7 @@ def test_flow_and_dispositions_of_the_peer_and_messages_to_it_are_use(watched: W
     assert watched.passes(1) == (["link"], None)
 
 
-def test_messages_of_the_peer_are_use(watched: Watched) -> None:
+def test_messages_from_the_peer_keep_a_link_in_use(watched: Watched) -> None:
     link = linked(watched, receives=False)
     link.grant(10)
     watched.passes(500)

@@ -27,11 +27,11 @@ def limit_with(hard: int) -> tuple[int, str]:
     return int(said.stdout), said.stderr
 
 
-def test_a_low_limit_is_raised_to_what_the_connections_need() -> None:
+def test_a_low_limit_is_raised_for_the_connections() -> None:
     assert limit_with(hard=2000) == (1200, "")
 
 
-def test_a_limit_that_cannot_be_raised_enough_is_said() -> None:
+def test_a_limit_that_cannot_be_raised_enough_is_logged() -> None:
     assert limit_with(hard=500) == (
         500,
         "The system allows 500 open files, so no 1000 connections; see `ulimit -n`.\n",

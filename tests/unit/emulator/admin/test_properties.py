@@ -34,13 +34,13 @@ def back(headers: dict[str, str]) -> dict[str, object]:
 
 
 @given(st.dictionaries(NAMES, VALUES))
-def test_what_is_written_into_headers_is_read_again(properties: dict[object, object]) -> None:
+def test_properties_survive_writing_to_headers_and_reading_back(properties: dict[object, object]) -> None:
     read = back(write_headers(properties))
     assert read == properties
     assert [type(value) for value in read.values()] == [type(value) for value in properties.values()]
 
 
-def test_what_headers_cannot_carry_is_left_out() -> None:
+def test_properties_without_a_header_form_are_omitted() -> None:
     properties: dict[object, object] = {
         "bytes": b"x",
         "nothing": None,
@@ -57,19 +57,19 @@ def test_what_headers_cannot_carry_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("value", ["world", '"open', "True", "1e", "nan", "inf", "--1", "0x1", "1_000", "\u0663", ""])
-def test_what_is_neither_text_nor_number_is_refused_by_name(value: str) -> None:
+def test_a_value_that_is_neither_text_nor_number_is_refused_by_name(value: str) -> None:
     with pytest.raises(ServiceBusError, match="HTTP header Hello is invalid"):
         back({"Hello": value})
 
 
-def test_a_number_that_no_message_can_hold_is_refused() -> None:
+def test_a_number_above_64_bits_is_refused() -> None:
     with pytest.raises(ServiceBusError, match="64-bit"):
         back({"Big": str(2**63)})
     with pytest.raises(ServiceBusError, match="64-bit"):
         read_json({"Big": 2**64})
 
 
-def test_a_date_that_cannot_be_is_a_text() -> None:
+def test_an_impossible_date_is_a_text() -> None:
     assert back({"When": '"Mon, 99 Foo 2011 08:49:37 GMT"'}) == {"When": "Mon, 99 Foo 2011 08:49:37 GMT"}
 
 
@@ -84,5 +84,5 @@ def test_a_date_that_cannot_be_is_a_text() -> None:
         ('{"TimeToLive": 922337203685.47754}', None),
     ],
 )
-def test_a_time_to_live_is_written_either_way(properties: str, seconds: float | None) -> None:
+def test_a_time_to_live_is_a_number_of_seconds_or_a_time_span(properties: str, seconds: float | None) -> None:
     assert read_broker_properties(properties).ttl_seconds() == seconds

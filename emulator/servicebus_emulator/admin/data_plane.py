@@ -1,7 +1,7 @@
-"""The REST data plane of queues: what a program without AMQP uses, such as a plug-in of Dataverse.
+"""The REST data plane of queues, for programs without AMQP such as Dataverse plug-ins.
 
 Source: Microsoft Learn, "Service Bus REST API": send message, send message batch, peek-lock, receive and delete,
-delete, unlock, renew-lock. As there, sessions cannot be received from, and nothing can be deferred or dead-lettered.
+delete, unlock, renew-lock. That API has no operation to receive from sessions, to defer or to dead-letter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aiohttp import web
 
 from servicebus_emulator.admin import messages
 from servicebus_emulator.admin.properties import BROKER_PROPERTIES, read_broker_properties, read_headers
-from servicebus_emulator.admin.requests import body_of, not_allowed, problem
+from servicebus_emulator.admin.requests import method_not_allowed, read_body, status_response
 from servicebus_emulator.servicebus.access import Authorizer, Right
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.message import Message
@@ -32,33 +32,36 @@ _PATH = re.compile(
     r"(?P<queue>.+)/messages(?:/(?:(?P<head>head)|(?P<number>[^/]+)/(?P<token>[^/]+)))?/?", re.IGNORECASE
 )
 _JSON_OVERHEAD = 4
-"""How many times as long as its messages the JSON of a batch may be."""
+"""The JSON of a batch may be this many times as long as its messages."""
 
 
 class DataPlane:
-    """The routes below `/{queue}/messages`."""
+    """Handles the paths below `/{queue}/messages`."""
 
     def __init__(self, broker: Broker, authorizer: Authorizer) -> None:
         self._broker = broker
         self._authorizer = authorizer
-        self._receivers: set[_Receiver] = set()
+        self._receivers: set[_HttpReceiver] = set()
         broker.add_link_breaker(self._break)
 
     async def answer(self, request: web.Request, raw_path: str) -> web.Response | None:
-        """None if this is no path of the data plane. Raises `ServiceBusError`."""
+        """Answer a request; return None if the path is not part of the data plane.
+
+        Raises `ServiceBusError` if the request is refused.
+        """
         path = _PATH.fullmatch(raw_path)
         if path is None:
             return None
         name = unquote(path["queue"])
         if path["head"]:
-            return await self._take(request, name)
+            return await self._receive(request, name)
         if path["token"]:
             return self._settle(request, name, unquote(path["number"]), unquote(path["token"]))
         return await self._send(request, name)
 
     async def _send(self, request: web.Request, name: str) -> web.Response:
         if request.method != "POST":
-            return not_allowed(request, "POST")
+            return method_not_allowed(request, "POST")
         queue = self._queue(request, name, Right.SEND)
         if queue.dead_letters is None:
             raise ServiceBusError(NOT_ALLOWED, "Nothing can be sent to a dead-letter queue.")
@@ -70,24 +73,24 @@ class DataPlane:
         return web.Response(status=201)
 
     async def _single(self, request: web.Request, queue: Queue) -> Message:
-        said = read_broker_properties(request.headers.get(BROKER_PROPERTIES))
+        broker_properties = read_broker_properties(request.headers.get(BROKER_PROPERTIES))
         properties = read_headers(request.raw_headers)
         content_type = request.headers.get("Content-Type")
         if content_type is not None and not content_type.isascii():
             raise ServiceBusError(ARGUMENT_ERROR, "Content-Type: must be ASCII.")
-        body = await body_of(request, queue.settings.max_message_bytes)
-        return messages.to_message(body, said, properties, content_type, self._broker.now())
+        body = await read_body(request, queue.settings.max_message_bytes)
+        return messages.to_message(body, broker_properties, properties, content_type, self._broker.now())
 
     async def _batch(self, request: web.Request, queue: Queue) -> list[Message]:
         limit = batch_limit(queue.settings)
-        sent = messages.read_batch(await body_of(request, _JSON_OVERHEAD * limit), self._broker.now())
-        if sum(message.size for message in sent) > limit:
+        batch = messages.read_batch(await read_body(request, _JSON_OVERHEAD * limit), self._broker.now())
+        if sum(message.size for message in batch) > limit:
             raise ServiceBusError(MESSAGE_SIZE_EXCEEDED, f"'{queue.settings.name}' takes {limit} bytes a batch.")
-        return sent
+        return batch
 
-    async def _take(self, request: web.Request, name: str) -> web.Response:
+    async def _receive(self, request: web.Request, name: str) -> web.Response:
         if request.method not in ("POST", "DELETE"):
-            return not_allowed(request, "POST, DELETE")
+            return method_not_allowed(request, "POST, DELETE")
         peek_lock = request.method == "POST"
         queue, timeout = self._queue(request, name, Right.LISTEN), _timeout(request)
         queue.require_receivable()
@@ -98,41 +101,42 @@ class DataPlane:
         if message is None:
             return web.Response(status=204)
         self._broker.storage.flush()
-        headers = messages.headers_of(message)
+        headers = messages.http_headers(message)
         if peek_lock:
-            where = f"{quote(queue.settings.name, safe='/$')}/messages/{message.sequence_number}/{message.lock_token}"
-            headers["Location"] = f"{request.scheme}://{request.host}/{where}"
-        return web.Response(status=201 if peek_lock else 200, body=messages.body_of(message), headers=headers)
+            path = f"{quote(queue.settings.name, safe='/$')}/messages/{message.sequence_number}/{message.lock_token}"
+            headers["Location"] = f"{request.scheme}://{request.host}/{path}"
+        return web.Response(status=201 if peek_lock else 200, body=messages.http_body(message), headers=headers)
 
     async def _next(self, queue: Queue, *, peek_lock: bool, timeout: float) -> Message | None:
-        receiver = _Receiver(queue, peek_lock=peek_lock)
+        receiver = _HttpReceiver(queue, peek_lock=peek_lock)
         self._receivers.add(receiver)
         queue.subscribe(receiver)
         try:
-            await asyncio.wait([receiver.taken], timeout=timeout)
+            await asyncio.wait([receiver.message], timeout=timeout)
         except asyncio.CancelledError:
-            receiver.give_back()
+            # The client disconnected. The queue may have assigned a message in the same iteration of the loop.
+            receiver.release()
             raise
         finally:
             queue.unsubscribe(receiver)
             self._receivers.discard(receiver)
-        return receiver.taken.result() if receiver.taken.done() else None
+        return receiver.message.result() if receiver.message.done() else None
 
     def _settle(self, request: web.Request, name: str, number: str, token: str) -> web.Response:
-        how: dict[str, Callable[[Queue, uuid.UUID], object]] = {
+        operations: dict[str, Callable[[Queue, uuid.UUID], object]] = {
             "DELETE": lambda queue, lock: queue.complete(lock),
             "PUT": lambda queue, lock: queue.abandon(lock, {}),
             "POST": lambda queue, lock: queue.renew(lock),
         }
-        act = how.get(request.method)
-        if act is None:
-            return not_allowed(request, ", ".join(how))
+        operation = operations.get(request.method)
+        if operation is None:
+            return method_not_allowed(request, ", ".join(operations))
         queue = self._queue(request, name, Right.LISTEN)
         lock = _locked(queue, number, token)
         if lock is None:
-            return problem(404, f"'{queue.settings.name}' has no message {number} under the lock {token}.")
+            return status_response(404, f"'{queue.settings.name}' has no message {number} under the lock {token}.")
         self._broker.faults.check(FaultPoint.SETTLE, queue.settings.name)
-        act(queue, lock)
+        operation(queue, lock)
         self._broker.storage.flush()
         return web.Response(status=200)
 
@@ -141,48 +145,48 @@ class DataPlane:
         return self._broker.find(name)
 
     def _break(self, entity: str, error: ServiceBusError) -> None:
-        for receiver in [one for one in self._receivers if one.entity == entity]:
+        for receiver in [receiver for receiver in self._receivers if receiver.entity == entity]:
             receiver.fail(error)
 
 
-class _Receiver:
-    """Takes one message."""
+class _HttpReceiver:
+    """Receives one message from a queue."""
 
     def __init__(self, queue: Queue, *, peek_lock: bool) -> None:
         self.peek_lock = peek_lock
         self.entity = queue.settings.name.lower()
-        self.taken: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.message: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._queue = queue
 
     def has_capacity(self) -> bool:
-        """See `queue.Consumer`."""
-        return not self.taken.done()
+        """See `entities.receiver`."""
+        return not self.message.done()
 
     def deliver(self, message: Message) -> None:
-        """See `queue.Consumer`."""
-        self.taken.set_result(message)
+        """See `entities.receiver`."""
+        self.message.set_result(message)
 
     def fail(self, error: ServiceBusError) -> None:
-        """The queue is gone, or does not give any more."""
-        if not self.taken.done():
-            self.taken.set_exception(error)
+        """Fail the receive: the queue was deleted or no longer allows receives."""
+        if not self.message.done():
+            self.message.set_exception(error)
 
-    def give_back(self) -> None:
-        """Nobody is there to take what was taken."""
-        if self.taken.done() and self.taken.exception() is None and self.peek_lock:
-            token = self.taken.result().lock_token
+    def release(self) -> None:
+        """Release the message if it was received for a client that has disconnected."""
+        if self.message.done() and self.message.exception() is None and self.peek_lock:
+            token = self.message.result().lock_token
             if token is not None:
                 self._queue.release(token)
 
 
 def _locked(queue: Queue, number: str, token: str) -> uuid.UUID | None:
-    """The lock, if it is that of the message with this sequence number or message ID."""
+    """Return the lock if it belongs to the message with this sequence number or message ID."""
     try:
         lock = uuid.UUID(token)
     except ValueError:
         return None
-    found = next((message for message in queue.locked_messages() if message.lock_token == lock), None)
-    return lock if found is not None and number in (str(found.sequence_number), str(found.message_id)) else None
+    locked = next((message for message in queue.locked_messages() if message.lock_token == lock), None)
+    return lock if locked is not None and number in (str(locked.sequence_number), str(locked.message_id)) else None
 
 
 def _timeout(request: web.Request) -> int:
