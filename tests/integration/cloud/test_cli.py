@@ -1,4 +1,4 @@
-"""`python -m servicebus_emulator` as a user runs it."""
+"""The command line in processes of its own, as a user runs it."""
 
 import json
 import queue
@@ -30,7 +30,7 @@ else:
 
 
 @dataclass(frozen=True)
-class Served:
+class RunningEmulator:
     process: subprocess.Popen[str]
     lines: "queue.Queue[str]"
     ready: Mapping[str, str | None]
@@ -40,13 +40,13 @@ class Served:
         return str(self.ready["flows_url"]).partition("/powerautomate")[0]
 
     def stop(self) -> int:
-        """Ask it to stop, as each system does. Gives the exit status."""
+        """Send the stop signal of the platform; return the exit status."""
         self.process.send_signal(_STOP)
         return self.process.wait(START_SECONDS)
 
 
 @contextmanager
-def serving(*options: str) -> Iterator[Served]:
+def serving(*options: str) -> Iterator[RunningEmulator]:
     process = subprocess.Popen(
         [*COMMAND, "serve", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, creationflags=_FLAGS
     )
@@ -56,7 +56,7 @@ def serving(*options: str) -> Iterator[Served]:
     try:
         line = lines.get(timeout=START_SECONDS)
         assert line.startswith("ready "), line
-        yield Served(process, lines, json.loads(line.removeprefix("ready ")))
+        yield RunningEmulator(process, lines, json.loads(line.removeprefix("ready ")))
     finally:
         process.kill()
         process.wait()
@@ -77,15 +77,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
+def emulator() -> Iterator[RunningEmulator]:
     began = time.perf_counter()
     with serving(*FREE_PORTS) as running:
-        print(f"ready after {time.perf_counter() - began:.2f} s")  # noqa: T201 - shown, not asserted: machines differ
+        print(f"ready after {time.perf_counter() - began:.2f} s")  # noqa: T201 - information only: machines differ
         yield running
 
 
-def test_the_ready_line_has_every_address_a_program_needs(served: Served) -> None:
-    assert set(served.ready) == {
+def test_the_ready_line_has_every_address_a_program_needs(emulator: RunningEmulator) -> None:
+    assert set(emulator.ready) == {
         "connection_string",
         "amqps_url",
         "amqps_connection_string",
@@ -102,67 +102,67 @@ def test_the_ready_line_has_every_address_a_program_needs(served: Served) -> Non
         "dataverse_url",
         "dataverse_organization",
     }
-    assert served.ready["admin_url"] is None
-    assert served.ready["audience"] == "api://flow-worker"
-    parts = dict(part.split("=", 1) for part in str(served.ready["connection_string"]).rstrip(";").split(";"))
+    assert emulator.ready["admin_url"] is None
+    assert emulator.ready["audience"] == "api://flow-worker"
+    parts = dict(part.split("=", 1) for part in str(emulator.ready["connection_string"]).rstrip(";").split(";"))
     assert parts["UseDevelopmentEmulator"] == "true"
     assert parts["SharedAccessKeyName"] == "RootManageSharedAccessKey"
     host, _, port = parts["Endpoint"].removeprefix("sb://").partition(":")
     socket.create_connection((host, int(port)), timeout=5).close()
-    discovery = httpx.get(f"{served.ready['issuer']}/.well-known/openid-configuration")
-    assert discovery.json()["issuer"] == served.ready["issuer"]
-    assert served.lines.empty(), "stdout is for the ready line alone"
+    discovery = httpx.get(f"{emulator.ready['issuer']}/.well-known/openid-configuration")
+    assert discovery.json()["issuer"] == emulator.ready["issuer"]
+    assert emulator.lines.empty(), "only the ready line goes to stdout"
 
 
-def _send_with_a_wrong_key(served: Served) -> None:
-    text = str(served.ready["connection_string"]).replace("SAS_KEY_VALUE", "wrong")
+def _send_with_a_wrong_key(emulator: RunningEmulator) -> None:
+    text = str(emulator.ready["connection_string"]).replace("SAS_KEY_VALUE", "wrong")
     with ServiceBusClient.from_connection_string(text, retry_total=0) as client:
         client.get_queue_sender("flow-requests").send_messages(ServiceBusMessage("x"))
 
 
-def test_keys_are_checked_unless_access_is_open(served: Served) -> None:
+def test_keys_are_checked_unless_access_is_open(emulator: RunningEmulator) -> None:
     with pytest.raises(ServiceBusAuthenticationError):
-        _send_with_a_wrong_key(served)
-    with serving(*FREE_PORTS, "--access", "open") as lenient:
-        _send_with_a_wrong_key(lenient)
+        _send_with_a_wrong_key(emulator)
+    with serving(*FREE_PORTS, "--access", "open") as unchecked:
+        _send_with_a_wrong_key(unchecked)
 
 
 def test_a_certificate_without_its_key_is_refused_before_anything_listens(tmp_path: Path) -> None:
-    said = run("serve", *FREE_PORTS, "--amqps-port", "0", "--certificate", str(tmp_path / "own.pem"))
-    assert said.returncode == 2
-    assert said.stderr.splitlines() == ["A certificate and its private key go together: give both files, or neither"]
+    result = run("serve", *FREE_PORTS, "--amqps-port", "0", "--certificate", str(tmp_path / "own.pem"))
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == ["A certificate and its private key go together: give both files, or neither"]
 
 
-def test_token_prints_only_the_token(served: Served) -> None:
-    said = run("token", "--user", "ada", "--role", "Quotes.Create", "--role", "Reports.Run", "--url", served.url)
-    assert said.returncode == 0, said.stderr
-    claims = jwt.decode(said.stdout.removesuffix("\n"), options={"verify_signature": False})
+def test_token_prints_only_the_token(emulator: RunningEmulator) -> None:
+    result = run("token", "--user", "ada", "--role", "Quotes.Create", "--role", "Reports.Run", "--url", emulator.url)
+    assert result.returncode == 0, result.stderr
+    claims = jwt.decode(result.stdout.removesuffix("\n"), options={"verify_signature": False})
     assert claims["roles"] == ["Quotes.Create", "Reports.Run"]
-    assert (claims["aud"], claims["iss"]) == ("api://flow-worker", served.ready["issuer"])
+    assert (claims["aud"], claims["iss"]) == ("api://flow-worker", emulator.ready["issuer"])
 
 
-def test_token_issues_forged_and_expired_tokens_for_any_audience(served: Served) -> None:
-    port = served.url.rpartition(":")[2]
-    said = run("token", "--user", "a", "--forged", "--expires-in", "-60", "--audience", "x", "--http-port", port)
-    token = said.stdout.strip()
+def test_token_issues_forged_and_expired_tokens_for_any_audience(emulator: RunningEmulator) -> None:
+    port = emulator.url.rpartition(":")[2]
+    result = run("token", "--user", "a", "--forged", "--expires-in", "-60", "--audience", "x", "--http-port", port)
+    token = result.stdout.strip()
     claims = jwt.decode(token, options={"verify_signature": False})
     assert claims["aud"] == "x"
     assert claims["exp"] < time.time() - 50
-    keys = jwt.PyJWKClient(httpx.get(f"{served.ready['issuer']}/.well-known/openid-configuration").json()["jwks_uri"])
+    keys = jwt.PyJWKClient(httpx.get(f"{emulator.ready['issuer']}/.well-known/openid-configuration").json()["jwks_uri"])
     with pytest.raises(jwt.InvalidSignatureError):
         jwt.decode(token, keys.get_signing_key_from_jwt(token), algorithms=["RS256"])
 
 
-def test_token_reports_an_unreachable_emulator_and_a_refusal(served: Served) -> None:
+def test_token_reports_an_unreachable_emulator_and_a_refusal(emulator: RunningEmulator) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    said = run("token", "--user", "ada", "--url", nobody)
-    assert (said.returncode, said.stdout) == (1, "")
-    assert f"No emulator answers at {nobody}" in said.stderr
-    assert "Traceback" not in said.stderr
-    said = run("token", "--user", "", "--url", served.url)
-    assert (said.returncode, said.stdout) == (1, "")
-    assert "refused: user:" in said.stderr
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    result = run("token", "--user", "ada", "--url", url)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"No emulator answers at {url}" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run("token", "--user", "", "--url", emulator.url)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "refused: user:" in result.stderr
 
 
 @pytest.mark.parametrize("option", ["--amqp-port", "--http-port"])
@@ -170,26 +170,26 @@ def test_a_port_in_use_is_named_with_its_option(option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         options = dict(zip(FREE_PORTS[::2], FREE_PORTS[1::2], strict=True)) | {option: port}
-        said = run("serve", *(word for pair in options.items() for word in pair))
-    assert (said.returncode, said.stdout) == (1, "")
-    (line,) = said.stderr.splitlines()
+        result = run("serve", *(word for pair in options.items() for word in pair))
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
     assert line.startswith(f"Cannot listen on 127.0.0.1:{port}: ")
     assert line.endswith(option)
 
 
 def test_an_unknown_host_is_named_with_its_option() -> None:
-    said = run("serve", "--host", "300.1.1.1", *FREE_PORTS)
-    assert (said.returncode, said.stdout) == (1, "")
-    assert "there is no address 300.1.1.1; choose another with --host" in said.stderr
+    result = run("serve", "--host", "300.1.1.1", *FREE_PORTS)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "there is no address 300.1.1.1; choose another with --host" in result.stderr
 
 
 def test_an_invalid_configuration_is_reported_in_one_line_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"UserConfig": {"Namespaces": []}, "FlowWorker": {"Flows": [{"Nam": "a"}]}}', encoding="utf-8")
-    said = run("serve", "--config", str(file), *FREE_PORTS)
-    assert (said.returncode, said.stdout) == (2, "")
-    assert said.stderr.startswith(f"Configuration {file}: FlowWorker.Flows[0].")
-    assert len(said.stderr.splitlines()) == 1
+    result = run("serve", "--config", str(file), *FREE_PORTS)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Configuration {file}: FlowWorker.Flows[0].")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_stop_signal_ends_the_emulator_with_status_0_even_with_clients_connected(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""ServiceBusAdministrationClient, unchanged but for the scheme, finds in the emulator what it finds in Service Bus."""
+"""ServiceBusAdministrationClient, with only the scheme changed, works with the emulator as with Service Bus."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CONNECT = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"
 
 
 class PlainTransport(RequestsTransport):  # type: ignore[misc]
-    """The client speaks TLS whatever it is told (7.15), the emulator plain HTTP."""
+    """Sends plain HTTP: version 7.15 of the client always uses HTTPS."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -50,7 +50,7 @@ class PlainTransport(RequestsTransport):  # type: ignore[misc]
 
 
 class PlainAioTransport(AioHttpTransport):  # type: ignore[misc]
-    """The same for asyncio."""
+    """Sends plain HTTP with asyncio."""
 
     async def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -397,7 +397,7 @@ async def test_an_invalid_queue_name_is_refused(http: httpx.AsyncClient, name: s
 
 
 @pytest.mark.parametrize("header", [None, "Basic eDp5", "SharedAccessSignature sr=x"])
-async def test_a_request_without_a_token_is_refused(url: str, header: str | None) -> None:
+async def test_a_request_without_a_valid_token_is_refused(url: str, header: str | None) -> None:
     async with httpx.AsyncClient(base_url=url, headers={"Authorization": header} if header else {}) as stranger:
         for path in ("/configured", "/$Resources/queues", "/$namespaceinfo", "/no-such-queue"):
             answer = await stranger.get(path)
@@ -457,7 +457,7 @@ async def test_a_malformed_api_version_is_refused(http: httpx.AsyncClient) -> No
 
 @asynccontextmanager
 async def admin_by(policy: str, key: str, bus: Bus) -> AsyncIterator[AsyncClient]:
-    """A client with this key, where keys are checked: there is one that may do all, and one that may listen."""
+    """Return a client with this key, on a server with two policies: one with all rights, one with the right Listen."""
     policies = (DEVELOPMENT_POLICY, Policy("Reader", Right.LISTEN, ("READER_KEY",)))
     async with running_admin(bus.broker, "127.0.0.1", 0, authorizer=Authorizer(policies)) as url:
         host = url.removeprefix("http://")

@@ -1,4 +1,4 @@
-"""An emulator with `--data` that cannot write: nothing is accepted that is not saved, and it goes on when it can."""
+"""An emulator with `--data` on a full disk: it accepts nothing that it cannot save, and recovers."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ ANYWHERE = Endpoints("127.0.0.1", 0, 0)
 
 
 def fill_disk(emulator: Emulator) -> None:
-    """Let the database grow no further."""
-    _limit_pages(emulator, 1)  # SQLite takes the number of pages there are for the least
+    """Stop the database from growing."""
+    _limit_pages(emulator, 1)  # SQLite raises a lower limit to the present number of pages
 
 
 def free_disk(emulator: Emulator) -> None:
     _limit_pages(emulator, 1_000_000)
 
 
-def _limit_pages(emulator: Emulator, most: int) -> None:
+def _limit_pages(emulator: Emulator, maximum: int) -> None:
     store = emulator.broker.storage
     assert isinstance(store, SqliteMessageStorage)
-    store._database.execute(f"PRAGMA max_page_count = {most}")
+    store._database.execute(f"PRAGMA max_page_count = {maximum}")
 
 
 async def test_a_send_that_cannot_be_saved_is_not_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -49,7 +49,9 @@ async def test_a_send_that_cannot_be_saved_is_not_accepted(tmp_path: Path, caplo
                     await sender.send_messages(ServiceBusMessage(b"x" * 100_000, message_id=name))
                     accepted.append(name)
     assert accepted == ["before", "after"]
-    assert "The emulator cannot save messages: database or disk is full." in caplog.text  # as the client was told
+    assert (
+        "The emulator cannot save messages: database or disk is full." in caplog.text
+    )  # the client gets the same text
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR and "emulator" in record.name]
     assert [record.name for record in errors] == ["servicebus_emulator.servicebus.storage.sqlite"]
     async with running_emulator(config.load(None), ANYWHERE, data=tmp_path) as emulator:
@@ -66,7 +68,7 @@ async def test_work_that_falls_due_while_the_disk_is_full_is_done_and_saved_late
             await sender.schedule_messages([ServiceBusMessage(b"x" * 100_000) for _ in range(3)], soon)
             fill_disk(emulator)
             await until(lambda: queue.counts()["active"] == 3)
-            await asyncio.sleep(0.3)  # it tries again
+            await asyncio.sleep(0.3)  # time for a retry
             free_disk(emulator)
             received = 0
             while received < 3:

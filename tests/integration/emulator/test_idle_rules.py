@@ -1,4 +1,4 @@
-"""The service's rules for connections that idle or are too many, over real sockets and with short times."""
+"""The rules of the service for idle connections and the connection limit, over real sockets with short times."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHORT = 0.4
 
 @asynccontextmanager
 async def serving(rules: ConnectionRules) -> AsyncIterator[int]:
-    """The port of a server that keeps these rules."""
+    """Run a server with these rules; yield its port."""
     server = AmqpServer(Broker([QueueSettings("q")]), rules=rules)
     try:
         yield await server.start(HOST, 0)
@@ -43,7 +43,7 @@ async def client(port: int) -> AsyncIterator[tuple[Client, Stream]]:
 
 
 async def closed_with(one: Client) -> str | None:
-    """The condition of the close, after which the server hangs up."""
+    """Return the condition of the close frame, and wait until the server disconnects."""
     error = (await one.hear(Close)).error
     with pytest.raises(EOFError):
         await one.hear(Close)
@@ -121,7 +121,7 @@ async def test_only_a_peer_without_heartbeats_is_closed() -> None:
 
         beats = asyncio.create_task(beat())
         assert await closed_with(silent) == "amqp:resource-limit-exceeded"
-        await asyncio.sleep(SHORT)  # the rule's own time once more
+        await asyncio.sleep(SHORT)  # the limit once more
         await beating.attach("q", 1)
         beats.cancel()
 

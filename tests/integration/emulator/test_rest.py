@@ -1,4 +1,4 @@
-"""The REST data plane: what a program sends and takes over HTTP, and what an SDK on the other side sees of it."""
+"""The REST data plane: messages sent and received over HTTP, with an SDK at the other end."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ QUEUES = (
 )
 TOKEN = {"Authorization": "SharedAccessSignature sr=sb%3A%2F%2Flocalhost&sig=abc&se=4102444800&skn=Root"}
 
-JsonObject = dict[str, Any]  # whatever JSON is in a header
+JsonObject = dict[str, Any]  # any JSON in a header
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -79,7 +79,7 @@ async def sdk(bus: Bus) -> AsyncIterator[ServiceBusClient]:
 async def http(url: str, bus: Bus) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=url, headers=TOKEN, timeout=10) as one:
         yield one
-    for settings in QUEUES[:2]:  # what others left locked is gone, too
+    for settings in QUEUES[:2]:  # also removes messages that earlier tests left locked
         bus.broker.delete(settings.name)
         bus.broker.create(settings)
 
@@ -91,7 +91,7 @@ async def received(sdk: ServiceBusClient, queue: str, **options: Any) -> Service
 
 
 def signed(resource: str, policy: str, key: str) -> str:
-    """A shared access signature, as Microsoft Learn's "Generate a SAS token" has it."""
+    """Return a shared access signature, see Microsoft Learn, "Generate a SAS token"."""
     encoded, expires = quote_plus(resource), int(time.time()) + 60
     signature = hmac.digest(key.encode(), f"{encoded}\n{expires}".encode(), "sha256")
     fields = f"sr={encoded}&sig={quote_plus(base64.b64encode(signature))}&se={expires}&skn={policy}"
@@ -99,12 +99,12 @@ def signed(resource: str, policy: str, key: str) -> str:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Until it is so; the test's own time limit ends a wait in vain."""
-    while not true():  # noqa: ASYNC110 - the broker tells nobody
+    """Wait until the condition holds; the timeout of the test bounds the wait."""
+    while not true():  # noqa: ASYNC110 - the broker has no event for it
         await asyncio.sleep(0.005)
 
 
-def said(answer: httpx.Response) -> JsonObject:
+def broker_properties(answer: httpx.Response) -> JsonObject:
     found: JsonObject = json.loads(answer.headers["BrokerProperties"])
     return found
 
@@ -260,7 +260,7 @@ async def test_a_message_is_locked_then_completed(http: httpx.AsyncClient, sdk: 
     assert answer.headers["Priority"] == r'"Hi\"gh"'
     assert (answer.headers["n"], answer.headers["f"], answer.headers["yes"]) == ("3", "1.5", "true")
     assert "Host" not in answer.headers
-    told = said(answer)
+    told = broker_properties(answer)
     assert (told["MessageId"], told["Label"], told["CorrelationId"]) == ("m-1", "label", "c")
     assert (told["DeliveryCount"], told["State"], told["TimeToLive"]) == (1, "Active", 100)
     assert answer.headers["Location"].endswith(f"/plain/messages/{told['SequenceNumber']}/{told['LockToken']}")
@@ -274,12 +274,12 @@ async def test_a_message_is_locked_then_completed(http: httpx.AsyncClient, sdk: 
 async def test_an_unlocked_message_is_delivered_again_with_a_higher_delivery_count(http: httpx.AsyncClient) -> None:
     await http.post("/plain/messages", content=b"x", headers={"BrokerProperties": '{"MessageId": "m 1/2"}'})
     first = await http.post("/plain/messages/head")
-    by_id = f"/plain/messages/m%201%2F2/{said(first)['LockToken']}"
+    by_id = f"/plain/messages/m%201%2F2/{broker_properties(first)['LockToken']}"
     assert (await http.put(by_id)).status_code == 200
 
     second = await http.post("/plain/messages/head")
-    assert said(second)["DeliveryCount"] == 2
-    assert said(second)["LockToken"] != said(first)["LockToken"]
+    assert broker_properties(second)["DeliveryCount"] == 2
+    assert broker_properties(second)["LockToken"] != broker_properties(first)["LockToken"]
     assert (await http.delete(by_id)).status_code == 404
 
 
@@ -298,7 +298,7 @@ async def test_a_lock_is_renewed_until_it_is_lost(http: httpx.AsyncClient, bus: 
 
 async def test_a_lock_token_belongs_to_one_message(http: httpx.AsyncClient) -> None:
     await http.post("/plain/messages", content=b"x")
-    token = said(await http.post("/plain/messages/head"))["LockToken"]
+    token = broker_properties(await http.post("/plain/messages/head"))["LockToken"]
     for path in (f"999/{token}", "1/no-token", f"1/{uuid.uuid4()}"):
         assert (await http.delete(f"/plain/messages/{path}")).status_code == 404
 
@@ -308,7 +308,7 @@ async def test_receive_and_delete_removes_the_message(http: httpx.AsyncClient, b
     answer = await http.delete("/plain/messages/head")
     assert (answer.status_code, answer.content, answer.headers["Content-Type"]) == (200, b"x", "a/b")
     assert "Location" not in answer.headers
-    assert "LockToken" not in said(answer)
+    assert "LockToken" not in broker_properties(answer)
     assert bus.broker.find("plain").message_count() == 0
 
 
@@ -342,7 +342,7 @@ async def test_a_message_with_properties_that_http_cannot_carry_is_received(http
     assert answer.headers["late"] == '"Fri, 31 Dec 9999 23:59:59 GMT"'
     assert answer.headers["line"] == '"a  b: c"'
     assert "nan" not in answer.headers
-    assert (said(answer)["Label"], said(answer)["MessageId"]) == ("ü", "7")
+    assert (broker_properties(answer)["Label"], broker_properties(answer)["MessageId"]) == ("ü", "7")
 
 
 async def test_a_content_type_that_is_not_ascii_is_refused(http: httpx.AsyncClient) -> None:
@@ -358,7 +358,7 @@ async def test_accepted_messages_survive_a_crash(tmp_path: Path) -> None:
             await http.post("/kept/messages", content=b"one")
             await http.post("/kept/messages", content=b"two")
             await http.delete("/kept/messages/head")
-            shutil.copytree(tmp_path / "data", tmp_path / "copy")  # as if it had been killed now
+            shutil.copytree(tmp_path / "data", tmp_path / "copy")  # the files as they are after a crash at this moment
         broker.close()
 
     with closing(SqliteMessageStorage(tmp_path / "copy")) as store:
@@ -466,7 +466,7 @@ async def test_a_throttled_request_gets_status_503(http: httpx.AsyncClient, bus:
     assert (await http.post("/plain/messages", content=b"x")).status_code == 201
 
 
-# As programs sign: the URL of the queue, or that of its messages.
+# Programs sign the URL of the queue or the URL of its messages.
 @pytest.mark.parametrize(("signs", "entity"), [("plain", "plain"), ("plain/messages", ""), ("", "plain")])
 async def test_a_key_with_the_right_send_cannot_receive(bus: Bus, signs: str, entity: str) -> None:
     policies = (Policy("Sender", Right.SEND, ("SENDER_KEY",), entity),)
@@ -476,7 +476,7 @@ async def test_a_key_with_the_right_send_cannot_receive(bus: Bus, signs: str, en
     ):
         token = {"Authorization": signed(f"{url}/{signs}", "Sender", "SENDER_KEY")}
         sent = await http.post("/plain/messages", content=b"x", headers=token)
-        assert sent.status_code == (201 if signs else 401)  # a queue's policy signs for no more than the queue
+        assert sent.status_code == (201 if signs else 401)  # the key of a queue's policy is valid for that queue only
         assert (await http.post("/plain/messages/head?timeout=0", headers=token)).status_code == 401
         assert (await http.post("/target/messages", content=b"x", headers=token)).status_code == 401
         assert (await http.get("/plain", headers=token)).status_code == 401

@@ -1,4 +1,4 @@
-"""The server over bare sockets: strangers, half a handshake, a client that does not read."""
+"""The server over raw sockets: other protocols, a partial handshake, a client that does not read."""
 
 from __future__ import annotations
 
@@ -39,40 +39,40 @@ def frame(performative: Performative) -> bytes:
 
 
 RECEIVER = AMQP_HEADER + b"".join(
-    frame(one)
-    for one in (
-        Open("stranger", max_frame_size=65_536),
+    frame(performative)
+    for performative in (
+        Open("receiver", max_frame_size=65_536),
         Begin(None, 0, 1_000_000, 1_000_000),
         Attach("link", 0, True, source=Source("plain"), target=Target("here")),
         Flow(0, 1_000_000, 0, 1_000_000, handle=0, delivery_count=0, link_credit=1_000_000),
     )
 )
-"""All a client need say to be sent messages; the protocol lets it say so before it hears anything."""
+"""The frames of a receiver up to its credit. A client may send them before it reads any answer (section 2.4.2)."""
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bytes:
-    """All the server says until it hangs up."""
+    """Read until the server closes the connection."""
     async with asyncio.timeout(SECONDS):
         return await reader.read()
 
 
-@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"AMQP\x02\x01\x00\x00", AMQP_HEADER + b"\xff" * 64])
-async def test_a_client_of_another_protocol_is_disconnected_and_others_are_served(bus: Bus, said: bytes) -> None:
-    friend, friends_writer = await asyncio.open_connection(HOST, bus.port)
-    friends_writer.write(AMQP_HEADER)
-    assert await friend.readexactly(8) == AMQP_HEADER
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"AMQP\x02\x01\x00\x00", AMQP_HEADER + b"\xff" * 64])
+async def test_a_client_of_another_protocol_is_disconnected_and_others_are_served(bus: Bus, data: bytes) -> None:
+    other_reader, other_writer = await asyncio.open_connection(HOST, bus.port)
+    other_writer.write(AMQP_HEADER)
+    assert await other_reader.readexactly(8) == AMQP_HEADER
     reader, writer = await asyncio.open_connection(HOST, bus.port)
-    writer.write(said)
+    writer.write(data)
     assert (await until_closed(reader)).startswith(b"AMQP")
-    friends_writer.write(frame(Open("friend")))
+    other_writer.write(frame(Open("other")))
     async with asyncio.timeout(SECONDS):
-        assert await friend.readexactly(4) != b""
-    for one in (writer, friends_writer):
-        one.close()
-        await one.wait_closed()
+        assert await other_reader.readexactly(4) != b""
+    for stream in (writer, other_writer):
+        stream.close()
+        await stream.wait_closed()
 
 
-async def test_a_client_that_disconnects_in_the_middle_of_a_frame_leaves_no_locks(bus: Bus) -> None:
+async def test_a_client_that_disconnects_in_the_middle_of_a_frame_takes_no_message(bus: Bus) -> None:
     _, writer = await asyncio.open_connection(HOST, bus.port)
     writer.write(RECEIVER[:-3])
     await writer.drain()
@@ -83,7 +83,7 @@ async def test_a_client_that_disconnects_in_the_middle_of_a_frame_leaves_no_lock
 
 
 async def not_reading(bus: Bus) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A client that asks for everything and then reads nothing of the 60 megabytes there are."""
+    """Connect a receiver with credit for all messages (60 megabytes) that does not read them."""
     reader, writer = await asyncio.open_connection(HOST, bus.port, limit=1024)
     writer.write(RECEIVER)
     async with asyncio.timeout(SECONDS):
@@ -96,8 +96,10 @@ async def not_reading(bus: Bus) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 
 async def test_a_client_that_does_not_read_gets_a_bounded_amount_until_it_reads(bus: Bus) -> None:
     reader, writer = await not_reading(bus)
-    taken = [one for one in bus.broker.find("plain").peek(1, MESSAGES, None) if one.lock_token is not None]
-    assert 0 < len(taken) < MESSAGES
+    delivered = [
+        message for message in bus.broker.find("plain").peek(1, MESSAGES, None) if message.lock_token is not None
+    ]
+    assert 0 < len(delivered) < MESSAGES
     received = 0
     async with asyncio.timeout(3 * SECONDS):
         while received < MESSAGES * MESSAGE_BYTES:

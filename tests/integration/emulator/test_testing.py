@@ -1,4 +1,4 @@
-"""`emulator.testing` as other projects use it, and the same trouble asked for by HTTP; azure-servicebus feels it."""
+"""`servicebus_emulator.testing` as other projects use it, and the same faults over HTTP, with azure-servicebus."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def bus() -> Iterator[EmulatedServiceBus]:
 
 
 @pytest.fixture(autouse=True)
-def forgiven(bus: EmulatedServiceBus) -> Iterator[None]:
-    """What one test set does not trouble the next."""
+def without_faults(bus: EmulatedServiceBus) -> Iterator[None]:
+    """Clear the faults of each test."""
     yield
     bus.clear_faults()
 
@@ -84,7 +84,7 @@ def receiver(client: ServiceBusClient) -> Iterator[ServiceBusReceiver]:
 
 
 def received(receiver: ServiceBusReceiver) -> str:
-    """Receive one message and complete it; what it says."""
+    """Receive one message and complete it; return its text."""
     [got] = receiver.receive_messages(max_wait_time=5)
     receiver.complete_message(got)
     return str(got)

@@ -1,4 +1,4 @@
-"""AMQP over TLS and WebSocket: azure-servicebus, unchanged, on every one of them, and what strangers may do there."""
+"""AMQP over TLS and WebSocket: the unmodified azure-servicebus on every transport, and clients that misbehave."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> ServerTls:
 
 @pytest.fixture
 async def bus(tls: ServerTls) -> AsyncIterator[Bus]:
-    """In the test's own event loop."""
+    """A Service Bus in the event loop of the test."""
     async with running_bus(tls) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def bus_in_thread(tls: ServerTls) -> Iterator[Bus]:
-    """For clients that block."""
+    """A Service Bus in a separate thread, for clients that block."""
     started: list[Bus] = []
     up, stop = threading.Event(), threading.Event()
 
@@ -106,35 +106,35 @@ def bus_in_thread(tls: ServerTls) -> Iterator[Bus]:
 
 
 @dataclass(frozen=True)
-class Way:
-    """What the SDK has to be told."""
+class SdkConnection:
+    """The connection string and the options of an SDK client."""
 
     connection_string: str
     options: Mapping[str, Any]
 
 
-def ways(bus: Bus) -> dict[str, Way]:
+def sdk_connections(bus: Bus) -> dict[str, SdkConnection]:
     over_websocket = {"transport_type": TransportType.AmqpOverWebsocket}
     trusting = {"connection_verify": str(bus.addresses.ca_certificate)}
     ws, wss = (f"sb://localhost:{port}" for port in (bus.addresses.ws_port, bus.addresses.wss_port))
     emulators = connection_string(HOST, bus.amqp_port)
     return {
-        "tls": Way(CLOUD, trusting),
-        "ws": Way(emulators, over_websocket | {"custom_endpoint_address": ws}),
-        "wss": Way(CLOUD, over_websocket | trusting | {"custom_endpoint_address": wss}),
+        "tls": SdkConnection(CLOUD, trusting),
+        "ws": SdkConnection(emulators, over_websocket | {"custom_endpoint_address": ws}),
+        "wss": SdkConnection(CLOUD, over_websocket | trusting | {"custom_endpoint_address": wss}),
     }
 
 
 @pytest.fixture
 def tls_port(bus_in_thread: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK knows no TLS but on port 5671, which the machine running the test may need for itself."""
+    """Redirect the SDK, which has port 5671 built in for TLS, to the port of the emulator."""
     for module in ("_connection", "aio._connection_async"):
         monkeypatch.setattr(f"azure.servicebus._pyamqp.{module}.SECURE_PORT", bus_in_thread.addresses.amqps_port)
 
 
-def round_trip(way: Way, text: str) -> bool:
-    """Whether a large message comes back, blocking."""
-    client = ServiceBusClient.from_connection_string(way.connection_string, retry_total=0, **way.options)
+def round_trip(connection: SdkConnection, text: str) -> bool:
+    """Send and receive a large message with the blocking client; return True if it is the same."""
+    client = ServiceBusClient.from_connection_string(connection.connection_string, retry_total=0, **connection.options)
     with client, client.get_queue_sender(QUEUE) as sender, client.get_queue_receiver(QUEUE) as receiver:
         sender.send_messages(ServiceBusMessage(text))
         (got,) = receiver.receive_messages(max_wait_time=5)
@@ -142,9 +142,9 @@ def round_trip(way: Way, text: str) -> bool:
         return str(got) == text
 
 
-async def round_trip_async(way: Way, text: str) -> bool:
-    """Whether a large message comes back, with asyncio."""
-    client = AsyncClient.from_connection_string(way.connection_string, retry_total=0, **way.options)
+async def round_trip_async(connection: SdkConnection, text: str) -> bool:
+    """Send and receive a large message with the asyncio client; return True if it is the same."""
+    client = AsyncClient.from_connection_string(connection.connection_string, retry_total=0, **connection.options)
     async with client, client.get_queue_sender(QUEUE) as sender, client.get_queue_receiver(QUEUE) as receiver:
         await sender.send_messages(ServiceBusMessage(text))
         (got,) = await receiver.receive_messages(max_wait_time=5)
@@ -157,23 +157,23 @@ async def round_trip_async(way: Way, text: str) -> bool:
 def test_the_blocking_sdk_sends_and_receives(bus_in_thread: Bus, name: str) -> None:
     if name != "tls":
         pytest.importorskip("websocket", reason="the blocking SDK needs websocket-client for WebSockets")
-    assert round_trip(ways(bus_in_thread)[name], (name * BIG)[:BIG])
+    assert round_trip(sdk_connections(bus_in_thread)[name], (name * BIG)[:BIG])
 
 
 @pytest.mark.usefixtures("tls_port")
 @pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", ["tls", "ws", "wss"])
 async def test_the_asyncio_sdk_sends_and_receives(bus_in_thread: Bus, name: str) -> None:
-    assert await round_trip_async(ways(bus_in_thread)[name], (name * BIG)[:BIG])
+    assert await round_trip_async(sdk_connections(bus_in_thread)[name], (name * BIG)[:BIG])
 
 
 @pytest.mark.usefixtures("tls_port")
 def test_a_client_that_does_not_trust_the_authority_refuses_the_server(bus_in_thread: Bus) -> None:
     with pytest.raises(ServiceBusError, match=r"(?i)certificate"):
-        round_trip(Way(CLOUD, {}), "never sent")
+        round_trip(SdkConnection(CLOUD, {}), "never sent")
 
 
-# --- WebSockets by hand ---------------------------------------------------------------------------------------------
+# --- raw WebSockets -----------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -235,8 +235,8 @@ async def test_a_message_above_the_limit_is_refused_with_1009_before_it_is_recei
     )
     assert b" 101 " in await stream.receive()
     await stream.send(b"\x82\xff" + (MAX_MESSAGE_BYTES + 1).to_bytes(8, "big") + b"mask" + b"the start of it")
-    said = await stream.receive()
-    assert (said[0], int.from_bytes(said[2:4], "big")) == (0x88, 1009)
+    close_frame = await stream.receive()
+    assert (close_frame[0], int.from_bytes(close_frame[2:4], "big")) == (0x88, 1009)
     await stream.close()
 
 
@@ -257,15 +257,15 @@ async def test_a_client_that_does_not_read_gets_a_bounded_amount_until_it_reads(
         for _ in range(MANY // 10):
             queue.send([message("x" * BIG) for _ in range(10)])
             await asyncio.sleep(0)
-        taken = [one for one in queue.peek(1, MANY, None) if one.lock_token is not None]
-        assert 0 < len(taken) < MANY
+        delivered = [message for message in queue.peek(1, MANY, None) if message.lock_token is not None]
+        assert 0 < len(delivered) < MANY
         received = 0
         while received < MANY:
             received += not (await client.hear(Transfer)).more
-    assert wire.largest <= 256 * 1024, "clients are known that take no messages above a size"
+    assert wire.largest <= 256 * 1024, "some clients accept no larger messages"
 
 
-async def test_a_client_that_disconnects_in_the_middle_leaves_no_locks(bus: Bus) -> None:
+async def test_a_client_that_disconnects_in_the_middle_of_a_frame_takes_no_message(bus: Bus) -> None:
     async with websocket(bus) as socket:
         client = await Client(Messages(socket)).open()
         await client.attach(QUEUE)
@@ -308,19 +308,19 @@ async def test_a_frozen_emulator_keeps_the_websocket_and_continues_after_thaw(bu
         await Client(Messages(socket)).hear(Begin)
 
 
-# --- TLS by hand ----------------------------------------------------------------------------------------------------
+# --- raw TLS --------------------------------------------------------------------------------------------------------
 
 
 async def test_a_client_that_sends_plain_amqp_to_the_tls_port_is_disconnected_and_others_are_served(bus: Bus) -> None:
     port = bus.addresses.amqps_port
-    stranger, its_stream = await connect(HOST, port or 0)
-    await stranger.wire.send(AMQP_HEADER + bytes(64))
+    plain_client, plain_stream = await connect(HOST, port or 0)
+    await plain_client.wire.send(AMQP_HEADER + bytes(64))
     trusting = ssl.create_default_context(cafile=bus.addresses.ca_certificate)
-    friend = Stream(*await asyncio.open_connection("localhost", port, ssl=trusting))
-    await Client(friend).open()
+    tls_stream = Stream(*await asyncio.open_connection("localhost", port, ssl=trusting))
+    await Client(tls_stream).open()
     with pytest.raises(EOFError):
-        await stranger.hear(Open)
-    for stream in (its_stream, friend):
+        await plain_client.hear(Open)
+    for stream in (plain_stream, tls_stream):
         await stream.close()
 
 
@@ -347,9 +347,9 @@ async def test_a_transport_that_is_off_is_null_in_the_ready_line() -> None:
 
 
 async def test_a_port_in_use_is_named_with_its_option(bus: Bus) -> None:
-    taken = bus.addresses.ws_port
-    with pytest.raises(CannotListen, match=f"{HOST}:{taken}: .*--ws-port"):
-        async with running_emulator(config.load(), Endpoints(HOST, 0, 0, ws_port=taken)):
+    port = bus.addresses.ws_port
+    with pytest.raises(CannotListen, match=f"{HOST}:{port}: .*--ws-port"):
+        async with running_emulator(config.load(), Endpoints(HOST, 0, 0, ws_port=port)):
             pass
 
 

@@ -1,4 +1,4 @@
-"""Certificates: made once, made anew when they are of no use, readable by their owner alone, refused with a reason."""
+"""Certificates: generated once, replaced when unusable, readable only by their owner, refused with a reason."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "certificates"
 
 
-def served_to(tls: ServerTls, name: str, trusted: Path) -> x509.Certificate:
-    """The certificate a strict client sees that asks for `name`. Raises `ssl.SSLError` where it will not have it."""
+def certificate_for(tls: ServerTls, name: str, trusted: Path) -> x509.Certificate:
+    """Return the certificate that a strict client receives for `name`. Raises `ssl.SSLError` if it rejects it."""
     client = ssl.create_default_context(cafile=trusted)
     client.verify_flags |= ssl.VERIFY_X509_STRICT
-    ours, theirs = socket.socketpair()
-    with ours, theirs, ThreadPoolExecutor(1) as thread:
-        answered = thread.submit(_answer, tls.context, theirs)
-        with client.wrap_socket(ours, server_hostname=name) as secured:
-            seen = secured.getpeercert(binary_form=True)
+    client_end, server_end = socket.socketpair()
+    with client_end, server_end, ThreadPoolExecutor(1) as thread:
+        answered = thread.submit(_answer, tls.context, server_end)
+        with client.wrap_socket(client_end, server_hostname=name) as secured:
+            received = secured.getpeercert(binary_form=True)
         answered.result()
-    assert seen is not None
-    return x509.load_der_x509_certificate(seen)
+    assert received is not None
+    return x509.load_der_x509_certificate(received)
 
 
 def _answer(context: ssl.SSLContext, connection: socket.socket) -> None:
@@ -43,7 +43,7 @@ def _answer(context: ssl.SSLContext, connection: socket.socket) -> None:
         secured.recv(1)
 
 
-def own(folder: Path, host: str = "127.0.0.1") -> tuple[ServerTls, Path]:
+def generated(folder: Path, host: str = "127.0.0.1") -> tuple[ServerTls, Path]:
     tls = server_tls(CertificateFiles(folder=folder), host)
     assert tls.ca_certificate is not None
     return tls, tls.ca_certificate
@@ -51,41 +51,45 @@ def own(folder: Path, host: str = "127.0.0.1") -> tuple[ServerTls, Path]:
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "::1", socket.gethostname(), "bus.test"])
 def test_a_strict_client_that_trusts_the_authority_accepts_every_local_name(folder: Path, name: str) -> None:
-    tls, authority = own(folder, "bus.test")
-    served_to(tls, name, authority)
+    tls, authority = generated(folder, "bus.test")
+    certificate_for(tls, name, authority)
 
 
 def test_the_next_run_uses_the_same_certificates(folder: Path) -> None:
-    first, authority = own(folder)
+    first, authority = generated(folder)
     before = authority.read_bytes()
-    second, _ = own(folder)
+    second, _ = generated(folder)
     assert authority.read_bytes() == before
-    assert served_to(first, "localhost", authority) == served_to(second, "localhost", authority)
+    assert certificate_for(first, "localhost", authority) == certificate_for(second, "localhost", authority)
 
 
 def test_a_new_host_name_gets_a_new_certificate_of_the_same_authority(folder: Path) -> None:
-    old, authority = own(folder)
+    old, authority = generated(folder)
     before = authority.read_bytes()
-    new, _ = own(folder, "10.1.2.3")
+    new, _ = generated(folder, "10.1.2.3")
     assert authority.read_bytes() == before
-    served_to(new, "10.1.2.3", authority)
+    certificate_for(new, "10.1.2.3", authority)
     with pytest.raises(ssl.SSLError, match="IP address mismatch"):
-        served_to(old, "10.1.2.3", authority)
+        certificate_for(old, "10.1.2.3", authority)
 
 
 def test_a_certificate_that_expires_soon_is_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certificates, "datetime", _SlowClock)
-    old, authority = own(folder)
+    old, authority = generated(folder)
     before = authority.read_bytes()
     monkeypatch.undo()
-    new, _ = own(folder)
+    new, _ = generated(folder)
     assert authority.read_bytes() == before, "the authority lives ten years"
-    left = served_to(new, "localhost", authority).not_valid_after_utc - datetime.now(UTC)
-    assert left > timedelta(days=300) > served_to(old, "localhost", authority).not_valid_after_utc - datetime.now(UTC)
+    left = certificate_for(new, "localhost", authority).not_valid_after_utc - datetime.now(UTC)
+    assert (
+        left
+        > timedelta(days=300)
+        > certificate_for(old, "localhost", authority).not_valid_after_utc - datetime.now(UTC)
+    )
 
 
 class _SlowClock(datetime):
-    """A clock that is slow."""
+    """A clock that is 350 days slow."""
 
     @classmethod
     def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
@@ -95,15 +99,15 @@ class _SlowClock(datetime):
 @pytest.mark.parametrize("file", ["ca-key.pem", "server-key.pem"])
 @pytest.mark.parametrize("content", [b"", b"rubbish"])
 def test_a_damaged_file_is_replaced(folder: Path, file: str, content: bytes) -> None:
-    own(folder)
+    generated(folder)
     (folder / file).write_bytes(content)
-    tls, authority = own(folder)
-    served_to(tls, "localhost", authority)
+    tls, authority = generated(folder)
+    certificate_for(tls, "localhost", authority)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no file modes")
 def test_only_the_owner_may_read_private_keys(folder: Path) -> None:
-    own(folder)
+    generated(folder)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.glob("*-key.pem")}
     assert modes == {"ca-key.pem": 0o600, "server-key.pem": 0o600}
     assert b"PRIVATE" not in (folder / "ca.pem").read_bytes()
@@ -114,24 +118,24 @@ def test_emulators_that_start_together_share_one_authority(folder: Path) -> None
 
     def start() -> ServerTls:
         together.wait()
-        return own(folder)[0]
+        return generated(folder)[0]
 
     with ThreadPoolExecutor(4) as threads:
-        all_of_them = [one.result() for one in [threads.submit(start) for _ in range(4)]]
-    for tls in all_of_them:
-        served_to(tls, "localhost", folder / "ca.pem")
+        contexts = [start.result() for start in [threads.submit(start) for _ in range(4)]]
+    for tls in contexts:
+        certificate_for(tls, "localhost", folder / "ca.pem")
 
 
 def test_a_certificate_supplied_by_the_user_is_served_unchanged(folder: Path) -> None:
-    _, authority = own(folder)
+    _, authority = generated(folder)
     pair = folder / "server-key.pem"
     tls = server_tls(CertificateFiles(certificate=pair, private_key=pair), "127.0.0.1")
     assert tls.ca_certificate is None
-    assert served_to(tls, "localhost", authority) == x509.load_pem_x509_certificate(pair.read_bytes())
+    assert certificate_for(tls, "localhost", authority) == x509.load_pem_x509_certificate(pair.read_bytes())
 
 
 def test_unusable_certificate_files_are_refused_with_the_file_and_the_reason(folder: Path) -> None:
-    own(folder)
+    generated(folder)
     key, other, missing = folder / "server-key.pem", folder / "ca-key.pem", folder / "missing.pem"
     cases = [
         (CertificateFiles(certificate=key), "go together"),

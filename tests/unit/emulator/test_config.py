@@ -1,4 +1,4 @@
-"""The configuration file: what it may say, and how a mistake in it is named."""
+"""The configuration file: its fields, and the error for a fault in it."""
 
 import json
 from pathlib import Path
@@ -77,9 +77,9 @@ def test_a_configuration_of_the_official_emulator_is_accepted_unchanged() -> Non
     ],
 )
 def test_a_fault_in_the_section_flow_worker_is_named_by_its_path(flow_worker: object, place: str, remedy: str) -> None:
-    said = refusal(flow_worker)
-    assert place in said
-    assert remedy in said
+    message = refusal(flow_worker)
+    assert place in message
+    assert remedy in message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Rules from the command line: each by its name, and what cannot be kept is refused."""
+"""Connection rules from the command line: by name, and invalid ones are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose silence is too long, by a clock that is set by hand."""
+"""Idle peers and idle links, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ RULES = ConnectionRules()
 
 
 class Watched:
-    """A connection under watch; one look a second."""
+    """A connection under watch, with one check a second."""
 
     def __init__(self) -> None:
         self.peer = Peer()
         self.now = 0.0
         self.watch = IdleWatch(self.peer.connection, RULES, self.now)
 
-    def say(self, events: list[Event]) -> None:
-        """The peer said something that had these events."""
+    def events(self, events: list[Event]) -> None:
+        """Pass events of the peer to the watch."""
         self.watch.bytes_received()
         for event in events:
             self.watch.event_received(event)
 
     def passes(self, seconds: int, *, heartbeats: bool = True) -> tuple[list[str], str | None]:
-        """The names of links found idle on the way, and the condition the connection is closed with, if it is."""
+        """Let seconds pass; return the names of idle links, and the condition that closes the connection, if any."""
         idle: list[str] = []
         for _ in range(seconds):
             self.now += 1
@@ -68,7 +68,7 @@ def test_an_open_connection_without_a_link_is_closed_after_a_minute(watched: Wat
 
 def test_a_connection_that_detached_its_links_is_closed_after_five_minutes(watched: Watched) -> None:
     linked(watched, receives=True)
-    watched.say(watched.peer.say(Detach(0, closed=True)))
+    watched.events(watched.peer.say(Detach(0, closed=True)))
     assert watched.passes(300) == ([], None)
     assert watched.passes(1) == ([], "amqp:connection:forced")
 
@@ -93,11 +93,11 @@ def test_an_unused_link_is_idle_after_ten_minutes(watched: Watched, receives: bo
 def test_flow_dispositions_and_messages_to_the_peer_keep_a_link_in_use(watched: Watched) -> None:
     link = linked(watched, receives=True)
     watched.passes(500)
-    watched.say(watched.peer.say(Flow(0, 100, 0, 100, handle=0, delivery_count=0, link_credit=1)))
+    watched.events(watched.peer.say(Flow(0, 100, 0, 100, handle=0, delivery_count=0, link_credit=1)))
     assert watched.passes(500) == ([], None)
     link.send(b"a message", tag=b"1", settled=False)
     assert watched.passes(500) == ([], None)
-    watched.say(watched.peer.say(Disposition(True, 0, 0, settled=True, state=Accepted())))
+    watched.events(watched.peer.say(Disposition(True, 0, 0, settled=True, state=Accepted())))
     assert watched.passes(600) == ([], None)
     assert watched.passes(1) == (["link"], None)
 
@@ -106,6 +106,6 @@ def test_messages_from_the_peer_keep_a_link_in_use(watched: Watched) -> None:
     link = linked(watched, receives=False)
     link.grant(10)
     watched.passes(500)
-    watched.say(watched.peer.say(Transfer(0, 0, b"1", 0, settled=True), payload=b"a message"))
+    watched.events(watched.peer.say(Transfer(0, 0, b"1", 0, settled=True), payload=b"a message"))
     assert watched.passes(600) == ([], None)
     assert watched.passes(1) == (["link"], None)

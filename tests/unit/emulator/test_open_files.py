@@ -1,4 +1,4 @@
-"""The limit of open files, in a process of its own: it cannot be taken back."""
+"""The limit on open files, tested in a separate process because it cannot be restored."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def limit_with(hard: int) -> tuple[int, str]:
-    """The limit afterwards, and what was logged."""
-    said = subprocess.run(
+    """Return the limit after the call, and the log."""
+    process = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(hard=hard)], capture_output=True, text=True, timeout=30, check=True
     )
-    return int(said.stdout), said.stderr
+    return int(process.stdout), process.stderr
 
 
 def test_a_low_limit_is_raised_for_the_connections() -> None:

@@ -1,4 +1,4 @@
-"""Properties keep their value and their type on their way through headers."""
+"""Properties keep their values and types in HTTP headers."""
 
 from __future__ import annotations
 
