@@ -1,4 +1,4 @@
-"""The emulator as a process of its own, and other people's clients as processes that run named checks against it."""
+"""The emulator in a process of its own, and processes of other clients that run named checks with it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.processes import start
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
 
-JsonObject = dict[str, Any]  # whatever JSON a client prints
+JsonObject = dict[str, Any]  # any JSON that a client prints
 Outcomes = dict[str, str | None]
-"""By the name of a check, what went wrong with it, None if nothing."""
+"""The error of each check by name; None if the check passed."""
 
 
 @contextmanager
 def running(folder: Path, queues: Mapping[str, JsonObject] | None, *options: str) -> Iterator[JsonObject]:
-    """The emulator with these queues (their `Properties` by name; None: its own); what it says after `ready`."""
+    """Run the emulator with these queues (`Properties` by name; None: the default ones); yield its ready line."""
     configured = [] if queues is None else ["--config", str(_configuration(folder, queues))]
     ports = ["--amqp-port", "0", "--http-port", "0"]
     process = start(["servicebus_emulator", "serve", *configured, *ports, *options], folder / "emulator.log")
@@ -49,18 +49,18 @@ def _configuration(folder: Path, queues: Mapping[str, JsonObject]) -> Path:
 
 
 def queues_for(checks: Sequence[str], properties: Mapping[str, JsonObject] | None = None) -> dict[str, JsonObject]:
-    """A queue for each check, with sessions if its name speaks of them; `properties` say what else it needs."""
+    """Return a queue for each check, with sessions if its name contains "session", and with `properties`."""
     return {name: {"RequiresSession": "session" in name} | (properties or {}).get(name, {}) for name in checks}
 
 
 def checks_of(module: str) -> list[str]:
-    """The names of the checks in a module of `node` or `python`."""
+    """Return the names of the checks in a module of `node` or `python`."""
     source = (HERE / module).read_text(encoding="utf-8")
     return re.findall(r"^(?:export const|def|async def) ([a-z]\w+)", source, re.MULTILINE)
 
 
 def node() -> str:
-    """Node; skips if it or the packages of package.json are not there."""
+    """Return the path of Node; skip the test if Node or its packages are missing."""
     if NODE is None:
         pytest.skip("Node is not installed")
     if not (HERE / "node_modules").is_dir():
@@ -71,7 +71,7 @@ def node() -> str:
 def run_node(
     module: str, emulator: JsonObject, environment: Mapping[str, str] | None = None, only: Sequence[str] = ()
 ) -> Outcomes:
-    """Run a module's checks, or only some, on Node; skips if it or its packages are not there."""
+    """Run all or some checks of a module on Node; skip the test if Node or its packages are missing."""
     return _run([node(), "run.mjs", f"./{module}.mjs", *only], HERE / "node", emulator, environment)
 
 
@@ -82,12 +82,12 @@ def run_python(
     only: Sequence[str] = (),
     python: str = sys.executable,
 ) -> Outcomes:
-    """Run a module's checks, or only some, with a Python."""
+    """Run all or some checks of a module with a Python."""
     return _run([python, "run.py", module, *only], HERE / "python", emulator, environment)
 
 
 def from_pip(requirement: str) -> Path:
-    """The folder with a release that is not this environment's own; skips if nobody has put it there."""
+    """Return the folder with another release of a package; skip the test if it is not installed."""
     folder = HERE / "python" / "site-packages" / requirement
     if not folder.is_dir():
         command = f"pip install --no-deps --target {folder.relative_to(HERE.parents[1]).as_posix()} {requirement}"
@@ -96,17 +96,17 @@ def from_pip(requirement: str) -> Path:
 
 
 def python_with(package: str, remedy: str) -> str:
-    """This Python, or the system's, whichever has the package; skips if neither has."""
+    """Return a Python that has the package: this one or that of the system. Skip the test if neither has it."""
     for python in (sys.executable, "/usr/bin/python3"):
         if shutil.which(python) is not None:
-            tried = subprocess.run([python, "-c", f"import {package}"], stderr=subprocess.DEVNULL, check=False)
-            if tried.returncode == 0:
+            process = subprocess.run([python, "-c", f"import {package}"], stderr=subprocess.DEVNULL, check=False)
+            if process.returncode == 0:
                 return python
     pytest.skip(f"no Python package '{package}'; {remedy}")
 
 
 def _run(command: Sequence[str], folder: Path, emulator: JsonObject, environment: Mapping[str, str] | None) -> Outcomes:
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         cwd=folder,
         env={**os.environ, **(environment or {}), "EMULATOR": json.dumps(emulator)},
@@ -116,5 +116,5 @@ def _run(command: Sequence[str], folder: Path, emulator: JsonObject, environment
         timeout=55,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return {said["name"]: said["error"] for said in map(json.loads, done.stdout.splitlines())}
+    assert process.returncode == 0, process.stderr
+    return {result["name"]: result["error"] for result in map(json.loads, process.stdout.splitlines())}

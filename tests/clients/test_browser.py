@@ -1,6 +1,6 @@
 """A browser's page starts flows over WebSocket and gets its results: docs/samples/front-end.mjs, in headless Chromium.
 
-Emulator and worker are real, and the page is bundled as a Power Apps control would be. Only Entra's sign-in is missing.
+Emulator and worker are real, and the page is bundled like a Power Apps control. Only the sign-in with Entra is missing.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ USER = "ada"
 
 
 class Site(ThreadingHTTPServer):
-    """Serves the page, and takes what it says became of it."""
+    """Serves the page and receives its outcomes."""
 
     def __init__(self, bundle: bytes, config: JsonObject) -> None:
-        super().__init__(("127.0.0.1", 0), Visit)
+        super().__init__(("127.0.0.1", 0), RequestHandler)
         self.files = {
             "/": ("text/html", PAGE.replace("{}", json.dumps(config)).encode()),
             "/bundle.js": ("text/javascript", bundle),
@@ -47,7 +47,7 @@ class Site(ThreadingHTTPServer):
         self.outcomes: queue.Queue[JsonObject] = queue.Queue()
 
 
-class Visit(BaseHTTPRequestHandler):
+class RequestHandler(BaseHTTPRequestHandler):
     """One request to the site."""
 
     server: Site
@@ -60,13 +60,13 @@ class Visit(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def do_POST(self) -> None:
-        said = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(204)
         self.end_headers()
-        self.server.outcomes.put(json.loads(said))
+        self.server.outcomes.put(json.loads(body))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Be quiet."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -82,8 +82,8 @@ def serving(site: Site) -> Iterator[None]:
 
 
 @contextmanager
-def shown(url: str, folder: Path) -> Iterator[None]:
-    """Chromium with this page."""
+def browser_with(url: str, folder: Path) -> Iterator[None]:
+    """Run Chromium with this page."""
     assert CHROMIUM is not None
     with (folder / "chromium.log").open("ab") as log:
         command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", url]
@@ -91,7 +91,7 @@ def shown(url: str, folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Debian's is a script around the browser, which has processes of its own: all of them go.
+            # Debian's command is a script that starts the browser: kill its child processes too.
             for child in psutil.Process(process.pid).children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     child.kill()
@@ -101,27 +101,31 @@ def shown(url: str, folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> JsonObject:
-    """What the page said of its plays."""
+    """The outcomes of the scenarios on the page."""
     if CHROMIUM is None:
         pytest.skip("no Chromium; `apt-get install chromium-headless-shell` gets it on Debian")
     folder = tmp_path_factory.mktemp("browser")
     bundle = folder / "bundle.js"
     subprocess.run([node(), "build.mjs", str(bundle)], cwd=HERE / "browser", check=True, timeout=SECONDS)
-    with running(folder, None, "--ws-port", "0", "--config", str(configuration(folder))) as said:
-        emulator = EmulatorClient(**{name: said[name] for name in EmulatorClient.__dataclass_fields__})
-        given = {
-            "wsUrl": said["ws_url"],
+    with running(folder, None, "--ws-port", "0", "--config", str(configuration(folder))) as ready:
+        emulator = EmulatorClient(**{name: ready[name] for name in EmulatorClient.__dataclass_fields__})
+        page_config = {
+            "wsUrl": ready["ws_url"],
             "busToken": bus_token(emulator.web_url),
             "claim": emulator.mint(USER, ROLE),
             "otherClaim": emulator.mint(USER, "Another.Role"),
         }
-        site = Site(bundle.read_bytes(), given)
-        with working(folder, emulator), serving(site), shown(f"http://127.0.0.1:{site.server_port}/", folder):
+        site = Site(bundle.read_bytes(), page_config)
+        with (
+            running_worker_for(folder, emulator),
+            serving(site),
+            browser_with(f"http://127.0.0.1:{site.server_port}/", folder),
+        ):
             return site.outcomes.get(timeout=SECONDS)
 
 
 def configuration(folder: Path) -> Path:
-    """The emulator's own, and in it the data roles that the sample says a user needs."""
+    """Write the default configuration with the data roles that the sample requires of a user."""
     document = json.loads(config.DEFAULT.read_text(encoding="utf-8"))
     document["FlowWorker"]["ServiceBus"] = {
         "RoleAssignments": [
@@ -135,16 +139,16 @@ def configuration(folder: Path) -> Path:
 
 
 def bus_token(web_url: str) -> str:
-    """What Entra would give the page for Service Bus."""
-    wanted = {"user": USER, "audience": "https://servicebus.azure.net"}
-    answer = httpx.post(f"{web_url}/emulator/token", json=wanted, timeout=10).raise_for_status()
+    """Return a token for Service Bus, as the page gets it from Entra."""
+    claims = {"user": USER, "audience": "https://servicebus.azure.net"}
+    answer = httpx.post(f"{web_url}/emulator/token", json=claims, timeout=10).raise_for_status()
     token: str = answer.json()["access_token"]
     return token
 
 
 @contextmanager
-def working(folder: Path, emulator: EmulatorClient) -> Iterator[None]:
-    """A worker that is ready."""
+def running_worker_for(folder: Path, emulator: EmulatorClient) -> Iterator[None]:
+    """Run a worker that is ready."""
     health_port = free_port()
     worker = start_worker(folder, emulator, health_port)
     try:
@@ -158,19 +162,19 @@ def test_a_page_gets_its_quote(outcomes: JsonObject) -> None:
     assert value(outcomes, "quote")["amount"] == 125
 
 
-def test_results_find_their_way_to_the_page_in_any_order(outcomes: JsonObject) -> None:
+def test_a_page_gets_results_in_any_order(outcomes: JsonObject) -> None:
     assert value(outcomes, "several") == [3, 2, 1]
 
 
-def test_a_page_is_told_why_it_was_refused(outcomes: JsonObject) -> None:
+def test_a_page_gets_the_reason_of_a_refusal(outcomes: JsonObject) -> None:
     assert value(outcomes, "refusal") == "refused: role_missing"
 
 
-def test_a_result_that_is_not_there_yet_is_no_error(outcomes: JsonObject) -> None:
+def test_a_missing_result_is_not_an_error(outcomes: JsonObject) -> None:
     assert value(outcomes, "nothing_yet") is None
 
 
-def value(outcomes: JsonObject, play: str) -> Any:
-    """How a play ended."""
-    assert "error" not in outcomes[play], outcomes[play]["error"]
-    return outcomes[play]["value"]
+def value(outcomes: JsonObject, scenario: str) -> Any:
+    """Return the value of a scenario; assert that it did not fail."""
+    assert "error" not in outcomes[scenario], outcomes[scenario]["error"]
+    return outcomes[scenario]["value"]

@@ -1,4 +1,4 @@
-"""@azure/service-bus on Node finds in the emulator what it finds in Service Bus: the checks of node/service_bus.mjs."""
+"""@azure/service-bus on Node works with the emulator: the checks of node/service_bus.mjs and its neighbours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.clients.harness import JsonObject, Outcomes, checks_of, queues_for, run_node, running
 
 CHECKS = checks_of("node/service_bus.mjs")
-TROUBLE = checks_of("node/trouble.mjs")
+RECOVERY = checks_of("node/recovery.mjs")
 ADMINISTRATION = checks_of("node/administration.mjs")
 PROPERTIES: dict[str, JsonObject] = {
     "a_dead_letter_is_forwarded_with_its_source": {"ForwardDeadLetteredMessagesTo": "elsewhere"},
@@ -19,9 +19,9 @@ PROPERTIES: dict[str, JsonObject] = {
     "a_lost_session_lock_is_reported": {"LockDuration": "PT2S"},
     "a_message_expires": {"DeadLetteringOnMessageExpiration": True},
     "a_plain_queue_has_no_sessions": {"RequiresSession": False},
-    "a_queue_that_gives_nothing_says_so": {"Status": "ReceiveDisabled"},
-    "a_queue_that_takes_nothing_says_so": {"Status": "SendDisabled"},
-    "a_subscription_abandons_what_its_handler_fails_on": {"MaxDeliveryCount": 2},
+    "a_queue_with_receives_disabled_refuses_receivers": {"Status": "ReceiveDisabled"},
+    "a_queue_with_sends_disabled_refuses_messages": {"Status": "SendDisabled"},
+    "a_subscription_abandons_messages_whose_handler_fails": {"MaxDeliveryCount": 2},
 }
 
 
@@ -29,20 +29,20 @@ QUEUES = queues_for(CHECKS, PROPERTIES) | {"elsewhere": {}}
 OVER_TLS = (
     "messages_of_a_session_are_settled_in_every_way",
     "a_message_arrives_as_it_was_sent",
-    "a_batch_takes_what_the_queue_takes",
+    "a_batch_is_limited_by_the_queues_maximum_message_size",
 )
 
 
 @pytest.fixture(scope="module")
 def over_tcp(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What Node said of each check."""
+    """The results of the checks over TCP."""
     with running(tmp_path_factory.mktemp("tcp"), QUEUES) as emulator:
         return run_node("service_bus", emulator)
 
 
 @pytest.fixture(scope="module")
 def over_websocket(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """The same over WebSockets."""
+    """The results of the checks over WebSocket."""
     with running(tmp_path_factory.mktemp("ws"), QUEUES, "--ws-port", "0") as emulator:
         return run_node("service_bus", emulator, {"TRANSPORT": "ws"})
 
@@ -65,15 +65,15 @@ def test_over_tls(transport: str, tmp_path: Path) -> None:
         assert run_node("service_bus", emulator, trust, OVER_TLS) == dict.fromkeys(OVER_TLS)
 
 
-@pytest.mark.parametrize("check", TROUBLE)
-def test_trouble(check: str, tmp_path: Path) -> None:
-    with running(tmp_path, queues_for(TROUBLE)) as emulator:
-        assert run_node("trouble", emulator, only=[check])[check] is None
+@pytest.mark.parametrize("check", RECOVERY)
+def test_recovery(check: str, tmp_path: Path) -> None:
+    with running(tmp_path, queues_for(RECOVERY)) as emulator:
+        assert run_node("recovery", emulator, only=[check])[check] is None
 
 
 @pytest.fixture(scope="module")
 def administration(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What the administration client said; its queues are its own to make."""
+    """The results of the administration checks, which create their own queues."""
     folder = tmp_path_factory.mktemp("administration")
     with running(folder, {}, "--admin-https-port", "0", "--certificates", str(folder)) as emulator:
         return run_node("administration", emulator, {"NODE_EXTRA_CA_CERTS": emulator["ca_certificate"]})

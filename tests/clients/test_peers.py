@@ -1,4 +1,4 @@
-"""AMQP 1.0 clients that know nothing of Service Bus work on the emulator: rhea (node/rhea.mjs) and Qpid Proton."""
+"""Plain AMQP 1.0 clients work with the emulator: rhea (node/rhea.mjs) and Qpid Proton (python/qpid.py)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tests.clients.harness import Outcomes, checks_of, python_with, queues_for, 
 
 RHEA = checks_of("node/rhea.mjs")
 QPID = checks_of("python/qpid.py")
-WITHOUT_SESSIONS = {"links_and_sessions_come_and_go": {"RequiresSession": False}}
+WITHOUT_SESSIONS = {"links_and_sessions_are_opened_and_closed_repeatedly": {"RequiresSession": False}}
 
 
 @pytest.fixture(scope="module")
 def rhea(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What rhea said."""
+    """The results of the checks of rhea."""
     with running(tmp_path_factory.mktemp("rhea"), queues_for(RHEA, WITHOUT_SESSIONS)) as emulator:
         return run_node("rhea", emulator)
 
@@ -25,7 +25,7 @@ def test_rhea(check: str, rhea: Outcomes) -> None:
 
 @pytest.fixture(scope="module")
 def qpid(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What Proton said."""
+    """The results of the checks of Proton."""
     python = python_with("proton", "Debian's package python3-qpid-proton, or pip with a C compiler, installs it")
     with running(tmp_path_factory.mktemp("qpid"), queues_for(QPID)) as emulator:
         return run_python("qpid", emulator, python=python)

@@ -1,4 +1,4 @@
-"""Older releases of azure-servicebus, and its old transport, work as the present one: python/service_bus.py."""
+"""An older release of azure-servicebus and its old transport work with the emulator: python/service_bus.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OLD = "azure-servicebus==7.14.3"
 
 @pytest.fixture(scope="module")
 def old_release(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What the release said that tells the broker of a settlement and does not wait for its word."""
+    """The results of a release that settles messages without waiting for an answer."""
     release = from_pip(OLD)
     with running(tmp_path_factory.mktemp("old-release"), queues_for(CHECKS)) as emulator:
         return run_python("service_bus", emulator, {"PYTHONPATH": str(release)})
@@ -27,7 +27,7 @@ def test_an_old_release(check: str, old_release: Outcomes) -> None:
 
 @pytest.fixture(scope="module")
 def over_uamqp(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What the present release said over its old transport."""
+    """The results of the current release over its old transport."""
     return by_uamqp("amqps", tmp_path_factory.mktemp("uamqp"))
 
 
@@ -44,5 +44,5 @@ def test_over_uamqp_and_tls(check: str, over_uamqp: Outcomes) -> None:
 
 
 def test_over_uamqp_and_websocket(tmp_path: Path) -> None:
-    check = "a_session_is_ones_own"
+    check = "a_session_has_one_receiver"
     assert by_uamqp("wss", tmp_path, check) == {check: None}

@@ -1,4 +1,4 @@
-// Bundles page.mjs, with docs/samples/front-end.mjs as it stands, for a browser: `node build.mjs OUTPUT`.
+// Bundles page.mjs with the unmodified docs/samples/front-end.mjs for a browser: `node build.mjs OUTPUT`.
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
@@ -11,8 +11,8 @@ await build({
   format: "iife",
   platform: "browser",
   logLevel: "warning",
-  nodePaths: [here("../node_modules")], // the sample lies where there are none
-  // What @azure/service-bus needs of Node, as its documentation tells those who bundle it.
+  nodePaths: [here("../node_modules")], // there are no packages beside the sample
+  // Replacements for Node modules, from the bundling documentation of @azure/service-bus.
   alias: {
     os: "os-browserify",
     path: "path-browserify",

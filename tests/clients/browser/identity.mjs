@@ -1,4 +1,4 @@
-// In the place of @azure/identity: nobody can sign in here, so the test gives the user's tokens to the page.
+// Replaces @azure/identity: the test supplies the tokens of the user, because nobody can sign in here.
 export class InteractiveBrowserCredential {
   async getToken(scopes) {
     const scope = [scopes].flat()[0];

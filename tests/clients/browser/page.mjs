@@ -1,15 +1,15 @@
-// A front end's page: starts flows with the sample's functions and tells the test what became of them.
+// The page of a front end: runs scenarios with the functions of the sample and posts the outcomes to the test.
 import "./websocket.mjs";
 import { createQuote, resultOf, startFlow } from "../../../docs/samples/front-end.mjs";
 
-const plays = {
+const scenarios = {
   async quote() {
     return createQuote("Contoso", 125);
   },
   async several() {
     const amounts = [1, 2, 3];
     const started = await Promise.all(amounts.map((amount) => startFlow("create-quote", { customer: "c", amount })));
-    const results = await Promise.all(started.reverse().map((one) => resultOf(one, { timeout: 20_000 })));
+    const results = await Promise.all(started.reverse().map((request) => resultOf(request, { timeout: 20_000 })));
     return results.map(({ output }) => output.amount);
   },
   async refusal() {
@@ -21,10 +21,10 @@ const plays = {
   },
 };
 
-async function playAll() {
+async function runAll() {
   const outcomes = {};
-  for (const [name, play] of Object.entries(plays)) {
-    outcomes[name] = await play().then(
+  for (const [name, scenario] of Object.entries(scenarios)) {
+    outcomes[name] = await scenario().then(
       (value) => ({ value }),
       (error) => ({ error: `${error?.code ?? ""} ${error?.stack ?? error}` }),
     );
@@ -32,4 +32,4 @@ async function playAll() {
   return outcomes;
 }
 
-playAll().then((outcomes) => fetch("/outcomes", { method: "POST", body: JSON.stringify(outcomes) }));
+runAll().then((outcomes) => fetch("/outcomes", { method: "POST", body: JSON.stringify(outcomes) }));

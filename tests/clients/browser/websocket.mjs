@@ -1,4 +1,4 @@
-// The SDK's connections go to the emulator instead of `wss://{namespace}.servicebus.windows.net`.
+// Redirects the connections of the SDK from `wss://{namespace}.servicebus.windows.net` to the emulator.
 const { WebSocket } = globalThis;
 
 globalThis.WebSocket = class extends WebSocket {

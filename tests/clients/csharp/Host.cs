@@ -1,5 +1,5 @@
-// Runs the plug-in once, as Dataverse would. Arguments: the user's object ID, the request's ID. The tokens come from
-// the variables BUS_TOKEN and WORKER_TOKEN. Prints "MessageId <id>", or "refused <message>" and then all of the error.
+// Runs the plug-in once, as Dataverse does. Arguments: the object ID of the user and the ID of the request. The tokens
+// come from the variables BUS_TOKEN and WORKER_TOKEN. Prints "MessageId <id>", or "refused <message>" and the error.
 
 using System;
 using System.Collections.Generic;

@@ -1,6 +1,6 @@
 // Stand-ins for the types of Microsoft.Xrm.Sdk that docs/samples/StartQuote.cs uses, with the members it uses.
 // The signatures are those of the reference, https://learn.microsoft.com/dotnet/api/microsoft.xrm.sdk.
-// The real interfaces have more members: for whoever calls these, as a plug-in does, that makes no difference.
+// The real interfaces have more members. A plug-in calls the interfaces and does not implement them.
 
 using System;
 using System.Collections.Generic;

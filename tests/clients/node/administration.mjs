@@ -1,23 +1,23 @@
-// What ServiceBusAdministrationClient of @azure/service-bus must find: one check an exported function (see run.mjs).
+// Checks of the administration client of @azure/service-bus; each exported function is one check (see run.mjs).
 import assert from "node:assert/strict";
 import { ServiceBusAdministrationClient, ServiceBusClient } from "@azure/service-bus";
 import { connection } from "./connection.mjs";
 
-/** A check whose queue, named like it, is not there yet. The SDK asks over TLS, even of an emulator. */
-function check(play) {
+/** Returns a check. Its queue, named like the check, does not exist yet. The SDK always uses HTTPS. */
+function check(scenario) {
   return async ({ emulator, queue }) => {
     const { host } = new URL(emulator.admin_https_url);
     const connectionString = emulator.connection_string.replace(/sb:\/\/[^;]*/, `sb://${host}`);
-    await play({ admin: new ServiceBusAdministrationClient(connectionString), queue, emulator });
+    await scenario({ admin: new ServiceBusAdministrationClient(connectionString), queue, emulator });
   };
 }
 
 const refused = (promise, code) => assert.rejects(promise, (error) => assert.equal(error.code, code) ?? true);
 
-export const a_queue_is_made_and_used = check(async ({ admin, queue, emulator }) => {
+export const a_queue_is_created_and_used = check(async ({ admin, queue, emulator }) => {
   assert.equal(await admin.queueExists(queue), false);
-  const made = await admin.createQueue(queue, { lockDuration: "PT30S", maxDeliveryCount: 3, requiresSession: true });
-  assert.deepEqual([made.name, made.lockDuration, made.maxDeliveryCount], [queue, "PT30S", 3]);
+  const created = await admin.createQueue(queue, { lockDuration: "PT30S", maxDeliveryCount: 3, requiresSession: true });
+  assert.deepEqual([created.name, created.lockDuration, created.maxDeliveryCount], [queue, "PT30S", 3]);
   assert.equal(await admin.queueExists(queue), true);
   const { connectionString, options } = connection(emulator);
   const bus = new ServiceBusClient(connectionString, options);
@@ -26,26 +26,26 @@ export const a_queue_is_made_and_used = check(async ({ admin, queue, emulator })
   await bus.close();
 });
 
-export const a_queue_has_the_services_defaults = check(async ({ admin, queue }) => {
+export const a_queue_has_the_defaults_of_the_service = check(async ({ admin, queue }) => {
   await admin.createQueue(queue);
-  const found = await admin.getQueue(queue);
+  const properties = await admin.getQueue(queue);
   assert.deepEqual(
-    [found.lockDuration, found.maxDeliveryCount, found.requiresSession, found.requiresDuplicateDetection, found.status],
+    [properties.lockDuration, properties.maxDeliveryCount, properties.requiresSession, properties.requiresDuplicateDetection, properties.status],
     ["PT1M", 10, false, false, "Active"],
   );
-  assert.equal(found.maxSizeInMegabytes, 1024);
-  assert.match(found.defaultMessageTimeToLive, /^P10675199D/);
+  assert.equal(properties.maxSizeInMegabytes, 1024);
+  assert.match(properties.defaultMessageTimeToLive, /^P10675199D/);
 });
 
-export const a_queue_is_changed = check(async ({ admin, queue }) => {
-  const made = await admin.createQueue(queue);
-  const changed = await admin.updateQueue({ ...made, maxDeliveryCount: 5, userMetadata: "<ours> & theirs" });
+export const a_queue_is_updated = check(async ({ admin, queue }) => {
+  const created = await admin.createQueue(queue);
+  const changed = await admin.updateQueue({ ...created, maxDeliveryCount: 5, userMetadata: "<ours> & theirs" });
   assert.deepEqual([changed.maxDeliveryCount, changed.userMetadata], [5, "<ours> & theirs"]);
-  const found = await admin.getQueue(queue);
-  assert.deepEqual([found.maxDeliveryCount, found.userMetadata], [5, "<ours> & theirs"]);
+  const properties = await admin.getQueue(queue);
+  assert.deepEqual([properties.maxDeliveryCount, properties.userMetadata], [5, "<ours> & theirs"]);
 });
 
-export const a_queue_that_is_deleted_is_gone = check(async ({ admin, queue }) => {
+export const a_deleted_queue_is_not_found = check(async ({ admin, queue }) => {
   await admin.createQueue(queue);
   await admin.deleteQueue(queue);
   assert.equal(await admin.queueExists(queue), false);
@@ -54,12 +54,12 @@ export const a_queue_that_is_deleted_is_gone = check(async ({ admin, queue }) =>
   await refused(admin.getQueueRuntimeProperties(queue), "MessageEntityNotFoundError");
 });
 
-export const a_queue_is_not_made_twice = check(async ({ admin, queue }) => {
+export const creating_an_existing_queue_is_refused = check(async ({ admin, queue }) => {
   await admin.createQueue(queue);
   await refused(admin.createQueue(queue), "MessageEntityAlreadyExistsError");
 });
 
-export const a_wrong_setting_is_refused = check(async ({ admin, queue }) => {
+export const an_invalid_setting_is_refused = check(async ({ admin, queue }) => {
   await assert.rejects(admin.createQueue(queue, { lockDuration: "PT1H" }), { statusCode: 400 });
   assert.equal(await admin.queueExists(queue), false);
 });
@@ -85,17 +85,17 @@ export const messages_are_counted = check(async ({ admin, queue, emulator }) => 
   const receiver = bus.createReceiver(queue);
   const [first] = await receiver.receiveMessages(1);
   await receiver.deadLetterMessage(first);
-  const found = await admin.getQueueRuntimeProperties(queue);
+  const properties = await admin.getQueueRuntimeProperties(queue);
   assert.deepEqual(
-    [found.activeMessageCount, found.deadLetterMessageCount, found.scheduledMessageCount, found.totalMessageCount],
+    [properties.activeMessageCount, properties.deadLetterMessageCount, properties.scheduledMessageCount, properties.totalMessageCount],
     [2, 1, 1, 4],
   );
-  assert.ok(found.sizeInBytes > 0);
-  assert.ok(Math.abs(found.createdAt - Date.now()) < 60_000);
+  assert.ok(properties.sizeInBytes > 0);
+  assert.ok(Math.abs(properties.createdAt - Date.now()) < 60_000);
   await bus.close();
 });
 
-export const the_namespace_says_what_it_is = check(async ({ admin }) => {
+export const the_namespace_has_properties = check(async ({ admin }) => {
   const { name, messagingSku } = await admin.getNamespaceProperties();
   assert.ok(name);
   assert.ok(["Basic", "Standard", "Premium"].includes(messagingSku), messagingSku);

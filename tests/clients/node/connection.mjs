@@ -1,9 +1,9 @@
-// How the clients of a check get to the emulator: by the environment variable TRANSPORT, TCP if there is none.
+// The connection of a check to the emulator. The environment variable TRANSPORT selects the transport; default: TCP.
 import WebSocket from "ws";
 
 const retryOptions = { maxRetries: 0, timeoutInMs: 15_000 };
 
-/** The SDK asks for TLS even of an emulator; this takes it out. */
+/** A WebSocket without TLS: the SDK always uses wss. */
 class PlainWebSocket extends WebSocket {
   constructor(url, protocols) {
     super(url.replace(/^wss:/, "ws:"), protocols);
@@ -23,7 +23,7 @@ function overWebSocket({ connection_string }, url, webSocket) {
   return { connectionString, options: { webSocketOptions: { webSocket } } };
 }
 
-/** What `ServiceBusClient` is made of. */
+/** Returns the arguments of `ServiceBusClient`. */
 export function connection(emulator) {
   const { connectionString, options } = TRANSPORTS[process.env.TRANSPORT ?? "tcp"](emulator);
   return { connectionString, options: { retryOptions, ...options } };

@@ -1,4 +1,4 @@
-// What a plain AMQP 1.0 client, rhea, must find in the emulator: one check an exported function, one queue each.
+// Checks of rhea, a plain AMQP 1.0 client. Each exported function is one check with one queue.
 import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
 import { once } from "node:events";
@@ -7,15 +7,15 @@ import rhea from "rhea";
 
 const KEY = { username: "RootManageSharedAccessKey", password: "SAS_KEY_VALUE" };
 
-/** A check on a connection of its own; `options` are rhea's. Unless they name somebody, it gives the key. */
-function check(play, options = {}) {
+/** Returns a check with a connection of its own. `options` are those of rhea and may override the key. */
+function check(scenario, options = {}) {
   return async ({ emulator, queue }) => {
     const { host, port } = endpoint(emulator);
     const container = rhea.create_container();
     const connection = container.connect({ host, port, reconnect: false, ...KEY, ...options });
     await once(connection, "connection_open");
     try {
-      await play({ connection, container, queue });
+      await scenario({ connection, container, queue });
     } finally {
       connection.close();
     }
@@ -29,7 +29,7 @@ function endpoint(emulator) {
 
 // Connections
 
-export const a_client_with_a_key_is_taken = check(async ({ connection, queue }) => {
+export const a_client_with_a_key_is_accepted = check(async ({ connection, queue }) => {
   assert.ok(connection.max_frame_size >= 512);
   await sent(connection, queue, { body: 1 });
 });
@@ -46,7 +46,7 @@ export const a_client_without_sasl_needs_a_token = check(async ({ connection, qu
   await sent(connection, queue, { body: 1 });
 }, { username: undefined, password: undefined });
 
-export const frames_are_as_small_as_the_client_wants = check(async ({ connection, queue }) => {
+export const frames_respect_the_clients_maximum_size = check(async ({ connection, queue }) => {
   const body = "ä".repeat(50_000);
   await sent(connection, queue, { body });
   const [{ message }] = await received(connection, queue, 1);
@@ -81,7 +81,7 @@ export const a_message_keeps_its_sections = check(async ({ connection, queue }) 
   assert.deepEqual(message.footer, { f: 1 });
 });
 
-export const what_is_sent_settled_arrives = check(async ({ connection, queue }) => {
+export const a_message_sent_settled_arrives = check(async ({ connection, queue }) => {
   const sender = await opened(connection.open_sender({ target: queue, snd_settle_mode: 1 }), "sender_open");
   await sendable(sender);
   sender.send({ body: "fire and forget" });
@@ -111,7 +111,7 @@ export const a_drain_uses_up_the_credit = check(async ({ connection, queue }) =>
   assert.deepEqual(bodies(got), [1, 2], "a drained link was sent more");
 });
 
-export const every_outcome_does_what_amqp_says = check(async ({ connection, queue }) => {
+export const every_outcome_has_its_amqp_effect = check(async ({ connection, queue }) => {
   const outcomes = {
     accept: (delivery) => delivery.accept(),
     release: (delivery) => delivery.release(),
@@ -121,7 +121,7 @@ export const every_outcome_does_what_amqp_says = check(async ({ connection, queu
   for (const body of Object.keys(outcomes)) await sent(connection, queue, { body });
   for (const { message, delivery } of await received(connection, queue, 4, { autoaccept: false })) {
     outcomes[message.body](delivery);
-    await turn(); // of what is settled in one turn, rhea may make one disposition, with the first one's outcome
+    await turn(); // rhea merges settlements of one turn into one disposition with the first outcome
   }
   const again = await received(connection, queue, 2);
   const counts = again.map(({ message }) => [message.body, message.delivery_count ?? 0]);
@@ -162,13 +162,13 @@ export const a_described_session_filter_is_read = check(async ({ connection, que
   const [{ message, receiver }] = await received(connection, queue, 1, { source: { address: queue, filter } });
   assert.deepEqual([message.body, message.group_id], [1, "s"]);
   assert.equal(receiver.source.filter["com.microsoft:session-filter"], "s");
-  const ticks = receiver.remote.attach.properties["com.microsoft:locked-until-utc"]; // too large for a number: bytes
+  const ticks = receiver.remote.attach.properties["com.microsoft:locked-until-utc"]; // bytes, because the value exceeds a number
   assert.ok(ticks.readBigInt64BE() / 10_000n - 62_135_596_800_000n > Date.now());
 });
 
 // Refusals
 
-export const a_link_to_nowhere_is_refused = check(async ({ connection }) => {
+export const a_link_to_an_unknown_queue_is_refused = check(async ({ connection }) => {
   const [{ sender }] = await once(connection.open_sender("no-such-queue"), "sender_error");
   assert.equal(sender.error.condition, "amqp:not-found");
   const [{ receiver }] = await once(connection.open_receiver("no-such-queue"), "receiver_error");
@@ -185,7 +185,7 @@ export const a_message_over_the_limit_is_rejected = check(async ({ connection, q
   assert.equal(delivery.remote_state.error.condition, "amqp:link:message-size-exceeded");
 });
 
-export const links_and_sessions_come_and_go = check(async ({ connection, queue }) => {
+export const links_and_sessions_are_opened_and_closed_repeatedly = check(async ({ connection, queue }) => {
   for (let round = 0; round < 20; round++) {
     const session = connection.create_session();
     session.begin();
@@ -201,24 +201,24 @@ export const links_and_sessions_come_and_go = check(async ({ connection, queue }
   assert.deepEqual(bodies(await received(connection, queue, 20)), [...Array(20).keys()]);
 });
 
-// Means
+// Helpers
 
-/** Puts a token for a queue; the status it is answered with. */
+/** Puts a token for a queue; returns the status of the answer. */
 async function put(connection, queue) {
-  const inquirer = await opened(connection.open_receiver({ source: "$cbs", target: "reply" }), "receiver_open");
-  const asking = await opened(connection.open_sender("$cbs"), "sender_open");
-  await sendable(asking);
+  const replies = await opened(connection.open_receiver({ source: "$cbs", target: "reply" }), "receiver_open");
+  const requests = await opened(connection.open_sender("$cbs"), "sender_open");
+  await sendable(requests);
   const name = `sb://localhost/${queue}`;
   const resource = encodeURIComponent(name);
   const expiry = Math.floor(Date.now() / 1000) + 3600;
   const signature = createHmac("sha256", KEY.password).update(`${resource}\n${expiry}`).digest("base64");
-  asking.send({
+  requests.send({
     message_id: 7,
     reply_to: "reply",
     application_properties: { operation: "put-token", type: "servicebus.windows.net:sastoken", name },
     body: `SharedAccessSignature sr=${resource}&sig=${encodeURIComponent(signature)}&se=${expiry}&skn=${KEY.username}`,
   });
-  const [{ message }] = await once(inquirer, "message");
+  const [{ message }] = await once(replies, "message");
   assert.equal(message.correlation_id, 7);
   return message.application_properties["status-code"];
 }
@@ -247,7 +247,7 @@ async function sent(connection, queue, message) {
   assert.equal(outcome, "accepted");
 }
 
-/** What a receiver of its own gets until there are `count`. */
+/** Receives `count` messages with a receiver of its own. */
 async function received(connection, queue, count, options = {}) {
   const receiver = connection.open_receiver({ source: queue, credit_window: 0, autoaccept: true, ...options });
   const got = collected(receiver);
@@ -267,7 +267,7 @@ function collected(receiver) {
   return got;
 }
 
-/** All that came once a drain of `credit` more is over. */
+/** Drains `credit` more messages; returns all messages so far. */
 async function drained(receiver, got, credit) {
   receiver.drain_credit();
   receiver.add_credit(credit);

@@ -1,15 +1,15 @@
-// Runs the checks that a module exports, some at a time, and prints what became of each as a line of JSON.
-// `node run.mjs MODULE [NAME…]`; each check gets the running emulator's words (environment variable EMULATOR, what it
-// prints after `ready`) and a queue named like the check.
+// Runs the checks that a module exports, several at a time, and prints each result as a line of JSON.
+// `node run.mjs MODULE [NAME…]`. Each check gets the ready line of the emulator (environment variable EMULATOR) and the
+// name of its queue, which is the name of the check.
 const SECONDS = 20;
-const AT_A_TIME = 16;
+const CONCURRENCY = 16;
 
 const [module, ...names] = process.argv.slice(2);
 const checks = Object.entries(await import(module)).filter(([name]) => names.length === 0 || names.includes(name));
 const emulator = JSON.parse(process.env.EMULATOR);
 
-await Promise.all([...Array(AT_A_TIME)].map(work));
-process.exit(0); // whatever a failed check left open
+await Promise.all([...Array(CONCURRENCY)].map(work));
+process.exit(0); // a failed check may leave connections open
 
 async function work() {
   for (let next = checks.shift(); next !== undefined; next = checks.shift()) await report(...next);
@@ -26,6 +26,6 @@ async function report(name, check) {
 }
 
 function within(promise) {
-  const late = new Promise((_, reject) => setTimeout(reject, SECONDS * 1000, new Error(`no end in ${SECONDS} s`)));
+  const late = new Promise((_, reject) => setTimeout(reject, SECONDS * 1000, new Error(`did not end in ${SECONDS} s`)));
   return Promise.race([promise, late]);
 }

@@ -1,4 +1,4 @@
-// What @azure/service-bus must find in the emulator: one check an exported function, one queue each (see run.mjs).
+// Checks of @azure/service-bus. Each exported function is one check with one queue (see run.mjs).
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ServiceBusClient, delay } from "@azure/service-bus";
@@ -6,13 +6,13 @@ import { connection } from "./connection.mjs";
 
 const MINUTES = 60_000;
 
-/** A check whose client, sender and (plain) receiver are made for it and closed after it. */
-function check(play, { receiver = true } = {}) {
+/** Returns a check with a client, a sender and a receiver without session, which are closed afterwards. */
+function check(scenario, { receiver = true } = {}) {
   return async ({ emulator, queue }) => {
     const { connectionString, options } = connection(emulator);
     const bus = new ServiceBusClient(connectionString, options);
     try {
-      await play({
+      await scenario({
         emulator,
         bus,
         queue,
@@ -47,7 +47,7 @@ export const a_message_arrives_as_it_was_sent = check(async ({ bus, queue, sende
     applicationProperties: { text: "ä", number: 1, half: 0.5, yes: true, day: new Date(86_400_000), none: null },
   };
   await sender.sendMessages(sent);
-  const receiver = bus.createReceiver(queue, { skipConvertingDate: true }); // otherwise dates come as numbers
+  const receiver = bus.createReceiver(queue, { skipConvertingDate: true }); // otherwise the SDK returns dates as numbers
   const [got] = await receive(receiver, 1);
   for (const [name, value] of Object.entries(sent)) assert.deepEqual(got[name], value, name);
   assert.equal(got.deliveryCount, 0);
@@ -84,7 +84,7 @@ export const a_batch_arrives_in_order = check(async ({ sender, receiver }) => {
   assert.deepEqual(bodies(await receiveAll(receiver, 102)), [...Array(102).keys()]);
 });
 
-export const a_batch_takes_what_the_queue_takes = check(async ({ sender, receiver }) => {
+export const a_batch_is_limited_by_the_queues_maximum_message_size = check(async ({ sender, receiver }) => {
   const batch = await sender.createMessageBatch();
   assert.equal(batch.maxSizeInBytes, 256 * 1024);
   const body = Buffer.alloc(100 * 1024);
@@ -143,8 +143,8 @@ export const an_annotated_message_keeps_every_section = check(async ({ sender, r
 
 // Scheduling
 
-export const a_scheduled_message_comes_at_its_time = check(async ({ sender, receiver }) => {
-  assert.deepEqual(await receiver.peekMessages(1), []); // the links are there before the time runs
+export const a_scheduled_message_arrives_at_its_time = check(async ({ sender, receiver }) => {
+  assert.deepEqual(await receiver.peekMessages(1), []); // opens the links before the time starts
   const due = new Date(Date.now() + 3000);
   const [number] = await sender.scheduleMessages({ body: "later" }, due);
   const [peeked] = await receiver.peekMessages(1);
@@ -171,7 +171,7 @@ export const a_message_sent_with_a_time_is_scheduled = check(async ({ sender, re
 
 // Receiving
 
-export const receiving_ends_with_what_is_there = check(async ({ sender, receiver }) => {
+export const receiving_returns_the_available_messages = check(async ({ sender, receiver }) => {
   assert.deepEqual(await receive(receiver, 10, 300), []);
   await sender.sendMessages([{ body: 1 }, { body: 2 }]);
   const began = Date.now();
@@ -187,7 +187,7 @@ export const a_drained_receiver_leaves_messages_to_others = check(async ({ bus, 
   assert.deepEqual(bodies(await receive(bus.createReceiver(queue), 1, 1000)), ["for another"]);
 });
 
-export const receive_and_delete_leaves_nothing = check(async ({ bus, queue, sender, receiver }) => {
+export const receive_and_delete_removes_messages = check(async ({ bus, queue, sender, receiver }) => {
   await sender.sendMessages([{ body: 1 }, { body: 2 }]);
   const deleting = bus.createReceiver(queue, { receiveMode: "receiveAndDelete" });
   assert.deepEqual(bodies(await receive(deleting, 1)), [1]);
@@ -195,7 +195,7 @@ export const receive_and_delete_leaves_nothing = check(async ({ bus, queue, send
   assert.deepEqual(await receiver.peekMessages(5), []);
 });
 
-export const a_subscription_completes_what_it_was_given = check(async ({ sender, receiver }) => {
+export const a_subscription_completes_handled_messages = check(async ({ sender, receiver }) => {
   await sender.sendMessages([...Array(30).keys()].map((body) => ({ body })));
   const got = [];
   const failures = [];
@@ -212,8 +212,8 @@ export const a_subscription_completes_what_it_was_given = check(async ({ sender,
   assert.deepEqual(await receiver.peekMessages(1), []);
 });
 
-export const a_subscription_abandons_what_its_handler_fails_on = check(async ({ bus, queue, sender, receiver }) => {
-  await sender.sendMessages({ body: "trouble" }); // the queue gives up after the second delivery
+export const a_subscription_abandons_messages_whose_handler_fails = check(async ({ bus, queue, sender, receiver }) => {
+  await sender.sendMessages({ body: "failing" }); // the queue dead-letters after the second delivery
   let calls = 0;
   const subscription = receiver.subscribe({
     processMessage: async () => { calls += 1; throw new Error("cannot"); },
@@ -224,7 +224,7 @@ export const a_subscription_abandons_what_its_handler_fails_on = check(async ({ 
   assert.deepEqual([calls, dead.deadLetterReason], [2, "MaxDeliveryCountExceeded"]);
 });
 
-export const an_iterator_gives_one_message_after_another = check(async ({ sender, receiver }) => {
+export const an_iterator_returns_messages_one_by_one = check(async ({ sender, receiver }) => {
   await sender.sendMessages([{ body: 1 }, { body: 2 }, { body: 3 }]);
   const got = [];
   for await (const message of receiver.getMessageIterator()) {
@@ -235,7 +235,7 @@ export const an_iterator_gives_one_message_after_another = check(async ({ sender
   assert.deepEqual(got, [1, 2, 3]);
 });
 
-export const peeking_takes_nothing = check(async ({ sender, receiver }) => {
+export const peeking_removes_no_message = check(async ({ sender, receiver }) => {
   await sender.sendMessages([...Array(5).keys()].map((body) => ({ body })));
   assert.deepEqual(bodies(await receiver.peekMessages(3)), [0, 1, 2]);
   const rest = await receiver.peekMessages(3);
@@ -246,7 +246,7 @@ export const peeking_takes_nothing = check(async ({ sender, receiver }) => {
 
 // Settling
 
-export const a_completed_message_is_gone = check(async ({ sender, receiver }) => {
+export const a_completed_message_is_removed = check(async ({ sender, receiver }) => {
   await sender.sendMessages({ body: "done" });
   const [got] = await receive(receiver, 1);
   assert.equal((await receiver.peekMessages(1)).length, 1);
@@ -255,7 +255,7 @@ export const a_completed_message_is_gone = check(async ({ sender, receiver }) =>
   await assert.rejects(receiver.completeMessage(got), /already settled|settled/i);
 });
 
-export const an_abandoned_message_comes_again_with_changed_properties = check(async ({ sender, receiver }) => {
+export const an_abandoned_message_is_delivered_again_with_changed_properties = check(async ({ sender, receiver }) => {
   await sender.sendMessages({ body: "again", applicationProperties: { kept: 1, changed: "before" } });
   const [first] = await receive(receiver, 1);
   await receiver.abandonMessage(first, { changed: "after", added: 2 });
@@ -266,7 +266,7 @@ export const an_abandoned_message_comes_again_with_changed_properties = check(as
   assert.notEqual(second.lockToken, first.lockToken);
 });
 
-export const a_deferred_message_comes_only_by_its_number = check(async ({ sender, receiver }) => {
+export const a_deferred_message_is_received_only_by_its_sequence_number = check(async ({ sender, receiver }) => {
   await sender.sendMessages([{ body: "one" }, { body: "two" }]);
   const messages = await receiveAll(receiver, 2, { keep: true });
   for (const message of messages) await receiver.deferMessage(message, { why: "not now" });
@@ -282,7 +282,7 @@ export const a_deferred_message_comes_only_by_its_number = check(async ({ sender
   await refused(receiver.receiveDeferredMessages(numbers), "MessageNotFound");
 });
 
-export const a_dead_letter_tells_its_reason = check(async ({ bus, queue, sender, receiver }) => {
+export const a_dead_letter_has_its_reason = check(async ({ bus, queue, sender, receiver }) => {
   await sender.sendMessages({ body: "bad", applicationProperties: { kept: 1 } });
   const [bad] = await receive(receiver, 1);
   const reason = { deadLetterReason: "unreadable", deadLetterErrorDescription: "not JSON" };
@@ -306,7 +306,7 @@ export const a_lock_is_renewed = check(async ({ sender, receiver }) => {
 });
 
 export const a_lock_is_renewed_while_the_handler_works = check(async ({ sender, receiver }) => {
-  await sender.sendMessages({ body: "slow" }); // the queue's lock is shorter than the work
+  await sender.sendMessages({ body: "slow" }); // the handler takes longer than the lock lasts
   const got = [];
   const failures = [];
   const subscription = receiver.subscribe({
@@ -365,9 +365,9 @@ export const a_dead_letter_is_forwarded_with_its_source = check(async ({ bus, qu
 
 // Sessions
 
-const session = (play) => check(play, { receiver: false });
+const session = (scenario) => check(scenario, { receiver: false });
 
-export const a_session_gives_only_its_messages = session(async ({ bus, queue, sender }) => {
+export const a_session_receiver_gets_only_messages_of_its_session = session(async ({ bus, queue, sender }) => {
   await sender.sendMessages([{ body: 1, sessionId: "a" }, { body: 2, sessionId: "a" }]);
   await sender.sendMessages({ body: 3, sessionId: "b" });
   const receiver = await bus.acceptSession(queue, "b");
@@ -382,14 +382,14 @@ export const a_session_gives_only_its_messages = session(async ({ bus, queue, se
   assert.deepEqual(bodies(await receiveAll(other, 2)), [1, 2]);
 });
 
-export const the_next_sessions_are_handed_out = session(async ({ bus, queue, sender }) => {
+export const accepting_the_next_session_returns_free_sessions = session(async ({ bus, queue, sender }) => {
   for (const sessionId of ["a", "b"]) await sender.sendMessages({ body: sessionId, sessionId });
   const receivers = [await bus.acceptNextSession(queue), await bus.acceptNextSession(queue)];
   assert.deepEqual(receivers.map(({ sessionId }) => sessionId), ["a", "b"]);
   for (const receiver of receivers) assert.deepEqual(bodies(await receiveAll(receiver, 1)), [receiver.sessionId]);
 });
 
-export const sessions_are_shared_out_among_workers = session(async ({ bus, queue, sender }) => {
+export const sessions_are_distributed_among_workers = session(async ({ bus, queue, sender }) => {
   const numbers = [...Array(10).keys()];
   for (const sessionId of "abcdef") await sender.sendMessages(numbers.map((body) => ({ body, sessionId })));
   const done = {};
@@ -405,7 +405,7 @@ export const sessions_are_shared_out_among_workers = session(async ({ bus, queue
   assert.deepEqual(done, Object.fromEntries([..."abcdef"].map((name) => [name, numbers])));
 });
 
-export const the_next_session_is_waited_for = session(async ({ bus, queue, sender }) => {
+export const accepting_the_next_session_waits_for_one = session(async ({ bus, queue, sender }) => {
   const accepting = bus.acceptNextSession(queue);
   await sleep(300);
   await sender.sendMessages({ body: "late", sessionId: "s" });
@@ -419,7 +419,7 @@ export const no_session_in_time_is_a_timeout = session(async ({ emulator, queue 
   await bus.close();
 });
 
-export const a_session_is_one_receivers_at_a_time = session(async ({ bus, queue, sender }) => {
+export const a_session_has_one_receiver_at_a_time = session(async ({ bus, queue, sender }) => {
   await sender.sendMessages({ body: 1, sessionId: "s" });
   const first = await bus.acceptSession(queue, "s");
   await refused(bus.acceptSession(queue, "s"), "SessionCannotBeLocked");
@@ -473,7 +473,7 @@ export const messages_of_a_session_are_settled_in_every_way = session(async ({ b
   await below.completeMessage(dead);
 });
 
-export const a_session_is_subscribed_to = session(async ({ bus, queue, sender }) => {
+export const a_subscription_receives_messages_of_a_session = session(async ({ bus, queue, sender }) => {
   await sender.sendMessages([...Array(20).keys()].map((body) => ({ body, sessionId: "s" })));
   const receiver = await bus.acceptSession(queue, "s");
   const got = [];
@@ -486,13 +486,13 @@ export const a_session_is_subscribed_to = session(async ({ bus, queue, sender })
   assert.deepEqual(got, [...Array(20).keys()]);
 });
 
-export const a_scheduled_message_of_a_session_comes_to_it = session(async ({ bus, queue, sender }) => {
+export const a_scheduled_message_arrives_in_its_session = session(async ({ bus, queue, sender }) => {
   await sender.scheduleMessages({ body: "later", sessionId: "s" }, new Date(Date.now() + 500));
   const receiver = await bus.acceptSession(queue, "s");
   assert.deepEqual(bodies(await receiveAll(receiver, 1)), ["later"]);
 });
 
-export const a_session_queue_takes_no_message_without_a_session = session(async ({ sender }) => {
+export const a_session_queue_refuses_messages_without_a_session = session(async ({ sender }) => {
   await assert.rejects(sender.sendMessages({ body: 1 }));
 });
 
@@ -506,7 +506,7 @@ export const a_wrong_queue_name_is_not_found = check(async ({ bus }) => {
   await refused(bus.acceptSession("no-such-queue", "s"), "MessagingEntityNotFound");
 });
 
-export const a_session_queue_is_not_received_from_without_a_session = check(async ({ receiver }) => {
+export const a_session_queue_refuses_receivers_without_a_session = check(async ({ receiver }) => {
   await assert.rejects(receive(receiver, 1));
 });
 
@@ -514,12 +514,12 @@ export const a_plain_queue_has_no_sessions = check(async ({ bus, queue }) => {
   await assert.rejects(bus.acceptSession(queue, "s"));
 });
 
-export const a_queue_that_takes_nothing_says_so = check(async ({ sender, receiver }) => {
+export const a_queue_with_sends_disabled_refuses_messages = check(async ({ sender, receiver }) => {
   await refused(sender.sendMessages({ body: 1 }), "MessagingEntityDisabled");
   assert.deepEqual(await receive(receiver, 1, 300), []);
 });
 
-export const a_queue_that_gives_nothing_says_so = check(async ({ sender, receiver }) => {
+export const a_queue_with_receives_disabled_refuses_receivers = check(async ({ sender, receiver }) => {
   await sender.sendMessages({ body: 1 });
   await refused(receive(receiver, 1), "MessagingEntityDisabled");
 });
@@ -529,7 +529,7 @@ export const topics_are_refused = check(async ({ bus, queue }) => {
   await assert.rejects(bus.createRuleManager(queue, "subscription").deleteRule("rule"), /subscription/i);
 });
 
-// Means
+// Helpers
 
 async function receiveAll(receiver, count, { keep = false } = {}) {
   const got = [];

@@ -1,14 +1,14 @@
-// How fast @azure/service-bus goes against the emulator: `node speed.mjs NAME COUNT`, for bench/emulator.py.
-// Prints a JSON object: messages, seconds, and the processor seconds that this process has used.
+// Measures @azure/service-bus with the emulator: `node speed.mjs NAME COUNT`, for bench/emulator.py.
+// Prints a JSON object: messages, seconds, and the processor seconds of this process.
 import { ServiceBusClient } from "@azure/service-bus";
 
-const [name, asked] = process.argv.slice(2);
-const count = Number(asked);
+const [name, requested] = process.argv.slice(2);
+const count = Number(requested);
 const QUEUE = "speed";
 const body = "x".repeat(256);
 const bus = new ServiceBusClient(process.env.BENCH_CONNECTION_STRING);
 
-async function inFlight(most, total, act) {
+async function inFlight(maximum, total, act) {
   let next = 0;
   const lane = async () => {
     while (next < total) {
@@ -16,10 +16,10 @@ async function inFlight(most, total, act) {
       await act();
     }
   };
-  await Promise.all(Array.from({ length: most }, lane));
+  await Promise.all(Array.from({ length: maximum }, lane));
 }
 
-const plays = {
+const scenarios = {
   async send_in_flight() {
     const sender = bus.createSender(QUEUE);
     await sender.sendMessages({ body });
@@ -68,5 +68,5 @@ async function timed(act) {
   return { messages: count, seconds: (performance.now() - began) / 1000, client_cpu_seconds: (user + system) / 1e6 };
 }
 
-console.log(JSON.stringify(await plays[name]()));
-process.exit(0); // the receivers' links need no goodbye here
+console.log(JSON.stringify(await scenarios[name]()));
+process.exit(0); // no need to close the links

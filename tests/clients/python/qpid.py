@@ -1,4 +1,4 @@
-"""What Qpid Proton, a plain AMQP 1.0 client, must find in the emulator: one check a function, one queue each."""
+"""Checks of Qpid Proton, a plain AMQP 1.0 client. Each public function is one check with one queue."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-# Any Python may run this, and the one that checks its types need not have Proton.
+# The type checker runs in an environment without Proton.
 proton: Any = importlib.import_module("proton")
 utils: Any = importlib.import_module("proton.utils")
 reactor: Any = importlib.import_module("proton.reactor")
 
-Words = dict[str, Any]
+ReadyLine = dict[str, Any]
 SECONDS = 10
 
 
 @contextmanager
-def _connection(emulator: Words, **options: Any) -> Iterator[Any]:
-    """A connection that has put a token for the namespace."""
+def _connection(emulator: ReadyLine, **options: Any) -> Iterator[Any]:
+    """Open a connection and put a token for the namespace."""
     endpoint = re.search(r"Endpoint=sb://([^;]*)", emulator["connection_string"])
     assert endpoint is not None
     how = {"allowed_mechs": "ANONYMOUS", "timeout": SECONDS} | options
@@ -44,19 +44,19 @@ def _signed(resource: str) -> str:
 
 
 def _put(connection: Any, token: str) -> Any:
-    """The status that a token is answered with."""
+    """Put a token; return the status of the answer."""
     properties = {"operation": "put-token", "type": "servicebus.windows.net:sastoken", "name": "sb://localhost/"}
     receiver = connection.create_receiver("$cbs", credit=1)
     sender = connection.create_sender("$cbs")
     sender.send(proton.Message(id="request", properties=properties, body=token))
     answer = receiver.receive(timeout=SECONDS)
     sender.close()
-    receiver.close()  # Proton names links by their address, and stumbles over a second one of a name
+    receiver.close()  # Proton names links by their address and allows one link of a name
     assert answer.correlation_id == "request"
     return answer.properties["status-code"]
 
 
-def a_message_keeps_its_sections(emulator: Words, queue: str) -> None:
+def a_message_keeps_its_sections(emulator: ReadyLine, queue: str) -> None:
     sent = proton.Message(
         id="m",
         correlation_id=proton.ulong(7),
@@ -79,12 +79,12 @@ def a_message_keeps_its_sections(emulator: Words, queue: str) -> None:
     assert got.annotations["x-opt-sequence-number"] > 0
 
 
-def a_wrong_token_is_refused(emulator: Words, _: str) -> None:
+def a_wrong_token_is_refused(emulator: ReadyLine, _: str) -> None:
     with _connection(emulator) as connection:
         assert _put(connection, _signed("sb://localhost/").replace("sig=", "sig=AA")) == 401
 
 
-def every_outcome_does_what_amqp_says(emulator: Words, queue: str) -> None:
+def every_outcome_has_its_amqp_effect(emulator: ReadyLine, queue: str) -> None:
     with _connection(emulator) as connection:
         sender = connection.create_sender(queue)
         for name in ("accept", "release", "fail", "reject"):
@@ -98,13 +98,13 @@ def every_outcome_does_what_amqp_says(emulator: Words, queue: str) -> None:
         }
         for _ in range(4):
             settle[receiver.receive(timeout=SECONDS).body]()
-        receiver.close()  # Proton names links by their address, and stumbles over a second one of a name
+        receiver.close()  # Proton names links by their address and allows one link of a name
         again = {one.body: one.delivery_count for one in _received(connection, queue, 2)}
         assert again == {"release": 0, "fail": 1}
         assert [one.body for one in _received(connection, f"{queue}/$deadletterqueue", 1)] == ["reject"]
 
 
-def a_drain_uses_up_the_credit(emulator: Words, queue: str) -> None:
+def a_drain_uses_up_the_credit(emulator: ReadyLine, queue: str) -> None:
     with _connection(emulator) as connection:
         sender = connection.create_sender(queue)
         sender.send(proton.Message(body=1))
@@ -112,7 +112,7 @@ def a_drain_uses_up_the_credit(emulator: Words, queue: str) -> None:
         receiver.link.drain(10)
         connection.wait(lambda: not receiver.link.draining(), timeout=SECONDS)
         assert receiver.link.credit == 0
-        assert receiver.fetcher.pop().body == 1  # `receive` would give credit of its own
+        assert receiver.fetcher.pop().body == 1  # `receive` would grant credit
         receiver.accept()
         sender.send(proton.Message(body=2))
         other = connection.create_receiver(queue, credit=1, name="other")
@@ -120,7 +120,7 @@ def a_drain_uses_up_the_credit(emulator: Words, queue: str) -> None:
         assert not receiver.fetcher.has_message
 
 
-def a_large_message_arrives_in_small_frames(emulator: Words, queue: str) -> None:
+def a_large_message_arrives_in_small_frames(emulator: ReadyLine, queue: str) -> None:
     body = "ä" * 100_000
     with _connection(emulator, max_frame_size=512) as connection:
         connection.create_sender(queue).send(proton.Message(body=body))
@@ -128,7 +128,7 @@ def a_large_message_arrives_in_small_frames(emulator: Words, queue: str) -> None
     assert got.body == body
 
 
-def receive_and_delete_settles_what_it_sends(emulator: Words, queue: str) -> None:
+def receive_and_delete_settles_what_it_sends(emulator: ReadyLine, queue: str) -> None:
     with _connection(emulator) as connection:
         connection.create_sender(queue).send(proton.Message(body=1))
         receiver = connection.create_receiver(queue, credit=1, options=reactor.AtMostOnce())
@@ -139,14 +139,14 @@ def receive_and_delete_settles_what_it_sends(emulator: Words, queue: str) -> Non
         _raised(proton.Timeout, lambda: empty.receive(timeout=0.3))
 
 
-def a_link_to_nowhere_is_refused(emulator: Words, _: str) -> None:
+def a_link_to_an_unknown_queue_is_refused(emulator: ReadyLine, _: str) -> None:
     with _connection(emulator) as connection:
         for create in (connection.create_sender, connection.create_receiver):
             refusal = _raised(utils.LinkDetached, partial(create, "no-such-queue"))
             assert refusal.condition == "amqp:not-found", refusal
 
 
-def a_message_over_the_limit_is_rejected(emulator: Words, queue: str) -> None:
+def a_message_over_the_limit_is_rejected(emulator: ReadyLine, queue: str) -> None:
     with _connection(emulator) as connection:
         sender = connection.create_sender(queue)
         refusal = _raised(utils.SendException, lambda: sender.send(proton.Message(body="x" * 300_000)))

@@ -1,8 +1,8 @@
-"""Runs a module's checks, or only some, all at once, and prints what became of each as a line of JSON.
+"""Run the checks of a module, or only some, all at once; print each result as a line of JSON.
 
-`python run.py MODULE [NAME…]`. A check is a public function; it gets the running emulator's words (environment variable
-EMULATOR, what it prints after `ready`) and a queue named like the check. Whichever Python runs it needs nothing but
-what the module imports.
+`python run.py MODULE [NAME…]`. A check is a public function. It gets the ready line of the emulator (environment
+variable EMULATOR) and the name of its queue, which is the name of the check. The script itself needs only the standard
+library, so that any Python can run it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from typing import Any
 
 
 def outcome(name: str, check: Callable[[dict[str, Any], str], Any]) -> str:
-    """The line for one check."""
+    """Run a check; return its line."""
     error = None
     try:
-        done = check(json.loads(os.environ["EMULATOR"]), name)
-        if inspect.isawaitable(done):
-            asyncio.run(_finish(done))
-    except Exception:  # noqa: BLE001 - whatever a stranger's library raises is the outcome
+        result = check(json.loads(os.environ["EMULATOR"]), name)
+        if inspect.isawaitable(result):
+            asyncio.run(_finish(result))
+    except Exception:  # noqa: BLE001 - any exception of the client is the result
         error = traceback.format_exc()
     return json.dumps({"name": name, "error": error})
 
 
-async def _finish(done: Any) -> None:
-    await done
+async def _finish(result: Any) -> None:
+    await result
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     }
     with ThreadPoolExecutor(len(checks)) as threads:
         for line in threads.map(outcome, checks.keys(), checks.values()):
-            print(line, flush=True)  # noqa: T201 - its one purpose
+            print(line, flush=True)  # noqa: T201 - the output of the script
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What any version of azure-servicebus must find in the emulator: one check a function, one queue each (see run.py).
+"""Checks of any version of azure-servicebus. Each public function is one check with one queue (see run.py).
 
-With UAMQP=amqps or UAMQP=wss the SDK goes over its old transport, the library uamqp, which speaks nothing but TLS.
+With UAMQP=amqps or UAMQP=wss the SDK uses its old transport, the library uamqp, which requires TLS.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from azure.servicebus import aio as asynchronous
 from azure.servicebus.exceptions import ServiceBusAuthenticationError
 
 WAIT = 5
-Words = dict[str, Any]
+ReadyLine = dict[str, Any]
 
 
-def _how_to_connect(emulator: Words) -> Words:
+def _client_arguments(emulator: ReadyLine) -> ReadyLine:
     over = os.environ.get("UAMQP")
     if over is None:
         return {"conn_str": emulator["connection_string"], "retry_total": 0}
     address = emulator[f"{over}_url"].removesuffix("/$servicebus/websocket")
     return {
-        # As the cloud's are: the emulator's flag means plain TCP, which uamqp does not speak.
+        # The emulator's flag selects plain TCP, which uamqp does not support.
         "conn_str": emulator["connection_string"].replace("UseDevelopmentEmulator=true;", ""),
         "retry_total": 0,
         "uamqp_transport": True,
         "transport_type": TransportType.AmqpOverWebsocket if over == "wss" else TransportType.Amqp,
-        "custom_endpoint_address": address,  # it would drop the port of the connection string
+        "custom_endpoint_address": address,  # uamqp ignores the port of the connection string
         "connection_verify": emulator["ca_certificate"],
     }
 
 
-def _client(emulator: Words) -> ServiceBusClient:
-    return ServiceBusClient.from_connection_string(**_how_to_connect(emulator))
+def _client(emulator: ReadyLine) -> ServiceBusClient:
+    return ServiceBusClient.from_connection_string(**_client_arguments(emulator))
 
 
-def _asynchronous_client(emulator: Words) -> asynchronous.ServiceBusClient:
-    return asynchronous.ServiceBusClient.from_connection_string(**_how_to_connect(emulator))
+def _asynchronous_client(emulator: ReadyLine) -> asynchronous.ServiceBusClient:
+    return asynchronous.ServiceBusClient.from_connection_string(**_client_arguments(emulator))
 
 
-def every_settlement_does_what_it_says(emulator: Words, queue: str) -> None:
+def every_settlement_has_its_effect(emulator: ReadyLine, queue: str) -> None:
     with _client(emulator) as client:
         with client.get_queue_sender(queue) as sender:
             sender.send_messages(ServiceBusMessage("complete", application_properties={"n": 1}, message_id="m"))
@@ -79,7 +79,7 @@ def every_settlement_does_what_it_says(emulator: Words, queue: str) -> None:
             below.complete_message(dead)
 
 
-def messages_are_scheduled_cancelled_and_deleted(emulator: Words, queue: str) -> None:
+def messages_are_scheduled_cancelled_and_deleted(emulator: ReadyLine, queue: str) -> None:
     with (
         _client(emulator) as client,
         client.get_queue_sender(queue) as sender,
@@ -98,7 +98,7 @@ def _in(seconds: float) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
-def a_lock_is_renewed(emulator: Words, queue: str) -> None:
+def a_lock_is_renewed(emulator: ReadyLine, queue: str) -> None:
     with _client(emulator) as client:
         with client.get_queue_sender(queue) as sender:
             sender.send_messages(ServiceBusMessage("slow"))
@@ -110,7 +110,7 @@ def a_lock_is_renewed(emulator: Words, queue: str) -> None:
             receiver.complete_message(got)
 
 
-def a_session_is_ones_own(emulator: Words, queue: str) -> None:
+def a_session_has_one_receiver(emulator: ReadyLine, queue: str) -> None:
     with _client(emulator) as client:
         with client.get_queue_sender(queue) as sender:
             for name in ("a", "b"):
@@ -130,17 +130,17 @@ def a_session_is_ones_own(emulator: Words, queue: str) -> None:
             assert [str(one) for one in _receive(receiver, 1)] == ["of a"]
 
 
-def a_wrong_queue_name_is_not_found(emulator: Words, _: str) -> None:
+def a_wrong_queue_name_is_not_found(emulator: ReadyLine, _: str) -> None:
     with _client(emulator) as client:
         try:
             with client.get_queue_sender("no-such-queue") as sender:
                 sender.send_messages(ServiceBusMessage("lost"))
         except ServiceBusAuthenticationError:
-            return  # the service takes no token for what is not there
+            return  # the service refuses tokens for a missing queue
     raise AssertionError("it was sent")
 
 
-async def settled_with_asyncio(emulator: Words, queue: str) -> None:
+async def messages_are_settled_with_asyncio(emulator: ReadyLine, queue: str) -> None:
     async with _asynchronous_client(emulator) as client:
         async with client.get_queue_sender(queue) as sender:
             await sender.send_messages([ServiceBusMessage(name) for name in ("complete", "abandon", "dead-letter")])
@@ -158,7 +158,7 @@ async def settled_with_asyncio(emulator: Words, queue: str) -> None:
             await below.complete_message(dead)
 
 
-async def a_session_with_asyncio(emulator: Words, queue: str) -> None:
+async def a_session_is_received_with_asyncio(emulator: ReadyLine, queue: str) -> None:
     async with _asynchronous_client(emulator) as client:
         async with client.get_queue_sender(queue) as sender:
             await sender.send_messages(ServiceBusMessage("of s", session_id="s"))
