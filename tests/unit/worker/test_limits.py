@@ -277,7 +277,7 @@ def test_a_half_open_breaker_lets_one_call_through_and_opens_for_longer_if_it_fa
     clock.advance(30)
     for seconds in (60, 100, 100):
         assert limiter.try_enter("f", "probe") is None
-        assert limiter.try_enter("f", "elsewhere") is not None
+        assert limiter.try_enter("f", "absent") is not None
         limiter.leave("f", health=FlowHealth.UNHEALTHY, until=None, ticket="probe")
         clock.advance(seconds - 0.1)
         assert refused(limiter, "probe").code == "flow_circuit_open"
@@ -387,7 +387,7 @@ def test_a_ticket_that_never_returns_is_forgotten(clock: Clock) -> None:
 def test_a_ticket_overtaken_by_later_ones_is_forgotten(clock: Clock) -> None:
     limiter = one_flow(clock, replace(LIMITS, max_in_flight=1))
     assert limiter.try_enter("f", "call") is None
-    refused(limiter, "elsewhere")
+    refused(limiter, "absent")
     later = refused(limiter, "here").until
     limiter.leave("f", health=FlowHealth.HEALTHY, until=None)
     clock.advance_to(later)
@@ -634,8 +634,8 @@ class Answered:
 @dataclass
 class Request:
     ticket: str
-    elsewhere: bool
-    """Once postponed, another replica takes it."""
+    goes_to_replica: bool
+    """Once postponed, the request is received by another replica."""
     owed_since: datetime | None = None
     called: bool = False
     trips: int = 0
@@ -665,8 +665,8 @@ class Simulation:
         self._order = itertools.count()
         self._late = itertools.cycle(self.late)
 
-    def arrive(self, seconds: float, *, elsewhere: bool) -> None:
-        request = Request(f"r{len(self.requests)}", elsewhere)
+    def arrive(self, seconds: float, *, goes_to_replica: bool) -> None:
+        request = Request(f"r{len(self.requests)}", goes_to_replica)
         self.requests.append(request)
         self._at(START + timedelta(seconds=seconds), lambda: self._ask(request))
 
@@ -687,7 +687,7 @@ class Simulation:
         assert postponement.until > self.clock.now
         request.trips += 1
         assert request.trips < 200, "starved"
-        if not request.elsewhere:
+        if not request.goes_to_replica:
             request.owed_since = request.owed_since or postponement.until
             self._at(postponement.until + timedelta(seconds=next(self._late)), lambda: self._ask(request))
 
@@ -758,7 +758,7 @@ def test_limits_and_turns_hold_and_no_request_starves(
     limits: FlowLimits, answers: list[Answered], arrivals: list[tuple[float, bool]], late: list[float]
 ) -> None:
     simulation = Simulation(limits, answers, late)
-    for seconds, elsewhere in arrivals:
-        simulation.arrive(seconds, elsewhere=elsewhere)
+    for seconds, goes_to_replica in arrivals:
+        simulation.arrive(seconds, goes_to_replica=goes_to_replica)
     simulation.run()
-    assert all(request.called or request.elsewhere for request in simulation.requests)
+    assert all(request.called or request.goes_to_replica for request in simulation.requests)

@@ -14,6 +14,8 @@ State = Literal["leased", "waiting", "released", "concluded"]
 `released`: no worker holds a lease and nothing is decided. `concluded`: the request has its result.
 """
 
+StepKind = Literal["call", "poll"]
+
 
 @dataclass(frozen=True, slots=True)
 class JobKey:
@@ -34,7 +36,7 @@ class NextStep:
 
     number: int
     """The number of the continuation that takes the step."""
-    kind: Literal["call", "poll"]
+    kind: StepKind
     due: datetime
     calls: int
     """The number of flow calls made so far."""

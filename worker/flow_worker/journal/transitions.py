@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, assert_never
 
 from flow_contracts.result import FlowResult
-from flow_worker.journal.entry import Entry, JobKey, LeaseHolder, NextStep
+from flow_worker.journal.entry import Entry, JobKey, LeaseHolder, NextStep, StepKind
 from flow_worker.journal.history import Event, EventKind, with_event
 from flow_worker.journal.port import Busy, Concluded, Conflict, Waiting
+
+_WAITS: Mapping[StepKind, EventKind] = {"call": "waits to call", "poll": "waits to poll"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +54,16 @@ def acquire(
         return Conflict()
     if entry.result is not None:
         return Concluded(entry.result, published=entry.published_for == job.origin)
-    if entry.state == "leased" and entry.holder is not None:
-        return _acquire_leased(entry, entry.holder, job, request, rules)
-    if entry.state == "waiting" and entry.step is not None:
-        return _acquire_waiting(entry, entry.step, job, request, rules)
-    return _granted(entry, job, request, rules, interrupted=entry.call_lost)
+    match entry.state:
+        case "leased" if entry.holder is not None:
+            return _acquire_leased(entry, entry.holder, job, request, rules)
+        case "waiting" if entry.step is not None:
+            return _acquire_waiting(entry, entry.step, job, request, rules)
+        case "leased" | "waiting" | "released" | "concluded":
+            # Normally "released". An entry without the holder, step or result of its state is free too.
+            return _granted(entry, job, request, rules, interrupted=entry.call_lost)
+        case _:
+            assert_never(entry.state)
 
 
 def _acquire_leased(
@@ -123,7 +131,7 @@ def schedule(
     entry = _if_still_leased(live(current, now), leased)
     if entry is None:
         return None
-    event = Event(now, "waits to call" if step.kind == "call" else "waits to poll", step.number, _reason(step))
+    event = Event(now, _WAITS[step.kind], step.number, _reason(step))
     expires, calls = max(now, step.due) + rules.retention, max(entry.calls, step.calls)
     return _changed(entry, event, expires, state="waiting", calls=calls, holder=None, step=step)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from flow_worker.flows.limits.backoff import Backoff
+from flow_worker.flows.limits.growing_pause import GrowingPause
 
 
 class CircuitBreaker:
@@ -17,28 +17,28 @@ class CircuitBreaker:
 
     def __init__(self, max_failures: int, open_seconds: float, max_open_seconds: float) -> None:
         self._max_failures = max_failures
-        self._backoff = Backoff(open_seconds, max(open_seconds, max_open_seconds))
+        self._pause = GrowingPause(open_seconds, max(open_seconds, max_open_seconds))
         self.failures_in_a_row = 0
 
     @property
     def open_until(self) -> datetime:
         """The end of the latest opening."""
-        return self._backoff.until
+        return self._pause.until
 
     @property
     def has_opened(self) -> bool:
         """Whether the breaker opened since the last success: it is open or half-open."""
-        return self._backoff.repetitions > 0
+        return self._pause.repetitions > 0
 
     def record_success(self) -> None:
         """Close the breaker."""
         self.failures_in_a_row = 0
-        self._backoff.reset()
+        self._pause.reset()
 
     def record_failure(self, now: datetime) -> bool:
         """Count a failure. Return whether it opened the breaker."""
         self.failures_in_a_row += 1
         if self.failures_in_a_row < self._max_failures:
             return False
-        self._backoff.begin(now)
+        self._pause.begin(now)
         return True

@@ -1,4 +1,4 @@
-"""Computes pauses that double with each repetition."""
+"""A pause that doubles with each repetition."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from flow_worker.backoff import ExponentialBackoff
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
-class Backoff:
-    """A pause that ends at `until`. Each one is twice as long as the one before, from `first` to `longest` seconds.
+class GrowingPause:
+    """A pause that ends at `until`. Each pause is twice as long as the one before, from `first` to `longest` seconds.
 
     `jitter` is the fraction of its length by which a pause may be shorter or longer. `reset` starts over at `first`.
     """
