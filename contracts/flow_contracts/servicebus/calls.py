@@ -87,18 +87,16 @@ def _refusal(error: ServiceBusAuthenticationError | ServiceBusAuthorizationError
 
 
 async def receive_batch(
-    sdk: ServiceBusReceiver, max_messages: int, deadlines: Deadlines, *, wait_seconds: float | None = None
+    sdk: ServiceBusReceiver, max_messages: int, deadlines: Deadlines
 ) -> list[ServiceBusReceivedMessage]:
-    """Receive up to `max_messages`; the list is empty if no message came within `wait_seconds`.
-
-    `wait_seconds` is `receive_wait_seconds` by default.
+    """Receive up to `max_messages`; the list is empty if no message came within `receive_wait_seconds`.
 
     Raises `ServiceBusFailure`, and `Undecodable` if the link is dead: where the SDK's decoder raises `ValueError`, the
     SDK takes that for the end of the wait, and answers every later receive at once with an empty list. A caller that
     kept polling such a link would never receive again and would spin.
     """
     began = time.monotonic()
-    wait = deadlines.receive_wait_seconds if wait_seconds is None else wait_seconds
+    wait = deadlines.receive_wait_seconds
     receiving = sdk.receive_messages(max_message_count=max_messages, max_wait_time=wait)
     messages = await bounded(receiving, wait + deadlines.settle_seconds, "receive")
     if not messages and time.monotonic() - began < wait / 2:

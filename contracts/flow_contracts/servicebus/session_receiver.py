@@ -10,7 +10,7 @@ from typing import TypeVar
 from azure.servicebus.aio import ServiceBusReceiver
 
 from flow_contracts.message import ReceivedMessage
-from flow_contracts.servicebus.calls import bounded, receive_batch
+from flow_contracts.servicebus.calls import bounded
 from flow_contracts.servicebus.conversion import from_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import LockLost, ServiceBusUnavailable
@@ -53,7 +53,10 @@ class SessionReceiver:
 
     async def receive(self, wait_seconds: float) -> Delivery | None:
         """The next message, None if no message came within `wait_seconds`."""
-        messages = await receive_batch(self._sdk, 1, self._deadlines, wait_seconds=wait_seconds)
+        # Not `receive_batch`, which gives up a link at an undecodable message: in a session the same message would come
+        # first again on the next link, and the results behind it would never arrive.
+        receiving = self._sdk.receive_messages(max_message_count=1, max_wait_time=wait_seconds)
+        messages = await bounded(receiving, wait_seconds + self._deadlines.settle_seconds, "receive")
         return Delivery(from_sdk(messages[0]), messages[0]) if messages else None
 
     async def complete(self, delivery: Delivery) -> None:
