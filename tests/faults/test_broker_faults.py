@@ -134,5 +134,5 @@ async def test_the_worker_names_a_missing_queue_and_waits_for_it(
 async def until_called(system: System, flow: str) -> None:
     """Wait until the flow has seen a call."""
     async with asyncio.timeout(WAIT):
-        while not await system.calls(flow):  # noqa: ASYNC110 - the flow is another program: it can only be asked
+        while not await system.calls(flow):  # noqa: ASYNC110 - the flow is another program and has no event to wait for
             await asyncio.sleep(0.02)

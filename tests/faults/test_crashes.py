@@ -1,7 +1,7 @@
 """The worker is killed at each point of the journey; the guarantees for calls and results still hold.
 
 For each point and each journal, a worker that dies there takes one request for a flow that is idempotent and one for a
-flow that is not; a second worker takes over. All of it runs side by side, once, and the tests look at what came of it.
+flow that is not; a second worker takes over. All scenarios run side by side, once; the tests check the endings.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ async def test_without_keys_or_token_a_request_waits_and_is_neither_run_nor_deni
         assert await system.calls("create-quote") == []
         await system.put(place, {"faults": []})
         if place == "issuer":
-            return  # keys are asked for again after a pause of their own; see the keys' tests
+            return  # the worker fetches keys again only after a pause; see the tests of the keys
         assert outcome(await client.wait(sent, WAIT)) == ("succeeded", None)
     assert len(await system.calls("create-quote")) == 1
 

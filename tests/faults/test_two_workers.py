@@ -29,7 +29,7 @@ async def _play(monkeypatch: pytest.MonkeyPatch, journal: JsonObject) -> None:
     async with running_system(monkeypatch, short_lock(5)) as system:
         system.flows["create-quote"] = {
             "timeout_seconds": 3
-        }  # a lease is as long, and a lost lock is waited out for it
+        }  # a lease lasts as long, and after a lost lock the second worker waits for its end
         await system.put("flows/create-quote", {"delay_seconds": 0.3, "input_schema": None})
         queues = [{"name": "flow-requests", "lanes": 4}]
         settings = system.settings(journal=journal | {"lease_margin_seconds": 1}, request_queues=queues)

@@ -42,11 +42,11 @@ class KnownSenders:
 
     instead: Exception | None = None
     principal: Principal = ADA
-    asked_at: list[datetime] = field(default_factory=list)
+    enqueue_times: list[datetime] = field(default_factory=list)
 
     async def authenticate(self, evidence: Evidence) -> ProvenSender:
         claim = evidence.claim
-        self.asked_at.append(evidence.enqueued_at)
+        self.enqueue_times.append(evidence.enqueued_at)
         if self.instead:
             raise self.instead
         if claim is None or claim.get_secret_value() != CLAIM:
@@ -59,7 +59,7 @@ class ScriptedFlow:
     """A caller with scripted answers, which records its calls. Without an answer, the call never ends."""
 
     answer: Answer | Exception | None = None
-    token_trouble: Exception | None = None
+    token_error: Exception | None = None
     answers: list[Answer | Exception] = field(default_factory=list)
     """The answers to the first calls, in order; `answer` answers all further ones."""
     polls: list[str] = field(default_factory=list)
@@ -67,8 +67,8 @@ class ScriptedFlow:
     called: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def token(self, *, fresh: bool = False) -> str:
-        if self.token_trouble:
-            raise self.token_trouble
+        if self.token_error:
+            raise self.token_error
         return "fresh bearer" if fresh else "bearer"
 
     async def invoke(

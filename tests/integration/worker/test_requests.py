@@ -51,7 +51,7 @@ async def test_a_request_runs_its_flow_and_its_result_comes_back(system: System,
 
 
 async def test_each_kind_of_request_ends_with_its_status_and_code(system: System, background: Background) -> None:
-    asked = {
+    sent = {
         "nobody": await background.submit("create-quote", QUOTE),
         "no role": await background.submit("create-quote", QUOTE, claim=system.claim("Other.Role")),
         "forged": await background.submit("create-quote", QUOTE, claim=system.claim(forged=True)),
@@ -64,7 +64,7 @@ async def test_each_kind_of_request_ends_with_its_status_and_code(system: System
         "no response": await background.submit("notify-team", claim=system.claim()),
         "broken": await background.submit("broken-approval", claim=system.claim()),
     }
-    ended = {name: outcome(await background.wait(sent, WAIT)) for name, sent in asked.items()}
+    ended = {name: outcome(await background.wait(one, WAIT)) for name, one in sent.items()}
     assert ended == {
         "nobody": ("refused", "claim_missing"),
         "no role": ("refused", "role_missing"),
@@ -120,11 +120,11 @@ async def test_claims_and_tokens_appear_in_no_log_result_or_dead_letter(
     events = {getattr(record, "event", None) for record in caplog.records}
     assert {"request.completed", "request.dead_lettered"} <= events  # something was logged that could have leaked
     kept = "".join(one.reason + one.description for one in dead)
-    said = caplog.text + "".join(result.model_dump_json() for result in results) + kept
+    texts = caplog.text + "".join(result.model_dump_json() for result in results) + kept
     for claim in claims:
-        assert claim not in said
-        assert claim.split(".")[2] not in said
-    assert "eyJ" not in said  # no other token either: every JSON web token begins so
+        assert claim not in texts
+        assert claim.split(".")[2] not in texts
+    assert "eyJ" not in texts  # no other token either: every JSON web token begins so
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,14 @@ class Tokens:
     """An authority that accepts every claim and proves the principal that the test sets."""
 
     def __init__(
-        self, principal: Principal, trouble: Exception | None = None, claims: Mapping[str, JsonValue] | None = None
+        self, principal: Principal, error: Exception | None = None, claims: Mapping[str, JsonValue] | None = None
     ) -> None:
         self._proven = ProvenSender(principal, claims or {})
-        self._trouble = trouble
+        self._error = error
 
     async def authenticate(self, evidence: Evidence) -> ProvenSender:
-        if self._trouble is not None:
-            raise self._trouble
+        if self._error is not None:
+            raise self._error
         return self._proven
 
 
@@ -79,9 +79,9 @@ def audit(caplog: pytest.LogCaptureFixture) -> list[dict[str, JsonValue]]:
     return [vars(record) for record in caplog.records if record.name == "flow_worker.audit"]
 
 
-async def refusal_code(of: Admission, asked: Job) -> str:
+async def refusal_code(of: Admission, requested: Job) -> str:
     with pytest.raises(Refused) as refusal:
-        await of.authorize(await of.authenticate(asked))
+        await of.authorize(await of.authenticate(requested))
     return refusal.value.code
 
 
@@ -113,7 +113,7 @@ async def test_an_allowed_request_is_one_audit_line_with_sender_and_flow(caplog:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "asked", "code"),
+    ("tokens", "requested", "code"),
     [
         (Tokens(USER, Refused("claim_expired", "no")), job(), "claim_expired"),
         (Tokens(APP), job(), "role_missing"),
@@ -124,10 +124,10 @@ async def test_an_allowed_request_is_one_audit_line_with_sender_and_flow(caplog:
     ],
 )
 async def test_a_refused_request_is_one_audit_line_with_its_code(
-    tokens: Tokens, asked: Job, code: str, caplog: pytest.LogCaptureFixture
+    tokens: Tokens, requested: Job, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "flow_worker.audit")
-    assert await refusal_code(admission(tokens), asked) == code
+    assert await refusal_code(admission(tokens), requested) == code
     [line] = audit(caplog)
     assert line["event"] == "access.refused"
     fields = line["fields"]
@@ -136,11 +136,11 @@ async def test_a_refused_request_is_one_audit_line_with_its_code(
 
 
 @pytest.mark.parametrize(
-    "asked", [job(on_behalf_of=ADA), job("bound"), job("private")], ids=["for another", "not bound", "denied"]
+    "requested", [job(on_behalf_of=ADA), job("bound"), job("private")], ids=["for another", "not bound", "denied"]
 )
-async def test_a_refusal_of_a_proven_sender_names_the_sender(asked: Job, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refusal_of_a_proven_sender_names_the_sender(requested: Job, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flow_worker.audit")
-    await refusal_code(admission(Tokens(USER)), asked)
+    await refusal_code(admission(Tokens(USER)), requested)
     [line] = audit(caplog)
     assert isinstance(line["fields"], dict)
     assert line["fields"]["caller"] == USER.oid
@@ -189,8 +189,8 @@ async def test_a_claim_that_is_unbound_or_bound_to_another_request_is_refused(cl
 async def test_a_claim_bound_to_a_digest_does_not_admit_another_input_under_that_message_id() -> None:
     """Otherwise a thief of the claim could send any input, with the digest as message ID."""
     stolen = request_digest("bound", {"customer": "Contoso", "amount": 1}, None)
-    asked = job("bound").model_copy(update={"message_id": stolen})
-    assert await refusal_code(admission(Tokens(USER, claims={"nonce": stolen})), asked) == "claim_not_bound"
+    requested = job("bound").model_copy(update={"message_id": stolen})
+    assert await refusal_code(admission(Tokens(USER, claims={"nonce": stolen})), requested) == "claim_not_bound"
 
 
 async def test_a_flow_without_bind_claim_accepts_any_claim() -> None:

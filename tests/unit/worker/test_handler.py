@@ -69,7 +69,7 @@ async def test_correlation_and_session_default_to_the_message_id(worker: Worker)
 async def test_the_claim_must_be_valid_at_the_brokers_enqueue_time(worker: Worker) -> None:
     senders = KnownSenders()
     await worker.take(request(), ScriptedFlow(answered(200)), senders)
-    assert senders.asked_at == [NOW - timedelta(seconds=3)]
+    assert senders.enqueue_times == [NOW - timedelta(seconds=3)]
 
 
 @pytest.mark.parametrize(
@@ -290,22 +290,22 @@ async def test_a_run_whose_polls_all_fail_is_unknown_and_names_its_run_id(worker
 async def test_during_an_outage_of_keys_or_tokens_a_request_waits_and_is_neither_run_nor_denied(
     worker: Worker, where: str
 ) -> None:
-    trouble = TemporarilyUnavailable("keys_unavailable", "the keys cannot be had")
-    flow = ScriptedFlow(answered(200), token_trouble=trouble if where == "token" else None)
-    senders = KnownSenders(instead=trouble if where == "keys" else None)
+    outage = TemporarilyUnavailable("keys_unavailable", "the keys are unavailable")
+    flow = ScriptedFlow(answered(200), token_error=outage if where == "token" else None)
+    senders = KnownSenders(instead=outage if where == "keys" else None)
     outcome = await worker.take(request(), flow, senders)
     assert isinstance(outcome, Continue)
     assert outcome.continuation.code == "keys_unavailable"
     assert flow.calls == []
-    flow.token_trouble = None
+    flow.token_error = None
     known = KnownSenders()
     assert reply_of(await worker.resume(outcome, flow, known)).result.status is Status.SUCCEEDED
     if where == "keys":  # the claim is judged then as it would have been at first
-        assert known.asked_at == [NOW - timedelta(seconds=3)]
+        assert known.enqueue_times == [NOW - timedelta(seconds=3)]
 
 
 async def test_after_too_long_an_outage_a_request_fails_and_is_dead_lettered(worker: Worker) -> None:
-    senders = KnownSenders(instead=TemporarilyUnavailable("keys_unavailable", "the keys cannot be had"))
+    senders = KnownSenders(instead=TemporarilyUnavailable("keys_unavailable", "the keys are unavailable"))
     outcome = await worker.take(request(enqueued_at=NOW - timedelta(seconds=601)), ScriptedFlow(), senders)
     assert isinstance(outcome, DeadLetter)
     assert outcome.reply is not None

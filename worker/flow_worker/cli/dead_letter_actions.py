@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
 
 from pydantic import JsonValue
@@ -20,6 +20,7 @@ from flow_contracts.servicebus import (
     ServiceBus,
     ServiceBusFailure,
 )
+from flow_worker import clock
 from flow_worker.cli.dead_letter_view import Letter, Unreadable, obstacle_of, read
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.job import Job
@@ -72,7 +73,7 @@ def replay(bus: ServiceBus, continuations: str, readers: Mapping[str, Reader]) -
             raise Left(str(error)) from None
         if (obstacle := obstacle_of(job)) is not None:
             raise Left(obstacle)
-        again = anew(job, letter.queue, letter.sequence_number, datetime.now(UTC))
+        again = anew(job, letter.queue, letter.sequence_number, clock.now())
         try:
             await bus.send(continuations, again.to_message())
         except MessageTooLarge:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import assert_never
 
+from flow_worker import clock
 from flow_worker.journal.port import Journal
 from flow_worker.journal.sqlite import SqliteStore
 from flow_worker.journal.store import Store
@@ -15,13 +16,9 @@ from flow_worker.journal.transitions import RetentionRules
 from flow_worker.settings import JournalSettings
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 @asynccontextmanager
 async def open_journal(
-    settings: JournalSettings, *, client_id: str | None = None, now: Callable[[], datetime] = _utc_now
+    settings: JournalSettings, *, client_id: str | None = None, now: Callable[[], datetime] = clock.now
 ) -> AsyncIterator[Journal]:
     """Open the journal of the settings; close it at the end of the context.
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import assert_never
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import InvalidRequest, Unanswerable
@@ -138,7 +139,7 @@ class Handler:
     @asynccontextmanager
     async def _place(self, job: Job, queue: str) -> AsyncIterator[_Place]:
         """Hold a place among the flow's calls in flight during the block, if the flow's limits allow one."""
-        key = job.flow if job.kind == "call" else status_poll_key(job.flow)
+        key = _limit_key(job)
         place = _Place(await self._limiter.enter(key, job.origin, queue))
         try:
             yield place
@@ -147,9 +148,13 @@ class Handler:
                 self._limiter.leave(key, job.origin, queue, health=place.health, until=place.not_before)
 
     async def _verdict(self, leased: LeasedJob, flow: Flow, token: str) -> Verdict:
-        if leased.job.kind == "poll":
-            return await self._poll(leased.job, flow, token)
-        return await self._call(leased, flow, token)
+        match leased.job.kind:
+            case "call":
+                return await self._call(leased, flow, token)
+            case "poll":
+                return await self._poll(leased.job, flow, token)
+            case _:
+                assert_never(leased.job.kind)
 
     async def _call(self, leased: LeasedJob, flow: Flow, token: str) -> Verdict:
         """Call the flow. From here on the flow may run, so every failure becomes a verdict instead of an exception."""
@@ -186,3 +191,14 @@ class Handler:
             log(_log, logging.ERROR, "call.internal_error", "An internal error ended a status poll.")
             response = _POLL_INTERNAL_ERROR
         return judge_poll(response, flow, status_url=status_url, now=self._now(), fresh_token=job.fresh_token)
+
+
+def _limit_key(job: Job) -> str:
+    """Return the key of the limits that apply: status polls have limits apart from those of the calls."""
+    match job.kind:
+        case "call":
+            return job.flow
+        case "poll":
+            return status_poll_key(job.flow)
+        case _:
+            assert_never(job.kind)
