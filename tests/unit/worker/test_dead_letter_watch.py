@@ -104,6 +104,9 @@ async def test_a_dead_letter_whose_continuation_does_not_fit_is_answered_once_an
     await watch.answer_all()
     assert len(bus.sent) == 1
     assert bus.peeked_from == [0, 8]
+    worker.clock.now += timedelta(hours=2)  # the journalled step is overdue by then
+    await watch_of(worker, bus).answer_all()  # the next worker begins with the first dead letter
+    assert len(bus.sent) == 1
 
 
 async def test_a_dead_letter_with_a_journalled_step_has_its_continuation_scheduled(worker: Worker) -> None:

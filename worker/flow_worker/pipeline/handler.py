@@ -15,7 +15,7 @@ from typing import assert_never
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import InvalidRequest, Unanswerable
-from flow_contracts.result import FlowError, Status
+from flow_contracts.result import FlowError, FlowResult, Status
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
 from flow_worker.flows.invoker import Answer
 from flow_worker.flows.limits import CallLimiter, Postponement, status_poll_key
@@ -131,6 +131,10 @@ class Handler:
         except Refused:
             return await self._recall.end_unproven(job, status, error)
         return await self._recall.end_uncalled(job, status, error)
+
+    async def record_result(self, job: Job, result: FlowResult) -> None:
+        """Journal a result that was published instead of the job's next step. Raises `TemporarilyUnavailable`."""
+        await self._recall.record_result(job, result)
 
     def _is_expired(self, job: Job) -> bool:
         """Return whether the time to live ran out before the first call; afterwards the retry settings decide."""

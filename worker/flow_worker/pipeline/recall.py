@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from flow_contracts.result import FlowError, Status
+from flow_contracts.result import FlowError, FlowResult, Status
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.limits import Postponement
 from flow_worker.flows.registry import Flow
@@ -65,7 +65,7 @@ class Recall:
         return LeasedJob(job.model_copy(update=counted), acquired.lease)
 
     async def _acquire_unless_cancelled(self, job: Job, duration: timedelta, *, idempotent: bool) -> Acquisition:
-        """Acquire the lease. If the worker is interrupted meanwhile, release the lease before the cancellation goes on.
+        """Acquire the lease; if the worker is interrupted meanwhile, release it and propagate the cancellation.
 
         The journal write is shielded because a cancelled write may still reach the store: the lease would then count
         as a call whose answer was lost, although no call went out.
@@ -122,6 +122,16 @@ class Recall:
         stand_in = f"dead-letter {job.origin}"
         unproven = JobKey(message_id=stand_in, fingerprint=stand_in, origin=job.origin, number=job.number)
         return await self._end(job, await self._key_of_same_delivery(job) or unproven, status, error)
+
+    async def record_result(self, job: Job, result: FlowResult) -> None:
+        """Journal the published result of a job whose next step will never be done: its message does not fit a queue.
+
+        Without this the journal would expect that step, and a later delivery would publish another result.
+        """
+        acquired = await self._journal.acquire(_key_of(job), duration=self._lease_margin, calls=job.calls)
+        if isinstance(acquired, Acquired):
+            await self._journal.conclude(acquired.lease, result)
+            await self._journal.mark_published(job.message_id, job.origin)
 
     async def _end(self, job: Job, key: JobKey, status: Status, error: FlowError) -> Outcome:
         acquired = await self._journal.acquire(key, duration=self._lease_margin, calls=job.calls)

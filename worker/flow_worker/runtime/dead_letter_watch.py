@@ -101,10 +101,14 @@ class DeadLetterWatch:
         outcome = await self._handler.answer_dead_letter(dead_letter.message, self._read, *ending)
         if _is_open(outcome):
             return False
-        outcome = await self._dispatcher.send(outcome)
-        await self._dispatcher.mark_published(outcome)
-        if (reply := reply_of(outcome)) is not None:
+        sent = await self._dispatcher.send(outcome)
+        await self._dispatcher.mark_published(sent)
+        if (reply := reply_of(sent)) is not None:
             self._log_answered(dead_letter, reply)
+            if isinstance(outcome, Continue):
+                # The fallback's result. The dead letter stays in place, so the watch of the next worker finds it again:
+                # the journal has to say then that it was answered.
+                await self._handler.record_result(outcome.continuation, reply.result)
         return True
 
     def _log_answered(self, dead_letter: DeadLetteredMessage, reply: Reply) -> None:
