@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 from tests.unit.docs.code_names import command_options, log_events, result_codes
-from tests.unit.docs.pages import first_cells, section, text
+from tests.unit.docs.pages import ROOT, first_cells, section, text
 
 _SHOWN_OPTION = re.compile(r"--[a-z][a-z-]*")
 
@@ -24,3 +25,9 @@ def test_every_named_option_of_the_commands_is_documented() -> None:
     declared = command_options()
     assert len(declared) > 10
     assert declared <= documented
+
+
+def test_the_architecture_page_lists_every_import_rule_by_its_name() -> None:
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    listed = text("explanation/architecture.md").split("### Import rules\n", 1)[1].split("\n#", 1)[0]
+    assert re.findall(r"^- (.*)$", listed, re.MULTILINE) == [rule["name"] for rule in rules]
