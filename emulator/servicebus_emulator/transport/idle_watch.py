@@ -7,16 +7,23 @@ and never early. Timestamps per frame would be exact, but would cost time on eve
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import assert_never
 
 from servicebus_emulator.amqp import (
     Connection,
+    ConnectionClosed,
+    ConnectionOpened,
     DispositionReceived,
     Error,
     Event,
     FlowReceived,
     Link,
+    LinkAttaching,
+    LinkDetached,
     MessageReceived,
     Session,
+    SessionBegun,
+    SessionEnded,
 )
 from servicebus_emulator.amqp.errors import RESOURCE_LIMIT_EXCEEDED
 from servicebus_emulator.servicebus.errors import CONNECTION_FORCED
@@ -66,8 +73,17 @@ class IdleWatch:
                 self._used.add(link)
             case DispositionReceived(session=session):
                 self._used.add(session)  # the session stands for all its links: a lookup per delivery would cost more
-            case _:
+            case (
+                ConnectionOpened()
+                | ConnectionClosed()
+                | SessionBegun()
+                | SessionEnded()
+                | LinkAttaching()
+                | LinkDetached()
+            ):
                 pass
+            case _:
+                assert_never(event)
 
     def close_reason(self, now: float) -> Error | None:
         """Return the error to close the connection with, or None if it may stay open."""
