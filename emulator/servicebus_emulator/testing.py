@@ -108,7 +108,7 @@ def _serve(
     try:
         asyncio.run(serve())
     except Exception as error:
-        # After the start nobody waits for `started`: the error surfaces as the thread's.
+        # After the start, no caller waits for `started`: let the thread report the error.
         if started.done():
             raise
         started.set_exception(error)

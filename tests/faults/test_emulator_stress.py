@@ -101,7 +101,7 @@ async def a_giant_frame(port: int, chance: random.Random) -> None:
     client, stream = await connect(HOST, port)
     await client.wire.send(AMQP_HEADER + b"\xff\xff\xff\xff\x02\x00\x00\x00" + chance.randbytes(1 << 16))
     with suppress(EOFError):
-        await client.hear(Attach)  # never comes: the broker closes the connection
+        await client.receive(Attach)  # never comes: the broker closes the connection
     await stream.close()
 
 
@@ -118,7 +118,7 @@ async def a_flood_of_attaches(port: int, chance: random.Random) -> None:
     links = (
         Attach(f"{chance.random()}", handle, True, source=Source("absent"), target=Target("x")) for handle in range(200)
     )
-    await client.say(*links)
+    await client.send(*links)
     await stream.close()
 
 

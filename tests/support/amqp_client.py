@@ -1,4 +1,4 @@
-"""A client over a bare stream or WebSocket: it says frames and reads the ones that come."""
+"""A raw AMQP client over a socket or a WebSocket: it sends performatives and reads the answers."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ T = TypeVar("T")
 
 
 class Wire(Protocol):
-    """What carries the bytes."""
+    """A connection that carries bytes."""
 
     async def send(self, data: bytes) -> None:
-        """Write it all."""
+        """Send all bytes."""
 
     async def receive(self) -> bytes:
-        """What comes next; empty at the end."""
+        """Return the next bytes; empty at the end."""
 
 
 class Stream:
-    """A socket as a wire."""
+    """A socket as a `Wire`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -48,13 +48,13 @@ class Stream:
         return await self._reader.read(1 << 16)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the socket."""
         self._writer.close()
         await self._writer.wait_closed()
 
 
 class Messages:
-    """A WebSocket as a wire."""
+    """A WebSocket as a `Wire`. `largest` is the size of the largest message received."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -72,50 +72,52 @@ class Messages:
 
 
 class Client:
-    """Says what a test wants said; answers nothing by itself."""
+    """Sends the performatives of a test. It answers nothing by itself."""
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self._decoder = FrameDecoder(2**32)
         self._decoder.expect_header()
 
-    async def say(self, *performatives: Performative, header: bool = False) -> None:
-        """On channel 0; `header`: with the protocol header before them."""
-        await self.wire.send((AMQP_HEADER if header else b"") + b"".join(framed(one) for one in performatives))
+    async def send(self, *performatives: Performative, header: bool = False) -> None:
+        """Send performatives on channel 0; with `header`, the protocol header first."""
+        await self.wire.send(
+            (AMQP_HEADER if header else b"") + b"".join(framed(performative) for performative in performatives)
+        )
 
     async def heartbeat(self) -> None:
         await self.wire.send(b"\x00\x00\x00\x08\x02\x00\x00\x00")
 
     async def open(self) -> Client:
         """Open and begin a session."""
-        await self.say(Open("client"), Begin(None, 0, 1000, 1000), header=True)
-        await self.hear(Begin)
+        await self.send(Open("client"), Begin(None, 0, 1000, 1000), header=True)
+        await self.receive(Begin)
         return self
 
     async def attach(self, queue: str, handle: int = 0, *, receives: bool = True) -> Client:
-        """A link to a queue."""
+        """Attach a link to a queue, and wait for the answer."""
         here = Target("here") if receives else Target(queue)
         there = Source(queue) if receives else Source("here")
         count = None if receives else 0
-        await self.say(
+        await self.send(
             Attach(f"link-{handle}", handle, receives, source=there, target=here, initial_delivery_count=count)
         )
-        await self.hear(Attach)
+        await self.receive(Attach)
         return self
 
     async def allow(self, messages: int, handle: int = 0) -> None:
-        """Credit for so many messages, and a window for their frames."""
-        await self.say(Flow(0, 1_000_000, 0, 1_000_000, handle=handle, delivery_count=0, link_credit=messages))
+        """Grant credit for this many messages, and a window for their frames."""
+        await self.send(Flow(0, 1_000_000, 0, 1_000_000, handle=handle, delivery_count=0, link_credit=messages))
 
-    async def hear(self, kind: type[T]) -> T:
-        """The next performative of this kind; what comes before it is skipped. Raises `EOFError` at the end."""
+    async def receive(self, kind: type[T]) -> T:
+        """Return the next performative of this kind, and skip others. Raises `EOFError` when the connection ends."""
         async with asyncio.timeout(SECONDS):
             while True:
                 item = self._decoder.next()
                 if item is None:
                     self._feed(await self.wire.receive())
-                elif isinstance(one := _performative(item), kind):
-                    return one
+                elif isinstance(performative := _performative(item), kind):
+                    return performative
 
     def _feed(self, data: bytes) -> None:
         if not data:
@@ -128,6 +130,6 @@ def _performative(item: ProtocolHeader | Frame) -> Performative | None:
 
 
 async def connect(host: str, port: int) -> tuple[Client, Stream]:
-    """A client over TCP, and its socket."""
+    """Return a client over TCP, and its socket."""
     stream = Stream(*await asyncio.open_connection(host, port))
     return Client(stream), stream

@@ -36,7 +36,7 @@ class Connection:
     ``receive`` takes bytes and returns events. Every call on a connection, a session or a link may produce output:
     write ``take_output`` to the peer afterwards.
 
-    ``check_password`` says whether a name and a password are valid (SASL PLAIN). By default all are.
+    ``check_password`` returns True for a valid name and password (SASL PLAIN). By default all are valid.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ _AUTHENTICATION_FAILED = 1
 class Handshake:
     """Runs until both AMQP headers are exchanged, with or without SASL before them.
 
-    ``check_password`` says whether the name and the password of SASL PLAIN are valid.
+    ``check_password`` returns True for a valid name and password of SASL PLAIN.
     """
 
     def __init__(self, decoder: FrameDecoder, output: Output, check_password: Callable[[str, str], bool]) -> None:

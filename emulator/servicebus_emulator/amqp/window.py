@@ -40,7 +40,7 @@ class _Queued(NamedTuple):
 
 
 class OutgoingWindow:
-    """The frames that the peer allows us to send. Frames beyond the window wait here, in their order."""
+    """The frames that the peer allows us to send. Frames above the window wait here, in their order."""
 
     def __init__(self, output: Output, channel: int, allowed: int) -> None:
         self._output = output

@@ -1,4 +1,4 @@
-// Replaces @azure/identity: the test supplies the tokens of the user, because nobody can sign in here.
+// Replaces @azure/identity: the test supplies the tokens of the user, because the test cannot sign in.
 export class InteractiveBrowserCredential {
   async getToken(scopes) {
     const scope = [scopes].flat()[0];

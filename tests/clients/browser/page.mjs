@@ -17,7 +17,7 @@ const scenarios = {
     return createQuote("Contoso", 125).catch(({ message }) => message);
   },
   async nothing_yet() {
-    return resultOf({ messageId: "m", correlationId: "nobody's" }, { timeout: 500 });
+    return resultOf({ messageId: "m", correlationId: "unknown" }, { timeout: 500 });
   },
 };
 

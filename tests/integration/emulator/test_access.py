@@ -314,7 +314,7 @@ async def put_token(one: Client, number: int, token: str, queue: str = Q) -> Non
     properties = {"operation": "put-token", "name": f"sb://{HOST}/{queue}", "type": "jwt"}
     payload = section(APPLICATION_PROPERTIES, properties) + section(AMQP_VALUE, token)
     await one.wire.send(framed(Transfer(9, number, b"%d" % number, 0), payload=payload))
-    await one.hear(Transfer)
+    await one.receive(Transfer)
 
 
 async def test_an_expired_token_detaches_its_links_and_no_others(emulator: Emulator) -> None:
@@ -325,13 +325,13 @@ async def test_an_expired_token_detaches_its_links_and_no_others(emulator: Emula
         await one.attach(OTHER, 1)
         await one.attach(Q, 2, receives=False)
         await one.attach(f"{Q}/$management", 3)
-        gone = [await one.hear(Detach) for _ in range(3)]
+        gone = [await one.receive(Detach) for _ in range(3)]
         # The broker numbers its own handles in the order of the attaches.
         assert sorted(detach.handle for detach in gone) == [2, 4, 5]
         assert {detach.error.condition for detach in gone if detach.error} == {"amqp:unauthorized-access"}
         await one.allow(1, 1)
         emulator.broker.find(OTHER).send([message("x")])
-        assert (await one.hear(Transfer)).handle == 3
+        assert (await one.receive(Transfer)).handle == 3
 
 
 async def test_a_token_replaced_in_time_keeps_its_links(emulator: Emulator) -> None:
@@ -343,7 +343,7 @@ async def test_a_token_replaced_in_time_keeps_its_links(emulator: Emulator) -> N
         await put_token(one, 1, signature(emulator, 60))
         await asyncio.sleep(expiry + 0.2 - time.time())
         emulator.broker.find(Q).send([message("x")])
-        assert (await one.hear(Transfer)).handle == 2
+        assert (await one.receive(Transfer)).handle == 2
 
 
 class ShortTokens:
@@ -383,7 +383,7 @@ async def test_without_a_token_every_link_is_refused_alike_and_reveals_no_entity
 ) -> None:
     async with peer(emulator) as one:
         await one.attach(address)
-        detach = await one.hear(Detach)
+        detach = await one.receive(Detach)
         assert detach.error is not None
         assert detach.error.condition == "amqp:unauthorized-access"
 
@@ -403,11 +403,11 @@ async def test_a_connection_without_a_token_is_closed_after_the_grace_period() -
     async with short_of_patience() as port:
         one, stream = await connect(HOST, port)
         await one.open()
-        error = (await one.hear(Close)).error
+        error = (await one.receive(Close)).error
         assert error is not None
         assert error.condition == "amqp:unauthorized-access"
         with pytest.raises(EOFError):
-            await one.hear(Close)
+            await one.receive(Close)
         await stream.close()
 
 

@@ -398,9 +398,9 @@ async def test_an_invalid_queue_name_is_refused(http: httpx.AsyncClient, name: s
 
 @pytest.mark.parametrize("header", [None, "Basic eDp5", "SharedAccessSignature sr=x"])
 async def test_a_request_without_a_valid_token_is_refused(url: str, header: str | None) -> None:
-    async with httpx.AsyncClient(base_url=url, headers={"Authorization": header} if header else {}) as stranger:
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": header} if header else {}) as anonymous:
         for path in ("/configured", "/$Resources/queues", "/$namespaceinfo", "/no-such-queue"):
-            answer = await stranger.get(path)
+            answer = await anonymous.get(path)
             assert answer.status_code == 401
             assert "<Code>401</Code>" in answer.text
             assert "WWW-Authenticate" in answer.headers
@@ -435,8 +435,8 @@ async def test_an_update_with_an_old_entity_tag_is_refused(http: httpx.AsyncClie
 
 
 async def test_health_needs_no_token(url: str) -> None:
-    async with httpx.AsyncClient(base_url=url) as stranger:
-        answer = await stranger.get("/health")
+    async with httpx.AsyncClient(base_url=url) as anonymous:
+        answer = await anonymous.get("/health")
     assert (answer.status_code, answer.json()) == (200, {"status": "healthy", "message": "Service is healthy."})
 
 

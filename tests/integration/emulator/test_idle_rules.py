@@ -44,16 +44,16 @@ async def client(port: int) -> AsyncIterator[tuple[Client, Stream]]:
 
 async def closed_with(one: Client) -> str | None:
     """Return the condition of the close frame, and wait until the server disconnects."""
-    error = (await one.hear(Close)).error
+    error = (await one.receive(Close)).error
     with pytest.raises(EOFError):
-        await one.hear(Close)
+        await one.receive(Close)
     return error.condition if error else None
 
 
 async def test_a_client_that_sends_nothing_is_disconnected() -> None:
     async with serving(ConnectionRules(first_link_within_seconds=SHORT)) as port, client(port) as (one, _):
         with pytest.raises(EOFError):
-            await one.hear(Open)
+            await one.receive(Open)
 
 
 async def test_only_a_client_that_requests_no_websocket_is_disconnected() -> None:
@@ -67,7 +67,7 @@ async def test_only_a_client_that_requests_no_websocket_is_disconnected() -> Non
         ):
             friend = await (await Client(Messages(socket)).open()).attach("q")
             with pytest.raises((EOFError, ConnectionError)):
-                await one.hear(Open)
+                await one.receive(Open)
             await friend.attach("q", 1)
     finally:
         await server.stop()
@@ -79,8 +79,8 @@ async def test_only_a_connection_without_links_is_closed() -> None:
         await (await other.open()).attach("q")
         await one.open()
         assert await closed_with(one) == "amqp:connection:forced"
-        await other.say(Detach(0, closed=True))
-        await other.hear(Detach)
+        await other.send(Detach(0, closed=True))
+        await other.receive(Detach)
         assert await closed_with(other) == "amqp:connection:forced"
 
 
@@ -92,16 +92,16 @@ async def test_only_an_idle_link_is_detached() -> None:
 
         async def use() -> None:
             for _ in range(20):
-                await one.say(Flow(0, 1000, 0, 1000, handle=0, delivery_count=0, link_credit=1))
+                await one.send(Flow(0, 1000, 0, 1000, handle=0, delivery_count=0, link_credit=1))
                 await asyncio.sleep(SHORT / 8)
 
         using = asyncio.create_task(use())
-        detached = await one.hear(Detach)
+        detached = await one.receive(Detach)
         assert detached.error is not None
         assert (detached.handle, detached.error.condition) == (1, "amqp:link:detach-forced")
         assert not using.done(), "the link was detached while the other was in use"
         await using
-        detached = await one.hear(Detach)
+        detached = await one.receive(Detach)
         assert detached.handle == 0
 
 
@@ -132,7 +132,7 @@ async def test_a_connection_above_the_limit_is_refused_until_another_one_closes(
         async with client(port) as (first, _):
             await (await first.open()).attach("q")
             async with client(port) as (second, _):
-                await second.say(Open("second"), header=True)
+                await second.send(Open("second"), header=True)
                 assert await closed_with(second) == "amqp:resource-limit-exceeded"
             with pytest.raises(ServiceBusConnectionError, match="There are 1 connections"):
                 async with sdk, sdk.get_queue_sender("q"):

@@ -260,10 +260,10 @@ async def test_a_message_is_locked_then_completed(http: httpx.AsyncClient, sdk: 
     assert answer.headers["Priority"] == r'"Hi\"gh"'
     assert (answer.headers["n"], answer.headers["f"], answer.headers["yes"]) == ("3", "1.5", "true")
     assert "Host" not in answer.headers
-    told = broker_properties(answer)
-    assert (told["MessageId"], told["Label"], told["CorrelationId"]) == ("m-1", "label", "c")
-    assert (told["DeliveryCount"], told["State"], told["TimeToLive"]) == (1, "Active", 100)
-    assert answer.headers["Location"].endswith(f"/plain/messages/{told['SequenceNumber']}/{told['LockToken']}")
+    locked = broker_properties(answer)
+    assert (locked["MessageId"], locked["Label"], locked["CorrelationId"]) == ("m-1", "label", "c")
+    assert (locked["DeliveryCount"], locked["State"], locked["TimeToLive"]) == (1, "Active", 100)
+    assert answer.headers["Location"].endswith(f"/plain/messages/{locked['SequenceNumber']}/{locked['LockToken']}")
     assert (await http.post("/plain/messages/head?timeout=0")).status_code == 204
 
     assert (await http.delete(answer.headers["Location"])).status_code == 200
@@ -447,16 +447,16 @@ async def test_a_full_queue_refuses_messages(http: httpx.AsyncClient, bus: Bus) 
 
 
 async def test_every_request_without_a_token_is_refused(url: str, bus: Bus) -> None:
-    async with httpx.AsyncClient(base_url=url) as stranger:
+    async with httpx.AsyncClient(base_url=url) as anonymous:
         for method, path in (
             ("POST", "/plain/messages"),
             ("POST", "/plain/messages/head"),
             ("DELETE", "/plain/messages/head"),
             ("DELETE", f"/plain/messages/1/{uuid.uuid4()}"),
         ):
-            assert (await stranger.request(method, path, content=b"x")).status_code == 401
+            assert (await anonymous.request(method, path, content=b"x")).status_code == 401
         bearer = {"Authorization": "Bearer a.b.c"}
-        assert (await stranger.post("/plain/messages", content=b"x", headers=bearer)).status_code == 201
+        assert (await anonymous.post("/plain/messages", content=b"x", headers=bearer)).status_code == 201
     assert bus.broker.find("plain").message_count() == 1
 
 

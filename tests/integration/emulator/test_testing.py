@@ -229,9 +229,9 @@ async def test_faults_are_controlled_over_http() -> None:
         url = f"{running.web.url}/emulator/servicebus"
         refusal = {"at": "send", "condition": "com.microsoft:server-busy", "queue": "q", "times": 1}
         answer = await http.put(url, json={"refusals": [refusal], "advance_seconds": 3600, "expire_locks": ["q"]})
-        told = answer.json()
-        assert told["refusals"] == [refusal | {"description": "Refused on demand."}]
-        assert datetime.fromisoformat(told["now"]) > datetime.now(UTC) + timedelta(minutes=59)
+        state = answer.json()
+        assert state["refusals"] == [refusal | {"description": "Refused on demand."}]
+        assert datetime.fromisoformat(state["now"]) > datetime.now(UTC) + timedelta(minutes=59)
         client = AsyncClient.from_connection_string(running.connection_string, retry_total=0)
         async with client, client.get_queue_sender("q") as sender:
             with pytest.raises(ServiceBusServerBusyError):
@@ -239,8 +239,8 @@ async def test_faults_are_controlled_over_http() -> None:
             await http.put(url, json={"drop_connections": True, "detach": [{"queue": "q"}]})
             await http.put(url, json={"frozen": True, "delay_seconds": 0.1})
             assert (await http.get(url)).json()["frozen"] is True
-            told = (await http.put(url, json={"frozen": False, "delay_seconds": 0})).json()
-            assert (told["frozen"], told["delay_seconds"], told["refusals"]) == (False, 0, [])
+            state = (await http.put(url, json={"frozen": False, "delay_seconds": 0})).json()
+            assert (state["frozen"], state["delay_seconds"], state["refusals"]) == (False, 0, [])
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ async def test_frames_may_span_messages_or_share_one(bus: Bus) -> None:
             await first.send_bytes(bytes([byte]))
         await second.send_bytes(OPEN)
         for socket in (first, second):
-            await Client(Messages(socket)).hear(Begin)
+            await Client(Messages(socket)).receive(Begin)
 
 
 async def test_text_is_refused_with_1003(bus: Bus) -> None:
@@ -261,7 +261,7 @@ async def test_a_client_that_does_not_read_gets_a_bounded_amount_until_it_reads(
         assert 0 < len(delivered) < MANY
         received = 0
         while received < MANY:
-            received += not (await client.hear(Transfer)).more
+            received += not (await client.receive(Transfer)).more
     assert wire.largest <= 256 * 1024, "some clients accept no larger messages"
 
 
@@ -275,14 +275,14 @@ async def test_a_client_that_disconnects_in_the_middle_of_a_frame_takes_no_messa
     async with websocket(bus) as socket:
         client = await (await Client(Messages(socket)).open()).attach(QUEUE)
         await client.allow(1)
-        await client.hear(Transfer)
+        await client.receive(Transfer)
 
 
 async def test_clients_get_a_close_frame_when_the_emulator_stops(bus: Bus) -> None:
     async with websocket(bus) as socket:
         client = await (await Client(Messages(socket)).open()).attach(QUEUE)
         stopping = asyncio.create_task(bus.server.stop())
-        error = (await client.hear(Close)).error
+        error = (await client.receive(Close)).error
         assert error is not None
         assert error.condition == "amqp:connection:forced"
         assert (await socket.receive(timeout=SECONDS)).type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
@@ -305,7 +305,7 @@ async def test_a_frozen_emulator_keeps_the_websocket_and_continues_after_thaw(bu
         with pytest.raises(TimeoutError):
             await socket.receive(timeout=0.2)
         bus.server.thaw()
-        await Client(Messages(socket)).hear(Begin)
+        await Client(Messages(socket)).receive(Begin)
 
 
 # --- raw TLS --------------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ async def test_a_client_that_sends_plain_amqp_to_the_tls_port_is_disconnected_an
     tls_stream = Stream(*await asyncio.open_connection("localhost", port, ssl=trusting))
     await Client(tls_stream).open()
     with pytest.raises(EOFError):
-        await plain_client.hear(Open)
+        await plain_client.receive(Open)
     for stream in (plain_stream, tls_stream):
         await stream.close()
 

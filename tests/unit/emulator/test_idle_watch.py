@@ -68,7 +68,7 @@ def test_an_open_connection_without_a_link_is_closed_after_a_minute(watched: Wat
 
 def test_a_connection_that_detached_its_links_is_closed_after_five_minutes(watched: Watched) -> None:
     linked(watched, receives=True)
-    watched.events(watched.peer.say(Detach(0, closed=True)))
+    watched.events(watched.peer.send(Detach(0, closed=True)))
     assert watched.passes(300) == ([], None)
     assert watched.passes(1) == ([], "amqp:connection:forced")
 
@@ -93,11 +93,11 @@ def test_an_unused_link_is_idle_after_ten_minutes(watched: Watched, receives: bo
 def test_flow_dispositions_and_messages_to_the_peer_keep_a_link_in_use(watched: Watched) -> None:
     link = linked(watched, receives=True)
     watched.passes(500)
-    watched.events(watched.peer.say(Flow(0, 100, 0, 100, handle=0, delivery_count=0, link_credit=1)))
+    watched.events(watched.peer.send(Flow(0, 100, 0, 100, handle=0, delivery_count=0, link_credit=1)))
     assert watched.passes(500) == ([], None)
     link.send(b"a message", tag=b"1", settled=False)
     assert watched.passes(500) == ([], None)
-    watched.events(watched.peer.say(Disposition(True, 0, 0, settled=True, state=Accepted())))
+    watched.events(watched.peer.send(Disposition(True, 0, 0, settled=True, state=Accepted())))
     assert watched.passes(600) == ([], None)
     assert watched.passes(1) == (["link"], None)
 
@@ -106,6 +106,6 @@ def test_messages_from_the_peer_keep_a_link_in_use(watched: Watched) -> None:
     link = linked(watched, receives=False)
     link.grant(10)
     watched.passes(500)
-    watched.events(watched.peer.say(Transfer(0, 0, b"1", 0, settled=True), payload=b"a message"))
+    watched.events(watched.peer.send(Transfer(0, 0, b"1", 0, settled=True), payload=b"a message"))
     assert watched.passes(600) == ([], None)
     assert watched.passes(1) == (["link"], None)

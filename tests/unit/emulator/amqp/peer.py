@@ -40,24 +40,24 @@ class Peer:
         self._decoder = FrameDecoder(2**32)
         self._decoder.expect_header()
 
-    def say(self, *performatives: Performative, payload: bytes = b"") -> list[Event]:
+    def send(self, *performatives: Performative, payload: bytes = b"") -> list[Event]:
         """Send performatives on the channel of the session, each with ``payload``; return the events."""
         return self.connection.receive(b"".join(framed(item, self.channel, payload) for item in performatives))
 
-    def hear(self) -> list[Sent]:
+    def received(self) -> list[Sent]:
         """Return the answers since the last call as (channel, performative, payload), without heartbeats."""
-        heard = []
-        for item in self.items():
+        answers = []
+        for item in self.decoded_items():
             if isinstance(item, Frame) and item.body:
                 performative, offset = decode_performative(item.body)
-                heard.append((item.channel, performative, item.body[offset:]))
-        return heard
+                answers.append((item.channel, performative, item.body[offset:]))
+        return answers
 
-    def hear_only(self, kind: type[T]) -> T:
+    def received_only(self, kind: type[T]) -> T:
         """Return the answer of this kind; assert that there is exactly one."""
-        return only(kind, [performative for _, performative, _ in self.hear()])
+        return only(kind, [performative for _, performative, _ in self.received()])
 
-    def items(self) -> list[ProtocolHeader | Frame]:
+    def decoded_items(self) -> list[ProtocolHeader | Frame]:
         self._decoder.feed(b"".join(self.connection.take_output()))
         items = []
         while (item := self._decoder.next()) is not None:
@@ -68,13 +68,13 @@ class Peer:
         self.connection.receive(
             AMQP_HEADER + framed(Open("peer", max_frame_size=max_frame_size, idle_time_out=idle_time_out))
         )
-        self.hear()
+        self.received()
         return self
 
     def begin(self, incoming_window: int = 1_000, channel: int = 0, next_outgoing_id: int = 0) -> "Peer":
         self.channel = channel
-        self.say(Begin(None, next_outgoing_id, incoming_window, 1_000))
-        self.hear()
+        self.send(Begin(None, next_outgoing_id, incoming_window, 1_000))
+        self.received()
         return self
 
     def attach(self, handle: int = 0, *, receives: bool, name: str = "link") -> Link:
@@ -87,13 +87,13 @@ class Peer:
             target=Target("queue"),
             initial_delivery_count=None if receives else 0,
         )
-        return only(LinkAttaching, self.say(attach)).link
+        return only(LinkAttaching, self.send(attach)).link
 
     def link(self, handle: int = 0, *, receives: bool, max_message_size: int | None = None) -> Link:
         """Attach a link and accept it."""
         link = self.attach(handle, receives=receives)
         link.accept(max_message_size=max_message_size)
-        self.hear()
+        self.received()
         return link
 
 

@@ -138,7 +138,7 @@ def test_the_answer_to_an_open_states_our_limits() -> None:
     assert events == [ConnectionOpened()]
     peer = Peer()
     peer.connection = connection
-    answer = peer.hear_only(Open)
+    answer = peer.received_only(Open)
     assert answer == Open("broker", None, 65_536, 9, 240_000, properties={})
     assert connection.remote_open == Open("peer", "host", 1_048_576, idle_time_out=60_000)
     assert connection.peer_idle_timeout_ms == 60_000
@@ -158,7 +158,7 @@ def test_a_heartbeat_is_an_empty_frame() -> None:
 def test_heartbeats_of_the_peer_are_not_answered() -> None:
     peer = Peer().open()
     assert peer.connection.receive(frame_header(0, 0) * 3) == []
-    assert peer.items() == []
+    assert peer.decoded_items() == []
 
 
 def test_no_heartbeat_is_sent_before_open_or_after_close() -> None:
@@ -167,26 +167,26 @@ def test_no_heartbeat_is_sent_before_open_or_after_close() -> None:
     assert connection.take_output() == []
     peer = Peer().open()
     peer.connection.close()
-    peer.hear()
+    peer.received()
     peer.connection.heartbeat()
-    assert peer.items() == []
+    assert peer.decoded_items() == []
 
 
 def test_the_peers_close_is_answered_and_later_frames_are_ignored() -> None:
     peer = Peer().open()
     error = Error("amqp:internal-error", "tired", {"why": "late"})
-    assert peer.say(Close(error), Begin(None, 0, 1, 1)) == [ConnectionClosed(error)]
-    assert peer.hear() == [(0, Close(), b"")]
+    assert peer.send(Close(error), Begin(None, 0, 1, 1)) == [ConnectionClosed(error)]
+    assert peer.received() == [(0, Close(), b"")]
     assert peer.connection.closed
-    assert peer.say(Begin(None, 0, 1, 1)) == []
-    assert peer.items() == []
+    assert peer.send(Begin(None, 0, 1, 1)) == []
+    assert peer.decoded_items() == []
 
 
 def test_our_close_carries_the_error_and_is_sent_once() -> None:
     peer = Peer().open()
     peer.connection.close(Error("amqp:connection:forced", "shutting down"))
     peer.connection.close()
-    assert peer.hear() == [(0, Close(Error("amqp:connection:forced", "shutting down")), b"")]
+    assert peer.received() == [(0, Close(Error("amqp:connection:forced", "shutting down")), b"")]
     assert peer.connection.closed
 
 
@@ -195,7 +195,7 @@ def test_a_close_before_the_peers_open_sends_our_open_first() -> None:
     assert closed_with(connection.receive(AMQP_HEADER + framed(Begin(None, 0, 1, 1)))) == "amqp:illegal-state"
     peer = Peer()
     peer.connection = connection
-    header, *_ = items = peer.items()
+    header, *_ = items = peer.decoded_items()
     assert header == ProtocolHeader(AMQP_HEADER)
     assert len(items) == 3
 
@@ -222,7 +222,7 @@ def test_a_close_before_the_peers_open_sends_our_open_first() -> None:
 def test_a_protocol_error_closes_the_connection_with_its_condition(frame: bytes, condition: str) -> None:
     peer = Peer().open()
     assert closed_with(peer.connection.receive(frame)) == condition
-    close = peer.hear_only(Close)
+    close = peer.received_only(Close)
     assert close.error is not None
     assert close.error.condition == condition
     assert close.error.description

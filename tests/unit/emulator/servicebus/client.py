@@ -90,12 +90,12 @@ class Client:
 
     def say(self, *performatives: Performative, payload: bytes = b"") -> None:
         """Send frames, and let the broker handle them."""
-        for event in self.peer.say(*performatives, payload=payload):
+        for event in self.peer.send(*performatives, payload=payload):
             self.endpoint.handle(event)
 
     def heard(self, kind: type[T]) -> list[T]:
         """Return the performatives of this kind since the last call."""
-        self._sent += self.peer.hear()
+        self._sent += self.peer.received()
         found: list[T] = [one for _, one, _ in self._sent if isinstance(one, kind)]
         self._sent = [sent for sent in self._sent if not isinstance(sent[1], kind)]
         return found
@@ -107,7 +107,7 @@ class Client:
 
     def deliveries(self) -> list[Delivery]:
         """Return the received messages, each of one frame."""
-        self._sent += self.peer.hear()
+        self._sent += self.peer.received()
         found = [Delivery(one, payload) for _, one, payload in self._sent if isinstance(one, Transfer)]
         self._sent = [sent for sent in self._sent if not isinstance(sent[1], Transfer)]
         return found
