@@ -22,9 +22,10 @@ from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.links.connection_endpoint import ConnectionEndpoint
 from tests.unit.emulator.amqp.peer import Peer, Sent
-from tests.unit.emulator.servicebus.rig import Clock
+from tests.unit.emulator.servicebus.rig import Clock, message
 
 SESSION_FILTER = Symbol("com.microsoft:session-filter")
+EMPTY = {"active": 0, "deferred": 0, "scheduled": 0, "dead_lettered": 0}
 _FRAME_BYTES = 60_000
 T = TypeVar("T", bound=Performative)
 
@@ -176,3 +177,25 @@ class Client:
         assert (attach.source, attach.target, detach.closed) == (None, None, True)
         assert detach.error is not None
         return detach.error
+
+
+def namespace(**settings: object) -> Namespace:
+    """Return a namespace with one queue `q` with these settings."""
+    return Namespace(QueueSettings("q", **settings))  # type: ignore[arg-type]  # each test names settings
+
+
+def filled(*texts: str, **settings: object) -> Namespace:
+    """Return a namespace with messages in its queue `q`."""
+    bus = namespace(**settings)
+    bus.broker.find("q").send([message(text) for text in texts])
+    return bus
+
+
+def counts(bus: Namespace) -> dict[str, int]:
+    """Return the numbers of messages in the queue `q`."""
+    return bus.broker.find("q").counts()
+
+
+def session_filter(value: object) -> dict[str, object]:
+    """Return a receiver's filter for a session."""
+    return {SESSION_FILTER: value}
