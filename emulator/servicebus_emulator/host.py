@@ -24,7 +24,7 @@ from servicebus_emulator.servicebus.access import AccessMode, Authorizer
 from servicebus_emulator.servicebus.access.entra import DataRole, EntraTokenValidator, RoleAssignment
 from servicebus_emulator.servicebus.clock import Clock, MovableClock
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.transport.addresses import AmqpAddresses, connection_string
 from servicebus_emulator.transport.amqp_server import AmqpServer
 from servicebus_emulator.transport.connection_rules import ConnectionRules
@@ -175,7 +175,7 @@ async def _administration(
     )
 
 
-def _send(broker: Broker, queue: str, message: Message) -> None:
+def _send(broker: Broker, queue: str, message: BrokeredMessage) -> None:
     """Send a message to a queue, and persist it before the caller continues, as for any other sender."""
     broker.find(queue).send([message])
     broker.storage.flush()

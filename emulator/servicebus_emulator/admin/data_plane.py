@@ -19,7 +19,7 @@ from servicebus_emulator.admin.properties import BROKER_PROPERTIES, read_broker_
 from servicebus_emulator.admin.requests import method_not_allowed, read_body, status_response
 from servicebus_emulator.servicebus.access import Authorizer, Right
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, MESSAGE_SIZE_EXCEEDED, NOT_ALLOWED, ServiceBusError
 from servicebus_emulator.servicebus.faults import FaultPoint
@@ -72,7 +72,7 @@ class DataPlane:
         self._broker.storage.flush()
         return web.Response(status=201)
 
-    async def _single(self, request: web.Request, queue: Queue) -> Message:
+    async def _single(self, request: web.Request, queue: Queue) -> BrokeredMessage:
         broker_properties = read_broker_properties(request.headers.get(BROKER_PROPERTIES))
         properties = read_headers(request.raw_headers)
         content_type = request.headers.get("Content-Type")
@@ -81,7 +81,7 @@ class DataPlane:
         body = await read_body(request, queue.settings.max_message_bytes)
         return messages.to_message(body, broker_properties, properties, content_type, self._broker.now())
 
-    async def _batch(self, request: web.Request, queue: Queue) -> list[Message]:
+    async def _batch(self, request: web.Request, queue: Queue) -> list[BrokeredMessage]:
         limit = batch_limit(queue.settings)
         batch = messages.read_batch(await read_body(request, _JSON_OVERHEAD * limit), self._broker.now())
         if sum(message.size for message in batch) > limit:
@@ -107,7 +107,7 @@ class DataPlane:
             headers["Location"] = f"{request.scheme}://{request.host}/{path}"
         return web.Response(status=201 if peek_lock else 200, body=messages.http_body(message), headers=headers)
 
-    async def _next(self, queue: Queue, *, peek_lock: bool, timeout: float) -> Message | None:
+    async def _next(self, queue: Queue, *, peek_lock: bool, timeout: float) -> BrokeredMessage | None:
         receiver = _HttpReceiver(queue, peek_lock=peek_lock)
         self._receivers.add(receiver)
         queue.subscribe(receiver)
@@ -155,14 +155,14 @@ class _HttpReceiver:
     def __init__(self, queue: Queue, *, peek_lock: bool) -> None:
         self.peek_lock = peek_lock
         self.entity = queue.settings.name.lower()
-        self.message: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.message: asyncio.Future[BrokeredMessage] = asyncio.get_running_loop().create_future()
         self._queue = queue
 
     def has_capacity(self) -> bool:
         """See `entities.receiver`."""
         return not self.message.done()
 
-    def deliver(self, message: Message) -> None:
+    def deliver(self, message: BrokeredMessage) -> None:
         """See `entities.receiver`."""
         self.message.set_result(message)
 

@@ -25,7 +25,7 @@ from servicebus_emulator.amqp.sections import (
     PROPERTIES,
     split,
 )
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.message_encoding import encode_section, parse_message
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, ServiceBusError
 from servicebus_emulator.validation import explain
@@ -50,7 +50,7 @@ _BATCH = TypeAdapter(list[_BatchMessage])
 
 def to_message(
     body: bytes, broker: BrokerProperties, properties: Mapping[str, object], content_type: str | None, now: float
-) -> Message:
+) -> BrokeredMessage:
     """Return a message as if it arrived over AMQP; the body is one data section.
 
     `now` is in seconds since the epoch. Raises `ServiceBusError` if a property is invalid.
@@ -88,7 +88,7 @@ def to_message(
     return parse_message(b"".join(sections))
 
 
-def read_batch(body: bytes, now: float) -> list[Message]:
+def read_batch(body: bytes, now: float) -> list[BrokeredMessage]:
     """Return the messages of a batch. Raises `ServiceBusError`, which names the faulty message."""
     try:
         batch = _BATCH.validate_json(body)
@@ -99,7 +99,7 @@ def read_batch(body: bytes, now: float) -> list[Message]:
     return [to_message(item.body.encode(), item.broker, read_json(item.user), None, now) for item in batch]
 
 
-def http_body(message: Message) -> bytes:
+def http_body(message: BrokeredMessage) -> bytes:
     """Return the bytes of the data sections; a text as UTF-8, any other value as JSON."""
     values = [_value(message.body[start:end]) for _, start, end in split(message.body)]
     if all(isinstance(value, bytes) for value in values):
@@ -109,7 +109,7 @@ def http_body(message: Message) -> bytes:
     return json.dumps(values[0] if len(values) == 1 else values, default=str, ensure_ascii=False).encode()
 
 
-def http_headers(message: Message) -> dict[str, str]:
+def http_headers(message: BrokeredMessage) -> dict[str, str]:
     """Return the headers: application properties, broker properties and content type."""
     properties = _properties(message)
     application = _section(message.application_properties)
@@ -121,7 +121,7 @@ def http_headers(message: Message) -> dict[str, str]:
     return headers
 
 
-def _broker_properties(message: Message, properties: list[object]) -> dict[str, object]:
+def _broker_properties(message: BrokeredMessage, properties: list[object]) -> dict[str, object]:
     locked = message.lock_token is not None
     expires = message.expires_at != float("inf")
     return {
@@ -159,7 +159,7 @@ def _timestamp(moment: datetime) -> Timestamp:
     return Timestamp(int(moment.timestamp() * 1000))
 
 
-def _properties(message: Message) -> list[object]:
+def _properties(message: BrokeredMessage) -> list[object]:
     section = _section(message.properties)
     fields = section if isinstance(section, list) else []
     return [*fields, *[None] * (13 - len(fields))]

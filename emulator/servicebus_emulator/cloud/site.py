@@ -37,7 +37,7 @@ from servicebus_emulator.cloud.faults.schedule import FaultSchedule
 from servicebus_emulator.cloud.fields import Definition
 from servicebus_emulator.cloud.flows.host import FlowHost
 from servicebus_emulator.cloud.flows.trigger_guard import TriggerGuard
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.errors import ServiceBusError
 from servicebus_emulator.validation import explain
 
@@ -45,7 +45,7 @@ MAX_REQUEST_BYTES = 100 * 1024 * 1024
 """A flow's limit (Microsoft Learn, "Limits of automated, scheduled, and instant flows": message size)."""
 
 QueueCounts = Mapping[str, Mapping[str, int]]
-Enqueue = Callable[[str, Message], object]
+Enqueue = Callable[[str, BrokeredMessage], object]
 """Puts a message on the queue of this name. Raises `ServiceBusError`."""
 _STOP_SECONDS = 0.5
 _MERGE_PATCH: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])

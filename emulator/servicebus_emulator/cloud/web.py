@@ -19,7 +19,7 @@ from uuid import UUID
 
 from servicebus_emulator.cloud import urls
 from servicebus_emulator.cloud.definitions import HttpDefinition
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.errors import NOT_FOUND, ServiceBusError
 
 if TYPE_CHECKING:
@@ -159,5 +159,5 @@ async def _answer(listener: socket.socket, site: Callable[[], Site]) -> None:
         raise
 
 
-def _refuse_message(queue: str, _: Message) -> None:
+def _refuse_message(queue: str, _: BrokeredMessage) -> None:
     raise ServiceBusError(NOT_FOUND, f"The queue '{queue}' does not exist: this server runs without a broker.")

@@ -29,7 +29,7 @@ class FaultPoint(StrEnum):
 class InjectedRefusal:
     """The broker refuses an operation with an AMQP error condition.
 
-    `queue`: a queue name in any case; None means all queues. A dead-letter queue has a name of its own.
+    `queue`: a queue name in any case; None means all queues. A dead-letter queue has a separate name.
     `times`: the number of refusals; None means until the test removes the refusal. Raises `ValueError` for a number
     below 1 and for a text that is no condition.
     """

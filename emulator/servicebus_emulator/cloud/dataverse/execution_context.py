@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from servicebus_emulator.amqp import Symbol
 from servicebus_emulator.amqp.sections import APPLICATION_PROPERTIES, DATA, PROPERTIES
 from servicebus_emulator.cloud.dataverse.directory import Directory
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.message_encoding import encode_section, parse_message
 
 CLAIMS = "http://schemas.microsoft.com/xrm/2011/Claims/"
@@ -82,7 +82,7 @@ class NativeMessage(BaseModel):
     application_properties: dict[str, str | bool]
     message_id: str | None = None
 
-    def for_broker(self) -> Message:
+    def for_broker(self) -> BrokeredMessage:
         """Return the broker's message. Raise `ServiceBusError` if Service Bus would not accept it."""
         absent = [None] * 5  # the fields between message ID and content type (AMQP 1.0, section 3.2.4)
         return parse_message(

@@ -1,4 +1,4 @@
-"""The namespace: all queues by name, and the one timer that runs what is due in them."""
+"""The namespace: all queues by name, and the timer that runs their due events."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Broker:
         return self._clock()
 
     def clock_moved(self) -> None:
-        """Run soon what the moved clock has made due."""
+        """Run the events that the moved clock has made due, in the loop's next turn."""
         self._reschedule()
 
     def close(self) -> None:
@@ -198,9 +198,9 @@ class Broker:
             self._set_timer(asyncio.get_running_loop(), due)
 
     def _run_due_in(self, queue: Queue) -> bool:
-        """Run what is due in one queue; return False if something failed.
+        """Run the due events of one queue; return False if one failed.
 
-        What failed is not repeated: its timer is gone. The retry runs the events that were due after it.
+        A failed event is not repeated, because its timer is gone. The retry runs the events that were due after it.
         """
         now = self._clock()
         try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import islice
 
-from servicebus_emulator.servicebus.entities.message import Message, MessageState
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage, MessageState
 from servicebus_emulator.servicebus.entities.queue_state import QueueState
 from servicebus_emulator.servicebus.entities.sessions import QueueSessions
 
 
-def peek(state: QueueState, number: int, count: int, session_id: str | None) -> list[Message]:
+def peek(state: QueueState, number: int, count: int, session_id: str | None) -> list[BrokeredMessage]:
     """Return up to `count` messages from a sequence number on, in every state, locked ones included."""
     return list(islice(state.messages.from_number(number, session_id), count))
 

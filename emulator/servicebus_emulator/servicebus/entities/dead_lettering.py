@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.message_encoding import set_dead_letter_reason
 from servicebus_emulator.servicebus.entities.queue_state import QueueState
 
@@ -13,7 +13,7 @@ from servicebus_emulator.servicebus.entities.queue_state import QueueState
 class DeadLetterTarget(Protocol):
     """A queue that dead-lettered messages move to."""
 
-    def add_dead_letter(self, message: Message) -> None:
+    def add_dead_letter(self, message: BrokeredMessage) -> None:
         """Store a dead-lettered message."""
         ...
 
@@ -31,7 +31,7 @@ class DeadLettering:
         return self._target is not None
 
     def dead_letter(
-        self, message: Message, reason: str | None, description: str | None, properties: Mapping[str, object]
+        self, message: BrokeredMessage, reason: str | None, description: str | None, properties: Mapping[str, object]
     ) -> None:
         """Move a message to the dead-letter queue. A subqueue deletes it, as it has no queue below."""
         self._state.remove(message)
@@ -39,12 +39,12 @@ class DeadLettering:
             set_dead_letter_reason(message, reason, description, properties)
             self._target.add_dead_letter(message)
 
-    def dead_letter_exceeded(self, message: Message) -> None:
+    def dead_letter_exceeded(self, message: BrokeredMessage) -> None:
         """Dead-letter a message whose deliveries are used up."""
         text = f"delivered {message.delivery_count} times without being completed"
         self.dead_letter(message, "MaxDeliveryCountExceeded", text, {})
 
-    def expire(self, message: Message) -> None:
+    def expire(self, message: BrokeredMessage) -> None:
         """Dead-letter or delete an expired message, as the queue's settings say."""
         if self._state.settings.dead_letter_on_expiration:
             self.dead_letter(message, "TTLExpiredException", "the message expired before it was received", {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from servicebus_emulator.servicebus.entities.expiry import MessageExpiry
-from servicebus_emulator.servicebus.entities.message import Message, MessageState
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage, MessageState
 from servicebus_emulator.servicebus.entities.peek_lock import PeekLock
 from servicebus_emulator.servicebus.entities.queue_state import QueueState
 from servicebus_emulator.servicebus.entities.sessions import MessageSession, QueueSessions
@@ -21,7 +21,7 @@ class DeferredMessages:
         self._peek_lock = peek_lock
         self._sessions = sessions
 
-    def receive(self, numbers: Iterable[int], *, peek_lock: bool, session_id: str | None) -> list[Message]:
+    def receive(self, numbers: Iterable[int], *, peek_lock: bool, session_id: str | None) -> list[BrokeredMessage]:
         """Lock or remove deferred messages, all or none. Raises `ServiceBusError`.
 
         In a queue with sessions, the caller must hold the lock of the messages' session.
@@ -33,7 +33,7 @@ class DeferredMessages:
             self._peek_lock.take(message, peek_lock=peek_lock, session_locked_until=session_locked_until)
         return messages
 
-    def _require(self, number: int, session: MessageSession | None) -> Message:
+    def _require(self, number: int, session: MessageSession | None) -> BrokeredMessage:
         message = self._state.messages.require(number, MessageState.DEFERRED)
         if session is not None and message.session_id != session.id:
             raise ServiceBusError(MESSAGE_NOT_FOUND, f"message {number} is not of session '{session.id}'")

@@ -6,7 +6,7 @@ from collections import deque
 
 from servicebus_emulator.servicebus.entities.expiry import MessageExpiry
 from servicebus_emulator.servicebus.entities.indexes import ReadyMessages
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.peek_lock import PeekLock
 from servicebus_emulator.servicebus.entities.queue_state import QueueState
 from servicebus_emulator.servicebus.entities.receiver import MessageReceiver
@@ -39,7 +39,7 @@ class MessageDelivery:
         if receiver in self._receivers:
             self._receivers.remove(receiver)
 
-    def add_ready(self, message: Message) -> None:
+    def add_ready(self, message: BrokeredMessage) -> None:
         """Add a message that is ready for delivery."""
         if self._state.settings.requires_session:
             self._sessions.add_ready(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.queue_state import QueueState
 
 
@@ -20,7 +20,7 @@ class DuplicateDetector:
         self._state = state
         self._seen: OrderedDict[str, float] = OrderedDict()
 
-    def is_duplicate(self, message: Message) -> bool:
+    def is_duplicate(self, message: BrokeredMessage) -> bool:
         """Return True if the message is to be dropped; otherwise, remember its ID."""
         settings, key = self._state.settings, message.duplicate_key
         if not settings.requires_duplicate_detection or key is None:

@@ -9,7 +9,7 @@ from servicebus_emulator.servicebus.entities.delivery import MessageDelivery
 from servicebus_emulator.servicebus.entities.duplicates import DuplicateDetector
 from servicebus_emulator.servicebus.entities.expiry import MessageExpiry
 from servicebus_emulator.servicebus.entities.forwarding import Forwarding
-from servicebus_emulator.servicebus.entities.message import Message, MessageState
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage, MessageState
 from servicebus_emulator.servicebus.entities.queue_state import QueueState
 from servicebus_emulator.servicebus.entities.scheduling import MessageSchedule
 
@@ -37,7 +37,7 @@ class Enqueueing:
         self._expiry = expiry
         self._delivery = delivery
 
-    def accept(self, message: Message) -> int:
+    def accept(self, message: BrokeredMessage) -> int:
         """Enqueue or schedule a message, and return its sequence number. A duplicate is dropped without an error."""
         if self._duplicates.is_duplicate(message):
             return _DROPPED
@@ -56,7 +56,7 @@ class Enqueueing:
         for message in self._schedule.pop_due(now):
             self._enqueue(message, now)
 
-    def add_dead_letter(self, message: Message) -> None:
+    def add_dead_letter(self, message: BrokeredMessage) -> None:
         """Store a dead letter. It never expires, and keeps its enqueued time."""
         dead_letter = replace(message, expires_at=math.inf, state=MessageState.ACTIVE, was_scheduled=False)
         self._state.messages.add(dead_letter)
@@ -66,7 +66,7 @@ class Enqueueing:
         self._delivery.add_ready(dead_letter)
         self._delivery.pump()
 
-    def restore(self, message: Message) -> None:
+    def restore(self, message: BrokeredMessage) -> None:
         """Add a message from the storage. Its lock is gone, because the receiver's connection is."""
         self._state.messages.restore(message)
         if message.state is MessageState.SCHEDULED and message.scheduled_at is not None:
@@ -75,7 +75,7 @@ class Enqueueing:
             self._expiry.watch(message)
             self._delivery.add_ready(message)
 
-    def _enqueue(self, message: Message, now: float) -> None:
+    def _enqueue(self, message: BrokeredMessage, now: float) -> None:
         message.state, message.enqueued_at = MessageState.ACTIVE, now
         self._expiry.set_time_to_live(message, now)
         # Stored even if it is forwarded at once: the copy in the target names its sequence number in this queue.

@@ -7,7 +7,7 @@ import math
 from servicebus_emulator.servicebus.duration import MAX_SECONDS
 from servicebus_emulator.servicebus.entities.dead_lettering import DeadLettering
 from servicebus_emulator.servicebus.entities.indexes import MessageTimers, ReadyMessages
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.queue_state import QueueState
 
 
@@ -19,7 +19,7 @@ class MessageExpiry:
         self._dead_lettering = dead_lettering
         self._timers = MessageTimers()
 
-    def set_time_to_live(self, message: Message, now: float) -> None:
+    def set_time_to_live(self, message: BrokeredMessage, now: float) -> None:
         """Start the time to live of a message that is enqueued now.
 
         The queue's default is also a limit: the service overwrites a longer or missing time to live (Microsoft Learn,
@@ -31,17 +31,17 @@ class MessageExpiry:
             message.ttl = ttl
             message.expires_at = now + ttl
 
-    def watch(self, message: Message) -> None:
+    def watch(self, message: BrokeredMessage) -> None:
         """Expire the message when its time comes, if it is ready then."""
         if message.expires_at != math.inf:
             self._timers.add(message.expires_at, message)
             self._state.reschedule()
 
-    def expire(self, message: Message) -> None:
+    def expire(self, message: BrokeredMessage) -> None:
         """Dead-letter or delete an expired message."""
         self._dead_lettering.expire(message)
 
-    def pop_ready(self, ready: ReadyMessages) -> Message | None:
+    def pop_ready(self, ready: ReadyMessages) -> BrokeredMessage | None:
         """Remove and return the first message that a receiver may get; None if there is none.
 
         Expired messages are settled here as well as by the timer. A receiver must not get a message after its

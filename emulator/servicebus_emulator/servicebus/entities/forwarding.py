@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from servicebus_emulator.servicebus.entities.dead_lettering import DeadLetterTarget
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.message_encoding import set_dead_letter_reason
 from servicebus_emulator.servicebus.entities.queue_settings import (
     DEAD_LETTER_SUFFIX,
@@ -29,7 +29,7 @@ _TOO_MANY_HOPS = "MaxTransferHopCountExceeded"
 class ForwardingTarget(Protocol):
     """A queue that messages are forwarded to."""
 
-    def accept_forwarded(self, message: Message) -> None:
+    def accept_forwarded(self, message: BrokeredMessage) -> None:
         """Accept a forwarded message. Raises `ServiceBusError`."""
         ...
 
@@ -46,7 +46,7 @@ class Forwarding:
         self._find = find
         self._rejected = rejected
 
-    def forward(self, message: Message, target: str) -> None:
+    def forward(self, message: BrokeredMessage, target: str) -> None:
         """Move a message to the target now. One that the target rejects moves to the transfer dead-letter queue."""
         self._state.remove(message)
         try:
@@ -56,7 +56,7 @@ class Forwarding:
             set_dead_letter_reason(message, error.condition, text, {})
             self._rejected.add_dead_letter(message)
 
-    def forward_dead_letter(self, message: Message, target: str) -> bool:
+    def forward_dead_letter(self, message: BrokeredMessage, target: str) -> bool:
         """Move a dead letter to the target; return False if the target rejects it.
 
         A rejected dead letter stays in the dead-letter queue, where operators expect it.
@@ -71,7 +71,7 @@ class Forwarding:
         return True
 
 
-def forwarded(message: Message) -> Message:
+def forwarded(message: BrokeredMessage) -> BrokeredMessage:
     """Return the copy of a message that its target stores.
 
     The time to live starts again in the target, and so does the delivery count. Raises `ServiceBusError` if the message

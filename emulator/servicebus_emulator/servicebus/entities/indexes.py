@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 
 _COMPACT_AT = 1024
 
@@ -19,7 +19,7 @@ class SequenceIndex:
     """All messages of a queue by sequence number. Numbers only grow, so appending keeps the list sorted."""
 
     def __init__(self) -> None:
-        self._messages: dict[int, Message] = {}
+        self._messages: dict[int, BrokeredMessage] = {}
         self._order: list[int] = []
         self._last = 0
 
@@ -29,14 +29,14 @@ class SequenceIndex:
     def __contains__(self, number: int) -> bool:
         return number in self._messages
 
-    def add(self, message: Message) -> None:
+    def add(self, message: BrokeredMessage) -> None:
         """Assign the next sequence number to the message and index it."""
         self._last += 1
         message.sequence_number = self._last
         self._messages[self._last] = message
         self._order.append(self._last)
 
-    def restore(self, message: Message) -> None:
+    def restore(self, message: BrokeredMessage) -> None:
         """Index a message under the number that it has. Restore messages in ascending order."""
         self._messages[message.sequence_number] = message
         self._order.append(message.sequence_number)
@@ -46,11 +46,11 @@ class SequenceIndex:
         """Assign only numbers above this one from now on."""
         self._last = max(self._last, last)
 
-    def get(self, number: int) -> Message | None:
+    def get(self, number: int) -> BrokeredMessage | None:
         """Return the message, None if there is none."""
         return self._messages.get(number)
 
-    def remove(self, message: Message) -> None:
+    def remove(self, message: BrokeredMessage) -> None:
         """Remove the message.
 
         Its number stays in the sorted list for now: removing it there would take linear time. The list is rebuilt when
@@ -60,7 +60,7 @@ class SequenceIndex:
         if len(self._order) > _COMPACT_AT and len(self._order) > 2 * len(self._messages):
             self._order = [number for number in self._order if number in self._messages]
 
-    def from_number(self, number: int) -> Iterator[Message]:
+    def from_number(self, number: int) -> Iterator[BrokeredMessage]:
         """Yield the messages from this sequence number on, in order. The index must not change meanwhile."""
         for index in range(bisect_left(self._order, number), len(self._order)):
             message = self._messages.get(self._order[index])
@@ -75,18 +75,18 @@ class ReadyMessages:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Message]] = []
+        self._heap: list[tuple[int, int, BrokeredMessage]] = []
         self._ties = 0  # keeps two entries of one message from comparing messages
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def push(self, message: Message) -> None:
+    def push(self, message: BrokeredMessage) -> None:
         """Add a message."""
         self._ties += 1
         heapq.heappush(self._heap, (message.sequence_number, self._ties, message))
 
-    def pop(self) -> Message:
+    def pop(self) -> BrokeredMessage:
         """Remove and return the first message. Raises `IndexError` if there is none."""
         return heapq.heappop(self._heap)[2]
 
@@ -95,10 +95,10 @@ class MessageTimers:
     """The moments at which messages are due. A timer cannot be cancelled: the caller skips those that are obsolete."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Message]] = []
+        self._heap: list[tuple[float, int, BrokeredMessage]] = []
         self._ties = 0
 
-    def add(self, moment: float, message: Message) -> None:
+    def add(self, moment: float, message: BrokeredMessage) -> None:
         """Add a timer. One at infinity is never due, so it is not kept."""
         if moment != math.inf:
             self._ties += 1
@@ -108,7 +108,7 @@ class MessageTimers:
         """Return the earliest moment, infinity if there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
-    def pop_due(self, now: float) -> Iterator[tuple[float, Message]]:
+    def pop_due(self, now: float) -> Iterator[tuple[float, BrokeredMessage]]:
         """Remove and yield each due message with its moment."""
         while self._heap and self._heap[0][0] <= now:
             moment, _, message = heapq.heappop(self._heap)

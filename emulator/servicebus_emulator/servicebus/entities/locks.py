@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 
 from servicebus_emulator.servicebus.entities.indexes import MessageTimers
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST, ServiceBusError
 
 
@@ -14,7 +14,7 @@ class MessageLocks:
     """The locked messages. Times are seconds since the epoch."""
 
     def __init__(self) -> None:
-        self._by_token: dict[uuid.UUID, Message] = {}
+        self._by_token: dict[uuid.UUID, BrokeredMessage] = {}
         self._timers = MessageTimers()
 
     def __len__(self) -> int:
@@ -23,11 +23,11 @@ class MessageLocks:
     def __contains__(self, token: uuid.UUID) -> bool:
         return token in self._by_token
 
-    def messages(self) -> Iterable[Message]:
+    def messages(self) -> Iterable[BrokeredMessage]:
         """Return all locked messages."""
         return self._by_token.values()
 
-    def lock(self, message: Message, until: float) -> None:
+    def lock(self, message: BrokeredMessage, until: float) -> None:
         """Lock a message under a new token. No timer ends the lock; see `expire_at`.
 
         Every delivery gets a new token, so that a receiver whose lock expired cannot settle a later delivery.
@@ -36,12 +36,12 @@ class MessageLocks:
         message.locked_until = until
         self._by_token[message.lock_token] = message
 
-    def expire_at(self, message: Message, until: float) -> None:
+    def expire_at(self, message: BrokeredMessage, until: float) -> None:
         """Set the end of a message's lock, and let `pop_expired` return the message then."""
         message.locked_until = until
         self._timers.add(until, message)
 
-    def require(self, token: uuid.UUID, now: float) -> Message:
+    def require(self, token: uuid.UUID, now: float) -> BrokeredMessage:
         """Return the message under this lock. Raises `ServiceBusError` (message-lock-lost)."""
         message = self._by_token.get(token)
         # The end of the lock decides, not the timer: an expired lock is lost even if the timer has not run yet.
@@ -49,7 +49,7 @@ class MessageLocks:
             raise ServiceBusError(MESSAGE_LOCK_LOST, "the lock has expired or was never given; receive it again")
         return message
 
-    def unlock(self, message: Message) -> None:
+    def unlock(self, message: BrokeredMessage) -> None:
         """Unlock a message. Does nothing if it is not locked."""
         if message.lock_token is not None:
             self._by_token.pop(message.lock_token, None)
@@ -59,7 +59,7 @@ class MessageLocks:
         """Return the moment at which the next lock may end, infinity if there is none."""
         return self._timers.next_due()
 
-    def pop_expired(self, now: float) -> Iterator[Message]:
+    def pop_expired(self, now: float) -> Iterator[BrokeredMessage]:
         """Yield each message whose lock has ended.
 
         A timer is never cancelled, so that settling and renewing stay cheap. A timer whose message was settled, or

@@ -1,4 +1,4 @@
-"""A message as the broker stores it: the sender's sections as bytes, and the broker's own fields."""
+"""A brokered message, as the broker stores it: the sender's sections as bytes, and the broker's own fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class MessageState(IntEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Message:
+class BrokeredMessage:
     """One message. Moments are seconds since the epoch, durations are seconds.
 
     `header`: the fields durable, priority and first-acquirer. `properties`, `application_properties`, `body` and

@@ -23,7 +23,7 @@ from servicebus_emulator.amqp.sections import (
     PROPERTIES,
     split,
 )
-from servicebus_emulator.servicebus.entities.message import MAX_ID_CHARACTERS, Message, MessageState
+from servicebus_emulator.servicebus.entities.message import MAX_ID_CHARACTERS, BrokeredMessage, MessageState
 from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, NOT_ALLOWED, ServiceBusError
 
 BATCH_FORMAT = 0x80013700
@@ -60,7 +60,7 @@ def encode_section(code: int, value: object) -> bytes:
 # --- from the sender ---------------------------------------------------------------------------------------------
 
 
-def parse_message(payload: bytes) -> Message:
+def parse_message(payload: bytes) -> BrokeredMessage:
     """Decode a message as sent. Raises `ServiceBusError` (argument-error or not-allowed) for an invalid one."""
     try:
         return _parse(payload)
@@ -68,7 +68,7 @@ def parse_message(payload: bytes) -> Message:
         raise ServiceBusError(ARGUMENT_ERROR, f"not an AMQP message: {error}") from error
 
 
-def parse_batch(payload: bytes) -> list[Message]:
+def parse_batch(payload: bytes) -> list[BrokeredMessage]:
     """Decode a batch: each data section of the envelope is a complete message. Raises like `parse_message`."""
     try:
         bodies = [_section_value(payload[start:end]) for code, start, end in split(payload) if code == DATA]
@@ -77,13 +77,13 @@ def parse_batch(payload: bytes) -> list[Message]:
     return [parse_message(body) for body in bodies if isinstance(body, bytes)]
 
 
-def _parse(payload: bytes) -> Message:
+def _parse(payload: bytes) -> BrokeredMessage:
     sections, body = _sections(payload)
     header = _fields(sections.get(HEADER), _HEADER_FIELDS)
     properties = _fields(sections.get(PROPERTIES), _PROPERTIES_FIELDS)
     annotations = _annotations(sections)
     scheduled = annotations.get(_SCHEDULED)
-    message = Message(
+    message = BrokeredMessage(
         header=(header[0], header[1], header[3]),
         delivery_annotations=_delivery_annotations(sections),
         annotations=annotations,
@@ -134,7 +134,7 @@ def _delivery_annotations(sections: Mapping[int, bytes]) -> dict[object, object]
     return annotations
 
 
-def _check_ids(message: Message) -> None:
+def _check_ids(message: BrokeredMessage) -> None:
     for name, value in (("message ID", message.message_id), ("session ID", message.session_id)):
         if isinstance(value, str) and len(value) > MAX_ID_CHARACTERS:
             raise ServiceBusError(ARGUMENT_ERROR, f"the {name} is longer than {MAX_ID_CHARACTERS} characters")
@@ -154,7 +154,7 @@ def _time_to_live(header_ttl: object, absolute_expiry: object, creation: object)
 # --- to the receiver ---------------------------------------------------------------------------------------------
 
 
-def encode_delivery(message: Message, *, lock_token: uuid.UUID | None) -> bytes:
+def encode_delivery(message: BrokeredMessage, *, lock_token: uuid.UUID | None) -> bytes:
     """Return the bytes of a delivery. `lock_token` is None for receive-and-delete.
 
     The header always has a delivery count, and the delivery annotations are always there, even if empty: SDKs expect
@@ -178,12 +178,12 @@ def encode_delivery(message: Message, *, lock_token: uuid.UUID | None) -> bytes:
     )
 
 
-def encode_peeked(message: Message, *, without_body: bool = False) -> bytes:
+def encode_peeked(message: BrokeredMessage, *, without_body: bool = False) -> bytes:
     """Return the bytes of a message that a client peeks; `without_body` leaves out all body sections."""
     return encode_delivery(replace(message, body=b"") if without_body else message, lock_token=None)
 
 
-def _broker_annotations(message: Message, *, locked: bool) -> dict[object, object]:
+def _broker_annotations(message: BrokeredMessage, *, locked: bool) -> dict[object, object]:
     annotations = dict(message.annotations)
     annotations[_ENQUEUED_TIME] = Timestamp(int(message.enqueued_at * 1000))
     annotations[_SEQUENCE_NUMBER] = Long(message.sequence_number)
@@ -206,7 +206,7 @@ def _broker_annotations(message: Message, *, locked: bool) -> dict[object, objec
 
 
 def set_dead_letter_reason(
-    message: Message, reason: str | None, description: str | None, properties: Mapping[str, object]
+    message: BrokeredMessage, reason: str | None, description: str | None, properties: Mapping[str, object]
 ) -> None:
     """Write the reason of a dead-lettering, and modified properties, into the application properties."""
     reasons = {"DeadLetterReason": reason, "DeadLetterErrorDescription": description}
@@ -214,7 +214,7 @@ def set_dead_letter_reason(
     modify_properties(message, {**properties, **given})
 
 
-def modify_properties(message: Message, properties: Mapping[str, object]) -> None:
+def modify_properties(message: BrokeredMessage, properties: Mapping[str, object]) -> None:
     """Add or replace application properties. Encodes the section again only if there is something to change."""
     if properties:
         section = message.application_properties

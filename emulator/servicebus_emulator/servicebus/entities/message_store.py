@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from servicebus_emulator.servicebus.entities.indexes import SequenceIndex
-from servicebus_emulator.servicebus.entities.message import Message, MessageState
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage, MessageState
 from servicebus_emulator.servicebus.entities.storage import MessageStorage
 from servicebus_emulator.servicebus.errors import MESSAGE_NOT_FOUND, ServiceBusError
 
@@ -24,31 +24,31 @@ class MessageStore:
     def __len__(self) -> int:
         return len(self._by_sequence)
 
-    def __contains__(self, message: Message) -> bool:
+    def __contains__(self, message: BrokeredMessage) -> bool:
         return self._by_sequence.get(message.sequence_number) is message
 
     def count(self, state: MessageState) -> int:
         """Return the number of messages in this state."""
         return self._counts[state]
 
-    def add(self, message: Message) -> None:
+    def add(self, message: BrokeredMessage) -> None:
         """Add a new message under the next sequence number."""
         self._by_sequence.add(message)
         self._count(message)
         self.record(message)
 
-    def record(self, message: Message) -> None:
+    def record(self, message: BrokeredMessage) -> None:
         """Record a changed message in the storage."""
         self._storage.put_message(self._queue, message)
 
-    def set_state(self, message: Message, state: MessageState) -> None:
+    def set_state(self, message: BrokeredMessage, state: MessageState) -> None:
         """Change the state of a message."""
         self._counts[message.state] -= 1
         self._counts[state] += 1
         message.state = state
         self.record(message)
 
-    def remove(self, message: Message) -> None:
+    def remove(self, message: BrokeredMessage) -> None:
         """Remove a message. Does nothing if it is gone."""
         if message.sequence_number in self._by_sequence:
             self._by_sequence.remove(message)
@@ -56,14 +56,14 @@ class MessageStore:
             self.size_bytes -= message.size
             self._storage.delete_message(self._queue, message.sequence_number)
 
-    def require(self, number: int, state: MessageState) -> Message:
+    def require(self, number: int, state: MessageState) -> BrokeredMessage:
         """Return a message by sequence number. Raises `ServiceBusError` if there is none in this state."""
         message = self._by_sequence.get(number)
         if message is None or message.state is not state:
             raise ServiceBusError(MESSAGE_NOT_FOUND, f"there is no {state.name.lower()} message {number}")
         return message
 
-    def from_number(self, number: int, session_id: str | None = None) -> Iterator[Message]:
+    def from_number(self, number: int, session_id: str | None = None) -> Iterator[BrokeredMessage]:
         """Yield the messages from this sequence number on; with a session ID, only those of the session.
 
         The store must not change meanwhile.
@@ -71,7 +71,7 @@ class MessageStore:
         messages = self._by_sequence.from_number(number)
         return messages if session_id is None else (one for one in messages if one.session_id == session_id)
 
-    def restore(self, message: Message) -> None:
+    def restore(self, message: BrokeredMessage) -> None:
         """Add a message from the storage under its own number. Restore messages in ascending order."""
         self._by_sequence.restore(message)
         self._count(message)
@@ -80,6 +80,6 @@ class MessageStore:
         """Assign only sequence numbers above this one from now on."""
         self._by_sequence.continue_from(last)
 
-    def _count(self, message: Message) -> None:
+    def _count(self, message: BrokeredMessage) -> None:
         self._counts[message.state] += 1
         self.size_bytes += message.size

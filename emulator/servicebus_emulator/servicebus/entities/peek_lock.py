@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.queue_state import QueueState
 from servicebus_emulator.servicebus.entities.receiver import MessageReceiver
 
@@ -16,15 +16,17 @@ class PeekLock:
     def __init__(self, state: QueueState) -> None:
         self._state = state
 
-    def deliver(self, message: Message, receiver: MessageReceiver, session_locked_until: float | None = None) -> None:
+    def deliver(
+        self, message: BrokeredMessage, receiver: MessageReceiver, session_locked_until: float | None = None
+    ) -> None:
         """Deliver a message, locked or removed as the receiver's mode says."""
         self.take(message, peek_lock=receiver.peek_lock, session_locked_until=session_locked_until)
         receiver.deliver(message)
 
-    def take(self, message: Message, *, peek_lock: bool, session_locked_until: float | None) -> None:
+    def take(self, message: BrokeredMessage, *, peek_lock: bool, session_locked_until: float | None) -> None:
         """Lock a message for its receiver, or remove it.
 
-        A message of a session has no lock time of its own: it is locked until the session's lock ends. No timer
+        A message of a session has no separate lock time: it is locked until the session's lock ends. No timer
         watches it, because the end of the session's lock unlocks all its messages.
         """
         if not peek_lock:
@@ -37,7 +39,7 @@ class PeekLock:
             self._state.locks.expire_at(message, until)
             self._state.reschedule()
 
-    def locked_message(self, token: uuid.UUID) -> Message:
+    def locked_message(self, token: uuid.UUID) -> BrokeredMessage:
         """Return the message under this lock. Raises `ServiceBusError` (message-lock-lost)."""
         return self._state.locks.require(token, self._state.now())
 

@@ -5,7 +5,7 @@ Each function raises `ServiceBusError` if the condition does not hold.
 
 from __future__ import annotations
 
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.errors import (
     ENTITY_DISABLED,
@@ -40,7 +40,7 @@ def require_room(settings: QueueSettings, used_bytes: int, new_bytes: int) -> No
         raise ServiceBusError(RESOURCE_LIMIT_EXCEEDED, text)
 
 
-def require_fit(settings: QueueSettings, message: Message) -> None:
+def require_fit(settings: QueueSettings, message: BrokeredMessage) -> None:
     """The message is small enough, and has a session ID if the queue requires sessions."""
     if message.size > settings.max_message_bytes:
         text = f"the message has {message.size} bytes; '{settings.name}' takes {settings.max_message_bytes}"

@@ -15,7 +15,7 @@ from servicebus_emulator.servicebus.entities.duplicates import DuplicateDetector
 from servicebus_emulator.servicebus.entities.enqueueing import Enqueueing
 from servicebus_emulator.servicebus.entities.expiry import MessageExpiry
 from servicebus_emulator.servicebus.entities.forwarding import Forwarding, forwarded
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.peek_lock import PeekLock
 from servicebus_emulator.servicebus.entities.queue_settings import (
     QueueSettings,
@@ -124,7 +124,7 @@ class Queue:
 
     # --- send ----------------------------------------------------------------------------------------------------
 
-    def send(self, messages: Iterable[Message]) -> list[int]:
+    def send(self, messages: Iterable[BrokeredMessage]) -> list[int]:
         """Accept all messages or none. Return their sequence numbers, 0 for a duplicate. Raises `ServiceBusError`."""
         batch = list(messages)
         self.accessed_at = self.now()
@@ -139,7 +139,7 @@ class Queue:
         """Delete scheduled messages, all or none. Raises `ServiceBusError` if one of them is not scheduled."""
         self._schedule.cancel(numbers)
 
-    def accept_forwarded(self, message: Message) -> None:
+    def accept_forwarded(self, message: BrokeredMessage) -> None:
         """Accept a message from another queue. Raises `ServiceBusError`, also after too many hops."""
         copy = forwarded(message)
         preconditions.require_room(self.settings, self.size_bytes(), message.size)
@@ -147,7 +147,7 @@ class Queue:
         self._enqueueing.accept(copy)
         self.pump()
 
-    def add_dead_letter(self, message: Message) -> None:
+    def add_dead_letter(self, message: BrokeredMessage) -> None:
         """Store a dead letter in this subqueue, or forward it as the settings say."""
         self._enqueueing.add_dead_letter(message)
 
@@ -173,7 +173,9 @@ class Queue:
         """Deliver ready messages while receivers have capacity."""
         self._delivery.pump()
 
-    def receive_deferred(self, numbers: Iterable[int], *, peek_lock: bool, session_id: str | None) -> list[Message]:
+    def receive_deferred(
+        self, numbers: Iterable[int], *, peek_lock: bool, session_id: str | None
+    ) -> list[BrokeredMessage]:
         """Lock or remove deferred messages, all or none. Raises `ServiceBusError`."""
         return self._deferred.receive(numbers, peek_lock=peek_lock, session_id=session_id)
 
@@ -205,7 +207,7 @@ class Queue:
         """Renew a message lock and return its new end."""
         return self._peek_lock.renew(token)
 
-    def return_message(self, message: Message, *, counted: bool) -> None:
+    def return_message(self, message: BrokeredMessage, *, counted: bool) -> None:
         """Unlock a message and make it ready again; `counted` counts the delivery."""
         self._settlement.return_message(message, counted=counted)
 
@@ -213,7 +215,7 @@ class Queue:
         """End all message locks now, for tests. Return their number."""
         return self._peek_lock.expire_locks(self.sessions.is_held)
 
-    def locked_messages(self) -> Iterable[Message]:
+    def locked_messages(self) -> Iterable[BrokeredMessage]:
         """Return all locked messages."""
         return self._state.locks.messages()
 
@@ -223,7 +225,7 @@ class Queue:
 
     # --- browse --------------------------------------------------------------------------------------------------
 
-    def peek(self, number: int, count: int, session_id: str | None) -> list[Message]:
+    def peek(self, number: int, count: int, session_id: str | None) -> list[BrokeredMessage]:
         """Return up to `count` messages from a sequence number on, in every state, locked ones included."""
         return browsing.peek(self._state, number, count, session_id)
 
@@ -285,7 +287,7 @@ class Queue:
 
     # --- restore -------------------------------------------------------------------------------------------------
 
-    def restore(self, messages: Iterable[Message], last_number: int) -> None:
+    def restore(self, messages: Iterable[BrokeredMessage], last_number: int) -> None:
         """Add messages from the storage in ascending order of their numbers. `last_number` was assigned last."""
         for message in messages:
             self._enqueueing.restore(message)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from servicebus_emulator.servicebus.clock import Clock
 from servicebus_emulator.servicebus.entities.locks import MessageLocks
-from servicebus_emulator.servicebus.entities.message import Message, MessageState
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage, MessageState
 from servicebus_emulator.servicebus.entities.message_store import MessageStore
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.entities.storage import MessageStorage
@@ -37,16 +37,16 @@ class QueueState:
         self.messages = MessageStore(self.key, storage)
         self.locks = MessageLocks()
 
-    def is_ready(self, message: Message) -> bool:
+    def is_ready(self, message: BrokeredMessage) -> bool:
         """Return True if a receiver may get the message: it is active, unlocked and still in the queue."""
         return message.state is MessageState.ACTIVE and message.lock_token is None and message in self.messages
 
-    def remove(self, message: Message) -> None:
+    def remove(self, message: BrokeredMessage) -> None:
         """Remove a message and its lock. Does nothing if the message is gone."""
         self.locks.unlock(message)
         self.messages.remove(message)
 
-    def count_delivery(self, message: Message) -> None:
+    def count_delivery(self, message: BrokeredMessage) -> None:
         """Count one more delivery of the message.
 
         A dead letter keeps the count that it arrived with, so that a receiver of the dead-letter queue can still read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 
 
 class MessageReceiver(Protocol):
@@ -17,7 +17,7 @@ class MessageReceiver(Protocol):
         """Return True if the receiver takes another message now."""
         ...
 
-    def deliver(self, message: Message) -> None:
+    def deliver(self, message: BrokeredMessage) -> None:
         """Deliver a message. Under peek-lock, the message carries its lock token."""
         ...
 

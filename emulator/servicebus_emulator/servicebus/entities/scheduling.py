@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from servicebus_emulator.servicebus.entities.indexes import MessageTimers
-from servicebus_emulator.servicebus.entities.message import Message, MessageState
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage, MessageState
 from servicebus_emulator.servicebus.entities.queue_state import QueueState
 
 
@@ -16,7 +16,7 @@ class MessageSchedule:
         self._state = state
         self._timers = MessageTimers()
 
-    def add(self, message: Message, enqueue_at: float) -> None:
+    def add(self, message: BrokeredMessage, enqueue_at: float) -> None:
         """Store a message that becomes active later. It has a sequence number at once, to cancel it with."""
         message.state, message.was_scheduled = MessageState.SCHEDULED, True
         message.enqueued_at = self._state.now()
@@ -24,7 +24,7 @@ class MessageSchedule:
         self._timers.add(enqueue_at, message)
         self._state.reschedule()
 
-    def restore(self, message: Message, enqueue_at: float) -> None:
+    def restore(self, message: BrokeredMessage, enqueue_at: float) -> None:
         """Watch a scheduled message from the storage."""
         self._timers.add(enqueue_at, message)
 
@@ -33,7 +33,7 @@ class MessageSchedule:
         for message in [self._state.messages.require(number, MessageState.SCHEDULED) for number in numbers]:
             self._state.remove(message)
 
-    def pop_due(self, now: float) -> Iterator[Message]:
+    def pop_due(self, now: float) -> Iterator[BrokeredMessage]:
         """Remove and yield each message that is due. A canceled message is skipped: its timer stays."""
         for moment, message in self._timers.pop_due(now):
             if self._is_scheduled(message, moment):
@@ -44,7 +44,7 @@ class MessageSchedule:
         """Return the moment at which the next message becomes active, infinity if there is none."""
         return self._timers.next_due()
 
-    def _is_scheduled(self, message: Message, moment: float) -> bool:
+    def _is_scheduled(self, message: BrokeredMessage, moment: float) -> bool:
         return (
             message.state is MessageState.SCHEDULED
             and message.scheduled_at == moment

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from servicebus_emulator.servicebus.entities.expiry import MessageExpiry
 from servicebus_emulator.servicebus.entities.indexes import ReadyMessages
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.peek_lock import PeekLock
 from servicebus_emulator.servicebus.entities.queue_state import QueueState
 from servicebus_emulator.servicebus.entities.receiver import MessageReceiver, SessionLockObserver
@@ -36,7 +36,7 @@ class PendingAccept(Protocol):
 class SessionQueue(Protocol):
     """The operations of a queue that its sessions need."""
 
-    def return_message(self, message: Message, *, counted: bool) -> None:
+    def return_message(self, message: BrokeredMessage, *, counted: bool) -> None:
         """Unlock a message and make it ready again; `counted` counts the delivery."""
         ...
 
@@ -163,12 +163,12 @@ class QueueSessions:
         session.locked_until = self._state.now() + self._state.settings.lock_seconds
         self._state.reschedule()
 
-    def _locked_messages(self, session: MessageSession) -> list[Message]:
+    def _locked_messages(self, session: MessageSession) -> list[BrokeredMessage]:
         return [message for message in self._state.locks.messages() if message.session_id == session.id]
 
     # --- delivery ------------------------------------------------------------------------------------------------
 
-    def add_ready(self, message: Message) -> None:
+    def add_ready(self, message: BrokeredMessage) -> None:
         """Add a message that is ready for delivery to its session."""
         session = self._get_or_create(message.session_id or "")
         session.ready.push(message)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from servicebus_emulator.servicebus.entities.dead_lettering import DeadLettering
 from servicebus_emulator.servicebus.entities.delivery import MessageDelivery
-from servicebus_emulator.servicebus.entities.message import Message, MessageState
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage, MessageState
 from servicebus_emulator.servicebus.entities.message_encoding import modify_properties
 from servicebus_emulator.servicebus.entities.peek_lock import PeekLock
 from servicebus_emulator.servicebus.entities.queue_state import QueueState
@@ -70,7 +70,7 @@ class Settlement:
             raise ServiceBusError(NOT_ALLOWED, "a message in the dead-letter queue cannot be dead-lettered again")
         self._dead_lettering.dead_letter(message, reason, description, properties)
 
-    def return_message(self, message: Message, *, counted: bool) -> None:
+    def return_message(self, message: BrokeredMessage, *, counted: bool) -> None:
         """Unlock a message, and make it ready again unless its deliveries or its time to live are used up.
 
         The delivery count is checked before the time to live: a message that reaches both limits is dead-lettered

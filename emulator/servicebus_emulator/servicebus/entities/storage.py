@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.servicebus.errors import INTERNAL_ERROR, ServiceBusError
 
@@ -24,7 +24,7 @@ class NotPersisted(ServiceBusError):
 class MessageStorage:
     """Records the changes of all queues; `flush` makes them durable. This base class persists nothing.
 
-    Every queue name is in lower case. A dead-letter queue has a name of its own. Recording and flushing are separate
+    Every queue name is in lower case. A dead-letter queue has a separate name. Recording and flushing are separate
     because one write for all changes of an event-loop turn is much cheaper than one write for each change.
     """
 
@@ -34,7 +34,7 @@ class MessageStorage:
     def delete_queue(self, name: str) -> None:
         """Record that a queue is gone with its messages and its dead-letter queues."""
 
-    def put_message(self, queue: str, message: Message) -> None:
+    def put_message(self, queue: str, message: BrokeredMessage) -> None:
         """Record a new or changed message. The storage reads the message when it flushes."""
 
     def delete_message(self, queue: str, sequence_number: int) -> None:

@@ -130,7 +130,7 @@ class ConnectionEndpoint:
                 assert_never(event)
 
     def writable(self) -> None:
-        """Send what links held back while the connection's backlog was too large."""
+        """Send the output that links held back while the connection's backlog was too large."""
         for open_link in list(self._links.values()):
             match open_link:
                 case ReceiverLink():
@@ -255,7 +255,7 @@ class ConnectionEndpoint:
             self.forget(link)
 
     def forget(self, link: Link) -> None:
-        """Release what a detached link holds. Does nothing for an unknown link."""
+        """Release everything that a detached link holds. Does nothing for an unknown link."""
         match self._links.pop(link, None):
             case ReceiverLink() as receiver:
                 receiver.stop()

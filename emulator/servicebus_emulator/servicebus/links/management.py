@@ -12,7 +12,7 @@ from typing import assert_never
 
 from servicebus_emulator.amqp import Array, Int, Long, Symbol, Timestamp
 from servicebus_emulator.servicebus.access.policies import Right
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.message_encoding import encode_delivery, encode_peeked, parse_message
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.errors import (
@@ -118,7 +118,7 @@ def _schedule(queue: Queue, arguments: Arguments) -> object:
     return {"sequence-numbers": Array([Long(number) for number in queue.send(messages)])}
 
 
-def _scheduled_message(entry: Mapping[object, object]) -> Message:
+def _scheduled_message(entry: Mapping[object, object]) -> BrokeredMessage:
     payload = {str(key): value for key, value in entry.items()}.get("message")
     if not isinstance(payload, bytes):
         raise ServiceBusError(ARGUMENT_ERROR, "each entry of 'messages' must hold a 'message' of bytes")
@@ -144,7 +144,7 @@ def _receive_deferred(queue: Queue, arguments: Arguments) -> object:
     return {"messages": [_deferred_entry(message) for message in messages]}
 
 
-def _deferred_entry(message: Message) -> dict[str, object]:
+def _deferred_entry(message: BrokeredMessage) -> dict[str, object]:
     token = message.lock_token
     entry: dict[str, object] = {"message": encode_delivery(message, lock_token=token)}
     return entry if token is None else entry | {"lock-token": token}

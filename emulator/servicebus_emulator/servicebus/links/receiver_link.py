@@ -8,7 +8,7 @@ from typing import assert_never
 
 from servicebus_emulator.amqp import Accepted, Error, Link, Modified, Outcome, Received, Rejected, Released
 from servicebus_emulator.amqp.serial import advance, distance
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.message_encoding import encode_delivery
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.entities.sessions import MessageSession
@@ -70,7 +70,7 @@ class ReceiverLink:
         link = self._link
         return link.open and link.credit > 0 and link.pending_output_bytes < MAX_BACKLOG_BYTES
 
-    def deliver(self, message: Message) -> None:
+    def deliver(self, message: BrokeredMessage) -> None:
         """See `receiver.MessageReceiver`.
 
         The delivery tag is the lock token as a .NET GUID, with the first three fields in little-endian order: SDKs

@@ -19,7 +19,7 @@ from typing import Any
 from servicebus_emulator.amqp import DecodeError, decode, encode
 from servicebus_emulator.servicebus.access.policies import Policy, Right
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.servicebus.entities.message import Message, MessageState
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage, MessageState
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.entities.queue_settings import IMMUTABLE_SETTINGS, QueueSettings, QueueStatus
 from servicebus_emulator.servicebus.entities.storage import DataFolderError, MessageStorage, NotPersisted
@@ -35,7 +35,7 @@ CREATE TABLE last_number (queue TEXT PRIMARY KEY, number INTEGER NOT NULL);
 CREATE TABLE seen (queue TEXT, key TEXT, at REAL NOT NULL, PRIMARY KEY (queue, key));
 CREATE TABLE session (queue TEXT, id TEXT, state BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (queue, id));
 """
-_FIELDS = tuple(name for name in Message.__dataclass_fields__ if name not in {"lock_token", "locked_until"})
+_FIELDS = tuple(name for name in BrokeredMessage.__dataclass_fields__ if name not in {"lock_token", "locked_until"})
 """The persisted fields. A lock is not persisted: it belongs to a connection, and no connection survives the process."""
 
 
@@ -52,7 +52,7 @@ class SqliteMessageStorage(MessageStorage):
             text = f"{self._path}: {error}. Is another emulator using it? Choose another --data."
             raise DataFolderError(text) from None
         # Messages are recorded by key, so that many changes of one message between two flushes cost one write.
-        self._messages: dict[tuple[str, int], Message | None] = {}
+        self._messages: dict[tuple[str, int], BrokeredMessage | None] = {}
         self._last_numbers: dict[str, int] = {}
         self._statements: list[tuple[str, tuple[object, ...]]] = []
         self._is_failing = False
@@ -84,7 +84,7 @@ class SqliteMessageStorage(MessageStorage):
             statement = f"DELETE FROM {table} WHERE queue = ? OR substr(queue, 1, ?) = ?"  # noqa: S608 - fixed names
             self._statements.append((statement, (name, len(name) + 2, f"{name}/$")))
 
-    def put_message(self, queue: str, message: Message) -> None:
+    def put_message(self, queue: str, message: BrokeredMessage) -> None:
         """See `MessageStorage`."""
         number = message.sequence_number
         self._messages[queue, number] = message
@@ -218,13 +218,13 @@ def _policy(stored: dict[str, Any]) -> Policy:
     return Policy(**stored | {"rights": Right(stored["rights"]), "keys": tuple(stored["keys"])})
 
 
-def _encode(message: Message) -> bytes:
+def _encode(message: BrokeredMessage) -> bytes:
     # AMQP's encoding and not JSON, because annotations have AMQP types that must survive.
     values = (getattr(message, name) for name in _FIELDS)
     return encode([list(value) if isinstance(value, tuple) else value for value in values])
 
 
-def _decode(content: bytes) -> Message:
+def _decode(content: bytes) -> BrokeredMessage:
     value, _ = decode(content)
     if not isinstance(value, list) or len(value) > len(_FIELDS):
         raise ValueError("it has an unknown form")
@@ -232,4 +232,4 @@ def _decode(content: bytes) -> Message:
     fields = dict(zip(_FIELDS, value, strict=False))
     fields["header"] = tuple(fields["header"])
     fields["state"] = MessageState(fields["state"])
-    return Message(**fields)
+    return BrokeredMessage(**fields)

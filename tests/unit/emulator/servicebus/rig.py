@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from servicebus_emulator.amqp import Described, Symbol, Timestamp, UInt, ULong, decode, encode
 from servicebus_emulator.amqp.sections import DATA, HEADER, MESSAGE_ANNOTATIONS, PROPERTIES
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.message_encoding import parse_message
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
@@ -32,13 +32,13 @@ class RecordingReceiver:
 
     credit: int = 1000
     peek_lock: bool = True
-    received: list[Message] = field(default_factory=list)
+    received: list[BrokeredMessage] = field(default_factory=list)
     lost_session: bool = False
 
     def has_capacity(self) -> bool:
         return self.credit > 0
 
-    def deliver(self, message: Message) -> None:
+    def deliver(self, message: BrokeredMessage) -> None:
         self.credit -= 1
         self.received.append(message)
 
@@ -51,7 +51,7 @@ class RecordingReceiver:
         return [body(message) for message in self.received]
 
     @property
-    def last(self) -> Message:
+    def last(self) -> BrokeredMessage:
         return self.received[-1]
 
 
@@ -130,7 +130,7 @@ def message(
     ttl: float | None = None,
     at: float | None = None,
     partition_key: str | None = None,
-) -> Message:
+) -> BrokeredMessage:
     """Return a message as a sender encodes it: `ttl` in seconds, scheduled `at` seconds since the epoch."""
     annotations: dict[object, object] = {}
     if at is not None:
@@ -151,7 +151,7 @@ def section(code: int, value: object) -> bytes:
     return encode(Described(ULong(code), value))
 
 
-def body(message: Message) -> bytes:
+def body(message: BrokeredMessage) -> bytes:
     """Return the content of a message's only data section."""
     described, _ = decode(message.body)
     assert isinstance(described, Described)
@@ -159,7 +159,7 @@ def body(message: Message) -> bytes:
     return described.value
 
 
-def properties(message: Message) -> dict[object, object]:
+def properties(message: BrokeredMessage) -> dict[object, object]:
     """Return a message's application properties."""
     described, _ = decode(message.application_properties)
     assert isinstance(described, Described)
@@ -167,7 +167,7 @@ def properties(message: Message) -> dict[object, object]:
     return described.value
 
 
-def token(message: Message) -> uuid.UUID:
+def token(message: BrokeredMessage) -> uuid.UUID:
     """Return the lock token of a locked message."""
     assert message.lock_token is not None
     return message.lock_token

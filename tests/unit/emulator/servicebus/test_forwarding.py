@@ -10,7 +10,7 @@ import pytest
 from servicebus_emulator.servicebus.configuration.fields import ConfigError
 from servicebus_emulator.servicebus.configuration.queues import parse_queues
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings, QueueStatus
 from servicebus_emulator.servicebus.errors import ServiceBusError
@@ -36,7 +36,7 @@ def buried(queue: Queue, *texts: str) -> None:
         queue.dead_letter(one.lock_token, "bad", None, {})
 
 
-def only(queue: Queue) -> Message:
+def only(queue: Queue) -> BrokeredMessage:
     (one,) = queue.peek(0, 10, None)
     return one
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from servicebus_emulator.servicebus.entities.message import Message, MessageState
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage, MessageState
 from servicebus_emulator.servicebus.entities.message_encoding import set_dead_letter_reason
 from servicebus_emulator.servicebus.entities.queue import Queue
 from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST, MESSAGE_NOT_FOUND, ServiceBusError
@@ -26,7 +26,7 @@ SETTLEMENTS: dict[str, Settlement] = {
 every_settlement = pytest.mark.parametrize("settle", SETTLEMENTS.values(), ids=SETTLEMENTS)
 
 
-def buried(rig: Rig) -> list[Message]:
+def buried(rig: Rig) -> list[BrokeredMessage]:
     return rig.dead.peek(1, 1000, None)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from servicebus_emulator.servicebus.entities.broker import Broker
-from servicebus_emulator.servicebus.entities.message import Message
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from tests.unit.emulator.servicebus.rig import RecordingReceiver, message
 
@@ -21,7 +21,7 @@ class FailingReceiver(RecordingReceiver):
 
     failed: bool = False
 
-    def deliver(self, message: Message) -> None:
+    def deliver(self, message: BrokeredMessage) -> None:
         if not self.failed:
             self.failed = True
             raise RuntimeError("the receiver failed")
