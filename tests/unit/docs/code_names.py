@@ -16,11 +16,13 @@ from tests.unit.docs.pages import ROOT
 
 WORKER = ROOT / "worker" / "flow_worker"
 CONTRACTS = ROOT / "contracts" / "flow_contracts"
+EMULATOR = ROOT / "emulator" / "servicebus_emulator"
 _EXAMPLES = CONTRACTS / "schema"
 """Example messages: they document the models and report nothing."""
 AUDIT_LOGGER = "flow_worker.audit"
 _EVENT = re.compile(r"[a-z_]+\.[a-z_]+")
 _CODE = re.compile(r"[a-z]+(?:_[a-z]+)*")
+_CONTROL_PATH = re.compile(r"/emulator/[\w/{}]+")
 _FILE_SUFFIXES = (".env", ".json", ".log", ".toml")
 
 
@@ -110,7 +112,7 @@ def audit_fields() -> set[str]:
 
 def command_options() -> set[str]:
     """Return the long options of both command lines, such as `--env-file`."""
-    folders = (WORKER / "cli", ROOT / "emulator" / "servicebus_emulator")
+    folders = (WORKER / "cli", EMULATOR)
     return {
         text
         for tree in _trees(*folders)
@@ -120,6 +122,12 @@ def command_options() -> set[str]:
         for text in _texts(argument)
         if text.startswith("--")
     }
+
+
+def control_paths() -> set[str]:
+    """Return the paths of the emulator's control endpoints, with NAME for a path parameter."""
+    paths = (text for tree in _trees(EMULATOR) for text in _texts(tree) if _CONTROL_PATH.fullmatch(text))
+    return {re.sub(r"\{\w+\}", "NAME", path) for path in paths}
 
 
 def _calls(tree: ast.AST) -> Iterator[ast.Call]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
-from tests.unit.docs.code_names import command_options, log_events, result_codes
+from tests.unit.docs.code_names import command_options, control_paths, log_events, result_codes
 from tests.unit.docs.pages import ROOT, first_cells, section, text
 
 _SHOWN_OPTION = re.compile(r"--[a-z][a-z-]*")
@@ -31,3 +31,8 @@ def test_the_architecture_page_lists_every_import_rule_by_its_name() -> None:
     rules = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
     listed = text("explanation/architecture.md").split("### Import rules\n", 1)[1].split("\n#", 1)[0]
     assert re.findall(r"^- (.*)$", listed, re.MULTILINE) == [rule["name"] for rule in rules]
+
+
+def test_every_control_endpoint_of_the_emulator_is_documented() -> None:
+    rows = re.findall(r"^\| `(?:GET|POST|PUT) (/emulator/\S+)`", text("reference/emulator.md"), re.MULTILINE)
+    assert set(rows) == control_paths()
