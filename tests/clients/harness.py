@@ -1,4 +1,4 @@
-"""The emulator in a process of its own, and processes of other clients that run named checks with it."""
+"""The emulator in a separate process, and processes of other clients that run named checks with it."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ from servicebus_emulator.admin.requests import error_response
 from servicebus_emulator.servicebus.access import UNCHECKED, Authorizer
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.errors import ServiceBusError
+from servicebus_emulator.transport.addresses import WILDCARD_ADDRESSES
 
 MAX_HEADER_BYTES = 64 * 1024
 """Limit of one header. It is high because message properties travel in headers."""
 _STOP_SECONDS = 0.5
 _BACKLOG_CONNECTIONS = 1024
-_WILDCARD_ADDRESSES = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _HEALTHY = {"status": "healthy", "message": "Service is healthy."}
 
 
@@ -53,7 +53,7 @@ class AdminServer:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG_CONNECTIONS)
         await web.SockSite(self._runner, listener, ssl_context=tls, backlog=_BACKLOG_CONNECTIONS).start()
-        shown = "localhost" if host in _WILDCARD_ADDRESSES else f"[{host}]" if ":" in host else host
+        shown = "localhost" if host in WILDCARD_ADDRESSES else f"[{host}]" if ":" in host else host
         return f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
 
     async def stop(self) -> None:

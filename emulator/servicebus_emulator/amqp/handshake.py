@@ -70,7 +70,7 @@ class Handshake:
         if init.mechanism == "PLAIN" and not self._check_password(*_name_and_password(init.initial_response or b"")):
             self._send(SaslOutcome(_AUTHENTICATION_FAILED))
             raise AmqpError(UNAUTHORIZED_ACCESS, "the name or the password is wrong")
-        # The outcome travels in a chunk of its own: rhea hangs if it reads the outcome together with later bytes.
+        # The outcome travels in a separate chunk: rhea hangs if it reads the outcome together with later bytes.
         self._output.seal()
         self._send(SaslOutcome(_AUTHENTICATED))
         self._output.seal()

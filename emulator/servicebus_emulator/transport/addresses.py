@@ -7,7 +7,8 @@ from pathlib import Path
 
 WEBSOCKET_PATH = "/$servicebus/websocket"
 """The path that the service uses, and the SDKs with it (see `websocket`)."""
-_WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")  # noqa: S104 - compared with the user's choice, not bound by default
+WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")  # noqa: S104 - compared with the user's choice, not bound by default
+"""Hosts that stand for every address of the machine; clients connect to localhost instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class AmqpAddresses:
         }
 
     def _url(self, scheme: str, port: int | None, path: str = "") -> str | None:
-        host = "localhost" if self.host in _WILDCARD_ADDRESSES else self.host
+        host = "localhost" if self.host in WILDCARD_ADDRESSES else self.host
         return None if port is None else f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
 

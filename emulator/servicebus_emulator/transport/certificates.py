@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from servicebus_emulator.transport.addresses import WILDCARD_ADDRESSES
 from servicebus_emulator.transport.tls_context import CertificateError, ServerTls, server_context
 
 _AUTHORITY_DAYS = 3650
@@ -36,7 +37,6 @@ _RENEW_BEFORE = timedelta(days=30)
 _CLOCK_SKEW = timedelta(hours=1)
 _LOCK_SECONDS = 30.0
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-_WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")  # noqa: S104 - compared with the user's choice, not bound by default
 
 
 def generated_tls(folder: Path, host: str) -> ServerTls:
@@ -75,7 +75,7 @@ def _exclusive_lock(folder: Path) -> Iterator[None]:
 
 
 def _host_names(host: str) -> tuple[str, ...]:
-    candidates = [*_LOCAL_NAMES, socket.gethostname(), *([] if host in _WILDCARD_ADDRESSES else [host])]
+    candidates = [*_LOCAL_NAMES, socket.gethostname(), *([] if host in WILDCARD_ADDRESSES else [host])]
     return tuple(dict.fromkeys(name.lower() for name in candidates if _can_be_certified(name)))
 
 

@@ -7,7 +7,7 @@ import rhea from "rhea";
 
 const KEY = { username: "RootManageSharedAccessKey", password: "SAS_KEY_VALUE" };
 
-/** Returns a check with a connection of its own. `options` are those of rhea and may override the key. */
+/** Returns a check with a new connection. `options` are those of rhea and may override the key. */
 function check(scenario, options = {}) {
   return async ({ emulator, queue }) => {
     const { host, port } = endpoint(emulator);
@@ -247,7 +247,7 @@ async function sent(connection, queue, message) {
   assert.equal(outcome, "accepted");
 }
 
-/** Receives `count` messages with a receiver of its own. */
+/** Receives `count` messages with a new receiver. */
 async function received(connection, queue, count, options = {}) {
   const receiver = connection.open_receiver({ source: queue, credit_window: 0, autoaccept: true, ...options });
   const got = collected(receiver);

@@ -1,4 +1,4 @@
-"""The command line in processes of its own, as a user runs it."""
+"""The command line in separate processes, as a user runs it."""
 
 import json
 import queue

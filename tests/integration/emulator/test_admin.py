@@ -41,7 +41,7 @@ TOKEN = {"Authorization": "SharedAccessSignature sr=sb%3A%2F%2Flocalhost&sig=abc
 CONNECT = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"
 
 
-class PlainTransport(RequestsTransport):  # type: ignore[misc]
+class PlainTransport(RequestsTransport):  # type: ignore[misc]  # the SDK's class is untyped
     """Sends plain HTTP: version 7.15 of the client always uses HTTPS."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
@@ -49,7 +49,7 @@ class PlainTransport(RequestsTransport):  # type: ignore[misc]
         return super().send(request, **kwargs)
 
 
-class PlainAioTransport(AioHttpTransport):  # type: ignore[misc]
+class PlainAioTransport(AioHttpTransport):  # type: ignore[misc]  # the SDK's class is untyped
     """Sends plain HTTP with asyncio."""
 
     async def send(self, request: Any, **kwargs: Any) -> Any:

@@ -154,7 +154,7 @@ async def test_headers_become_application_properties_of_the_inferred_type(
         "x-ms-retrypolicy": "NoRetry",
         "Umlaut": '"Grüße"'.encode(),
     }
-    await http.post("/plain/messages", content=b"x", headers=headers)  # type: ignore[arg-type]
+    await http.post("/plain/messages", content=b"x", headers=headers)  # type: ignore[arg-type]  # httpx takes bytes too
 
     message = await received(sdk, "plain")
 
@@ -347,7 +347,7 @@ async def test_a_message_with_properties_that_http_cannot_carry_is_received(http
 
 async def test_a_content_type_that_is_not_ascii_is_refused(http: httpx.AsyncClient) -> None:
     headers = {"Content-Type": "text/plain; x=ü".encode()}
-    answer = await http.post("/plain/messages", content=b"x", headers=headers)  # type: ignore[arg-type]
+    answer = await http.post("/plain/messages", content=b"x", headers=headers)  # type: ignore[arg-type]  # httpx takes bytes too
     assert (answer.status_code, "Content-Type" in answer.text) == (400, True)
 
 
