@@ -1,4 +1,4 @@
-"""A broker in a thread, and someone who plays the worker's part with the real SDK."""
+"""A broker in a thread, and a stand-in for the worker that uses the SDK."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _QUEUES = {
 
 
 class BrokerThread:
-    """An emulator with the two queues; its messages outlive a restart."""
+    """An emulator with the two queues; its messages survive a restart."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -62,19 +62,19 @@ class BrokerThread:
         )
 
     def count(self, queue: str) -> dict[str, int]:
-        """A queue's messages by state."""
+        """The number of a queue's messages in each state."""
         return self.call(self.broker.counts)[queue]
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """Call something of the broker's in the broker's thread."""
+        """Call a function in the broker's thread."""
 
-        async def called() -> _T:
+        async def call() -> _T:
             return function()
 
-        return self._run(called())
+        return self._run(call())
 
     def set_fault(self, **faults: object) -> None:
-        """Switch faults of the broker (see `Faults`)."""
+        """Set faults of the broker (see `Faults`)."""
 
         def switch() -> None:
             for name, value in faults.items():
@@ -97,16 +97,16 @@ class BrokerThread:
         self._thread.join()
         self._loop.close()
 
-    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:  # Any: what a coroutine yields is asyncio's affair
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:  # Any: asyncio's own protocol
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
 
 SILENT = "silent"
-"""A flow that gets no answer."""
+"""The name of a flow that never responds."""
 
 
 def echo(request: FlowRequest) -> FlowResult:
-    """The result of a flow that answers with its input."""
+    """The result of a flow that responds with its input."""
     return FlowResult(
         status=Status.SUCCEEDED,
         flow=request.flow,
@@ -118,7 +118,7 @@ def echo(request: FlowRequest) -> FlowResult:
 
 
 class WorkerThread:
-    """Answers every request with its input, except those for the flow `SILENT`; reconnects by itself."""
+    """Replies to every request with its input, except to those for the flow `SILENT`. It reconnects after a failure."""
 
     def __init__(self, connection_string: str) -> None:
         self.seen: list[FlowRequest] = []

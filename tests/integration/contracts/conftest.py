@@ -14,7 +14,7 @@ from tests.integration.contracts.broker_thread import BrokerThread, WorkerThread
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[BrokerThread]:
-    """One for the module, as everything here: each SDK connection takes half a second to open and to close."""
+    """One broker per module, because each SDK connection takes half a second to open and to close."""
     thread = BrokerThread()
     try:
         yield thread
@@ -24,7 +24,7 @@ def broker() -> Iterator[BrokerThread]:
 
 @pytest.fixture(scope="module")
 def answering(broker: BrokerThread) -> Iterator[WorkerThread]:
-    """Someone who plays the worker's part."""
+    """A stand-in for the worker."""
     thread = WorkerThread(broker.connection_string)
     try:
         yield thread
@@ -34,15 +34,15 @@ def answering(broker: BrokerThread) -> Iterator[WorkerThread]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(broker: BrokerThread) -> AsyncIterator[FlowClient]:
-    async with FlowClient.from_connection_string(broker.connection_string) as made:
-        yield made
+    async with FlowClient.from_connection_string(broker.connection_string) as client:
+        yield client
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def sockets_left_by_the_sdk() -> AsyncIterator[None]:
-    """A handshake that is cut short leaves the SDK's socket to the garbage collector: let it do its work here.
+    """Collect the sockets that the SDK leaves open after an interrupted handshake.
 
-    To be used with `ignore_sockets_left_by_the_sdk`.
+    Use it with `ignore_sockets_left_by_the_sdk`.
     """
     yield
     gc.collect()

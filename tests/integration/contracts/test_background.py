@@ -19,7 +19,7 @@ from tests.support.receiving import receive
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_500_results_find_those_who_wait_over_one_session(
+async def test_500_waiters_get_their_results_over_one_session(
     broker: BrokerThread, client: FlowClient, answering: WorkerThread
 ) -> None:
     async with client.background() as background:
@@ -30,7 +30,7 @@ async def test_500_results_find_those_who_wait_over_one_session(
 
 
 @pytest.mark.usefixtures("answering")
-async def test_submitting_and_waiting_may_be_done_apart_and_a_result_is_handed_over_once(client: FlowClient) -> None:
+async def test_a_caller_may_wait_long_after_submitting_and_gets_a_result_once(client: FlowClient) -> None:
     async with client.background() as background:
         sent = [await background.submit("f", number) for number in range(3)]
         for number, correlation_id in reversed(list(enumerate(sent))):
@@ -40,7 +40,7 @@ async def test_submitting_and_waiting_may_be_done_apart_and_a_result_is_handed_o
 
 
 @pytest.mark.usefixtures("answering")
-async def test_a_result_that_does_not_come_leaves_the_others_alone(client: FlowClient) -> None:
+async def test_a_missing_result_does_not_delay_the_other_results(client: FlowClient) -> None:
     async with client.background() as background:
         correlation_id = await background.submit(SILENT)
         with pytest.raises(ResultTimeout, match=correlation_id):
@@ -49,7 +49,7 @@ async def test_a_result_that_does_not_come_leaves_the_others_alone(client: FlowC
 
 
 @pytest.mark.usefixtures("answering")
-async def test_messages_nobody_asked_for_are_dead_lettered_with_a_reason(
+async def test_messages_without_an_outstanding_request_are_dead_lettered_with_a_reason(
     broker: BrokerThread, client: FlowClient
 ) -> None:
     async with (
@@ -63,17 +63,17 @@ async def test_messages_nobody_asked_for_are_dead_lettered_with_a_reason(
             await sender.send_messages(to_sdk(foreign))
         assert (await background.request("f", 1, timeout=20)).output == 1
         async with sdk.get_queue_receiver("flow-replies", sub_queue="deadletter") as dead:
-            letters = await receive(dead, 2)
-            assert [one.dead_letter_reason for one in letters] == ["invalid_result", "unexpected_result"]
-            assert "contract" in (letters[0].dead_letter_error_description or "")
-            for one in letters:
+            dead_letters = await receive(dead, 2)
+            assert [one.dead_letter_reason for one in dead_letters] == ["invalid_result", "unexpected_result"]
+            assert "contract" in (dead_letters[0].dead_letter_error_description or "")
+            for one in dead_letters:
                 await dead.complete_message(one)
 
 
-# The SDK's own sockets after a handshake that was cut short; collected by the fixture of the same name.
+# The SDK leaves its socket open after an interrupted handshake; `sockets_left_by_the_sdk` collects it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("answering", "sockets_left_by_the_sdk")
-async def test_results_come_after_a_restart_of_the_broker_in_the_same_session(
+async def test_results_arrive_in_the_same_session_after_a_restart_of_the_broker(
     broker: BrokerThread, client: FlowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "flow_contracts.client")
@@ -98,7 +98,7 @@ async def test_a_lost_settlement_neither_repeats_nor_loses_a_result(broker: Brok
     assert broker.count("flow-replies") == before
 
 
-async def test_closing_tells_those_who_still_wait(client: FlowClient) -> None:
+async def test_closing_ends_every_wait_with_an_error(client: FlowClient) -> None:
     async with client.background() as background:
         waiting = asyncio.create_task(background.wait(await background.submit(SILENT), timeout=50))
         await asyncio.sleep(0)
@@ -106,7 +106,7 @@ async def test_closing_tells_those_who_still_wait(client: FlowClient) -> None:
         await waiting
 
 
-async def test_a_wrong_reply_queue_is_told_on_entering(broker: BrokerThread) -> None:
+async def test_a_wrong_reply_queue_raises_an_error_on_entering(broker: BrokerThread) -> None:
     async with FlowClient.from_connection_string(broker.connection_string, reply_queue="none") as client:
         with pytest.raises(ServiceBusMisconfigured, match=r"'none'.*no such queue"):
             async with client.background():

@@ -25,12 +25,12 @@ from tests.integration.contracts.broker_thread import SILENT, BrokerThread, Work
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# The SDK's own sockets after a handshake that was cut short; collected by the fixture of the same name.
+# The SDK leaves its socket open after an interrupted handshake; `sockets_left_by_the_sdk` collects it.
 ignore_sockets_left_by_the_sdk = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 async def publish(broker: BrokerThread, *messages: Message) -> None:
-    """Put messages into the reply queue as they are."""
+    """Send messages to the reply queue unchanged."""
     async with (
         ServiceBusClient.from_connection_string(broker.connection_string) as sdk,
         sdk.get_queue_sender("flow-replies") as sender,
@@ -39,13 +39,13 @@ async def publish(broker: BrokerThread, *messages: Message) -> None:
             await sender.send_messages(to_sdk(message))
 
 
-async def until(true: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not true():  # noqa: ASYNC110 - what is waited for happens in another thread
+        while not condition():  # noqa: ASYNC110 - the condition changes in another thread
             await asyncio.sleep(0.02)
 
 
-async def test_a_result_is_waited_for_polled_twice_and_taken_once(client: FlowClient, answering: WorkerThread) -> None:
+async def test_a_result_can_be_polled_repeatedly_and_taken_once(client: FlowClient, answering: WorkerThread) -> None:
     correlation_id = await client.submit("create-quote", {"amount": 7}, claim="token", on_behalf_of="ada")
     waited = await client.wait(correlation_id, timeout=20)
     assert waited.status is Status.SUCCEEDED
@@ -62,7 +62,7 @@ async def test_a_result_is_waited_for_polled_twice_and_taken_once(client: FlowCl
 
 
 @pytest.mark.usefixtures("answering")
-async def test_a_result_can_be_taken_by_a_client_that_only_knows_its_correlation_id(
+async def test_a_client_that_only_knows_the_correlation_id_can_take_the_result(
     broker: BrokerThread, client: FlowClient
 ) -> None:
     name = f"order-{uuid.uuid4()}"
@@ -73,15 +73,15 @@ async def test_a_result_can_be_taken_by_a_client_that_only_knows_its_correlation
     assert (taken.correlation_id, taken.request_message_id) == (name, f"{name}-m")
 
 
-async def test_waiting_in_vain_names_the_correlation_id_and_the_seconds(client: FlowClient) -> None:
+async def test_a_timeout_names_the_correlation_id_and_the_seconds(client: FlowClient) -> None:
     with pytest.raises(ResultTimeout, match=r"correlation ID 'nothing-came' within 1\.5 s$"):
         await client.wait("nothing-came", timeout=1.5)
     assert await client.take("nothing-came", timeout=0.2) is None
 
 
-async def test_a_wait_longer_than_the_session_lock_keeps_the_lock(broker: BrokerThread, client: FlowClient) -> None:
+async def test_a_wait_longer_than_the_session_lock_renews_the_lock(broker: BrokerThread, client: FlowClient) -> None:
     waiting = asyncio.create_task(client.wait("late", timeout=30))
-    await asyncio.sleep(3.5)  # longer than the queue's lock duration: the thing under test is time
+    await asyncio.sleep(3.5)  # longer than the queue's lock duration, which is under test
     rival = FlowClient.from_connection_string(broker.connection_string, deadlines=Deadlines(session_seconds=0))
     async with rival:
         with pytest.raises(SessionInUse, match=r"'late'.*another reader holds it"):
@@ -91,7 +91,7 @@ async def test_a_wait_longer_than_the_session_lock_keeps_the_lock(broker: Broker
     assert (await waiting).correlation_id == "late"
 
 
-async def test_a_poll_gets_its_turn_when_the_other_reader_is_done(client: FlowClient) -> None:
+async def test_a_poll_waits_for_the_other_reader_of_the_session(client: FlowClient) -> None:
     first, second = await asyncio.gather(client.poll("shared"), client.poll("shared"))
     assert (first, second) == (None, None)
 
@@ -103,7 +103,7 @@ async def test_concurrent_first_submits_all_arrive(broker: BrokerThread, answeri
     await until(lambda: sent <= {request.correlation_id for request in answering.seen})
 
 
-async def test_a_request_posted_twice_under_one_message_id_is_there_once(
+async def test_a_request_posted_twice_under_one_message_id_arrives_once(
     client: FlowClient, answering: WorkerThread
 ) -> None:
     for _ in range(2):
@@ -113,7 +113,7 @@ async def test_a_request_posted_twice_under_one_message_id_is_there_once(
     assert [request.message_id for request in answering.seen].count("order-7") == 1
 
 
-async def test_a_message_that_is_no_result_is_said_to_be_none_and_dead_lettered_when_taken(
+async def test_a_message_that_is_no_result_raises_an_error_and_take_dead_letters_it(
     broker: BrokerThread, client: FlowClient
 ) -> None:
     stranger = Message(body=b"hello", session_id="strange", correlation_id="another", message_id="strange-0")
@@ -129,7 +129,7 @@ async def test_a_message_that_is_no_result_is_said_to_be_none_and_dead_lettered_
     assert (after["active"], after["dead_lettered"]) == (before["active"] - 1, before["dead_lettered"] + 1)
 
 
-async def test_what_cannot_be_asked_is_refused_and_leaves_the_client_fit(client: FlowClient) -> None:
+async def test_the_client_still_works_after_it_refused_an_invalid_request(client: FlowClient) -> None:
     with pytest.raises(InvalidRequest, match="field 'correlation_id'"):
         await client.submit("f", correlation_id="x" * 129)
     with pytest.raises(MessageTooLarge, match="flow-requests"):
@@ -137,7 +137,7 @@ async def test_what_cannot_be_asked_is_refused_and_leaves_the_client_fit(client:
     assert await client.submit(SILENT, "small enough")
 
 
-async def test_a_queue_that_does_not_exist_is_named(broker: BrokerThread) -> None:
+async def test_the_error_for_a_missing_queue_names_the_queue(broker: BrokerThread) -> None:
     async with FlowClient.from_connection_string(
         broker.connection_string, request_queue="requests-of-old", reply_queue="replies-of-old"
     ) as lost:
@@ -167,24 +167,24 @@ async def test_a_silent_broker_ends_every_call_at_its_deadline() -> None:
 
 @ignore_sockets_left_by_the_sdk
 @pytest.mark.usefixtures("answering", "sockets_left_by_the_sdk")
-async def test_submitting_and_waiting_outlive_a_restart_of_the_broker(broker: BrokerThread) -> None:
+async def test_submit_and_wait_survive_a_restart_of_the_broker(broker: BrokerThread) -> None:
     async with FlowClient.from_connection_string(broker.connection_string) as client:
-        await client.submit(SILENT)  # leaves a sender open, to be found broken
+        await client.submit(SILENT)  # the restart breaks this open sender
         waiting = asyncio.create_task(client.wait("after-restart", timeout=40))
         await asyncio.sleep(1)  # by now it holds the session
         await asyncio.to_thread(broker.down)
         submitting = asyncio.create_task(client.submit("f", correlation_id="after-restart"))
-        await asyncio.sleep(0.5)  # both meet a closed port
+        await asyncio.sleep(0.5)  # both find a closed port
         await asyncio.to_thread(broker.up)
         assert await submitting == "after-restart"
         assert (await waiting).correlation_id == "after-restart"
 
 
 @pytest.mark.usefixtures("answering")
-async def test_a_result_of_someone_elses_request_in_my_session_is_passed_over(
+async def test_a_result_of_another_senders_request_in_the_session_is_ignored(
     broker: BrokerThread, client: FlowClient
 ) -> None:
-    """Whoever may send requests can name any session for the result."""
+    """Any sender can name any session for its result."""
     name = str(uuid.uuid4())
     forged = FlowResult(status=Status.SUCCEEDED, correlation_id=name, request_message_id="forged")
     await publish(broker, forged.to_message(name, timedelta(minutes=1)))

@@ -11,7 +11,7 @@ from tests.integration.contracts.broker_thread import BrokerThread
 
 
 @pytest.mark.usefixtures("answering")
-def test_the_synchronous_form_does_the_same(broker: BrokerThread) -> None:
+def test_the_blocking_client_submits_waits_polls_and_takes(broker: BrokerThread) -> None:
     with FlowClientSync.from_connection_string(broker.connection_string) as client:
         correlation_id = client.submit("f", {"a": 1}, claim="token")
         waited = client.wait(correlation_id, timeout=20)
@@ -22,7 +22,7 @@ def test_the_synchronous_form_does_the_same(broker: BrokerThread) -> None:
 
 
 @pytest.mark.usefixtures("answering")
-def test_threads_may_share_one_background(broker: BrokerThread) -> None:
+def test_several_threads_share_one_background_client(broker: BrokerThread) -> None:
     with (
         FlowClientSync.from_connection_string(broker.connection_string) as client,
         client.background() as background,
@@ -34,7 +34,7 @@ def test_threads_may_share_one_background(broker: BrokerThread) -> None:
     assert [result.output for result in results] == list(range(40))
 
 
-def test_errors_come_through_as_they_are(broker: BrokerThread) -> None:
+def test_the_blocking_client_raises_the_same_errors(broker: BrokerThread) -> None:
     with FlowClientSync.from_connection_string(broker.connection_string) as client:
         with pytest.raises(ResultTimeout, match=r"'c' within 0\.5 s"):
             client.wait("c", timeout=0.5)
@@ -42,7 +42,7 @@ def test_errors_come_through_as_they_are(broker: BrokerThread) -> None:
             client.submit("")
 
 
-def test_a_connection_string_that_is_none_is_refused_and_leaves_no_thread_behind() -> None:
+def test_a_malformed_connection_string_is_refused_and_leaves_no_thread() -> None:
     before = threading.active_count()
     with pytest.raises(ValueError):
         FlowClientSync.from_connection_string("nonsense")

@@ -1,4 +1,4 @@
-"""Native Dataverse messages for tests, shaped as service endpoints post them."""
+"""Native Dataverse messages for tests, in the form that service endpoints post."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USER = "75c2dd97-8e1b-4fd4-9a5b-4d0c9d1e2f30"
 SYSTEM_USER = "3d4a8c5e-1f2b-e711-810a-e0071b6a82d1"
 CONTACT = "97a8dfd0-4ea2-e711-811d-e0071b6ac1b1"
 
-Json = dict[str, Any]  # Any: JSON to be taken apart by tests
+Json = dict[str, Any]  # Any: tests read values at any depth
 
 
 def typed(name: str, /, **members: object) -> Json:
@@ -105,6 +105,6 @@ def custom_api(**parameters: object) -> Json:
 
 
 def posted(context: Json, **fields: Any) -> Message:  # Any: whatever Message takes
-    """The message as Dataverse posts it, solidi escaped and all; it sets no broker property but the content type."""
+    """The message as Dataverse posts it: slashes escaped, the content type as its only broker property."""
     fields.setdefault("content_type", "application/json")
     return Message(body=json.dumps(context, separators=(",", ":")).replace("/", r"\/").encode(), **fields)

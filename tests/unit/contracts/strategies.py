@@ -1,4 +1,4 @@
-"""What requests and results may hold, for property tests."""
+"""Strategies that generate requests and results for property tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ json_values: st.SearchStrategy[JsonValue] = st.recursive(
 
 ids = st.text(st.characters(min_codepoint=1, max_codepoint=0xFFFF, exclude_categories=["Cs"]), min_size=1, max_size=128)
 
-_moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
+_times = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 
 requests = st.builds(
     FlowRequest,
@@ -55,7 +55,7 @@ results = st.builds(
     | st.builds(
         FlowRun, run_id=st.none() | st.text(max_size=40), tracking=st.dictionaries(st.text(), st.text(), max_size=3)
     ),
-    times=st.builds(Times, accepted=st.none() | _moments, started=st.none() | _moments, finished=st.none() | _moments),
+    times=st.builds(Times, accepted=st.none() | _times, started=st.none() | _times, finished=st.none() | _times),
     correlation_id=ids,
     request_message_id=ids,
 )

@@ -12,7 +12,7 @@ from jsonschema import Draft7Validator, Draft202012Validator
 
 from flow_contracts.schema.asyncapi import asyncapi
 
-Json = Any  # documents as json.load gives them
+Json = Any  # documents as json.load returns them
 
 FOLDER = Path(__file__).parents[3] / "contracts" / "schema"
 CHECKER = Path(__file__).parents[2] / "support" / "asyncapi"
@@ -41,10 +41,10 @@ def resolve(document: Json, reference: str) -> Json:
     return node
 
 
-def test_every_reference_leads_somewhere(document: Json) -> None:
-    found = list(references(document))
-    assert len(found) > 10
-    for reference in found:
+def test_every_reference_resolves(document: Json) -> None:
+    all_references = list(references(document))
+    assert len(all_references) > 10
+    for reference in all_references:
         assert isinstance(resolve(document, reference), dict)
 
 
@@ -60,18 +60,20 @@ def test_every_example_fits_the_schemas_of_its_message(document: Json, name: str
         assert not validator(message["headers"]).is_valid({})
 
 
-def test_a_result_finds_its_request_by_the_correlation_id_and_comes_in_its_session(document: Json) -> None:
+def test_request_and_result_share_correlation_id_and_session(document: Json) -> None:
     trait = document["components"]["messageTraits"]["correlated"]
     assert trait["correlationId"]["location"] == "$message.header#/properties/correlation-id"
     for name in ("flowRequest", "flowResult"):
         message = document["components"]["messages"][name]
         assert "correlation-id" in message["headers"]["properties"]["properties"]["properties"]
-    asked, came = (document["components"]["messages"][name]["examples"][0] for name in ("flowRequest", "flowResult"))
-    assert came["headers"]["properties"]["correlation-id"] == asked["headers"]["properties"]["correlation-id"]
-    assert came["headers"]["properties"]["group-id"] == asked["headers"]["properties"]["reply-to-group-id"]
+    request, result = (
+        document["components"]["messages"][name]["examples"][0] for name in ("flowRequest", "flowResult")
+    )
+    assert result["headers"]["properties"]["correlation-id"] == request["headers"]["properties"]["correlation-id"]
+    assert result["headers"]["properties"]["group-id"] == request["headers"]["properties"]["reply-to-group-id"]
 
 
-def test_the_queues_and_operations_are_there(document: Json) -> None:
+def test_the_document_has_both_queues_and_the_request_operation(document: Json) -> None:
     assert {channel["address"] for channel in document["channels"].values()} == {"flow-requests", "flow-replies"}
     submit = document["operations"]["submitRequest"]
     assert submit["action"] == "send"
@@ -89,13 +91,13 @@ def check(file: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_asyncapi_projects_own_parser_finds_no_error() -> None:
+def test_the_reference_parser_of_asyncapi_finds_no_error() -> None:
     run = check(FOLDER / "asyncapi.json")
     assert run.returncode == 0, run.stdout + run.stderr
     assert json.loads(run.stdout)["valid"] is True
 
 
-def test_that_parser_would_find_one(tmp_path: Path) -> None:
+def test_the_reference_parser_of_asyncapi_finds_an_error_in_a_broken_document(tmp_path: Path) -> None:
     broken = asyncapi()
     broken["operations"] = {"submitRequest": {"action": "shout", "channel": {"$ref": "#/channels/flowRequests"}}}
     (tmp_path / "broken.json").write_text(json.dumps(broken), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The conversions, over the bytes that the SDK itself writes and reads."""
+"""The conversions to and from the SDK's messages, tested with the bytes that the SDK writes and reads."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from flow_contracts.servicebus.conversion import from_sdk, to_sdk
 from tests.unit.contracts.strategies import requests
 
 
-def travelled(annotated: AmqpAnnotatedMessage) -> ReceivedMessage:
-    """As the other side gets it: encoded and decoded by the SDK's own codec."""
+def transfer(annotated: AmqpAnnotatedMessage) -> ReceivedMessage:
+    """Encode and decode the message with the SDK's own codec, as a sender and a receiver do."""
     wire = bytearray()
     encode_payload(wire, PyamqpTransport.to_outgoing_amqp_message(annotated))
     return from_sdk(ServiceBusReceivedMessage.from_bytes(bytes(wire)))
 
 
-def sent(message: Message) -> ReceivedMessage:
-    return travelled(to_sdk(message).raw_amqp_message)
+def send(message: Message) -> ReceivedMessage:
+    return transfer(to_sdk(message).raw_amqp_message)
 
 
 FULL = Message(
@@ -45,50 +45,55 @@ FULL = Message(
 
 
 def test_every_field_arrives() -> None:
-    got = sent(FULL)
+    received = send(FULL)
     for field in ("body", "content_type", "message_id", "correlation_id", "session_id", "reply_to", "subject"):
-        assert getattr(got, field) == getattr(FULL, field)
-    assert got.reply_to_session_id == "rs"
-    assert got.time_to_live == FULL.time_to_live
-    assert got.application_properties == FULL.application_properties
+        assert getattr(received, field) == getattr(FULL, field)
+    assert received.reply_to_session_id == "rs"
+    assert received.time_to_live == FULL.time_to_live
+    assert received.application_properties == FULL.application_properties
 
 
-def test_what_is_absent_stays_absent() -> None:
-    got = sent(Message(body=b"", application_properties={"nothing": None}))
-    assert (got.body, got.correlation_id, got.session_id, got.time_to_live) == (b"", None, None, None)
-    assert got.application_properties == {}
+def test_an_absent_field_stays_absent() -> None:
+    received = send(Message(body=b"", application_properties={"nothing": None}))
+    assert (received.body, received.correlation_id, received.session_id, received.time_to_live) == (
+        b"",
+        None,
+        None,
+        None,
+    )
+    assert received.application_properties == {}
 
 
 @given(requests)
-def test_a_request_survives_the_wire(request: FlowRequest) -> None:
-    got = FlowRequest.from_message(sent(request.to_message()))
-    cut = request.time_to_live and timedelta(milliseconds=request.time_to_live // timedelta(milliseconds=1))
-    assert got == request.model_copy(update={"time_to_live": cut})
+def test_a_request_survives_encoding_and_decoding(request: FlowRequest) -> None:
+    received = FlowRequest.from_message(send(request.to_message()))
+    truncated = request.time_to_live and timedelta(milliseconds=request.time_to_live // timedelta(milliseconds=1))
+    assert received == request.model_copy(update={"time_to_live": truncated})
 
 
 @pytest.mark.parametrize(
-    ("asked", "kept"),
+    ("requested", "expected"),
     [
         (timedelta(microseconds=5), timedelta(milliseconds=1)),
         (timedelta(milliseconds=300), timedelta(milliseconds=300)),
         (timedelta(days=1000), timedelta(milliseconds=2**32 - 1)),
     ],
 )
-def test_a_short_time_to_live_never_becomes_endless(asked: timedelta, kept: timedelta) -> None:
-    assert sent(Message(body=b"", time_to_live=asked)).time_to_live == kept
+def test_a_short_time_to_live_never_becomes_endless(requested: timedelta, expected: timedelta) -> None:
+    assert send(Message(body=b"", time_to_live=requested)).time_to_live == expected
 
 
 def test_properties_of_other_types_arrive_as_text() -> None:
     key = uuid.UUID(int=7)
     sdk = ServiceBusMessage(b"", application_properties={"key": key, "bytes": b"abc"})
-    assert travelled(sdk.raw_amqp_message).application_properties == {"key": str(key), "bytes": "abc"}
+    assert transfer(sdk.raw_amqp_message).application_properties == {"key": str(key), "bytes": "abc"}
 
 
 def test_ids_of_other_types_arrive_as_text() -> None:
     properties = AmqpMessageProperties(message_id=uuid.UUID(int=7), correlation_id=b"\xff")
-    got = travelled(AmqpAnnotatedMessage(data_body=b"", properties=dict(properties)))
-    assert got.message_id == str(uuid.UUID(int=7))
-    assert got.correlation_id == "\\xff"
+    received = transfer(AmqpAnnotatedMessage(data_body=b"", properties=dict(properties)))
+    assert received.message_id == str(uuid.UUID(int=7))
+    assert received.correlation_id == "\\xff"
 
 
 @pytest.mark.parametrize(
@@ -104,14 +109,14 @@ def test_ids_of_other_types_arrive_as_text() -> None:
     ],
 )
 def test_every_kind_of_amqp_body_arrives_as_bytes(body: dict[str, Any], expected: bytes | None) -> None:  # Any: SDK's
-    got = travelled(AmqpAnnotatedMessage(**body, properties={"message_id": "m"})).body
+    received = transfer(AmqpAnnotatedMessage(**body, properties={"message_id": "m"})).body
     if expected is not None:
-        assert got == expected
+        assert received == expected
     else:
-        assert got in (b'{"flow": "f", "input": {"amounts": [1, 2.5, null]}}', b'[[1, "two"], [3]]', b'[1, "two"]')
+        assert received in (b'{"flow": "f", "input": {"amounts": [1, 2.5, null]}}', b'[[1, "two"], [3]]', b'[1, "two"]')
 
 
-def test_the_brokers_marks_are_read() -> None:
+def test_the_brokers_annotations_are_read() -> None:
     wire = bytearray()
     encode_payload(
         wire,
@@ -126,7 +131,7 @@ def test_the_brokers_marks_are_read() -> None:
             )
         ),
     )
-    got = from_sdk(ServiceBusReceivedMessage.from_bytes(bytes(wire)))
-    assert (got.delivery_count, got.sequence_number) == (3, 42)
-    assert got.enqueued_at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
-    assert got.expires_at == got.enqueued_at + timedelta(minutes=1)
+    received = from_sdk(ServiceBusReceivedMessage.from_bytes(bytes(wire)))
+    assert (received.delivery_count, received.sequence_number) == (3, 42)
+    assert received.enqueued_at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    assert received.expires_at == received.enqueued_at + timedelta(minutes=1)

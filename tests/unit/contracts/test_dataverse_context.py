@@ -48,7 +48,7 @@ def without(context: dict[str, Any], member: str) -> dict[str, Any]:
     return {name: value for name, value in context.items() if name != member}
 
 
-# --- what is read ----------------------------------------------------------------------------------------------------
+# --- decoding -------------------------------------------------------------------------------------------------------
 
 
 def test_an_update_is_decoded_fully() -> None:
@@ -73,7 +73,7 @@ def test_an_update_is_decoded_fully() -> None:
     }
 
 
-def test_a_custom_apis_parameters_are_the_flows_input() -> None:
+def test_the_parameters_of_a_custom_api_become_the_flows_input() -> None:
     context = read(custom_api(Customer="Contoso", Amount=5, Account=reference("account", CONTACT)))
     assert (context.message_name, context.primary_entity, context.primary_entity_id) == ("new_StartQuote", "", None)
     assert (context.operation_id, context.operation_created_on, context.request_id) == (None, None, REQUEST)
@@ -90,82 +90,82 @@ def test_an_operation_without_parameters_has_an_empty_input() -> None:
 
 
 @pytest.mark.parametrize("oid", [ZEROS, None])
-def test_a_user_without_an_object_id_is_told_by_the_system_user_alone(oid: str | None) -> None:
+def test_a_user_without_an_object_id_still_has_a_system_user_id(oid: str | None) -> None:
     context = read(update(InitiatingUserAzureActiveDirectoryObjectId=oid))
     assert (context.initiating_user_oid, context.initiating_user_id) == (None, SYSTEM_USER)
 
 
-def test_an_older_dataverse_names_no_object_id_at_all() -> None:
+def test_the_object_id_may_be_missing_as_in_older_versions_of_dataverse() -> None:
     assert read(without(update(), "InitiatingUserAzureActiveDirectoryObjectId")).initiating_user_oid is None
 
 
-def test_the_user_is_who_started_the_operation_not_whom_the_step_runs_as() -> None:
+def test_the_user_is_the_initiating_user_not_the_steps_user() -> None:
     other = "11111111-2222-4333-8444-555555555555"
     context = read(update(UserId=other, UserAzureActiveDirectoryObjectId=other))
     assert (context.initiating_user_oid, context.initiating_user_id) == (USER, SYSTEM_USER)
 
 
 @pytest.mark.parametrize("content_type", [None, "application/json", "Application/JSON; charset=utf-8"])
-def test_json_is_read_by_its_content_type_or_without_one(content_type: str | None) -> None:
+def test_json_is_parsed_with_a_json_content_type_or_without_one(content_type: str | None) -> None:
     assert read(update(), content_type=content_type).message_name == "Update"
 
 
-def test_a_byte_order_mark_is_no_hindrance() -> None:
+def test_a_byte_order_mark_before_the_context_is_ignored() -> None:
     bare = posted(update(), content_type=None)
     assert ExecutionContext.from_message(Message(body=b"\xef\xbb\xbf" + bare.body)).message_name == "Update"
 
 
-def test_labels_on_the_message_change_nothing() -> None:
+def test_broker_properties_that_repeat_the_body_are_ignored() -> None:
     claims = "http://schemas.microsoft.com/xrm/2011/Claims/"
     forged = {f"{claims}InitiatingUser": "admin", f"{claims}Organization": "other", f"{claims}RequestName": "Delete"}
     broker = {"correlation_id": "c", "reply_to": "elsewhere", "reply_to_session_id": "s", "session_id": "s"}
     assert read(update(), application_properties=forged, **broker) == read(update())
 
 
-def test_the_input_is_not_shown_where_a_context_is() -> None:
+def test_the_representation_of_a_context_does_not_contain_the_input() -> None:
     shown = repr(read(custom_api(Password=SECRET)))
     assert SECRET not in shown
     assert CORRELATION in shown
 
 
-# --- which request it is ---------------------------------------------------------------------------------------------
+# --- the message ID -------------------------------------------------------------------------------------------------
 
 
 def message_id(context: dict[str, Any], **fields: Any) -> str:  # Any: whatever Message takes
     return read(context, **fields).to_request("create-quote").message_id
 
 
-def test_a_system_job_that_posts_again_asks_for_the_same_thing() -> None:
+def test_a_system_job_that_posts_again_has_the_same_message_id() -> None:
     again = message_id(update(Depth=2, SharedVariables=[]), message_id="m-2")
     assert again == message_id(update(), message_id="m-1") == message_id(update())
 
 
-def test_another_job_of_the_same_request_asks_for_another_thing() -> None:
+def test_another_job_of_the_same_request_has_another_message_id() -> None:
     assert message_id(update(OperationId=REQUEST)) != message_id(update())
 
 
-def test_a_copy_of_an_organisation_with_its_jobs_asks_for_itself() -> None:
+def test_the_same_job_in_a_copied_organisation_has_another_message_id() -> None:
     assert message_id(update(OrganizationId=REQUEST)) != message_id(update())
 
 
-def test_synchronous_posts_of_one_request_are_told_apart_though_they_share_its_ids() -> None:
+def test_synchronous_posts_that_share_all_ids_have_different_message_ids() -> None:
     assert message_id(custom_api(Amount=5)) != message_id(custom_api(Amount=6))
     assert message_id(custom_api(Amount=5), message_id="m-1") != message_id(custom_api(Amount=5), message_id="m-2")
 
 
-def test_the_broker_delivering_a_synchronous_post_again_is_no_new_request() -> None:
+def test_a_redelivered_synchronous_post_has_the_same_message_id() -> None:
     assert message_id(custom_api(Amount=5)) == message_id(custom_api(Amount=5))
     assert message_id(custom_api(Amount=5), message_id="m-1") == message_id(custom_api(Amount=5), message_id="m-1")
 
 
-def test_a_job_id_in_a_synchronous_post_does_not_stand_for_it() -> None:
-    # It may be the job around it, which may post more than once.
+def test_the_message_id_of_a_synchronous_post_ignores_its_job_id() -> None:
+    # The ID may be that of the enclosing job, which may post more than once.
     assert message_id(custom_api(Amount=5) | {"OperationId": JOB}) != message_id(
         custom_api(Amount=6) | {"OperationId": JOB}
     )
 
 
-def test_an_asynchronous_post_without_a_job_is_told_by_itself() -> None:
+def test_asynchronous_posts_without_a_job_have_different_message_ids() -> None:
     assert message_id(update(OperationId=ZEROS)) != message_id(update(OperationId=ZEROS, PrimaryEntityId=None))
 
 
@@ -178,12 +178,12 @@ def test_an_asynchronous_post_without_a_job_is_told_by_itself() -> None:
         ({"CorrelationId": None, "RequestId": ZEROS}, JOB),
     ],
 )
-def test_the_result_is_found_by_what_dataverse_correlates_by(changed: dict[str, Any], expected: str) -> None:
+def test_the_correlation_id_falls_back_to_request_id_and_operation_id(changed: dict[str, Any], expected: str) -> None:
     request = read(update(**changed)).to_request("create-quote")
     assert request.correlation_id == request.reply_to_session_id == expected
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -191,9 +191,9 @@ def test_the_result_is_found_by_what_dataverse_correlates_by(changed: dict[str, 
     ["MessageMaxSizeExceeded", "http://schemas.microsoft.com/xrm/2011/Claims/MessageMaxSizeExceeded"],
 )
 @pytest.mark.parametrize("value", [True, "true", "", None])
-def test_a_message_that_dataverse_cut_is_refused_and_the_refusal_finds_its_way(name: str, value: object) -> None:
-    cut = posted(without(update(), "InputParameters"), application_properties={name: value})
-    refused = refusal(cut)
+def test_a_truncated_message_is_refused_with_its_reply_address(name: str, value: object) -> None:
+    truncated = posted(without(update(), "InputParameters"), application_properties={name: value})
+    refused = refusal(truncated)
     assert refused.code == "input_truncated"
     whole = read(update()).to_request("create-quote")
     assert refused.address == whole.address
@@ -210,7 +210,7 @@ def test_a_message_that_dataverse_cut_is_refused_and_the_refusal_finds_its_way(n
         ("text/plain", b"{}", "JSON"),
     ],
 )
-def test_another_form_than_json_is_refused_by_the_name_of_the_setting(
+def test_a_format_other_than_json_is_refused_with_the_setting_to_change(
     content_type: str | None, body: bytes, form: str
 ) -> None:
     refused = refusal(Message(body=body, content_type=content_type, message_id="m-1"))
@@ -231,7 +231,7 @@ def test_another_form_than_json_is_refused_by_the_name_of_the_setting(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_names_nobody_to_answer_is_a_dead_letter_that_says_why(message: Message, reason: str) -> None:
+def test_a_message_without_a_reply_address_is_unanswerable_with_a_reason(message: Message, reason: str) -> None:
     with pytest.raises(Unanswerable) as unanswerable:
         ExecutionContext.from_message(message)
     assert unanswerable.value.reason == reason
@@ -253,7 +253,7 @@ def test_what_names_nobody_to_answer_is_a_dead_letter_that_says_why(message: Mes
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
     assert refusal(Message(body=body, content_type="application/json", message_id="m-1")).code == "malformed_request"
 
 
@@ -291,7 +291,7 @@ TWICE = pairs(Amount=5) + pairs(Amount=SECRET)
         ("SharedVariables", [SECRET]),
     ],
 )
-def test_a_wrong_member_is_refused_by_its_name_and_without_its_value(member: str, value: JsonValue) -> None:
+def test_an_invalid_member_is_refused_with_its_name_and_without_its_value(member: str, value: JsonValue) -> None:
     refused = refusal(posted(update(**{member: value})))
     assert refused.code == "malformed_request"
     assert f"'{member}'" in refused.message
@@ -300,18 +300,18 @@ def test_a_wrong_member_is_refused_by_its_name_and_without_its_value(member: str
     assert refused.address.correlation_id == CORRELATION
 
 
-def test_only_dataverses_own_names_count() -> None:
+def test_only_dataverses_own_member_names_are_read() -> None:
     refused = refusal(posted(without(update(), "InitiatingUserId") | {"initiating_user_id": SYSTEM_USER}))
     assert "'InitiatingUserId'" in refused.message
 
 
 @given(st.sampled_from(sorted(update())), json_values)
-def test_whatever_a_member_holds_the_message_is_read_or_refused(member: str, value: JsonValue) -> None:
+def test_every_value_of_a_member_yields_a_context_or_a_documented_error(member: str, value: JsonValue) -> None:
     with contextlib.suppress(InvalidRequest, Unanswerable):
         read(update(**{member: value})).to_request("create-quote").to_message()
 
 
 @given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
-def test_whatever_the_body_is_the_message_is_read_or_refused(body: bytes) -> None:
+def test_every_random_body_raises_a_documented_error(body: bytes) -> None:
     with pytest.raises((InvalidRequest, Unanswerable)):
         ExecutionContext.from_message(Message(body=body))

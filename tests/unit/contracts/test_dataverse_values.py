@@ -32,11 +32,11 @@ ALIAS = {"AttributeLogicalName": "name", "EntityLogicalName": "account", "NeedFo
     ],
     ids=str,
 )
-def test_a_value_of_a_known_type_is_told_plainly(value: JsonValue, expected: JsonValue) -> None:
+def test_a_value_of_a_known_type_becomes_plain(value: JsonValue, expected: JsonValue) -> None:
     assert to_plain(value) == expected
 
 
-def test_a_reference_says_which_row_and_nothing_empty() -> None:
+def test_a_reference_omits_empty_members() -> None:
     assert to_plain(reference("systemuser", SYSTEM_USER)) == {
         "id": SYSTEM_USER,
         "logicalName": "systemuser",
@@ -55,7 +55,7 @@ def test_a_reference_by_alternate_key_keeps_the_key() -> None:
     }
 
 
-def test_an_entity_is_its_attributes_and_what_else_it_has() -> None:
+def test_an_entity_becomes_its_attributes_and_its_other_members() -> None:
     order = {name: member for name, member in entity("order", SYSTEM_USER, total=5).items() if name != "__type"}
     relationship = {"key": {"PrimaryEntityRole": None, "SchemaName": "contact_orders"}, "value": {"Entities": [order]}}
     full = entity("contact", CONTACT, name="James", status=typed("OptionSetValue", Value=1)) | {
@@ -82,9 +82,9 @@ def test_an_entity_is_its_attributes_and_what_else_it_has() -> None:
     }
 
 
-def test_collections_need_no_types_of_their_members() -> None:
+def test_members_of_a_collection_are_recognised_without_a_type() -> None:
     untyped = {name: member for name, member in entity("contact", CONTACT, name="James").items() if name != "__type"}
-    untyped["HasLazyFileAttribute"] = False  # members that later versions add are no hindrance
+    untyped["HasLazyFileAttribute"] = False  # a later version of Dataverse may add members
     collection = typed("EntityCollection", Entities=[untyped], EntityName="contact", MoreRecords=False)
     row = {"@id": CONTACT, "@logicalName": "contact", "name": "James"}
     assert to_plain(collection) == [row]
@@ -116,7 +116,7 @@ def test_an_object_of_an_unknown_type_is_kept_with_its_type(type_: JsonValue) ->
         ("/Date(253402300799999)/", "9999-12-31T23:59:59.999Z"),
     ],
 )
-def test_a_date_is_told_in_utc(text: str, expected: str) -> None:
+def test_a_date_becomes_a_time_in_utc(text: str, expected: str) -> None:
     assert to_plain(text) == expected
 
 
@@ -135,7 +135,7 @@ def test_a_date_is_told_in_utc(text: str, expected: str) -> None:
     ],
     ids=lambda text: text[:24],
 )
-def test_what_only_looks_like_a_date_stays_text(text: str) -> None:
+def test_text_that_only_resembles_a_date_stays_text(text: str) -> None:
     assert to_plain(text) == text
     assert parse_date(text) is None
 
@@ -158,39 +158,39 @@ def test_what_only_looks_like_a_date_stays_text(text: str) -> None:
     ],
     ids=str,
 )
-def test_what_dataverse_would_not_write_is_refused(value: JsonValue) -> None:
+def test_a_value_that_dataverse_does_not_write_is_refused(value: JsonValue) -> None:
     with pytest.raises(NotDataverse):
         to_plain(value)
 
 
-def test_no_id_is_none_and_another_is_lower_case() -> None:
+def test_a_missing_guid_is_none_and_a_present_one_is_lower_case() -> None:
     assert parse_optional_guid(None) is None
     assert parse_optional_guid(ZEROS) is None
     assert parse_optional_guid(CONTACT.upper()) == CONTACT
 
 
 @pytest.mark.parametrize("value", ["", "{" + CONTACT + "}", CONTACT.replace("-", ""), CONTACT + "\n", 0, [], {}])
-def test_what_is_no_guid_is_refused(value: JsonValue) -> None:
+def test_a_value_that_is_not_a_guid_is_refused(value: JsonValue) -> None:
     with pytest.raises(NotDataverse):
         parse_optional_guid(value)
 
 
-# --- a little encoder, for round trips -------------------------------------------------------------------------------
+# --- an encoder for round trips ---------------------------------------------------------------------------------
 
-_moments = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)).map(
+_times = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)).map(
     lambda at: at.replace(microsecond=at.microsecond // 1000 * 1000)
 )
 _names = st.text(st.characters(categories=["Ll", "Nd"], include_characters="_"), min_size=1, max_size=8)
 _ids = st.uuids().map(str).filter(lambda text: text != ZEROS)
 _scalars = st.none() | st.booleans() | st.integers(-(2**31), 2**31) | st.text(max_size=12)
 Encoded = tuple[JsonValue, JsonValue]
-"""As Dataverse writes it, and as it is to be read."""
+"""A value as Dataverse writes it, and its plain form."""
 
 
 def _date(at: datetime) -> Encoded:
     since = at - datetime(1970, 1, 1, tzinfo=UTC)
-    told = at.strftime("%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03}Z"
-    return f"/Date({since // timedelta(milliseconds=1)})/", f"{at.year:04}-{told}"
+    text = at.strftime("%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03}Z"
+    return f"/Date({since // timedelta(milliseconds=1)})/", f"{at.year:04}-{text}"
 
 
 def _encoded_entity(table: str, id_: str, attributes: dict[str, Encoded]) -> Encoded:
@@ -201,7 +201,7 @@ def _encoded_entity(table: str, id_: str, attributes: dict[str, Encoded]) -> Enc
 
 _simple: st.SearchStrategy[Encoded] = st.one_of(
     _scalars.map(lambda value: (value, value)),
-    _moments.map(_date),
+    _times.map(_date),
     st.integers(0, 10**9).map(lambda value: (typed("OptionSetValue", Value=value), value)),
     st.floats(-1e12, 1e12).map(lambda value: (typed("Money", Value=value), value)),
     st.lists(st.integers(0, 9), min_size=1).map(lambda values: ([{"Value": one} for one in values], list(values))),
@@ -222,7 +222,7 @@ _encoded: st.SearchStrategy[Encoded] = st.recursive(
 
 
 @given(st.dictionaries(_names, _encoded, max_size=5))
-def test_every_value_comes_back_from_its_encoding(values: dict[str, Encoded]) -> None:
+def test_decoding_an_encoded_value_yields_the_same_value(values: dict[str, Encoded]) -> None:
     written: JsonValue = [{"key": name, "value": wire} for name, (wire, _) in values.items()]
     assert to_object(written) == {name: value for name, (_, value) in values.items()}
 
@@ -239,7 +239,7 @@ _hostile = st.recursive(
 
 
 @given(_hostile)
-def test_any_json_is_read_or_refused(value: JsonValue) -> None:
+def test_every_json_value_becomes_plain_or_raises_the_documented_error(value: JsonValue) -> None:
     try:
         to_plain(value)
     except NotDataverse as refused:

@@ -15,7 +15,7 @@ def result(correlation_id: str, message_id: str = "m", replay_of: str | None = N
     )
 
 
-async def test_a_result_is_handed_to_whoever_waits_for_its_correlation_id() -> None:
+async def test_each_waiter_gets_the_result_of_its_correlation_id() -> None:
     mailbox = Mailbox(10)
     mailbox.expect("a", "m")
     mailbox.expect("b", "m")
@@ -26,14 +26,14 @@ async def test_a_result_is_handed_to_whoever_waits_for_its_correlation_id() -> N
     assert [one.correlation_id for one in await asyncio.gather(*waiting)] == ["a", "b"]
 
 
-async def test_a_result_that_came_first_is_kept_for_who_asks_later() -> None:
+async def test_a_result_that_arrives_before_the_wait_is_kept() -> None:
     mailbox = Mailbox(10)
     mailbox.expect("a", "m")
     mailbox.put(result("a"))
     assert (await mailbox.get("a", 0)).correlation_id == "a"
 
 
-async def test_a_result_nobody_asked_for_is_not_taken() -> None:
+async def test_a_result_without_an_outstanding_request_is_refused() -> None:
     mailbox = Mailbox(10)
     assert not mailbox.put(result("a"))
     mailbox.expect("a", "m")
@@ -41,7 +41,7 @@ async def test_a_result_nobody_asked_for_is_not_taken() -> None:
     assert not mailbox.put(result("a"))
 
 
-async def test_a_redelivered_result_is_recognised_before_and_after_it_was_handed_over() -> None:
+async def test_a_redelivered_result_is_recognised_before_and_after_it_was_returned() -> None:
     mailbox = Mailbox(10)
     mailbox.expect("a", "m")
     assert mailbox.put(result("a"))
@@ -50,7 +50,7 @@ async def test_a_redelivered_result_is_recognised_before_and_after_it_was_handed
     assert mailbox.put(result("a"))
 
 
-async def test_a_result_is_handed_over_once() -> None:
+async def test_a_result_is_returned_once() -> None:
     mailbox = Mailbox(10)
     mailbox.expect("a", "m")
     mailbox.put(result("a"))
@@ -59,7 +59,7 @@ async def test_a_result_is_handed_over_once() -> None:
         await mailbox.get("a", 0)
 
 
-async def test_waiting_in_vain_names_the_correlation_id_and_the_seconds_and_may_be_done_again() -> None:
+async def test_a_timeout_names_correlation_id_and_seconds_and_a_later_wait_gets_the_result() -> None:
     mailbox = Mailbox(10)
     mailbox.expect("a", "m")
     with pytest.raises(ResultTimeout, match=r"'a' within 0\.01 s") as late:
@@ -87,7 +87,7 @@ async def test_one_correlation_id_cannot_be_outstanding_twice() -> None:
         mailbox.expect("a", "m")
 
 
-async def test_closing_tells_those_who_still_wait() -> None:
+async def test_closing_ends_every_wait_with_an_error() -> None:
     mailbox = Mailbox(10)
     mailbox.expect("a", "m")
     waiting = asyncio.create_task(mailbox.get("a", 5))
@@ -97,7 +97,7 @@ async def test_closing_tells_those_who_still_wait() -> None:
         await waiting
 
 
-async def test_a_result_of_someone_elses_request_is_not_handed_over() -> None:
+async def test_a_result_of_another_senders_request_is_refused() -> None:
     mailbox = Mailbox(10)
     mailbox.expect("a", "m")
     assert not mailbox.put(result("a", "another"))
@@ -107,7 +107,7 @@ async def test_a_result_of_someone_elses_request_is_not_handed_over() -> None:
     assert mailbox.put(result("a"))  # a redelivery
 
 
-async def test_a_result_of_the_requests_replay_is_handed_over() -> None:
+async def test_a_result_of_the_requests_replay_is_accepted() -> None:
     mailbox = Mailbox(10)
     mailbox.expect("a", "m")
     assert mailbox.put(result("a", "replayed", replay_of="m"))

@@ -13,7 +13,7 @@ from flow_contracts.result import FlowResult, Status
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/problem+json", "Text/JSON; charset=utf-8"])
-def test_json_travels_as_json(media_type: str) -> None:
+def test_json_is_encoded_as_json(media_type: str) -> None:
     assert encode_output(b'{"a": [1, null]}', media_type) == ({"a": [1, None]}, media_type, "json")
 
 
@@ -23,7 +23,7 @@ def test_json_null_is_not_an_empty_body() -> None:
 
 
 @pytest.mark.parametrize("body", [b"{oops", b'{"a": 1, "a": 2}', b"[NaN]", b'"\\ud800"', b"[" * 5000])
-def test_what_claims_to_be_json_and_is_not_travels_as_text(body: bytes) -> None:
+def test_a_body_declared_json_that_is_not_strict_json_is_encoded_as_text(body: bytes) -> None:
     assert encode_output(body, "application/json") == (body.decode(), "application/json", "text")
 
 
@@ -38,7 +38,7 @@ def test_what_claims_to_be_json_and_is_not_travels_as_text(body: bytes) -> None:
         (b"a=1", "application/x-www-form-urlencoded; charset=utf-8", "a=1"),
     ],
 )
-def test_text_travels_as_text_in_the_character_set_it_names(body: bytes, media_type: str, text: str) -> None:
+def test_text_is_decoded_in_its_declared_character_set(body: bytes, media_type: str, text: str) -> None:
     assert encode_output(body, media_type) == (text, media_type, "text")
 
 
@@ -54,12 +54,12 @@ def test_text_travels_as_text_in_the_character_set_it_names(body: bytes, media_t
         (b"\xff", "application/json"),
     ],
 )
-def test_anything_else_travels_as_base64(body: bytes, media_type: str | None) -> None:
+def test_every_other_body_is_encoded_as_base64(body: bytes, media_type: str | None) -> None:
     assert encode_output(body, media_type) == (base64.b64encode(body).decode(), media_type, "base64")
 
 
 @given(st.binary(), st.none() | st.sampled_from(["application/json", "text/plain", "text/plain; charset=utf-16", "x"]))
-def test_whatever_a_flow_answers_fits_into_a_result(body: bytes, media_type: str | None) -> None:
+def test_every_response_body_fits_into_a_result(body: bytes, media_type: str | None) -> None:
     output, output_type, encoding = encode_output(body, media_type)
     FlowResult(
         status=Status.SUCCEEDED,
@@ -75,5 +75,5 @@ def test_whatever_a_flow_answers_fits_into_a_result(body: bytes, media_type: str
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5))
-def test_json_is_not_changed_on_its_way(value: JsonValue) -> None:
+def test_encoding_does_not_change_json_values(value: JsonValue) -> None:
     assert encode_output(json.dumps(value).encode(), "application/json")[0] == value

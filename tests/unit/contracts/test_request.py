@@ -23,11 +23,11 @@ def message(body: bytes = b'{"flow": "create-quote"}', **fields: Any) -> Message
 
 
 @given(requests)
-def test_a_request_comes_back_from_its_message_unchanged(request: FlowRequest) -> None:
+def test_parsing_a_requests_message_yields_the_same_request(request: FlowRequest) -> None:
     assert FlowRequest.from_message(request.to_message()) == request
 
 
-def test_the_message_says_what_people_and_brokers_look_for() -> None:
+def test_the_message_has_subject_content_type_and_contract() -> None:
     sent = FlowRequest.from_message(message(correlation_id="c-1")).to_message()
     assert sent.subject == "create-quote"
     assert sent.content_type == "application/json"
@@ -57,7 +57,7 @@ def test_a_request_without_a_message_id_cannot_be_answered(missing: str | None) 
         ("reply_to_session_id", "reply_to_session_id_too_long"),
     ],
 )
-def test_an_id_beyond_128_characters_cannot_be_answered(field: str, reason: str) -> None:
+def test_a_request_with_an_id_beyond_128_characters_cannot_be_answered(field: str, reason: str) -> None:
     fitting: dict[str, Any] = {field: "x" * 128}  # Any: replace() takes fields of every type
     too_long: dict[str, Any] = {field: "x" * 129}
     ReplyAddress.of(dataclasses.replace(message(), **fitting))
@@ -66,14 +66,16 @@ def test_an_id_beyond_128_characters_cannot_be_answered(field: str, reason: str)
     assert unanswerable.value.reason == reason
 
 
-def test_characters_are_counted_as_service_bus_counts_them() -> None:
+def test_id_length_counts_utf_16_code_units_as_service_bus_does() -> None:
     ReplyAddress.of(message(message_id="😀" * 64))
     with pytest.raises(Unanswerable):
         ReplyAddress.of(message(message_id="😀" * 65))
 
 
 @pytest.mark.parametrize("properties", [{}, {"contract": None}, {"contract": "flow-request/2"}, {"contract": 1}])
-def test_another_contract_is_refused_by_name(properties: dict[str, Any]) -> None:  # Any: also wrong types
+def test_a_message_of_another_contract_is_refused_with_the_expected_name(
+    properties: dict[str, Any],
+) -> None:  # Any: also wrong types
     with pytest.raises(InvalidRequest) as refused:
         FlowRequest.from_message(message(application_properties=properties))
     assert refused.value.code == "unsupported_contract"
@@ -81,7 +83,7 @@ def test_another_contract_is_refused_by_name(properties: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
-    ("body", "complaint"),
+    ("body", "problem"),
     [
         (b"", "is not JSON"),
         (b"[]", "must be a JSON object"),
@@ -97,15 +99,15 @@ def test_another_contract_is_refused_by_name(properties: dict[str, Any]) -> None
         (b" " * (MAX_BODY_BYTES + 1), "more than the"),
     ],
 )
-def test_a_malformed_body_is_refused_with_the_field_that_is_wrong(body: bytes, complaint: str) -> None:
+def test_a_malformed_body_is_refused_with_the_name_of_the_invalid_field(body: bytes, problem: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         FlowRequest.from_message(message(body))
     assert refused.value.code == "malformed_request"
-    assert complaint in refused.value.message
+    assert problem in refused.value.message
 
 
 @given(st.binary(max_size=200))
-def test_no_body_leads_to_anything_but_a_request_or_a_refusal(body: bytes) -> None:
+def test_every_body_yields_a_request_or_an_invalid_request_error(body: bytes) -> None:
     with contextlib.suppress(InvalidRequest):
         assert FlowRequest.from_message(message(body)).flow
 
@@ -140,7 +142,7 @@ def test_representations_show_neither_claim_nor_input_nor_body() -> None:
     assert "s3cret" not in repr(request) + str(request) + repr(request.to_message())
 
 
-def test_a_request_that_could_not_be_read_again_cannot_be_made() -> None:
+def test_a_request_that_its_own_message_could_not_express_cannot_be_built() -> None:
     good = {"flow": "f", "message_id": "m", "correlation_id": "c", "reply_to_session_id": "s"}
     for bad in ({"message_id": "x" * 129}, {"correlation_id": ""}, {"input": float("nan")}, {"flow": ""}):
         with pytest.raises(ValidationError):
@@ -159,13 +161,13 @@ def test_a_request_that_could_not_be_read_again_cannot_be_made() -> None:
         ({}, None),
     ],
 )
-def test_only_a_well_formed_trace_is_passed_on(
+def test_only_a_well_formed_trace_context_is_kept(
     properties: dict[str, Any], expected: str | None
 ) -> None:  # Any: see above
     received = message(application_properties={"contract": CONTRACT, **properties})
     assert FlowRequest.from_message(received).traceparent == expected
 
 
-def test_a_request_is_read_whatever_content_type_its_sender_wrote() -> None:
+def test_the_content_type_of_a_request_does_not_matter() -> None:
     plain = dataclasses.replace(message(), content_type="text/plain")
     assert FlowRequest.from_message(plain).flow == "create-quote"

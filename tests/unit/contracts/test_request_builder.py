@@ -13,7 +13,7 @@ def test_ids_are_random_and_the_session_is_the_correlation_id() -> None:
     assert {one.message_id, one.correlation_id}.isdisjoint({other.message_id, other.correlation_id})
 
 
-def test_what_the_sender_says_is_kept() -> None:
+def test_the_senders_options_are_kept() -> None:
     request = build_request(
         "f", 1, {"claim": "t", "message_id": "m", "correlation_id": "c"}, reply_to="r", session_id="s"
     )
@@ -21,7 +21,7 @@ def test_what_the_sender_says_is_kept() -> None:
     assert request.claim == SecretStr("t")
 
 
-def test_a_request_that_cannot_be_is_refused_by_field_without_a_word_of_the_claim() -> None:
+def test_an_invalid_request_is_refused_with_field_names_and_without_the_claim() -> None:
     with pytest.raises(InvalidRequest, match="field 'flow'") as refused:
         build_request("", float("nan"), {"claim": SecretStr("s3cret" * 20_000)}, reply_to="r")
     assert "field 'claim'" in refused.value.message

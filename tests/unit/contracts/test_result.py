@@ -23,34 +23,36 @@ def result(**fields: Any) -> FlowResult:  # Any: whatever FlowResult takes
 
 
 @given(results)
-def test_a_result_comes_back_from_its_message_unchanged(result: FlowResult) -> None:
+def test_parsing_a_results_message_yields_the_same_result(result: FlowResult) -> None:
     assert FlowResult.from_message(result.to_message("s", DAY)) == result
 
 
-def test_the_message_says_where_it_belongs_and_what_it_is() -> None:
+def test_the_message_has_correlation_session_contract_and_status() -> None:
     message = result(status=Status.REFUSED).to_message("s-1", DAY)
     assert (message.correlation_id, message.session_id, message.time_to_live) == ("c-1", "s-1", DAY)
     assert message.content_type == "application/json"
     assert message.application_properties == {"contract": "flow-result/1", "status": "refused", "flow": "f"}
 
 
-def test_an_unread_request_leaves_no_flow_property() -> None:
+def test_the_result_of_an_unreadable_request_has_no_flow_property() -> None:
     assert "flow" not in result(flow=None).to_message("s", DAY).application_properties
 
 
 @given(ids, ids, ids)
-def test_a_reply_has_one_message_id_that_service_bus_takes(message_id: str, correlation_id: str, session: str) -> None:
-    made = reply_message_id(message_id, correlation_id, session)
-    assert made == reply_message_id(message_id, correlation_id, session)
-    assert fits_id(made)
+def test_the_message_id_of_a_reply_is_deterministic_and_short_enough(
+    message_id: str, correlation_id: str, session: str
+) -> None:
+    reply_id = reply_message_id(message_id, correlation_id, session)
+    assert reply_id == reply_message_id(message_id, correlation_id, session)
+    assert fits_id(reply_id)
 
 
 def test_replies_to_different_requests_have_different_message_ids() -> None:
-    made = {reply_message_id(*key) for key in [("a", "b", "c"), ("ab", "", "c"), ("a", "bc", ""), ("c", "b", "a")]}
-    assert len(made) == 4
+    reply_ids = {reply_message_id(*key) for key in [("a", "b", "c"), ("ab", "", "c"), ("a", "bc", ""), ("c", "b", "a")]}
+    assert len(reply_ids) == 4
 
 
-def test_a_result_without_its_output_keeps_everything_else_and_says_how_large_it_was() -> None:
+def test_a_result_without_output_keeps_all_other_fields_and_reports_its_size() -> None:
     large = result(output="x" * 5000, output_type="text/plain", output_encoding="text", http_status=200)
     small = large.without_output()
     assert small.error is not None
@@ -61,12 +63,12 @@ def test_a_result_without_its_output_keeps_everything_else_and_says_how_large_it
     assert len(small.to_message("s", DAY).body) < 1000
 
 
-def test_an_error_that_stands_is_kept_when_the_output_is_dropped() -> None:
+def test_a_result_without_output_keeps_an_earlier_error() -> None:
     error = FlowError(code="http_500", message="The flow answered 500.")
     assert result(status=Status.FAILED, error=error, output="x").without_output().error == error
 
 
-def test_fields_of_later_versions_are_passed_over() -> None:
+def test_unknown_fields_of_later_versions_are_ignored() -> None:
     message = result().to_message("s", DAY)
     later = json.dumps({**json.loads(message.body), "cost": 3, "error": {"code": "c", "message": "m", "hint": "h"}})
     read = FlowResult.from_message(dataclasses.replace(message, body=later.encode()))
@@ -74,7 +76,7 @@ def test_fields_of_later_versions_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "problem"),
     [
         ({"status": "done"}, "'status'"),
         ({"attempts": "3"}, "'attempts'"),
@@ -85,10 +87,10 @@ def test_fields_of_later_versions_are_passed_over() -> None:
         ({"correlation_id": None}, "'correlation_id'"),
     ],
 )
-def test_a_field_of_the_wrong_kind_is_named(change: dict[str, Any], complaint: str) -> None:  # Any: also wrong types
+def test_a_field_of_the_wrong_type_is_named(change: dict[str, Any], problem: str) -> None:  # Any: also wrong types
     message = result().to_message("s", DAY)
     body = json.dumps({**json.loads(message.body), **change}).encode()
-    with pytest.raises(InvalidResult, match=complaint):
+    with pytest.raises(InvalidResult, match=problem):
         FlowResult.from_message(dataclasses.replace(message, body=body))
 
 
@@ -104,6 +106,6 @@ def test_another_contract_is_refused() -> None:
         FlowResult.from_message(Message(body=result().to_message("s", DAY).body))
 
 
-def test_a_result_that_could_not_be_published_cannot_be_made() -> None:
+def test_a_result_that_json_cannot_express_cannot_be_built() -> None:
     with pytest.raises(ValidationError):
         result(output=float("inf"))

@@ -1,4 +1,4 @@
-"""What stands before a message's body is read, whatever its sender wrote into it."""
+"""The sections before a message's body stay readable, whatever values the sender put into the message."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def payload(
         payload("plain", {Symbol("mine"): Char("x")}, {"mine": Char("x")}),
         payload("plain", application={"mine": deep()}),
     ],
-    ids=["deep body", "body of a type unknown", "deep annotation", "annotation unknown", "deep property"],
+    ids=["deep body", "body of unknown type", "deep annotation", "unknown annotation", "deep property"],
 )
-def test_what_the_decoder_does_not_take_is_left_out_and_the_rest_is_there(message: bytes) -> None:
+def test_the_sections_without_the_values_that_break_the_decoder_are_decodable(message: bytes) -> None:
     with pytest.raises((TypeError, ValueError)):
         decode_payload(memoryview(message))
     read: Any = decode_payload(memoryview(decodable_sections(message)))  # its parts may be missing
@@ -66,6 +66,6 @@ def test_what_the_decoder_does_not_take_is_left_out_and_the_rest_is_there(messag
 
 
 @given(st.binary(max_size=60))
-def test_bytes_that_are_no_message_are_refused_and_nothing_else_happens(noise: bytes) -> None:
+def test_bytes_that_are_no_message_raise_nothing_but_the_documented_errors(noise: bytes) -> None:
     with contextlib.suppress(ValueError, IndexError):
         decodable_sections(b"\x00\x53\x72" + noise)

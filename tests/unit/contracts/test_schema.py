@@ -19,7 +19,7 @@ from tests.unit.contracts.strategies import requests, results
 
 FOLDER = Path(__file__).parents[3] / "contracts" / "schema"
 
-Json = dict[str, Any]  # Any: bodies right and wrong
+Json = dict[str, Any]  # Any: valid and invalid bodies
 
 REQUEST = Draft202012Validator(request_schema())
 RESULT = Draft202012Validator(result_schema())
@@ -45,11 +45,11 @@ def reads_result(body: object) -> bool:
     return True
 
 
-def test_the_committed_documents_follow_from_the_models() -> None:
+def test_the_committed_documents_match_the_models() -> None:
     assert stale(FOLDER) == [], "run `make schema` and commit the result"
 
 
-def test_the_command_writes_the_documents_and_notices_a_stale_one(
+def test_the_command_writes_the_documents_and_reports_a_stale_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = [str(tmp_path)]
@@ -62,7 +62,7 @@ def test_the_command_writes_the_documents_and_notices_a_stale_one(
     assert "asyncapi.json" in capsys.readouterr().err
 
 
-def test_documents_have_unix_line_endings_and_a_checkout_with_others_counts_as_fresh(tmp_path: Path) -> None:
+def test_documents_have_unix_line_endings_and_windows_line_endings_are_not_stale(tmp_path: Path) -> None:
     main([str(tmp_path)])
     for name in documents():
         written = (tmp_path / name).read_bytes()
@@ -72,7 +72,7 @@ def test_documents_have_unix_line_endings_and_a_checkout_with_others_counts_as_f
 
 
 @pytest.mark.parametrize("schema", [request_schema(), result_schema()])
-def test_a_schema_is_valid_2020_12_with_name_title_and_examples(schema: Json) -> None:
+def test_a_schema_is_valid_draft_2020_12_with_name_title_and_examples(schema: Json) -> None:
     Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["$id"].startswith("urn:flow-worker:")
@@ -95,7 +95,7 @@ def test_the_schema_accepts_every_result_the_model_writes(result: FlowResult) ->
 
 
 @pytest.mark.parametrize(
-    ("body", "fine"),
+    ("body", "valid"),
     [
         ({"flow": "f"}, True),
         ({"flow": "f", "input": None, "claim": None, "on_behalf_of": None}, True),
@@ -115,16 +115,16 @@ def test_the_schema_accepts_every_result_the_model_writes(result: FlowResult) ->
         ({"flow": "f", "extra": 1}, False),
     ],
 )
-def test_schema_and_model_agree_on_requests(body: object, fine: bool) -> None:
-    assert REQUEST.is_valid(body) is fine
-    assert reads_request(body) is fine
+def test_schema_and_model_agree_on_requests(body: object, valid: bool) -> None:
+    assert REQUEST.is_valid(body) is valid
+    assert reads_request(body) is valid
 
 
 _RESULT: Json = {"status": "succeeded", "correlation_id": "c", "request_message_id": "m"}
 
 
 @pytest.mark.parametrize(
-    ("body", "fine"),
+    ("body", "valid"),
     [
         (_RESULT, True),
         ({**_RESULT, "later": 1}, True),
@@ -148,6 +148,6 @@ _RESULT: Json = {"status": "succeeded", "correlation_id": "c", "request_message_
         ([], False),
     ],
 )
-def test_schema_and_model_agree_on_results(body: object, fine: bool) -> None:
-    assert RESULT.is_valid(body) is fine
-    assert reads_result(body) is fine
+def test_schema_and_model_agree_on_results(body: object, valid: bool) -> None:
+    assert RESULT.is_valid(body) is valid
+    assert reads_result(body) is valid

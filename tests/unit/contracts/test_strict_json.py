@@ -16,12 +16,12 @@ def nested(depth: int) -> JsonValue:
 
 
 @given(json_values)
-def test_what_is_written_is_read_back_the_same(value: JsonValue) -> None:
+def test_parsing_dumped_json_yields_the_same_value(value: JsonValue) -> None:
     assert parse(dump(value)) == value
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "problem"),
     [
         (b"\xff", "not UTF-8"),
         (b"", "not JSON"),
@@ -38,22 +38,22 @@ def test_what_is_written_is_read_back_the_same(value: JsonValue) -> None:
         (b'{"a":' * 200 + b"1" + b"}" * 200, "deep"),
     ],
 )
-def test_anything_but_strict_json_is_refused_with_its_reason(text: bytes, complaint: str) -> None:
-    with pytest.raises(NotJson, match=complaint):
+def test_text_that_is_not_strict_json_is_refused_with_the_reason(text: bytes, problem: str) -> None:
+    with pytest.raises(NotJson, match=problem):
         parse(text)
 
 
-def test_a_complaint_quotes_no_value() -> None:
+def test_an_error_message_quotes_no_value() -> None:
     with pytest.raises(NotJson) as refused:
         parse(b'{"claim": "secret-token" oops}')
     assert "secret-token" not in str(refused.value)
 
 
-def test_a_byte_order_mark_is_passed_over() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     assert parse(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
 
 
-def test_nesting_is_allowed_up_to_its_limit_and_no_further() -> None:
+def test_nesting_is_allowed_up_to_the_limit() -> None:
     assert validate(nested(MAX_DEPTH)) == parse(dump(nested(MAX_DEPTH)))
     with pytest.raises(NotJson, match="deep"):
         validate(nested(MAX_DEPTH + 1))
