@@ -11,7 +11,7 @@ from typing import Self, Unpack
 
 from pydantic import JsonValue
 
-from flow_contracts.backoff import backoff
+from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.client.mailbox import Mailbox
 from flow_contracts.client.request_builder import RequestOptions, build_request
 from flow_contracts.client.sending import send_until_accepted
@@ -105,7 +105,7 @@ class Background:
 
     async def _read(self, opened: asyncio.Future[None]) -> None:
         """Read the session until `_stop`; open it again whenever it is lost."""
-        pauses = backoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
+        pauses = ExponentialBackoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS, growth=1.6).pauses()
         while not self._stopping.is_set():
             try:
                 # The session's lock, which `_pump` renews, covers prefetched messages. (The worker must not prefetch:
@@ -113,7 +113,7 @@ class Background:
                 async with self._bus.session_receiver(
                     self._reply_queue, self.session_id, prefetch=_PREFETCH
                 ) as session:
-                    pauses = backoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
+                    pauses = ExponentialBackoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS, growth=1.6).pauses()
                     if not opened.done():
                         opened.set_result(None)
                     await self._pump(session)

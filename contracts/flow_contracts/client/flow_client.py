@@ -11,7 +11,7 @@ from typing import Self, Unpack
 
 from pydantic import JsonValue
 
-from flow_contracts.backoff import backoff
+from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.client.background import Background
 from flow_contracts.client.errors import ResultTimeout
 from flow_contracts.client.request_builder import RequestOptions, build_request
@@ -132,7 +132,7 @@ class FlowClient:
         matches = self._matcher(correlation_id, message_id)
         try:
             async with asyncio.timeout(timeout):
-                for pause in backoff(0.2, 3.0):
+                for pause in ExponentialBackoff(0.2, 3.0, growth=1.6).pauses():
                     try:
                         async with self._session(correlation_id) as session:
                             message = await _wait_for(session, matches)
@@ -209,7 +209,7 @@ async def _wait_for(session: SessionReceiver, matches: Callable[[ReceivedMessage
 
     Receiving and abandoning would find it sooner, but each time costs one of the message's deliveries.
     """
-    for pause in backoff(0.05, 1.0):
+    for pause in ExponentialBackoff(0.05, 1.0, growth=1.6).pauses():
         message = await session.find(matches)
         if message is not None:
             return message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from flow_contracts.backoff import backoff
+from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import Message
 from flow_contracts.servicebus import ServiceBus, ServiceBusUnavailable
 
@@ -21,7 +21,7 @@ async def send_until_accepted(bus: ServiceBus, queue: str, message: Message, sec
     failure = ServiceBusUnavailable(f"'{queue}' did not accept a message within {seconds:g} s")
     try:
         async with asyncio.timeout(seconds):
-            for pause in backoff(0.1, 2.0):
+            for pause in ExponentialBackoff(0.1, 2.0, growth=1.6).pauses():
                 try:
                     return await bus.send(queue, message)
                 except ServiceBusUnavailable as error:

@@ -12,7 +12,7 @@ from typing import Self
 from azure.servicebus import ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusReceiver
 
-from flow_contracts.backoff import backoff
+from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import Message
 from flow_contracts.servicebus.calls import bounded, close_quietly
 from flow_contracts.servicebus.connection import Endpoint, connect
@@ -115,7 +115,7 @@ class ServiceBus:
 
     async def _lock_session(self, queue: str, session_id: str, prefetch: int) -> ServiceBusReceiver:
         give_up_at = time.monotonic() + self._deadlines.session_seconds
-        for pause in backoff(0.1, 1.0):
+        for pause in ExponentialBackoff(0.1, 1.0, growth=1.6).pauses():
             sdk = self._client.get_queue_receiver(queue, session_id=session_id, prefetch_count=prefetch)
             try:
                 await bounded(sdk.__aenter__(), self._deadlines.open_seconds, f"open a session of '{queue}'")

@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from flow_worker.access.privilege import Depth
 from flow_worker.access.privileges import DataversePrivileges, PrivilegeCacheTimes
 from flow_worker.access.user import User
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.invoker import http_client
+from flow_worker.flows.privilege import Depth
 from tests.support.system import JsonObject, System, running_system
 
 PRIVILEGE = "prvCreatenew_quote"

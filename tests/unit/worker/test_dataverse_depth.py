@@ -8,10 +8,10 @@ import httpx
 import pytest
 from pydantic import JsonValue
 
-from flow_worker.access.privilege import Depth
 from flow_worker.access.privileges import DataversePrivileges, PrivilegeCacheTimes
 from flow_worker.access.user import User
 from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.flows.privilege import Depth
 
 ADA = User("11111111-2222-3333-4444-555555555555")
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from flow_worker.access.principal import Principal
-from flow_worker.access.privilege import Depth
 from flow_worker.access.rights import Asserters, Rights
 from flow_worker.access.user import User
 from flow_worker.errors import Refused, TemporarilyUnavailable
+from flow_worker.flows.privilege import Depth
 from flow_worker.flows.registry import Flow
 
 TENANT = "11111111-2222-3333-4444-555555555555"

@@ -19,11 +19,11 @@ import aiohttp
 import httpx
 
 from flow_contracts.guid import parse_guid
-from flow_worker.access.privilege import PRIVILEGE_NAME, Depth
 from flow_worker.access.user import User
 from flow_worker.clock import retry_after
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.invoker import TokenSource
+from flow_worker.flows.privilege import PRIVILEGE_NAME, Depth
 
 _NO_SUCH_USER = "0x80040217"
 """Dataverse's error code for a row that does not exist; any other 404 means a wrong URL."""

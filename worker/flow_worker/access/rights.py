@@ -8,9 +8,9 @@ from typing import Protocol
 
 from flow_contracts.guid import NIL_GUID, NotGuid, parse_guid
 from flow_worker.access.principal import Principal
-from flow_worker.access.privilege import Depth
 from flow_worker.access.user import User
 from flow_worker.errors import Refused
+from flow_worker.flows.privilege import Depth
 from flow_worker.flows.registry import Flow
 
 

@@ -12,8 +12,8 @@ from jsonschema.protocols import Validator
 from jsonschema.validators import Draft202012Validator, extend, validator_for
 from pydantic import JsonValue
 
-from flow_worker.access.privilege import Depth
 from flow_worker.errors import Refused
+from flow_worker.flows.privilege import Depth
 from flow_worker.flows.status_url import NOWHERE, StatusHosts
 from flow_worker.settings import FlowSettings, RetrySettings
 

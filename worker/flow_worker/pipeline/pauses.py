@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from flow_worker.backoff import ExponentialBackoff
+from flow_contracts.backoff import ExponentialBackoff
 from flow_worker.settings import RetrySettings
 
 _POLL_PART = 1 / 10

@@ -8,9 +8,9 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Protocol, TypeVar, assert_never
 
+from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure, ServiceBusUnavailable
-from flow_worker.backoff import ExponentialBackoff
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, Reply
 from flow_worker.runtime.dispatcher import Dispatcher

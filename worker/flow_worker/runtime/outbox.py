@@ -6,9 +6,9 @@ import asyncio
 import itertools
 import logging
 
+from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import Message
 from flow_contracts.servicebus import ServiceBusFailure, ServiceBusUnavailable
-from flow_worker.backoff import ExponentialBackoff
 from flow_worker.runtime.ports import MessageSender
 from flow_worker.telemetry.logs import log
 

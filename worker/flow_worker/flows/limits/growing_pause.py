@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from flow_worker.backoff import ExponentialBackoff
+from flow_contracts.backoff import ExponentialBackoff
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
