@@ -36,9 +36,9 @@ lint: $(TEST_READY)   ## check types, style and import rules
 
 bench: $(TEST_READY)  ## measure the worker, the emulator and the isolation between flows (25 minutes)
 	$(BIN)/python -m bench.worker
-	$(BIN)/python -m bench.worker --matrix --rounds 1 --latencies 0 --who floor --who flow-worker
-	$(BIN)/python -m bench.worker --rounds 1 --latencies 0 --pause 200 --lanes 100 --who flow-worker --who "flow-worker twice"
-	$(BIN)/python -m bench.worker.steady
+	$(BIN)/python -m bench.worker --matrix --rounds 1 --latencies 0 --subject floor --subject flow-worker
+	$(BIN)/python -m bench.worker --rounds 1 --latencies 0 --flow-ms 200 --lanes 100 --subject flow-worker --subject "flow-worker twice"
+	$(BIN)/python -m bench.worker.soak
 	$(BIN)/python -m bench.emulator
 	$(BIN)/python -m bench.noisy_neighbour
 

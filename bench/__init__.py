@@ -1,1 +1,1 @@
-"""Measurements, each as a ratio within one run: `python -m bench.NAME --help`."""
+"""Benchmarks that compare programs within one run: `python -m bench.NAME --help`."""

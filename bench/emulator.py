@@ -1,7 +1,7 @@
-"""How fast the emulator is, what it costs, and how it bears much: `python -m bench.emulator`.
+"""Measures throughput, processor time, start-up and memory of the emulator: `python -m bench.emulator`.
 
-The emulator is a process of its own, and so is each client; they have a core each where there are two. Said is the
-median of the rounds: messages a second, and the processor time that the emulator and the client spend on a message.
+The emulator and each client are separate processes. On a machine with two or more cores, the emulator has one core to
+itself. The figures are medians over all rounds: messages a second, and the processor time per message on both sides.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import psutil
 import typer
@@ -29,44 +30,55 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from bench.cores import cores, pin
 from bench.emulator_client import CONNECTION_STRING, QUEUE
-from bench.worker.stage import cores, pin
 
 ROOT = Path(__file__).resolve().parents[1]
 _NODE_CLIENT = ROOT / "tests" / "clients" / "node" / "speed.mjs"
 _READY = "ready "
+_MIN_WIDTH = 120
+"""Columns. On a narrower console, rich would cut the figures off."""
+_OPEN_AT_ONCE = 100
+"""Connections. The emulator's listener has asyncio's default backlog, which is 100."""
+
+
+class Sdk(StrEnum):
+    """The client libraries that the benchmark can drive."""
+
+    PYTHON = "Python"
+    JAVASCRIPT = "JavaScript"
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What one client does. What it receives was sent before."""
+    """One operation of one client. Messages to receive are sent before the measurement."""
 
-    sdk: str
-    play: str
+    sdk: Sdk
+    operation: str
     count: int
 
     @property
     def receives(self) -> bool:
-        """Whether messages must be there."""
-        return self.play.startswith(("receive", "subscribe"))
+        """Whether the queue must hold messages beforehand."""
+        return self.operation.startswith(("receive", "subscribe"))
 
 
 SCENARIOS = (
-    Scenario("Python", "send_single", 2_000),
-    Scenario("Python", "send_parallel", 4_000),
-    Scenario("Python", "send_batches", 20_000),
-    Scenario("Python", "receive_complete", 4_000),
-    Scenario("Python", "receive_delete", 10_000),
-    Scenario("JavaScript", "send_in_flight", 20_000),
-    Scenario("JavaScript", "send_batches", 60_000),
-    Scenario("JavaScript", "receive_complete", 20_000),
-    Scenario("JavaScript", "subscribe_complete", 20_000),
+    Scenario(Sdk.PYTHON, "send_single", 2_000),
+    Scenario(Sdk.PYTHON, "send_parallel", 4_000),
+    Scenario(Sdk.PYTHON, "send_batches", 20_000),
+    Scenario(Sdk.PYTHON, "receive_complete", 4_000),
+    Scenario(Sdk.PYTHON, "receive_delete", 10_000),
+    Scenario(Sdk.JAVASCRIPT, "send_in_flight", 20_000),
+    Scenario(Sdk.JAVASCRIPT, "send_batches", 60_000),
+    Scenario(Sdk.JAVASCRIPT, "receive_complete", 20_000),
+    Scenario(Sdk.JAVASCRIPT, "subscribe_complete", 20_000),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a scenario."""
+    """The measurement of one run of a scenario."""
 
     per_second: float
     server_us: float
@@ -74,26 +86,35 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """A start with nothing to do."""
+class StartUp:
+    """A start of the emulator without clients."""
 
     seconds: float
-    """To the line `ready`."""
+    """From the start of the process to the line `ready`."""
     rss_mb: float
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
-    """A running emulator."""
+class RunningEmulator:
+    """An emulator process that serves one queue."""
 
     process: psutil.Process
     connection_string: str
-    start: Start
+    start_up: StartUp
+
+    def cpu_seconds(self) -> float:
+        """The processor time used so far."""
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+    def rss_mb(self) -> float:
+        """The resident memory."""
+        return self.process.memory_info().rss / 2**20
 
 
 @contextmanager
-def serving() -> Iterator[Serving]:
-    """An emulator with one queue that takes all there is."""
+def running_emulator() -> Iterator[RunningEmulator]:
+    """Run an emulator with one queue of the maximum size, 5 GB."""
     queue = {"Name": QUEUE, "Properties": {"MaxSizeInMegabytes": 5120}}
     configuration = {"UserConfig": {"Namespaces": [{"Name": "bench", "Queues": [queue]}]}}
     with TemporaryDirectory(prefix="flow-worker-bench-") as folder:
@@ -101,7 +122,7 @@ def serving() -> Iterator[Serving]:
         file.write_text(json.dumps(configuration), encoding="utf-8")
         command = [sys.executable, "-m", "servicebus_emulator", "serve", "--config", str(file)]
         began = time.perf_counter()
-        process = subprocess.Popen(  # noqa: S603 - our own command
+        process = subprocess.Popen(  # noqa: S603 - a fixed command
             [*command, "--amqp-port", "0", "--http-port", "0"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -109,108 +130,112 @@ def serving() -> Iterator[Serving]:
             text=True,
         )
         try:
-            assert process.stdout is not None  # noqa: S101 - it was asked for
-            said = process.stdout.readline()
+            assert process.stdout is not None  # noqa: S101 - stdout is a pipe
+            ready_line = process.stdout.readline()
             seconds = time.perf_counter() - began
-            seen = psutil.Process(process.pid)
-            start = Start(seconds, seen.memory_info().rss / 2**20)
-            yield Serving(seen, json.loads(said.removeprefix(_READY))["connection_string"], start)
+            measured = psutil.Process(process.pid)
+            start_up = StartUp(seconds, measured.memory_info().rss / 2**20)
+            connection_string = json.loads(ready_line.removeprefix(_READY))["connection_string"]
+            yield RunningEmulator(measured, connection_string, start_up)
         finally:
             process.kill()
             process.communicate()
 
 
 def measure(scenario: Scenario) -> Run:
-    """Once, on an emulator of its own."""
-    ours, its = cores()
-    pin(its)
-    with serving() as emulator:
-        pin(ours)
+    """Run a scenario once, on a new emulator."""
+    available = cores()
+    pin(available.subject)  # the emulator inherits this
+    with running_emulator() as emulator:
+        pin(available.environment)
         if scenario.receives:
-            play(emulator, Scenario("Python", "send_batches", -(-scenario.count // 100) * 100))
-        before = _cpu_seconds(emulator.process)
-        said = play(emulator, scenario)
-        server = _cpu_seconds(emulator.process) - before
-    messages = said["messages"]
-    return Run(messages / said["seconds"], 1e6 * server / messages, 1e6 * said["client_cpu_seconds"] / messages)
+            full_batches = -(-scenario.count // 100) * 100
+            run_client(emulator, Scenario(Sdk.PYTHON, "send_batches", full_batches))
+        cpu_before = emulator.cpu_seconds()
+        client = run_client(emulator, scenario)
+        cpu_seconds = emulator.cpu_seconds() - cpu_before
+    messages = client["messages"]
+    return Run(
+        per_second=messages / client["seconds"],
+        server_us=1e6 * cpu_seconds / messages,
+        client_us=1e6 * client["client_cpu_seconds"] / messages,
+    )
 
 
-def play(emulator: Serving, scenario: Scenario) -> dict[str, float]:
-    """Have a client do it; what it says of it."""
+def run_client(emulator: RunningEmulator, scenario: Scenario) -> dict[str, float]:
+    """Run a client and return its measurement. Raise `RuntimeError` with its error output if it fails."""
     environment = {**os.environ, CONNECTION_STRING: emulator.connection_string, "PYTHONPATH": str(ROOT)}
-    if scenario.sdk == "Python":
-        command = [sys.executable, "-m", "bench.emulator_client"]
-    else:
-        command = [shutil.which("node") or "node", str(_NODE_CLIENT)]
-    ended = subprocess.run(  # noqa: S603 - our own commands
-        [*command, scenario.play, str(scenario.count)],
+    completed = subprocess.run(  # noqa: S603 - fixed commands
+        [*_client_command(scenario.sdk), scenario.operation, str(scenario.count)],
         env=environment,
         capture_output=True,
         text=True,
         timeout=600,
         check=False,
     )
-    if ended.returncode:
-        raise RuntimeError(f"{scenario.sdk} {scenario.play} failed:\n{ended.stderr[-2000:]}")
-    said: dict[str, float] = json.loads(ended.stdout)
-    return said
+    if completed.returncode:
+        raise RuntimeError(f"{scenario.sdk} {scenario.operation} failed:\n{completed.stderr[-2000:]}")
+    measurement: dict[str, float] = json.loads(completed.stdout)
+    return measurement
 
 
-def missing(sdk: str) -> str | None:
-    """Why this SDK cannot be measured here."""
-    if sdk == "Python":
-        return None
-    if shutil.which("node") is None:
-        return "Node is not installed"
-    there = (_NODE_CLIENT.parents[1] / "node_modules" / "@azure" / "service-bus").is_dir()
-    return None if there else "no npm packages; `npm install --prefix tests/clients` gets them"
+def _client_command(sdk: Sdk) -> list[str]:
+    match sdk:
+        case Sdk.PYTHON:
+            return [sys.executable, "-m", "bench.emulator_client"]
+        case Sdk.JAVASCRIPT:
+            return [shutil.which("node") or "node", str(_NODE_CLIENT)]
+    assert_never(sdk)
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+def unavailable(sdk: Sdk) -> str | None:
+    """Return the reason why this machine cannot run the SDK, or None if it can."""
+    match sdk:
+        case Sdk.PYTHON:
+            return None
+        case Sdk.JAVASCRIPT:
+            if shutil.which("node") is None:
+                return "Node is not installed"
+            installed = (_NODE_CLIENT.parents[1] / "node_modules" / "@azure" / "service-bus").is_dir()
+            return None if installed else "its packages are missing; run `npm install --prefix tests/clients`"
+    assert_never(sdk)
 
 
-# --- much of everything ------------------------------------------------------------------------------------------
+# --- stress ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """How much the emulator held after so many messages had gone through a queue."""
+async def pass_messages(emulator: RunningEmulator, total: int, steps: int) -> list[float]:
+    """Send and receive `total` messages through the queue and return the memory in MB after each step.
 
-    messages: int
-    rss_mb: float
-
-
-async def through(emulator: Serving, total: int, steps: int) -> list[Memory]:
-    """Send and receive messages, never more than a few thousand waiting, and look at the memory now and then."""
-    seen = []
-    for step in range(1, steps + 1):
+    Both clients run at once, so that few messages wait: the memory is that of the traffic, not of a backlog.
+    """
+    memory = []
+    for _ in range(steps):
         share = total // steps // 100 * 100
         await asyncio.gather(
-            asyncio.to_thread(play, emulator, Scenario("Python", "send_batches", share)),
-            asyncio.to_thread(play, emulator, Scenario("Python", "receive_delete", share)),
+            asyncio.to_thread(run_client, emulator, Scenario(Sdk.PYTHON, "send_batches", share)),
+            asyncio.to_thread(run_client, emulator, Scenario(Sdk.PYTHON, "receive_delete", share)),
         )
-        seen.append(Memory(step * share, emulator.process.memory_info().rss / 2**20))
-    return seen
+        memory.append(emulator.rss_mb())
+    return memory
 
 
-async def connected(emulator: Serving, count: int) -> tuple[float, float]:
-    """Open so many connections with a sender each; the seconds it took, and the MB that the emulator held then."""
+async def open_connections(emulator: RunningEmulator, count: int) -> tuple[float, float]:
+    """Open connections with one sender each; return the seconds it took and the emulator's memory in MB."""
     clients = [ServiceBusClient.from_connection_string(emulator.connection_string) for _ in range(count)]
     senders = [client.get_queue_sender(QUEUE) for client in clients]
     began = time.perf_counter()
-    for start in range(0, count, 100):
-        await asyncio.gather(*(sender.__aenter__() for sender in senders[start : start + 100]))
+    for start in range(0, count, _OPEN_AT_ONCE):
+        await asyncio.gather(*(sender.__aenter__() for sender in senders[start : start + _OPEN_AT_ONCE]))
     seconds = time.perf_counter() - began
-    await senders[-1].send_messages(ServiceBusMessage(b"the last one is served, too"))
-    rss = emulator.process.memory_info().rss / 2**20
-    for start in range(0, count, 100):
-        await asyncio.gather(*(sender.close() for sender in senders[start : start + 100]))
-    return seconds, rss
+    await senders[-1].send_messages(ServiceBusMessage(b"the last connection works, too"))
+    rss_mb = emulator.rss_mb()
+    for start in range(0, count, _OPEN_AT_ONCE):
+        await asyncio.gather(*(sender.close() for sender in senders[start : start + _OPEN_AT_ONCE]))
+    return seconds, rss_mb
 
 
-# --- what is said ------------------------------------------------------------------------------------------------
+# --- command line ------------------------------------------------------------------------------------------------
 
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -218,79 +243,93 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @cli.command()
 def main(
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
-    share: Annotated[float, typer.Option(min=0.001, max=10, help="Of the messages of each scenario.")] = 1.0,
-    stress: Annotated[bool, typer.Option("--stress", help="Also 2,000 connections and 1,000,000 messages.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print every run as JSON.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each scenario runs.")] = 3,
+    scale: Annotated[
+        float, typer.Option(min=0.001, max=10, help="Factor for the number of messages in each scenario.")
+    ] = 1.0,
+    stress: Annotated[
+        bool, typer.Option("--stress", help="Also open 2,000 connections and pass 1,000,000 messages.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print every run as JSON; the tables go to stderr.")] = False,
 ) -> None:
-    """Measure the emulator with the Python and the JavaScript SDK."""
+    """Measure throughput, start-up and memory of the emulator with the Python and the JavaScript SDK."""
     console = Console(stderr=json_)
-    console.width = max(console.width, 120)  # figures that are cut off are none
-    for sdk in dict.fromkeys(scenario.sdk for scenario in SCENARIOS):
-        if reason := missing(sdk):
-            console.print(f"{sdk} is left out: {reason}.")
+    console.width = max(console.width, _MIN_WIDTH)
+    for sdk in Sdk:
+        if reason := unavailable(sdk):
+            console.print(f"Skipped the {sdk} SDK: {reason}.", markup=False)
     scenarios = [
-        Scenario(one.sdk, one.play, max(100, int(one.count * share) // 100 * 100))
-        for one in SCENARIOS
-        if missing(one.sdk) is None
+        replace(scenario, count=max(100, int(scenario.count * scale) // 100 * 100))
+        for scenario in SCENARIOS
+        if unavailable(scenario.sdk) is None
     ]
-    runs: dict[Scenario, list[Run]] = {}
-    starts: list[Start] = []
-    with Progress(console=console, transient=True) as progress:
-        for scenario in progress.track(scenarios * rounds, description="runs"):
-            runs.setdefault(scenario, []).append(measure(scenario))
-            with serving() as idle:
-                starts.append(idle.start)
+    runs, starts = _measure_all(scenarios, rounds, console)
     console.print(_table(runs))
     console.print(
-        f"start-up {statistics.median(one.seconds for one in starts):.2f} s, "
-        f"idle {statistics.median(one.rss_mb for one in starts):.0f} MB",
+        f"Start-up: {statistics.median(start.seconds for start in starts):.2f} s. "
+        f"Idle memory: {statistics.median(start.rss_mb for start in starts):.0f} MB.",
         highlight=False,
     )
     if stress:
         _stress(console)
     if json_:
         document = {
-            "runs": [{**asdict(one), "runs": [asdict(run) for run in all_]} for one, all_ in runs.items()],
-            "starts": [asdict(one) for one in starts],
+            "runs": [
+                {**asdict(scenario), "runs": [asdict(run) for run in its_runs]} for scenario, its_runs in runs.items()
+            ],
+            "starts": [asdict(start) for start in starts],
         }
         typer.echo(json.dumps(document, indent=2))
 
 
+def _measure_all(
+    scenarios: list[Scenario], rounds: int, console: Console
+) -> tuple[dict[Scenario, list[Run]], list[StartUp]]:
+    """Interleave the scenarios: a change of the machine's load then affects all of them, not one."""
+    runs: dict[Scenario, list[Run]] = {}
+    starts: list[StartUp] = []
+    with Progress(console=console, transient=True) as progress:
+        for scenario in progress.track(scenarios * rounds, description="runs"):
+            runs.setdefault(scenario, []).append(measure(scenario))
+            with running_emulator() as idle:
+                starts.append(idle.start_up)
+    return runs, starts
+
+
 def _table(runs: dict[Scenario, list[Run]]) -> Table:
-    table = Table(title="the emulator: medians, and in brackets the least and the most", title_justify="left")
-    for name in ("SDK", "what", "messages/s", "emulator µs/message", "client µs/message"):
+    table = Table(title="Emulator: medians [min-max]", title_justify="left")
+    for name in ("SDK", "operation", "messages/s", "emulator CPU µs/message", "client CPU µs/message"):
         table.add_column(name, justify="right" if "/" in name else "left")
-    for scenario, all_ in runs.items():
-        rates = [run.per_second for run in all_]
+    for scenario, its_runs in runs.items():
+        rates = [run.per_second for run in its_runs]
         table.add_row(
             scenario.sdk,
-            scenario.play.replace("_", " "),
+            scenario.operation.replace("_", " "),
             f"{statistics.median(rates):,.0f} [{min(rates):,.0f}-{max(rates):,.0f}]",
-            f"{statistics.median(run.server_us for run in all_):,.0f}",
-            f"{statistics.median(run.client_us for run in all_):,.0f}",
+            f"{statistics.median(run.server_us for run in its_runs):,.0f}",
+            f"{statistics.median(run.client_us for run in its_runs):,.0f}",
         )
     return table
 
 
 def _stress(console: Console) -> None:
-    with serving() as emulator:
-        seconds, rss = asyncio.run(connected(emulator, 2_000))
-    console.print(f"2,000 connections: open after {seconds:.0f} s, {rss:.0f} MB", highlight=False)
-    with serving() as emulator:
-        empty = emulator.process.memory_info().rss
-        play(emulator, Scenario("Python", "send_batches", 100_000))
-        waiting = emulator.process.memory_info().rss
-        last = play(emulator, Scenario("Python", "receive_complete", 1_000))
+    with running_emulator() as emulator:
+        seconds, rss_mb = asyncio.run(open_connections(emulator, 2_000))
+    console.print(f"2,000 connections: open after {seconds:.0f} s, {rss_mb:.0f} MB of memory.", highlight=False)
+    with running_emulator() as emulator:
+        empty_mb = emulator.rss_mb()
+        run_client(emulator, Scenario(Sdk.PYTHON, "send_batches", 100_000))
+        bytes_per_message = (emulator.rss_mb() - empty_mb) * 2**20 / 100_000
+        client = run_client(emulator, Scenario(Sdk.PYTHON, "receive_complete", 1_000))
     console.print(
-        f"100,000 messages waiting: {(waiting - empty) / 100_000:,.0f} bytes for each of 256, "
-        f"{last['messages'] / last['seconds']:,.0f}/s received and completed then",
+        f"100,000 waiting messages of 256 bytes: {bytes_per_message:,.0f} bytes of memory each; "
+        f"a client then receives and completes {client['messages'] / client['seconds']:,.0f}/s.",
         highlight=False,
     )
-    with serving() as emulator:
-        memories: Sequence[Memory] = asyncio.run(through(emulator, 1_000_000, 10))
-    steps = ", ".join(f"{one.rss_mb:.0f}" for one in memories)
-    console.print(f"1,000,000 messages through one queue, MB after each tenth: {steps}", highlight=False)
+    with running_emulator() as emulator:
+        memory = asyncio.run(pass_messages(emulator, 1_000_000, 10))
+    steps = ", ".join(f"{rss_mb:.0f}" for rss_mb in memory)
+    console.print(f"1,000,000 messages through one queue: MB of memory after each tenth: {steps}.", highlight=False)
 
 
 if __name__ == "__main__":

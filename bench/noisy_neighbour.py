@@ -1,9 +1,9 @@
-"""How much one flow's trouble costs the others: `python -m bench.noisy_neighbour` (`make bench`).
+"""Measures how much failing flows slow down the other flows: `python -m bench.noisy_neighbour`.
 
-Each round has an emulator and a worker of its own, and two turns: good flows alone; then the same with as many requests
-again for a flow that hangs and one that is throttled. Said is the ratio of the good requests' median time, from submit
-to result, and how the median runs second by second. The worker has its default settings, except that its lanes may be
-set, and that it does not wait for calls under way when it is stopped.
+Each round has its own emulator and worker, and two phases on the same queues. First, good requests run alone. Then they
+run beside as many *noise* requests: half for a flow that never answers, half for a flow that throttles. The result is
+the ratio of the good requests' median times from submit to result, over whole phases and second by second. The worker
+has its default settings, except for the number of lanes, and it does not wait for running calls when it stops.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.samples import Summary
-from bench.turns import Measured, Noise, Sample, Turn, as_json, by_second, summary_of
+from bench.phases import Comparison, Noise, Phase, Sample, as_json, by_second, summary_of
+from bench.summary import Summary
 from flow_contracts.client import Background, FlowClient
 from flow_worker.demo.environment import ROLE, EmulatorClient, running_emulator, running_worker
 
 GOAL = 1.2
-"""The good requests' median time may be so many times what it is alone."""
+"""The maximum for the ratio of the medians, with noise to alone."""
 GOOD, HANGS, THROTTLED = "good", "hangs", "throttled"
 BEHAVIOURS: Mapping[str, JsonValue] = {
     GOOD: {"delay_seconds": 0.02, "response": {"echo": True}},
@@ -45,66 +45,69 @@ _MAX_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked of the worker in each turn."""
+    """The requests of each phase, and the lanes of the worker."""
 
     seconds: float
     good_per_second: float
     lanes: int
 
 
-def measure(rounds: int, load: Load, console: Console) -> Measured:
-    """`rounds` times alone and then beside trouble."""
-    measured = Measured()
+def measure(rounds: int, load: Load, console: Console) -> Comparison:
+    """Measure both phases in each round."""
+    comparison = Comparison()
     with Progress(console=console, transient=True) as progress:
         for _ in progress.track(range(rounds), description="rounds"):
-            alone, beside = _round(load)
-            measured.alone.append(alone)
-            measured.beside.append(beside)
-    return measured
+            alone, with_noise = _round(load)
+            comparison.alone.append(alone)
+            comparison.with_noise.append(with_noise)
+    return comparison
 
 
-def _round(load: Load) -> tuple[Turn, Turn]:
-    """Alone first: calls that hang, and requests put off, outlast the turn."""
+def _round(load: Load) -> tuple[Phase, Phase]:
+    """Run both phases, the undisturbed one first: hanging calls and postponed requests outlast their phase."""
     with TemporaryDirectory(prefix="flow-worker-bench-") as folder, running_emulator(Path(folder)) as emulator:
         for name, behaviour in BEHAVIOURS.items():
             httpx.put(f"{emulator.web_url}/emulator/flows/{name}", json=behaviour).raise_for_status()
-        with running_worker(Path(folder), emulator, lambda said, port: _settings(said, port, load.lanes)):
-            alone, beside = (asyncio.run(_play(emulator, load, noisy=noisy)) for noisy in (False, True))
-    return alone, beside
+        with running_worker(Path(folder), emulator, lambda client, port: _settings(client, port, load.lanes)):
+            alone, with_noise = (asyncio.run(_run_phase(emulator, load, noisy=noisy)) for noisy in (False, True))
+    return alone, with_noise
 
 
-async def _play(emulator: EmulatorClient, load: Load, *, noisy: bool) -> Turn:
+async def _run_phase(emulator: EmulatorClient, load: Load, *, noisy: bool) -> Phase:
     claim = SecretStr(emulator.mint("ada", ROLE))
     async with FlowClient.from_connection_string(emulator.connection_string) as client, client.background() as good:
         await asyncio.gather(*(_timed(good, claim) for _ in range(_WARM_UP)))
         async with asyncio.TaskGroup() as tasks:
-            noise = tasks.create_task(_noise(client, claim, load)) if noisy else None
-            samples = await _at_rate(good, claim, load)
+            noise = tasks.create_task(_send_noise(client, claim, load)) if noisy else None
+            samples = await _send_good(good, claim, load)
             sent = await noise if noise is not None else None
-        return Turn(samples, await _became_of(emulator, sent) if sent is not None else None)
+        return Phase(samples, await _count_noise(emulator, sent) if sent is not None else None)
 
 
-async def _at_rate(good: Background, claim: SecretStr, load: Load) -> list[Sample]:
-    """Requests at a steady rate, however long each takes."""
+async def _send_good(good: Background, claim: SecretStr, load: Load) -> list[Sample]:
+    """Send good requests at a steady rate, however long each takes.
+
+    If each request waited for the one before, a slow worker would get fewer requests, and the median would hide it.
+    """
     began = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
-        asked = []
+        pending = []
         for number in range(round(load.seconds * load.good_per_second)):
             await asyncio.sleep(began + number / load.good_per_second - time.perf_counter())
-            asked.append(tasks.create_task(_timed(good, claim)))
-    return [Sample(number / load.good_per_second, task.result()) for number, task in enumerate(asked)]
+            pending.append(tasks.create_task(_timed(good, claim)))
+    return [Sample(number / load.good_per_second, task.result()) for number, task in enumerate(pending)]
 
 
 async def _timed(good: Background, claim: SecretStr) -> float:
     began = time.perf_counter()
     result = await good.request(GOOD, _INPUT, _MAX_SECONDS, claim=claim)
     if result.status != "succeeded":
-        raise RuntimeError(f"a good request ended {result.status}: {result.error}")
+        raise RuntimeError(f"a good request has the status {result.status}, expected succeeded: {result.error}")
     return time.perf_counter() - began
 
 
-async def _noise(client: FlowClient, claim: SecretStr, load: Load) -> int:
-    """As many requests as the good ones, for the two flows in trouble by turns; nobody waits for their results."""
+async def _send_noise(client: FlowClient, claim: SecretStr, load: Load) -> int:
+    """Send as many requests as the good ones, in turn to both failing flows, and do not wait for results."""
     began = time.perf_counter()
     requests = round(load.seconds * load.good_per_second)
     for number in range(requests):
@@ -113,8 +116,8 @@ async def _noise(client: FlowClient, claim: SecretStr, load: Load) -> int:
     return requests
 
 
-async def _became_of(emulator: EmulatorClient, sent: int) -> Noise:
-    """What the flows in trouble have seen of it."""
+async def _count_noise(emulator: EmulatorClient, sent: int) -> Noise:
+    """Count the calls that reached the failing flows."""
     async with httpx.AsyncClient(base_url=f"{emulator.web_url}/emulator/flows") as control:
         answers = [await control.get(f"/{flow}/calls") for flow in (HANGS, THROTTLED)]
     calls = [call for answer in answers for call in answer.raise_for_status().json()["calls"]]
@@ -147,33 +150,34 @@ port = {health_port}
 {flows}"""
 
 
-# --- what is said ------------------------------------------------------------------------------------------------
+# --- output ------------------------------------------------------------------------------------------------------
 
 
-def _show(measured: Measured, load: Load, console: Console) -> None:
+def _show(comparison: Comparison, load: Load, console: Console) -> None:
     rate = load.good_per_second
-    console.print(f"{rate:g} good requests/s, alone and beside {rate:g}/s for flows in trouble; {load.lanes} lanes")
-    console.print(_turns(measured))
-    console.print(_seconds(measured))
-    console.print(f"Ratio of the medians: {measured.ratio:.2f} (goal: at most {GOAL:g})")
+    console.print(f"{rate:g} good requests/s, alone and beside {rate:g} noise requests/s; {load.lanes} lanes")
+    console.print(_phase_table(comparison))
+    console.print(_second_table(comparison))
+    console.print(f"Ratio of the medians: {comparison.ratio:.2f} (goal: at most {GOAL:g})")
 
 
-def _turns(measured: Measured) -> Table:
-    table = _table("round", "", "requests", "median", "p99", "noise sent", "called", "hanging")
-    for number, (alone, beside) in enumerate(zip(measured.alone, measured.beside, strict=True), 1):
-        table.add_row(str(number), "alone", *_cells(alone.summary))
-        table.add_row("", "beside", *_cells(beside.summary), *_of_noise(beside.noise), end_section=True)
-    table.add_row("all", "alone", *_cells(summary_of(measured.alone)))
-    table.add_row("", "beside", *_cells(summary_of(measured.beside)))
+def _phase_table(comparison: Comparison) -> Table:
+    table = _table("round", "phase", "requests", "median", "p99", "noise: sent", "called", "hanging")
+    for number, (alone, with_noise) in enumerate(zip(comparison.alone, comparison.with_noise, strict=True), 1):
+        table.add_row(str(number), "alone", *_summary_cells(alone.summary))
+        noise_cells = _noise_cells(with_noise.noise)
+        table.add_row("", "with noise", *_summary_cells(with_noise.summary), *noise_cells, end_section=True)
+    table.add_row("all", "alone", *_summary_cells(summary_of(comparison.alone)))
+    table.add_row("", "with noise", *_summary_cells(summary_of(comparison.with_noise)))
     return table
 
 
-def _seconds(measured: Measured) -> Table:
-    """The medians of all turns, second by second: what a median over whole turns does not show."""
-    alone, beside = by_second(measured.alone), by_second(measured.beside)
-    table = _table("second", "alone", "beside", "ratio")
-    for second in sorted(alone.keys() & beside.keys()):
-        medians = alone[second].median, beside[second].median
+def _second_table(comparison: Comparison) -> Table:
+    """Return the medians of all phases second by second: the median over whole phases hides a slow start."""
+    alone, with_noise = by_second(comparison.alone), by_second(comparison.with_noise)
+    table = _table("second", "alone, median", "with noise, median", "ratio")
+    for second in sorted(alone.keys() & with_noise.keys()):
+        medians = alone[second].median, with_noise[second].median
         table.add_row(str(second), *(_ms(median) for median in medians), f"{medians[1] / medians[0]:.2f}")
     return table
 
@@ -181,15 +185,15 @@ def _seconds(measured: Measured) -> Table:
 def _table(*columns: str) -> Table:
     table = Table()
     for name in columns:
-        table.add_column(name, justify="left" if name in {"round", "second", ""} else "right")
+        table.add_column(name, justify="left" if name in {"round", "second", "phase"} else "right")
     return table
 
 
-def _cells(summary: Summary) -> tuple[str, str, str]:
+def _summary_cells(summary: Summary) -> tuple[str, str, str]:
     return str(summary.count), _ms(summary.median), _ms(summary.p99)
 
 
-def _of_noise(noise: Noise | None) -> tuple[str, ...]:
+def _noise_cells(noise: Noise | None) -> tuple[str, ...]:
     return (str(noise.sent), str(noise.called), str(noise.hanging)) if noise else ()
 
 
@@ -198,22 +202,24 @@ def _ms(seconds: float) -> str:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="How often both are measured.")] = 4,
-    seconds: Annotated[float, typer.Option(min=0.5, help="How long each time.")] = 15.0,
-    rate: Annotated[float, typer.Option(min=1, help="Good requests a second.")] = 15.0,
+    rounds: Annotated[int, typer.Option(min=1, help="How often both phases run.")] = 4,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Duration of a phase.")] = 15.0,
+    rate: Annotated[
+        float, typer.Option(min=1, help="Good requests a second, and as many noise requests a second.")
+    ] = 15.0,
     lanes: Annotated[int, typer.Option(min=2, help="Lanes of the request queue.")] = 8,
-    check: Annotated[bool, typer.Option("--check", help="Exit 1 if the goal is missed.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    check: Annotated[bool, typer.Option("--check", help=f"Exit with 1 if the ratio is above {GOAL:g}.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """How much one flow's trouble costs the others, as a ratio of medians."""
+    """Measure how much failing flows slow down the other flows, as a ratio of median times."""
     load = Load(seconds, rate, lanes)
     console = Console(stderr=json_)
-    measured = measure(rounds, load, console)
+    comparison = measure(rounds, load, console)
     if json_:
-        sys.stdout.write(json.dumps({"load": asdict(load), "goal": GOAL} | as_json(measured), indent=2) + "\n")
+        sys.stdout.write(json.dumps({"load": asdict(load), "goal": GOAL} | as_json(comparison), indent=2) + "\n")
     else:
-        _show(measured, load, console)
-    if check and measured.ratio > GOAL:
+        _show(comparison, load, console)
+    if check and comparison.ratio > GOAL:
         raise typer.Exit(1)
 
 

@@ -1,1 +1,1 @@
-"""How fast the worker is: beside the least that its job costs, and beside what a user would write."""
+"""Compares the worker with the minimum for its work, with the documented use of the SDK, and with Celery."""

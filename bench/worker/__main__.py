@@ -1,4 +1,4 @@
-"""`python -m bench.worker`: the worker beside its floor and beside what a user would write."""
+"""Measures the worker beside other programs for the same work: `python -m bench.worker`."""
 
 from __future__ import annotations
 
@@ -11,73 +11,97 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bench.worker import celery_load, latency, throughput
-from bench.worker.report import FLOOR, PEER, Report, as_json, show
-from bench.worker.stage import CELERY, CELERY_PREFORK, NAMES, WORKER, Cell
+from bench.worker.case import DEFAULT_SUBJECTS, Case, Subject
+from bench.worker.report import Report, as_json, show
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_NAMES = ", ".join(Subject)
+_DEFAULT_NAMES = ", ".join(DEFAULT_SUBJECTS)
 
 
 @cli.command()
 def main(
-    lanes: Annotated[list[int] | None, typer.Option(help="Default: 8 and 32.")] = None,
-    pause: Annotated[list[float] | None, typer.Option(help="Milliseconds that a flow takes. Default: 0.")] = None,
-    round_trip: Annotated[list[float] | None, typer.Option(help="Milliseconds to the broker. Default: 0.")] = None,
-    who: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(NAMES)}. Default: five of them.")] = None,
-    matrix: Annotated[bool, typer.Option(help="All of 1, 8, 32, 100 lanes, 0 and 50 ms, 0 and 10 ms.")] = False,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
-    seconds: Annotated[float, typer.Option(min=0.5, help="How long each run is watched at the most.")] = 5.0,
-    requests: Annotated[int, typer.Option(min=20, help="How many there are at the most in each run.")] = 4000,
-    latencies: Annotated[int, typer.Option(min=0, help="Requests timed in each run, idle and at half load.")] = 200,
-    json_: Annotated[bool, typer.Option("--json", help="Print every run as JSON.")] = False,
+    lanes: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="Number of lanes. Repeatable. Default: 8 and 32.")
+    ] = None,
+    flow_ms: Annotated[
+        list[float] | None,
+        typer.Option(metavar="MS", help="Milliseconds after which the flow answers. Repeatable. Default: 0."),
+    ] = None,
+    round_trip_ms: Annotated[
+        list[float] | None,
+        typer.Option(metavar="MS", help="Round trip added between program and broker. Repeatable. Default: 0."),
+    ] = None,
+    subject: Annotated[
+        list[Subject] | None,
+        typer.Option(metavar="NAME", help=f"Program to measure: {_NAMES}. Repeatable. Default: {_DEFAULT_NAMES}."),
+    ] = None,
+    matrix: Annotated[
+        bool,
+        typer.Option(
+            "--matrix", help="Other defaults: lanes 1, 8, 32 and 100; flow 0 and 50 ms; round trip 0 and 10 ms."
+        ),
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each program runs under each condition.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Maximum duration of a run, from the first result on.")] = 5.0,
+    requests: Annotated[int, typer.Option(min=20, help="Maximum number of requests in a run.")] = 4000,
+    latencies: Annotated[
+        int, typer.Option(min=0, help="Requests to time in each latency run, idle and at half load; 0 skips them.")
+    ] = 200,
+    json_: Annotated[bool, typer.Option("--json", help="Print every run as JSON; the tables go to stderr.")] = False,
 ) -> None:
-    """Measure requests a second, processor time and latency, all in one run, by turns."""
+    """Measure throughput, processor time, memory and latency of the worker beside other programs for the same work."""
     console = Console(stderr=json_)
     report = Report()
-    subjects = _there(who or [FLOOR, PEER, CELERY, CELERY_PREFORK, WORKER], console)
-    lanes = lanes or ([1, 8, 32, 100] if matrix else [8, 32])
-    pause, round_trip = pause or ([0.0, 50.0] if matrix else [0.0]), round_trip or ([0.0, 10.0] if matrix else [0.0])
-    cells = _cells(lanes, pause, round_trip, subjects)
+    cases = _cases(
+        lanes or ([1, 8, 32, 100] if matrix else [8, 32]),
+        flow_ms or ([0.0, 50.0] if matrix else [0.0]),
+        round_trip_ms or ([0.0, 10.0] if matrix else [0.0]),
+        _available(subject or list(DEFAULT_SUBJECTS), console),
+    )
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("runs", total=rounds * (len(cells) + 2 * 2 * bool(latencies)))
+        task = progress.add_task("runs", total=rounds * (len(cases) + 2 * 2 * bool(latencies)))
+        # Rounds are the outer loop: a change of the machine's load then affects every subject, and the ratios hold.
         for _ in range(rounds):
-            for cell in cells:
-                progress.update(task, description=f"{cell.subject}, {cell.lanes} lanes")
-                run = throughput.measure(cell, seconds=seconds, most=requests)
-                report.throughput.setdefault(cell, []).append(run)
+            for case in cases:
+                progress.update(task, description=f"{case.subject}, {case.lanes} lanes")
+                run = throughput.measure(case, seconds=seconds, max_requests=requests)
+                report.throughput.setdefault(case, []).append(run)
                 progress.advance(task)
         for _ in range(rounds if latencies else 0):
-            for cell, rate in _latency_runs(report):
-                progress.update(task, description=f"{cell.subject}, latency")
-                timed = latency.measure(cell, requests=latencies, per_second=rate)
-                report.latency.setdefault((cell, rate), []).append(timed)
+            for case, rate in _latency_runs(report):
+                progress.update(task, description=f"{case.subject}, latency")
+                timed = latency.measure(case, requests=latencies, per_second=rate)
+                report.latency.setdefault((case, rate), []).append(timed)
                 progress.advance(task)
     show(console, report)
     if json_:
         typer.echo(json.dumps(as_json(report), indent=2))
 
 
-def _there(subjects: list[str], console: Console) -> list[str]:
-    """Those that can be measured here; of the others it is said why not."""
-    why_not = {name: celery_load.missing(name) for name in subjects}
-    for name, reason in why_not.items():
+def _available(subjects: list[Subject], console: Console) -> list[Subject]:
+    """Return the subjects that can run here, and print the reason for each other one."""
+    reasons = {subject: celery_load.unavailable(subject) for subject in subjects}
+    for subject, reason in reasons.items():
         if reason:
-            console.print(f"Left out: {name}. {reason}.", markup=False, soft_wrap=True)
-    return [name for name in subjects if not why_not[name]]
+            console.print(f"Skipped {subject}: {reason}.", markup=False, soft_wrap=True)
+    return [subject for subject in subjects if not reasons[subject]]
 
 
-def _cells(lanes: list[int], pauses: list[float], round_trips: list[float], subjects: list[str]) -> list[Cell]:
-    conditions = product(lanes, pauses, round_trips)
-    return [Cell(name, count, pause, trip) for count, pause, trip in conditions for name in subjects]
+def _cases(lanes: list[int], flow_ms: list[float], round_trip_ms: list[float], subjects: list[Subject]) -> list[Case]:
+    conditions = product(lanes, flow_ms, round_trip_ms)
+    return [Case(subject, *condition) for condition in conditions for subject in subjects]
 
 
-def _latency_runs(report: Report) -> list[tuple[Cell, float | None]]:
-    """Floor and worker, idle and at half of what the worker can do."""
-    cells = [cell for cell in report.throughput if cell.subject == WORKER and not cell.pause_ms]
-    if not cells:
+def _latency_runs(report: Report) -> list[tuple[Case, float | None]]:
+    """Return floor and worker, each idle (None) and at half of the worker's measured throughput."""
+    cases = [case for case in report.throughput if case.subject is Subject.WORKER and not case.flow_ms]
+    if not cases:
         return []
-    half = round(report.per_second(cells[0]) / 2)
-    pair = [Cell(FLOOR, cells[0].lanes), Cell(WORKER, cells[0].lanes)]
-    return [(cell, rate) for rate in (None, half) for cell in pair]
+    half = round(report.per_second(cases[0]) / 2)
+    pair = [Case(subject, cases[0].lanes) for subject in (Subject.FLOOR, Subject.WORKER)]
+    return [(case, rate) for rate in (None, half) for case in pair]
 
 
 if __name__ == "__main__":

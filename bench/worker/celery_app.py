@@ -1,7 +1,8 @@
-"""The same job as a Celery task, over kombu's transport for Azure Service Bus: what Celery's worker is given by `-A`.
+"""Processes the same requests as Celery tasks over kombu's Azure Service Bus transport: `celery -A` loads this module.
 
-Connection string and flow URL are in the environment. Only the way to the broker is ours: kombu's transport makes its
-clients for `*.servicebus.windows.net`, and has no place for an emulator's connection string.
+The environment variables `BENCH_CONNECTION_STRING` and `BENCH_FLOW_URL` name the broker and the flow. Only the
+connection to the broker differs from plain kombu: its transport connects to `*.servicebus.windows.net` and takes no
+connection string of an emulator.
 """
 
 from __future__ import annotations
@@ -18,69 +19,75 @@ from celery import Celery
 from kombu.transport import TRANSPORT_ALIASES, azureservicebus
 from pydantic import JsonValue
 
-from bench.worker.flow import TRACKING
-from bench.worker.subjects import CONNECTION_STRING, FLOW_URL, REPLIES, REQUESTS
+from bench.worker.baselines import CONNECTION_STRING, FLOW_URL, REPLIES, REQUESTS
+from bench.worker.flow_server import TRACKING
 
-_of_thread = threading.local()
+_thread_local = threading.local()
 
 
-class Queues:
-    """In place of the administration client, which talks HTTPS alone: all queues are there."""
+class ExistingQueues:
+    """Replaces the administration client, which supports HTTPS only. All queues exist already."""
 
     def create_queue(self, queue_name: str, **_: object) -> None:
-        """Raises `ResourceExistsError`, as the service does."""
+        """Raise `ResourceExistsError`, as the service does for an existing queue."""
         raise ResourceExistsError(queue_name)
 
     def get_queue_runtime_properties(self, queue_name: str) -> SimpleNamespace:
-        """How much is in it is asked for once, when a queue is declared, and used by nobody."""
+        """Return an empty queue's properties. kombu reads them once, to declare a queue, and ignores the count."""
         return SimpleNamespace(total_message_count=0)
 
 
 class Channel(azureservicebus.Channel):
-    """Of kombu, but to the broker of this bench."""
+    """kombu's channel, connected to the broker of the benchmark."""
 
     @cached_property
     def queue_service(self) -> ServiceBusClient:
-        """The client of all its receivers and senders."""
+        """The client of all receivers and senders of this channel."""
         return ServiceBusClient.from_connection_string(os.environ[CONNECTION_STRING])
 
     @cached_property
-    def queue_mgmt_service(self) -> Queues:
-        """What queues are declared with."""
-        return Queues()
+    def queue_mgmt_service(self) -> ExistingQueues:
+        """The client that declares queues."""
+        return ExistingQueues()
 
 
 class Transport(azureservicebus.Transport):
-    """Of kombu, with the channel above."""
+    """kombu's transport with the channel above."""
 
     Channel = Channel
 
 
-def call(wanted: JsonValue, identifier: str) -> None:
-    """The task. A message that was handled twice is told twice, but replied to once: the queue knows duplicates."""
-    response = _http().post(os.environ[FLOW_URL], json=wanted, headers={TRACKING: identifier})
-    _replies().send_messages(
+def call_flow(input_: JsonValue, correlation_id: str) -> None:
+    """Call the flow and send its answer to the reply queue: the body of the task.
+
+    A task that runs twice sends two messages. The reply queue's duplicate detection drops the second one.
+    """
+    response = _http().post(os.environ[FLOW_URL], json=input_, headers={TRACKING: correlation_id})
+    _reply_sender().send_messages(
         ServiceBusMessage(
-            response.content, session_id=identifier, correlation_id=identifier, message_id=f"result-{identifier}"
+            response.content,
+            session_id=correlation_id,
+            correlation_id=correlation_id,
+            message_id=f"result-{correlation_id}",
         )
     )
 
 
 @cache
 def _http() -> httpx.Client:
-    return httpx.Client()  # may be shared by threads
+    return httpx.Client()  # threads may share it
 
 
 @cache
-def _client() -> ServiceBusClient:  # not the channel's: that one stays in the process it was made in
+def _client() -> ServiceBusClient:  # not the channel's, which belongs to the parent process of the prefork pool
     return ServiceBusClient.from_connection_string(os.environ[CONNECTION_STRING])
 
 
-def _replies() -> ServiceBusSender:
-    """One for each thread: the SDK's senders may not be shared."""
-    if not hasattr(_of_thread, "sender"):
-        _of_thread.sender = _client().get_queue_sender(REPLIES)
-    sender: ServiceBusSender = _of_thread.sender
+def _reply_sender() -> ServiceBusSender:
+    """Return the sender of this thread: the SDK's senders are not thread-safe."""
+    if not hasattr(_thread_local, "sender"):
+        _thread_local.sender = _client().get_queue_sender(REPLIES)
+    sender: ServiceBusSender = _thread_local.sender
     return sender
 
 
@@ -90,6 +97,6 @@ app.conf.update(
     task_default_queue=REQUESTS,
     task_acks_late=True,
     task_ignore_result=True,
-    worker_enable_remote_control=False,  # it would want a queue for each worker
+    worker_enable_remote_control=False,  # it needs one more queue for each worker
 )
-task = app.task(call, name="bench.call")
+task = app.task(call_flow, name="bench.call")

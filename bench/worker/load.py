@@ -1,4 +1,4 @@
-"""The requests that are worked off: 2 KB each, with a claim of one of several users."""
+"""Generates the requests: 2 KB each, with the claim of one of 20 users."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from azure.servicebus.aio import ServiceBusClient
 from pydantic import JsonValue, SecretStr
 
-from bench.worker.stage import FLOW
-from bench.worker.subjects import REQUESTS
+from bench.worker.baselines import REQUESTS
+from bench.worker.environment import FLOW
 from flow_contracts.request import FlowRequest
 from flow_contracts.servicebus.conversion import to_sdk
 from flow_worker.demo.environment import ROLE, EmulatorClient
@@ -20,12 +20,12 @@ INPUT: JsonValue = {"customer": "Contoso", "note": "x" * 2000}
 
 
 def claims(emulator: EmulatorClient) -> list[SecretStr]:
-    """A token for each user."""
+    """Return a new token for each user."""
     return [SecretStr(emulator.mint(f"user-{number}", ROLE)) for number in range(USERS)]
 
 
-def request(claim: SecretStr, session_id: str | None = None) -> FlowRequest:
-    """One request. Its result goes to a session of its own, unless one is given."""
+def new_request(claim: SecretStr, session_id: str | None = None) -> FlowRequest:
+    """Return a request with a new ID. The reply session is its correlation ID unless one is given."""
     identifier = str(uuid.uuid4())
     return FlowRequest(
         flow=FLOW,
@@ -37,8 +37,12 @@ def request(claim: SecretStr, session_id: str | None = None) -> FlowRequest:
     )
 
 
-async def fill(emulator: EmulatorClient, count: int, tokens: Sequence[SecretStr] = ()) -> None:
-    """Put so many requests into the queue, as fast as it takes them; with new claims, or with these."""
+async def fill_queue(emulator: EmulatorClient, count: int, tokens: Sequence[SecretStr] = ()) -> None:
+    """Send requests to the request queue as fast as the broker accepts them.
+
+    Without `tokens`, they carry new claims. A long run passes the same tokens each time: the worker caches the claims
+    that it knows, and new ones would show as growing memory.
+    """
     tokens = tokens or claims(emulator)
     async with (
         ServiceBusClient.from_connection_string(emulator.connection_string) as client,
@@ -46,4 +50,5 @@ async def fill(emulator: EmulatorClient, count: int, tokens: Sequence[SecretStr]
     ):
         for start in range(0, count, BATCH):
             numbers = range(start, min(start + BATCH, count))
-            await sender.send_messages([to_sdk(request(tokens[one % len(tokens)]).to_message()) for one in numbers])
+            requests = [new_request(tokens[number % len(tokens)]) for number in numbers]
+            await sender.send_messages([to_sdk(request.to_message()) for request in requests])
