@@ -1,8 +1,7 @@
-"""Emulator and worker as processes of their own, for tests that kill them."""
+"""Runs the emulator and the worker as separate processes, for tests that kill them."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -27,13 +26,13 @@ class Process:
     log: Path
 
     def stop(self, seconds: float = 60) -> int:
-        """SIGTERM (Ctrl-Break on Windows), then wait; the exit status."""
+        """Send SIGTERM (Ctrl-Break on Windows), wait, and return the exit status."""
         if self.popen.poll() is None:
             self.popen.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
         return self.popen.wait(seconds)
 
     def kill(self) -> None:
-        """End it without a word; safe to call again."""
+        """Kill the process; safe to call again."""
         self.popen.kill()
         self.popen.wait()
         if self.popen.stdout is not None:
@@ -58,24 +57,23 @@ def start(arguments: list[str], log: Path, env: Mapping[str, str] = os.environ, 
 
 
 def start_emulator(folder: Path, amqp_port: int = 0, http_port: int = 0) -> tuple[Process, demo.EmulatorClient]:
-    """An emulator that listens."""
+    """Start an emulator and wait until it listens."""
     ports = ["--amqp-port", str(amqp_port), "--http-port", str(http_port)]
     process = start(["servicebus_emulator", "serve", *ports], folder / "emulator.log")
     assert process.popen.stdout is not None
     line = process.popen.stdout.readline()
     assert line.startswith("ready "), process.log.read_text(encoding="utf-8")
-    said = json.loads(line.removeprefix("ready "))
-    return process, demo.EmulatorClient(**{name: said[name] for name in demo.EmulatorClient.__dataclass_fields__})
+    return process, demo.EmulatorClient.from_ready_line(line)
 
 
 def start_worker(folder: Path, emulator: demo.EmulatorClient, health_port: int) -> Process:
-    """A worker with the demo's settings; ask `wait_ready` when it is ready."""
+    """Start a worker with the demo's settings; `wait_ready` waits for it."""
     (folder / "flow-worker.toml").write_text(demo.worker_settings(emulator, health_port), encoding="utf-8")
     return start(["flow_worker", "run"], folder / "worker.log", demo.worker_environment(emulator), folder)
 
 
 def is_ready(health_port: int) -> bool:
-    """What the worker's health endpoint says."""
+    """Whether the worker's health endpoint reports readiness."""
     try:
         return httpx.get(f"http://127.0.0.1:{health_port}/health/ready", timeout=5).status_code == 200
     except httpx.HTTPError:
@@ -83,7 +81,7 @@ def is_ready(health_port: int) -> bool:
 
 
 def wait_ready(process: Process, health_port: int, *, ready: bool = True, seconds: float = 30) -> float:
-    """Wait until the worker is ready (or is not); how many seconds it took."""
+    """Wait until the worker is ready (or not ready) and return the seconds it took."""
     began = time.monotonic()
     while is_ready(health_port) is not ready:
         assert process.popen.poll() is None, process.log.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`flow-worker check-access` as an administrator runs it: a real process, a real issuer, a Dataverse to ask."""
+"""`flow-worker check-access` as an administrator runs it: a real process, a real issuer, an emulated Dataverse."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ role = "Quotes.Create"
 bind_claim = true
 """
 
-Check = Any  # a callable: the command, with the rest of its arguments
+Check = Any  # a function that runs the command with more arguments
 
 
 @pytest.fixture(scope="module")
@@ -77,36 +77,36 @@ def check(emulator: EmulatorClient, folder: Path) -> Check:
 
 
 def steps(ended: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
-    """Each step's question and how it came out."""
+    """Return each step's question and outcome."""
     return [(step["question"], step["outcome"]) for step in json.loads(ended.stdout)["steps"]]
 
 
-def test_who_holds_the_role_may_start_the_flow(emulator: EmulatorClient, check: Check) -> None:
+def test_a_sender_with_the_role_is_allowed(emulator: EmulatorClient, check: Check) -> None:
     token = emulator.mint("ada", ROLE)
     ended = check("--flow", "create-quote", "--token", token)
     assert ended.returncode == 0, ended.stderr
-    assert "Allowed: 'create-quote' would be called." in ended.stdout
+    assert "Allowed: the worker would call 'create-quote'." in ended.stdout
     assert emulator.object_id("ada") in ended.stdout.replace("\n", "")
     assert token not in ended.stdout + ended.stderr
     calls = httpx.get(f"{emulator.web_url}/emulator/flows/create-quote/calls", timeout=10).json()["calls"]
     assert calls == []
 
 
-def test_a_refusal_is_explained_with_the_code_a_sender_gets(emulator: EmulatorClient, check: Check) -> None:
+def test_a_refusal_names_the_result_code_that_the_sender_would_get(emulator: EmulatorClient, check: Check) -> None:
     ended = check("--flow", "create-quote", "--token", "-", stdin=emulator.mint("ada", "Other.Role") + "\n")
     assert ended.returncode == 1
     assert "'role_missing'" in ended.stdout
     assert "the app roles Other.Role" in " ".join(ended.stdout.split())
 
 
-def test_what_a_wrong_token_says_of_itself_is_shown_as_unproven(emulator: EmulatorClient, check: Check) -> None:
+def test_the_claims_of_a_bad_token_are_shown_as_unproven(emulator: EmulatorClient, check: Check) -> None:
     token = emulator.mint("ada", ROLE, claims={"aud": "https://graph.microsoft.com"})
     ended = check("--flow", "create-quote", "--json", env={"FLOW_WORKER_CLAIM": token})
     assert ended.returncode == 1
-    told = json.loads(ended.stdout)
-    assert told["code"] == "claim_audience"
-    assert "aud=https://graph.microsoft.com" in told["steps"][-1]["because"]
-    assert "unproven" in told["steps"][-1]["because"]
+    explanation = json.loads(ended.stdout)
+    assert explanation["code"] == "claim_audience"
+    assert "aud=https://graph.microsoft.com" in explanation["steps"][-1]["because"]
+    assert "unproven" in explanation["steps"][-1]["because"]
     assert token.split(".")[2] not in ended.stdout
 
 
@@ -114,22 +114,22 @@ def test_the_claim_is_judged_before_the_flow_lookup(emulator: EmulatorClient, ch
     ended = check("--flow", "nosuch", "--token", "garbage", "--json")
     assert json.loads(ended.stdout)["code"] == "claim_invalid"
     ended = check("--flow", "nosuch", "--token", emulator.mint("ada", ROLE), "--json")
-    assert steps(ended) == [("Does the claim hold?", "allowed"), ("Is the flow registered?", "refused")]
+    assert steps(ended) == [("Is the claim valid?", "allowed"), ("Is the flow registered?", "refused")]
     assert json.loads(ended.stdout)["code"] == "unknown_flow"
 
 
-def test_privilege_and_role_are_steps_of_their_own(emulator: EmulatorClient, check: Check) -> None:
+def test_privilege_and_role_are_separate_steps(emulator: EmulatorClient, check: Check) -> None:
     ada, bob = emulator.object_id("ada"), emulator.object_id("bob")
     ended = check("--flow", "private-quote", "--user", ada, "--json")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert steps(ended)[-1] == ("Does the user hold the privilege?", "allowed")
-    for flow, user, code, said in (
+    for flow, user, code, reason in (
         ("private-quote", bob, "privilege_missing", "does not hold it at all"),
         ("deep", ada, "privilege_missing", "holds it at depth local"),
     ):
         ended = check("--flow", flow, "--user", user, "--json")
         assert (ended.returncode, json.loads(ended.stdout)["code"]) == (1, code)
-        assert said in json.loads(ended.stdout)["steps"][-1]["because"]
+        assert reason in json.loads(ended.stdout)["steps"][-1]["because"]
     ended = check("--flow", "both", "--user", ada, "--json")
     assert ended.returncode == 3
     assert steps(ended)[-2:] == [
@@ -138,7 +138,7 @@ def test_privilege_and_role_are_steps_of_their_own(emulator: EmulatorClient, che
     ]
 
 
-def test_an_asserters_word_is_a_step(emulator: EmulatorClient, check: Check) -> None:
+def test_naming_another_user_is_a_separate_step(emulator: EmulatorClient, check: Check) -> None:
     ada = emulator.object_id("ada")
     plug_in = emulator.mint("plug-in", ON_BEHALF, claims={"scp": None, "idtyp": "app"})
     ended = check("--flow", "private-quote", "--token", plug_in, "--on-behalf-of", ada, "--json")
@@ -149,7 +149,7 @@ def test_an_asserters_word_is_a_step(emulator: EmulatorClient, check: Check) -> 
     assert "'on_behalf_of_not_allowed'" in ended.stdout
 
 
-def test_a_bound_claim_tells_for_which_request_it_is_good(emulator: EmulatorClient, check: Check) -> None:
+def test_the_explanation_of_a_bound_claim_names_its_request(emulator: EmulatorClient, check: Check) -> None:
     ended = check("--flow", "bound", "--token", emulator.mint("ada", ROLE, claims={"nonce": "request-1"}), "--json")
     assert ended.returncode == 0, ended.stdout
     assert "'request-1'" in json.loads(ended.stdout)["steps"][2]["because"]
@@ -157,7 +157,7 @@ def test_a_bound_claim_tells_for_which_request_it_is_good(emulator: EmulatorClie
     assert (ended.returncode, json.loads(ended.stdout)["code"]) == (1, "claim_not_bound")
 
 
-def test_what_cannot_be_told_now_is_not_a_refusal(emulator: EmulatorClient, check: Check) -> None:
+def test_a_check_that_cannot_be_decided_now_is_no_refusal(emulator: EmulatorClient, check: Check) -> None:
     emulator.control("PUT", "dataverse", {"faults": [{"kind": "html", "status": 503}]})
     try:
         ended = check("--flow", "private-quote", "--user", emulator.object_id("ada"))
@@ -168,17 +168,17 @@ def test_what_cannot_be_told_now_is_not_a_refusal(emulator: EmulatorClient, chec
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["--flow", "absent", "--user", "11111111-2222-3333-4444-555555555555"], 1, "create-quote"),
-        (["--flow", "create-quote"], 2, "Whose access?"),
+        (["--flow", "create-quote"], 2, "The sender is missing."),
         (["--flow", "create-quote", "--user", "ada@contoso.com"], 2, "Entra object ID"),
         (["--flow", "create-quote", "--token", "x", "--user", "x"], 2, "not both"),
         (["--flow", "create-quote", "--token", "not a token"], 1, "claim_invalid"),
         (["--flow", "create-quote", "--user", "11111111-2222-3333-4444-555555555555", "--config", "x"], 2, "settings"),
     ],
 )
-def test_mistakes_are_told(check: Check, arguments: list[str], status: int, said: str) -> None:
+def test_wrong_usage_is_explained(check: Check, arguments: list[str], status: int, message: str) -> None:
     ended = check(*arguments)
     assert ended.returncode == status
-    assert said in ended.stdout + ended.stderr
+    assert message in ended.stdout + ended.stderr

@@ -1,6 +1,7 @@
-"""`flow-worker deadletters`, on messages that are really dead-lettered.
+"""`flow-worker deadletters`, on messages that a broker has dead-lettered.
 
-All share one broker, and each tells its own by the dead-letter reason: opening and closing links takes the time here.
+The tests share one broker, because most of their time goes into opening and closing links. Each test recognises its
+own messages by their dead-letter reason.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pydantic import JsonValue, SecretStr
 from typer.testing import CliRunner, Result
 
 from flow_contracts.servicebus.conversion import to_sdk
-from flow_worker.cli.dead_letter_actions import replay
-from flow_worker.cli.dead_letter_view import Letter
+from flow_worker.cli.dead_letter_actions import replay_with
+from flow_worker.cli.dead_letter_view import DeadLetterView
 from flow_worker.cli.main import cli
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.job import Job
@@ -45,8 +46,8 @@ INPUT: JsonValue = {"customer": "Contoso Ltd", "amount": 1}
 LONG_AGO = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-class Office:
-    """A broker, somebody who gives messages up, and somebody at the command line whom nobody can ask."""
+class DeadLetterBroker:
+    """A broker, a receiver that dead-letters messages, and a command line without a terminal."""
 
     def __init__(self, bus: Bus, client: ServiceBusClient) -> None:
         self.bus = bus
@@ -55,8 +56,8 @@ class Office:
 
         self._dead = client.get_queue_receiver(REQUESTS, sub_queue=ServiceBusSubQueue.DEAD_LETTER)
 
-    def give_up(self, reason: str, *messages: ServiceBusMessage, queue: str = REQUESTS) -> None:
-        """Send these and dead-letter them."""
+    def dead_letter(self, reason: str, *messages: ServiceBusMessage, queue: str = REQUESTS) -> None:
+        """Send the messages and dead-letter them."""
         self._senders[queue].send_messages(list(messages))
         receiver, left = self._receivers[queue], len(messages)
         while left:
@@ -65,12 +66,12 @@ class Office:
                 left -= 1
 
     def run(self, *arguments: str) -> Result:
-        """`flow-worker deadletters …`"""
+        """Run `flow-worker deadletters …`."""
         return CliRunner(env=self.environment).invoke(cli, ["deadletters", *arguments])
 
     @property
     def environment(self) -> dict[str, str]:
-        """The settings of the command line."""
+        """The command line's settings."""
         return {
             "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": self.bus.connection_string,
             "FLOW_WORKER_SERVICEBUS__RECEIVE_WAIT_SECONDS": "0.5",
@@ -78,15 +79,15 @@ class Office:
         }
 
     def listed(self, *arguments: str) -> list[dict[str, Any]]:
-        """What `list --json` says."""
+        """Return the output of `list --json`."""
         done = self.run("list", "--json", *arguments)
         assert done.exit_code == 0, done.output
-        letters: list[dict[str, Any]] = json.loads(done.stdout)
-        return letters
+        views: list[dict[str, Any]] = json.loads(done.stdout)
+        return views
 
     @contextmanager
-    def holding(self) -> Iterator[set[str | None]]:
-        """Lock all dead-lettered requests; their message IDs."""
+    def locking(self) -> Iterator[set[str | None]]:
+        """Lock all dead-lettered requests and yield their message IDs."""
         messages = receive_blocking(self._dead, self.depth)
         yield {one.message_id for one in messages}
         for one in messages:
@@ -94,11 +95,11 @@ class Office:
 
     @property
     def depth(self) -> int:
-        """How many requests are dead-lettered."""
+        """The number of dead-lettered requests."""
         return self.bus.broker.counts()[REQUESTS]["dead_lettered"]
 
     def waiting(self) -> list[Job]:
-        """What is in the continuation queue, taken out."""
+        """Return the jobs in the continuation queue and remove them."""
         receiver = self._receivers[CONTINUATIONS]
         messages = receiver.receive_messages(10, max_wait_time=1)
         for one in messages:
@@ -107,16 +108,16 @@ class Office:
 
 
 @pytest.fixture(scope="module")
-def office() -> Iterator[Office]:
+def broker() -> Iterator[DeadLetterBroker]:
     with (
         emulator_in_thread(*config.load(None).queues) as bus,
         ServiceBusClient.from_connection_string(bus.connection_string) as client,
     ):
-        yield Office(bus, client)
+        yield DeadLetterBroker(bus, client)
 
 
 def request(name: str, **changes: Any) -> ServiceBusMessage:
-    """A request whose message ID and correlation ID begin with `name`."""
+    """Return a request whose message ID and correlation ID begin with `name`."""
     body = {"flow": "create-quote", "input": INPUT, "claim": TOKEN} | changes
     return ServiceBusMessage(
         json.dumps(body),
@@ -157,13 +158,13 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_list_tells_what_lies_where_and_why(office: Office) -> None:
-    office.give_up("[red]odd\x1b[2J", request("listed"), unreadable("listed-broken"))
-    office.give_up("[red]odd\x1b[2J", continuation("listed-later"), queue=CONTINUATIONS)
-    done = office.run("list", "--reason", "[red]odd\x1b[2J")
+def test_list_prints_each_dead_letter_with_its_queue_and_reason(broker: DeadLetterBroker) -> None:
+    broker.dead_letter("[red]odd\x1b[2J", request("listed"), unreadable("listed-broken"))
+    broker.dead_letter("[red]odd\x1b[2J", continuation("listed-later"), queue=CONTINUATIONS)
+    done = broker.run("list", "--reason", "[red]odd\x1b[2J")
     assert done.exit_code == 0, done.output
-    for told in [REQUESTS, CONTINUATIONS, "listed-message", "listed-correlation", "(unreadable)", "for this test"]:
-        assert told in done.stdout
+    for text in [REQUESTS, CONTINUATIONS, "listed-message", "listed-correlation", "(unreadable)", "for this test"]:
+        assert text in done.stdout
     assert "3 messages: 3 [red]odd" in done.stdout
     assert "\x1b" not in done.stdout
     assert "hushhush" not in done.stdout
@@ -171,107 +172,107 @@ def test_the_list_tells_what_lies_where_and_why(office: Office) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_the_list_can_be_narrowed_and_reaches_beyond_a_page(office: Office) -> None:
-    office.give_up("Narrow", *(unreadable(f"narrow-{number}") for number in range(150)))
-    office.give_up("Narrow", request("narrow", flow="notify-team"))
-    assert [one["message_id"] for one in office.listed("--flow", "notify-team")] == ["narrow-message"]
-    done = office.run("list", "--reason", "narrow", "--queue", REQUESTS, "--limit", "2")
+def test_list_filters_and_reads_beyond_one_page(broker: DeadLetterBroker) -> None:
+    broker.dead_letter("Narrow", *(unreadable(f"narrow-{number}") for number in range(150)))
+    broker.dead_letter("Narrow", request("narrow", flow="notify-team"))
+    assert [one["message_id"] for one in broker.listed("--flow", "notify-team")] == ["narrow-message"]
+    done = broker.run("list", "--reason", "narrow", "--queue", REQUESTS, "--limit", "2")
     assert "151 messages: 151 Narrow" in done.stdout
     assert "149 more are not shown" in done.stdout
 
 
-def test_one_is_shown_whole_but_for_its_secrets(office: Office) -> None:
-    office.give_up("Shown", request("shown"))
-    done = office.run("show", "shown-message")
+def test_show_prints_the_whole_dead_letter_with_secrets_masked(broker: DeadLetterBroker) -> None:
+    broker.dead_letter("Shown", request("shown"))
+    done = broker.run("show", "shown-message")
     assert done.exit_code == 0
     assert "shown-correlation" in done.stdout
     assert "***" in done.stdout
     assert "Contoso Ltd" not in done.stdout
-    [document] = json.loads(office.run("show", "shown-correlation", "--json", "--input").stdout)
+    [document] = json.loads(broker.run("show", "shown-correlation", "--json", "--input").stdout)
     assert document["request"]["input"] == INPUT
     assert document["request"]["claim"] == "***"
     assert document["application_properties"]["note"] == "Bearer ***"
 
 
-def test_a_poll_and_a_body_beyond_reading_are_shown_without_their_secrets(office: Office) -> None:
+def test_show_masks_the_secrets_of_a_status_poll_and_of_an_unreadable_body(broker: DeadLetterBroker) -> None:
     status_url = SecretStr("https://prod.example/runs/1?sig=hushhush")
-    office.give_up("Odd", continuation("odd", kind="poll", input=None, status_url=status_url), queue=CONTINUATIONS)
-    office.give_up("Odd", unreadable("odd-correlation"))
-    shown = office.run("show", "odd-correlation").stdout
+    broker.dead_letter("Odd", continuation("odd", kind="poll", input=None, status_url=status_url), queue=CONTINUATIONS)
+    broker.dead_letter("Odd", unreadable("odd-correlation"))
+    shown = broker.run("show", "odd-correlation").stdout
     assert "status url" in shown
     assert "hushhush" not in shown
     assert re.search(r"body bytes +28", shown)
     assert "The application property 'contract' must be" in words(shown)
 
 
-def test_a_continuation_begins_anew_and_what_cannot_be_replayed_is_left(office: Office) -> None:
-    office.give_up("Anew", unreadable("anew-broken"))
-    office.give_up("Anew", continuation("poll", kind="poll", input=None), continuation("anew"), queue=CONTINUATIONS)
-    done = office.run("replay", "--reason", "anew", "--yes")
+def test_replay_starts_a_continuation_again_and_leaves_unreplayable_messages(broker: DeadLetterBroker) -> None:
+    broker.dead_letter("Anew", unreadable("anew-broken"))
+    broker.dead_letter("Anew", continuation("poll", kind="poll", input=None), continuation("anew"), queue=CONTINUATIONS)
+    done = broker.run("replay", "--reason", "anew", "--yes")
     assert done.exit_code == 1
     assert "Replayed 1 message, left 2" in words(done.stdout)
     assert "'contract' must be" in words(done.stdout)
-    assert "has no input any more" in words(done.stdout)
-    [again] = office.waiting()
+    assert "contains no input any more" in words(done.stdout)
+    [again] = broker.waiting()
     assert (again.number, again.calls, again.waits, again.code) == (0, 0, 0, None)
     assert (again.input, again.accepted, again.reply_to_session_id) == (INPUT, LONG_AGO, "anew-session")
     assert again.claim is not None
 
 
-def test_many_are_not_touched_unless_somebody_says_yes(office: Office) -> None:
-    before = office.depth
-    office.give_up("Many", request("many-1"), request("many-2"))
-    asked = office.run("discard", "--reason", "many")
+def test_more_than_one_message_needs_a_confirmation(broker: DeadLetterBroker) -> None:
+    before = broker.depth
+    broker.dead_letter("Many", request("many-1"), request("many-2"))
+    asked = broker.run("discard", "--reason", "many")
     assert asked.exit_code == 2
     assert "--yes" in asked.stderr
-    dry = office.run("replay", "--reason", "many", "--dry-run")
+    dry = broker.run("replay", "--reason", "many", "--dry-run")
     assert (dry.exit_code, dry.stdout) == (0, "Would replay 2 messages, left 0.\n")
-    mistyped = office.run("discard", "many-1-message", "nobody", "--yes")
+    mistyped = broker.run("discard", "many-1-message", "nobody", "--yes")
     assert mistyped.exit_code == 3
     assert "nobody" in mistyped.stderr
-    assert office.depth == before + 2
+    assert broker.depth == before + 2
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a terminal to be asked at takes a POSIX pseudo-terminal")
-def test_at_a_terminal_somebody_is_asked(office: Office) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX pseudo-terminal")
+def test_discard_asks_for_confirmation_at_a_terminal(broker: DeadLetterBroker) -> None:
     import pty
 
-    before = office.depth
-    office.give_up("Asked", request("asked-1"), request("asked-2"))
+    before = broker.depth
+    broker.dead_letter("Asked", request("asked-1"), request("asked-2"))
     ours, theirs = pty.openpty()
     os.write(ours, b"n\n")
     command = [sys.executable, "-m", "flow_worker", "deadletters", "discard", "--reason", "asked"]
-    environment = os.environ | office.environment | {"PYTHONPATH": str(CHECKOUT)}
+    environment = os.environ | broker.environment | {"PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, env=environment, check=False)
     os.close(ours)
     os.close(theirs)
     assert done.returncode == 1
-    assert "Discard these 2 messages? Their requests and inputs are gone for good" in done.stderr
-    assert office.depth == before + 2
+    assert "Discard these 2 messages? This deletes the last copy of their requests and inputs" in done.stderr
+    assert broker.depth == before + 2
 
 
-def test_those_far_behind_are_found_and_those_before_them_stay(office: Office) -> None:
-    office.give_up("Before", *(unreadable(f"before-{number}") for number in range(120)))
-    office.give_up("Behind", request("behind-1"), request("behind-2"))
-    done = office.run("discard", "--reason", "behind", "--yes")
+def test_discard_reaches_messages_behind_others_and_leaves_those(broker: DeadLetterBroker) -> None:
+    broker.dead_letter("Before", *(unreadable(f"before-{number}") for number in range(120)))
+    broker.dead_letter("Behind", request("behind-1"), request("behind-2"))
+    done = broker.run("discard", "--reason", "behind", "--yes")
     assert (done.exit_code, done.stdout) == (0, "Discarded 2 messages, left 0.\n")
-    emptied = office.run("discard", "--reason", "before", "--yes")  # all were given back: none is locked
+    emptied = broker.run("discard", "--reason", "before", "--yes")  # all were abandoned: none is locked
     assert (emptied.exit_code, emptied.stdout) == (0, "Discarded 120 messages, left 0.\n")
 
 
-def test_one_that_another_receiver_holds_is_left(office: Office) -> None:
-    office.give_up("Held", request("held"))
-    with office.holding() as held:
-        assert "held-message" in held
-        done = office.run("discard", "held-message")
+def test_a_message_that_another_receiver_has_locked_is_left(broker: DeadLetterBroker) -> None:
+    broker.dead_letter("Held", request("held"))
+    with broker.locking() as locked:
+        assert "held-message" in locked
+        done = broker.run("discard", "held-message")
     assert done.exit_code == 1
-    assert "another receiver has it just now" in words(done.stdout)
+    assert "another receiver has locked it" in words(done.stdout)
 
 
-async def test_one_that_cannot_be_decoded_is_listed_and_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body nested too deep fails each receive that brings it, and the peek of its whole page."""
+async def test_an_undecodable_message_is_listed_and_blocks_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body nested too deeply fails each receive that contains it, and the peek of its whole page."""
     async with running_system(monkeypatch) as system:
-        await asyncio.to_thread(_two_and_one_too_deep, system.emulator.connection_string)
+        await asyncio.to_thread(_send_two_requests_around_an_undecodable_one, system.emulator.connection_string)
         await until(lambda: system.depth("dead_lettered") == 3)
         environment = {
             "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": system.emulator.connection_string,
@@ -283,16 +284,16 @@ async def test_one_that_cannot_be_decoded_is_listed_and_in_nobodys_way(monkeypat
 
         listed = json.loads((await run("list", "--json")).stdout)
         assert [one["message_id"] for one in listed] == ["first-message", "deep", "second-message"]
-        assert "cannot be decoded" in listed[1]["not_replayable"]
+        assert "cannot decode" in listed[1]["not_replayable"]
         one = await run("discard", "second-message")
         assert (one.exit_code, one.stdout) == (0, "Discarded 1 message, left 0.\n")
         rest = json.loads((await run("discard", "--all", "--yes", "--json")).stdout)
         assert [(one["message_id"], one["done"]) for one in rest] == [("first-message", True), ("deep", False)]
-        assert "use another tool" in rest[1]["left"]
+        assert "with another tool" in rest[1]["left"]
         assert system.depth("dead_lettered") == 1
 
 
-def _two_and_one_too_deep(connection_string: str) -> None:
+def _send_two_requests_around_an_undecodable_one(connection_string: str) -> None:
     with (
         ServiceBusClient.from_connection_string(connection_string) as client,
         client.get_queue_sender(REQUESTS) as sender,
@@ -304,29 +305,31 @@ def _two_and_one_too_deep(connection_string: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["list", "--queue", "flow-replies"], "the worker's queues are flow-requests, flow-continuations"),
-        (["discard"], "Say which"),
+        (["discard"], "Select dead letters"),
         (["replay", "1", "--all"], "not both"),
         (["list", "--config", "absent.toml"], "absent.toml: no such file"),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence_with_status_2(office: Office, arguments: list[str], said: str) -> None:
-    done = office.run(*arguments)
+def test_wrong_usage_exits_with_2_and_one_sentence(
+    broker: DeadLetterBroker, arguments: list[str], message: str
+) -> None:
+    done = broker.run(*arguments)
     assert done.exit_code == 2
-    assert said in words(done.stderr)
+    assert message in words(done.stderr)
 
 
-async def test_a_replay_is_answered_to_its_sender_once_even_if_it_was_broken_off(
+async def test_the_sender_gets_one_result_of_an_interrupted_and_repeated_replay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The command ends between sending and deleting: the dead letter is there still, and so is the new request."""
+    """The first command ends between sending and deleting: dead letter and new request both exist."""
     async with running_system(monkeypatch) as system, system.client() as client:
         brief = timedelta(milliseconds=1)
         sent = await client.submit("create-quote", INPUT, claim=system.claim(), time_to_live=brief)
         await until(lambda: system.depth("dead_lettered") == 1)
-        await _send_and_break_off(system.settings().servicebus)
+        await _send_without_deleting(system.settings().servicebus)
         assert (system.depth("dead_lettered"), system.depth("active", CONTINUATIONS)) == (1, 1)
         env = {"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": system.emulator.connection_string}
         done = await asyncio.to_thread(CliRunner(env=env).invoke, cli, ["deadletters", "replay", sent])
@@ -339,8 +342,8 @@ async def test_a_replay_is_answered_to_its_sender_once_even_if_it_was_broken_off
     assert result.request_message_id in done.stdout
 
 
-async def _send_and_break_off(settings: ServiceBusSettings) -> None:
+async def _send_without_deleting(settings: ServiceBusSettings) -> None:
     async with open_service_bus(settings) as bus, bus.dead_letter_queue(REQUESTS) as dead:
         async for one in dead.peek():
-            letter = Letter.of(REQUESTS, one, READERS[REQUESTS])
-            await replay(bus, CONTINUATIONS, READERS)(letter, one.message)
+            view = DeadLetterView.of(REQUESTS, one, READERS[REQUESTS])
+            await replay_with(bus, CONTINUATIONS, READERS)(view, one.message)

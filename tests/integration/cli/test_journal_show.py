@@ -1,4 +1,4 @@
-"""`flow-worker journal show`, on the journal of a worker that worked; and what `run` finds wrong at its start."""
+"""`flow-worker journal show`, on the journal of a real worker; and settings errors that `run` finds at its start."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def show(*arguments: str, journal: Path) -> Result:
     return CliRunner(env=environment).invoke(cli, ["journal", "show", *arguments])
 
 
-async def test_a_request_that_was_answered_has_a_story(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answered_request_has_a_history(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_system(monkeypatch) as system, system.client() as client:
         async with system.worker():
             sent = await client.submit("create-quote", {"customer": "Contoso Ltd", "amount": 1}, claim=system.claim())
@@ -51,8 +51,16 @@ async def test_a_request_that_was_answered_has_a_story(monkeypatch: pytest.Monke
         with_output = await asyncio.to_thread(show, result.request_message_id, "--output", journal=journal)
         as_json = await asyncio.to_thread(show, result.request_message_id, "--json", journal=journal)
     assert done.exit_code == 0, done.output
-    for told in ["concluded: has its result", "succeeded", "create-quote", sent, "begun", "published", "HTTP status"]:
-        assert told in done.stdout
+    for text in [
+        "concluded: it has its result",
+        "succeeded",
+        "create-quote",
+        sent,
+        "begun",
+        "published",
+        "HTTP status",
+    ]:
+        assert text in done.stdout
     assert "Contoso Ltd" not in done.stdout + as_json.stdout
     assert "Contoso Ltd" in with_output.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -61,7 +69,7 @@ async def test_a_request_that_was_answered_has_a_story(monkeypatch: pytest.Monke
     assert document["result"]["status"] == "succeeded"
 
 
-async def test_a_request_that_waits_says_for_what_and_not_where_its_run_is(tmp_path: Path) -> None:
+async def test_a_waiting_request_shows_its_next_step_without_the_status_url(tmp_path: Path) -> None:
     journal = tmp_path / "journal.sqlite3"
     async with open_journal(JournalSettings(path=journal)) as opened:
         began = await opened.acquire(JobKey("waits", "f", "q:1:then", 0), duration=timedelta(seconds=9), calls=0)
@@ -72,30 +80,30 @@ async def test_a_request_that_waits_says_for_what_and_not_where_its_run_is(tmp_p
     done = await asyncio.to_thread(show, "waits", journal=journal)
     as_json = await asyncio.to_thread(show, "waits", "--json", journal=journal)
     assert done.exit_code == 0, done.output
-    assert "waiting: waits for its next step" in done.stdout
+    assert "waiting: it waits for its next step" in done.stdout
     assert "still_running" in done.stdout
     assert f"{due:%H:%M:%S}" in done.stdout
     assert json.loads(as_json.stdout)["step"]["kind"] == "poll"
     assert "hushhush" not in done.stdout + as_json.stdout
 
 
-async def test_a_request_the_journal_does_not_know_is_told_so_with_status_3(tmp_path: Path) -> None:
+async def test_an_unknown_request_exits_with_3(tmp_path: Path) -> None:
     journal = tmp_path / "journal.sqlite3"
     async with open_journal(JournalSettings(path=journal)):
         pass
     done = await asyncio.to_thread(show, "nobody", journal=journal)
     assert done.exit_code == 3
-    assert "nothing about nobody" in done.stderr
+    assert "no entry for nobody" in done.stderr
 
 
-def test_a_journal_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_a_missing_journal_is_not_created(tmp_path: Path) -> None:
     done = show("any", journal=tmp_path / "absent.sqlite3")
     assert done.exit_code == 2
     assert "there is no journal at" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_journal_of_a_later_version_is_told_and_not_a_traceback(tmp_path: Path) -> None:
+def test_a_journal_of_a_later_version_is_reported_without_a_traceback(tmp_path: Path) -> None:
     journal = tmp_path / "journal.sqlite3"
     connection = sqlite3.connect(journal)
     connection.execute("PRAGMA user_version = 99")
@@ -106,13 +114,13 @@ def test_a_journal_of_a_later_version_is_told_and_not_a_traceback(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ('[continuations]\nsole_sender = "required"', "continuations.sole_sender is 'required'"),
         ('[journal]\npath = "."', "journal.path: '.' cannot be used"),
     ],
 )
-def test_settings_that_turn_out_wrong_at_the_start_are_told_like_others(tmp_path: Path, more: str, said: str) -> None:
+def test_settings_errors_found_at_the_start_are_reported_like_others(tmp_path: Path, more: str, message: str) -> None:
     (tmp_path / "flow-worker.toml").write_text(f"{SETTINGS}\n{more}\n", encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_WORKER_")}
     done = subprocess.run(
@@ -125,5 +133,5 @@ def test_settings_that_turn_out_wrong_at_the_start_are_told_like_others(tmp_path
         check=False,
     )
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

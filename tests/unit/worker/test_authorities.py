@@ -13,7 +13,7 @@ from flow_worker.access.authorities import Authority, Evidence, ProvenSender
 from flow_worker.access.dataverse import DataverseAuthority
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
-from flow_worker.cli.dead_letter_actions import anew
+from flow_worker.cli.dead_letter_actions import replay_job
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.registry import Registry
 from flow_worker.pipeline import decode
@@ -80,7 +80,7 @@ async def test_a_continuation_of_an_unproven_native_message_still_carries_its_ev
 
 
 async def test_a_replayed_native_message_still_carries_its_evidence() -> None:
-    job = anew(native_job(), QUEUE.name, 7, NOW)
+    job = replay_job(native_job(), QUEUE.name, 7, NOW)
     proven = await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).authenticate(job)
     assert proven.principal is not None
     assert proven.principal.oid == USER

@@ -15,7 +15,7 @@ from flow_contracts.request import FlowRequest, request_digest
 from flow_worker.access.authorities import Evidence, ProvenSender
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
-from flow_worker.cli.dead_letter_actions import anew
+from flow_worker.cli.dead_letter_actions import replay_job
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.registry import Registry
 from flow_worker.pipeline import decode
@@ -200,7 +200,7 @@ async def test_a_flow_without_bind_claim_accepts_any_claim() -> None:
 
 async def test_a_replay_is_still_the_request_that_its_claim_names() -> None:
     of = admission(Tokens(USER, claims={"nonce": "m-1"}))
-    again = anew(job("bound"), "flow-requests", 7, NOW)
+    again = replay_job(job("bound"), "flow-requests", 7, NOW)
     assert again.message_id != "m-1"
     assert (await of.authorize(await of.authenticate(again))).name == "bound"
 

@@ -12,7 +12,7 @@ import pytest
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.result import Status
-from flow_worker.cli.dead_letter_actions import anew
+from flow_worker.cli.dead_letter_actions import replay_job
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
 from flow_worker.journal import open_journal
 from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, Outcome
@@ -192,7 +192,7 @@ async def test_a_replayed_request_is_retried_for_as_long_as_a_new_one(worker: Wo
     waiting = await worker.take(request(), throttled)
     assert isinstance(waiting, Continue)
     worker.clock.now += timedelta(days=3)
-    again = anew(waiting.continuation, "flow-requests", 7, worker.clock.now)
+    again = replay_job(waiting.continuation, "flow-requests", 7, worker.clock.now)
     outcome = await worker.resume(replace(waiting, continuation=again), throttled)
     assert isinstance(outcome, Continue)
     assert outcome.continuation.calls == 1

@@ -1,1 +1,1 @@
-"""What people do by hand: look after dead letters, and read one request's story."""
+"""The command line `flow-worker`: one module per command group."""

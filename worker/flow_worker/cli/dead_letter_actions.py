@@ -1,4 +1,4 @@
-"""Replaying and discarding dead letters: what is done with each, one after the other."""
+"""Replays and discards dead letters, one after the other."""
 
 from __future__ import annotations
 
@@ -21,77 +21,80 @@ from flow_contracts.servicebus import (
     ServiceBusFailure,
 )
 from flow_worker import clock
-from flow_worker.cli.dead_letter_view import Letter, Unreadable, obstacle_of, read
+from flow_worker.cli.dead_letter_view import DeadLetterView, Unreadable, decode_job, replay_obstacle
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.job import Job
 
 _REPLAYS = uuid.UUID("5b0d3f5e-8a53-4f0e-9c33-6a0f1f0c7d11")
-"""Namespace of the message IDs of replays."""
+"""The namespace of the message IDs of replays (RFC 9562, section 5.5)."""
 
-_UNDECODABLE = (
-    "The worker's AMQP library cannot decode it, so it cannot be taken out: use another tool, as the portal's."
-)
+_UNDECODABLE = "The worker's AMQP library cannot decode it. Remove it with another tool, for example the Azure portal."
+_NOT_RECEIVED = "It is no longer there, or another receiver has locked it."
+_LOCK_LOST = "Its lock expired before the command could delete it. Repeat the command; that is safe."
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What became of one dead letter."""
+class DeadLetterOutcome:
+    """The outcome of an action on one dead letter."""
 
-    letter: Letter
+    view: DeadLetterView
     new_message_id: str | None = None
-    """Of the request that a replay made."""
+    """The message ID of the request that a replay created."""
     left: str | None = None
-    """Why it still lies there; None if it does not."""
+    """The reason why the dead letter remains; None if it is gone."""
 
     def as_json(self) -> dict[str, JsonValue]:
-        """For programs."""
+        """Return the outcome as JSON."""
         return (
-            self.letter.as_json()
+            self.view.as_json()
             | {"done": self.left is None, "left": self.left}
             | ({"new_message_id": self.new_message_id} if self.new_message_id else {})
         )
 
 
-class Left(Exception):
-    """The message stays where it is; says why."""
+class DeadLetterLeft(Exception):
+    """The action cannot apply to this dead letter, which remains; the message says why."""
 
 
-Act = Callable[[Letter, ReceivedMessage], Awaitable[str | None]]
-"""Does what is to be done before a dead letter is deleted; the new message ID, if there is one.
+DeadLetterAction = Callable[[DeadLetterView, ReceivedMessage], Awaitable[str | None]]
+"""Prepares the deletion of a dead letter; returns the ID of the message it created, if any.
 
-Raises `Left`, `ServiceBusFailure`.
+Raises `DeadLetterLeft`, `ServiceBusFailure`.
 """
 
 
-def replay(bus: ServiceBus, continuations: str, readers: Mapping[str, Reader]) -> Act:
-    """Make a new request of the old one, in the continuation queue. `readers`: of the queues it may lie in."""
+def replay_with(bus: ServiceBus, continuations: str, readers: Mapping[str, Reader]) -> DeadLetterAction:
+    """Return the action that sends a dead letter's request to the continuation queue as a new job.
 
-    async def act(letter: Letter, message: ReceivedMessage) -> str:
+    `readers` decode the messages of the queues.
+    """
+
+    async def replay(view: DeadLetterView, message: ReceivedMessage) -> str:
         try:
-            job = read(message, readers[letter.queue])
+            job = decode_job(message, readers[view.queue])
         except Unreadable as error:
-            raise Left(str(error)) from None
-        if (obstacle := obstacle_of(job)) is not None:
-            raise Left(obstacle)
-        again = anew(job, letter.queue, letter.sequence_number, clock.now())
+            raise DeadLetterLeft(str(error)) from None
+        if (obstacle := replay_obstacle(job)) is not None:
+            raise DeadLetterLeft(obstacle)
+        replayed = replay_job(job, view.queue, view.sequence_number, clock.now())
         try:
-            await bus.send(continuations, again.to_message())
+            await bus.send(continuations, replayed.to_message())
         except MessageTooLarge:
-            raise Left(f"'{continuations}' does not take a message of this size.") from None
-        return again.message_id
+            raise DeadLetterLeft(f"The queue '{continuations}' does not accept a message of this size.") from None
+        return replayed.message_id
 
-    return act
-
-
-async def discard(letter: Letter, message: ReceivedMessage) -> None:
-    """Nothing is to be done before it is deleted."""
+    return replay
 
 
-def anew(job: Job, queue: str, sequence_number: int, replayed: datetime) -> Job:
-    """The same request as a new one: from the beginning, with a message ID of its own, answered to the same address.
+async def discard(view: DeadLetterView, message: ReceivedMessage) -> None:
+    """Do nothing before the deletion: this action only deletes."""
 
-    The ID follows from the dead letter, so that a replay that broke off before the dead letter was deleted and is
-    repeated makes no second request. `accepted` stays: a claim is judged as of then.
+
+def replay_job(job: Job, queue: str, sequence_number: int, replayed: datetime) -> Job:
+    """Return the job of the same request, from the beginning, with a new message ID and the same reply address.
+
+    The message ID is derived from the dead letter. So an interrupted replay that is repeated creates no second job.
+    `accepted` stays: the worker judges the claim at the time of the original request.
     """
     message_id = str(uuid.uuid5(_REPLAYS, json.dumps([queue, sequence_number, job.message_id])))
     return Job(
@@ -116,31 +119,43 @@ def anew(job: Job, queue: str, sequence_number: int, replayed: datetime) -> Job:
     )
 
 
-async def settle(bus: ServiceBus, letters: Iterable[Letter], act: Act, say: Callable[[Settled], None]) -> None:
-    """Do it with each of them, and say at once what became of it. What cannot be done now is left, and said so."""
-    for queue, some in groupby(letters, key=lambda letter: letter.queue):
-        missing = {letter.sequence_number: letter for letter in some}
+async def settle_all(
+    bus: ServiceBus,
+    views: Iterable[DeadLetterView],
+    action: DeadLetterAction,
+    report: Callable[[DeadLetterOutcome], None],
+) -> None:
+    """Apply the action to each dead letter, delete it, and report its outcome at once.
+
+    A failure of Service Bus leaves the rest of its queue; their outcomes say so.
+    """
+    for queue, group in groupby(views, key=lambda view: view.queue):
+        open_ = {view.sequence_number: view for view in group}
         undecodable: set[int] = set()
-        why = "It is not there any more, or another receiver has it just now."
+        reason = _NOT_RECEIVED
         try:
-            async with bus.dead_letter_queue(queue) as dead:
-                async for delivery in dead.take(missing):
+            async with bus.dead_letter_queue(queue) as dead_letter_queue:
+                async for delivery in dead_letter_queue.take(open_):
                     number = delivery.message.sequence_number
-                    say(await _settled(dead, missing[number], delivery, act))
-                    del missing[number]
-                undecodable = dead.undecodable
-        except ServiceBusFailure as trouble:
-            why = f"Service Bus: {trouble}"
-        for letter in missing.values():
-            say(Settled(letter, left=_UNDECODABLE if letter.sequence_number in undecodable else why))
+                    report(await _settle(dead_letter_queue, open_[number], delivery, action))
+                    del open_[number]
+                undecodable = dead_letter_queue.undecodable
+        except ServiceBusFailure as error:
+            reason = f"Service Bus: {error}"
+        for view in open_.values():
+            report(DeadLetterOutcome(view, left=_UNDECODABLE if view.sequence_number in undecodable else reason))
 
 
-async def _settled(dead: DeadLetterQueue, letter: Letter, delivery: Delivery, act: Act) -> Settled:
+async def _settle(
+    dead_letter_queue: DeadLetterQueue, view: DeadLetterView, delivery: Delivery, action: DeadLetterAction
+) -> DeadLetterOutcome:
     try:
-        new_message_id = await act(letter, delivery.message)
-        await dead.complete(delivery)
-    except Left as why:
-        return Settled(letter, left=str(why))
+        # The action comes before the deletion: a crash in between leaves a duplicate, which the message ID reveals.
+        # The other order could lose the request.
+        new_message_id = await action(view, delivery.message)
+        await dead_letter_queue.complete(delivery)
+    except DeadLetterLeft as reason:
+        return DeadLetterOutcome(view, left=str(reason))
     except LockLost:
-        return Settled(letter, left="Its lock ran out before it could be deleted; the same command again is safe.")
-    return Settled(letter, new_message_id)
+        return DeadLetterOutcome(view, left=_LOCK_LOST)
+    return DeadLetterOutcome(view, new_message_id)

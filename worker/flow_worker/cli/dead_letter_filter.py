@@ -1,4 +1,4 @@
-"""Which dead letters are meant."""
+"""Selects dead letters by queue, ID, reason and flow."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from flow_contracts.servicebus import DeadLetteredMessage, ServiceBus
-from flow_worker.cli.dead_letter_view import Letter
+from flow_worker.cli.dead_letter_view import DeadLetterView
 from flow_worker.pipeline.decode import Reader
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """All dead letters of some queues, or those of them that have what is asked for."""
+class DeadLetterFilter:
+    """Matches the dead letters of some queues that meet every criterion given."""
 
     queues: Mapping[str, Reader]
-    """And how their messages are read."""
+    """The queues, each with the decoder of its messages."""
     ids: frozenset[str] = frozenset()
-    """Sequence numbers, message IDs or correlation IDs."""
+    """Sequence numbers, message IDs or correlation IDs; an empty set matches all."""
     reason: str | None = None
     flow: str | None = None
 
-    async def found(self, bus: ServiceBus, shape: Callable[[Letter, DeadLetteredMessage], _T]) -> list[_T]:
-        """Each selected dead letter as `shape` returns it, in queue and sequence order. Raises `ServiceBusFailure`.
+    async def select(self, bus: ServiceBus, shape: Callable[[DeadLetterView, DeadLetteredMessage], _T]) -> list[_T]:
+        """Return `shape` of each match, in the order of queue and sequence number. Raise `ServiceBusFailure`.
 
-        Only that is held: bodies may be many and large.
+        `shape` sees the whole message. Only what it returns stays in memory: bodies may be many and large.
         """
         by_queue = await asyncio.gather(
-            *(self._found_in(queue, reader, bus, shape) for queue, reader in self.queues.items())
+            *(self._select_in(queue, reader, bus, shape) for queue, reader in self.queues.items())
         )
-        return [one for some in by_queue for one in some]
+        return [item for items in by_queue for item in items]
 
-    async def letters(self, bus: ServiceBus) -> list[Letter]:
-        """All that are meant. Raises `ServiceBusFailure`."""
-        return await self.found(bus, lambda letter, _: letter)
+    async def views(self, bus: ServiceBus) -> list[DeadLetterView]:
+        """Return the view of each match. Raise `ServiceBusFailure`."""
+        return await self.select(bus, lambda view, _: view)
 
-    async def _found_in(
-        self, queue: str, reader: Reader, bus: ServiceBus, shape: Callable[[Letter, DeadLetteredMessage], _T]
+    async def _select_in(
+        self, queue: str, reader: Reader, bus: ServiceBus, shape: Callable[[DeadLetterView, DeadLetteredMessage], _T]
     ) -> list[_T]:
-        async with bus.dead_letter_queue(queue) as dead:
-            found = []
-            async for one in dead.peek():
-                letter = Letter.of(queue, one, reader)
-                if self._means(letter):
-                    found.append(shape(letter, one))
-            return found
+        async with bus.dead_letter_queue(queue) as dead_letter_queue:
+            items = []
+            async for message in dead_letter_queue.peek():
+                view = DeadLetterView.of(queue, message, reader)
+                if self._matches(view):
+                    items.append(shape(view, message))
+            return items
 
-    def not_among(self, letters: Iterable[Letter]) -> list[str]:
-        """The IDs that none of these has."""
-        return sorted(self.ids.difference(*(_ids(letter) for letter in letters)))
+    def unmatched_ids(self, views: Iterable[DeadLetterView]) -> list[str]:
+        """Return the filter's IDs that no view has."""
+        return sorted(self.ids.difference(*(_ids(view) for view in views)))
 
-    def _means(self, letter: Letter) -> bool:
+    def _matches(self, view: DeadLetterView) -> bool:
         return (
-            (not self.ids or not self.ids.isdisjoint(_ids(letter)))
-            and (self.reason is None or letter.reason.casefold() == self.reason.casefold())
-            and (self.flow is None or letter.flow == self.flow)
+            (not self.ids or not self.ids.isdisjoint(_ids(view)))
+            and (self.reason is None or view.reason.casefold() == self.reason.casefold())
+            and (self.flow is None or view.flow == self.flow)
         )
 
 
-def by_reason(letters: Iterable[Letter]) -> list[tuple[str, int]]:
-    """How many there are of each reason, most first."""
-    return Counter(letter.reason for letter in letters).most_common()
+def count_by_reason(views: Iterable[DeadLetterView]) -> list[tuple[str, int]]:
+    """Return each reason with the number of its dead letters, most frequent first."""
+    return Counter(view.reason for view in views).most_common()
 
 
-def _ids(letter: Letter) -> set[str]:
-    return {str(letter.sequence_number), *filter(None, [letter.message_id, letter.correlation_id])}
+def _ids(view: DeadLetterView) -> set[str]:
+    return {str(view.sequence_number), *filter(None, [view.message_id, view.correlation_id])}

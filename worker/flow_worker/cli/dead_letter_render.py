@@ -1,10 +1,9 @@
-"""Dead letters at the terminal."""
+"""Renders dead letters, and the outcomes of actions on them, at the terminal."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 from pydantic import JsonValue
 from rich import box
@@ -12,75 +11,70 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flow_worker.cli.dead_letter_actions import Settled
-from flow_worker.cli.dead_letter_filter import by_reason
-from flow_worker.cli.dead_letter_view import Letter
-from flow_worker.cli.terminal import plain
+from flow_worker.cli.dead_letter_actions import DeadLetterOutcome
+from flow_worker.cli.dead_letter_filter import count_by_reason
+from flow_worker.cli.dead_letter_view import DeadLetterView
+from flow_worker.cli.terminal import plain, utc
 
 _MAX_DESCRIPTION = 160
-_MAX_NAMED = 20
+_MAX_NEW_IDS = 20
 _UUID = 36
 _MAX_ID = 56
 _WIDE = 110
-"""Columns of a terminal that has room for a time in one line."""
+"""The terminal width in columns from which a time fits on one line."""
 
 
-def when(time: datetime) -> str:
-    """In UTC, to the second."""
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+def print_list(console: Console, views: Sequence[DeadLetterView], limit: int | None) -> None:
+    """Print the first `limit` dead letters by queue, and the number of all by reason."""
+    shown = views[:limit] if limit else views
+    for queue in dict.fromkeys(view.queue for view in shown):
+        console.print(_table(queue, [view for view in shown if view.queue == queue], wide=console.width >= _WIDE))
+    console.print(totals(views))
+    if len(shown) < len(views):
+        console.print(f"{len(views) - len(shown)} more are not shown.", highlight=False)
 
 
-def listed(console: Console, letters: Sequence[Letter], limit: int | None) -> None:
-    """The first `limit` of them by queue, and how many there are of each reason."""
-    shown = letters[:limit] if limit else letters
-    for queue in dict.fromkeys(letter.queue for letter in shown):
-        console.print(_table(queue, [letter for letter in shown if letter.queue == queue], wide=console.width >= _WIDE))
-    console.print(counted(letters))
-    if len(shown) < len(letters):
-        console.print(f"{len(letters) - len(shown)} more are not shown.", highlight=False)
+def totals(views: Sequence[DeadLetterView]) -> Text:
+    """Return the number of dead letters, and the number by reason."""
+    reasons = ", ".join(f"{count} {reason or 'without a reason'}" for reason, count in count_by_reason(views))
+    return plain(f"{_messages(len(views))}{': ' if reasons else ''}{reasons}", "bold")
 
 
-def counted(letters: Sequence[Letter]) -> Text:
-    """How many there are, and of each reason."""
-    reasons = ", ".join(f"{count} {reason or 'no reason given'}" for reason, count in by_reason(letters))
-    return plain(f"{_messages(len(letters))}{': ' if reasons else ''}{reasons}", "bold")
-
-
-def _table(queue: str, letters: Sequence[Letter], *, wide: bool) -> Table:
+def _table(queue: str, views: Sequence[DeadLetterView], *, wide: bool) -> Table:
     table = Table(
         title=plain(f"dead letters of {queue}"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("enqueued (UTC)", width=19 if wide else 10)
-    table.add_column("message ID\ncorrelation ID", width=_id_width(letters) if wide else _UUID, overflow="fold")
+    table.add_column("message ID\ncorrelation ID", width=_id_width(views) if wide else _UUID, overflow="fold")
     table.add_column("flow: reason\ndescription", overflow="fold")
-    for letter in letters:
-        table.add_row(str(letter.sequence_number), when(letter.enqueued_at), _ids(letter), _why(letter))
+    for view in views:
+        table.add_row(str(view.sequence_number), utc(view.enqueued_at), _ids(view), _reason(view))
     return table
 
 
-def _id_width(letters: Sequence[Letter]) -> int:
-    longest = max(len(one or "") for letter in letters for one in (letter.message_id, letter.correlation_id))
+def _id_width(views: Sequence[DeadLetterView]) -> int:
+    longest = max(len(id_ or "") for view in views for id_ in (view.message_id, view.correlation_id))
     return max(_UUID, min(longest, _MAX_ID))
 
 
-def _ids(letter: Letter) -> Text:
-    ids = plain(letter.message_id or "(none)")
-    if letter.correlation_id != letter.message_id:
-        ids.append("\n").append_text(plain(letter.correlation_id, "dim"))
+def _ids(view: DeadLetterView) -> Text:
+    ids = plain(view.message_id or "(no message ID)")
+    if view.correlation_id != view.message_id:
+        ids.append("\n").append_text(plain(view.correlation_id, "dim"))
     return ids
 
 
-def _why(letter: Letter) -> Text:
-    flow = plain(letter.flow, "cyan") if letter.flow is not None else Text("(unreadable)", "red")
-    short = letter.description[:_MAX_DESCRIPTION]
-    short += "…" if short != letter.description else ""
-    why = flow.append(": ").append_text(plain(letter.reason or "no reason given", "yellow"))
-    return why.append("\n").append_text(plain(short.replace("\n", " "), "dim")) if short else why
+def _reason(view: DeadLetterView) -> Text:
+    flow = plain(view.flow, "cyan") if view.flow is not None else Text("(unreadable)", "red")
+    description = view.description[:_MAX_DESCRIPTION]
+    description += "…" if description != view.description else ""
+    reason = flow.append(": ").append_text(plain(view.reason or "without a reason", "yellow"))
+    return reason.append("\n").append_text(plain(description.replace("\n", " "), "dim")) if description else reason
 
 
-def whole(console: Console, document: dict[str, JsonValue]) -> None:
-    """Everything of one, a line for each thing."""
+def print_details(console: Console, document: dict[str, JsonValue]) -> None:
+    """Print the whole of one dead letter, one member per line."""
     console.print(plain(f"Dead letter {document['sequence_number']} of {document['queue']}", "bold cyan"))
     parts = {name: value for name, value in document.items() if isinstance(value, dict)}
     console.print(_grid({name: value for name, value in document.items() if name not in parts}))
@@ -105,20 +99,20 @@ def _json(value: JsonValue) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def settled(console: Console, outcomes: Sequence[Settled], done: str) -> None:
-    """How many were done, the new message IDs unless they are many, and each one that was left with its reason."""
-    left = [one for one in outcomes if one.left is not None]
-    new = [one for one in outcomes if one.new_message_id is not None]
-    for one in new if len(new) <= _MAX_NAMED else []:
-        console.print(plain(f"{_name(one.letter)} goes on as {one.new_message_id}"), soft_wrap=True)
-    for one in left:
-        console.print(plain(f"{_name(one.letter)} is left: {one.left}", "yellow"), soft_wrap=True)
-    summary = f"{done} {_messages(len(outcomes) - len(left))}, left {len(left)}."
+def print_outcomes(console: Console, outcomes: Sequence[DeadLetterOutcome], verb: str) -> None:
+    """Print the totals, the new message IDs unless they are many, and the reason of each message that remains."""
+    left = [outcome for outcome in outcomes if outcome.left is not None]
+    new = [outcome for outcome in outcomes if outcome.new_message_id is not None]
+    for outcome in new if len(new) <= _MAX_NEW_IDS else []:
+        console.print(plain(f"{_name(outcome.view)}: replayed as {outcome.new_message_id}"), soft_wrap=True)
+    for outcome in left:
+        console.print(plain(f"{_name(outcome.view)} is left: {outcome.left}", "yellow"), soft_wrap=True)
+    summary = f"{verb} {_messages(len(outcomes) - len(left))}, left {len(left)}."
     console.print(summary, style="yellow" if left else "green", highlight=False)
 
 
-def _name(letter: Letter) -> str:
-    return f"{letter.queue} {letter.sequence_number}"
+def _name(view: DeadLetterView) -> str:
+    return f"{view.queue} {view.sequence_number}"
 
 
 def _messages(count: int) -> str:

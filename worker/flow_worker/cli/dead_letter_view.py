@@ -1,4 +1,4 @@
-"""One dead letter as people look at it: what it is, why it lies there, and nothing that is secret."""
+"""A dead letter as the commands show it: identity, reason and content, with all secrets masked."""
 
 from __future__ import annotations
 
@@ -15,42 +15,39 @@ from flow_worker.cli.masking import MASK, masked
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.job import InvalidContinuation, Job
 
-_TOLD_ALREADY = ("DeadLetterReason", "DeadLetterErrorDescription")
-"""The service keeps reason and description among the application properties."""
+_SHOWN_SEPARATELY = ("DeadLetterReason", "DeadLetterErrorDescription")
+"""Service Bus stores reason and description as application properties."""
 
-_NO_BODY = (
-    "Its body cannot be decoded: it is nested too deep, or of a type that the worker's AMQP library does not know."
-)
+_UNDECODABLE_BODY = "The worker's AMQP library cannot decode its body: it is nested too deeply, or has an unknown type."
 
 
 class Unreadable(Exception):
-    """The message is neither a request nor a continuation; says why, and quotes nothing of it."""
+    """The message is neither a request nor a continuation. The message of the error quotes nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A dead letter without its body, so that very many can be held."""
+class DeadLetterView:
+    """A dead letter without its body, so that a command can hold very many."""
 
     queue: str
-    """Whose dead-letter queue it lies in."""
+    """The queue whose dead-letter queue contains it."""
     sequence_number: int
     enqueued_at: datetime
     message_id: str | None
     correlation_id: str | None
     flow: str | None
-    """None if it cannot be read."""
+    """None if the message is unreadable."""
     reason: str
     description: str
-    size: int
-    """Bytes of its body."""
-    obstacle: str | None
-    """Why it cannot be replayed; None if it can."""
+    body_bytes: int
+    not_replayable: str | None
+    """The reason why it cannot be replayed; None if it can."""
 
     @classmethod
     def of(cls, queue: str, dead: DeadLetteredMessage, reader: Reader) -> Self:
-        """What lies in the dead-letter queue of `queue`, whose messages `reader` reads."""
+        """Return the view of a message in the dead-letter queue of `queue`. `reader` decodes that queue's messages."""
         message = dead.message
-        flow, obstacle = _flow_and_obstacle(message, reader) if dead.decoded else (None, _NO_BODY)
+        flow, not_replayable = _flow_and_obstacle(message, reader) if dead.decoded else (None, _UNDECODABLE_BODY)
         return cls(
             queue=queue,
             sequence_number=message.sequence_number,
@@ -60,12 +57,12 @@ class Letter:
             flow=flow,
             reason=masked(dead.reason),
             description=masked(dead.description),
-            size=len(message.body),
-            obstacle=obstacle,
+            body_bytes=len(message.body),
+            not_replayable=not_replayable,
         )
 
     def as_json(self) -> dict[str, JsonValue]:
-        """For programs."""
+        """Return the view as JSON."""
         return {
             "queue": self.queue,
             "sequence_number": self.sequence_number,
@@ -75,13 +72,13 @@ class Letter:
             "flow": self.flow,
             "reason": self.reason,
             "description": self.description,
-            "body_bytes": self.size,
-            "not_replayable": self.obstacle,
+            "body_bytes": self.body_bytes,
+            "not_replayable": self.not_replayable,
         }
 
 
-def read(message: ReceivedMessage, reader: Reader) -> Job:
-    """The request that the message is or carries on. Raises `Unreadable`."""
+def decode_job(message: ReceivedMessage, reader: Reader) -> Job:
+    """Return the job of a request or continuation message. Raise `Unreadable` for any other message."""
     try:
         return reader(message)
     except (InvalidRequest, Unanswerable, InvalidContinuation) as error:
@@ -90,22 +87,27 @@ def read(message: ReceivedMessage, reader: Reader) -> Job:
 
 def _flow_and_obstacle(message: ReceivedMessage, reader: Reader) -> tuple[str | None, str | None]:
     try:
-        job = read(message, reader)
+        job = decode_job(message, reader)
     except Unreadable as error:
         return None, masked(str(error))
-    return job.flow, obstacle_of(job)
+    return job.flow, replay_obstacle(job)
 
 
-def obstacle_of(job: Job) -> str | None:
-    """Why this request cannot be replayed, although it can be read; None if it can."""
+def replay_obstacle(job: Job) -> str | None:
+    """Return the reason why a readable job cannot be replayed; None if it can."""
     if job.kind == "poll":
-        return "It was looking for the outcome of a run and has no input any more: look at the run, or ask anew."
+        return (
+            "It is a status poll of a flow run and contains no input any more. "
+            "Inspect the run, or let the sender send again."
+        )
     return None
 
 
-def whole(letter: Letter, message: ReceivedMessage, reader: Reader, *, with_input: bool) -> dict[str, JsonValue]:
-    """Everything of one dead letter, secrets masked; its input only if asked for."""
-    return letter.as_json() | {
+def details(
+    view: DeadLetterView, message: ReceivedMessage, reader: Reader, *, with_input: bool
+) -> dict[str, JsonValue]:
+    """Return the whole dead letter as JSON, secrets masked, with the flow's input only if `with_input` is set."""
+    return view.as_json() | {
         "delivery_count": message.delivery_count,
         "expires_at": message.expires_at.isoformat() if message.expires_at else None,
         "content_type": message.content_type,
@@ -115,7 +117,7 @@ def whole(letter: Letter, message: ReceivedMessage, reader: Reader, *, with_inpu
         "application_properties": {
             name: masked(value) if isinstance(value, str) else value
             for name, value in message.application_properties.items()
-            if name not in _TOLD_ALREADY
+            if name not in _SHOWN_SEPARATELY
         },
         "request": _request(message, reader, with_input=with_input),
     }
@@ -123,11 +125,11 @@ def whole(letter: Letter, message: ReceivedMessage, reader: Reader, *, with_inpu
 
 def _request(message: ReceivedMessage, reader: Reader, *, with_input: bool) -> JsonValue:
     try:
-        job = read(message, reader)
+        job = decode_job(message, reader)
     except Unreadable:
         return None
-    shown: dict[str, JsonValue] = job.model_dump(
+    request: dict[str, JsonValue] = job.model_dump(
         mode="json", exclude={"claim", "status_url", "input", "input_hash"}, exclude_defaults=True
     )
-    shown |= {name: MASK for name in ("claim", "status_url") if getattr(job, name) is not None}
-    return shown | ({"input": job.input} if with_input else {})
+    request |= {name: MASK for name in ("claim", "status_url") if getattr(job, name) is not None}
+    return request | ({"input": job.input} if with_input else {})

@@ -1,25 +1,27 @@
-"""`flow-worker journal show`."""
+"""`flow-worker journal show`: print the history of one request."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flow_worker.cli import journal_render, terminal
+from flow_worker.cli import terminal
 from flow_worker.cli.terminal import AsJson, Config, EnvFile
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal import Entry, open_journal
 from flow_worker.settings import IdentitySettings, InvalidSettings, JournalSettings, Layered, load_as
 
-cli = typer.Typer(no_args_is_help=True, help="Read what the journal remembers.")
+if TYPE_CHECKING:
+    from flow_worker.journal import Entry
+
+cli = typer.Typer(no_args_is_help=True, help="Read the journal.")
 
 
-class StorySettings(Layered):
-    """The part of the worker's settings that tells where the journal is."""
+class JournalAccessSettings(Layered):
+    """The part of the worker's settings that locates the journal."""
 
     journal: JournalSettings = JournalSettings()
     identity: IdentitySettings = IdentitySettings()
@@ -27,41 +29,47 @@ class StorySettings(Layered):
 
 @cli.callback()
 def _group() -> None:
-    """Keep `show` a command of its own: Typer makes a lone command the group itself."""
+    """Read the journal."""
+    # Without a callback Typer makes the only command the group itself, and `journal show` would not exist.
 
 
 @cli.command()
 def show(
     message_id: Annotated[str, typer.Argument(help="The request's message ID.")],
-    with_output: Annotated[bool, typer.Option("--output", help="Show the flow's output too.")] = False,
+    with_output: Annotated[bool, typer.Option("--output", help="Print the flow's output too.")] = False,
     as_json: AsJson = False,
     config: Config = None,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Tell one request's whole story; exit 3 if the journal has none."""
+    """Print the history of one request; exit with 3 if the journal has no entry for it."""
+    from flow_worker.cli import journal_render  # imported here: it needs the journal, which `send` does not
+
     try:
-        entry = asyncio.run(_found(load_as(StorySettings, config, env_file), message_id))
+        entry = asyncio.run(_find(load_as(JournalAccessSettings, config, env_file), message_id))
     except InvalidSettings as error:
-        terminal.fail(f"The settings do not hold:\n{error}", 2)
-    except TemporarilyUnavailable as reason:
-        terminal.fail(f"The journal cannot be read now: {reason.message}", 2)
+        terminal.fail_settings(error)
+    except TemporarilyUnavailable as error:
+        terminal.fail(f"The journal is not readable now: {error.message}", 2)
     if entry is None:
         terminal.fail(
-            f"The journal has nothing about {message_id}. Its flow was not called: it was refused, expired, waits for "
-            "its turn, or never came. Or it is longer ago than journal.retention_seconds.",
+            f"The journal has no entry for {message_id}. Either the worker did not call its flow: it refused the "
+            "request, the request expired or waits, or it never arrived. Or journal.retention_seconds have passed.",
             3,
         )
     if as_json:
         typer.echo(json.dumps(journal_render.as_json(entry, with_output=with_output), indent=2))
     else:
-        journal_render.show(terminal.out, entry, with_output=with_output)
+        journal_render.print_entry(terminal.out, entry, with_output=with_output)
 
 
-async def _found(settings: StorySettings, message_id: str) -> Entry | None:
+async def _find(settings: JournalAccessSettings, message_id: str) -> Entry | None:
+    from flow_worker.journal import open_journal  # imported here: `send` needs no journal
+
     path = settings.journal.path
+    # SQLite would create the file, and the command would report an empty journal.
     if settings.journal.backend == "sqlite" and not path.is_file():
         raise InvalidSettings(
-            f"journal.path: there is no journal at '{path}'; run this where the worker runs, or set it"
+            f"journal.path: there is no journal at '{path}'. Run the command where the worker runs, or set journal.path"
         )
     async with open_journal(settings.journal, client_id=settings.identity.client_id) as journal:
         return await journal.find(message_id)

@@ -1,8 +1,9 @@
-"""One request's journal entry, for people: what happened, where it stands, how it ended."""
+"""Renders the journal entry of one request: its state, its result and its history."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from pydantic import JsonValue, TypeAdapter
 from rich import box
@@ -11,33 +12,33 @@ from rich.table import Table
 from rich.text import Text
 
 from flow_contracts.result import FlowResult
-from flow_worker.cli.dead_letter_render import when
 from flow_worker.cli.masking import masked, masked_all
-from flow_worker.cli.terminal import plain
+from flow_worker.cli.terminal import plain, utc
 from flow_worker.journal import Entry
+from flow_worker.journal.entry import State
 
 _entries = TypeAdapter(Entry)
-_STATES = {
-    "leased": "a worker is at it",
-    "waiting": "waits for its next step",
-    "released": "given back; whoever gets it begins",
-    "concluded": "has its result",
+_STATES: Mapping[State, str] = {
+    "leased": "a worker acts on it",
+    "waiting": "it waits for its next step",
+    "released": "a worker abandoned it; the next delivery starts it again",
+    "concluded": "it has its result",
 }
 
 
 def as_json(entry: Entry, *, with_output: bool) -> dict[str, JsonValue]:
-    """For programs. Neither status URL nor the worker's own marks; the output only if asked for."""
+    """Return the entry as JSON, without secrets and internal fields, with the output only if `with_output` is set."""
     document: dict[str, JsonValue] = _entries.dump_python(
         entry, mode="json", exclude={"fingerprint": True, "holder": {"token"}, "step": {"status_url"}}
     )
     result = document["result"]
     output = result.pop("output") if isinstance(result, dict) else None
-    shown = {name: masked_all(value) for name, value in document.items()}
-    return shown | ({"output": output} if with_output else {})
+    masked_document = {name: masked_all(value) for name, value in document.items()}
+    return masked_document | ({"output": output} if with_output else {})
 
 
-def show(console: Console, entry: Entry, *, with_output: bool) -> None:
-    """The history as a table, and above it where the request stands."""
+def print_entry(console: Console, entry: Entry, *, with_output: bool) -> None:
+    """Print the state of the request, and below it its history as a table."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
@@ -50,22 +51,22 @@ def show(console: Console, entry: Entry, *, with_output: bool) -> None:
 def _facts(entry: Entry, *, with_output: bool) -> list[tuple[str, str | Text]]:
     facts: list[tuple[str, str | Text]] = [
         ("message ID", entry.message_id),
-        ("began as", entry.origin),
+        ("origin", entry.origin),
         ("state", f"{entry.state}: {_STATES[entry.state]}"),
         ("calls", str(entry.calls)),
     ]
     if entry.holder is not None:
-        facts.append(("held until", f"{when(entry.holder.until)} UTC"))
+        facts.append(("leased until", f"{utc(entry.holder.until)} UTC"))
     if (step := entry.step) is not None:
-        facts.append(("next step", f"{step.number}: {step.kind} at {when(step.due)} UTC"))
-        facts.append(("because", masked(f"{step.code}: {step.cause}")))
+        facts.append(("next step", f"{step.number}: {step.kind} at {utc(step.due)} UTC"))
+        facts.append(("reason", masked(f"{step.code}: {step.cause}")))
     if entry.result is not None:
-        facts += _ending(entry.result, with_output=with_output)
+        facts += _result(entry.result, with_output=with_output)
         facts.append(("published", f"yes, for {entry.published_for}" if entry.published_for else "not yet"))
-    return [*facts, ("forgotten at", f"{when(entry.expires)} UTC")]
+    return [*facts, ("expires at", f"{utc(entry.expires)} UTC")]
 
 
-def _ending(result: FlowResult, *, with_output: bool) -> list[tuple[str, str | Text]]:
+def _result(result: FlowResult, *, with_output: bool) -> list[tuple[str, str | Text]]:
     style = "green" if result.status == "succeeded" else "red"
     facts: list[tuple[str, str | Text]] = [
         ("correlation ID", result.correlation_id),
@@ -87,11 +88,11 @@ def _ending(result: FlowResult, *, with_output: bool) -> list[tuple[str, str | T
 
 def _timeline(entry: Entry) -> Table:
     table = Table(title="history (UTC)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("when", no_wrap=True)
+    table.add_column("time", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("what", no_wrap=True)
+    table.add_column("event", no_wrap=True)
     table.add_column("detail", overflow="fold")
     for event in entry.history:
         times = f" ({event.count} times)" if event.count > 1 else ""
-        table.add_row(when(event.at), str(event.number), f"{event.kind}{times}", plain(masked(event.detail)))
+        table.add_row(utc(event.at), str(event.number), f"{event.kind}{times}", plain(masked(event.detail)))
     return table

@@ -1,4 +1,4 @@
-"""Keeps secrets off the terminal that somebody wrote where none belongs."""
+"""Masks secrets in text that the commands print: a sender may have put a token where it does not belong."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pydantic import JsonValue
 
 MASK = "***"
 _SECRETS = re.compile(r"eyJ[\w-]+\.[\w-]+(\.[\w-]*)?|(?<=\bsig=)[^&\s\"']+")
-"""Tokens (JWS compact form: base64url of `{"…`) and the signatures of URLs."""
+"""Tokens (JWS compact form, which begins with the base64url of `{"`) and the signatures of URLs."""
 
 
 def masked(text: str) -> str:
-    """The text without tokens and signatures."""
+    """Return the text with tokens and signatures masked."""
     return _SECRETS.sub(MASK, text)
 
 
 def masked_all(value: JsonValue) -> JsonValue:
-    """The same for every text in a document."""
+    """Return the JSON document with tokens and signatures masked in every string."""
     match value:
         case str():
             return masked(value)
         case dict():
-            return {name: masked_all(one) for name, one in value.items()}
+            return {name: masked_all(member) for name, member in value.items()}
         case list():
-            return [masked_all(one) for one in value]
+            return [masked_all(item) for item in value]
         case _:
             return value

@@ -1,4 +1,4 @@
-"""A request that ends in a dead-letter queue, and is replayed from there once its flow is repaired."""
+"""The scenario of a request that the worker dead-letters and an operator replays after the flow is repaired."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pydantic import SecretStr
 
 from flow_contracts.client import FlowClient
 from flow_contracts.servicebus import ServiceBus
-from flow_worker.cli.dead_letter_actions import replay, settle
-from flow_worker.cli.dead_letter_filter import Selection
-from flow_worker.cli.dead_letter_view import Letter
+from flow_worker.cli.dead_letter_actions import replay_with, settle_all
+from flow_worker.cli.dead_letter_filter import DeadLetterFilter
+from flow_worker.cli.dead_letter_view import DeadLetterView
 from flow_worker.demo import flows
-from flow_worker.demo.environment import ROLE, DemoError, EmulatorClient
-from flow_worker.demo.scenarios import Ended, Scene, awaited, play_scene
+from flow_worker.demo.environment import ROLE, EmulatorClient
+from flow_worker.demo.processes import DemoError
+from flow_worker.demo.scenarios import Scenario, ScenarioOutcome, run_scenario, wait_for_outcome
 from flow_worker.pipeline import decode
 from flow_worker.settings import RequestQueue
 
@@ -23,38 +24,42 @@ CONTINUATIONS = "flow-continuations"
 READERS = decode.readers([RequestQueue(name=REQUESTS)], CONTINUATIONS)
 
 _FLOW = "sync-inventory"
-_DEAD_WITHIN_SECONDS = 10.0
-_LOOK_AGAIN_SECONDS = 0.1
+_MAX_DEAD_LETTER_SECONDS = 10.0
+_POLL_SECONDS = 0.1
 
 
-async def play_dead_letter(
+async def run_dead_letter_scenarios(
     emulator: EmulatorClient, bus: ServiceBus, client: FlowClient, correlation_id: str
-) -> list[Ended]:
-    """Ask a flow that is down until the request is given up; repair the flow, and replay the request."""
+) -> list[ScenarioOutcome]:
+    """Call a failing flow until the worker gives up; repair the flow, and replay the request."""
     claim = SecretStr(emulator.mint("ada", ROLE))
-    down = Scene("a flow that stays down, dead-lettered", _FLOW, {"id": 7}, claim, "failed", "NoResponse", calls=2)
-    given_up = await play_scene(emulator, client, down, correlation_id)
+    title = "The flow keeps failing; the worker dead-letters the request"
+    failing = Scenario(title, _FLOW, {"id": 7}, claim, "failed", "NoResponse", calls=2)
+    given_up = await run_scenario(emulator, client, failing, correlation_id)
     if not given_up.ok:
         return [given_up]
-    await client.take(correlation_id)  # the replay's result comes to the same place, under the same correlation ID
+    # The replay's result has the same correlation ID, so the first result must leave the reply queue.
+    await client.take(correlation_id)
     await asyncio.to_thread(flows.repair, emulator.web_url, _FLOW)
     began = time.perf_counter()
     await _replay(bus)
-    replayed = Scene("the same, repaired and replayed", _FLOW, {"id": 7}, claim, "succeeded", calls=3)
-    return [given_up, await awaited(emulator, client, replayed, correlation_id, began)]
+    title = "The flow is repaired; an operator replays the request"
+    replayed = Scenario(title, _FLOW, {"id": 7}, claim, "succeeded", calls=3)
+    return [given_up, await wait_for_outcome(emulator, client, replayed, correlation_id, began)]
 
 
-async def lying(bus: ServiceBus, flow: str | None = None) -> list[Letter]:
-    """What the dead-letter queues hold: of one flow, or all. Raises `ServiceBusFailure`."""
-    return await Selection(READERS, flow=flow).letters(bus)
+async def list_dead_letters(bus: ServiceBus, flow: str | None = None) -> list[DeadLetterView]:
+    """Return the dead letters of one flow, or of all. Raise `ServiceBusFailure`."""
+    return await DeadLetterFilter(READERS, flow=flow).views(bus)
 
 
 async def _replay(bus: ServiceBus) -> None:
-    """As `flow-worker deadletters replay --flow` does. Raises `DemoError` if there is nothing to replay."""
+    """Do the same as `flow-worker deadletters replay --flow`. Raise `DemoError` if there is nothing to replay."""
     try:
-        async with asyncio.timeout(_DEAD_WITHIN_SECONDS):  # it is put there right after the result is told
-            while not (letters := await lying(bus, _FLOW)):  # noqa: ASYNC110 - the broker tells nobody
-                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        # The worker publishes the result first and dead-letters the request afterwards, so the message may be late.
+        async with asyncio.timeout(_MAX_DEAD_LETTER_SECONDS):
+            while not (views := await list_dead_letters(bus, _FLOW)):  # noqa: ASYNC110 - a queue sends no events
+                await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
-        raise DemoError(f"The request was given up, but not dead-lettered in {_DEAD_WITHIN_SECONDS:g} s.") from None
-    await settle(bus, letters, replay(bus, CONTINUATIONS, READERS), lambda _: None)
+        raise DemoError(f"The worker did not dead-letter the request within {_MAX_DEAD_LETTER_SECONDS:g} s.") from None
+    await settle_all(bus, views, replay_with(bus, CONTINUATIONS, READERS), lambda _: None)

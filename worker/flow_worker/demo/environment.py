@@ -1,46 +1,38 @@
-"""The demo's stage: an emulator and a worker, each a process of its own, as a user would start them."""
+"""The demo's environment: an emulator and a worker, each a separate process, as a user would start them."""
 
 from __future__ import annotations
 
 import json
 import os
-import queue
-import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import httpx
 from pydantic import JsonValue
 
-from flow_worker.demo import flows
+from flow_worker.demo import flows, processes
+from flow_worker.demo.processes import DemoError
 
 START_SECONDS = 30.0
-STOP_SECONDS = 45.0
 
 ROLE = "Quotes.Create"
+"""The app role that the demo's flows require."""
 ON_BEHALF = "Flow.Invoke.OnBehalf"
-"""The app role by which an application may name a user."""
+"""The app role of applications that may name a user."""
 JOURNAL = "journal.sqlite3"
-"""The worker's journal, in the folder it runs in."""
-_STOP_SIGNAL = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
-_TENANT_INDEX = 3  # http://host:port/{tenant}/v2.0
-
-
-class DemoError(Exception):
-    """The demo cannot go on; the message says why, and shows the end of the log of a process that is at fault."""
+"""The worker's journal, in its working directory."""
+_READY = "ready "
+_TENANT_INDEX = 3  # of http://host:port/{tenant}/v2.0, split at the slashes
 
 
 @dataclass(frozen=True, slots=True)
 class EmulatorClient:
-    """What the emulator said when it was ready."""
+    """The endpoints that a running emulator announced, and a client of its control API."""
 
     connection_string: str
     identity_endpoint: str
@@ -51,39 +43,47 @@ class EmulatorClient:
     dataverse_url: str
     dataverse_organization: str
 
+    @classmethod
+    def from_ready_line(cls, line: str) -> EmulatorClient:
+        """Parse the emulator's line `ready {…}`. Raise `ValueError` for any other line."""
+        if not line.startswith(_READY):
+            raise ValueError("the line does not begin with 'ready'")
+        announced = json.loads(line.removeprefix(_READY))
+        return cls(**{name: announced[name] for name in cls.__dataclass_fields__})
+
     @property
     def web_url(self) -> str:
-        """The base of everything the emulator serves over HTTP."""
+        """The base URL of everything the emulator serves over HTTP."""
         return "/".join(self.issuer.split("/")[:3])
 
     def mint(self, user: str, *roles: str, forged: bool = False, claims: Mapping[str, JsonValue] | None = None) -> str:
-        """A token for the worker's own audience, as the issuer signs it, or forged; null takes a claim out."""
-        wanted = {"user": user, "roles": list(roles), "forged": forged, "audience": self.audience}
-        wanted["claims"] = dict(claims or {})
-        answer = httpx.post(f"{self.web_url}/emulator/token", json=wanted, timeout=10)
-        token: str = answer.raise_for_status().json()["access_token"]
+        """Return a token for the worker's audience; a claim with the value None is removed."""
+        request = {"user": user, "roles": list(roles), "forged": forged, "audience": self.audience}
+        request["claims"] = dict(claims or {})
+        response = httpx.post(f"{self.web_url}/emulator/token", json=request, timeout=10)
+        token: str = response.raise_for_status().json()["access_token"]
         return token
 
-    def control(self, method: str, what: str, body: Mapping[str, JsonValue]) -> None:
-        """Change something of the emulator's, or have it do something. Raises `httpx.HTTPError`."""
-        httpx.request(method, f"{self.web_url}/emulator/{what}", json=dict(body), timeout=10).raise_for_status()
+    def control(self, method: str, path: str, body: Mapping[str, JsonValue]) -> None:
+        """Send a request to the control API at `/emulator/{path}`. Raise `httpx.HTTPError`."""
+        httpx.request(method, f"{self.web_url}/emulator/{path}", json=dict(body), timeout=10).raise_for_status()
 
     def object_id(self, user: str) -> str:
-        """Of a user in Dataverse. Raises `httpx.HTTPError`."""
-        answer = httpx.get(f"{self.web_url}/emulator/dataverse", timeout=10).raise_for_status()
-        return next(str(one["object_id"]) for one in answer.json()["users"] if one["name"] == user)
+        """Return the object ID of a Dataverse user. Raise `httpx.HTTPError`."""
+        response = httpx.get(f"{self.web_url}/emulator/dataverse", timeout=10).raise_for_status()
+        return next(str(row["object_id"]) for row in response.json()["users"] if row["name"] == user)
 
     def activity(self, flow: str, correlation_id: str) -> FlowActivity:
-        """What a flow has seen of a request."""
-        answer = httpx.get(f"{self.web_url}/emulator/flows/{flows.target(flow)}/calls", timeout=10)
-        calls = answer.json()["calls"] if answer.status_code == 200 else []  # 404: there is no such flow
-        ours = [call for call in calls if call["client_tracking_id"] == correlation_id]
-        return FlowActivity(calls=len(ours), polls=sum(call["polls"] for call in ours))
+        """Return a flow's counts for one request; zeros for an unknown flow."""
+        response = httpx.get(f"{self.web_url}/emulator/flows/{flows.emulator_name(flow)}/calls", timeout=10)
+        calls = response.json()["calls"] if response.status_code == 200 else []
+        matching = [call for call in calls if call["client_tracking_id"] == correlation_id]
+        return FlowActivity(calls=len(matching), polls=sum(call["polls"] for call in matching))
 
 
 @dataclass(frozen=True, slots=True)
 class FlowActivity:
-    """How often a flow was called, and how often its status URL was asked."""
+    """The number of calls of a flow, and of status polls, for one request."""
 
     calls: int
     polls: int
@@ -91,16 +91,20 @@ class FlowActivity:
 
 @dataclass(frozen=True, slots=True)
 class DemoEnvironment:
-    """Both processes, running."""
+    """The running emulator and worker."""
 
     emulator: EmulatorClient
     folder: Path
     worker: subprocess.Popen[str]
 
+    def worker_log_tail(self) -> str:
+        """Return the last lines of the worker's log."""
+        return processes.log_tail(_worker_log(self.folder))
+
 
 @contextmanager
 def running_demo(folder: Path) -> Iterator[DemoEnvironment]:
-    """Start both, stop both. Logs and settings are in `folder`. Raises `DemoError`."""
+    """Start both processes, and stop both at the end. Logs and settings are in `folder`. Raise `DemoError`."""
     with ExitStack() as stack:
         emulator = stack.enter_context(running_emulator(folder))
         flows.define(emulator.web_url)
@@ -110,59 +114,70 @@ def running_demo(folder: Path) -> Iterator[DemoEnvironment]:
 
 @contextmanager
 def running_emulator(folder: Path) -> Iterator[EmulatorClient]:
-    """An emulator on free ports. Raises `DemoError`."""
+    """Run an emulator on free ports until the block ends. Raise `DemoError`."""
     command = [sys.executable, "-m", "servicebus_emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
     log = folder / "emulator.log"
     with log.open("w", encoding="utf-8") as errors:
-        process = _start(command, stdout=subprocess.PIPE, stderr=errors, cwd=folder, env=os.environ)
+        process = processes.start(command, stdout=subprocess.PIPE, stderr=errors, cwd=folder, env=os.environ)
         try:
-            yield _ready(process, log)
+            yield _wait_for_emulator(process, log)
         finally:
-            _stop(process, "the emulator")
+            processes.stop(process, "emulator")
 
 
-def _ready(process: subprocess.Popen[str], log: Path) -> EmulatorClient:
-    """Wait for the line `ready {…}`."""
-    assert process.stdout is not None  # noqa: S101 - it was asked for above
-    lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True, name="emulator stdout").start()
+def _wait_for_emulator(process: subprocess.Popen[str], log: Path) -> EmulatorClient:
+    assert process.stdout is not None  # noqa: S101 - a pipe, for the type checker
+    line = processes.first_line(process.stdout, START_SECONDS)
+    if line is None:
+        raise DemoError(f"The emulator was not ready within {START_SECONDS:g} s.\n{processes.log_tail(log)}")
     try:
-        line = lines.get(timeout=START_SECONDS)
-    except queue.Empty:
-        raise DemoError(f"The emulator was not ready within {START_SECONDS:g} s.\n{_tail(log)}") from None
-    if not line.startswith("ready "):
-        raise DemoError(f"The emulator did not start.\n{_tail(log)}")
-    said = json.loads(line.removeprefix("ready "))
-    return EmulatorClient(**{name: said[name] for name in EmulatorClient.__dataclass_fields__})
-
-
-def _pump(stream: IO[str], lines: queue.Queue[str]) -> None:
-    with stream:
-        for line in stream:
-            lines.put(line)
-    lines.put("")  # the end: whoever waits is told
+        return EmulatorClient.from_ready_line(line)
+    except ValueError:
+        raise DemoError(f"The emulator did not start.\n{processes.log_tail(log)}") from None
 
 
 @contextmanager
 def running_worker(
     folder: Path, emulator: EmulatorClient, settings: Callable[[EmulatorClient, int], str]
 ) -> Iterator[subprocess.Popen[str]]:
-    """A worker that is ready. `settings`: its TOML file, given its health port. Raises `DemoError`."""
-    port = _free_port()
+    """Run a worker that is ready until the block ends. Raise `DemoError`.
+
+    `settings` returns its TOML file for an emulator and a health port.
+    """
+    port = processes.free_port()
     (folder / "flow-worker.toml").write_text(settings(emulator, port), encoding="utf-8")
-    log = folder / "worker.log"
+    log = _worker_log(folder)
     with log.open("w", encoding="utf-8") as errors:
         command = [sys.executable, "-m", "flow_worker", "run"]
-        process = _start(command, stdout=None, stderr=errors, cwd=folder, env=worker_environment(emulator))
+        process = processes.start(command, stdout=None, stderr=errors, cwd=folder, env=worker_environment(emulator))
         try:
-            _wait_ready(process, port, log)
+            _wait_for_worker(process, port, log)
             yield process
         finally:
-            _stop(process, "the worker")
+            processes.stop(process, "worker")
+
+
+def _worker_log(folder: Path) -> Path:
+    return folder / "worker.log"
+
+
+def _wait_for_worker(process: subprocess.Popen[str], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            status = process.returncode
+            raise DemoError(f"The worker exited during its start, with status {status}.\n{processes.log_tail(log)}")
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    raise DemoError(f"The worker was not ready within {START_SECONDS:g} s.\n{processes.log_tail(log)}")
 
 
 def worker_environment(emulator: EmulatorClient) -> Mapping[str, str]:
-    """The worker's variables: this process's own, without settings of another worker."""
+    """Return the worker's environment: this process's own, without the settings of another worker."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_WORKER_")}
     return inherited | {
         "IDENTITY_ENDPOINT": emulator.identity_endpoint,
@@ -173,7 +188,7 @@ def worker_environment(emulator: EmulatorClient) -> Mapping[str, str]:
 
 
 def worker_settings(emulator: EmulatorClient, health_port: int) -> str:
-    """The worker's TOML file for the emulator's default queues and flows."""
+    """Return the worker's TOML file for the emulator's default queues and the demo's flows."""
     parts = emulator.issuer.split("/")
     host = parts[2]
     return f"""plain_http_hosts = ["{host}"]
@@ -214,60 +229,3 @@ poll_seconds = 0.5
 port = {health_port}
 
 {flows.as_toml(emulator.flows_url, ROLE)}"""
-
-
-def _wait_ready(process: subprocess.Popen[str], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise DemoError(f"The worker ended at once, with status {process.returncode}.\n{_tail(log)}")
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
-    raise DemoError(f"The worker was not ready within {START_SECONDS:g} s.\n{_tail(log)}")
-
-
-def _start(
-    command: list[str], *, stdout: int | None, stderr: IO[str], cwd: Path, env: Mapping[str, str]
-) -> subprocess.Popen[str]:
-    """A process in a group of its own, so that Ctrl-C reaches the demo alone and it can stop the two in order."""
-    if sys.platform == "win32":
-        flags, new_session = subprocess.CREATE_NEW_PROCESS_GROUP, False
-    else:
-        flags, new_session = 0, True
-    return subprocess.Popen(  # noqa: S603 - our own commands
-        command,
-        stdout=stdout,
-        stderr=stderr,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        cwd=cwd,
-        env=env,
-        creationflags=flags,
-        start_new_session=new_session,
-    )
-
-
-def _stop(process: subprocess.Popen[str], name: str) -> None:
-    """Ask to stop, as a user would: SIGTERM, or Ctrl-Break where there are no signals."""
-    if process.poll() is None:
-        process.send_signal(_STOP_SIGNAL)
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise DemoError(f"Asked to stop, {name} did not within {STOP_SECONDS:g} s.") from None
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
-def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -1,4 +1,4 @@
-"""The demo's flows: what each is on the emulator, and what the worker is told of it."""
+"""The demo's flows: their definitions for the emulator and their settings for the worker."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class DemoFlow:
     """One flow of the demo."""
 
     name: str
-    """What senders call it."""
-    target: str
-    """What the emulator calls it."""
+    """The name that senders use."""
+    emulator_name: str
+    """The name on the emulator."""
     definition: Mapping[str, JsonValue] | None = None
-    """What to make of it on the emulator, in the names of `emulator.definitions`; None: it is among the defaults."""
+    """The definition for the emulator's control API (`FlowDefinition`); None: the emulator defines it by default."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Settings of the worker beside URL, role and timeout, as TOML values."""
+    """The worker's settings beside URL, role and timeout, as TOML values."""
 
 
-def _own(name: str, definition: Mapping[str, JsonValue], **settings: str) -> DemoFlow:
+def _defined(name: str, definition: Mapping[str, JsonValue], **settings: str) -> DemoFlow:
     return DemoFlow(name, name, definition, settings)
 
 
@@ -38,25 +38,25 @@ _RESET: JsonValue = {"kind": "reset_after_reading", "next_calls": 1}
 
 FLOWS = (
     DemoFlow("create-quote", "create-quote", settings={"input_schema": _QUOTE_SCHEMA}),
-    DemoFlow("create-quote-unchecked", "create-quote"),  # the same flow, its schema left to itself
+    DemoFlow("create-quote-unchecked", "create-quote"),  # the same flow; only its trigger checks the input
     DemoFlow("private-quote", "create-quote", settings={"privilege": '"prvCreatenew_quote"'}),
     DemoFlow("notify-team", "notify-team"),
     DemoFlow("slow-report", "slow-report"),
     DemoFlow("broken-approval", "broken-approval"),
-    _own(
+    _defined(
         "throttled-sync",
         {"faults": [{"kind": "throttle", "retry_after": "1", "next_calls": 2}], "response": _ENTRY},
     ),
-    _own(
+    _defined(
         "long-approval",
         {
             "asynchronous": {"done_after_polls": 2, "retry_after": "1"},
             "response": {"template": {"approved": True, "run": "{run_id}"}},
         },
     ),
-    _own("charge-card", {"faults": [_RESET], "response": _ENTRY}),
-    _own("rebuild-index", {"faults": [_RESET], "response": _ENTRY}, idempotent="true"),
-    _own(
+    _defined("charge-card", {"faults": [_RESET], "response": _ENTRY}),
+    _defined("rebuild-index", {"faults": [_RESET], "response": _ENTRY}, idempotent="true"),
+    _defined(
         "sync-inventory",
         {"faults": [{"kind": "NoResponse"}], "response": _ENTRY},
         idempotent="true",
@@ -65,31 +65,31 @@ FLOWS = (
 )
 
 
-def target(name: str) -> str:
-    """What the emulator calls the flow that senders know by `name`; the same for a flow nobody registered."""
-    return next((flow.target for flow in FLOWS if flow.name == name), name)
+def emulator_name(name: str) -> str:
+    """Return the flow's name on the emulator; an unregistered name is returned unchanged."""
+    return next((flow.emulator_name for flow in FLOWS if flow.name == name), name)
 
 
 def define(web_url: str) -> None:
-    """Make the flows on the emulator that are not among its defaults. Raises `httpx.HTTPError`."""
+    """Create the flows that the emulator does not define by default. Raise `httpx.HTTPError`."""
     for flow in FLOWS:
         if flow.definition is not None:
-            _put(web_url, flow.target, flow.definition)
+            _put(web_url, flow.emulator_name, flow.definition)
 
 
 def repair(web_url: str, name: str) -> None:
-    """From now on nothing goes wrong with the flow. Raises `httpx.HTTPError`."""
+    """Remove all faults of a flow. Raise `httpx.HTTPError`."""
     _put(web_url, name, {"faults": []})
 
 
 def as_toml(flows_url: str, role: str) -> str:
-    """The worker's tables `[flows.NAME]`."""
+    """Return the worker's tables `[flows.NAME]`."""
     return "\n".join(_table(flow, flows_url, role) for flow in FLOWS)
 
 
 def _table(flow: DemoFlow, flows_url: str, role: str) -> str:
     settings = {
-        "url": json.dumps(f"{flows_url}/{flow.target}/triggers/manual/paths/invoke?api-version=1"),
+        "url": json.dumps(f"{flows_url}/{flow.emulator_name}/triggers/manual/paths/invoke?api-version=1"),
         "timeout_seconds": "30",
         **({} if "privilege" in flow.settings else {"role": json.dumps(role)}),
         **flow.settings,

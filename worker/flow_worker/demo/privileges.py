@@ -1,4 +1,4 @@
-"""Requests that take a privilege in Dataverse: native messages, a plug-in that asks for a user, an outage."""
+"""The scenarios that need a Dataverse privilege: native messages, a plug-in acting for a user, an outage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import JsonValue, SecretStr
 
 from flow_contracts.client import FlowClient
 from flow_worker.demo.environment import ON_BEHALF, EmulatorClient
-from flow_worker.demo.scenarios import Ended, Scene, awaited
+from flow_worker.demo.scenarios import Scenario, ScenarioOutcome, wait_for_outcome
 
 FLOW = "private-quote"
 MESSAGE = "new_StartQuote"
@@ -18,42 +18,50 @@ MESSAGE = "new_StartQuote"
 _QUOTE: dict[str, JsonValue] = {"customer": "Contoso", "amount": 1250}
 
 
-async def play_privileges(emulator: EmulatorClient, client: FlowClient, name: str) -> list[Ended]:
-    """All of them; the outage at the end, when the others need no answer of Dataverse's any more."""
-    ended = await asyncio.gather(
-        _native(emulator, client, "ada", "a native Dataverse message", "succeeded"),
-        _native(emulator, client, "bob", "one whose user lacks the privilege", "refused", "privilege_missing"),
-        _asserted(emulator, client, f"{name}-asserted"),
+async def run_privilege_scenarios(emulator: EmulatorClient, client: FlowClient, name: str) -> list[ScenarioOutcome]:
+    """Run all of them."""
+    # The outage comes last: it would also delay the privilege queries of the other scenarios.
+    outcomes = await asyncio.gather(
+        _native(emulator, client, "ada", "A native Dataverse message; its user holds the privilege", "succeeded"),
+        _native(
+            emulator,
+            client,
+            "bob",
+            "A native Dataverse message; its user lacks the privilege",
+            "refused",
+            "privilege_missing",
+        ),
+        _on_behalf(emulator, client, f"{name}-behalf"),
     )
-    return [*ended, await _through_an_outage(emulator, client)]
+    return [*outcomes, await _outage(emulator, client)]
 
 
 async def _native(
     emulator: EmulatorClient, client: FlowClient, user: str, title: str, status: str, code: str | None = None
-) -> Ended:
-    """Have Dataverse post the call of a Custom API; its result comes under the operation's correlation ID."""
+) -> ScenarioOutcome:
+    """Let Dataverse post the call of a Custom API; its result has the operation's correlation ID."""
     correlation_id = str(uuid.uuid4())
     calls = 1 if status == "succeeded" else 0
-    scene = Scene(title, FLOW, _QUOTE, None, status, code, calls=calls)
+    scenario = Scenario(title, FLOW, _QUOTE, None, status, code, calls=calls)
     began = time.perf_counter()
     post: dict[str, JsonValue] = {"user": user, "message": MESSAGE, "input": _QUOTE, "correlation_id": correlation_id}
     await asyncio.to_thread(emulator.control, "POST", "dataverse/post", post)
-    return await awaited(emulator, client, scene, correlation_id, began)
+    return await wait_for_outcome(emulator, client, scenario, correlation_id, began)
 
 
-async def _asserted(emulator: EmulatorClient, client: FlowClient, correlation_id: str) -> Ended:
-    """A plug-in with a token of its own asks for ada, whom Dataverse knows."""
-    app: dict[str, JsonValue] = {"scp": None, "idtyp": "app"}
-    claim = SecretStr(emulator.mint("quotes-plug-in", ON_BEHALF, claims=app))
-    scene = Scene("a plug-in that asks for a user", FLOW, _QUOTE, claim, "succeeded")
+async def _on_behalf(emulator: EmulatorClient, client: FlowClient, correlation_id: str) -> ScenarioOutcome:
+    """A plug-in sends with its own app-only token and names the user ada."""
+    app_only: dict[str, JsonValue] = {"scp": None, "idtyp": "app"}
+    claim = SecretStr(emulator.mint("quotes-plug-in", ON_BEHALF, claims=app_only))
+    scenario = Scenario("A plug-in sends a request on behalf of a user", FLOW, _QUOTE, claim, "succeeded")
     began = time.perf_counter()
     ada = await asyncio.to_thread(emulator.object_id, "ada")
     await client.submit(FLOW, _QUOTE, claim=claim, on_behalf_of=ada, correlation_id=correlation_id)
-    return await awaited(emulator, client, scene, correlation_id, began)
+    return await wait_for_outcome(emulator, client, scenario, correlation_id, began)
 
 
-async def _through_an_outage(emulator: EmulatorClient, client: FlowClient) -> Ended:
-    """Neither run nor denied while Dataverse does not answer; run when it does."""
+async def _outage(emulator: EmulatorClient, client: FlowClient) -> ScenarioOutcome:
+    """The worker neither runs nor refuses the request while Dataverse is unavailable; it runs it afterwards."""
     fault: JsonValue = {"kind": "throttle", "retry_after": "1", "next_calls": 2}
     await asyncio.to_thread(emulator.control, "PUT", "dataverse", {"faults": [fault]})
-    return await _native(emulator, client, "grace", "one that waits out an outage of Dataverse", "succeeded")
+    return await _native(emulator, client, "grace", "Dataverse is unavailable; the request waits", "succeeded")

@@ -1,4 +1,4 @@
-"""What the demo found, as tables or JSON: the requests, the queues' depths, the dead-letter queues."""
+"""The demo's report, as tables or JSON: the scenarios, the queues, the dead letters."""
 
 from __future__ import annotations
 
@@ -12,131 +12,135 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flow_worker.cli.dead_letter_view import Letter
-from flow_worker.demo.scenarios import Ended
+from flow_worker.cli.dead_letter_view import DeadLetterView
+from flow_worker.demo.scenarios import ScenarioOutcome
 
 _MAX_DETAIL = 160
 _NARROW = 100
+"""The terminal width in columns below which a correlation ID takes two lines, so that the other columns fit words."""
 _HALF_AN_ID = 18
-_STYLE = {"succeeded": "green", "refused": "yellow", "failed": "red", "unknown": "magenta"}
+_STYLES = {"succeeded": "green", "refused": "yellow", "failed": "red", "unknown": "magenta"}
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All that the demo found."""
+class DemoReport:
+    """The outcomes of all scenarios, and the state of the queues afterwards."""
 
-    single: list[Ended]
-    burst: Ended | None
+    single: list[ScenarioOutcome]
+    burst: ScenarioOutcome | None
     queues: dict[str, dict[str, int]]
-    dead_letters: list[Letter]
+    dead_letters: list[DeadLetterView]
 
     @property
-    def ended(self) -> list[Ended]:
-        """All requests, in the order they are shown."""
+    def outcomes(self) -> list[ScenarioOutcome]:
+        """All outcomes, in the order of the table."""
         return [*self.single, *filter(None, [self.burst])]
 
     @property
     def ok(self) -> bool:
-        """Whether every request ended as it should, each by one result, and only the unanswerable one is left."""
+        """Whether every outcome is as expected, each request has one result, and one dead letter remains."""
         return (
-            all(one.ok for one in self.ended)
-            and self.queues["flow-replies"]["active"] == self.results
-            and [one.reason for one in self.dead_letters] == ["correlation_id_too_long"]
+            all(outcome.ok for outcome in self.outcomes)
+            and self.queues["flow-replies"]["active"] == self.expected_results
+            and [view.reason for view in self.dead_letters] == ["correlation_id_too_long"]
         )
 
     @property
-    def results(self) -> int:
-        """How many results lie in the reply queue if each request has one: the burst's are taken off it."""
-        return len({one.correlation_id for one in self.single})
+    def expected_results(self) -> int:
+        """The number of results in the reply queue if each request has one; the burst's have left it."""
+        return len({outcome.correlation_id for outcome in self.single})
 
 
-def show(report: Report, console: Console, *, as_json: bool) -> None:
-    """All of it: tables for people, or JSON on stdout for programs."""
+def show(report: DemoReport, console: Console, *, as_json: bool) -> None:
+    """Print the report: tables for people, or JSON on stdout for programs."""
     if as_json:
         sys.stdout.write(json.dumps(_as_json(report), indent=2) + "\n")
         return
-    console.print(_requests(report, narrow=console.width < _NARROW))
+    console.print(_scenarios(report, narrow=console.width < _NARROW))
     console.print(_queues(report))
     console.print(_dead_letters(report))
     if report.ok:
-        console.print("Every request ended as it should.", style="bold green")
+        console.print("Every request ended as expected.", style="bold green")
     else:
-        console.print("Some requests ended otherwise than they should: see ✗ above.", style="bold red")
+        console.print("Some requests did not end as expected: see ✗ above.", style="bold red")
 
 
-def _requests(report: Report, *, narrow: bool) -> Table:
-    """In a narrow terminal IDs take two lines, which leaves the others room for whole words."""
-    table = Table(title="What was asked, and what came back", title_justify="left", show_lines=True)
+def _scenarios(report: DemoReport, *, narrow: bool) -> Table:
+    table = Table(title="The requests and their results", title_justify="left", show_lines=True)
     if narrow:
         table.add_column("correlation ID", overflow="fold", max_width=_HALF_AN_ID)
     else:
         table.add_column("correlation ID", no_wrap=True)
-    table.add_column("asked", overflow="fold")
-    table.add_column("came back", overflow="fold")
-    table.add_column("took", justify="right", no_wrap=True)
-    for one in report.ended:
-        mark = ("✓ ", "green") if one.ok else ("✗ ", "bold red")
-        style = _STYLE.get(one.came_back.split(":")[0], "")
-        detail = textwrap.shorten(one.detail, _MAX_DETAIL, placeholder=" …")
-        came_back = Text.assemble(mark, (one.came_back, style), _effort(one), "\n", (detail, "dim"))
-        table.add_row(one.correlation_id, one.asked, came_back, f"{one.seconds:.1f} s")
+    table.add_column("scenario\nflow", overflow="fold")
+    table.add_column("result\noutput or error", overflow="fold")
+    table.add_column("time", justify="right", no_wrap=True)
+    for outcome in report.outcomes:
+        mark = ("✓ ", "green") if outcome.ok else ("✗ ", "bold red")
+        style = _STYLES.get(outcome.outcome.split(":")[0], "")
+        detail = textwrap.shorten(outcome.detail, _MAX_DETAIL, placeholder=" …")
+        result = Text.assemble(mark, (outcome.outcome, style), _effort(outcome), "\n", (detail, "dim"))
+        scenario = Text.assemble(outcome.scenario, "\n", (outcome.flow, "cyan"))
+        table.add_row(outcome.correlation_id, scenario, result, f"{outcome.seconds:.1f} s")
     return table
 
 
-def _effort(one: Ended) -> str:
-    """What it took, if it took more than one call."""
-    if one.seen is None:
+def _effort(outcome: ScenarioOutcome) -> str:
+    """Return the numbers of calls and polls above one."""
+    if outcome.activity is None:
         return ""
-    counts = {"calls": one.seen.calls, "polls": one.seen.polls}
-    efforts = [f"{count} {what}" for what, count in counts.items() if count > 1]
+    counts = {"calls": outcome.activity.calls, "polls": outcome.activity.polls}
+    efforts = [f"{count} {name}" for name, count in counts.items() if count > 1]
     return f" ({', '.join(efforts)})" if efforts else ""
 
 
-def _queues(report: Report) -> Table:
-    table = Table(title="The queues now", title_justify="left")
+def _queues(report: DemoReport) -> Table:
+    table = Table(title="The queues: messages by state", title_justify="left")
     table.add_column("queue")
-    counts = list(dict.fromkeys(name for queue in report.queues.values() for name in queue))
-    for name in counts:
-        table.add_column(name.replace("_", " "), justify="right")
-    for queue, depth in report.queues.items():
-        table.add_row(queue, *(str(depth.get(name, 0)) for name in counts))
+    states = list(dict.fromkeys(state for queue in report.queues.values() for state in queue))
+    for state in states:
+        table.add_column(state.replace("_", " "), justify="right")
+    for queue, counts in report.queues.items():
+        table.add_row(queue, *(str(counts.get(state, 0)) for state in states))
     return table
 
 
-def _dead_letters(report: Report) -> Table:
-    table = Table(title="The dead-letter queues: what could not be answered", title_justify="left")
+def _dead_letters(report: DemoReport) -> Table:
+    title = "The dead letters: requests without a usable reply address"
+    table = Table(title=title, title_justify="left")
     table.add_column("queue\nmessage ID", overflow="fold")
     table.add_column("reason\ndescription", overflow="fold")
-    for one in report.dead_letters:
-        table.add_row(f"{one.queue}\n{one.message_id}", Text(f"{one.reason}\n{one.description}"))
+    for view in report.dead_letters:
+        table.add_row(f"{view.queue}\n{view.message_id}", Text(f"{view.reason}\n{view.description}"))
     return table
 
 
-def _as_json(report: Report) -> dict[str, JsonValue]:
+def _as_json(report: DemoReport) -> dict[str, JsonValue]:
     return {
         "ok": report.ok,
-        "requests": [
-            {
-                "correlation_id": one.correlation_id,
-                "asked": one.asked,
-                "came_back": one.came_back,
-                "detail": one.detail,
-                "seconds": round(one.seconds, 3),
-                "ok": one.ok,
-                "calls": one.seen.calls if one.seen else None,
-                "polls": one.seen.polls if one.seen else None,
-                "result": one.result.model_dump(mode="json", exclude_none=True) if one.result else None,
-            }
-            for one in report.ended
-        ],
-        "queues": {name: dict(depth) for name, depth in report.queues.items()},
+        "requests": [_outcome_as_json(outcome) for outcome in report.outcomes],
+        "queues": {name: dict(counts) for name, counts in report.queues.items()},
         "dead_letters": [
             {
-                "queue": one.queue,
-                "message_id": one.message_id,
-                "reason": one.reason,
-                "description": one.description,
+                "queue": view.queue,
+                "message_id": view.message_id,
+                "reason": view.reason,
+                "description": view.description,
             }
-            for one in report.dead_letters
+            for view in report.dead_letters
         ],
+    }
+
+
+def _outcome_as_json(outcome: ScenarioOutcome) -> dict[str, JsonValue]:
+    return {
+        "correlation_id": outcome.correlation_id,
+        "scenario": outcome.scenario,
+        "flow": outcome.flow,
+        "outcome": outcome.outcome,
+        "detail": outcome.detail,
+        "seconds": round(outcome.seconds, 3),
+        "ok": outcome.ok,
+        "calls": outcome.activity.calls if outcome.activity else None,
+        "polls": outcome.activity.polls if outcome.activity else None,
+        "result": outcome.result.model_dump(mode="json", exclude_none=True) if outcome.result else None,
     }

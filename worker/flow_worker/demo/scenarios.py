@@ -1,4 +1,4 @@
-"""What the demo's senders ask, and what must come back."""
+"""The demo's scenarios: one request each, with the result that it must have."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from flow_worker.demo.environment import ROLE, EmulatorClient, FlowActivity
 WAIT_SECONDS = 60.0
 
 _QUOTE: JsonValue = {"customer": "Contoso", "amount": 1250}
-_WRONG: JsonValue = {"customer": "Contoso", "amount": -1}
+_INVALID_QUOTE: JsonValue = {"customer": "Contoso", "amount": -1}
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """One request: who asks what, and the status and error code it must end with after so many calls of the flow."""
+class Scenario:
+    """One request, and the status, error code and number of flow calls that it must end with."""
 
     title: str
     flow: str
@@ -35,97 +35,139 @@ class Scene:
     code: str | None = None
     calls: int = 1
     polls: int = 0
-    """Of a run's status URL."""
+    """The number of status polls."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How one request, or a burst of them, ended. `ok` tells whether it ended as it should."""
+class ScenarioOutcome:
+    """The outcome of one scenario, or of the burst. `ok` says whether it is the expected one."""
 
     correlation_id: str
-    asked: str
-    came_back: str
+    scenario: str
+    flow: str
+    outcome: str
     detail: str
     seconds: float
     ok: bool
     result: FlowResult | None = None
-    seen: FlowActivity | None = None
-    """What the flow saw of it; None: nobody looked."""
+    activity: FlowActivity | None = None
+    """The flow's own counts; None for the burst."""
 
 
-def scenes(emulator: EmulatorClient) -> list[Scene]:
-    """The single requests."""
+def request_scenarios(emulator: EmulatorClient) -> list[Scenario]:
+    """Return the scenarios of single requests that need neither dead letters nor Dataverse."""
     ada = _claim(emulator, "ada", ROLE)
-    return [*_answers(ada), *_refusals(emulator, ada), *_troubles(ada)]
+    return [*_answers(ada), *_refusals(emulator, ada), *_faults(ada)]
 
 
-def _answers(ada: SecretStr) -> list[Scene]:
+def _answers(ada: SecretStr) -> list[Scenario]:
     return [
-        Scene("a front end asks for a quote", "create-quote", _QUOTE, ada, "succeeded"),
-        Scene("a flow without a response", "notify-team", {"text": "hello"}, ada, "succeeded"),
-        Scene("a flow that takes its time", "slow-report", {"month": "2026-11"}, ada, "succeeded"),
-        Scene("a flow that answers by status URL", "long-approval", {"id": 7}, ada, "succeeded", polls=3),
+        Scenario("A front end requests a quote", "create-quote", _QUOTE, ada, "succeeded"),
+        Scenario("The flow has no response action", "notify-team", {"text": "hello"}, ada, "succeeded"),
+        Scenario("The flow responds slowly", "slow-report", {"month": "2026-11"}, ada, "succeeded"),
+        Scenario(
+            "The flow responds with a status URL, which the worker polls",
+            "long-approval",
+            {"id": 7},
+            ada,
+            "succeeded",
+            polls=3,
+        ),
     ]
 
 
-def _refusals(emulator: EmulatorClient, ada: SecretStr) -> list[Scene]:
-    def refused(title: str, flow: str, value: JsonValue, claim: SecretStr | None, code: str) -> Scene:
-        return Scene(title, flow, value, claim, "refused", code, calls=0)
+def _refusals(emulator: EmulatorClient, ada: SecretStr) -> list[Scenario]:
+    def refused(title: str, flow: str, value: JsonValue, claim: SecretStr | None, code: str) -> Scenario:
+        return Scenario(title, flow, value, claim, "refused", code, calls=0)
 
+    bob = _claim(emulator, "bob")
     forged = SecretStr(emulator.mint("mallory", ROLE, forged=True))
     return [
-        refused("a sender without the role", "create-quote", _QUOTE, _claim(emulator, "bob"), "role_missing"),
-        refused("a sender without a claim", "create-quote", _QUOTE, None, "claim_missing"),
-        refused("a forged claim", "create-quote", _QUOTE, forged, "claim_invalid"),
-        refused("a flow nobody registered", "delete-everything", None, ada, "unknown_flow"),
-        refused("input the worker's schema refuses", "create-quote", _WRONG, ada, "input_schema_mismatch"),
+        refused("The sender lacks the app role", "create-quote", _QUOTE, bob, "role_missing"),
+        refused("The request has no claim", "create-quote", _QUOTE, None, "claim_missing"),
+        refused("The claim is forged", "create-quote", _QUOTE, forged, "claim_invalid"),
+        refused("The flow is not registered", "delete-everything", None, ada, "unknown_flow"),
+        refused("The input violates the worker's schema", "create-quote", _INVALID_QUOTE, ada, "input_schema_mismatch"),
     ]
 
 
-def _troubles(ada: SecretStr) -> list[Scene]:
-    unchecked = "create-quote-unchecked"
+def _faults(ada: SecretStr) -> list[Scenario]:
     return [
-        Scene("input the flow's schema refuses", unchecked, _WRONG, ada, "failed", "TriggerInputSchemaMismatch"),
-        Scene("a flow that breaks down", "broken-approval", {"id": 7}, ada, "unknown", "NoResponse"),
-        Scene("a throttled flow, called again", "throttled-sync", {"id": 7}, ada, "succeeded", calls=3),
-        Scene("an answer lost, not to be called twice", "charge-card", {"id": 7}, ada, "unknown", "flow_no_answer"),
-        Scene("an answer lost, called again", "rebuild-index", {"id": 7}, ada, "succeeded", calls=2),
+        Scenario(
+            "The input violates the flow's own schema",
+            "create-quote-unchecked",
+            _INVALID_QUOTE,
+            ada,
+            "failed",
+            "TriggerInputSchemaMismatch",
+        ),
+        Scenario("The flow fails without a response", "broken-approval", {"id": 7}, ada, "unknown", "NoResponse"),
+        Scenario(
+            "The flow throttles; the worker calls it again",
+            "throttled-sync",
+            {"id": 7},
+            ada,
+            "succeeded",
+            calls=3,
+        ),
+        Scenario(
+            "The response is lost; the flow is not idempotent, so no second call",
+            "charge-card",
+            {"id": 7},
+            ada,
+            "unknown",
+            "flow_no_answer",
+        ),
+        Scenario(
+            "The response is lost; the flow is idempotent, so a second call",
+            "rebuild-index",
+            {"id": 7},
+            ada,
+            "succeeded",
+            calls=2,
+        ),
     ]
 
 
-async def play_scene(emulator: EmulatorClient, client: FlowClient, scene: Scene, correlation_id: str) -> Ended:
-    """Send the scene's request and wait for its result."""
+async def run_scenario(
+    emulator: EmulatorClient, client: FlowClient, scenario: Scenario, correlation_id: str
+) -> ScenarioOutcome:
+    """Send the scenario's request and wait for its result."""
     began = time.perf_counter()
-    await client.submit(scene.flow, scene.input, claim=scene.claim, correlation_id=correlation_id)
-    return await awaited(emulator, client, scene, correlation_id, began)
+    await client.submit(scenario.flow, scenario.input, claim=scenario.claim, correlation_id=correlation_id)
+    return await wait_for_outcome(emulator, client, scenario, correlation_id, began)
 
 
-async def awaited(
-    emulator: EmulatorClient, client: FlowClient, scene: Scene, correlation_id: str, began: float
-) -> Ended:
-    """Wait for the scene's result, which stays where it is, and judge it by what the flow has seen.
+async def wait_for_outcome(
+    emulator: EmulatorClient, client: FlowClient, scenario: Scenario, correlation_id: str, began: float
+) -> ScenarioOutcome:
+    """Wait for the scenario's result, leave it in the reply queue, and compare it and the flow's counts.
 
-    `began` is when the scene did, by `time.perf_counter`.
+    `began` is the start of the scenario by `time.perf_counter`.
     """
-    asked = f"{scene.title}: {scene.flow}"
+    title, flow = scenario.title, scenario.flow
     try:
         result = await client.wait(correlation_id, timeout=WAIT_SECONDS)
     except ResultTimeout as error:
-        return Ended(correlation_id, asked, "no result", str(error), time.perf_counter() - began, ok=False)
+        seconds = time.perf_counter() - began
+        return ScenarioOutcome(correlation_id, title, flow, "no result", str(error), seconds, ok=False)
     seconds = time.perf_counter() - began
     code = result.error.code if result.error else None
-    seen = await asyncio.to_thread(emulator.activity, scene.flow, correlation_id)
-    ok = (result.status, code, seen.calls, seen.polls) == (scene.status, scene.code, scene.calls, scene.polls)
-    came_back = result.status if code is None else f"{result.status}: {code}"
-    return Ended(correlation_id, asked, came_back, _detail(result), seconds, ok, result, seen)
+    activity = await asyncio.to_thread(emulator.activity, flow, correlation_id)
+    actual = (result.status, code, activity.calls, activity.polls)
+    ok = actual == (scenario.status, scenario.code, scenario.calls, scenario.polls)
+    outcome = result.status if code is None else f"{result.status}: {code}"
+    return ScenarioOutcome(correlation_id, title, flow, outcome, _detail(result), seconds, ok, result, activity)
 
 
-async def play_burst(client: FlowClient, claim: SecretStr, count: int, name: str, step: Callable[[], None]) -> Ended:
-    """Send `count` requests at once from a background integration; one reply session takes all results."""
+async def run_burst(
+    client: FlowClient, claim: SecretStr, count: int, name: str, step: Callable[[], None]
+) -> ScenarioOutcome:
+    """Send `count` requests at once from a background integration, which receives all results in one session."""
     began = time.perf_counter()
     async with client.background() as background:
 
-        async def one(number: int) -> bool:
+        async def request(number: int) -> bool:
             value: JsonValue = {"customer": f"Customer {number}", "amount": number}
             correlation_id = await background.submit(
                 "create-quote", value, claim=claim, correlation_id=f"{name}-b{number}"
@@ -134,12 +176,13 @@ async def play_burst(client: FlowClient, claim: SecretStr, count: int, name: str
             step()
             return result.status == "succeeded" and result.correlation_id == correlation_id
 
-        ended = await asyncio.gather(*(one(number) for number in range(1, count + 1)))
+        successes = await asyncio.gather(*(request(number) for number in range(1, count + 1)))
     seconds = time.perf_counter() - began
-    succeeded = sum(ended)
-    return Ended(
+    succeeded = sum(successes)
+    return ScenarioOutcome(
         f"{name}-b…",
-        f"a burst of {count}: create-quote",
+        f"A background integration sends a burst of {count} requests",
+        "create-quote",
         f"{succeeded} of {count} succeeded",
         f"{count / seconds:.0f} requests/s",
         seconds,
@@ -148,7 +191,7 @@ async def play_burst(client: FlowClient, claim: SecretStr, count: int, name: str
 
 
 def unanswerable() -> Message:
-    """A request that names no usable place for its result: only the dead-letter queue can take it."""
+    """Return a request without a usable reply address: the worker can only dead-letter it."""
     return Message(
         body=b'{"flow": "create-quote"}',
         content_type="application/json",

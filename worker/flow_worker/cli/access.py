@@ -1,0 +1,124 @@
+"""`flow-worker check-access`: explain whether a sender may start a flow."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, assert_never
+
+import typer
+from pydantic import JsonValue, SecretStr
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flow_contracts.guid import NotGuid, parse_typed_guid
+from flow_worker import settings
+from flow_worker.cli import terminal
+from flow_worker.cli.terminal import AsJson, Config, plain
+from flow_worker.settings import InvalidSettings
+
+if TYPE_CHECKING:
+    from flow_worker.cli.access_explanation import AccessExplanation, StepOutcome
+
+_CLAIM = "FLOW_WORKER_CLAIM"
+_EXIT_STATUSES: dict[StepOutcome, int] = {"allowed": 0, "refused": 1, "not known": 3}
+_MARKS: dict[StepOutcome, tuple[str, str]] = {
+    "allowed": ("\N{CHECK MARK}", "green"),
+    "refused": ("\N{BALLOT X}", "red"),
+    "not known": ("?", "yellow"),
+}
+
+
+def check_access(
+    flow: Annotated[str, typer.Option("--flow", help="The flow's name.")],
+    token: Annotated[
+        str | None, typer.Option("--token", help=f"The sender's claim; - reads stdin. Default: ${_CLAIM}.")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", help="Instead of a token: the Entra object ID of a user.")
+    ] = None,
+    on_behalf_of: Annotated[
+        str | None, typer.Option("--on-behalf-of", help="Object ID of the user whom the sender names.")
+    ] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Explain step by step whether a sender may start a flow, without calling the flow.
+
+    Exit with 0 if the sender may, with 1 if the worker would refuse, with 3 if a step cannot be decided now.
+    """
+    # Imported here: it needs the worker's authorization, which `send` does not.
+    from flow_worker.cli.access_explanation import AccessQuestion, explain
+
+    question = AccessQuestion(flow, _claim(token, user), _object_id("--user", user), on_behalf_of)
+    try:
+        explanation = asyncio.run(explain(settings.load(config), question))
+    except InvalidSettings as error:
+        terminal.fail_settings(error)
+    if as_json:
+        typer.echo(json.dumps(_document(explanation), indent=2))
+    else:
+        _print(terminal.out, explanation)
+    raise typer.Exit(_EXIT_STATUSES[explanation.outcome])
+
+
+def _claim(token: str | None, user: str | None) -> SecretStr | None:
+    if user is not None:
+        if token is not None:
+            terminal.fail("Give --token or --user, not both: the token already names its user.", 2)
+        return None
+    if token == "-":  # noqa: S105 - the option's value for stdin
+        token = sys.stdin.read()
+    token = token or os.environ.get(_CLAIM)
+    if not token or not token.strip():
+        terminal.fail(f"The sender is missing. Give --token (or set {_CLAIM}), or --user.", 2)
+    return SecretStr(token.strip())
+
+
+def _object_id(option: str, value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return parse_typed_guid(value)
+    except NotGuid:
+        terminal.fail(f"{option} must be an Entra object ID, such as 11111111-2222-3333-4444-555555555555.", 2)
+
+
+def _document(explanation: AccessExplanation) -> dict[str, JsonValue]:
+    return {
+        "flow": explanation.flow,
+        "outcome": explanation.outcome,
+        "code": explanation.deciding_step.code,
+        "steps": [asdict(step) for step in explanation.steps],
+    }
+
+
+def _print(console: Console, explanation: AccessExplanation) -> None:
+    """Print the steps as a numbered list, and below it the outcome of a request."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for number, step in enumerate(explanation.steps, 1):
+        mark = Text(*_MARKS[step.outcome])
+        grid.add_row(f"{number}.", mark, Text.assemble((step.question, "bold"), "\n", plain(step.because)))
+    console.print(grid)
+    console.print(Text.assemble("\n", _summary(explanation)))
+
+
+def _summary(explanation: AccessExplanation) -> Text:
+    flow = plain(f"'{explanation.flow}'")
+    match explanation.outcome:
+        case "allowed":
+            return Text.assemble(("Allowed: ", "green"), "the worker would call ", flow, ".")
+        case "refused":
+            code = f", and the sender would get '{explanation.deciding_step.code}'."
+            return Text.assemble(("Refused: ", "red"), "the worker would not call ", flow, code)
+        case "not known":
+            return Text.assemble(("Not known: ", "yellow"), "the steps with a question mark decide about ", flow, ".")
+        case _:
+            assert_never(explanation.outcome)

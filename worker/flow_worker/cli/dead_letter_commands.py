@@ -1,0 +1,191 @@
+"""Carries out the `deadletters` commands: selects, confirms, settles and prints."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import typer
+from pydantic import JsonValue
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from flow_contracts.servicebus import DeadLetteredMessage, ServiceBus, ServiceBusFailure
+from flow_worker.cli import dead_letter_actions, dead_letter_render, dead_letter_view, terminal
+from flow_worker.cli.dead_letter_actions import DeadLetterAction, DeadLetterOutcome, replay_with, settle_all
+from flow_worker.cli.dead_letter_filter import DeadLetterFilter
+from flow_worker.cli.dead_letter_view import DeadLetterView
+from flow_worker.pipeline import decode
+from flow_worker.pipeline.decode import Reader
+from flow_worker.service_bus import open_service_bus
+from flow_worker.settings import (
+    ContinuationSettings,
+    IdentitySettings,
+    InvalidSettings,
+    Layered,
+    RequestQueue,
+    ServiceBusSettings,
+    load_as,
+)
+
+_T = TypeVar("_T")
+
+
+class DeadLetterSettings(Layered):
+    """The part of the worker's settings that locates the dead letters."""
+
+    servicebus: ServiceBusSettings
+    request_queues: tuple[RequestQueue, ...] = (RequestQueue(name="flow-requests"),)
+    continuations: ContinuationSettings = ContinuationSettings()
+    identity: IdentitySettings = IdentitySettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """The options of a command that select dead letters."""
+
+    queues: Sequence[str] = ()
+    """An empty sequence means all of the worker's queues."""
+    ids: Sequence[str] = ()
+    reason: str | None = None
+    flow: str | None = None
+    everything: bool = False
+
+
+def load(config: Path | None, env_file: Path) -> DeadLetterSettings:
+    """Read the settings; exit with status 2 if they are invalid."""
+    try:
+        return load_as(DeadLetterSettings, config, env_file)
+    except InvalidSettings as error:
+        terminal.fail_settings(error)
+
+
+def list_(settings: DeadLetterSettings, criteria: Criteria, *, limit: int | None, as_json: bool) -> None:
+    """Print the matches."""
+    views = _on_bus(settings, _filter(settings, criteria).views)
+    if as_json:
+        _print_json([view.as_json() for view in views[:limit]])
+    else:
+        dead_letter_render.print_list(terminal.out, views, limit)
+
+
+def show(settings: DeadLetterSettings, criteria: Criteria, *, with_input: bool, as_json: bool) -> None:
+    """Print the whole of each match; exit with status 3 if there is none."""
+    dead_letters = _filter(settings, criteria)
+
+    def details(view: DeadLetterView, dead: DeadLetteredMessage) -> dict[str, JsonValue]:
+        return dead_letter_view.details(view, dead.message, dead_letters.queues[view.queue], with_input=with_input)
+
+    documents = _on_bus(settings, lambda bus: dead_letters.select(bus, details))
+    if not documents:
+        terminal.fail(f"There is no dead letter {', '.join(criteria.ids)} in {', '.join(dead_letters.queues)}.", 3)
+    if as_json:
+        _print_json([*documents])
+    for document in [] if as_json else documents:
+        dead_letter_render.print_details(terminal.out, document)
+
+
+def replay(settings: DeadLetterSettings, criteria: Criteria, *, yes: bool, dry_run: bool, as_json: bool) -> NoReturn:
+    """Replay the matches after confirmation, print the outcomes, and exit."""
+    views = _choose(settings, criteria)
+    left = [DeadLetterOutcome(view, left=view.not_replayable) for view in views if view.not_replayable is not None]
+    replayable = [view for view in views if view.not_replayable is None]
+    if dry_run:
+        _finish([*map(DeadLetterOutcome, replayable), *left], "Would replay", as_json=as_json)
+    _confirm(replayable, "Replay", "The worker calls their flows again, even if they ran before.", yes=yes)
+    continuations, readers = settings.continuations.queue, _readers(settings)
+    outcomes = _settle(settings, replayable, lambda bus: replay_with(bus, continuations, readers), "replaying")
+    _finish([*outcomes, *left], "Replayed", as_json=as_json)
+
+
+def discard(settings: DeadLetterSettings, criteria: Criteria, *, yes: bool, dry_run: bool, as_json: bool) -> NoReturn:
+    """Delete the matches after confirmation, print the outcomes, and exit."""
+    views = _choose(settings, criteria)
+    if dry_run:
+        _finish([*map(DeadLetterOutcome, views)], "Would discard", as_json=as_json)
+    _confirm(views, "Discard", "This deletes the last copy of their requests and inputs.", yes=yes)
+    outcomes = _settle(settings, views, lambda _: dead_letter_actions.discard, "discarding")
+    _finish(outcomes, "Discarded", as_json=as_json)
+
+
+def _filter(settings: DeadLetterSettings, criteria: Criteria) -> DeadLetterFilter:
+    readers = _readers(settings)
+    if unknown := set(criteria.queues).difference(readers):
+        terminal.fail(f"--queue {', '.join(sorted(unknown))}: the worker's queues are {', '.join(readers)}.", 2)
+    chosen = {queue: reader for queue, reader in readers.items() if not criteria.queues or queue in criteria.queues}
+    return DeadLetterFilter(chosen, frozenset(criteria.ids), criteria.reason, criteria.flow)
+
+
+def _readers(settings: DeadLetterSettings) -> dict[str, Reader]:
+    return decode.readers(settings.request_queues, settings.continuations.queue)
+
+
+def _choose(settings: DeadLetterSettings, criteria: Criteria) -> list[DeadLetterView]:
+    """Return the dead letters to act on. An ID without a dead letter ends the command before it acts on any."""
+    if criteria.everything and criteria.ids:
+        terminal.fail("Give either IDs or --all, not both.", 2)
+    if not (criteria.everything or criteria.ids or criteria.reason or criteria.flow):
+        terminal.fail("Select dead letters: give IDs, --reason, --flow, or --all.", 2)
+    dead_letters = _filter(settings, criteria)
+    views = _on_bus(settings, dead_letters.views)
+    if unmatched := dead_letters.unmatched_ids(views):
+        terminal.fail(f"There is no such dead letter: {', '.join(unmatched)}. Nothing was done.", 3)
+    return views
+
+
+def _confirm(views: Sequence[DeadLetterView], verb: str, consequence: str, *, yes: bool) -> None:
+    if yes or len(views) <= 1:
+        return
+    if not sys.stdin.isatty():
+        terminal.fail(f"{verb} {len(views)} messages? Without a terminal, confirm with --yes.", 2)
+    terminal.err.print(dead_letter_render.totals(views))
+    typer.confirm(f"{verb} these {len(views)} messages? {consequence}", abort=True, err=True)
+
+
+def _settle(
+    settings: DeadLetterSettings,
+    views: Sequence[DeadLetterView],
+    action: Callable[[ServiceBus], DeadLetterAction],
+    description: str,
+) -> list[DeadLetterOutcome]:
+    outcomes: list[DeadLetterOutcome] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as progress:
+        bar = progress.add_task(description, total=len(views))
+
+        def report(outcome: DeadLetterOutcome) -> None:
+            outcomes.append(outcome)
+            progress.advance(bar)
+
+        _on_bus(settings, lambda bus: settle_all(bus, views, action(bus), report))
+    return outcomes
+
+
+def _finish(outcomes: Sequence[DeadLetterOutcome], verb: str, *, as_json: bool) -> NoReturn:
+    if as_json:
+        _print_json([outcome.as_json() for outcome in outcomes])
+    else:
+        dead_letter_render.print_outcomes(terminal.out, outcomes, verb)
+    raise typer.Exit(1 if any(outcome.left is not None for outcome in outcomes) else 0)
+
+
+def _print_json(documents: Sequence[JsonValue]) -> None:
+    typer.echo(json.dumps(documents, indent=2))
+
+
+def _on_bus(settings: DeadLetterSettings, work: Callable[[ServiceBus], Awaitable[_T]]) -> _T:
+    async def connected() -> _T:
+        async with open_service_bus(settings.servicebus, client_id=settings.identity.client_id) as bus:
+            return await work(bus)
+
+    # The SDK logs a traceback for each failure, which the command reports in one sentence.
+    logging.getLogger("azure").addHandler(logging.NullHandler())
+    try:
+        return asyncio.run(connected())
+    except ServiceBusFailure as error:
+        terminal.fail(f"Service Bus: {error}", 2)

@@ -1,0 +1,24 @@
+"""`flow-worker demo`: run the whole system on the emulator."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Annotated
+
+import typer
+
+from flow_worker.cli import terminal
+from flow_worker.cli.terminal import AsJson
+
+
+def demo(
+    as_json: AsJson = False,
+    keep: Annotated[bool, typer.Option(help="Keep the emulator and the worker running until Ctrl-C.")] = False,
+    burst: Annotated[int, typer.Option(min=0, max=100_000, help="Number of requests in the burst.")] = 200,
+) -> None:
+    """Run the whole system on the emulator; exit with 0 if every request ends as expected."""
+    if importlib.util.find_spec("servicebus_emulator") is None:
+        terminal.fail("The demo needs the package servicebus-emulator. Install it with flow-worker[demo].", 2)
+    from flow_worker.demo.run import run_demo  # imported here: `send` needs none of the demo
+
+    raise typer.Exit(run_demo(as_json=as_json, keep=keep, burst=burst))

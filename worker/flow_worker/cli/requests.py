@@ -1,0 +1,178 @@
+"""`flow-worker send` and `result`: post one request, poll for one result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import JsonValue, SecretStr
+
+from flow_contracts.client import FlowClient, MessageTooLarge, ResultTimeout, ServiceBusFailure
+from flow_contracts.request import InvalidRequest
+from flow_contracts.result import FlowResult, InvalidResult
+from flow_worker.cli import terminal
+from flow_worker.cli.terminal import AsJson, Config, EnvFile
+from flow_worker.settings import (
+    InvalidSettings,
+    Layered,
+    ReplySettings,
+    RequestQueue,
+    ServiceBusSettings,
+    load_as,
+)
+
+_MAX_INPUT_LEVELS = 100
+"""The contract's limit on nesting, for the error message."""
+
+
+class SenderError(Exception):
+    """The command cannot do its work; the message says what to change."""
+
+
+class SenderSettings(Layered):
+    """The part of the worker's settings that a sender needs, and the claim it sends."""
+
+    servicebus: ServiceBusSettings
+    request_queues: tuple[RequestQueue, ...] = (RequestQueue(name="flow-requests"),)
+    replies: ReplySettings = ReplySettings()
+    claim: SecretStr | None = None
+
+
+def send(
+    flow: Annotated[str, typer.Argument(help="The flow's name.")],
+    fields: Annotated[list[str] | None, typer.Argument(help="Input fields: name=text or name:=json.")] = None,
+    input_: Annotated[str | None, typer.Option("--input", help="The whole input: JSON, @FILE, or - for stdin.")] = None,
+    correlation_id: Annotated[str | None, typer.Option(help="Default: a new random one.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the result; 0: do not wait.")] = 0,
+    as_json: AsJson = False,
+    config: Config = None,
+    env_file: EnvFile = Path(".env"),
+) -> None:
+    """Post a request as a front end would and print its correlation ID. The claim comes from $FLOW_WORKER_CLAIM."""
+    try:
+        value = parse_input(fields or [], input_)
+        settings = load_as(SenderSettings, config, env_file)
+        sent_id, flow_result = asyncio.run(_send(settings, flow, value, correlation_id, wait))
+    except (InvalidSettings, SenderError) as error:
+        terminal.fail(str(error), 2)
+    # With --wait stdout is for the result, so that a program can parse it.
+    typer.echo(sent_id, err=wait > 0)
+    if wait > 0:
+        _print_result(flow_result, sent_id, as_json=as_json)
+
+
+def result(
+    correlation_id: Annotated[str, typer.Argument(help="The correlation ID that `send` printed.")],
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the result; 0: poll once.")] = 0,
+    take: Annotated[bool, typer.Option(help="Remove the result from the reply queue. Otherwise it stays.")] = False,
+    as_json: AsJson = False,
+    config: Config = None,
+    env_file: EnvFile = Path(".env"),
+) -> None:
+    """Poll for a result; exit with 0 if the flow succeeded, 1 for another status, 3 if there is no result yet."""
+    try:
+        settings = load_as(SenderSettings, config, env_file)
+        flow_result = asyncio.run(_receive(settings, correlation_id, wait, take=take))
+    except (InvalidSettings, SenderError) as error:
+        terminal.fail(str(error), 2)
+    _print_result(flow_result, correlation_id, as_json=as_json)
+
+
+def _print_result(flow_result: FlowResult | None, correlation_id: str, *, as_json: bool) -> None:
+    if flow_result is None:
+        terminal.fail(f"There is no result for {correlation_id} yet.", 3)
+    if as_json or not sys.stdout.isatty():
+        typer.echo(flow_result.model_dump_json(exclude_none=True))
+    else:
+        terminal.out.print_json(flow_result.model_dump_json(exclude_none=True))
+    raise typer.Exit(0 if flow_result.status == "succeeded" else 1)
+
+
+async def _send(
+    settings: SenderSettings, flow: str, value: JsonValue, correlation_id: str | None, wait_seconds: float
+) -> tuple[str, FlowResult | None]:
+    """Post a request; return its correlation ID, and the result if it arrives in time. Raise `SenderError`."""
+    try:
+        async with _client(settings) as client:
+            sent_id = await client.submit(flow, value, claim=settings.claim, correlation_id=correlation_id)
+            return sent_id, await _wait(client, sent_id, wait_seconds) if wait_seconds > 0 else None
+    except (ServiceBusFailure, InvalidRequest, InvalidResult, MessageTooLarge) as error:
+        raise SenderError(str(error)) from error
+
+
+async def _receive(
+    settings: SenderSettings, correlation_id: str, wait_seconds: float, *, take: bool
+) -> FlowResult | None:
+    """Return the result of a request; None if it does not arrive in time. Raise `SenderError`."""
+    try:
+        async with _client(settings) as client:
+            if take:
+                return await client.take(correlation_id, timeout=wait_seconds)
+            if wait_seconds > 0:
+                return await _wait(client, correlation_id, wait_seconds)
+            return await client.poll(correlation_id)
+    except (ServiceBusFailure, InvalidResult) as error:
+        raise SenderError(str(error)) from error
+
+
+async def _wait(client: FlowClient, correlation_id: str, seconds: float) -> FlowResult | None:
+    try:
+        return await client.wait(correlation_id, timeout=seconds)
+    except ResultTimeout:
+        return None
+
+
+def _client(settings: SenderSettings) -> FlowClient:
+    bus = settings.servicebus
+    requests, replies = settings.request_queues[0].name, settings.replies.default_queue
+    if bus.connection_string:
+        secret = bus.connection_string.get_secret_value()
+        return FlowClient.from_connection_string(secret, request_queue=requests, reply_queue=replies)
+    from flow_worker.azure_identity import credential_for  # imported here: a connection string needs no azure-identity
+
+    credential = credential_for(bus)
+    if bus.namespace is None or credential is None:
+        raise SenderError("Set servicebus.connection_string or servicebus.namespace: neither is set.")
+    return FlowClient(bus.namespace, credential, request_queue=requests, reply_queue=replies)
+
+
+def parse_input(fields: list[str], whole: str | None) -> JsonValue:
+    """Return the input from `name=text` and `name:=json` fields, or from the option `--input`. Raise `SenderError`.
+
+    `whole` is JSON, `@FILE`, or `-` for stdin.
+    """
+    if whole is not None and fields:
+        raise SenderError("Give the input either as fields or as --input, not both.")
+    if whole is not None:
+        return _parse_json(_read(whole), "--input")
+    return dict(_parse_field(field) for field in fields) if fields else None
+
+
+def _parse_field(field: str) -> tuple[str, JsonValue]:
+    name, equals, value = field.partition("=")
+    if not equals or not name.rstrip(":"):
+        raise SenderError(f"'{field}' is no input field; write name=text or name:=json.")
+    return (name[:-1], _parse_json(value, name[:-1])) if name.endswith(":") else (name, value)
+
+
+def _read(whole: str) -> str:
+    try:
+        if whole == "-":
+            return sys.stdin.read()
+        return Path(whole[1:]).read_text(encoding="utf-8") if whole.startswith("@") else whole
+    except (OSError, UnicodeDecodeError) as error:
+        raise SenderError(f"--input {whole}: {error}") from None
+
+
+def _parse_json(text: str, origin: str) -> JsonValue:
+    try:
+        value: JsonValue = json.loads(text)
+    except ValueError as error:
+        raise SenderError(f"{origin} is not JSON: {error}") from None
+    except RecursionError:
+        raise SenderError(f"{origin} is nested too deeply; an input may have {_MAX_INPUT_LEVELS} levels.") from None
+    return value

@@ -1,0 +1,67 @@
+"""`flow-worker run`, `check` and `health`: run the worker, validate its settings, query its readiness."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flow_worker import settings
+from flow_worker.cli import terminal
+from flow_worker.cli.terminal import Config
+from flow_worker.settings import InvalidSettings, Settings
+
+
+def run(config: Config = None) -> None:
+    """Process requests until SIGTERM or Ctrl-C; then finish the running requests and exit with 0."""
+    # Imported here: `send` and `result` would otherwise import all of the worker.
+    from flow_worker import app
+    from flow_worker.telemetry import logs
+
+    loaded = _load(config)
+    logs.configure(loaded.log.level, loaded.log.format)
+    terminal.err.print_json(json.dumps({"settings": loaded.echo()}), indent=None, highlight=False)
+    try:
+        asyncio.run(app.run(loaded))
+    except InvalidSettings as error:  # the start checks the queues and the journal as well
+        terminal.fail_settings(error)
+    except OSError as error:
+        endpoint = f"{loaded.health.host}:{loaded.health.port}"
+        terminal.fail(f"{error}. If another program uses the health port ({endpoint}), change health.port.", 1)
+
+
+def check(config: Config = None) -> None:
+    """Validate the settings and print them, with secrets masked."""
+    terminal.out.print_json(json.dumps(_load(config).echo()))
+    terminal.err.print("The settings are valid.")
+
+
+def health(
+    config: Config = None,
+    url: Annotated[
+        str | None, typer.Option(help="Base URL of the health endpoint. Default: from the settings.")
+    ] = None,
+) -> None:
+    """Query the readiness of a running worker; exit with 0 if it is ready, with 1 if not."""
+    import httpx  # imported here: no other command needs an HTTP client
+
+    if url is None:
+        endpoint = _load(config).health
+        host = "127.0.0.1" if endpoint.host in {"0.0.0.0", "::"} else endpoint.host  # noqa: S104 - compared, not bound
+        url = f"http://{host}:{endpoint.port}"
+    try:
+        response = httpx.get(f"{url}/health/ready", timeout=5)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        terminal.fail(f"No worker answers at {url} ({type(error).__name__}).", 1)
+    typer.echo(response.text)
+    raise typer.Exit(0 if response.status_code == 200 else 1)
+
+
+def _load(config: Path | None) -> Settings:
+    try:
+        return settings.load(config)
+    except InvalidSettings as error:
+        terminal.fail_settings(error)
