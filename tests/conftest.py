@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Configures all tests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
-settings.register_profile("flow-worker", deadline=None)  # the machine's noise is no finding
+settings.register_profile("flow-worker", deadline=None)  # a busy machine is no finding
 settings.load_profile("flow-worker")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What a test logged may hold lone surrogates, which cannot go from one test process to another."""
+    """Escape lone surrogates in the captured output of a test.
+
+    xdist sends reports between processes as UTF-8, which cannot encode them.
+    """
     report = yield
     report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
     return report

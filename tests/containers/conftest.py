@@ -1,4 +1,4 @@
-"""The worker's image, built once; everything here is skipped where there is no Docker engine or no base image."""
+"""Builds the worker's image once. Without a Docker engine or the base image, pytest skips these tests."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from testcontainers.core.image import DockerImage
 
 from tests.containers.harness import CHECKOUT, Emulator, running_emulator
 
-# Its reaper is one more image to pull; the fixtures remove what they made.
+# Ryuk removes forgotten containers, but is one more image to pull. The fixtures remove their own containers.
 testcontainers_config.ryuk_disabled = True
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[DockerClient]:
     if platform.system() != "Linux":
-        pytest.skip("the worker reaches the emulator over the host's network, which containers share on Linux only")
+        pytest.skip("the worker needs the host's network to reach the emulator; containers share it on Linux only")
     try:
         client = DockerClient()
         client.client.ping()
     except DockerException as error:
-        pytest.skip(f"no Docker engine answers: {error}")
+        pytest.skip(f"the Docker engine does not answer: {error}")
     yield client
     client.client.close()
 
 
 @pytest.fixture(scope="session")
 def base_image(engine: DockerClient) -> str:
-    """$BASE_IMAGE, by default the Dockerfile's own."""
+    """Return the base image: the environment variable BASE_IMAGE, or else the default of the Dockerfile."""
     default = re.search(r"^ARG BASE_IMAGE=(\S+)", (CHECKOUT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert default
     name = os.environ.get("BASE_IMAGE") or default[1]
@@ -44,14 +44,14 @@ def base_image(engine: DockerClient) -> str:
         except ImageNotFound:
             engine.client.images.pull(name)
     except DockerException as error:
-        pytest.skip(f"the base image {name} cannot be had, name another in BASE_IMAGE: {error}")
+        pytest.skip(f"cannot pull the base image {name}; set BASE_IMAGE to an available one: {error}")
     return name
 
 
 @pytest.fixture(scope="session")
 def image(base_image: str) -> Iterator[str]:
-    """The built image's name."""
-    # pip reaches its index the way this machine does
+    """Build the image and return its name."""
+    # The host's network: pip in the build then reaches the package index as the host does.
     build = DockerImage(
         CHECKOUT, tag="localhost/flow-worker:test", buildargs={"BASE_IMAGE": base_image}, network_mode="host"
     )
@@ -60,7 +60,7 @@ def image(base_image: str) -> Iterator[str]:
     except BuildError as error:
         pytest.fail(f"{error}\n" + "".join(part.get("stream", "") for part in error.build_log))
     yield str(build)
-    build.remove(noprune=True)  # the layers below stay: the next build is a matter of seconds
+    build.remove(noprune=True)  # keep the layers below, so that the next build takes seconds
 
 
 @pytest.fixture(scope="module")

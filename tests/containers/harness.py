@@ -1,4 +1,4 @@
-"""An emulator started from the checkout, and the worker's image beside it on the host's loopback."""
+"""Runs an emulator from the checkout and the worker's image beside it, on the host's loopback."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 ROLE = "Quotes.Create"
 START_SECONDS = 60
 STOP_SECONDS = 60
-_SECOND = 1_000_000_000  # Docker gives a health check's durations in nanoseconds
+_SECOND = 1_000_000_000  # Docker takes the durations of a health check in nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
-    """What the emulator says when it is ready."""
+    """The addresses of a running emulator, from its line `ready`."""
 
     connection_string: str
     identity_endpoint: str
@@ -36,24 +36,26 @@ class Emulator:
 
     @property
     def address(self) -> str:
-        """host:port of all that it serves over HTTP."""
+        """The host:port of all its HTTP endpoints."""
         return self.issuer.split("/")[2]
 
     def mint(self, user: str, *roles: str) -> str:
-        """A user's token for the worker's audience."""
-        wanted = {"user": user, "roles": list(roles), "audience": self.audience}
-        answer = httpx.post(f"http://{self.address}/emulator/token", json=wanted, timeout=10).raise_for_status()
-        return str(answer.json()["access_token"])
+        """Return a user's token for the worker's audience."""
+        token_request = {"user": user, "roles": list(roles), "audience": self.audience}
+        response = httpx.post(
+            f"http://{self.address}/emulator/token", json=token_request, timeout=10
+        ).raise_for_status()
+        return str(response.json()["access_token"])
 
     def calls(self, flow: str) -> int:
-        """How many calls the flow has seen, those that are still running included."""
-        answer = httpx.get(f"http://{self.address}/emulator/flows/{flow}/calls", timeout=10).raise_for_status()
-        return len(answer.json()["calls"])
+        """Return the number of calls of the flow, including running ones."""
+        response = httpx.get(f"http://{self.address}/emulator/flows/{flow}/calls", timeout=10).raise_for_status()
+        return len(response.json()["calls"])
 
 
 @contextmanager
 def running_emulator(log: Path) -> Iterator[Emulator]:
-    """A process of its own on free ports; what it logs is in `log`."""
+    """Run an emulator as a separate process on free ports; its log goes to `log`."""
     command = [sys.executable, "-m", "servicebus_emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
     with (
         log.open("w", encoding="utf-8") as errors,
@@ -61,16 +63,16 @@ def running_emulator(log: Path) -> Iterator[Emulator]:
     ):
         try:
             assert process.stdout is not None
-            word, _, said = process.stdout.readline().partition(" ")
+            word, _, document = process.stdout.readline().partition(" ")
             assert word == "ready", log.read_text(encoding="utf-8")
-            ready = json.loads(said)
+            ready = json.loads(document)
             yield Emulator(**{field.name: ready[field.name] for field in fields(Emulator)})
         finally:
             process.terminate()
 
 
 def settings_for(emulator: Emulator) -> dict[str, str]:
-    """The worker's whole configuration as variables, as a container gets it."""
+    """Return the worker's settings as environment variables, as a container gets them."""
     authority, tenant, _ = emulator.issuer.rsplit("/", 2)
     nested: dict[str, JsonValue] = {
         "FLOW_WORKER_CLAIMS": {"authority": authority, "tenants": [tenant], "audiences": [emulator.audience]},
@@ -92,14 +94,14 @@ def _flow(emulator: Emulator, name: str) -> JsonValue:
 
 @contextmanager
 def running_worker(image: str, emulator: Emulator) -> Iterator[DockerContainer]:
-    """A healthy worker, confined as a careful operator would: nothing to write to, no capabilities."""
+    """Run a worker, healthy from the start of the block, with the restrictions that a careful operator sets."""
     worker = container(image, settings_for(emulator) | on_loopback(free_port()))
     worker.with_kwargs(
         network="host",
         read_only=True,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
-        # the image's own check, only more often
+        # the check of the image, but each second
         healthcheck={"interval": _SECOND, "timeout": 20 * _SECOND, "retries": START_SECONDS, "start_period": 0},
     )
     worker.waiting_for(HealthcheckWaitStrategy().with_startup_timeout(START_SECONDS).with_poll_interval(0.2))
@@ -108,17 +110,20 @@ def running_worker(image: str, emulator: Emulator) -> Iterator[DockerContainer]:
 
 
 def container(image: str, environment: Mapping[str, str]) -> DockerContainer:
-    """The image as it stands, not started yet."""
+    """Return a container of the image that has not started yet."""
     return DockerContainer(image).with_envs(**environment)
 
 
 def on_loopback(port: int) -> dict[str, str]:
-    """On the host's network the image's 0.0.0.0 would be every interface of this machine."""
+    """Return settings that bind the health endpoint to loopback.
+
+    The image binds 0.0.0.0. On the host's network that would open the port on every interface of the machine.
+    """
     return {"FLOW_WORKER_HEALTH__HOST": "127.0.0.1", "FLOW_WORKER_HEALTH__PORT": str(port)}
 
 
 def stop(worker: DockerContainer) -> int:
-    """`docker stop`: SIGTERM, then after `STOP_SECONDS` SIGKILL (status 137). Gives the exit status."""
+    """Stop as `docker stop` does: SIGTERM, then SIGKILL (status 137) after `STOP_SECONDS`. Return the exit status."""
     worker.get_wrapped_container().stop(timeout=STOP_SECONDS)
     return worker.wait()
 

@@ -1,4 +1,4 @@
-"""What the image holds, and what it does when it is started just so."""
+"""The content of the image, and its start without settings."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ PROGRAMS = ["flow-worker", "gcc", "g++", "cc", "c++", "clang", "tcc", "make"]
 
 @pytest.fixture(scope="module")
 def probed(engine: DockerClient, image: str) -> dict[str, object]:
-    """What the worker's Python finds from within."""
+    """Return the findings of a script that runs in the image."""
     script = f"MODULES = {MODULES}\nPROGRAMS = {PROGRAMS}\n{PROBE}"
-    said = engine.run(image, ["-c", script], entrypoint="python", network="none", remove=True)
-    found: dict[str, object] = json.loads(said)
-    return found
+    output = engine.run(image, ["-c", script], entrypoint="python", network="none", remove=True)
+    findings: dict[str, object] = json.loads(output)
+    return findings
 
 
-def test_it_holds_the_worker_without_emulator_tests_or_installer(probed: dict[str, object]) -> None:
+def test_the_image_contains_the_worker_without_emulator_tests_or_installer(probed: dict[str, object]) -> None:
     assert probed["modules"] == ["flow_worker", "flow_contracts"]
     assert probed["data"]
 
 
-def test_it_holds_no_compiler(probed: dict[str, object]) -> None:
+def test_the_image_contains_no_compiler(probed: dict[str, object]) -> None:
     assert probed["programs"] == ["flow-worker"]
 
 
-def test_it_runs_as_nobody_who_could_change_it(probed: dict[str, object]) -> None:
+def test_the_image_runs_as_a_user_who_cannot_change_its_files(probed: dict[str, object]) -> None:
     assert probed["user"] == 10001
     assert probed["writable"] == []
 
 
-def test_it_holds_the_pinned_versions_and_nothing_else(probed: dict[str, object]) -> None:
+def test_the_image_contains_the_pinned_versions_and_nothing_else(probed: dict[str, object]) -> None:
     lock = (CHECKOUT / "requirements-worker.lock").read_text(encoding="utf-8")
     pinned = dict(re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", lock, re.MULTILINE))
     installed = probed["installed"]
@@ -72,18 +72,18 @@ def test_it_holds_the_pinned_versions_and_nothing_else(probed: dict[str, object]
     assert installed.items() <= pinned.items()
 
 
-def test_its_user_is_a_number_that_kubernetes_can_judge(engine: DockerClient, image: str) -> None:
+def test_the_user_is_a_number_so_that_kubernetes_can_prove_it_is_not_root(engine: DockerClient, image: str) -> None:
     user = engine.client.images.get(image).attrs["Config"]["User"]
     assert all(part.isdecimal() and int(part) > 0 for part in user.split(":"))
 
 
-def test_started_without_settings_it_names_those_it_needs(engine: DockerClient, image: str) -> None:
+def test_a_start_without_settings_names_the_required_ones(engine: DockerClient, image: str) -> None:
     started = engine.client.containers.run(image, detach=True, network="none")
     try:
         status = started.wait(timeout=60)["StatusCode"]
-        said = started.logs().decode()
+        log = started.logs().decode()
     finally:
         started.remove(force=True)
     assert status == 2
     for name in ("FLOW_WORKER_SERVICEBUS", "FLOW_WORKER_CLAIMS", "FLOW_WORKER_FLOWS"):
-        assert name in said
+        assert name in log

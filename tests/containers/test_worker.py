@@ -1,4 +1,4 @@
-"""The worker in its container, against an emulator."""
+"""The worker in its container processes requests from an emulator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def worker(image: str, emulator: Emulator) -> Iterator[DockerContainer]:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_request_is_answered_with_the_flows_output(emulator: Emulator) -> None:
+async def test_a_request_gets_the_flows_output(emulator: Emulator) -> None:
     async with FlowClient.from_connection_string(emulator.connection_string) as client:
         claim = emulator.mint("ada", ROLE)
         sent = await client.submit("create-quote", {"customer": "Contoso", "amount": 1250}, claim=claim)
@@ -40,7 +40,7 @@ async def test_a_sender_without_the_role_is_refused(emulator: Emulator) -> None:
     assert result.status == "refused"
 
 
-def test_its_settings_are_echoed_without_secrets(worker: DockerContainer, emulator: Emulator) -> None:
-    said = "".join(part.decode() for part in worker.get_logs())
-    assert emulator.audience in said
-    assert "SAS_KEY_VALUE" not in said
+def test_the_log_shows_the_settings_without_secrets(worker: DockerContainer, emulator: Emulator) -> None:
+    log = "".join(part.decode() for part in worker.get_logs())
+    assert emulator.audience in log
+    assert "SAS_KEY_VALUE" not in log

@@ -24,7 +24,7 @@ from flow_contracts.result import FlowResult
 from servicebus_emulator.cloud.entra.issuer import TokenRequest
 from servicebus_emulator.host import Emulator, Endpoints, running_emulator
 from tests.support.azurite import Azurite, azurite
-from tests.support.doomed import POINTS
+from tests.support.crashing_worker import POINTS
 from tests.support.processes import CHECKOUT
 from tests.support.system import ROLE, short_lock, until, worker_settings
 
@@ -171,7 +171,7 @@ async def _worker(
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tests.support.doomed",
+            "tests.support.crashing_worker",
             str(settings),
             *doom,
             cwd=CHECKOUT,

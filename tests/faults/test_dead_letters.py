@@ -15,8 +15,8 @@ from pydantic import JsonValue
 
 from flow_contracts.result import FlowResult
 from flow_worker.service_bus import open_service_bus
-from tests.support.deep import too_deep
 from tests.support.system import WAIT, JsonObject, System, configured, dead_letters, running_system, until
+from tests.support.undecodable import undecodable_request
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 
@@ -110,10 +110,10 @@ async def test_undecodable_dead_letters_are_answered_and_do_not_delay_the_others
 ) -> None:
     """A body that is nested too deeply fails the peek of a whole page, whatever its place in the page."""
     async with system.client() as client, _sender(system) as sender:
-        await sender.send_messages(too_deep("deep-0", ttl_ms=50))
+        await sender.send_messages(undecodable_request("deep-0", ttl_ms=50))
         sent = await client.submit("create-quote", QUOTE, claim=system.claim(), time_to_live=timedelta(milliseconds=50))
         for number in (1, 2):
-            await sender.send_messages(too_deep(f"deep-{number}", ttl_ms=50))
+            await sender.send_messages(undecodable_request(f"deep-{number}", ttl_ms=50))
         await until(lambda: system.depth("dead_lettered") == 4)
         async with system.worker():
             assert outcome(await client.take(sent, WAIT)) == ("expired", "request_expired")
@@ -131,7 +131,7 @@ async def test_an_undecodable_request_is_dead_lettered_by_the_broker_and_does_no
     requests = system.emulator.broker.find("flow-requests")
     one_lane = system.settings(request_queues=[{"name": "flow-requests", "lanes": 1}])
     async with system.client() as client, _sender(system) as sender:
-        await sender.send_messages(too_deep("deep"))
+        await sender.send_messages(undecodable_request("deep"))
         sent = await client.submit("create-quote", QUOTE, claim=system.claim())
         async with system.worker(one_lane):
             assert outcome(await client.take(sent, WAIT)) == ("succeeded", None)
@@ -145,7 +145,7 @@ async def test_the_probe_takes_an_undecodable_message_as_an_answer_of_the_broker
 ) -> None:
     settings = system.settings().servicebus.model_copy(update={"probe_interval_seconds": 0, "receive_wait_seconds": 1})
     async with open_service_bus(settings) as bus, bus.receiver("flow-requests") as receiver, _sender(system) as sender:
-        await sender.send_messages(too_deep("deep", scheduled_in=timedelta(hours=1)))
+        await sender.send_messages(undecodable_request("deep", scheduled_in=timedelta(hours=1)))
         assert await receiver.receive() is None
         assert any("nesting" in record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR)
         await sender.send_messages(ServiceBusMessage("next", message_id="next"))

@@ -166,7 +166,7 @@ async def test_a_client_that_never_reads_or_settles_does_not_delay_the_others(
             one, stream = await connect(HOST, port)
             stack.push_async_callback(stream.close)
             await (await one.open()).attach(BUSY)
-            await one.allow(100_000)
+            await one.grant_credit(100_000)
             greedy.append(one)
         for _ in range(40):
             await sender.send_messages([ServiceBusMessage(body) for _ in range(20)])

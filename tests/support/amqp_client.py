@@ -34,7 +34,7 @@ class Wire(Protocol):
         """Return the next bytes; empty at the end."""
 
 
-class Stream:
+class SocketWire:
     """A socket as a `Wire`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -53,7 +53,7 @@ class Stream:
         await self._writer.wait_closed()
 
 
-class Messages:
+class WebSocketWire:
     """A WebSocket as a `Wire`. `largest` is the size of the largest message received."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -64,11 +64,11 @@ class Messages:
         await self.socket.send_bytes(data)
 
     async def receive(self) -> bytes:
-        got = await self.socket.receive()
-        if got.type is not aiohttp.WSMsgType.BINARY:
+        message = await self.socket.receive()
+        if message.type is not aiohttp.WSMsgType.BINARY:
             return b""
-        self.largest = max(self.largest, len(got.data))
-        return bytes(got.data)
+        self.largest = max(self.largest, len(message.data))
+        return bytes(message.data)
 
 
 class Client:
@@ -105,7 +105,7 @@ class Client:
         await self.receive(Attach)
         return self
 
-    async def allow(self, messages: int, handle: int = 0) -> None:
+    async def grant_credit(self, messages: int, handle: int = 0) -> None:
         """Grant credit for this many messages, and a window for their frames."""
         await self.send(Flow(0, 1_000_000, 0, 1_000_000, handle=handle, delivery_count=0, link_credit=messages))
 
@@ -129,7 +129,7 @@ def _performative(item: ProtocolHeader | Frame) -> Performative | None:
     return decode_performative(item.body)[0] if isinstance(item, Frame) and item.body else None
 
 
-async def connect(host: str, port: int) -> tuple[Client, Stream]:
+async def connect(host: str, port: int) -> tuple[Client, SocketWire]:
     """Return a client over TCP, and its socket."""
-    stream = Stream(*await asyncio.open_connection(host, port))
+    stream = SocketWire(*await asyncio.open_connection(host, port))
     return Client(stream), stream

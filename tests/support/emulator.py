@@ -1,4 +1,4 @@
-"""A Service Bus of its own for a test: in the test's event loop, or in a thread beside a synchronous one."""
+"""Serves a Service Bus for one test: in the test's event loop, or in a thread for a synchronous test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Bus:
 
 @asynccontextmanager
 async def emulator(*queues: QueueSettings, port: int = 0) -> AsyncIterator[Bus]:
-    """Serve these queues in this event loop."""
+    """Serve these queues in the running event loop; port 0 takes a free port."""
     broker = Broker(queues)
     server = AmqpServer(broker)
     bound = await server.start(HOST, port)
@@ -40,7 +40,7 @@ async def emulator(*queues: QueueSettings, port: int = 0) -> AsyncIterator[Bus]:
 
 @contextmanager
 def emulator_in_thread(*queues: QueueSettings, port: int = 0) -> Iterator[Bus]:
-    """Serve these queues in a thread of their own, for clients that block."""
+    """Serve these queues in a separate thread. A blocking client would stop an event loop in its own thread."""
     ready: list[Bus] = []
     started, stop = threading.Event(), threading.Event()
 

@@ -1,4 +1,7 @@
-"""As many messages as asked for: one call of the SDK returns what has come, which need not be all."""
+"""Receives an exact number of messages.
+
+One call of the SDK returns the messages that have arrived so far, often fewer than requested.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,24 @@ from azure.servicebus import ServiceBusReceivedMessage, ServiceBusReceiver
 from azure.servicebus.aio import ServiceBusReceiver as AsyncServiceBusReceiver
 
 WAIT = 10.0
-"""Seconds within which the next message comes."""
+"""Seconds to wait for the next message."""
 
 
 async def receive(receiver: AsyncServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """`count` messages, in the order of their arrival.
-
-    Raises:
-        AssertionError: Fewer came.
-    """
-    got: list[ServiceBusReceivedMessage] = []
-    while len(got) < count:
-        some = await receiver.receive_messages(count - len(got), max_wait_time=WAIT)
-        assert some, f"{len(got)} of {count} messages came"
-        got += some
-    return got
+    """Return `count` messages in the order of their arrival. Raise `AssertionError` if fewer arrive."""
+    messages: list[ServiceBusReceivedMessage] = []
+    while len(messages) < count:
+        batch = await receiver.receive_messages(count - len(messages), max_wait_time=WAIT)
+        assert batch, f"{len(messages)} of {count} messages arrived"
+        messages += batch
+    return messages
 
 
 def receive_blocking(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """The same for the blocking SDK.
-
-    Raises:
-        AssertionError: Fewer came.
-    """
-    got: list[ServiceBusReceivedMessage] = []
-    while len(got) < count:
-        some = receiver.receive_messages(count - len(got), max_wait_time=WAIT)
-        assert some, f"{len(got)} of {count} messages came"
-        got += some
-    return got
+    """Return `count` messages from the blocking SDK. Raise `AssertionError` if fewer arrive."""
+    messages: list[ServiceBusReceivedMessage] = []
+    while len(messages) < count:
+        batch = receiver.receive_messages(count - len(messages), max_wait_time=WAIT)
+        assert batch, f"{len(messages)} of {count} messages arrived"
+        messages += batch
+    return messages

@@ -1,10 +1,10 @@
-"""An emulator and a worker in the test's own process and event loop, with real sockets between them."""
+"""Runs an emulator and a worker in the test's process and event loop, with real sockets between them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,48 +26,49 @@ from servicebus_emulator.host import Emulator, Endpoints, running_emulator
 ROLE = "Quotes.Create"
 WAIT = 30.0
 
-JsonObject = dict[str, Any]  # whatever JSON the emulator speaks
+JsonObject = dict[str, Any]  # a document of the emulator's control endpoints, whose fields the tests choose
 
 
 @dataclass
 class System:
-    """A running emulator, and the means to start workers and senders on it."""
+    """A running emulator; starts workers and senders that use it."""
 
     emulator: Emulator
     folder: Path
-    """For what workers leave behind: their journal."""
+    """Holds the worker's journal, so that a second worker can continue it."""
     flows: dict[str, JsonObject] = field(default_factory=dict)
+    """The flows in the worker's settings by name, each with its changes to the default settings of a flow."""
 
     def claim(self, *roles: str, user: str = "ada", **changes: object) -> str:
-        """A token for the worker's audience; without roles given, one that may start the flows."""
-        wanted = {"user": user, "roles": list(roles) or [ROLE]} | changes
-        return self.emulator.web.tokens.mint(TokenRequest.model_validate(wanted))
+        """Return a token for the worker's audience, with the role that may start the flows unless `roles` are given."""
+        token = {"user": user, "roles": list(roles) or [ROLE]} | changes
+        return self.emulator.web.tokens.mint(TokenRequest.model_validate(token))
 
     def depth(self, state: str, queue: str = "flow-requests") -> int:
-        """How many messages of a queue are in this state: `active`, `deferred`, `scheduled` or `dead_lettered`."""
+        """Return the number of messages in a state: `active`, `deferred`, `scheduled` or `dead_lettered`."""
         return self.emulator.broker.counts()[queue][state]
 
-    async def put(self, what: str, change: JsonObject) -> None:
+    async def put(self, path: str, change: JsonObject) -> None:
         """Change a flow (`flows/NAME`), the `identity` endpoint or the `issuer` while they run."""
         async with httpx.AsyncClient() as client:
-            answer = await client.put(f"{self.emulator.web.url}/emulator/{what}", json=change)
-            answer.raise_for_status()
+            response = await client.put(f"{self.emulator.web.url}/emulator/{path}", json=change)
+            response.raise_for_status()
 
     async def calls(self, flow: str) -> list[JsonObject]:
-        """The calls a flow has seen."""
+        """Return the calls that a flow has received."""
         async with httpx.AsyncClient() as client:
-            answer = await client.get(f"{self.emulator.web.url}/emulator/flows/{flow}/calls")
-            calls: list[JsonObject] = answer.raise_for_status().json()["calls"]
+            response = await client.get(f"{self.emulator.web.url}/emulator/flows/{flow}/calls")
+            calls: list[JsonObject] = response.raise_for_status().json()["calls"]
             return calls
 
     def settings(self, **changes: object) -> Settings:
-        """Settings for this emulator: quick to notice and quick to stop. `changes` are top-level TOML values."""
+        """Return settings for this emulator with short waits. `changes` replace top-level TOML values."""
         journal = {"path": str(self.folder / "journal.sqlite3")}
         return Settings.model_validate(worker_settings(self.emulator, self.flows) | {"journal": journal} | changes)
 
     @asynccontextmanager
     async def worker(self, settings: Settings | None = None) -> AsyncIterator[Supervisor]:
-        """A worker that is ready; drained at the end."""
+        """Run a worker until the block ends: ready at the start, drained at the end."""
         async with assembled(settings or self.settings()) as supervisor:
             task = asyncio.create_task(supervisor.run(), name="worker")
             try:
@@ -78,12 +79,15 @@ class System:
                 await task
 
     def client(self) -> FlowClient:
-        """A sender's client."""
+        """Return a sender's client."""
         return FlowClient.from_connection_string(self.emulator.connection_string)
 
 
 def worker_settings(emulator: Emulator, flows: JsonObject) -> JsonObject:
-    """Settings for a worker on this emulator, as a TOML file would have them: quick to notice and quick to stop."""
+    """Return a worker's settings for this emulator in the form of its TOML file.
+
+    The waits are short, so that a test sees an outage, a retry or a stop within a second or two.
+    """
     web = emulator.web
     flow: JsonObject = {"role": ROLE, "timeout_seconds": 20}
     return {
@@ -109,23 +113,22 @@ def worker_settings(emulator: Emulator, flows: JsonObject) -> JsonObject:
     }
 
 
-async def until(condition: object, seconds: float = WAIT) -> None:
-    """Wait until a callable says true; fails after `seconds`."""
-    assert callable(condition)
+async def until(condition: Callable[..., bool], seconds: float = WAIT) -> None:
+    """Poll a condition without arguments until it holds. Raise `TimeoutError` after `seconds`."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+        while not condition():  # noqa: ASYNC110 - no event announces the condition
             await asyncio.sleep(0.02)
 
 
 def short_lock(seconds: int) -> config.Config:
-    """The default configuration with a short lock on the queues the worker listens to."""
+    """Return the default configuration with a short lock on the queues that the worker receives from."""
     return configured(
         {"flow-requests": {"LockDuration": f"PT{seconds}S"}, "flow-continuations": {"LockDuration": f"PT{seconds}S"}}
     )
 
 
 def configured(changes: Mapping[str, JsonObject]) -> config.Config:
-    """The default configuration with other queue properties, or further queues."""
+    """Return the default configuration with changed queue properties, or with further queues."""
     document = json.loads(config.DEFAULT.read_text(encoding="utf-8"))
     queues = {queue["Name"]: queue for queue in document["UserConfig"]["Namespaces"][0]["Queues"]}
     for name, properties in changes.items():
@@ -138,19 +141,19 @@ def configured(changes: Mapping[str, JsonObject]) -> config.Config:
 async def running_system(
     monkeypatch: pytest.MonkeyPatch, configuration: config.Config | None = None, port: int = 0
 ) -> AsyncIterator[System]:
-    """An emulator on free ports, azure-identity pointed to it, and the default flows registered."""
+    """Run an emulator on free ports; the environment variables direct azure-identity to it."""
     with TemporaryDirectory(prefix="flow-worker-system-") as folder:
         async with running_emulator(configuration or config.load(None), Endpoints("127.0.0.1", port, 0)) as emulator:
-            yield _on(emulator, Path(folder), monkeypatch)
+            yield _system(emulator, Path(folder), monkeypatch)
 
 
 async def dead_letters(bus: ServiceBus, queue: str) -> list[DeadLetteredMessage]:
-    """What the queue's dead-letter queue holds."""
+    """Return the messages of the queue's dead-letter queue, without removing them."""
     async with bus.dead_letter_queue(queue) as dead:
-        return [letter async for letter in dead.peek()]
+        return [message async for message in dead.peek()]
 
 
-def _on(emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> System:
+def _system(emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> System:
     for name, value in emulator.web.environment().items():
         monkeypatch.setenv(name, value)
     flows: dict[str, JsonObject] = {

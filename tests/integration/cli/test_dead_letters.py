@@ -31,11 +31,11 @@ from flow_worker.pipeline.job import Job
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import RequestQueue, ServiceBusSettings
 from servicebus_emulator import config
-from tests.support.deep import too_deep
 from tests.support.emulator import Bus, emulator_in_thread
 from tests.support.processes import CHECKOUT
 from tests.support.receiving import receive_blocking
 from tests.support.system import WAIT, running_system, until
+from tests.support.undecodable import undecodable_request
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -300,7 +300,7 @@ def _send_two_requests_around_an_undecodable_one(connection_string: str) -> None
     ):
         first, second = request("first"), request("second")
         first.time_to_live = second.time_to_live = timedelta(seconds=1)
-        for one in (first, too_deep("deep", ttl_ms=1000), second):
+        for one in (first, undecodable_request("deep", ttl_ms=1000), second):
             sender.send_messages(one)
 
 

@@ -39,7 +39,7 @@ from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.transport.amqp_server import AmqpServer
 from servicebus_emulator.transport.connection_rules import ConnectionRules
-from tests.support.amqp_client import Client, Stream, connect
+from tests.support.amqp_client import Client, SocketWire, connect
 from tests.unit.emulator.amqp.peer import framed
 from tests.unit.emulator.servicebus.rig import message, section
 
@@ -304,7 +304,7 @@ async def peer(emulator: Emulator) -> AsyncIterator[Client]:
         await one.open()
         await one.attach("$cbs", 8)
         await one.attach("$cbs", 9, receives=False)
-        await one.allow(100, 8)
+        await one.grant_credit(100, 8)
         yield one
     finally:
         await stream.close()
@@ -329,7 +329,7 @@ async def test_an_expired_token_detaches_its_links_and_no_others(emulator: Emula
         # The broker numbers its own handles in the order of the attaches.
         assert sorted(detach.handle for detach in gone) == [2, 4, 5]
         assert {detach.error.condition for detach in gone if detach.error} == {"amqp:unauthorized-access"}
-        await one.allow(1, 1)
+        await one.grant_credit(1, 1)
         emulator.broker.find(OTHER).send([message("x")])
         assert (await one.receive(Transfer)).handle == 3
 
@@ -339,7 +339,7 @@ async def test_a_token_replaced_in_time_keeps_its_links(emulator: Emulator) -> N
     async with peer(emulator) as one:
         await put_token(one, 0, signature(emulator, 2))
         await one.attach(Q, 0)
-        await one.allow(1)
+        await one.grant_credit(1)
         await put_token(one, 1, signature(emulator, 60))
         await asyncio.sleep(expiry + 0.2 - time.time())
         emulator.broker.find(Q).send([message("x")])
@@ -411,7 +411,7 @@ async def test_a_connection_without_a_token_is_closed_after_the_grace_period() -
         await stream.close()
 
 
-async def log_in(port: int, name: str, key: str) -> tuple[SaslOutcome, Client, Stream]:
+async def log_in(port: int, name: str, key: str) -> tuple[SaslOutcome, Client, SocketWire]:
     """Log in with SASL PLAIN. Return the outcome, and the client."""
     reader, writer = await asyncio.open_connection(HOST, port)
     body = encode_frame_body(SaslInit("PLAIN", f"\0{name}\0{key}".encode()))
@@ -422,7 +422,7 @@ async def log_in(port: int, name: str, key: str) -> tuple[SaslOutcome, Client, S
         decoder.feed(await reader.read(1 << 16))
         while (item := decoder.next()) is not None:
             if isinstance(item, Frame) and isinstance(found := decode_sasl(item.body), SaslOutcome):
-                stream = Stream(reader, writer)
+                stream = SocketWire(reader, writer)
                 return found, Client(stream), stream
 
 

@@ -17,7 +17,7 @@ from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from servicebus_emulator.transport.addresses import connection_string
 from servicebus_emulator.transport.amqp_server import AmqpServer
 from servicebus_emulator.transport.connection_rules import ConnectionRules
-from tests.support.amqp_client import Client, Messages, Stream, connect
+from tests.support.amqp_client import Client, SocketWire, WebSocketWire, connect
 
 HOST = "127.0.0.1"
 SHORT = 0.4
@@ -34,7 +34,7 @@ async def serving(rules: ConnectionRules) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def client(port: int) -> AsyncIterator[tuple[Client, Stream]]:
+async def client(port: int) -> AsyncIterator[tuple[Client, SocketWire]]:
     one, stream = await connect(HOST, port)
     try:
         yield one, stream
@@ -65,7 +65,7 @@ async def test_only_a_client_that_requests_no_websocket_is_disconnected() -> Non
             aiohttp.ClientSession() as session,
             session.ws_connect(f"ws://{HOST}:{port}/$servicebus/websocket") as socket,
         ):
-            friend = await (await Client(Messages(socket)).open()).attach("q")
+            friend = await (await Client(WebSocketWire(socket)).open()).attach("q")
             with pytest.raises((EOFError, ConnectionError)):
                 await one.receive(Open)
             await friend.attach("q", 1)

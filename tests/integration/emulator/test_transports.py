@@ -29,7 +29,7 @@ from servicebus_emulator.transport.amqp_server import AmqpServer
 from servicebus_emulator.transport.tls import CertificateFiles, server_tls
 from servicebus_emulator.transport.tls_context import ServerTls
 from servicebus_emulator.transport.websocket import MAX_MESSAGE_BYTES
-from tests.support.amqp_client import Client, Messages, Stream, connect
+from tests.support.amqp_client import Client, SocketWire, WebSocketWire, connect
 from tests.unit.emulator.amqp.peer import framed
 from tests.unit.emulator.servicebus.rig import message
 
@@ -217,7 +217,7 @@ async def test_frames_may_span_messages_or_share_one(bus: Bus) -> None:
             await first.send_bytes(bytes([byte]))
         await second.send_bytes(OPEN)
         for socket in (first, second):
-            await Client(Messages(socket)).receive(Begin)
+            await Client(WebSocketWire(socket)).receive(Begin)
 
 
 async def test_text_is_refused_with_1003(bus: Bus) -> None:
@@ -228,7 +228,7 @@ async def test_text_is_refused_with_1003(bus: Bus) -> None:
 
 
 async def test_a_message_above_the_limit_is_refused_with_1009_before_it_is_received(bus: Bus) -> None:
-    stream = Stream(*await asyncio.open_connection(HOST, bus.addresses.ws_port))
+    stream = SocketWire(*await asyncio.open_connection(HOST, bus.addresses.ws_port))
     await stream.send(
         b"GET /$servicebus/websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -250,10 +250,10 @@ async def test_a_ping_is_answered(bus: Bus) -> None:
 async def test_a_client_that_does_not_read_gets_a_bounded_amount_until_it_reads(bus: Bus) -> None:
     queue = bus.broker.find(QUEUE)
     async with websocket(bus, max_msg_size=1024 * 1024) as socket:
-        wire = Messages(socket)
+        wire = WebSocketWire(socket)
         client = await Client(wire).open()
         await client.attach(QUEUE)
-        await client.allow(1_000_000)
+        await client.grant_credit(1_000_000)
         for _ in range(MANY // 10):
             queue.send([message("x" * BIG) for _ in range(10)])
             await asyncio.sleep(0)
@@ -267,20 +267,20 @@ async def test_a_client_that_does_not_read_gets_a_bounded_amount_until_it_reads(
 
 async def test_a_client_that_disconnects_in_the_middle_of_a_frame_takes_no_message(bus: Bus) -> None:
     async with websocket(bus) as socket:
-        client = await Client(Messages(socket)).open()
+        client = await Client(WebSocketWire(socket)).open()
         await client.attach(QUEUE)
-        await client.allow(10)
+        await client.grant_credit(10)
         await socket.send_bytes(b"\x00\x00")
     bus.broker.find(QUEUE).send([message("x")])
     async with websocket(bus) as socket:
-        client = await (await Client(Messages(socket)).open()).attach(QUEUE)
-        await client.allow(1)
+        client = await (await Client(WebSocketWire(socket)).open()).attach(QUEUE)
+        await client.grant_credit(1)
         await client.receive(Transfer)
 
 
 async def test_clients_get_a_close_frame_when_the_emulator_stops(bus: Bus) -> None:
     async with websocket(bus) as socket:
-        client = await (await Client(Messages(socket)).open()).attach(QUEUE)
+        client = await (await Client(WebSocketWire(socket)).open()).attach(QUEUE)
         stopping = asyncio.create_task(bus.server.stop())
         error = (await client.receive(Close)).error
         assert error is not None
@@ -292,7 +292,7 @@ async def test_clients_get_a_close_frame_when_the_emulator_stops(bus: Bus) -> No
 
 async def test_dropped_connections_end_without_a_close_frame(bus: Bus) -> None:
     async with websocket(bus) as socket:
-        await Client(Messages(socket)).open()
+        await Client(WebSocketWire(socket)).open()
         bus.server.drop_connections()
         assert (await socket.receive(timeout=SECONDS)).type in (WSMsgType.ERROR, WSMsgType.CLOSED)
         assert socket.close_code == 1006
@@ -305,7 +305,7 @@ async def test_a_frozen_emulator_keeps_the_websocket_and_continues_after_thaw(bu
         with pytest.raises(TimeoutError):
             await socket.receive(timeout=0.2)
         bus.server.thaw()
-        await Client(Messages(socket)).receive(Begin)
+        await Client(WebSocketWire(socket)).receive(Begin)
 
 
 # --- raw TLS --------------------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ async def test_a_client_that_sends_plain_amqp_to_the_tls_port_is_disconnected_an
     plain_client, plain_stream = await connect(HOST, port or 0)
     await plain_client.wire.send(AMQP_HEADER + bytes(64))
     trusting = ssl.create_default_context(cafile=bus.addresses.ca_certificate)
-    tls_stream = Stream(*await asyncio.open_connection("localhost", port, ssl=trusting))
+    tls_stream = SocketWire(*await asyncio.open_connection("localhost", port, ssl=trusting))
     await Client(tls_stream).open()
     with pytest.raises(EOFError):
         await plain_client.receive(Open)
@@ -337,7 +337,7 @@ async def test_the_ready_line_has_the_addresses_and_the_authority_to_trust(tmp_p
         assert ready["wss_url"] == f"wss://{HOST}:{bound.wss_port}/$servicebus/websocket"
         trusting = ssl.create_default_context(cafile=ready["ca_certificate"])
         async with aiohttp.ClientSession() as session, session.ws_connect(str(ready["wss_url"]), ssl=trusting) as one:
-            await Client(Messages(one)).open()
+            await Client(WebSocketWire(one)).open()
 
 
 async def test_a_transport_that_is_off_is_null_in_the_ready_line() -> None:

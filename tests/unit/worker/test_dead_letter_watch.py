@@ -24,9 +24,9 @@ from flow_worker.runtime.ports import QueueReceiver
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.settings import JournalSettings
-from tests.support.journey import NOW, Clock, ScriptedFlow, Worker, answered, request
+from tests.support.pipeline import NOW, Clock, ScriptedFlow, Worker, flow_answer, request
 
-THROTTLED = answered(429, run=None, retry_after="30")
+THROTTLED = flow_answer(429, run=None, retry_after="30")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
 from flow_worker.journal import open_journal
 from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, Outcome
 from flow_worker.settings import JournalSettings
-from tests.support.journey import (
+from tests.support.pipeline import (
     ADA,
     CLAIM,
     NOW,
@@ -27,7 +27,7 @@ from tests.support.journey import (
     KnownSenders,
     ScriptedFlow,
     Worker,
-    answered,
+    flow_answer,
     reply_of,
     request,
 )
@@ -41,7 +41,7 @@ async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
 
 
 async def test_an_allowed_request_is_called_and_gets_the_flows_answer(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(200, {"quote": 7}))
+    flow = ScriptedFlow(flow_answer(200, {"quote": 7}))
     message = request(correlation_id="c-1", reply_to="other-replies", reply_to_session_id="s-1")
     reply = reply_of(await worker.take(message, flow))
     assert flow.calls == [
@@ -61,14 +61,14 @@ async def test_an_allowed_request_is_called_and_gets_the_flows_answer(worker: Wo
 
 
 async def test_correlation_and_session_default_to_the_message_id(worker: Worker) -> None:
-    reply = reply_of(await worker.take(request(), ScriptedFlow(answered(202))))
+    reply = reply_of(await worker.take(request(), ScriptedFlow(flow_answer(202))))
     assert (reply.result.correlation_id, reply.address.session_id, reply.queue) == ("m-1", "m-1", "flow-replies")
     assert (reply.result.status, reply.result.output) == (Status.SUCCEEDED, None)
 
 
 async def test_the_claim_must_be_valid_at_the_brokers_enqueue_time(worker: Worker) -> None:
     senders = KnownSenders()
-    await worker.take(request(), ScriptedFlow(answered(200)), senders)
+    await worker.take(request(), ScriptedFlow(flow_answer(200)), senders)
     assert senders.enqueue_times == [NOW - timedelta(seconds=3)]
 
 
@@ -88,7 +88,7 @@ async def test_the_claim_must_be_valid_at_the_brokers_enqueue_time(worker: Worke
 async def test_each_kind_of_refusal_has_a_code_and_calls_no_flow(
     worker: Worker, message: ReceivedMessage, code: str
 ) -> None:
-    flow = ScriptedFlow(answered(200))
+    flow = ScriptedFlow(flow_answer(200))
     reply = reply_of(await worker.take(message, flow))
     assert (reply.result.status, reply.result.error and reply.result.error.code) == (Status.REFUSED, code)
     assert reply.queue == "flow-replies"
@@ -106,7 +106,7 @@ async def test_a_schema_refusal_names_the_field_of_the_input_but_not_its_value(w
 
 async def test_no_result_contains_the_claim(worker: Worker) -> None:
     for message in (request(), request("nothing"), request("admin"), request(input=5)):
-        reply = reply_of(await worker.take(message, ScriptedFlow(answered(500))))
+        reply = reply_of(await worker.take(message, ScriptedFlow(flow_answer(500))))
         assert CLAIM not in reply.result.model_dump_json()
         assert CLAIM not in repr(reply)
 
@@ -119,14 +119,14 @@ async def test_an_unanswerable_message_is_dead_lettered_with_a_reason(worker: Wo
 
 
 async def test_an_expired_request_is_not_called(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(200))
+    flow = ScriptedFlow(flow_answer(200))
     reply = reply_of(await worker.take(request(expires_at=NOW), flow))
     assert reply.result.status is Status.EXPIRED
     assert flow.calls == []
 
 
 async def test_an_answer_that_is_too_large_is_a_success_without_output(worker: Worker) -> None:
-    answer = replace(answered(200), body=None)
+    answer = replace(flow_answer(200), body=None)
     result = reply_of(await worker.take(request(), ScriptedFlow(answer))).result
     assert result.error is not None
     assert (result.status, result.output, result.error.code) == (Status.SUCCEEDED, None, "output_too_large")
@@ -139,7 +139,7 @@ NO_ANSWER = CallFailed("flow_no_answer", "gone", may_have_run=True)
 
 
 async def test_a_call_that_never_reached_the_flow_is_retried_for_every_flow(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(200, {"quote": 7}), answers=[NOT_SENT])
+    flow = ScriptedFlow(flow_answer(200, {"quote": 7}), answers=[NOT_SENT])
     waits = await worker.take(request(), flow)
     assert isinstance(waits, Continue)
     assert NOW <= waits.due <= NOW + timedelta(seconds=4)
@@ -149,7 +149,7 @@ async def test_a_call_that_never_reached_the_flow_is_retried_for_every_flow(work
 
 
 async def test_a_call_without_an_answer_is_retried_only_if_the_flow_is_idempotent(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(200), answers=[NO_ANSWER, NO_ANSWER])
+    flow = ScriptedFlow(flow_answer(200), answers=[NO_ANSWER, NO_ANSWER])
     result = reply_of(await worker.take(request("quote", message_id="m-2"), flow)).result
     assert result.error is not None
     assert (result.status, result.error.code, result.attempts) == (Status.UNKNOWN, "flow_no_answer", 1)
@@ -158,7 +158,7 @@ async def test_a_call_without_an_answer_is_retried_only_if_the_flow_is_idempoten
 
 
 async def test_a_continuation_carries_no_claim_and_needs_none(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(200), answers=[NOT_SENT])
+    flow = ScriptedFlow(flow_answer(200), answers=[NOT_SENT])
     waits = await worker.take(request(), flow)
     assert isinstance(waits, Continue)
     assert CLAIM.encode() not in waits.continuation.to_message().body
@@ -181,14 +181,14 @@ async def test_after_the_last_call_a_request_fails_with_its_last_cause_and_is_de
 
 
 async def test_a_request_that_would_be_too_old_fails_instead_of_being_called_again(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(429, run=None, retry_after="601"))
+    flow = ScriptedFlow(flow_answer(429, run=None, retry_after="601"))
     outcome = await worker.take(request(), flow)
     assert isinstance(outcome, DeadLetter)
     assert "after 600 s" in outcome.description
 
 
 async def test_a_replayed_request_is_retried_for_as_long_as_a_new_one(worker: Worker) -> None:
-    throttled = ScriptedFlow(answered(429, run=None))
+    throttled = ScriptedFlow(flow_answer(429, run=None))
     waiting = await worker.take(request(), throttled)
     assert isinstance(waiting, Continue)
     worker.clock.now += timedelta(days=3)
@@ -199,20 +199,22 @@ async def test_a_replayed_request_is_retried_for_as_long_as_a_new_one(worker: Wo
 
 
 async def test_a_call_is_not_retried_after_the_requests_time_to_live(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(429, run=None, retry_after="60"))
+    flow = ScriptedFlow(flow_answer(429, run=None, retry_after="60"))
     outcome = await worker.take(request(expires_at=NOW + timedelta(seconds=30)), flow)
     assert isinstance(outcome, DeadLetter)
     assert "time to live" in outcome.description
 
 
 async def test_a_throttled_flow_is_called_again_after_retry_after(worker: Worker) -> None:
-    outcome = await worker.take(request(), ScriptedFlow(answered(429, run=None, retry_after="100")))
+    outcome = await worker.take(request(), ScriptedFlow(flow_answer(429, run=None, retry_after="100")))
     assert isinstance(outcome, Continue)
     assert outcome.due >= NOW + timedelta(seconds=100)
 
 
 async def test_a_call_with_a_rejected_token_is_retried_once_with_a_fresh_token(worker: Worker) -> None:
-    refused = answered(401, {"error": {"code": "DirectApiInvalidAuthorizationScheme", "message": "expired"}}, run=None)
+    refused = flow_answer(
+        401, {"error": {"code": "DirectApiInvalidAuthorizationScheme", "message": "expired"}}, run=None
+    )
     flow = ScriptedFlow(refused)
     outcome = await worker.resume(await worker.take(request(), flow), flow)
     assert [call["token"] for call in flow.calls] == ["bearer", "fresh bearer"]
@@ -249,8 +251,8 @@ STATUS_URL = "https://flow.example/runs/1?sig=secret"
 
 
 async def test_an_accepted_run_is_polled_until_it_ends(worker: Worker) -> None:
-    running = answered(202, location=STATUS_URL)
-    flow = ScriptedFlow(answered(200, {"done": True}), answers=[running, running, running])
+    running = flow_answer(202, location=STATUS_URL)
+    flow = ScriptedFlow(flow_answer(200, {"done": True}), answers=[running, running, running])
     outcome = await worker.take(request(), flow)
     for _ in range(3):
         assert isinstance(outcome, Continue)
@@ -264,18 +266,18 @@ async def test_an_accepted_run_is_polled_until_it_ends(worker: Worker) -> None:
 
 
 async def test_an_accepted_run_may_take_longer_than_the_retry_settings_allow_calls(worker: Worker) -> None:
-    running = answered(202, location=STATUS_URL)
+    running = flow_answer(202, location=STATUS_URL)
     flow = ScriptedFlow(running)
     outcome = await worker.take(request(), flow)
     worker.clock.now += timedelta(days=20)
-    flow.answers = [NO_ANSWER, running, answered(200)]
+    flow.answers = [NO_ANSWER, running, flow_answer(200)]
     for _ in range(2):
         outcome = await worker.resume(outcome, flow)
     assert reply_of(await worker.resume(outcome, flow)).result.status is Status.SUCCEEDED
 
 
 async def test_a_run_whose_polls_all_fail_is_unknown_and_names_its_run_id(worker: Worker) -> None:
-    flow = ScriptedFlow(NO_ANSWER, answers=[answered(202, location=STATUS_URL)])
+    flow = ScriptedFlow(NO_ANSWER, answers=[flow_answer(202, location=STATUS_URL)])
     outcome = await worker.take(request(), flow)
     for _ in range(RETRY.max_poll_failures):
         outcome = await worker.resume(outcome, flow)
@@ -291,7 +293,7 @@ async def test_during_an_outage_of_keys_or_tokens_a_request_waits_and_is_neither
     worker: Worker, where: str
 ) -> None:
     outage = TemporarilyUnavailable("keys_unavailable", "the keys are unavailable")
-    flow = ScriptedFlow(answered(200), token_error=outage if where == "token" else None)
+    flow = ScriptedFlow(flow_answer(200), token_error=outage if where == "token" else None)
     senders = KnownSenders(instead=outage if where == "keys" else None)
     outcome = await worker.take(request(), flow, senders)
     assert isinstance(outcome, Continue)
@@ -317,7 +319,7 @@ async def test_after_too_long_an_outage_a_request_fails_and_is_dead_lettered(wor
 async def test_without_a_journal_no_flow_is_called(worker: Worker, tmp_path: Path) -> None:
     async with open_journal(JournalSettings(path=tmp_path / "closed.sqlite3")) as journal:
         pass
-    flow = ScriptedFlow(answered(200))
+    flow = ScriptedFlow(flow_answer(200))
     outcome = await Worker(journal, Clock()).take(request(), flow)
     assert isinstance(outcome, Continue)
     assert (outcome.continuation.code, flow.calls) == ("journal_unavailable", [])
@@ -337,7 +339,7 @@ async def test_an_internal_error_during_the_call_ends_the_request_unknown(worker
 
 
 async def test_requests_of_a_throttled_flow_wait_but_journalled_results_are_published(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(200), answers=[answered(200), answered(429, run=None, retry_after="100")])
+    flow = ScriptedFlow(flow_answer(200), answers=[flow_answer(200), flow_answer(429, run=None, retry_after="100")])
     done = reply_of(await worker.take(request(message_id="m-done"), flow))
     await worker.take(request(message_id="m-throttled"), flow)
     waits = await worker.take(request(message_id="m-next"), flow)
@@ -352,7 +354,7 @@ async def test_requests_of_a_throttled_flow_wait_but_journalled_results_are_publ
 
 
 async def test_a_redelivered_request_is_answered_from_the_journal(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(200, {"quote": 7}))
+    flow = ScriptedFlow(flow_answer(200, {"quote": 7}))
     first = reply_of(await worker.take(request(), flow))
     second = reply_of(await worker.take(request(), flow))
     assert second.result == first.result
@@ -360,7 +362,7 @@ async def test_a_redelivered_request_is_answered_from_the_journal(worker: Worker
 
 
 async def test_a_published_result_is_not_published_again(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(200))
+    flow = ScriptedFlow(flow_answer(200))
     await worker.mark_published(reply_of(await worker.take(request(), flow)))
     outcome = await worker.take(request(), flow)
     assert isinstance(outcome, AlreadyHandled)
@@ -368,7 +370,7 @@ async def test_a_published_result_is_not_published_again(worker: Worker) -> None
 
 
 async def test_the_result_of_a_call_is_published_even_if_the_sender_lost_the_right_since(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(200))
+    flow = ScriptedFlow(flow_answer(200))
     first = reply_of(await worker.take(request(), flow))
     demoted = KnownSenders(principal=replace(ADA, roles=frozenset()))
     assert reply_of(await worker.take(request(), flow, demoted)).result == first.result
@@ -377,7 +379,7 @@ async def test_the_result_of_a_call_is_published_even_if_the_sender_lost_the_rig
 @pytest.mark.parametrize("code", ["request_too_old", "claim_invalid"])
 async def test_the_result_of_a_call_is_published_even_if_the_claim_is_invalid_since(worker: Worker, code: str) -> None:
     """The same message is delivered again; meanwhile it became too old, or its signing key was withdrawn."""
-    flow = ScriptedFlow(answered(200, {"quote": 7}))
+    flow = ScriptedFlow(flow_answer(200, {"quote": 7}))
     first = reply_of(await worker.take(request(), flow))
     nobody = KnownSenders(instead=Refused(code, "no"))
     assert reply_of(await worker.take(request(), flow, nobody)).result == first.result
@@ -390,7 +392,7 @@ async def test_the_result_of_a_call_is_published_even_if_the_claim_is_invalid_si
 async def test_another_request_under_the_same_message_id_does_not_get_the_result(
     worker: Worker, changes: dict[str, object]
 ) -> None:
-    flow = ScriptedFlow(answered(200, {"secret": 7}))
+    flow = ScriptedFlow(flow_answer(200, {"secret": 7}))
     first = reply_of(await worker.take(request(), flow))
     other = reply_of(await worker.take(request(**changes), flow))  # type: ignore[arg-type]  # the tests name real fields
     assert other.result.error is not None
@@ -401,7 +403,7 @@ async def test_another_request_under_the_same_message_id_does_not_get_the_result
 
 
 async def test_another_sender_under_the_same_message_id_does_not_get_the_result(worker: Worker) -> None:
-    flow = ScriptedFlow(answered(200, {"secret": 7}))
+    flow = ScriptedFlow(flow_answer(200, {"secret": 7}))
     await worker.take(request(), flow)
     bob = KnownSenders(principal=replace(ADA, oid="bob"))
     other = reply_of(await worker.take(request(), flow, bob))
@@ -410,7 +412,7 @@ async def test_another_sender_under_the_same_message_id_does_not_get_the_result(
 
 
 async def test_a_request_whose_lease_another_worker_holds_waits(worker: Worker) -> None:
-    flow, other = ScriptedFlow(None), ScriptedFlow(answered(200))
+    flow, other = ScriptedFlow(None), ScriptedFlow(flow_answer(200))
     at_work = asyncio.create_task(worker.take(request(), flow))
     await flow.called.wait()
     outcome = await worker.take(request(), other)
@@ -438,4 +440,6 @@ async def test_an_interrupted_call_of_a_flow_that_is_not_idempotent_ends_unknown
 
 async def test_an_interrupted_call_of_an_idempotent_flow_can_be_repeated_at_once(worker: Worker) -> None:
     assert (await interrupted(worker, "again")).cancelled()
-    assert reply_of(await worker.take(request("again"), ScriptedFlow(answered(200)))).result.status is Status.SUCCEEDED
+    assert (
+        reply_of(await worker.take(request("again"), ScriptedFlow(flow_answer(200)))).result.status is Status.SUCCEEDED
+    )

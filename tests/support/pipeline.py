@@ -1,4 +1,4 @@
-"""One handler with a real journal, a scripted flow and a clock that tests set; everything else is plain data."""
+"""Builds a handler with a real journal, a scripted flow and a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ class ScriptedFlow:
         self.calls.append(
             {"flow": flow.name, "input": input_, "token": token, "id": correlation_id, "trace": traceparent}
         )
-        return await self._answered()
+        return await self._next_answer()
 
     async def poll(self, flow: Flow, status_url: str, *, token: str) -> Answer:
         self.polls.append(status_url)
-        return await self._answered()
+        return await self._next_answer()
 
-    async def _answered(self) -> Answer:
+    async def _next_answer(self) -> Answer:
         self.called.set()
         answer = self.answers.pop(0) if self.answers else self.answer
         if answer is None:
@@ -94,7 +94,7 @@ class ScriptedFlow:
         return answer
 
 
-def answered(
+def flow_answer(
     status: int,
     body: object = None,
     content_type: str | None = "application/json",
@@ -136,10 +136,11 @@ class Worker:
 
     journal: Journal
     clock: Clock
-    pacing: LimitSettings = field(default_factory=LimitSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
     def __post_init__(self) -> None:
-        limits = FlowLimits(**self.pacing.model_dump())
+        # One limiter for all handlers of this worker: its counts must survive from one message to the next.
+        limits = FlowLimits(**self.limits.model_dump())
         self._limiter = CallLimiter(dict.fromkeys(FLOWS, limits), self.clock)
 
     def handler(self, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Handler:

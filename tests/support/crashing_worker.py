@@ -1,7 +1,7 @@
-"""A worker that kills itself (SIGKILL, no clean-up) when COUNT requests have reached a named point of the journey.
+"""Runs a worker that kills itself (SIGKILL, no clean-up) when COUNT requests have reached a named point.
 
-`python -m tests.support.doomed SETTINGS.json POINT COUNT`. Everything but the method at the point is the real worker.
-Without a point it is an ordinary worker.
+`python -m tests.support.crashing_worker SETTINGS.json POINT COUNT` replaces only the method at the point. Without a
+point it runs an ordinary worker.
 """
 
 from __future__ import annotations
@@ -33,14 +33,18 @@ POINTS: dict[str, tuple[type, str]] = {
     "before the schedule": (Schedule, "put"),
     "between schedule and complete": (Receiver, "complete"),
 }
+"""The points and the method that the worker is about to call at each."""
 
 
-def doom(owner: type, method: str, count: int) -> None:
-    """Hold up all calls of the method, and kill the process at the `count`-th one."""
-    original: Callable[..., Awaitable[Any]] = getattr(owner, method)
+def crash_at(owner: type, method: str, count: int) -> None:
+    """Block all calls of the method, and kill the process at the `count`-th one.
+
+    The first calls must block: if they went on, their requests would no longer be at the point when the process dies.
+    """
+    original: Callable[..., Awaitable[Any]] = getattr(owner, method)  # fails if a rename left a point behind
     arrived = 0
 
-    async def instead(*_: object, **__: object) -> Any:
+    async def block_or_die(*_: object, **__: object) -> Any:
         nonlocal arrived
         arrived += 1
         if arrived == count:
@@ -48,13 +52,13 @@ def doom(owner: type, method: str, count: int) -> None:
         await asyncio.Event().wait()
 
     assert original is not None
-    setattr(owner, method, instead)
+    setattr(owner, method, block_or_die)
 
 
 def main() -> None:
     path, *point = sys.argv[1:]
     if point:
-        doom(*POINTS[point[0]], int(point[1]))
+        crash_at(*POINTS[point[0]], int(point[1]))
     configure("INFO", "text")
     asyncio.run(run(Settings.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))))
 

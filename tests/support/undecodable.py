@@ -1,4 +1,4 @@
-"""Messages that azure-servicebus can send and cannot decode."""
+"""Builds messages that azure-servicebus can send but cannot decode."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 
 _DEPTH = 100
-"""Its decoder takes 64."""
+"""The levels of nesting. The SDK's decoder accepts 64."""
 
 
-def too_deep(
+def undecodable_request(
     message_id: str, *, ttl_ms: int | None = None, scheduled_in: timedelta | None = None
 ) -> AmqpAnnotatedMessage:
-    """A request whose body is lists within lists."""
+    """Return a request whose body is nested too deeply; it expires after `ttl_ms`, if given."""
     body: list[object] = []
     for _ in range(_DEPTH):
         body = [body]
