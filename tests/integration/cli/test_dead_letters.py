@@ -23,9 +23,9 @@ from pydantic import JsonValue, SecretStr
 from typer.testing import CliRunner, Result
 
 from flow_contracts.servicebus.conversion import to_sdk
-from flow_worker.cli.dead_letter_actions import replay_with
-from flow_worker.cli.dead_letter_view import DeadLetterView
 from flow_worker.cli.main import cli
+from flow_worker.dead_letters.actions import replay_with
+from flow_worker.dead_letters.view import DeadLetterView
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.job import Job
 from flow_worker.service_bus import open_service_bus
@@ -206,25 +206,26 @@ def test_show_masks_the_secrets_of_a_status_poll_and_of_an_unreadable_body(broke
 
 
 def test_replay_starts_a_continuation_again_and_leaves_unreplayable_messages(broker: DeadLetterBroker) -> None:
-    broker.dead_letter("Anew", unreadable("anew-broken"))
-    broker.dead_letter("Anew", continuation("poll", kind="poll", input=None), continuation("anew"), queue=CONTINUATIONS)
-    done = broker.run("replay", "--reason", "anew", "--yes")
+    broker.dead_letter("Again", unreadable("again-broken"))
+    poll, call = continuation("poll", kind="poll", input=None), continuation("again")
+    broker.dead_letter("Again", poll, call, queue=CONTINUATIONS)
+    done = broker.run("replay", "--reason", "again", "--yes")
     assert done.exit_code == 1
     assert "Replayed 1 message, left 2" in words(done.stdout)
     assert "'contract' must be" in words(done.stdout)
     assert "contains no input any more" in words(done.stdout)
     [again] = broker.waiting()
     assert (again.number, again.calls, again.waits, again.code) == (0, 0, 0, None)
-    assert (again.input, again.accepted, again.reply_to_session_id) == (INPUT, LONG_AGO, "anew-session")
+    assert (again.input, again.accepted, again.reply_to_session_id) == (INPUT, LONG_AGO, "again-session")
     assert again.claim is not None
 
 
 def test_more_than_one_message_needs_a_confirmation(broker: DeadLetterBroker) -> None:
     before = broker.depth
     broker.dead_letter("Many", request("many-1"), request("many-2"))
-    asked = broker.run("discard", "--reason", "many")
-    assert asked.exit_code == 2
-    assert "--yes" in asked.stderr
+    refused = broker.run("discard", "--reason", "many")
+    assert refused.exit_code == 2
+    assert "--yes" in refused.stderr
     dry = broker.run("replay", "--reason", "many", "--dry-run")
     assert (dry.exit_code, dry.stdout) == (0, "Would replay 2 messages, left 0.\n")
     mistyped = broker.run("discard", "many-1-message", "nobody", "--yes")
@@ -238,10 +239,10 @@ def test_discard_asks_for_confirmation_at_a_terminal(broker: DeadLetterBroker) -
     import pty
 
     before = broker.depth
-    broker.dead_letter("Asked", request("asked-1"), request("asked-2"))
+    broker.dead_letter("Confirm", request("confirm-1"), request("confirm-2"))
     ours, theirs = pty.openpty()
     os.write(ours, b"n\n")
-    command = [sys.executable, "-m", "flow_worker", "deadletters", "discard", "--reason", "asked"]
+    command = [sys.executable, "-m", "flow_worker", "deadletters", "discard", "--reason", "confirm"]
     environment = os.environ | broker.environment | {"PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, env=environment, check=False)
     os.close(ours)

@@ -13,7 +13,7 @@ from flow_worker.access.authorities import Authority, Evidence, ProvenSender
 from flow_worker.access.dataverse import DataverseAuthority
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
-from flow_worker.cli.dead_letter_actions import replay_job
+from flow_worker.dead_letters.actions import replay_job
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.registry import Registry
 from flow_worker.pipeline import decode

@@ -12,7 +12,7 @@ import pytest
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.result import Status
-from flow_worker.cli.dead_letter_actions import replay_job
+from flow_worker.dead_letters.actions import replay_job
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
 from flow_worker.journal import open_journal
 from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, Outcome

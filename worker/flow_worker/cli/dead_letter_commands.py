@@ -16,10 +16,11 @@ from pydantic import JsonValue
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flow_contracts.servicebus import DeadLetteredMessage, ServiceBus, ServiceBusFailure
-from flow_worker.cli import dead_letter_actions, dead_letter_render, dead_letter_view, terminal
-from flow_worker.cli.dead_letter_actions import DeadLetterAction, DeadLetterOutcome, replay_with, settle_all
-from flow_worker.cli.dead_letter_filter import DeadLetterFilter
-from flow_worker.cli.dead_letter_view import DeadLetterView
+from flow_worker.cli import dead_letter_render, terminal
+from flow_worker.dead_letters import actions
+from flow_worker.dead_letters.actions import DeadLetterAction, DeadLetterOutcome, replay_with, settle_all
+from flow_worker.dead_letters.filter import DeadLetterFilter
+from flow_worker.dead_letters.view import DeadLetterView, view_details
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.decode import Reader
 from flow_worker.service_bus import open_service_bus
@@ -79,7 +80,7 @@ def show(settings: DeadLetterSettings, criteria: Criteria, *, with_input: bool, 
     dead_letters = _filter(settings, criteria)
 
     def details(view: DeadLetterView, dead: DeadLetteredMessage) -> dict[str, JsonValue]:
-        return dead_letter_view.details(view, dead.message, dead_letters.queues[view.queue], with_input=with_input)
+        return view_details(view, dead.message, dead_letters.queues[view.queue], with_input=with_input)
 
     documents = _on_bus(settings, lambda bus: dead_letters.select(bus, details))
     if not documents:
@@ -109,7 +110,7 @@ def discard(settings: DeadLetterSettings, criteria: Criteria, *, yes: bool, dry_
     if dry_run:
         _finish([*map(DeadLetterOutcome, views)], "Would discard", as_json=as_json)
     _confirm(views, "Discard", "This deletes the last copy of their requests and inputs.", yes=yes)
-    outcomes = _settle(settings, views, lambda _: dead_letter_actions.discard, "discarding")
+    outcomes = _settle(settings, views, lambda _: actions.discard, "discarding")
     _finish(outcomes, "Discarded", as_json=as_json)
 
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flow_worker.cli.dead_letter_actions import DeadLetterOutcome
-from flow_worker.cli.dead_letter_filter import count_by_reason
-from flow_worker.cli.dead_letter_view import DeadLetterView
 from flow_worker.cli.terminal import plain, utc
+from flow_worker.dead_letters.actions import DeadLetterOutcome
+from flow_worker.dead_letters.filter import count_by_reason
+from flow_worker.dead_letters.view import DeadLetterView
 
 _MAX_DESCRIPTION = 160
 _MAX_NEW_IDS = 20

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flow_contracts.result import FlowResult
-from flow_worker.cli.masking import masked, masked_all
 from flow_worker.cli.terminal import plain, utc
+from flow_worker.dead_letters.masking import masked, masked_all
 from flow_worker.journal import Entry
 from flow_worker.journal.entry import State
 

@@ -9,9 +9,9 @@ from pydantic import SecretStr
 
 from flow_contracts.client import FlowClient
 from flow_contracts.servicebus import ServiceBus
-from flow_worker.cli.dead_letter_actions import replay_with, settle_all
-from flow_worker.cli.dead_letter_filter import DeadLetterFilter
-from flow_worker.cli.dead_letter_view import DeadLetterView
+from flow_worker.dead_letters.actions import replay_with, settle_all
+from flow_worker.dead_letters.filter import DeadLetterFilter
+from flow_worker.dead_letters.view import DeadLetterView
 from flow_worker.demo import flows
 from flow_worker.demo.environment import ROLE, EmulatorClient
 from flow_worker.demo.processes import DemoError

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flow_worker.cli.dead_letter_view import DeadLetterView
+from flow_worker.dead_letters.view import DeadLetterView
 from flow_worker.demo.scenarios import ScenarioOutcome
 
 _MAX_DETAIL = 160

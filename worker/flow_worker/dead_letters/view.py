@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import InvalidRequest, Unanswerable
 from flow_contracts.servicebus import DeadLetteredMessage
-from flow_worker.cli.masking import MASK, masked
+from flow_worker.dead_letters.masking import MASK, masked
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.job import InvalidContinuation, Job
 
@@ -103,7 +103,7 @@ def replay_obstacle(job: Job) -> str | None:
     return None
 
 
-def details(
+def view_details(
     view: DeadLetterView, message: ReceivedMessage, reader: Reader, *, with_input: bool
 ) -> dict[str, JsonValue]:
     """Return the whole dead letter as JSON, secrets masked, with the flow's input only if `with_input` is set."""

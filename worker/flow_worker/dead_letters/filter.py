@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from flow_contracts.servicebus import DeadLetteredMessage, ServiceBus
-from flow_worker.cli.dead_letter_view import DeadLetterView
+from flow_worker.dead_letters.view import DeadLetterView
 from flow_worker.pipeline.decode import Reader
 
 _T = TypeVar("_T")

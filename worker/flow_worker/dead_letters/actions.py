@@ -21,7 +21,7 @@ from flow_contracts.servicebus import (
     ServiceBusFailure,
 )
 from flow_worker import clock
-from flow_worker.cli.dead_letter_view import DeadLetterView, Unreadable, decode_job, replay_obstacle
+from flow_worker.dead_letters.view import DeadLetterView, Unreadable, decode_job, replay_obstacle
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.job import Job
 

@@ -1,0 +1,1 @@
+"""Selects, shows, replays and discards dead letters, for the command line and the demo."""
