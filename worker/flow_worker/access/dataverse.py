@@ -6,6 +6,11 @@ from flow_worker.access.authorities import DataverseSender, Evidence, ProvenSend
 from flow_worker.access.principal import Principal
 from flow_worker.errors import Refused
 
+FOREIGN_ORGANIZATION = (
+    "The message is from another organisation than this queue is for; send it to the queue of its own organisation."
+)
+"""The refusal `organization_unknown`, for its sender."""
+
 
 class DataverseAuthority:
     """Verifies the senders of one queue that only one Dataverse organisation may send to.
@@ -22,11 +27,7 @@ class DataverseAuthority:
         """See `Authority.authenticate`. The claim is not read. Raises only `Refused`."""
         sender = evidence.dataverse_sender
         if sender is None or sender.organization != self._organization:
-            raise Refused(
-                "organization_unknown",
-                "The message is from another organisation than this queue is for; send it to the queue of its own "
-                "organisation.",
-            )
+            raise Refused("organization_unknown", FOREIGN_ORGANIZATION)
         return ProvenSender(_principal(sender))
 
 

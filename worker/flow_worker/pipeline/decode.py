@@ -10,6 +10,7 @@ from flow_contracts.dataverse import ExecutionContext
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import FlowRequest, InvalidRequest, ReplyAddress
 from flow_worker.access.authorities import DataverseSender
+from flow_worker.access.dataverse import FOREIGN_ORGANIZATION
 from flow_worker.pipeline.job import Job
 from flow_worker.settings import RequestQueue
 
@@ -74,11 +75,11 @@ def _flow_of(context: ExecutionContext, queue: RequestQueue) -> str:
     for name in names if ":" not in context.message_name else ():
         if (flow := by_name.get(name.lower())) is not None:
             return flow
-    if context.organization_id != queue.organization:
-        # The authority refuses this message. Its refusal comes first: settings cannot map another organisation's
-        # messages, so a missing mapping is not what its sender has to correct.
-        return context.message_name
     address = ReplyAddress(context.message_id, context.correlation_id, context.correlation_id, queue.reply_to)
+    if context.organization_id != queue.organization:
+        # A job needs a flow, so this message never reaches the authority, which would refuse it. The settings cannot
+        # map another organisation's messages: its sender has to correct the queue, not a missing mapping.
+        raise InvalidRequest("organization_unknown", FOREIGN_ORGANIZATION, address=address)
     sentence = (
         "The settings name no flow for this message: name one in the queue's setting 'flows', or narrow the step's "
         "filter."
