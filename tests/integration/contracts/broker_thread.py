@@ -74,7 +74,7 @@ class BrokerThread:
         return self._run(call())
 
     def set_fault(self, **faults: object) -> None:
-        """Set faults of the broker (see `Faults`)."""
+        """Set faults of the broker (see `ServiceBusFaults`)."""
 
         def switch() -> None:
             for name, value in faults.items():

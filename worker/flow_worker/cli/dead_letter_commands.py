@@ -37,7 +37,7 @@ from flow_worker.settings import (
 _T = TypeVar("_T")
 
 
-class DeadLetterSettings(Layered):
+class DeadLetterCommandSettings(Layered):
     """The part of the worker's settings that locates the dead letters."""
 
     servicebus: ServiceBusSettings
@@ -58,15 +58,15 @@ class Criteria:
     everything: bool = False
 
 
-def load(config: Path | None, env_file: Path) -> DeadLetterSettings:
+def load(config: Path | None, env_file: Path) -> DeadLetterCommandSettings:
     """Read the settings; exit with status 2 if they are invalid."""
     try:
-        return load_as(DeadLetterSettings, config, env_file)
+        return load_as(DeadLetterCommandSettings, config, env_file)
     except InvalidSettings as error:
         terminal.fail_settings(error)
 
 
-def list_(settings: DeadLetterSettings, criteria: Criteria, *, limit: int | None, as_json: bool) -> None:
+def list_(settings: DeadLetterCommandSettings, criteria: Criteria, *, limit: int | None, as_json: bool) -> None:
     """Print the matches."""
     views = _on_bus(settings, _filter(settings, criteria).views)
     if as_json:
@@ -75,7 +75,7 @@ def list_(settings: DeadLetterSettings, criteria: Criteria, *, limit: int | None
         dead_letter_render.print_list(terminal.out, views, limit)
 
 
-def show(settings: DeadLetterSettings, criteria: Criteria, *, with_input: bool, as_json: bool) -> None:
+def show(settings: DeadLetterCommandSettings, criteria: Criteria, *, with_input: bool, as_json: bool) -> None:
     """Print the whole of each match; exit with status 3 if there is none."""
     dead_letters = _filter(settings, criteria)
 
@@ -91,7 +91,9 @@ def show(settings: DeadLetterSettings, criteria: Criteria, *, with_input: bool, 
         dead_letter_render.print_details(terminal.out, document)
 
 
-def replay(settings: DeadLetterSettings, criteria: Criteria, *, yes: bool, dry_run: bool, as_json: bool) -> NoReturn:
+def replay(
+    settings: DeadLetterCommandSettings, criteria: Criteria, *, yes: bool, dry_run: bool, as_json: bool
+) -> NoReturn:
     """Replay the matches after confirmation, print the outcomes, and exit."""
     views = _choose(settings, criteria)
     left = [DeadLetterOutcome(view, left=view.not_replayable) for view in views if view.not_replayable is not None]
@@ -104,7 +106,9 @@ def replay(settings: DeadLetterSettings, criteria: Criteria, *, yes: bool, dry_r
     _finish([*outcomes, *left], "Replayed", as_json=as_json)
 
 
-def discard(settings: DeadLetterSettings, criteria: Criteria, *, yes: bool, dry_run: bool, as_json: bool) -> NoReturn:
+def discard(
+    settings: DeadLetterCommandSettings, criteria: Criteria, *, yes: bool, dry_run: bool, as_json: bool
+) -> NoReturn:
     """Delete the matches after confirmation, print the outcomes, and exit."""
     views = _choose(settings, criteria)
     if dry_run:
@@ -114,7 +118,7 @@ def discard(settings: DeadLetterSettings, criteria: Criteria, *, yes: bool, dry_
     _finish(outcomes, "Discarded", as_json=as_json)
 
 
-def _filter(settings: DeadLetterSettings, criteria: Criteria) -> DeadLetterFilter:
+def _filter(settings: DeadLetterCommandSettings, criteria: Criteria) -> DeadLetterFilter:
     readers = _readers(settings)
     if unknown := set(criteria.queues).difference(readers):
         terminal.fail(f"--queue {', '.join(sorted(unknown))}: the worker's queues are {', '.join(readers)}.", 2)
@@ -122,11 +126,11 @@ def _filter(settings: DeadLetterSettings, criteria: Criteria) -> DeadLetterFilte
     return DeadLetterFilter(chosen, frozenset(criteria.ids), criteria.reason, criteria.flow)
 
 
-def _readers(settings: DeadLetterSettings) -> dict[str, Reader]:
+def _readers(settings: DeadLetterCommandSettings) -> dict[str, Reader]:
     return decode.readers(settings.request_queues, settings.continuations.queue)
 
 
-def _choose(settings: DeadLetterSettings, criteria: Criteria) -> list[DeadLetterView]:
+def _choose(settings: DeadLetterCommandSettings, criteria: Criteria) -> list[DeadLetterView]:
     """Return the dead letters to act on. An ID without a dead letter ends the command before it acts on any."""
     if criteria.everything and criteria.ids:
         terminal.fail("Give either IDs or --all, not both.", 2)
@@ -149,7 +153,7 @@ def _confirm(views: Sequence[DeadLetterView], verb: str, consequence: str, *, ye
 
 
 def _settle(
-    settings: DeadLetterSettings,
+    settings: DeadLetterCommandSettings,
     views: Sequence[DeadLetterView],
     action: Callable[[ServiceBus], DeadLetterAction],
     description: str,
@@ -179,7 +183,7 @@ def _print_json(documents: Sequence[JsonValue]) -> None:
     typer.echo(json.dumps(documents, indent=2))
 
 
-def _on_bus(settings: DeadLetterSettings, work: Callable[[ServiceBus], Awaitable[_T]]) -> _T:
+def _on_bus(settings: DeadLetterCommandSettings, work: Callable[[ServiceBus], Awaitable[_T]]) -> _T:
     async def connected() -> _T:
         async with open_service_bus(settings.servicebus, client_id=settings.identity.client_id) as bus:
             return await work(bus)

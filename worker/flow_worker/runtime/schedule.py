@@ -19,6 +19,6 @@ class Schedule:
     async def put(self, continuation: Job, due: datetime) -> None:
         """Return once the continuation queue has accepted the job; Service Bus delivers it when it is due.
 
-        Raises `MessageTooLarge`, and `ServiceBusFailure` after `schedule_seconds`.
+        Raises `MessageTooLarge`, and `ServiceBusUnavailable` after `schedule_seconds`.
         """
         await self._outbox.deliver(self._queue, continuation.to_message(due), seconds=self._schedule_seconds)
