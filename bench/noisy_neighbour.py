@@ -41,6 +41,8 @@ BEHAVIOURS: Mapping[str, JsonValue] = {
 _INPUT: JsonValue = {"customer": "Contoso", "note": "x" * 2000}
 _WARM_UP = 20
 _MAX_SECONDS = 120.0
+_MIN_WIDTH = 100
+"""Columns. On a narrower console, rich would cut the figures off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,7 @@ def main(
     """Measure how much failing flows slow down the other flows, as a ratio of median times."""
     load = Load(seconds, rate, lanes)
     console = Console(stderr=json_)
+    console.width = max(console.width, _MIN_WIDTH)
     comparison = measure(rounds, load, console)
     if json_:
         sys.stdout.write(json.dumps({"load": asdict(load), "goal": GOAL} | as_json(comparison), indent=2) + "\n")
