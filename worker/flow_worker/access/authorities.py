@@ -54,7 +54,7 @@ class Authority(Protocol):
     async def authenticate(self, evidence: Evidence) -> ProvenSender:
         """Return the proven sender.
 
-        Raises `Refused` if the evidence is missing or invalid, and `TemporarilyUnavailable` if the authority cannot
-        decide now, because an issuer is unreachable for example.
+        Raises `Refused` if the evidence is missing or invalid. Raises `TemporarilyUnavailable` if the authority cannot
+        decide now, for example because an issuer is unreachable.
         """
         ...

@@ -65,7 +65,7 @@ async def build_identity(settings: Settings) -> AsyncIterator[ManagedIdentity]:
 
 
 def _authority_of(queue: RequestQueue, entra: EntraAuthority) -> Authority:
-    """The authority of one request queue. All `entra` queues share one, so that they share its cache of tokens."""
+    """Return the authority of one request queue. All `entra` queues share one, and so its cache of verified tokens."""
     match queue.authority:
         case "entra":
             return entra

@@ -7,16 +7,16 @@ from flow_worker.access.principal import Principal
 from flow_worker.errors import Refused
 
 FOREIGN_ORGANIZATION = (
-    "The message is from another organisation than this queue is for; send it to the queue of its own organisation."
+    "The message is from another organisation than the one that this queue is for; send it to its organisation's queue."
 )
-"""The refusal `organization_unknown`, for its sender."""
+"""The message of the refusal `organization_unknown`, for its sender."""
 
 
 class DataverseAuthority:
     """Verifies the senders of one queue that only one Dataverse organisation may send to.
 
     A native message carries no token. The queue's access policy is the proof: only Dataverse holds its key. The
-    organisation is checked as well, because two organisations can be given the same queue by mistake.
+    authority also checks the organisation, because an operator may register one queue in two organisations by mistake.
     """
 
     def __init__(self, organization: str) -> None:
@@ -32,7 +32,7 @@ class DataverseAuthority:
 
 
 def _principal(sender: DataverseSender) -> Principal:
-    """The user who started the operation, by the Entra object ID if there is one, else by the Dataverse row."""
+    """Return the user who started the operation, by the Entra object ID if there is one, else by the Dataverse row."""
     return Principal(
         tenant=sender.organization,
         oid=sender.oid or "",

@@ -35,10 +35,10 @@ class SigningKeys(Protocol):
 class EntraAuthority:
     """Verifies access tokens of Entra.
 
-    `exp` and `nbf` are judged at the time when the broker enqueued the request, with a tolerance of `skew_seconds`. A
-    request may wait in the queue longer than its token lives, and the broker's clock is the one that the sender cannot
-    set. Without a limit, a request that waited for weeks could use a token that expired weeks ago, so the authority
-    refuses a request older than `max_age_seconds`.
+    The authority judges `exp` and `nbf` at the time when the broker enqueued the request, with a tolerance of
+    `skew_seconds`. A request may wait in the queue longer than its token lives, and the sender cannot set the broker's
+    clock. The authority refuses a request older than `max_age_seconds`. Otherwise a request could use a token that
+    expired weeks ago.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class EntraAuthority:
         issuer = self._issuer(claims)
         key = await self._key(token, issuer)
         token.require_signature(key, self._algorithms)
+        # Only now has the issuer vouched for the claims; before, they served to select the key.
         access = _access_token(claims)
         return _VerifiedToken(issuer, key, access, _principal(access), claims)
 
@@ -145,7 +146,7 @@ class _AccessToken(BaseModel):
     """The token claims that the worker reads (Microsoft Learn, "Access token claims reference"). Times: Unix seconds.
 
     A token can refer to groups that it does not contain (groups overage: `_claim_names`, `hasgroups`). The worker does
-    not fetch them: a role that is not in the token is not held.
+    not fetch them: the sender does not hold a role that is absent from the token.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -165,12 +166,13 @@ class _AccessToken(BaseModel):
 
     @property
     def kind(self) -> Literal["user", "app"] | None:
-        """Whether it is a user's or an application's access token; None if it is neither.
+        """The kind of the sender, a user or an application; None if this is no access token.
 
         Only users' tokens have `scp`. Applications' tokens have `idtyp` where the API's registration asks for it.
-        Without `idtyp`, an application's token is recognised by its subject: the application itself (`sub` equals
-        `oid`). An ID token has neither. It proves to a front end that a user signed in, and it authorises nothing; with
-        one registration for front end and API, it has the same audience as an access token.
+        Without `idtyp`, the subject of an application's token is the application itself (`sub` equals `oid`).
+
+        An ID token has neither. It proves to a front end that a user signed in, and authorises nothing. With one
+        registration for front end and API it has the audience of an access token, so only this property excludes it.
         """
         if self.scp is not None:
             return "user" if self.scp.strip() and self.idtyp in (None, "user") else None

@@ -1,8 +1,8 @@
 """Signed tokens in compact form (RFC 7515, section 7.1), parsed more strictly than JSON and base64 libraries do.
 
-Two parsers must never read one token in two ways: an attacker could show one reading to the signer and the other to the
-worker. So this module refuses duplicate members, padding, line breaks, other base64 alphabets and byte order marks,
-although a lenient parser accepts them all.
+Two parsers must never read one token in two ways. Otherwise an attacker could show one reading to the signer and the
+other to the worker. So this module refuses duplicate members, padding, line breaks, other base64 alphabets and byte
+order marks.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Jws:
     def require_signature(self, key: SigningKey, algorithms: Collection[str]) -> None:
         """Require a signature by `key`, with one of these algorithms and with the key's own. Raises `BadToken`.
 
-        The header names the algorithm, never the key: `jku`, `x5u`, `x5c` and `jwk` are not read, because with them
+        The header names the algorithm, never the key. The method does not read `jku`, `x5u`, `x5c` and `jwk`: with them
         the sender would choose the key (RFC 8725, section 3.10).
         """
         algorithm = self.header.get("alg")

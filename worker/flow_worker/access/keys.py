@@ -1,7 +1,7 @@
 """Issuers' signing keys, by OpenID discovery: cached, refreshed, and kept while the issuer is unreachable.
 
-Entra rolls keys without a schedule. It asks its clients to cache keys for a day, to refresh them hourly, and to fetch
-again for an unknown key at most every five minutes (Microsoft Learn, "Signing key rollover").
+Entra rolls keys without a schedule. It asks its clients to cache keys for a day and to refresh them hourly. For an
+unknown key, a client may fetch again at most every five minutes (Microsoft Learn, "Signing key rollover").
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class IssuerKeys:
         failure_pause_seconds: float = 5.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`lifetime_seconds`: how long keys stay in use without a successful fetch.
+        """`lifetime_seconds`: the age up to which keys stay in use without a successful fetch.
 
-        `refresh_seconds`: the age at which keys are fetched again. `cooldown_seconds`: the age at which an unknown
-        `kid` causes a fetch. `fetch_seconds`: the deadline of one fetch. `failure_pause_seconds`: the least time
-        between two fetches for one issuer, so that the worker does not load an issuer that is down.
+        `refresh_seconds`: the age at which the worker fetches keys again. `cooldown_seconds`: the age at which an
+        unknown `kid` causes a fetch. `fetch_seconds`: the deadline of one fetch. `failure_pause_seconds`: the least
+        time between two fetches for one issuer, to spare an issuer that is down.
         """
         self._client = client
         self._lifetime = lifetime_seconds
@@ -72,7 +72,7 @@ class IssuerKeys:
     async def find(self, issuer: Issuer, kid: str) -> SigningKey | None:
         """See `SigningKeys.find`."""
         cached = self._cache.setdefault(issuer, _CachedKeys())
-        # A locked lock means a running fetch, which can bring an unknown key. Callers with a known key do not wait.
+        # A held lock means a running fetch, which can bring an unknown key. Callers with a known key do not wait.
         if self._needs_fetch(cached, kid) or (cached.lock.locked() and kid not in cached.keys):
             async with cached.lock:
                 if self._needs_fetch(cached, kid):  # the previous holder of the lock may have fetched meanwhile
@@ -101,9 +101,10 @@ class IssuerKeys:
     async def _fetch(self, issuer: Issuer, cached: _CachedKeys) -> None:
         """Replace the issuer's keys, or keep the last good ones if the fetch fails.
 
-        Keys outlive an unreachable issuer because signatures by them stay valid: an outage of the issuer must not stop
-        requests whose keys are known. `lifetime_seconds` bounds how long a withdrawn key could stay in use.
+        Keys outlive an unreachable issuer because signatures by them stay valid. An outage of the issuer must not stop
+        requests whose keys are known. `lifetime_seconds` bounds the time for which a withdrawn key could stay in use.
         """
+        # Before the fetch, so that a failed or cancelled fetch also starts the failure pause.
         cached.tried_at = self._now()
         try:
             async with asyncio.timeout(self._deadline):
@@ -122,9 +123,11 @@ class IssuerKeys:
 
     async def _published_keys(self, issuer: Issuer) -> dict[str, SigningKey]:
         discovery = await self._document(issuer.metadata)
+        # OpenID Connect Discovery 1.0, section 4.3: otherwise one issuer could publish keys for another.
         if discovery.get("issuer") != issuer.name:
             raise ValueError("the discovery document is another issuer's")
         url = discovery.get("jwks_uri")
+        # An https issuer must not send the worker to plain http, where anybody on the way could replace the keys.
         if not isinstance(url, str) or not url.startswith("https:" if issuer.name.startswith("https:") else "http"):
             raise ValueError("the discovery document names no usable jwks_uri")
         entries = (await self._document(url)).get("keys")
@@ -148,7 +151,7 @@ class IssuerKeys:
 
 
 def published_key(entry: object, issuer: Issuer) -> SigningKey | None:
-    """Return the key in a key set's entry (RFC 7517, section 4), or None unless it is a usable key of the issuer."""
+    """Return the key in a key set's entry (RFC 7517, section 4); None if it cannot verify the issuer's tokens."""
     if not isinstance(entry, dict) or not _verifies(entry) or not issuer.may_sign_with(entry.get("issuer")):
         return None
     try:

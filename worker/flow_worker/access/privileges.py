@@ -36,7 +36,7 @@ _MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PrivilegeCacheTimes:
-    """How long an answer of Dataverse stays in the cache, in seconds."""
+    """The seconds for which an answer of Dataverse stays in the cache."""
 
     held: float
     missing: float
@@ -65,8 +65,8 @@ class DataversePrivileges:
     ) -> None:
         """`url`: the organisation's URL without a trailing slash. `request_seconds`: the deadline of one query.
 
-        `max_concurrent_queries`: Dataverse answers at most 52 concurrent requests of one user (Microsoft Learn,
-        "Service protection API limits") and throttles the rest.
+        `max_concurrent_queries`: at most 52. Dataverse throttles further concurrent requests of one user (Microsoft
+        Learn, "Service protection API limits").
         """
         self._client = client
         self._api = f"{url}/api/data/v9.2"
@@ -117,6 +117,7 @@ class DataversePrivileges:
     # --- one query -----------------------------------------------------------------------------------------------
 
     async def _query(self, user: User, privilege: str) -> Depth | None:
+        # While Dataverse throttles the worker, each further query would prolong the pause.
         if self._throttled_until is not None and self._now() < self._throttled_until:
             raise TemporarilyUnavailable(
                 "dataverse_throttled", "Dataverse throttles the worker's queries", until=self._throttled_until
@@ -125,7 +126,7 @@ class DataversePrivileges:
         async with self._slots:
             response = await self._get(url, fresh=False)
             if response.status_code == 401:
-                # The token may have been revoked before its expiry: once more with a token past every cache.
+                # Entra may have revoked the token before its expiry: once more with a token past every cache.
                 response = await self._get(url, fresh=True)
         return self._read(response, privilege)
 
@@ -141,22 +142,22 @@ class DataversePrivileges:
         if status == 429 or status >= 500:
             until = retry_after(response.headers.get("retry-after"), self._now())
             if status == 429:
-                # The limit is of the worker's user, not of this query, so every query has to pause.
+                # Dataverse limits the worker's user, not this query, so every query has to pause.
                 self._throttled_until = until
             raise TemporarilyUnavailable("dataverse_unavailable", f"Dataverse answered {status}", until=until)
         if status != 200 or len(response.content) > _MAX_BYTES:
             raise TemporarilyUnavailable(
                 "dataverse_unavailable",
-                f"Dataverse answered {status}; is the worker's identity an application user with the right to read "
-                "users and their roles?",
+                f"Dataverse answered {status}; make the worker's identity an application user that may read users and "
+                "their roles",
             )
         return _farthest_depth(response, privilege)
 
 
 def _function_path(user: User, privilege: str) -> str:
-    """The URL path and query of the function call.
+    """Return the URL path and query of the function call.
 
-    A name that holds a quote or a parenthesis would change the query, so the name's form is checked here again.
+    The function checks the name's form again, because a quote or a parenthesis in the name would change the query.
     """
     if PRIVILEGE_NAME.fullmatch(privilege) is None:
         raise ValueError(f"the privilege's name must match {PRIVILEGE_NAME.pattern}")
@@ -172,8 +173,7 @@ def _function_path(user: User, privilege: str) -> str:
 def _farthest_depth(response: httpx.Response, privilege: str) -> Depth | None:
     """Return the farthest of the depths in the answer: a user can hold one privilege by several roles.
 
-    Raises `TemporarilyUnavailable` for an answer of another form: it proves neither that the user holds the privilege
-    nor that the user does not.
+    Raises `TemporarilyUnavailable` for an answer of another form, which proves nothing about the user.
     """
     try:
         rows = response.json()["RolePrivileges"]
@@ -181,6 +181,7 @@ def _farthest_depth(response: httpx.Response, privilege: str) -> Depth | None:
         depths = [_depth(value) for value in matching if value not in _NO_DEPTH]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TemporarilyUnavailable("dataverse_unavailable", "Dataverse's answer cannot be parsed") from error
+    # No row at all means that the user does not hold the privilege. Rows of other privileges prove nothing.
     if rows and not matching:
         raise TemporarilyUnavailable("dataverse_unavailable", "Dataverse answered for another privilege than queried")
     return max(depths, default=None)
