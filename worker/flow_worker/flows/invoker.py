@@ -50,7 +50,7 @@ class TokenSource(Protocol):
     async def token(self, *, fresh: bool = False) -> str:
         """Return a token; with `fresh`, a new one instead of a cached one.
 
-        Raises `TemporarilyUnavailable` if the identity endpoint gives no token at the moment.
+        Raises `TemporarilyUnavailable` if the identity endpoint issues no token now.
         """
         ...
 
@@ -71,9 +71,10 @@ class Invoker:
         self._identity = identity
         self._status_seconds = status_seconds
         self._max_response_bytes = max_response_bytes
-        # The bare transport without httpx's client: redirects, cookies and authentication are unwanted here, and the
-        # client costs as much CPU as the call.
+        # The bare transport, without httpx's client: redirects, cookies and authentication are unwanted here. The
+        # client also costs as much CPU as the call.
         self._transport = http_transport(max_connections=max_connections, keepalive_seconds=keepalive_seconds)
+        # Only connecting has a timeout in the transport; `_request` bounds the call as a whole.
         self._timeout = httpx.Timeout(None, connect=connect_seconds).as_dict()
         self._urls: dict[str, httpx.URL] = {}
 
@@ -88,7 +89,7 @@ class Invoker:
     async def token(self, *, fresh: bool = False) -> str:
         """Return the bearer token for the next call. Raises `TemporarilyUnavailable`.
 
-        This is a step of its own, so that a missing token is found before the call counts as begun. `fresh` bypasses
+        This is a separate step, so that a missing token is noticed before the call counts as begun. `fresh` bypasses
         all caches, because a flow refused the last token.
         """
         return await self._identity.token(fresh=fresh)
@@ -148,6 +149,7 @@ class Invoker:
                 finally:
                     await response.aclose()
         except TimeoutError:
+            # `asyncio.timeout` does not report how far the call came, so the flow may have run.
             raise CallFailed(
                 "flow_timeout", f"The flow did not answer within {seconds:g} s.", may_have_run=True
             ) from None
@@ -159,6 +161,7 @@ class Invoker:
         async for chunk in response.aiter_bytes():
             body += chunk
             if len(body) > self._max_response_bytes:
+                # Not an error: the flow ran, and the sender must learn its status.
                 return _answer(response, None)
         return _answer(response, bytes(body))
 
@@ -216,15 +219,16 @@ def _location(url: httpx.URL, location: str | None) -> str | None:
     try:
         return str(url.join(location))
     except httpx.InvalidURL:
+        # Not None, which would mean a run without a status URL. `StatusHosts` refuses this one.
         return location
 
 
 def _call_failed(error: httpx.HTTPError | aiohttp.ClientError) -> CallFailed:
-    """Translate a transport error. Whether the request may have been sent decides whether it may be repeated.
+    """Translate a transport error. `may_have_run` is false only if the worker certainly sent nothing.
 
-    The httpx error does not say that: for a server that closes the connection in the middle, the transport raises a
-    *connect* timeout, which would make a run look as if it never began. So aiohttp's own error decides. Only its
-    connector errors prove that nothing was sent.
+    aiohttp's own error decides, because the httpx error misleads: if a server closes the connection in the middle, the
+    transport raises a *connect* timeout. The worker would then call a flow again that had run. Only aiohttp's connector
+    errors prove that the worker sent nothing.
     """
     cause = error.__cause__ if isinstance(error, httpx.HTTPError) else error
     if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL):

@@ -17,7 +17,7 @@ from flow_worker.flows.invoker import Answer
 
 
 class PlatformCode(StrEnum):
-    """The error codes that have a remedy of their own. The platform also returns others."""
+    """The error codes with a specific remedy. The platform also returns others."""
 
     TRIGGER_INPUT_SCHEMA_MISMATCH = "TriggerInputSchemaMismatch"
     WORKFLOW_TRIGGER_IS_NOT_ENABLED = "WorkflowTriggerIsNotEnabled"
@@ -61,9 +61,8 @@ REMEDIES: Mapping[PlatformCode, str] = {
     PlatformCode.OAUTH_ACCESS_POLICY_NOT_FOUND: (
         "The flow's trigger accepts signed URLs only: set it to 'Specific users in my tenant' and copy its URL again."
     ),
-    # The default scope of the Flow service is the resource "https://service.flow.microsoft.com/", whose own slash
-    # belongs to the audience, followed by "/.default": hence two slashes. With one, the token's audience lacks its
-    # slash, and the flow refuses the token with this code.
+    # The Flow service's scope is its resource "https://service.flow.microsoft.com/" followed by "/.default": hence two
+    # slashes. With one, the token's audience lacks its trailing slash, and the flow refuses the token with this code.
     PlatformCode.MISMATCHING_OAUTH_CLAIMS: (
         "The flow's access policy does not admit the worker's identity. Check three causes: the token's audience lacks "
         "its trailing slash (the scope needs two: '…//.default'); the trigger's list of allowed users holds an "
@@ -139,9 +138,9 @@ def read_error(body: bytes) -> ErrorBody:
 def is_from_platform(answer: Answer, error: ErrorBody) -> bool:
     """Return whether the platform wrote this error, rather than the flow's own Response action.
 
-    The platform names no run in an error from before the run. So an answer with a run ID comes from the flow, except
-    for the answers that the platform gives in place of a run without one. Without a run ID, JSON of an unknown form
-    counts as the flow's own, since no source guarantees that every endpoint names its runs.
+    The platform names no run in an error from before the run. So an answer with a run ID comes from the flow. The
+    exceptions are the platform's answers in place of a run that gave none. Without a run ID, JSON of an unknown form
+    counts as the flow's own: no source guarantees that every endpoint names its runs.
     """
     if answer.run_id is not None:
         return error.code in _GATEWAY_CODES or (answer.status in _UNANSWERED_STATUSES and not error.is_json)
@@ -154,13 +153,13 @@ def may_hide_a_run(answer: Answer, error: ErrorBody) -> bool:
 
 
 def may_need_new_token(error: ErrorBody) -> bool:
-    """Return whether a new token may cure a 401: true for an unknown code, as only the known codes rule it out."""
+    """Return whether a new token may cure a 401. It may for an unknown code: only known codes rule it out."""
     known = _known(error.code)
     return known is None or known in _NEW_TOKEN_CODES
 
 
 def remedy(error: ErrorBody, status: int) -> str:
-    """Return what the flow's owner can do about an error of the platform: by its code, else by its status."""
+    """Return the remedy for an error of the platform, for the flow's owner: by its code, else by its status."""
     if (known := _known(error.code)) is not None:
         return REMEDIES[known]
     return _REMEDIES_BY_STATUS.get(status) or f"The flow's endpoint answered {status} instead of the flow."

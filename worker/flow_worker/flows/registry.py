@@ -64,7 +64,7 @@ class Registry:
         self._flows = {name: _flow(name, settings, status_hosts) for name, settings in flows.items()}
 
     def find(self, name: str) -> Flow:
-        """Return the flow of this name. Raise `Refused` if it is not registered."""
+        """Return the flow of this name. Raises `Refused` if it is not registered."""
         try:
             return self._flows[name]
         except KeyError:
@@ -91,8 +91,8 @@ def _flow(name: str, settings: FlowSettings, status_hosts: StatusHosts) -> Flow:
 def _validator(schema: Mapping[str, Any] | bool) -> Validator:
     """Return a validator of the schema's own draft.
 
-    jsonschema compares each item with each other one for `uniqueItems`: an array of 20,000 items would hold up all
-    lanes for minutes. This validator compares hashes instead.
+    For `uniqueItems`, jsonschema compares each item with each other one. An array of 20,000 items would block the
+    event loop, and so all lanes, for minutes. This validator compares hashes instead.
     """
     kind = extend(  # type: ignore[no-untyped-call]  # jsonschema ships no types for `extend`
         validator_for(schema, default=Draft202012Validator), {"uniqueItems": _unique_items}

@@ -1,8 +1,8 @@
-"""Judges what a flow's answer, or the lack of one, means for the request. All functions are pure.
+"""Judges a flow's answer, or the lack of one, and decides the request's next step. All functions are pure.
 
 The error code counts before the status, because the platform returns the same code with different statuses. The writer
-of an error counts too. An error of the platform from before a run allows another call for any flow. A call that went
-out and was not answered may be repeated only for an idempotent flow.
+of an error counts too. An error of the platform from before a run allows another call for any flow. The worker repeats
+a call that went out and got no answer only for an idempotent flow.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def judge(answer: Answer, flow: Flow, *, now: datetime, fresh_token: bool) -> Ve
     """Return the verdict on the answer to a call. `fresh_token`: the call carried a token that came from no cache."""
     if answer.status == 202 and answer.location is not None:
         return _accepted(answer, flow, answer.location, now)
+    # A body of None was too large to read. The platform's errors are small, so the flow wrote it.
     if 200 <= answer.status < 300 or answer.body is None:
         return _flow_answer(answer)
     error = platform.read_error(answer.body)
@@ -143,7 +144,7 @@ def _judge_status(answer: Answer, flow: Flow, status_url: str, now: datetime, *,
 
 
 def _flow_answer(answer: Answer, error: ErrorBody | None = None) -> Verdict:
-    """The flow's Response, unchanged. A body larger than the worker reads is left out and reported."""
+    """Return the flow's Response, unchanged. An error replaces a body that is larger than the worker reads."""
     succeeded = 200 <= answer.status < 300
     kind = VerdictKind.SUCCEEDED if succeeded else VerdictKind.FAILED
     if answer.body is None:
@@ -163,7 +164,7 @@ def _flow_answer(answer: Answer, error: ErrorBody | None = None) -> Verdict:
 
 
 def _flow_error(answer: Answer, flow: Flow, error: ErrorBody, now: datetime) -> Verdict:
-    """An error that the flow wrote is its answer. Only an idempotent flow's 429 is taken as a request to retry."""
+    """Return the flow's error as its answer. Only the 429 of an idempotent flow is a request to retry."""
     verdict = _flow_answer(answer, error)
     if answer.status == 429 and flow.idempotent:
         not_before = retry_after(answer.retry_after, now)
@@ -225,7 +226,7 @@ def _retry(answer: Answer, error: ErrorBody, now: datetime, health: FlowHealth) 
 def _platform_error(
     kind: VerdictKind, answer: Answer, error: ErrorBody, advice: str, *, retryable: bool = False
 ) -> Verdict:
-    """A verdict on the platform's error. It keeps the body, since its writer is never certain."""
+    """Return a verdict on the platform's error. It keeps the body, since the body's writer is never certain."""
     message = f"{advice} (Power Automate: {error.message})" if error.message else advice
     flow_error = _error(error.code or _status_code(answer), message, retryable=retryable)
     output, output_type, encoding = encode_output(answer.body or b"", answer.content_type)

@@ -34,16 +34,16 @@ def status_poll_key(flow: str) -> str:
 class CallLimiter:
     """Limits the calls of this process to each of its flows. For one event loop.
 
-    Each flow has limits, a pause, a circuit breaker and a waiting queue that no other flow influences. A request that
-    may not call now is postponed: it gets a time to return at, different from that of the others, and a place in the
-    waiting queue.
+    Each flow has limits, a pause, a circuit breaker and a waiting queue that no other flow influences. The limiter
+    postpones a request that may not call now. It gives the request a place in the waiting queue and a time to return
+    at, different from the times of the others.
 
-    Flows share only the lanes, see `LaneReserve`. To `enter`, a request may wait in its lane for a fraction of a
-    second, but only for a flow whose calls are that short. So the backlog of a quick flow does not travel through the
+    Flows share only the lanes, see `LaneReserve`. In `enter` a request may wait in its lane for a fraction of a second,
+    but only if the flow's calls are that short. So the backlog of a quick flow does not travel through the
     continuation queue. If that flow begins to hang, its lanes are free again after the same fraction of a second.
 
-    The default limits are those of Power Automate for the low performance profile: 4,500 invoke calls in 5 minutes,
-    and about 1,000 concurrent inbound calls, of which one worker takes 100 (Microsoft Learn, "Limits of automated,
+    The default limits are those of Power Automate for the low performance profile: 4,500 invoke calls in 5 minutes.
+    Of its about 1,000 concurrent inbound calls, one worker takes 100 (Microsoft Learn, "Limits of automated,
     scheduled, and instant flows").
     """
 
@@ -89,12 +89,13 @@ class CallLimiter:
         return self.try_enter(flow, ticket, queue)
 
     def leave(self, flow: str, ticket: str, queue: str, *, health: FlowHealth, until: datetime | None) -> None:
-        """Record the end of a call, also of one that was never made. Call it once for each entry, in a `finally`.
+        """Record the end of a call, even if the request never made it. Call this once for each entry, in a `finally`.
 
         `health` is NEUTRAL for a call that was cancelled or not made. `until` is the time that the flow named in a 429.
         """
         self._lanes.release(queue, flow)
         self._flows[flow].end(ticket, health, until, self._now())
+        # Last, because the waiters compete for the lane and the place that this call has just left.
         self._wake_waiters()
 
     def state(self) -> Mapping[str, FlowState]:
@@ -103,7 +104,11 @@ class CallLimiter:
         return {key: flow.state(now) for key, flow in self._flows.items()}
 
     def _begin(self, key: str, ticket: str, queue: str, now: datetime) -> LimitReached | None:
-        """Begin the call and take its lane if no limit is reached; otherwise return the limit."""
+        """Begin the call and take its lane if no limit is reached; otherwise return the limit.
+
+        The check and the count share one turn of the event loop: with an `await` in between, two requests could take
+        the same place.
+        """
         flow = self._flows[key]
         reached = flow.limit_reached(ticket, now)
         condition = FlowCondition(is_slow=flow.is_slow(now), has_failed=flow.has_failed)
@@ -123,9 +128,10 @@ class CallLimiter:
     async def _wait(self, waiter: _Waiter, seconds: float) -> bool:
         self._waiters.append(waiter)
         try:
+            # Not `wait_for`, which cancels the future at the timeout and so could lose a place granted in that turn.
             await asyncio.wait([waiter.decision], timeout=seconds)
         except asyncio.CancelledError:
-            # The place may have been granted in the very turn of the loop in which the wait was cancelled.
+            # `_wake_waiters` may have granted the place in the very turn of the loop that cancelled the wait.
             if waiter.decision.done() and waiter.decision.result():
                 self.leave(waiter.flow, waiter.ticket, waiter.queue, health=FlowHealth.NEUTRAL, until=None)
             raise
@@ -136,12 +142,13 @@ class CallLimiter:
     def _wake_waiters(self) -> None:
         """Grant free places to the waiters, in order of arrival, before any other request can take them.
 
-        A place that becomes free in one flow can be a lane for any flow, so all waiters are tried.
+        A call that ends in one flow can free a lane for any flow, so the method tries all waiters.
         """
         now = self._now()
         for waiter in self._waiters:
             if waiter.decision.done():
                 continue
             reached = self._begin(waiter.flow, waiter.ticket, waiter.queue, now)
+            # A limit other than `flow_busy` outlasts a fraction of a second, so the waiter leaves its lane.
             if reached is None or reached.code != "flow_busy":
                 waiter.decision.set_result(reached is None)

@@ -10,9 +10,9 @@ from flow_worker.flows.limits.growing_pause import GrowingPause
 class CircuitBreaker:
     """Opens for `open_seconds` after `max_failures` failures in a row.
 
-    Once that time is over the breaker is half-open: `RecoveryRamp` then lets one call through. If that call fails, the
-    failure count is still at its maximum, so the breaker opens again at once, for twice as long, up to
-    `max_open_seconds`. A success closes the breaker and makes the next opening short again.
+    Once that time is over the breaker is half-open: `RecoveryRamp` then lets one call through. The failure count stays
+    at its maximum, so one more failure opens the breaker again at once. Each opening lasts twice as long as the one
+    before, up to `max_open_seconds`. A success closes the breaker and makes the next opening short again.
     """
 
     def __init__(self, max_failures: int, open_seconds: float, max_open_seconds: float) -> None:
@@ -27,7 +27,7 @@ class CircuitBreaker:
 
     @property
     def has_opened(self) -> bool:
-        """Whether the breaker opened since the last success: it is open or half-open."""
+        """True from an opening to the next success: the breaker is open or half-open."""
         return self._pause.repetitions > 0
 
     def record_success(self) -> None:

@@ -31,7 +31,7 @@ class CallInFlight:
 
 
 class ConcurrencyLimiter:
-    """Knows the calls in flight, oldest first, and the moving average of their durations."""
+    """Counts the calls in flight, oldest first, and keeps the moving average of their durations."""
 
     def __init__(self, max_in_flight: int) -> None:
         self._max_in_flight = max_in_flight
@@ -82,23 +82,23 @@ class ConcurrencyLimiter:
         if not self._calls:
             return MIN_POSTPONEMENT_SECONDS
         remaining = (self.average_seconds or 0.0) - self._calls[0].age(now)
-        # If the oldest call is overdue, the flow may hang, and its average says nothing. The estimate is then the time
-        # for which no place has become free. It doubles from one attempt to the next, so that a request that waits for
-        # a hanging flow returns a few times, not dozens of times.
+        # If the oldest call is overdue, the flow may hang, and its average says nothing. The estimate is then the age
+        # of the newest call, the time for which no place has become free. It doubles from one attempt to the next. So
+        # a request that waits for a hanging flow returns a few times, not dozens of times.
         estimate = remaining if remaining > 0 else self._calls[-1].age(now)
         return max(MIN_POSTPONEMENT_SECONDS, estimate)
 
     def worthwhile_wait_seconds(self, waiting: int, max_seconds: float, now: datetime) -> float:
         """Return how long one more request, beside `waiting` others, should wait in its lane for a place.
 
-        The result is 0 if no place is likely to become free within `max_seconds` or within a few calls' duration, and
-        if the duration of the flow's calls is unknown: a request that waits holds a lane.
+        A request that waits holds a lane. So the result is 0 if no place is likely to become free within `max_seconds`
+        and a few calls' duration, or if the duration of the flow's calls is unknown.
         """
         average = self.average_seconds
         if average is None or average > max_seconds:
             return 0.0
         seconds = min(max_seconds, max(_MIN_WAIT_SECONDS, _MAX_WAIT_CALLS * average))
-        # Only young calls count as places to come. A flow that begins to hang has no young call after that time, and
-        # then no request waits for it any more.
+        # Only young calls count as places to come. A flow that begins to hang soon has no young call left, and then no
+        # request waits for it any more.
         young = sum(call.age(now) <= seconds for call in self._calls)
         return seconds if young > 0 and (waiting + 1) * average <= young * seconds else 0.0

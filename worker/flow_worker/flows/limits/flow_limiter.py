@@ -1,4 +1,4 @@
-"""Decides whether one flow may be called now, and if not, when."""
+"""Decides whether a request may call its flow now, and when it should return otherwise."""
 
 from __future__ import annotations
 
@@ -102,6 +102,7 @@ class FlowLimiter:
     def limit_reached(self, ticket: str, now: datetime) -> LimitReached | None:
         """Return the limit that keeps `ticket` from calling now; None if it may call."""
         self._rate.slide(now)
+        # Before the count of owed calls: a ticket that went to another replica must not hold a place here.
         self._queue.forget_absent(ticket, now)
         if (closed := self._closed(now)) is not None:
             return closed
@@ -124,6 +125,7 @@ class FlowLimiter:
         return Postponement(due, reached.code, reached.cause)
 
     def _closed(self, now: datetime) -> LimitReached | None:
+        # Both can be in force at once. The one that ends last decides, so that requests do not return too early.
         if now < self._breaker.open_until and self._breaker.open_until >= self._pause.until:
             cause = "the flow only failed of late, so its circuit breaker is open"
             return LimitReached("flow_circuit_open", cause, self._breaker.open_until)
@@ -141,8 +143,8 @@ class FlowLimiter:
         if not self._ramp.is_complete:
             code: LimitCode = "flow_circuit_open" if self._breaker.has_opened else "flow_throttled"
             recovering = LimitReached(code, "the flow recovers and is called one by one")
-            # Only calls begun since the pause count: a call that hangs since before it would otherwise take the place
-            # of the one call that shows whether the flow has recovered.
+            # Only calls begun since the pause count. A call that hangs since before it must not take the place of the
+            # one call that shows whether the flow has recovered.
             since = self._concurrency.begun_since(self._resumed)
             bounds.append(_Bound(self._ramp.allowed - since, self._ramp.allowed, recovering))
         return bounds
@@ -172,13 +174,14 @@ class FlowLimiter:
         if health is FlowHealth.NEUTRAL:
             return
         self._concurrency.record_duration(max(0.0, call.age(now)))
+        # Before the check of `began`: the time in a 429 counts, even if its call began before the latest pause.
         if health is FlowHealth.THROTTLED and until is not None and until > now:
             self._pause.begin_until(until)
             self._ramp.restart()
         elif call.began >= self._resumed:
             self._record(health, now)
-        # Otherwise the call began before the latest pause. Its end says nothing about the flow since then: ten calls
-        # that fail together must open the breaker once, not once each.
+        # Otherwise the call began before the latest pause, and its end says nothing about the flow since then. Ten
+        # calls that fail together must open the breaker once, not once each.
 
     def _record(self, health: FlowHealth, now: datetime) -> None:
         match health:
@@ -201,7 +204,7 @@ class FlowLimiter:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last call that said anything about the flow's health failed."""
+        """True if the last call with evidence for the flow's health failed."""
         return self._breaker.failures_in_a_row > 0
 
     def is_slow(self, now: datetime) -> bool:

@@ -17,7 +17,7 @@ class FlowCondition:
 
     is_slow: bool
     has_failed: bool
-    """The last call that said anything about the flow's health failed."""
+    """The last call with evidence for the flow's health failed."""
 
 
 class LaneReserve:
@@ -54,6 +54,7 @@ class LaneReserve:
             return False
         if taken < common:
             return True
+        # From here on the call would take a lane of the reserve.
         if not held:
             return not condition.has_failed
         return taken < self._lanes[queue] - 1 and not condition.is_slow

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 class RateLimiter:
     """A sliding window over the times of the calls themselves.
 
-    The window is exact, at the price of one stored time per call. A token bucket would be smaller, but lets through up
-    to twice its size in one window: a full bucket, and the tokens that arrive meanwhile.
+    The window is exact, at the price of one stored time per call. A token bucket would be smaller, but would let
+    through twice its size in one window: a full bucket, and the tokens that arrive meanwhile.
     """
 
     def __init__(self, max_calls: int, window_seconds: float) -> None:
@@ -23,7 +23,7 @@ class RateLimiter:
         return len(self._calls)
 
     def slide(self, now: datetime) -> None:
-        """Forget the calls that left the window. Must be called before the other methods are used."""
+        """Forget the calls that left the window. Call this before the other methods."""
         while self._calls and self._calls[0] <= now - self._window:
             self._calls.popleft()
 
@@ -45,8 +45,8 @@ class RateLimiter:
         """Return when the `nth` waiting request (from 0) may call, if those before it call as early as they may."""
         if nth < self.free:
             return now
-        # Each stored call makes room for one waiting request when it leaves the window; that request's own call makes
-        # room for another one a window later, and so on.
+        # Each stored call makes room for one waiting request when it leaves the window. That request's own call makes
+        # room for another request one window later, and so on.
         rounds, index = divmod(nth - self.free, self._max_calls)
         earliest = self._calls[index] if index < len(self._calls) else now
         return earliest + (rounds + 1) * self._window

@@ -6,8 +6,8 @@ from __future__ import annotations
 class RecoveryRamp:
     """Allows one call at a time after `restart`, and one more with each success, up to `max_in_flight`.
 
-    A hundred calls at once would be a poor way to learn whether a flow has recovered: a throttled flow would be
-    throttled again, and a broken one would fail a hundred requests.
+    One call is enough to learn whether a flow has recovered. A hundred at once would cause the next throttling, or fail
+    a hundred requests.
     """
 
     def __init__(self, max_in_flight: int) -> None:
@@ -17,7 +17,7 @@ class RecoveryRamp:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the ramp limits nothing any more."""
+        """True once the ramp limits nothing any more."""
         return self.allowed >= self._max_in_flight
 
     def restart(self) -> None:

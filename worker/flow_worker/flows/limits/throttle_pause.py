@@ -12,7 +12,7 @@ _JITTER = 0.2
 
 
 class ThrottlePause:
-    """One pause for all lanes: as long as the flow asks for, or doubling from 5 to 300 seconds if it names no time."""
+    """One pause for all lanes: until the time that the flow names, or else doubling from 5 to 300 seconds."""
 
     def __init__(self) -> None:
         self._pause = GrowingPause(_FIRST_SECONDS, _MAX_SECONDS, jitter=_JITTER)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 MAX_TICKETS = 10_000
 """Requests beyond this number are postponed too, but keep no place: they return as newcomers."""
 FORGOTTEN_AFTER = timedelta(seconds=3)
-"""A ticket that is this much overdue is assumed to be with another replica; a broker delivers within about a second."""
+"""The queue assumes that a ticket so long overdue went to another replica: a broker delivers within about a second."""
 OVERTAKEN_BY = timedelta(seconds=0.5)
 """Service Bus delivers in the order of due times. If a ticket due this much later has returned, an absent one is with
 another replica.
@@ -21,15 +21,16 @@ _Place = tuple[datetime, int]
 @dataclass(slots=True)
 class _Ticket:
     place: _Place
-    """The first due time, and the order of arrival where two are equal: from then on a call is owed to the ticket."""
+    """The first due time, from which on a call is owed to the ticket; then the order of arrival."""
     due: datetime
+    """The latest due time, at which the queue expects the ticket back."""
 
 
 class WaitingQueue:
     """The tickets of postponed requests, ordered by their first due times.
 
-    The order is by the *first* due time, not the latest: a request that returns in vain gets a later due time, but
-    keeps its place, so that newcomers cannot starve it.
+    The order is by the *first* due time, not the latest. A request that returns in vain gets a later due time but keeps
+    its place, so that newcomers cannot starve it.
 
     The requests themselves wait in Service Bus, and any replica may receive them. So the queue only expects them, and
     forgets those that do not return.
@@ -37,6 +38,7 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._tickets: dict[str, _Ticket] = {}
+        # Two sorted lists of the same tickets: `_places` holds their turns, `_dues` the times of their return.
         self._places: list[_Place] = []
         self._dues: list[tuple[datetime, int, str]] = []
         self._arrivals = 0
@@ -70,7 +72,7 @@ class WaitingQueue:
         return len(self._places) if known is None else bisect_left(self._places, known.place)
 
     def owed_before(self, ticket: str, now: datetime) -> int:
-        """Return how many of the tickets before this one are owed a call by now."""
+        """Return the number of tickets before this one whose first due time has come."""
         owed = bisect_right(self._places, now, key=lambda place: place[0])
         return min(owed, self.ahead_of(ticket))
 
@@ -78,6 +80,7 @@ class WaitingQueue:
         """Forget the tickets that should have returned before `returned`, which is back now."""
         latest = now - FORGOTTEN_AFTER
         if (known := self._tickets.get(returned)) is not None:
+            # A redelivery may return before its due time; then only the present time counts.
             latest = max(latest, min(known.due, now) - OVERTAKEN_BY)
         while self._dues and self._dues[0][0] < latest and self._dues[0][2] != returned:
             self.remove(self._dues[0][2])
