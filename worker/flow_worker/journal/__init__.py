@@ -1,4 +1,4 @@
-"""Remembers the calls and the result of each request, so that a redelivery is answered instead of called again."""
+"""Remembers the calls and the result of each request, so that a redelivery causes no second call."""
 
 from flow_worker.journal.build import open_journal
 from flow_worker.journal.entry import Entry, JobKey, LeaseHolder, NextStep

@@ -40,8 +40,8 @@ async def _open_store(settings: JournalSettings, client_id: str | None) -> Store
         case "table":
             return await _open_table(settings, client_id)
         case "sqlite":
-            # Half the deadline: SQLite then reports a locked file itself, before the journal's own deadline hides
-            # the cause behind "did not answer".
+            # Half the deadline, so that SQLite itself reports a locked file. The journal's own deadline would hide the
+            # cause behind "did not answer".
             return await SqliteStore.open(settings.path, busy_seconds=settings.deadline_seconds / 2)
         case _:
             assert_never(settings.backend)

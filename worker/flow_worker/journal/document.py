@@ -20,9 +20,9 @@ def dump(entry: Entry) -> bytes:
 
 
 def load(document: bytes) -> Entry:
-    """Return the entry of a document. Raise `UnreadableEntry` with the faulty field if it is not an entry.
+    """Return the entry of a document. Raises `UnreadableEntry` with the faulty field if it is not an entry.
 
-    Fields that a later version added are ignored, so that two versions may share a journal during an upgrade.
+    The function ignores fields that a later version added, so that two versions may share a journal during an upgrade.
     """
     try:
         return _entries.validate_json(document, strict=True)

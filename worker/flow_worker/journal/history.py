@@ -33,8 +33,8 @@ def with_event(history: tuple[Event, ...], event: Event) -> tuple[Event, ...]:
     if len(event.detail) > _MAX_DETAIL_CHARACTERS:
         event = replace(event, detail=event.detail[:_MAX_DETAIL_CHARACTERS])
     match history:
-        # A run of two hours is polled hundreds of times. Each poll adds a pair (begun, waits to poll) that would push
-        # all other events out of the history; such pairs collapse into their first one.
+        # The worker polls a run of two hours hundreds of times. Each poll adds a pair (begun, waits to poll). The pairs
+        # would push all other events out of the history, so equal ones collapse into one event with a count.
         case (*before, Event(kind="waits to poll") as waited, Event(kind="begun")) if (
             event.kind == waited.kind and event.detail == waited.detail
         ):

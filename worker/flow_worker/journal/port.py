@@ -86,8 +86,8 @@ class Journal(Protocol):
         """Acquire the lease on the job's request for `duration`, or return why it cannot be acquired.
 
         `calls` is the number of calls that the message itself reports. A continuation may know of more calls than the
-        journal does, which may have been unavailable when the continuation was written.
-        `repeatable` states that the flow may be called twice, so the lease need not survive a power cut.
+        journal, which may have been unavailable when the worker sent the continuation.
+        `repeatable` states that the worker may call the flow twice, so the lease need not survive a power cut.
         """
         ...
 
@@ -96,7 +96,7 @@ class Journal(Protocol):
         ...
 
     async def release(self, lease: Lease) -> None:
-        """End a lease under which no call was made, or a call that may be repeated. Do nothing if it was lost."""
+        """End a lease without a call, or with a call that may be repeated. Do nothing if the lease was lost."""
         ...
 
     async def conclude(self, lease: Lease, result: FlowResult) -> FlowResult:

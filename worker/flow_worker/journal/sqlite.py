@@ -1,6 +1,6 @@
 """Keeps the journal's documents in an SQLite file, for all workers of one machine.
 
-The file must be on a local disk: WAL mode needs shared memory, which network file systems do not offer (sqlite.org,
+The file must be on a local disk. WAL mode needs shared memory, which network file systems do not offer (sqlite.org,
 "Write-Ahead Logging").
 """
 
@@ -32,7 +32,7 @@ CREATE INDEX entry_expires ON entry (expires);
 """
 _MAX_BYTES = 256 * 1024 * 1024
 _SLOW_BYTES = 256 * 1024
-"""Writing a document of this size takes a millisecond; larger ones are written off the event loop's thread."""
+"""Writing a document of this size takes a millisecond. A separate thread writes larger ones."""
 
 
 class SqliteStore:
@@ -72,7 +72,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
-        self._closed = True
+        self._closed = True  # before the wait, so that no operation begins during it
         await self._transactions.close()
 
     async def _run(self, operation: Operation, *, durable: bool = False, slow: bool = False) -> Any:
@@ -92,8 +92,8 @@ def _read(connection: sqlite3.Connection, key: str) -> StoredDocument | None:
 def _write(
     connection: sqlite3.Connection, key: str, document: bytes, version: str | None, expires: datetime
 ) -> str | None:
-    # Random, not counted: an entry that expires and is created again would otherwise start at a version that an old
-    # lease still holds, and that lease would then pass the comparison.
+    # Random, not counted: a counter would start over when an entry expires and a new one takes its place. An old lease
+    # could then hold a version that exists again, and would pass the comparison.
     new = random.getrandbits(56)
     values = (document, new, expires.timestamp(), key)
     if version is None:
@@ -136,7 +136,7 @@ def connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA synchronous = FULL")  # for the schema; `Transactions` then flushes the log itself
     with connection:
         connection.execute("BEGIN IMMEDIATE")  # also fails for a file that cannot be written
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]

@@ -32,8 +32,8 @@ class Store(Protocol):
         """Write `document` in place of `version`, or as a new document if `version` is None.
 
         Return the new version. Return None, and write nothing, if the stored version is another one.
-        On return the document survives the death of the process; with `durable` it also survives a power cut, which
-        may take longer. Raises `DocumentTooLarge`.
+        On return the document survives the death of the process. With `durable` it also survives a power cut, and the
+        write may take longer. Raises `DocumentTooLarge`.
         """
         ...
 

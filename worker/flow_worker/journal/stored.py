@@ -38,9 +38,9 @@ _MAX_RECENT_BYTES = 64 * 1024
 class StoredJournal:
     """A `Journal` over a compare-and-swap store.
 
-    Every change is a loop: apply a pure transition to the entry, write it in place of the version it was made from,
-    and start over from the stored entry if another worker was faster. So no lock is held across processes, and a
-    worker that dies in the middle leaves nothing locked.
+    Every change is a loop: apply a pure transition to the entry, and write the result in place of the version that the
+    transition started from. If another worker was faster, start over from the stored entry. So no process holds a lock,
+    and a worker that dies in the middle leaves nothing locked.
     """
 
     def __init__(
@@ -60,13 +60,14 @@ class StoredJournal:
             async with self._deadline_kept():
                 return await self._acquire(job, request, durable=not repeatable)
         except (TemporarilyUnavailable, asyncio.CancelledError):
+            # The store may have written the lease all the same; see `_without_unconfirmed_lease`.
             self._remember_unconfirmed(request.token)
             raise
 
     async def _acquire(self, job: JobKey, request: LeaseRequest, *, durable: bool) -> Acquisition:
         key = key_of(job.message_id)
-        # Most requests are new. Writing a new entry without reading first saves one round trip; if an entry exists,
-        # the write fails and the loop reads it.
+        # Most requests are new. Writing a new entry without reading first saves one round trip. If an entry exists, the
+        # write fails and the loop reads it.
         current, version = (None, None) if job.number == 0 else await self._read(key)
         for _ in range(_MAX_SWAPS):
             answer = transitions.acquire(self._without_unconfirmed_lease(current), job, request, self._rules)
@@ -92,11 +93,12 @@ class StoredJournal:
         def change(current: Entry | None) -> Entry | None:
             return transitions.release(current, lease.entry, self._now(), self._rules)
 
+        # Once, without repetition: a lease that the store cannot release now ends by itself.
         async with self._deadline_kept():
             await self._change(lease, change)
 
     async def conclude(self, lease: Lease, result: FlowResult) -> FlowResult:
-        """See `Journal.conclude`. An output that the store does not take is dropped from the journal's copy."""
+        """See `Journal.conclude`. The journal's copy lacks an output that is too large for the store."""
 
         async def conclude_once() -> FlowResult:
             try:
@@ -113,6 +115,7 @@ class StoredJournal:
             return transitions.conclude(current, lease.entry, kept, self._now(), self._rules)
 
         concluded = await self._change(lease, change)
+        # Equality counts besides identity: a repeated attempt finds the result that the failed one had stored.
         if concluded is None or concluded.result is None or concluded.result is kept or concluded.result == kept:
             return result
         return concluded.result
@@ -145,7 +148,7 @@ class StoredJournal:
         return transitions.live(entry, self._now())
 
     async def purge(self) -> int:
-        """See `Journal.purge`. The entries go in batches, each within its own deadline."""
+        """See `Journal.purge`. Deletes in batches; the store bounds the time of each."""
         purged = 0
         while purged < _MAX_PURGED:
             batch = await self._store.purge(self._now(), _PURGE_BATCH)
@@ -159,7 +162,7 @@ class StoredJournal:
     async def _change(self, lease: Lease, change: Callable[[Entry | None], Entry | None]) -> Entry | None:
         """Apply `change` in a compare-and-swap loop. Return the entry that stands, or None if `change` refused.
 
-        The loop starts with the entry of the lease instead of a read: normally nobody changed it since.
+        The loop starts with the entry of the lease instead of a read: normally no other worker changed it since.
         """
         key = key_of(lease.message_id)
         current: Entry | None = lease.entry
@@ -183,11 +186,11 @@ class StoredJournal:
 
     async def _write(self, key: str, changed: Entry, version: str | None, *, durable: bool = True) -> str | None:
         data = document.dump(changed)
-        # Dropped before the write and put back only after it succeeded: a write that fails may still have been
-        # applied, and a stale entry in the cache would lose its compare-and-swap for nothing.
+        # Drop the entry before the write, and put it back only after a success. The store may have applied a write that
+        # failed here, and a stale entry in the cache would lose its next compare-and-swap.
         self._recent.drop(key)
         # A result need not wait for the disk (fsync). If a power cut loses it, its lease is still on the disk, and the
-        # request ends as `unknown`. If a power cut lost the lease instead, the flow would be called a second time.
+        # request ends as `unknown`. If a power cut lost the lease instead, a worker would call the flow a second time.
         durable = durable and changed.state != "concluded"
         written = await self._store.write(key, data, version, changed.expires, durable=durable)
         if written is not None and len(data) <= _MAX_RECENT_BYTES:
@@ -230,8 +233,8 @@ class StoredJournal:
         """Return the entry, released if an unconfirmed attempt of this process holds it.
 
         The store may have written a lease although the attempt failed: the answer was lost, or the deadline passed.
-        That attempt made no call, so its lease protects nothing; left in place, it would block the request until it
-        expires and then make it look as if a call had been lost.
+        That attempt made no call, so its lease protects nothing. Left in place, the lease would block the request until
+        its end. It would then count as a call whose answer was lost.
         """
         if current is None or current.holder is None or current.holder.token not in self._unconfirmed_leases:
             return current

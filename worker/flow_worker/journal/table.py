@@ -1,7 +1,7 @@
 """Keeps the journal's documents in Azure Table Storage, for workers on any number of machines.
 
-Each document is one entity, compressed and cut into binary properties. The service limits a property to 64 KiB and an
-entity to 1 MiB (Microsoft Learn, "Understanding the Table service data model").
+Each document is one entity, compressed and cut into binary properties. A property holds at most 64 KiB, an entity at
+most 1 MiB (Microsoft Learn, "Understanding the Table service data model").
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _AUDIENCES = {
 }
 """Token audiences of the sovereign clouds, by the suffix of the host. Other hosts use the SDK's default."""
 
-# Wider than the SDK's own errors: the SDK parses a proxy's error page as if the service had sent it, and the credential
+# Wider than the SDK's own errors. The SDK parses a proxy's error page as if the service had sent it. The credential
 # raises KeyError or AttributeError if the identity endpoint's JSON lacks a field.
 _SDK_ERRORS = (AzureError, aiohttp.ClientError, OSError, ValueError, KeyError, AttributeError)
 
@@ -124,7 +124,7 @@ class TableStore:
                 return None
             except ResourceNotFoundError as error:
                 self._raise_if_table_is_missing(error)
-                return None
+                return None  # a purge deleted the entity, so `version` is not the stored one
             except HttpResponseError as error:
                 if error.status_code == 413 or (_error_code(error) or "").endswith("TooLarge"):
                     raise DocumentTooLarge from None
@@ -194,12 +194,12 @@ class TableStore:
             except ResourceExistsError:
                 pass
             except HttpResponseError as error:
-                if error.status_code != 403:  # without the right to create tables, an existing one may still be used
+                if error.status_code != 403:  # without the right to create tables, the worker may use an existing one
                     raise
         self._table_exists = True
 
     def _raise_if_table_is_missing(self, error: HttpResponseError) -> None:
-        """Raise the error if the table is missing. A missing entity, an answer, comes as the same error type."""
+        """Raise the error if the whole table is missing. The SDK raises the same type for a missing entity."""
         if _error_code(error) == "TableNotFound":
             self._table_exists = False
             raise error
@@ -222,7 +222,7 @@ class TableStore:
 
 
 def _transport_options(call_seconds: float) -> dict[str, Any]:
-    """Turn off the SDK's retries: a retry could meet the first attempt's write, and report it as another worker's."""
+    """Turn off the SDK's retries: a retry could find the first attempt's write and report another worker's change."""
     return {"retry_total": 0, "connection_timeout": call_seconds, "read_timeout": call_seconds}
 
 

@@ -1,8 +1,8 @@
 """Runs operations on one SQLite connection; concurrent ones share a transaction and its wait for the disk.
 
-SQLite needs about 30 µs for an operation. Handing it to a thread and back costs ten times that of a busy event loop.
-So operations run on the loop's own thread. Threads do only the work that may block: the disk, another process that
-writes, and the transfer of the write-ahead log into the database file.
+SQLite needs about 30 µs for an operation. The way to a thread and back costs a busy event loop ten times that. So
+operations run on the loop's own thread. Threads do only the work that may block: the disk, the wait for another process
+that writes, and the transfer of the write-ahead log into the database file.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _CHECKPOINT_AFTER = 1000
 often by itself, but on the event loop's thread.
 """
 _MAX_LOG_PAGES = 4_000
-"""16 MB. SQLite restarts the log only when all of it is transferred; a worker that always writes adds to it meanwhile.
-Beyond this size, writes wait for the transfer.
+"""16 MB. SQLite restarts the log only after the transfer of all of it, and a busy worker adds to it meanwhile. Beyond
+this size, writes wait for the transfer.
 """
 
 
@@ -55,6 +55,7 @@ class Transactions:
         self._loop = asyncio.get_running_loop()
         # Not daemon threads: the end of the process must not interrupt a transaction.
         self._threads = ThreadPoolExecutor(2, "journal")
+        # A daemon thread: it only flushes, and an operation that is not flushed has not been reported as durable.
         self._to_sync: SimpleQueue[list[_Completed] | None] = SimpleQueue()
         self._syncer = Thread(target=self._keep_syncing, name="journal disk", daemon=True)
         self._syncer.start()
@@ -64,7 +65,7 @@ class Transactions:
         self._is_lent = self._is_syncing = self._is_checkpointing = False
         self._log_descriptor: int | None = None
         self._since_checkpoint = 0
-        # The loop's thread must never block: a busy database is reported at once, and a thread then waits for it.
+        # The loop's thread must never block: SQLite reports a busy database at once, and a thread then waits for it.
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA synchronous = NORMAL")  # a commit does not wait for the disk; see `_sync`
@@ -77,7 +78,7 @@ class Transactions:
         transaction.
         """
         if not self._pending and not self._is_lent:
-            # Not at once: all operations that come in this turn of the loop share the transaction.
+            # In the next turn of the loop: all operations that come in this turn share the transaction.
             self._loop.call_soon(self._commit)
         pending = _Pending(operation, durable, slow, self._loop.create_future())
         self._pending.append(pending)
@@ -85,6 +86,7 @@ class Transactions:
 
     async def close(self) -> None:
         """Finish the operations under way, then close the connection."""
+        # A loop, because the end of one operation, flush or checkpoint may start the next.
         while self._pending or self._tasks or self._is_syncing:
             await asyncio.gather(asyncio.sleep(0.001), *self._tasks)
         self._to_sync.put(None)
@@ -100,6 +102,7 @@ class Transactions:
         """Run the pending operations here, or in a thread if they are slow or another process is writing."""
         if self._is_lent:
             return  # the thread's end schedules the next commit
+        # A result that is done here belongs to a cancelled caller: its operation has not begun and must not.
         batch = [pending for pending in self._pending[:_MAX_BATCH] if not pending.result.done()]
         del self._pending[:_MAX_BATCH]
         if any(pending.slow for pending in batch):
@@ -115,7 +118,7 @@ class Transactions:
         self._commit_next()
 
     def _lend(self, batch: Sequence[_Pending]) -> None:
-        """Lend the connection to a thread that runs the batch. Until it returns, operations only queue up."""
+        """Lend the connection to a thread that runs the batch. Until the thread ends, operations only queue up."""
         self._is_lent = True
         self._start(self._commit_in_thread(batch))
 
@@ -137,8 +140,9 @@ class Transactions:
             self._connection.execute("PRAGMA busy_timeout = 0")
 
     def _committed(self, completed: Sequence[_Completed]) -> None:
-        _resolve([one for one in completed if not one[0].durable])
-        self._unsynced += [one for one in completed if one[0].durable]
+        _resolve([(pending, value) for pending, value in completed if not pending.durable])
+        self._unsynced += [(pending, value) for pending, value in completed if pending.durable]
+        # One flush at a time: `_synced` starts the next one for everything that was committed meanwhile.
         if not self._is_syncing:
             self._sync()
         self._since_checkpoint += len(completed)
@@ -225,8 +229,8 @@ def _run_batch(connection: sqlite3.Connection, batch: Sequence[_Pending]) -> lis
     """Run the operations in one transaction: all of them, or none."""
     if not batch:
         return []
-    # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later could fail in the middle,
-    # as SQLite does not wait for a lock that a reader wants to upgrade.
+    # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later could fail in the middle:
+    # SQLite does not wait for the write lock if the transaction has read before.
     connection.execute("BEGIN IMMEDIATE")
     try:
         completed = [(pending, pending.operation(connection)) for pending in batch]
@@ -239,8 +243,9 @@ def _run_batch(connection: sqlite3.Connection, batch: Sequence[_Pending]) -> lis
 
 
 def _is_busy(error: Exception) -> bool:
-    """Return whether another process was writing. The upper bytes of the code hold details (sqlite.org, "Result and
-    Error Codes").
+    """Return whether another process was writing.
+
+    The upper bytes of the code hold details (sqlite.org, "Result and Error Codes").
     """
     return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 

@@ -17,10 +17,12 @@ _WAITS: Mapping[StepKind, EventKind] = {"call": "waits to call", "poll": "waits 
 
 @dataclass(frozen=True, slots=True)
 class RetentionRules:
-    """How long an entry is kept after its last change, and how long past its due time a step is still expected."""
+    """The times after which the journal forgets an entry, or stops expecting a step."""
 
     retention: timedelta
+    """From the last change of an entry to its expiry."""
     overdue: timedelta
+    """From the due time of a step to the moment when another message may take it over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,11 @@ class Granted:
 def acquire(
     entry: Entry | None, job: JobKey, request: LeaseRequest, rules: RetentionRules
 ) -> Granted | Concluded | Busy | Waiting | Conflict:
-    """Return the entry with the lease granted, or why it is not granted."""
+    """Return the entry with the lease granted, or the reason why the lease is not granted."""
     entry = live(entry, request.now)
     if entry is None:
         return _granted(_blank(job, request), job, request, rules)
+    # Before the result: a sender that reuses a message ID must not get the result of another request.
     if entry.fingerprint != job.fingerprint:
         return Conflict()
     if entry.result is not None:
@@ -70,8 +73,8 @@ def _acquire_leased(
     entry: Entry, holder: LeaseHolder, job: JobKey, request: LeaseRequest, rules: RetentionRules
 ) -> Granted | Busy:
     if job.origin == entry.origin and job.number > holder.number:
-        # A later continuation of the same message proves that the holder's step ended: a continuation is sent only
-        # after the call before it was judged. Only the journal write of that step was lost.
+        # A later continuation of the same message proves that the holder's step ended: the worker sends it only after
+        # the verdict on the call before. Only the journal write of that step was lost.
         return _granted(entry, job, request, rules)
     if request.now < holder.until:
         return Busy(holder.until)
@@ -82,6 +85,7 @@ def _acquire_leased(
 def _acquire_waiting(
     entry: Entry, step: NextStep, job: JobKey, request: LeaseRequest, rules: RetentionRules
 ) -> Granted | Waiting:
+    # The expected continuation, or a later one whose own step the journal could not record.
     if job.origin == entry.origin and job.number >= step.number:
         return _granted(entry, job, request, rules)
     if request.now < step.due + rules.overdue:
@@ -99,8 +103,8 @@ def _granted(
     interrupted: bool = False,
 ) -> Granted:
     step = entry.step if entry.step is not None and entry.step.number >= job.number else None
-    # A job that takes over a step gets the step's number: if the real continuation still comes, it must meet a lease
-    # of its own number (Busy), and not pass for a later step.
+    # A job that takes over a step gets the step's number. If the real continuation still comes, it then meets a lease
+    # of the same number (Busy), and does not pass for a later step.
     number = max(job.number, step.number if step else 0)
     # The holder that released the lease had already counted the lost call; `interrupted` reports it again.
     calls = max(entry.calls, request.calls) - entry.call_lost
@@ -126,7 +130,7 @@ def schedule(
 ) -> Entry | None:
     """Return the entry of a request that waits for `step`; None if the lease was lost.
 
-    `leased` is the entry as it was written with the lease, `current` the stored one; so in the functions below.
+    `leased` is the entry as it was written with the lease, `current` the stored one. So also in the functions below.
     """
     entry = _if_still_leased(live(current, now), leased)
     if entry is None:
@@ -153,7 +157,7 @@ def conclude(
 ) -> Entry | None:
     """Return the entry with its result; None if another request has the message ID by now.
 
-    The first result stands. A lost lease does not matter: the flow did answer, and its answer is the truth.
+    The first result stands. A lost lease does not matter, because the flow did answer.
     """
     entry = live(current, now) or leased
     if entry.fingerprint != leased.fingerprint:
