@@ -1,0 +1,1 @@
+"""The journey of one request from its message to its outcome, without Service Bus and HTTP."""

@@ -32,7 +32,7 @@ class Admission:
     ) -> None:
         """`authorities`: the authority of each request queue, by the queue's name.
 
-        `binding_claim`: the token claim that ties a claim to one request, for flows that ask for it.
+        `binding_claim`: the token claim that binds a claim to one request, for flows that require this.
         """
         self._authorities = authorities
         self._rights = rights
@@ -41,9 +41,9 @@ class Admission:
         self._binding_claim = binding_claim
 
     async def authenticate(self, job: Job) -> Job:
-        """Return the job with its proven sender and without the evidence, which is not needed any more.
+        """Return the job with its proven sender and without the evidence, which no later step needs.
 
-        A continuation carries a principal that was proven before; it stays proven, although the claim may have expired.
+        A continuation carries its principal. The principal stays proven, although the claim may have expired.
         Raises `Refused`, `TemporarilyUnavailable`.
         """
         try:
@@ -63,6 +63,7 @@ class Admission:
         try:
             flow = self._registry.find(job.flow)
             await self._rights.require(job.principal, flow)
+            # Last, because the message names the place where the input fails the schema: only for permitted senders.
             flow.check_input(job.input)
         except Refused as refusal:
             _audit_decision(job, job.principal, refusal)
@@ -91,7 +92,7 @@ class Admission:
     async def _sender_of(self, job: Job) -> ProvenSender:
         authority = self._authorities.get(job.request_queue)
         if authority is None:
-            # A continuation from before a change of the settings. Another queue's authority must not judge it.
+            # A change of the settings removed this continuation's queue. Another queue's authority must not judge it.
             raise TemporarilyUnavailable(
                 "request_queue_unknown",
                 f"the settings name no request queue '{job.request_queue}', so no authority can verify the sender; add "
@@ -108,8 +109,8 @@ class Admission:
             return
         name = self._binding_claim
         bound_to = proven.claims.get(name)
-        # A value in the form of a digest is compared with the digest only. Otherwise a sender who chooses the digest of
-        # another request as message ID could use that request's claim with any input.
+        # Compare a value in the form of a digest with the digest only. Otherwise a sender could choose the digest of
+        # another request as message ID, and use that request's claim with any input.
         is_digest = isinstance(bound_to, str) and _DIGEST.fullmatch(bound_to) is not None
         if bound_to != (job.digest if is_digest else job.replay_of or job.message_id):
             raise Refused(
@@ -120,13 +121,15 @@ class Admission:
 
 
 def _audit_decision(job: Job, principal: Principal | None, refusal: Refused | None) -> None:
-    """Write one decision, without claim and input: readers of the audit log need not be trusted with them."""
+    """Log one decision, without claim and input, so that the audit log holds no secrets."""
     sender = {} if principal is None else _sender_fields(principal)
     log(
         _audit,
         logging.INFO,
         "access.allowed" if refusal is None else "access.refused",
-        f"'{job.flow}' may be started." if refusal is None else f"'{job.flow}' may not be started: {refusal.code}.",
+        f"The sender may start '{job.flow}'."
+        if refusal is None
+        else f"The sender must not start '{job.flow}': {refusal.code}.",
         flow=job.flow,
         code=None if refusal is None else refusal.code,
         queue=job.request_queue,

@@ -78,7 +78,7 @@ class Conclusions:
         try:
             result = await _uninterrupted(self._journal.conclude(lease, result))
         except TemporarilyUnavailable as error:
-            # The result is published all the same: it is known here and nowhere else.
+            # Publish the result all the same: no other place has it.
             self._log_not_journalled(job, error)
         return self.reply(job, result, JournalledResult(lease.message_id, job.origin))
 
@@ -121,8 +121,8 @@ class Conclusions:
     async def _wait(self, job: Job, lease: Lease, due: datetime, cause: FlowError, **changes: object) -> Outcome:
         """Journal the next step, and return the continuation that does it.
 
-        The order matters: first the journal, then the continuation queue, then the message is completed. After a crash
-        between any two, the next delivery finds the step in the journal and schedules the same continuation again.
+        The order matters: the worker writes the journal, then schedules the continuation, then completes the message.
+        After a crash in between, the next delivery finds the step in the journal and schedules the same continuation.
         """
         changes |= {"number": job.number + 1, "waits": 0, "code": cause.code, "cause": cause.message}
         following = job.model_copy(update=changes)
@@ -138,7 +138,7 @@ class Conclusions:
     def undecodable(
         self, message: ReceivedMessage, error: InvalidContinuation | InvalidRequest | Unanswerable
     ) -> Reply | DeadLetter:
-        """Return the outcome of a message that cannot be decoded: a refusal, or a dead letter if none can be sent."""
+        """Return the outcome of an undecodable message: a refusal, or a dead letter if nobody can be answered."""
         match error:
             case Unanswerable():
                 return DeadLetter(error.reason, error.description)
@@ -154,7 +154,7 @@ class Conclusions:
                 assert_never(error)
 
     def postpone(self, job: Job, code: str, cause: str, until: datetime | None = None) -> Continue | DeadLetter:
-        """Return the same step again later, or give up after `max_age_seconds`. The journal learns nothing.
+        """Return the same step again later, or give up after `max_age_seconds`. This does not write the journal.
 
         A poll is postponed without bound: its flow was called, so giving up would lose the result.
         """
@@ -181,7 +181,7 @@ class Conclusions:
 
     def _give_up(self, job: Job, code: str, message: str) -> DeadLetter:
         if job.kind == "poll" or code == "journal_unavailable":
-            # The flow may have run: the run's outcome, or an earlier call in the journal, cannot be read.
+            # The flow may have run: the worker cannot read the run's outcome, or an earlier call in the journal.
             return DeadLetter(code, message, self.reply(job, self._unknown(job, code, message)))
         error = FlowError(code=code, message=message, retryable=True)
         return DeadLetter(code, message, self.reply_uncalled(job, Status.FAILED, error))
@@ -198,7 +198,7 @@ class Conclusions:
     def _retry_settings(self, job: Job) -> RetrySettings:
         try:
             return self._registry.find(job.flow).retry or self._rules.retry
-        except Refused:  # the flow is unknown, which the request learns when it is authorized
+        except Refused:  # the flow is unknown; `Admission.authorize` refuses the request for that
             return self._rules.retry
 
     def _due(self, verdict: Verdict, pause: timedelta) -> datetime:
@@ -210,7 +210,7 @@ class Conclusions:
             _log,
             logging.ERROR,
             "journal.write_failed",
-            f"The worker could not journal the outcome of a request, and carries it out without: {error}",
+            f"The worker could not journal the outcome of a request, and carries the outcome out nevertheless: {error}",
             message_id=job.message_id,
             correlation_id=job.correlation_id,
         )
@@ -234,13 +234,15 @@ def _exhausted(job: Job, retry: RetrySettings, due: datetime) -> str | None:
 async def _uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:
     """Finish the work even if the task is cancelled meanwhile, and swallow the cancellation.
 
-    A call that was made must be journalled. The lane's interruption is meant for the wait for the flow, not for this.
+    The journal must learn of a call that went out. The lane's interruption is meant for the wait for the flow, not for
+    this.
     """
     task = asyncio.ensure_future(work)
+    # A loop, because each cancellation ends one `shield`, while the work itself continues.
     while not task.done():
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            if task.cancelled():
+            if task.cancelled():  # the work was cancelled itself, as when the event loop closes
                 raise
     return task.result()

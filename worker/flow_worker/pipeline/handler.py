@@ -1,6 +1,6 @@
 """The journey of one request: decode → authenticate → authorize → recall → call the flow → conclude.
 
-The handler knows no Service Bus, no HTTP and no clock except through its ports, so tests run it with plain data.
+The handler reaches Service Bus, HTTP and the clock only through its ports, so tests run it with plain data.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ _POLL_INTERNAL_ERROR = CallFailed(
 
 @dataclass(slots=True)
 class _Place:
-    """A place among the calls in flight: what the limits said on entry, and what the call says on leaving."""
+    """A place among the calls in flight: the limits' decision on entry, and the call's report on leaving."""
 
     postponement: Postponement | None
     health: FlowHealth = FlowHealth.NEUTRAL
-    """Neutral until there is a verdict: without a call, nothing was learnt of the flow."""
+    """Neutral until there is a verdict: without a call there is no evidence for the flow's health."""
     not_before: datetime | None = None
 
     def report(self, verdict: Verdict) -> None:
@@ -100,6 +100,7 @@ class Handler:
                 return await self._recall.refuse_or_recall(job, Status.EXPIRED, results.EXPIRED)
             # Before the lease: a lease whose holder fails counts as a call whose answer was lost.
             token = await self._caller.token(fresh=job.fresh_token)
+            # Also before the lease: a request that its flow's limits hold back must not hold a lease meanwhile.
             async with self._place(job, queue) as place:
                 if place.postponement is not None:
                     return await self._recall.postpone_or_recall(job, place.postponement)
@@ -107,6 +108,7 @@ class Handler:
                 if not isinstance(leased, LeasedJob):
                     return leased
                 verdict = await self._verdict(leased, flow, token)
+                # Before the conclusion, which may fail: the limits must learn of every call.
                 place.report(verdict)
                 return await self._conclusions.from_verdict(leased.job, leased.lease, verdict)
         except TemporarilyUnavailable as outage:
@@ -118,9 +120,9 @@ class Handler:
     async def answer_dead_letter(
         self, message: ReceivedMessage, read: Reader, status: Status, error: FlowError
     ) -> Outcome:
-        """Return the outcome of a message that Service Bus dead-lettered: `status`, unless the journal knows better.
+        """Return the outcome of a message that Service Bus dead-lettered: `status`, unless the journal has another.
 
-        No flow is called. Raises `TemporarilyUnavailable` if that cannot be decided now.
+        This calls no flow. Raises `TemporarilyUnavailable` if keys, Dataverse or the journal are unavailable.
         """
         try:
             job = read(message)
@@ -133,7 +135,7 @@ class Handler:
         return await self._recall.end_uncalled(job, status, error)
 
     async def record_result(self, job: Job, result: FlowResult) -> None:
-        """Journal a result that was published instead of the job's next step. Raises `TemporarilyUnavailable`."""
+        """Journal a published result that replaces the job's next step. Raises `TemporarilyUnavailable`."""
         await self._recall.record_result(job, result)
 
     def _is_expired(self, job: Job) -> bool:
@@ -179,6 +181,7 @@ class Handler:
                 # Another worker may call the flow at once instead of waiting for the lease to end.
                 await self._recall.release(leased.lease)
                 raise
+            # Swallow the cancellation: the flow may have run, so the sender gets `unknown` and no second call follows.
             return judge_failure(_INTERRUPTED, flow)
         except Exception:  # noqa: BLE001 - the flow may have run: the sender must get a result
             log(_log, logging.ERROR, "call.internal_error", "An internal error ended a flow call.")

@@ -1,8 +1,8 @@
 """The job: one request and how far it has come, and its form as a message in the continuation queue.
 
-A retry or a status poll is a scheduled message in a queue that only the worker may send to, never a sleeping lane. The
+A retry or a status poll is a scheduled message, never a sleeping lane. Only the worker may send to its queue. The
 message carries the proven principal, so that a continuation needs no second proof. It carries the sender's claim only
-while the claim is not proven yet.
+until an authority has proven the claim.
 """
 
 from __future__ import annotations
@@ -57,24 +57,24 @@ class Job(BaseModel):
     reply_to_session_id: str
     traceparent: str | None = None
     accepted: AwareDatetime
-    """When the broker enqueued the request. The claim must have been valid at that time."""
+    """The time when the broker enqueued the request. The claim must have been valid then."""
     replay_of: str | None = None
     """For a replay: the message ID that the sender gave the request."""
     replayed: AwareDatetime | None = None
-    """When a person replayed the request. From then on it is retried for as long as a new request."""
+    """The time when a person replayed the request. The retry settings count its age from then on."""
     expires_at: AwareDatetime | None = None
     calls: Annotated[int, Field(ge=0)] = 0
     """The number of calls made so far."""
     waits: Annotated[int, Field(ge=0)] = 0
-    """How often this step was postponed. A postponement makes no call, so the journal does not know of it."""
+    """The number of postponements of this step. A postponement makes no call, so the journal does not record it."""
     code: str | None = None
     """The code of the reason why the job waits."""
     cause: str | None = None
     """The reason why the job waits, as a clause for a person."""
     fresh_token: bool = False
-    """Whether the next call needs a token that bypasses the caches."""
+    """True if the next call needs a token that bypasses the caches."""
     started: AwareDatetime | None = None
-    """When the flow was called first."""
+    """The time of the first call."""
     status_url: SecretStr | None = None
     poll_failures: Annotated[int, Field(ge=0)] = 0
     """The number of status polls that failed in a row."""
@@ -126,7 +126,7 @@ class Job(BaseModel):
         )
 
     def to_step(self, due: datetime) -> NextStep:
-        """Return what the journal keeps of this step: everything but the request itself."""
+        """Return this step as the journal keeps it: everything but the request itself."""
         return NextStep(
             number=self.number,
             kind=self.kind,
@@ -190,8 +190,8 @@ class Job(BaseModel):
     def continuation_id(self) -> str:
         """The message ID of this continuation; duplicate detection drops a second message with it.
 
-        The ID derives from the broker's origin, not only from what the sender wrote: no sender can choose IDs that make
-        another sender's continuation look like a duplicate.
+        The ID derives from the broker's origin, not only from the sender's own IDs. Otherwise a sender could choose IDs
+        that make another sender's continuation a duplicate.
         """
         return f"continuation-{_hash(json.dumps([self.origin, self.message_id, self.number, self.waits]))}"
 

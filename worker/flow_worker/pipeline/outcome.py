@@ -13,7 +13,7 @@ from flow_worker.pipeline.job import Job
 
 @dataclass(frozen=True, slots=True)
 class JournalledResult:
-    """The journal's key of a result, so that the journal can note for which message the result was published."""
+    """The journal's key of a result, so that the journal can record the message for which the worker published it."""
 
     message_id: str
     origin: str

@@ -8,7 +8,7 @@ from flow_contracts.backoff import ExponentialBackoff
 from flow_worker.settings import RetrySettings
 
 _POLL_PART = 1 / 10
-"""A poll waits for this part of the time that the run has taken so far: long runs are polled less often."""
+"""A poll waits for this part of the run's duration so far, so that the worker polls long runs less often."""
 
 
 def retry_pause(retry: RetrySettings, failures: int) -> timedelta:
@@ -18,7 +18,7 @@ def retry_pause(retry: RetrySettings, failures: int) -> timedelta:
 
 
 def poll_pause(retry: RetrySettings, running: timedelta) -> timedelta:
-    """Return the pause before the next status poll of a run that has been running for so long.
+    """Return the pause before the next status poll of a run that has lasted `running` so far.
 
     At least `poll_seconds`; above that at most `max_pause_seconds`.
     """

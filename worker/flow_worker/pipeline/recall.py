@@ -1,4 +1,4 @@
-"""Decides from the journal whether a request may be called now, and how it ends if it was called before."""
+"""Decides from the journal if the worker may call a request's flow now, or how the request ends instead."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MESSAGE_ID_CONFLICT = FlowError(
 
 @dataclass(frozen=True, slots=True)
 class LeasedJob:
-    """A job at the step that the journal says is next, and the lease under which the worker may do that step."""
+    """A job at the step that the journal has as the next, and the lease under which the worker may do it."""
 
     job: Job
     """If the step is a call, it is counted already."""
@@ -37,12 +37,12 @@ class LeasedJob:
 
 
 class Recall:
-    """Recalls requests from the journal. Every method raises `TemporarilyUnavailable` if the journal is away."""
+    """Recalls requests from the journal. Every method raises `TemporarilyUnavailable` if the journal is unavailable."""
 
     def __init__(
         self, journal: Journal, conclusions: Conclusions, *, lease_margin_seconds: float, now: Callable[[], datetime]
     ) -> None:
-        """`lease_margin_seconds`: how much longer a lease lasts than the flow may take to answer."""
+        """`lease_margin_seconds`: the time by which a lease outlasts the flow's timeout."""
         self._journal = journal
         self._conclusions = conclusions
         self._lease_margin = timedelta(seconds=lease_margin_seconds)
@@ -67,8 +67,8 @@ class Recall:
     async def _acquire_unless_cancelled(self, job: Job, duration: timedelta, *, idempotent: bool) -> Acquisition:
         """Acquire the lease; if the worker is interrupted meanwhile, release it and propagate the cancellation.
 
-        The journal write is shielded because a cancelled write may still reach the store: the lease would then count
-        as a call whose answer was lost, although no call went out.
+        The shield protects the journal write, because a cancelled write may still reach the store. The lease would then
+        count as a call whose answer was lost, although no call went out.
         """
         acquire = self._journal.acquire(_key_of(job), duration=duration, calls=job.calls, repeatable=idempotent)
         acquiring = asyncio.ensure_future(acquire)
@@ -91,10 +91,10 @@ class Recall:
     # --- the request must not be called now ----------------------------------------------------------------------
 
     async def refuse_or_recall(self, job: Job, status: Status, error: FlowError) -> Outcome:
-        """End a request that must not be called: with `status`, or as the journal says if the request was begun before.
+        """End a request that must not be called: with `status`, or by its entry if the journal has one.
 
         A right, a claim or the time to live may have ended between two deliveries. The sender still gets the result of
-        the call that was made while they held.
+        an earlier call.
         """
         key = await self._begun_key(job)
         if key is None:
@@ -112,19 +112,19 @@ class Recall:
     # --- the request must not be called any more -----------------------------------------------------------------
 
     async def end_uncalled(self, job: Job, status: Status, error: FlowError) -> Outcome:
-        """End a request without a call: with `status`, or as the journal says if the request was begun before."""
+        """End a request without a call: with `status`, or by its entry if the journal has one."""
         return await self._end(job, _key_of(job), status, error)
 
     async def end_unproven(self, job: Job, status: Status, error: FlowError) -> Outcome:
-        """As `end_uncalled`, for a request whose sender could not be proven."""
-        # If this message was never journalled, its result gets an entry of its own: an unproven sender must not occupy
-        # the message ID of a proven one.
+        """Do as `end_uncalled`, for a request whose sender could not be proven."""
+        # If the journal has no entry for this message, its result gets a separate key. An unproven sender must not
+        # occupy the message ID of a proven one.
         stand_in = f"dead-letter {job.origin}"
         unproven = JobKey(message_id=stand_in, fingerprint=stand_in, origin=job.origin, number=job.number)
         return await self._end(job, await self._key_of_same_delivery(job) or unproven, status, error)
 
     async def record_result(self, job: Job, result: FlowResult) -> None:
-        """Journal the published result of a job whose next step will never be done: its message does not fit a queue.
+        """Journal the published result of a job without a next step, because its continuation is too large.
 
         Without this the journal would expect that step, and a later delivery would publish another result.
         """
@@ -138,6 +138,7 @@ class Recall:
         if not isinstance(acquired, Acquired):
             return self._outcome_of_journalled(job, acquired)
         job = _at_journalled_step(job, acquired)
+        # In both cases the flow may have run, and nobody will read its answer any more.
         if acquired.interrupted or job.kind == "poll":
             return await self._conclusions.conclude_lost_call(job, acquired.lease)
         return await self._conclusions.conclude_uncalled(job, acquired.lease, status, error)
@@ -152,10 +153,10 @@ class Recall:
         return None if await self._journal.recall(key) is None else key
 
     async def _key_of_same_delivery(self, job: Job) -> JobKey | None:
-        """Return the key of this very message from the time when its sender could be proven; None if there is none.
+        """Return the key of this very message from an earlier delivery with a proven sender; None if there is none.
 
         The origin is the broker's own identity of the message, which no sender can write. So a sender who copies the
-        message ID of another request learns nothing about it.
+        message ID of another request learns nothing about that request.
         """
         entry = await self._journal.find(job.message_id)
         if entry is None or entry.origin != job.origin:
@@ -193,8 +194,9 @@ def _key_of(job: Job) -> JobKey:
 
 
 def _at_journalled_step(job: Job, acquired: Acquired) -> Job:
-    """Return the job at the step that the journal says is next, with the calls that the journal knows of."""
+    """Return the job at the step that the journal has as the next, with the calls that the journal has counted."""
     if acquired.step is not None and acquired.step.number >= job.number:
         job = job.at_step(acquired.step)
+    # An interrupted call may have gone out, so it counts; `acquired.calls` leaves it out.
     calls = acquired.calls + 1 if acquired.interrupted and job.kind == "call" else acquired.calls
     return job.model_copy(update={"calls": max(job.calls, calls)})

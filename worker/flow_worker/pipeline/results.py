@@ -21,11 +21,11 @@ _FINAL_STATUS: dict[VerdictKind, Status] = {
     VerdictKind.RETRY: Status.FAILED,
     VerdictKind.ACCEPTED: Status.FAILED,
 }
-"""The status of a request whose last verdict this is. A verdict that asks for another call ends as a failure."""
+"""The status of a request by its last verdict. A verdict that asks for another call ends as a failure."""
 
 
 def unreadable(address: ReplyAddress, message: ReceivedMessage, error: FlowError, now: datetime) -> FlowResult:
-    """Return the refusal of a request whose body cannot be read."""
+    """Return the refusal of a request with an unreadable body."""
     return FlowResult(
         status=Status.REFUSED,
         error=error,
