@@ -1,7 +1,7 @@
 """Answers requests that Service Bus itself dead-lettered, and leaves them in the dead-letter queue.
 
-The worker publishes a result before it dead-letters a request. Service Bus does not: it dead-letters a request whose
-time to live ran out, or that was delivered too often, and the sender would wait for a result that never comes.
+The worker publishes a result before it dead-letters a request. Service Bus publishes no result when it dead-letters a
+request after its time to live or after too many deliveries. The sender would wait in vain.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BY_BROKER: dict[str, tuple[Status, FlowError]] = {
     "TTLExpiredException": (Status.EXPIRED, results.EXPIRED),
     "MaxDeliveryCountExceeded": (Status.FAILED, _DELIVERIES_EXCEEDED),
 }
-"""The reasons that Service Bus gives itself (Microsoft Learn, "Service Bus dead-letter queues"), and the results."""
+"""The results by the broker's own reasons (Microsoft Learn, "Service Bus dead-letter queues")."""
 
 
 class DeadLetterWatch:
@@ -57,7 +57,7 @@ class DeadLetterWatch:
         max_age: timedelta,
         now: Callable[[], datetime],
     ) -> None:
-        """`max_age`: older dead letters are left alone, because the journal may have forgotten their requests."""
+        """`max_age`: the watch ignores older dead letters, because the journal may have forgotten their requests."""
         self._queue = queue
         self._read = read
         self._bus = bus
@@ -78,6 +78,7 @@ class DeadLetterWatch:
         postponed = False
         async with self._bus.dead_letter_queue(self._queue) as dead_letters:
             async for dead_letter in dead_letters.peek(from_sequence=self._next_sequence):
+                # In this order, so that a postponed dead letter does not end the round for those behind it.
                 postponed = not await self._answer_or_postpone(dead_letter) or postponed
                 if not postponed:
                     handled_below = dead_letter.message.sequence_number + 1
@@ -106,8 +107,8 @@ class DeadLetterWatch:
         if (reply := reply_of(sent)) is not None:
             self._log_answered(dead_letter, reply)
             if isinstance(outcome, Continue):
-                # The fallback's result. The dead letter stays in place, so the watch of the next worker finds it again:
-                # the journal has to say then that it was answered.
+                # `reply` is the fallback's result. The dead letter stays in place, so the watch of the next worker
+                # finds it again. The journal must then have the result.
                 await self._handler.record_result(outcome.continuation, reply.result)
         return True
 
@@ -128,9 +129,9 @@ def _is_open(outcome: Outcome) -> bool:
     """Return whether the dead letter has no decision yet, so that the next round has to inspect it again."""
     match outcome:
         case Continue(continuation=continuation):
-            # Another worker holds the lease and may still publish the result. Such a continuation was never journalled
-            # (`waits` counts since the last journalled step). A lane schedules it to come back to the request. The
-            # watch comes back anyway, and must not start a call for a request that is dead.
+            # With `waits` above 0 another worker holds the lease and may still publish the result. A lane would
+            # schedule this continuation to come back to the request. The watch comes back anyway, and must not start a
+            # call for a dead-lettered request.
             return continuation.waits > 0
         case Abandon():
             return True

@@ -16,9 +16,9 @@ _log = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Publishes results, schedules continuations, and notes in the journal which results were published.
+    """Publishes results, schedules continuations, and records published results in the journal.
 
-    Settling is not its concern: a lane settles the message by the outcome, the dead-letter watch leaves it in place.
+    The dispatcher settles no message: a lane settles by the outcome, the dead-letter watch leaves the message in place.
     """
 
     def __init__(self, replies: Replies, schedule: Schedule, journal: Journal) -> None:
@@ -46,9 +46,9 @@ class Dispatcher:
         return outcome
 
     async def mark_published(self, outcome: Outcome) -> None:
-        """Note in the journal that the outcome's result, if there is one, was published; log a failure to do so.
+        """Record in the journal that the worker published the outcome's result, if there is one; log a failure.
 
-        A redelivered message then ends `already_handled`. Without the note, its result is published again, and
+        A redelivered message then ends `already_handled`. Without the record the worker publishes its result again, and
         duplicate detection drops it within the queue's detection window.
         """
         reply = reply_of(outcome)
@@ -57,5 +57,5 @@ class Dispatcher:
         try:
             await self._journal.mark_published(reply.journalled.message_id, reply.journalled.origin)
         except TemporarilyUnavailable as error:
-            sentence = f"The worker published a result but could not note that in the journal: {error}"
+            sentence = f"The worker published a result but could not record that in the journal: {error}"
             log(_log, logging.WARNING, "journal.write_failed", sentence, message_id=reply.journalled.message_id)

@@ -92,6 +92,8 @@ class Lane:
 
     async def _consume(self, receiver: QueueReceiver) -> None:
         while not self._stopping.is_set():
+            # Neither `stop` nor `interrupt` cancels this receive, because that leaves the state of the link unknown.
+            # The receive ends by itself after `servicebus.receive_wait_seconds`.
             delivery = await receiver.receive()
             if delivery is not None:
                 await self._process(receiver, delivery)
@@ -102,6 +104,8 @@ class Lane:
             self._log(logging.WARNING, "request.lock_expiring", sentence, delivery)
             return
         try:
+            # Renew the lock until a queue has the outcome's message. The renewal ends before the settlement, because a
+            # receiver serves one task at a time.
             async with kept_locked(receiver, delivery, self._log):
                 outcome = await self._send(await self._outcome(delivery))
             async with self._marking_published(outcome):
@@ -124,8 +128,8 @@ class Lane:
     async def _send(self, outcome: Outcome) -> Outcome:
         """Send the outcome's messages; return the outcome that took effect.
 
-        Raises `ServiceBusUnavailable` if the worker was interrupted before a queue accepted them. The message is then
-        not settled: Service Bus delivers it again, and the journal has what was decided.
+        Raises `ServiceBusUnavailable` if the worker was interrupted before a queue accepted them. The lane then does
+        not settle the message: Service Bus delivers it again, and the journal holds the decision.
         """
         sent = await self._interruptible(self._dispatcher.send(outcome))
         if sent is None:
@@ -136,8 +140,8 @@ class Lane:
     async def _marking_published(self, outcome: Outcome) -> AsyncIterator[None]:
         """Mark the result as published in the journal while the block settles the message.
 
-        The two run side by side because neither needs the other: a crash between them only makes a redelivery
-        publish the result again, under the same message ID.
+        The two run concurrently because neither needs the other. After a crash between them, a redelivery publishes the
+        result again under the same message ID, and duplicate detection drops it.
         """
         marking = asyncio.create_task(self._dispatcher.mark_published(outcome), name=f"{self.name} mark published")
         try:

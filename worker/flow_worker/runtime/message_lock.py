@@ -11,7 +11,7 @@ from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure
 from flow_worker.runtime.ports import QueueReceiver
 
 _RENEW_AT = 1 / 3
-"""The lock is renewed after this part of its time: two renewals may fail before it expires."""
+"""The lane renews the lock after this part of its time, so that two renewals may fail before it expires."""
 _MIN_PAUSE_SECONDS = 0.2
 
 LogDelivery = Callable[[int, str, str, Delivery], None]
@@ -22,8 +22,8 @@ LogDelivery = Callable[[int, str, str, Delivery], None]
 async def kept_locked(receiver: QueueReceiver, delivery: Delivery, log: LogDelivery) -> AsyncIterator[None]:
     """Renew the message's lock while the block runs.
 
-    A lost lock does not end the block: the flow runs in any case, and its result must be journalled. Settling finds
-    the lock lost.
+    A lost lock does not end the block: the flow runs in any case, and the journal must get its result. The settlement
+    then raises `LockLost`.
     """
     renewal = _LockRenewal(receiver, delivery, log)
     try:
@@ -33,7 +33,7 @@ async def kept_locked(receiver: QueueReceiver, delivery: Delivery, log: LogDeliv
 
 
 class _LockRenewal:
-    """Starts as a timer, because most requests end before their lock needs a renewal; a task for each costs more."""
+    """Renews one lock. A timer starts the task, because most requests end before their lock needs a renewal."""
 
     def __init__(self, receiver: QueueReceiver, delivery: Delivery, log: LogDelivery) -> None:
         self._receiver = receiver

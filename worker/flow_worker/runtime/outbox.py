@@ -28,6 +28,7 @@ class Outbox:
         Raises `MessageTooLarge` at once, because a retry cannot help, and `ServiceBusUnavailable` after `seconds`.
         """
         try:
+            # The deadline covers all attempts and the pauses between them.
             async with asyncio.timeout(seconds):
                 for failures in itertools.count():
                     try:

@@ -41,9 +41,10 @@ class PeriodicTask:
             await set_within(self._stopping, self._every)
 
     async def _round(self) -> None:
-        # A task of its own, so that `interrupt` cancels the round and not the service that the supervisor awaits.
+        # A separate task, so that `interrupt` cancels the round and not the service that the supervisor awaits.
         self._task = asyncio.ensure_future(self._work())
         try:
+            # `wait` does not raise the task's cancellation, which would look like a cancellation of this service.
             await asyncio.wait([self._task])
             if not self._task.cancelled():
                 self._task.result()
@@ -51,4 +52,4 @@ class PeriodicTask:
             sentence = f"The periodic task '{self.name}' failed and runs again later: {error}"
             log(_log, logging.WARNING, "periodic_task.failed", sentence)
         finally:
-            self._task.cancel()
+            self._task.cancel()  # without effect unless this service itself was cancelled during the round

@@ -1,4 +1,4 @@
-"""The runtime's ports to Service Bus: what it needs of the adapter, so that a wrapper can stand in between."""
+"""The runtime's ports to Service Bus, as protocols, so that a wrapper can stand before the adapter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class QueueReceiver(Protocol):
     """Receives from one queue in peek-lock mode and settles. For one task at a time."""
 
     async def receive(self) -> Delivery | None:
-        """Return the next delivery, None if there was none for a short wait. Raises `ServiceBusFailure`."""
+        """Return the next delivery; None if no message came within a short wait. Raises `ServiceBusFailure`."""
         ...
 
     async def complete(self, delivery: Delivery) -> None:

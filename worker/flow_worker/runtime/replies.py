@@ -21,8 +21,8 @@ class Replies:
     async def publish(self, reply: Reply) -> None:
         """Return once the reply queue has accepted the result.
 
-        A result that is larger than the queue takes is published without its output. Raises `ServiceBusUnavailable`
-        after `publish_seconds`.
+        This publishes a result without its output if the queue does not take a message so large. Raises
+        `ServiceBusUnavailable` after `publish_seconds`.
         """
         try:
             await self._deliver(reply)

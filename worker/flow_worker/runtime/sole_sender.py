@@ -1,4 +1,4 @@
-"""Checks that only the worker may send to the continuation queue, whose messages are trusted without proof.
+"""Checks that only the worker may send to the continuation queue, because it trusts those messages without proof.
 
 Service Bus reveals a queue's shared access policies to holders of the Manage right. It does not reveal role assignments
 and the namespace's policies to a worker; the operator has to check them (`docs/how-to/configure-queues.md`).

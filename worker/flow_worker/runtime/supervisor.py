@@ -60,15 +60,17 @@ class Supervisor:
             sentence = "A lane or a periodic task failed with an internal error; the worker stops."
             log(_log, logging.CRITICAL, "supervisor.service_failed", sentence)
         await self._drain(tasks)
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks)  # all are done by now; this raises the error of one that failed
 
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
+        # First, so that the readiness probe fails before the worker stops to receive.
         self.health.draining = True
         for service in self._services:
             service.stop()
         sentence = f"The worker stops: the current requests have {self._grace:g} s to finish."
         log(_log, logging.INFO, "supervisor.draining", sentence)
         skipped = asyncio.create_task(self._skip_grace.wait(), name="skip grace period")
+        # Not `gather`, which ends at the first failure: the other services still need the time to finish.
         finished = asyncio.create_task(_wait_for_all(tasks), name="services")
         await asyncio.wait([skipped, finished], timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
         skipped.cancel()
