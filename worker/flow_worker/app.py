@@ -60,7 +60,10 @@ def unwrapped(ports: Ports) -> Ports:
 
 
 async def run(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT (Ctrl-C on Windows), then drain and return."""
+    """Work until SIGTERM or SIGINT (Ctrl-C on Windows), then drain and return.
+
+    Raises what `assembled` raises, and the error of a lane or periodic task that failed.
+    """
     async with assembled(settings) as supervisor:
         _on_stop_signal(supervisor.stop)
         queues = ", ".join(queue.name for queue in settings.request_queues)
@@ -70,14 +73,19 @@ async def run(settings: Settings) -> None:
 
 @asynccontextmanager
 async def assembled(settings: Settings, wrap: WrapPorts = unwrapped) -> AsyncIterator[Supervisor]:
-    """Open everything that the worker needs, and yield a supervisor that is ready to run."""
+    """Open everything that the worker needs, and yield a supervisor that is ready to run.
+
+    Raises `InvalidSettings` if the settings can never work, and `OSError` if the health endpoint's port is in use.
+    """
     health = Health()
     async with AsyncExitStack() as stack:
+        # First, so that liveness probes get an answer while the other parts open.
         await stack.enter_async_context(serve_health(health, settings.health.host, settings.health.port))
         identity = await stack.enter_async_context(build_identity(settings))
         bus = await stack.enter_async_context(
             open_service_bus(settings.servicebus, client_id=settings.identity.client_id)
         )
+        # Before any lane exists, because a lane trusts every message in the continuation queue.
         await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
         journal = await stack.enter_async_context(open_journal(settings.journal, client_id=settings.identity.client_id))
         caller = await stack.enter_async_context(_invoker(settings, identity))
@@ -130,7 +138,7 @@ def _dead_letter_watches(
                 bus=ports.bus,
                 handler=handler,
                 dispatcher=dispatcher,
-                # Half, so that the journal still remembers the request while its result is published.
+                # Half, so that the journal still remembers the request while the watch publishes its result.
                 max_age=timedelta(seconds=settings.journal.retention_seconds / 2),
                 now=clock.now,
             ).answer_all,

@@ -1,4 +1,4 @@
-"""The worker's identity in Azure: the credentials of azure-identity, and the tokens that flows and Dataverse take."""
+"""The worker's identity in Azure: the credentials of azure-identity, and the tokens that flows and Dataverse accept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.settings import ServiceBusSettings
 
 _MIN_RENEWAL_PAUSE_SECONDS = 30.0
-"""Many calls can get a 401 for the same token at once; they share one renewal."""
+"""Many calls can get a 401 for the same token; the first renewal serves all calls within this time."""
 _CACHE_SECONDS = 10.0
 """The credential has its own cache, but reading it costs as much time as half a flow call."""
 
@@ -23,12 +23,15 @@ _CACHE_SECONDS = 10.0
 class ManagedIdentity:
     """The worker's managed identity, as an async context manager.
 
-    It holds one credential for all scopes: a credential caches its tokens and keeps a connection of its own, so a
-    credential for each call would ask the identity endpoint each time, which throttles its callers.
+    One credential serves all scopes, because a credential caches its tokens and keeps its connection. A credential for
+    each call would ask the identity endpoint each time, and that endpoint throttles its callers.
     """
 
     def __init__(self, *, client_id: str | None, deadline_seconds: float) -> None:
-        """`client_id`: of a user-assigned identity; None for the system-assigned one."""
+        """`client_id`: of a user-assigned identity; None for the system-assigned one.
+
+        `deadline_seconds`: the longest wait for one token.
+        """
         self._deadline = deadline_seconds
         self._credential = ManagedIdentityCredential(client_id=client_id)
 
@@ -59,12 +62,12 @@ class Tokens:
     async def token(self, *, fresh: bool = False) -> str:
         """Return an access token. `fresh` bypasses the credential's cache, as after a 401.
 
-        A token that was renewed within the last 30 s is not renewed again: the identity endpoint has a cache of its
-        own, so it would return the same token.
+        The method renews a token at most every 30 s. The identity endpoint has its own cache, and would return the same
+        token again.
 
         Raises `TemporarilyUnavailable` for every failure, because no call has used the token yet. The credential's
-        errors are as varied as its endpoints: a bare KeyError for an answer without `resource`, JSON errors for a
-        proxy's HTML page. So this method catches them as broadly as the credential raises them.
+        errors vary with its endpoints: a bare KeyError for an answer without `resource`, a JSON error for a proxy's
+        HTML page. So this method catches them as broadly as the credential raises them.
         """
         now = time.monotonic()
         renew = fresh and now - self._renewed_at >= _MIN_RENEWAL_PAUSE_SECONDS
@@ -91,6 +94,7 @@ class Tokens:
         (`ManagedIdentityClientBase`), and an empty JSON object asks for no claim.
         """
         token: str = (await self._credential.get_token(self._scope, claims="{}")).token
+        # Only after success: a failed renewal must not keep the next call from another attempt.
         self._renewed_at = time.monotonic()
         return token
 

@@ -7,6 +7,7 @@ import math
 from datetime import UTC, datetime, timedelta
 
 MAX_RETRY_AFTER = timedelta(days=1)
+"""The header comes from outside: one faulty value must not stop a flow's calls for years."""
 
 
 def now() -> datetime:
@@ -28,6 +29,7 @@ def retry_after(header: str | None, since: datetime) -> datetime | None:
 
 
 def _finite(text: str) -> float:
+    # `float` also reads "inf", "nan" and "1e300", which `timedelta` refuses.
     seconds = float(text)
     if not math.isfinite(seconds):
         raise ValueError("not a number of seconds")
@@ -39,4 +41,5 @@ def _date(text: str, default: datetime) -> datetime:
         date = email.utils.parsedate_to_datetime(text)
     except (ValueError, IndexError, OverflowError):
         return default
+    # `email.utils` returns a naive time for the zone "-0000". HTTP dates are always in GMT (RFC 9110, 5.6.7).
     return date if date.tzinfo else date.replace(tzinfo=UTC)

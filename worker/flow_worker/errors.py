@@ -33,8 +33,8 @@ class TemporarilyUnavailable(Exception):
 class CallFailed(Exception):
     """A flow call or a status poll ended without a response.
 
-    `may_have_run`: whether the request may have reached the flow. If so, only an idempotent flow may be called again.
-    `counts_against_flow`: whether the failure counts against the flow's health; not if the worker itself broke off.
+    `may_have_run`: the request may have reached the flow. Then the worker may repeat the call only for an idempotent
+    flow. `counts_against_flow`: the failure counts against the flow's health; false if the worker itself broke off.
     """
 
     def __init__(self, code: str, message: str, *, may_have_run: bool, counts_against_flow: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Service Bus as the worker's settings configure it."""
+"""Opens Service Bus as the worker's settings configure it."""
 
 from __future__ import annotations
 

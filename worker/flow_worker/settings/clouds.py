@@ -2,8 +2,8 @@
 
 A scope here has two slashes before `.default`: the resource `https://service.flow.microsoft.com/` ends in a slash, and
 `/.default` follows. Flows compare the audience exactly. With one slash the token's `aud` lacks the trailing slash, and
-every flow refuses it. (Microsoft Learn, "Add OAuth authentication for HTTP request triggers", and "Scopes and
-permissions in the Microsoft identity platform", section "Trailing slash and .default".)
+every flow refuses it. Sources: Microsoft Learn, "Add OAuth authentication for HTTP request triggers"; "Scopes and
+permissions in the Microsoft identity platform", section "Trailing slash and .default".
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class RequestQueue(_Group):
 
 
 class ReplySettings(_Group):
-    """The reply queues, and how long a result stays in them."""
+    """The reply queues, and the time to live of a result in them."""
 
     queues: Annotated[tuple[QueueName, ...], Field(min_length=1)] = ("flow-replies",)
     time_to_live_seconds: Annotated[int, Field(ge=1, le=14 * 86_400)] = 3600
@@ -119,8 +119,8 @@ class ReplySettings(_Group):
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
 """Asymmetric algorithms only.
 
-HMAC (HS256 …) has one secret for signing and verifying. If it were allowed, anybody could sign a token with the public
-key as the secret (RFC 8725, section 2.1), and the worker would accept it.
+HMAC (HS256 …) has one secret for signing and verifying. With HMAC allowed, anybody could sign a token with the public
+key as the secret, and the worker would accept it (RFC 8725, section 2.1).
 """
 
 
@@ -186,7 +186,7 @@ class JournalSettings(_Group):
 
 
 class RetrySettings(_Group):
-    """How often, how long and at which intervals the worker tries a request."""
+    """The number, the age limit and the intervals of the worker's attempts at a request."""
 
     max_calls: Annotated[int, Field(ge=1, le=1000)] = 8
     max_age_seconds: Annotated[float, Field(ge=0, le=14 * 86_400)] = 86_400.0

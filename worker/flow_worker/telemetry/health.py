@@ -1,7 +1,7 @@
 """The worker's health: the connections of its lanes, and the HTTP endpoint that reports them.
 
-`/health/live` answers 200 while the event loop turns. `/health/ready` answers 200 while every queue that the worker
-listens to has at least one lane with a proven connection, else 503.
+`/health/live` answers 200 while the event loop runs. `/health/ready` answers 200 while each queue that the worker
+receives from has a connected lane, else 503.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aiohttp import web
 
 @dataclass
 class LaneHealth:
-    """The state of one lane's connection. It is known: every call on the connection has a deadline."""
+    """The state of one lane's connection. It is never stale for long, because every call has a deadline."""
 
     queue: str
     is_connected: bool = False

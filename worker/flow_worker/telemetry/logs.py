@@ -43,8 +43,8 @@ class _Text(logging.Formatter):
 def _on_one_line(text: str) -> str:
     """Escape every character that is not printable.
 
-    Senders choose IDs and flow names. A line break in one of them could forge another line of the log, and a terminal's
-    control sequence could hide one.
+    Senders choose IDs and flow names. A line break in one of them could forge another line of the log. A terminal's
+    control sequence could hide a line.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
