@@ -3,11 +3,11 @@
 The rules of the SDK that shape this package:
 
 - One receiver per lane, used by one task at a time. A settlement on a receiver that another task polls waits for that
-  poll: about 0.2 s each.
+  poll, about 0.2 s each time.
 - `prefetch_count=0` and short receives. Nothing cancels a receive that still works; a stopping lane waits for it.
 - A sender is open before its first use and serves one task at a time, because concurrent first sends fail.
-- Every SDK call has its own deadline: a frozen broker looks like an empty queue, and a send can hang for minutes. After
-  a missed deadline the state of the link is unknown, so the adapter throws that receiver or sender away.
+- Every SDK call has its own deadline. A frozen broker looks like an empty queue, and a send can hang for minutes. After
+  a missed deadline the state of the link is unknown, so the adapter discards that receiver or sender.
 """
 
 from flow_contracts.servicebus.bus import ServiceBus

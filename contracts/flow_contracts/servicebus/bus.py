@@ -27,7 +27,7 @@ from flow_contracts.servicebus.session_receiver import SessionReceiver
 class ServiceBus:
     """One endpoint and all links to it. An async context manager; its methods may run concurrently.
 
-    The credential of the endpoint stays the caller's to close.
+    The caller closes the credential of the endpoint.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class ServiceBus:
 
     @contextlib.asynccontextmanager
     async def receiver(self, queue: str) -> AsyncIterator[Receiver]:
-        """An open receiver on its own connection. Raises `ServiceBusFailure`."""
+        """Yield an open receiver on its own connection. Raises `ServiceBusFailure`."""
         sdk = self._client.get_queue_receiver(queue, prefetch_count=0)
         async with self._opened(sdk, f"open a receiver on '{queue}'"):
             yield Receiver(sdk, self._deadlines)
 
     @contextlib.asynccontextmanager
     async def dead_letter_queue(self, queue: str) -> AsyncIterator[DeadLetterQueue]:
-        """The open dead-letter queue of a queue. Raises `ServiceBusFailure`."""
+        """Yield the open dead-letter queue of a queue. Raises `ServiceBusFailure`."""
         sdk = self._client.get_queue_receiver(queue, sub_queue=ServiceBusSubQueue.DEAD_LETTER, prefetch_count=0)
         async with self._opened(sdk, f"open the dead-letter queue of '{queue}'"):
             dead_letters = DeadLetterQueue(queue, sdk, self._deadlines)
@@ -88,7 +88,7 @@ class ServiceBus:
     async def session_receiver(
         self, queue: str, session_id: str, *, prefetch: int = 0
     ) -> AsyncIterator[SessionReceiver]:
-        """A receiver that holds the lock of the session.
+        """Yield a receiver that holds the lock of the session.
 
         Raises `ServiceBusFailure`; `SessionInUse` if another reader still holds the session after `session_seconds`.
         """
@@ -107,6 +107,7 @@ class ServiceBus:
 
     @contextlib.asynccontextmanager
     async def _opened(self, sdk: ServiceBusReceiver, operation: str) -> AsyncIterator[None]:
+        # The opening is inside the block, because a failed or cancelled opening may leave a connection behind.
         try:
             await bounded(sdk.__aenter__(), self._deadlines.open_seconds, operation)
             yield
@@ -116,6 +117,7 @@ class ServiceBus:
     async def _lock_session(self, queue: str, session_id: str, prefetch: int) -> ServiceBusReceiver:
         give_up_at = time.monotonic() + self._deadlines.session_seconds
         for pause in ExponentialBackoff(0.1, 1.0, growth=1.6).pauses():
+            # A new receiver each time: the SDK does not open one again after a refusal.
             sdk = self._client.get_queue_receiver(queue, session_id=session_id, prefetch_count=prefetch)
             try:
                 await bounded(sdk.__aenter__(), self._deadlines.open_seconds, f"open a session of '{queue}'")

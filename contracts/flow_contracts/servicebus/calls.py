@@ -1,4 +1,4 @@
-"""One call of the SDK: under a deadline, with the SDK's errors translated into the adapter's."""
+"""Bounds each call of the SDK by a deadline, and translates the SDK's errors into the adapter's."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def bounded(call: Awaitable[_T], seconds: float, operation: str) -> _T:
 
 
 def _translated(error: Exception, operation: str) -> Exception:
-    """The adapter's error for one that the SDK raised."""
+    """Return the adapter's error for an error of the SDK."""
     match error:
         case MessageSizeExceededError():
             return MessageTooLarge(f"{operation}: the message is larger than the queue accepts; send less: {error}")
@@ -91,21 +91,22 @@ async def receive_batch(
 ) -> list[ServiceBusReceivedMessage]:
     """Receive up to `max_messages`; the list is empty if no message came within `receive_wait_seconds`.
 
-    Raises `ServiceBusFailure`, and `Undecodable` if the link is dead: where the SDK's decoder raises `ValueError`, the
-    SDK takes that for the end of the wait, and answers every later receive at once with an empty list. A caller that
-    kept polling such a link would never receive again and would spin.
+    Raises `ServiceBusFailure`, and `Undecodable` if the link is dead. If its decoder raises `ValueError`, the SDK takes
+    that for the end of the wait. It then answers every later receive at once with an empty list. A caller that kept
+    polling such a link would spin and never receive again.
     """
     began = time.monotonic()
     wait = deadlines.receive_wait_seconds
     receiving = sdk.receive_messages(max_message_count=max_messages, max_wait_time=wait)
     messages = await bounded(receiving, wait + deadlines.settle_seconds, "receive")
+    # A live link returns an empty list only after the whole wait; half of it leaves room for an early timer.
     if not messages and time.monotonic() - began < wait / 2:
         raise Undecodable("receive: the SDK stopped receiving, as it does at a message that it cannot decode")
     return messages
 
 
 async def close_quietly(closeable: ServiceBusClient | ServiceBusReceiver | ServiceBusSender) -> None:
-    """Close a link or the client. A failure is logged only: the broker drops the link by itself later."""
+    """Close a link or the client, and only log a failure: the broker drops the link by itself later."""
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await closeable.close()
@@ -114,9 +115,9 @@ async def close_quietly(closeable: ServiceBusClient | ServiceBusReceiver | Servi
 
 
 def _is_decoding(error: Exception) -> bool:
-    """Whether the SDK's decoder failed: it raises built-in errors, which the SDK wraps in its most general one.
+    """Return whether the SDK's decoder failed: it raises built-in errors, which the SDK wraps in a `ServiceBusError`.
 
-    A dropped connection can cause the same errors. A caller that must know asks the broker again on a new link.
+    A dropped connection can cause the same errors. A caller that needs certainty repeats the call on a new link.
     """
     cause = error.inner_exception if type(error) is ServiceBusError else None
     # Some OSErrors are ValueErrors, too (io.UnsupportedOperation): those are the connection's.
@@ -126,5 +127,5 @@ def _is_decoding(error: Exception) -> bool:
 
 
 def _is_missing(error: ServiceBusError) -> bool:
-    """Whether the queue does not exist: Service Bus then refuses the token for it with status 404 (node `$cbs`)."""
+    """Return whether the queue is missing: Service Bus then refuses the token for it with status 404 (node `$cbs`)."""
     return getattr(error.inner_exception, "status_code", None) == 404

@@ -1,4 +1,4 @@
-"""The SDK's client: the endpoint, the proof of identity and the TLS context of its connections."""
+"""Creates the SDK's client from the endpoint, the proof of identity and one TLS context."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class Namespace:
     host: str
     """Fully qualified: `contoso.servicebus.windows.net`."""
     credential: AsyncCredential
-    """Stays the caller's to close."""
+    """The caller closes it."""
 
 
 Endpoint = ConnectionString | Namespace
 
 
 def connect(endpoint: Endpoint, *, sdk_retries: int) -> ServiceBusClient:
-    """Make the client; it connects when a link is opened. Raises `ValueError` for a malformed connection string.
+    """Create the client; it connects when a link opens. Raises `ValueError` for a malformed connection string.
 
     `sdk_retries` is small, because the SDK retries on the same connection and in silence. The callers retry on new
-    connections and log it.
+    connections and log each retry.
 
-    One TLS context serves all connections. Otherwise the SDK loads the trusted certificates for each connection, about
-    20 ms of processor time during which every lane waits.
+    One TLS context serves all connections. Otherwise the SDK loads the trusted certificates for each connection. That
+    takes about 20 ms of processor time, during which every lane waits.
     """
     options: dict[str, Any] = {  # the SDK declares its keyword arguments as Any
         "retry_total": sdk_retries,

@@ -1,4 +1,4 @@
-"""Conversion between `Message` and the message types of azure-servicebus."""
+"""Converts between `Message` and the message types of azure-servicebus."""
 
 from __future__ import annotations
 
@@ -33,14 +33,13 @@ def to_sdk(message: Message) -> ServiceBusMessage:
     )
     header = sdk.raw_amqp_message.header
     if message.time_to_live is not None and header is not None:
-        # Not by the SDK's own setter: it truncates to whole seconds, and a ttl of 0 means that the message never
-        # expires.
+        # Not by the SDK's own setter, which truncates to whole seconds: with a ttl of 0 the message never expires.
         header.time_to_live = max(1, min(message.time_to_live // timedelta(milliseconds=1), _MAX_TTL_MS))
     return sdk
 
 
 def from_sdk(received: ServiceBusReceivedMessage) -> ReceivedMessage:
-    """Convert a received message. No content of a sender makes it raise, so that each message can be settled."""
+    """Convert a received message. It raises for no content, so that the caller can settle every message."""
     return ReceivedMessage(
         body=_body(received),
         content_type=_text(received.content_type),
@@ -60,7 +59,7 @@ def from_sdk(received: ServiceBusReceivedMessage) -> ReceivedMessage:
 
 
 def _body(received: ServiceBusReceivedMessage) -> bytes:
-    """The bytes of a data body, a string as UTF-8, any other AMQP value or sequence as JSON."""
+    """Return the bytes of a data body, a string as UTF-8, any other AMQP value or sequence as JSON."""
     body = received.body
     if received.body_type is AmqpMessageBodyType.DATA:
         return b"".join(bytes(part) for part in body)
@@ -90,7 +89,7 @@ def _property(value: object) -> PropertyValue:
 
 
 def _text(value: object) -> str | None:
-    """The text of a value: the SDK yields str, undecoded bytes, or another AMQP type such as a UUID."""
+    """Return the text of a value: the SDK yields str, undecoded bytes, or another AMQP type such as a UUID."""
     if value is None:
         return None
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

@@ -1,4 +1,4 @@
-"""Entra credentials as azure-core declares them, and a blocking one as an asynchronous one."""
+"""Names azure-core's credential protocols, and adapts a blocking credential to asyncio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dead-letter queue: peeking at all its messages, and taking some of them by sequence number."""
+"""Peeks at the messages of a dead-letter queue, and takes some of them by sequence number."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DeadLetterQueue:
                 yield DeadLetteredMessage(message, reason, description, decoded)
 
     async def _peek_page(self, from_sequence: int) -> list[tuple[ServiceBusReceivedMessage, bool]]:
-        """The next messages, and whether the SDK decoded each of them."""
+        """Return the next messages, each with True if the SDK decoded it."""
         if not self._salvaging:
             peeking = self._sdk.peek_messages(_PEEK_PAGE, sequence_number=from_sequence)
             try:
@@ -84,20 +84,21 @@ class DeadLetterQueue:
         )
 
     async def take(self, sequence_numbers: Iterable[int]) -> AsyncIterator[Delivery]:
-        """Yield each of these messages that is there, locked until it is completed. Raises `ServiceBusFailure`.
+        """Yield each of these messages that exists, locked until its completion. Raises `ServiceBusFailure`.
 
         Service Bus delivers dead-lettered messages in its own order only. The receiver keeps the others locked
         meanwhile, so that they do not come again, and `release` abandons them. Their delivery counts rise, which does
         no harm: a dead-letter queue has no maximum delivery count.
 
         A receive fails as a whole if one of its messages is undecodable, and leaves all of them locked. If the queue
-        holds such a message, `take` receives one by one: only the undecodable message stays locked, and out of the way.
+        holds such a message, `take` receives one by one. Then only the undecodable message stays locked, and no later
+        receive meets it.
         """
         missing = set(sequence_numbers)
         self.undecodable = {peeked.message.sequence_number async for peeked in self.peek() if not peeked.decoded}
         while missing and (batch := await self._receive_batch()):
             if all(raw.sequence_number in self._locked for raw in batch):
-                return  # locks expired and the deliveries start again from the front: every message came once
+                return  # locks expired, and the broker starts again from the front: every message came once
             self._locked |= {raw.sequence_number or 0: raw for raw in batch}
             for raw in batch:
                 if raw.sequence_number in missing:
@@ -111,6 +112,7 @@ class DeadLetterQueue:
 
     async def release(self) -> None:
         """Abandon every message that is locked and not completed. If that fails, its lock expires by itself."""
+        # Swapped out first, so that a second call finds nothing to abandon.
         locked, self._locked = self._locked, {}
         with contextlib.suppress(ServiceBusFailure):
             for raw in locked.values():
@@ -118,7 +120,8 @@ class DeadLetterQueue:
                     await bounded(self._sdk.abandon_message(raw), self._deadlines.settle_seconds, "abandon")
 
     async def _receive_batch(self) -> list[ServiceBusReceivedMessage]:
-        """The next messages; at the end an empty list, or messages whose locks expired meanwhile."""
+        """Return the next messages; at the end an empty list, or messages whose locks expired meanwhile."""
+        # One attempt for each undecodable message: each failed receive locks one of them and kills the link.
         for sequence_number in self.undecodable:
             try:
                 return await receive_batch(self._sdk, 1, self._deadlines)
@@ -129,8 +132,8 @@ class DeadLetterQueue:
     async def _reopen(self, undecodable: int) -> None:
         """Replace the link, which receives nothing any more.
 
-        The SDK replaces a link only after an error that it notices, and it does not notice its decoder's failure in a
-        receive. A peek of the undecodable message fails noticeably; the call after it opens the new link.
+        The SDK replaces a link only after an error that it notices. In a receive it does not notice its decoder's
+        failure, but in a peek of the undecodable message it does. The call after that peek opens the new link.
         """
         peeking = self._sdk.peek_messages(1, sequence_number=undecodable)
         with contextlib.suppress(Undecodable):

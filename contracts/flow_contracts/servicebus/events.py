@@ -1,4 +1,4 @@
-"""Structured log events: a stable event name, fields for a machine, a sentence for a person."""
+"""Logs structured events: a stable event name, fields for a machine, a sentence for a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shared access policies of a queue: the names of those that may send to it."""
+"""Reads the shared access policies of a queue, and lists those that may send to it."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ MAX_DEAD_LETTER_CHARACTERS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message under peek-lock: `message` is its content, `raw` the SDK's form, which settling it needs."""
+    """A message under peek-lock: `message` is its content, `raw` the SDK's form, which a settlement needs."""
 
     message: ReceivedMessage
     raw: ServiceBusReceivedMessage
 
     @property
     def lock_seconds_left(self) -> float:
-        """How long the message lock still holds, by this machine's clock; negative once it expired."""
+        """The seconds until the message lock expires, by this machine's clock; negative once it expired."""
         until = self.raw.locked_until_utc
         return (until - datetime.now(UTC)).total_seconds() if until else 0.0
 
@@ -44,7 +44,10 @@ class Receiver:
         self._last_answer_at = time.monotonic()
 
     async def receive(self) -> Delivery | None:
-        """The next message, None if no message came within `receive_wait_seconds`. Raises `ServiceBusFailure`."""
+        """Return the next message; None if no message came within `receive_wait_seconds`.
+
+        Raises `ServiceBusFailure`.
+        """
         messages = await receive_batch(self._sdk, 1, self._deadlines)
         if not messages:
             await self._probe_when_quiet()
@@ -81,6 +84,6 @@ class Receiver:
         """Peek if the broker was silent for long: an empty receive does not prove that the connection still works."""
         if time.monotonic() - self._last_answer_at < self._deadlines.probe_interval_seconds:
             return
-        with contextlib.suppress(Undecodable):  # the broker answered, which is all that the probe asks
+        with contextlib.suppress(Undecodable):  # the broker answered, which is enough for the probe
             await bounded(self._sdk.peek_messages(max_message_count=1), self._deadlines.settle_seconds, "probe")
         self._last_answer_at = time.monotonic()

@@ -1,11 +1,11 @@
-"""Peeking at messages that azure-servicebus cannot decode, without the parts that break its decoder.
+"""Peeks at messages that azure-servicebus cannot decode, and leaves out the parts that break its decoder.
 
 The SDK's decoder takes no value nested deeper than 64 and raises on some types (char, decimals out of range). A sender
-can put such a value into a body, and one such message fails the whole peek. This module decodes each message alone. A
-message that fails is decoded again without its body: the sections with the sender's IDs and the reply address precede
+can put such a value into a body, and one such message fails the whole peek. This module decodes each message alone. If
+that fails, it decodes the message without its body. The sections with the sender's IDs and the reply address precede
 the body (AMQP 1.0 part 3, 3.2).
 
-It calls methods of the SDK's receiver that are not public, so the adapter uses it only after a public peek failed.
+The module calls private methods of the SDK's receiver. So the adapter uses it only after a public peek failed.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def _long(receiver: ServiceBusReceiver, number: int) -> object:
 
 
 def _payloads(status: int, response: Any, description: object, amqp_transport: object) -> list[bytes]:
-    """The encoded messages of a peek's response; `response` is the SDK's internal message type."""
-    if status in (202, 204):
+    """Return the encoded messages of a peek's response; `response` is the SDK's internal message type."""
+    if status in (202, 204):  # no message from that sequence number on
         return []
     if status != 200:
         raise ServiceBusError(f"Message peek failed with status {status}: {description!r}")
@@ -125,13 +125,16 @@ def _without_nesting(payload: bytes, start: int) -> bytes:
         items.append(payload[at:next_item] if payload[at] in _SAFE_CODES else _NULL)
         at = next_item
     content = len(items).to_bytes(4, "big") + b"".join(items)
-    # list32 is 0xD0 and map32 is 0xD1; the short forms 0xC0 and 0xC1 differ in the same bit, list0 (0x45) does not.
+    # list32 is 0xD0 and map32 is 0xD1. The short forms 0xC0 and 0xC1 differ in the same bit; list0 (0x45) does not.
     return bytes([0xD0 | code & 0x01 if code != 0x45 else 0xD0]) + len(content).to_bytes(4, "big") + content
 
 
 def _end(payload: bytes, at: int) -> int:
-    """The index after the value at `at`. It skips lists and maps by their size, so that no nesting is too deep."""
-    values = 1
+    """Return the index after the value at `at`. It skips lists and maps by their size, so that no nesting is too deep.
+
+    Raises `IndexError` if the bytes end before the value does, and `ValueError` for an unknown format code.
+    """
+    values = 1  # the values still to skip; a loop instead of recursion, for descriptors of descriptors
     while values:
         code = payload[at]
         at += 1

@@ -1,4 +1,4 @@
-"""A pool of open senders to one queue."""
+"""Keeps a pool of open senders to one queue."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from flow_contracts.servicebus.errors import MessageTooLarge
 
 _STALE_SECONDS = 240.0
 """The pool replaces a sender that was idle for longer. Service Bus detaches idle links after 10 minutes, and networks
-drop idle connections sooner; a send that finds the link dead loses a second or more.
+drop idle connections sooner. A send over a dead link loses a second or more.
 """
 
 
 class SenderPool:
     """Up to `max_senders` open senders to one queue, each lent to one task at a time.
 
-    The pool opens a sender when all others are in use: a sender sends one message per round trip, so parallel sends
-    need parallel senders, and each sender has its own connection.
+    The pool opens a sender when all others are in use. A sender sends one message per round trip, so parallel sends
+    need parallel senders. Each sender has its own connection.
     """
 
     def __init__(self, client: ServiceBusClient, queue: str, deadlines: Deadlines, *, max_senders: int) -> None:
@@ -31,8 +31,10 @@ class SenderPool:
         self._queue = queue
         self._deadlines = deadlines
         self._idle: list[tuple[float, ServiceBusSender]] = []
-        """Idle senders with the time of their last use. A stack: the last one was used last, and is lent first, so
-        that the senders of a past peak grow stale."""
+        """Idle senders with the time of their last use.
+
+        A stack: the pool lends the sender used last, so that the senders of a past peak grow stale.
+        """
         self._slots = asyncio.Semaphore(max_senders)
 
     async def send(self, message: Message) -> None:
@@ -51,7 +53,7 @@ class SenderPool:
             self._idle.append((time.monotonic(), sender))
 
     async def close(self) -> None:
-        """Close the idle senders. The client closes those that are lent."""
+        """Close the idle senders. The client closes the senders in use."""
         idle, self._idle = self._idle, []
         await asyncio.gather(*(close_quietly(sender) for _, sender in idle))
 

@@ -1,4 +1,4 @@
-"""A receiver that holds the lock of one session."""
+"""Reads one session of a queue while it holds the session's lock."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class SessionReceiver:
         return None
 
     async def _peek(self, from_sequence: int) -> list[ReceivedMessage]:
-        # Always with a sequence number: without one the SDK peeks on from the last message that it peeked or received,
-        # so that a second call of `find` would skip the messages of the first.
+        # Always with a sequence number. Without one, the SDK peeks on from the last message that it peeked or received,
+        # and a second call of `find` would skip the messages of the first.
         peeking = self._sdk.peek_messages(_PEEK_PAGE, sequence_number=from_sequence)
         return [from_sdk(raw) for raw in await self._bounded(peeking, "peek")]
 
     async def receive(self, wait_seconds: float) -> Delivery | None:
-        """The next message, None if no message came within `wait_seconds`."""
-        # Not `receive_batch`, which gives up a link at an undecodable message: in a session the same message would come
+        """Return the next message; None if no message came within `wait_seconds`."""
+        # Not `receive_batch`, which gives up a link at an undecodable message. In a session the same message would come
         # first again on the next link, and the results behind it would never arrive.
         receiving = self._sdk.receive_messages(max_message_count=1, max_wait_time=wait_seconds)
         messages = await bounded(receiving, wait_seconds + self._deadlines.settle_seconds, "receive")
@@ -79,7 +79,7 @@ class SessionReceiver:
     async def keep_locked(self) -> None:
         """Renew the session's lock once half of it has passed. Call this every second or so.
 
-        A task of its own would renew more simply, but two tasks on one receiver wait for each other.
+        A separate task would renew more simply, but two tasks on one receiver wait for each other.
         """
         if time.monotonic() >= self._renew_at:
             renewing = self._sdk.session.renew_lock()
