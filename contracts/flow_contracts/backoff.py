@@ -16,7 +16,7 @@ class ExponentialBackoff:
     """Pauses that grow by a factor with each repetition up to a bound, multiplied by a random jitter.
 
     Jitter keeps processes that failed together from retrying together (AWS Architecture Blog, "Exponential backoff and
-    jitter"): from 0 to 1 is full jitter, from 1 to 1 is none.
+    jitter"). From 0 to 1 is full jitter; from 1 to 1 is no jitter.
     """
 
     first_seconds: float

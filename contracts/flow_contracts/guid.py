@@ -23,8 +23,8 @@ class NotGuid(ValueError):
 def parse_guid(text: str) -> str:
     """Return the GUID in lower case: 8-4-4-4-12 hexadecimal digits with hyphens. Raises `NotGuid`.
 
-    `uuid.UUID` is not strict enough for text from outside: it also takes braces, `urn:uuid:`, missing hyphens, and
-    what `int(…, 16)` takes, such as underscores, spaces and digits of other scripts.
+    `uuid.UUID` is not strict enough for text from outside. It also takes braces, `urn:uuid:` and missing hyphens, and
+    like `int(…, 16)` underscores, spaces and digits of other scripts.
     """
     if _FORM.fullmatch(text) is None:
         raise NotGuid

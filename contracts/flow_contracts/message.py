@@ -44,6 +44,6 @@ class ReceivedMessage(Message):
 
 
 def fits_id(text: str) -> bool:
-    """Whether `text` is short enough for an ID in Service Bus."""
+    """Return whether `text` is short enough for an ID in Service Bus."""
     # "surrogatepass": the text may come from a sender, and a lone surrogate must not raise here.
     return len(text.encode("utf-16-le", "surrogatepass")) <= 2 * MAX_ID_CHARACTERS

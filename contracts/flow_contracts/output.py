@@ -1,4 +1,4 @@
-"""The form of a flow's response body in a result: JSON as JSON, text as text, everything else as base64."""
+"""Encodes a flow's response body for a result: JSON as JSON, text as text, everything else as base64."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def encode_output(body: bytes, content_type: str | None) -> tuple[JsonValue, str
         try:
             return strict_json.parse(body), content_type, "json"
         except strict_json.NotJson:
+            # Text instead of base64, so that a person can read the faulty JSON.
             charset = charset or "utf-8"
     if charset or _is_text(media_type):
         text = _decode(body, charset or "utf-8")
@@ -51,9 +52,10 @@ def _is_text(media_type: str) -> bool:
 
 
 def _decode(body: bytes, charset: str) -> str | None:
-    """The text; None if the character set is unknown or wrong, or if UTF-8 cannot express the text."""
+    """Return the text; None if the character set is unknown or wrong, or if UTF-8 cannot express the text."""
     try:
         text = body.decode(charset)
+        # Some character sets, such as UTF-7, yield lone surrogates, which no result could carry.
         text.encode("utf-8")
     except (LookupError, ValueError):
         return None

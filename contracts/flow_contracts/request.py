@@ -173,7 +173,7 @@ class FlowRequest(RequestBody):
     @classmethod
     def from_message(cls, message: Message) -> Self:
         """Parse a request. Raises `Unanswerable` if no result can reach its sender, else `InvalidRequest`."""
-        # The address first: without it, even an invalid request cannot get a result.
+        # The address first: every later refusal needs it to reach the sender.
         address = ReplyAddress.of(message)
         _require_contract(message)
         body = _read_body(message.body)
@@ -189,11 +189,11 @@ class FlowRequest(RequestBody):
 
 
 def request_digest(flow: str, value: JsonValue, on_behalf_of: str | None) -> str:
-    """The SHA-256 digest of a request, in hexadecimal. A claim may be bound to it instead of the message ID.
+    """Return the SHA-256 digest of a request, in hexadecimal. A claim may be bound to it instead of the message ID.
 
-    The digest covers `{"flow": …, "input": …, "on_behalf_of": …}` (the last field only if present) as UTF-8 JSON with
-    sorted keys, no spaces, and only the escapes that JSON requires. Senders in other languages should bind the claim to
-    the message ID instead, because languages format numbers differently.
+    The digest covers `{"flow": …, "input": …, "on_behalf_of": …}`, the last field only if present. The form is UTF-8
+    JSON with sorted keys, no spaces, and only the escapes that JSON requires. Senders in other languages should bind
+    the claim to the message ID instead, because languages format numbers differently.
     """
     content: dict[str, JsonValue] = {"flow": flow, "input": value}
     if on_behalf_of is not None:
@@ -241,7 +241,7 @@ def describe_problems(error: ValidationError) -> str:
 
 
 def _traceparent(message: Message) -> str | None:
-    """The sender's trace context, None if it is malformed. azure-servicebus writes it as `Diagnostic-Id`."""
+    """Return the sender's trace context; None if it is malformed. azure-servicebus writes it as `Diagnostic-Id`."""
     for name in ("traceparent", "Diagnostic-Id"):
         value = message.application_properties.get(name)
         if isinstance(value, str) and _TRACEPARENT.fullmatch(value):

@@ -36,7 +36,7 @@ class InvalidResult(Exception):
 
 
 class Status(StrEnum):
-    """How a request ended; the description of `FlowResult.status` defines each value."""
+    """The end of a request; the description of `FlowResult.status` defines each value."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -56,7 +56,7 @@ class FlowError(_ResultModel):
 
     code: str = Field(min_length=1, description="Stable, for programs.", examples=["role_missing"])
     message: str = Field(description="One sentence for a person.")
-    retryable: bool = Field(default=False, description="Whether the same request may succeed if it is sent again.")
+    retryable: bool = Field(default=False, description="True if the same request may succeed later.")
 
 
 class FlowRun(_ResultModel):
@@ -69,11 +69,11 @@ class FlowRun(_ResultModel):
 class Times(_ResultModel):
     """The times of the request's steps, in UTC."""
 
-    accepted: AwareDatetime | None = Field(default=None, description="When the broker enqueued the request.")
+    accepted: AwareDatetime | None = Field(default=None, description="The time when the broker enqueued the request.")
     started: AwareDatetime | None = Field(
-        default=None, description="When the worker called the flow; null if it did not."
+        default=None, description="The time of the first flow call; null without a call."
     )
-    finished: AwareDatetime | None = Field(default=None, description="When the worker decided the result.")
+    finished: AwareDatetime | None = Field(default=None, description="The time when the worker decided the result.")
 
 
 class FlowResult(_ResultModel):
@@ -104,7 +104,7 @@ class FlowResult(_ResultModel):
     http_status: int | None = Field(
         default=None, description="The HTTP status of the flow's response; null if it did not respond."
     )
-    error: FlowError | None = Field(default=None, description="Why the request did not succeed; null if it did.")
+    error: FlowError | None = Field(default=None, description="The cause, unless the status is succeeded; else null.")
     note: str | None = Field(
         default=None,
         description=(
@@ -170,14 +170,14 @@ class FlowResult(_ResultModel):
 
 
 def reply_message_id(request_message_id: str, correlation_id: str, session_id: str, variant: str = "") -> str:
-    """The message ID of a request's result, the same each time, so that duplicate detection drops a second copy."""
+    """Return the message ID of a request's result: always the same, so that duplicate detection drops a copy."""
     # A JSON list, not joined text: ("ab", "c") and ("a", "bc") must not get the same ID.
     key = strict_json.dump([request_message_id, correlation_id, session_id, *([variant] if variant else [])])
     return f"result-{hashlib.sha256(key).hexdigest()}"
 
 
 def _normalised(body: bytes) -> bytes:
-    """The body as strict JSON. Pydantic's own parser is not strict: it takes NaN and duplicate keys."""
+    """Return the body as strict JSON. Pydantic's own parser is not strict: it takes NaN and duplicate keys."""
     return strict_json.dump(strict_json.parse(body, max_depth=strict_json.MAX_DEPTH + 1))
 
 

@@ -1,7 +1,7 @@
 """Strict JSON (RFC 8259): it refuses text that parsers of other languages read differently.
 
-A sender, the worker and a reader of the result must agree on every value. Parsers differ on duplicate keys, on NaN, on
-numbers beyond a double and on lone surrogates, so this module takes none of these.
+A sender, the worker and a reader of the result must agree on every value. Parsers differ on duplicate keys, NaN,
+numbers beyond a double and lone surrogates, so this module refuses all of these.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class NotJson(ValueError):
 def parse(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonValue:
     """Parse UTF-8 JSON, with or without a byte order mark.
 
-    Raises `NotJson` for anything else, and for duplicate keys, NaN and infinities, numbers beyond a double, lone
-    surrogates and more than `max_depth` levels.
+    Raises `NotJson` for anything else. It also raises for duplicate keys, NaN, infinities, numbers beyond a double,
+    lone surrogates and more than `max_depth` levels.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -70,10 +70,11 @@ def validate(value: JsonValue, *, max_depth: int = MAX_DEPTH) -> JsonValue:
 
 def _require_shallow(value: JsonValue, text: str | bytes, max_depth: int) -> None:
     brackets = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
-    # The brackets bound the depth from above. Nearly every value has fewer of them than levels allowed, and counting
+    # The brackets bound the depth from above. Nearly every value has fewer of them than the levels allowed. Counting
     # them is much faster than walking through the value.
     if brackets <= max_depth:
         return
+    # Level by level instead of by recursion, which deep nesting would exhaust.
     level: list[JsonValue] = [value]
     for _ in range(max_depth + 1):
         level = [child for parent in level for child in _children(parent)]

@@ -22,8 +22,9 @@ _log = logging.getLogger(__name__)
 
 _PREFETCH = 100
 _RECEIVE_SECONDS = 0.5
-"""How long one receive waits. Nothing cancels a receive, because that leaves the state of the link unknown, so closing
-takes up to this long."""
+"""The wait of one receive, and so the longest time that closing takes. Nothing cancels a receive, because that leaves
+the state of the link unknown.
+"""
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.2, 5.0
 
 
@@ -31,8 +32,8 @@ class Background:
     """Posts requests and returns each result to the caller that waits for its correlation ID.
 
     An async context manager. Its reply session has a random name, so that it is the only reader. After a lost
-    connection it opens the same session again. It dead-letters a message that is no result, or that answers no request
-    of this client.
+    connection it opens the same session again. It dead-letters a message that is not a result, or that answers no
+    request of this client.
     """
 
     def __init__(
@@ -79,11 +80,10 @@ class Background:
         return request.correlation_id
 
     async def wait(self, correlation_id: str, timeout: float) -> FlowResult:
-        """Wait for the result; each result is returned once.
+        """Wait for the result. Only one call gets each result.
 
-        Raises `ResultTimeout` after `timeout` seconds; then the caller may wait again. Raises `NotOutstanding` if the
-        request was not submitted here, if its result was returned before, or if it was the oldest of too many unclaimed
-        results.
+        Raises `ResultTimeout` after `timeout` seconds; then the caller may wait again. Raises `NotOutstanding` if this
+        client did not submit the request or has returned its result, or dropped it as the oldest of too many.
         """
         return await self._mailbox.get(correlation_id, timeout)
 
@@ -99,17 +99,18 @@ class Background:
 
     async def _stop(self) -> None:
         self._stopping.set()
+        # Wait for the reader instead of cancelling it: its receive ends within `_RECEIVE_SECONDS`.
         if self._reader is not None:
             await self._reader
         self._mailbox.close()
 
     async def _read(self, opened: asyncio.Future[None]) -> None:
-        """Read the session until `_stop`; open it again whenever it is lost."""
+        """Read the session until `_stop`; open it again after each failure. `opened` reports the first opening."""
         pauses = ExponentialBackoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS, growth=1.6).pauses()
         while not self._stopping.is_set():
             try:
-                # The session's lock, which `_pump` renews, covers prefetched messages. (The worker must not prefetch:
-                # outside a session the lock of each prefetched message would expire while it waits its turn.)
+                # The session's lock, which `_pump` renews, covers prefetched messages. The worker must not prefetch:
+                # outside a session, each prefetched message has its own lock, which would expire during the wait.
                 async with self._bus.session_receiver(
                     self._reply_queue, self.session_id, prefetch=_PREFETCH
                 ) as session:
@@ -134,8 +135,8 @@ class Background:
     async def _deliver(self, session: SessionReceiver, delivery: Delivery) -> None:
         """Give the result to the mailbox, then settle the message.
 
-        In this order no result is lost: if the settlement fails, the message comes again, and the mailbox recognises
-        the redelivery.
+        In this order no result is lost. If the settlement fails, the broker delivers the message again, and the mailbox
+        recognises the redelivery.
         """
         try:
             result = FlowResult.from_message(delivery.message)

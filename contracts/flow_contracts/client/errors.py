@@ -16,4 +16,4 @@ class ResultTimeout(TimeoutError):
 
 
 class NotOutstanding(LookupError):
-    """This client expects no result under this correlation ID, or does not expect one any more."""
+    """This client expects no result, or no longer expects a result, under this correlation ID."""

@@ -109,10 +109,10 @@ class FlowClient:
         return request.correlation_id
 
     async def poll(self, correlation_id: str, *, message_id: str | None = None) -> FlowResult | None:
-        """Return the result, or None if it has not come; the message stays in the queue.
+        """Return the result, or None if the queue does not have it yet; the message stays in the queue.
 
         A poll takes about a second, because it opens the session and closes it. `message_id` is the request's message
-        ID; by default the one that this client sent. `poll` ignores results of other requests in the session. A client
+        ID; by default the ID that this client sent. `poll` ignores results of other requests in the session. A client
         that does not know the message ID accepts any result with the correlation ID.
 
         Raises `InvalidResult`, and `SessionInUse` while another reader holds the session.
@@ -124,7 +124,7 @@ class FlowClient:
     async def wait(self, correlation_id: str, timeout: float, *, message_id: str | None = None) -> FlowResult:
         """Return the result as soon as it comes; the message stays in the queue. See `poll`.
 
-        It holds the session meanwhile, and opens it again after a lost connection.
+        The client holds the session meanwhile, and opens it again after a lost connection.
 
         Raises `ResultTimeout` after `timeout` seconds, `SessionInUse`, `InvalidResult`.
         """
@@ -138,8 +138,8 @@ class FlowClient:
                             message = await _wait_for(session, matches)
                         return FlowResult.from_message(message)
                     except SessionInUse as error:
-                        # After a failure this client itself holds the session: the broker has not noticed yet that the
-                        # connection broke, and keeps the old lock until it expires.
+                        # After a failure this client itself holds the session: the broker has not noticed the broken
+                        # connection yet, and keeps the old lock until it expires.
                         if failure is None:
                             raise
                         failure = error
@@ -155,7 +155,7 @@ class FlowClient:
     ) -> FlowResult | None:
         """Return the result and delete its message; None if it does not come within `timeout` seconds. See `poll`.
 
-        Raises `SessionInUse`. Raises `InvalidResult` for a message that is no result, after it dead-lettered that.
+        Raises `SessionInUse`. Dead-letters a message that is not a result, and raises `InvalidResult`.
         """
         matches = self._matcher(correlation_id, message_id)
         async with self._session(correlation_id) as session:
@@ -169,7 +169,7 @@ class FlowClient:
     def background(self, *, max_unclaimed: int = 10_000) -> Background:
         """Make a client for many requests at a time, with one session for all their results. See `Background`.
 
-        It keeps up to `max_unclaimed` results that no caller waited for, and drops the oldest beyond that.
+        It keeps up to `max_unclaimed` results for which no caller waited yet, and drops the oldest of more.
         """
         return Background(
             self._bus,
@@ -197,7 +197,7 @@ class FlowClient:
 
 
 def _may_answer(message: ReceivedMessage, message_id: str | None) -> bool:
-    """Whether a message may be the result. An unreadable one may: its reader gets `InvalidResult` for it."""
+    """Return whether a message may be the result. An unreadable message may: its reader gets `InvalidResult`."""
     try:
         return is_answer(FlowResult.from_message(message), message_id)
     except InvalidResult:
@@ -207,7 +207,7 @@ def _may_answer(message: ReceivedMessage, message_id: str | None) -> bool:
 async def _wait_for(session: SessionReceiver, matches: Callable[[ReceivedMessage], bool]) -> ReceivedMessage:
     """Peek until a message matches.
 
-    Receiving and abandoning would find it sooner, but each time costs one of the message's deliveries.
+    Receiving and abandoning would find the message sooner, but each round costs one of its deliveries.
     """
     for pause in ExponentialBackoff(0.05, 1.0, growth=1.6).pauses():
         message = await session.find(matches)
@@ -221,8 +221,10 @@ async def _wait_for(session: SessionReceiver, matches: Callable[[ReceivedMessage
 async def _consume(session: SessionReceiver, peeked: ReceivedMessage) -> FlowResult:
     """Receive up to the peeked message, and settle that message alone.
 
-    A peeked message has no lock and cannot be settled. The messages before it stay locked until then, because an
-    abandoned one would be received again at once; afterwards they are abandoned.
+    A peeked message has no lock, so the client cannot settle it. The messages before it stay locked until then: the
+    next receive would return an abandoned message again. Afterwards the client abandons them.
+
+    Raises `InvalidResult`, and `ServiceBusUnavailable` if no receive returns the message.
     """
     others: list[Delivery] = []
     give_up_at = time.monotonic() + _CONSUME_SECONDS

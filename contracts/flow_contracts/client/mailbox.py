@@ -1,4 +1,4 @@
-"""Results between their arrival and the caller that waits for them, by correlation ID."""
+"""Hands each result to the caller that waits for it, by correlation ID."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_REMEMBERED = 10_000
 
 
 class Mailbox:
-    """One future for each outstanding request. Keeps at most `max_unclaimed` results that no caller took yet."""
+    """One future for each outstanding request. Keeps at most `max_unclaimed` results for which no caller waited yet."""
 
     def __init__(self, max_unclaimed: int) -> None:
         self._max_unclaimed = max_unclaimed
@@ -25,7 +25,7 @@ class Mailbox:
         self._returned: OrderedDict[str, str | None] = OrderedDict()
 
     def expect(self, correlation_id: str, message_id: str) -> None:
-        """Expect the result of a request. Raises `ValueError` if one is outstanding under its correlation ID."""
+        """Expect the result of a request. Raises `ValueError` if the correlation ID has an outstanding request."""
         if correlation_id in self._outstanding:
             raise ValueError(f"a request with correlation ID '{correlation_id}' is outstanding already")
         self._returned.pop(correlation_id, None)
@@ -33,7 +33,7 @@ class Mailbox:
         self._message_ids[correlation_id] = message_id
 
     def forget(self, correlation_id: str) -> None:
-        """Stop expecting a result, because its request was not sent."""
+        """Stop expecting a result, because no queue accepted its request."""
         self._outstanding.pop(correlation_id, None)
         self._message_ids.pop(correlation_id, None)
 
@@ -56,7 +56,7 @@ class Mailbox:
         return True
 
     async def get(self, correlation_id: str, timeout: float) -> FlowResult:
-        """Wait for the result; each result is returned once.
+        """Wait for the result. Only one call gets each result.
 
         Raises `NotOutstanding`, and `ResultTimeout` after `timeout` seconds; then the caller may wait again.
         """

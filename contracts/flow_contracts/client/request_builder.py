@@ -1,4 +1,4 @@
-"""A request from the arguments of `submit`."""
+"""Builds a request from the arguments of `submit`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ class RequestOptions(TypedDict, total=False):
     message_id: str | None
     """The idempotency key, at most 128 characters; by default a random UUID."""
     correlation_id: str | None
-    """The key of the result, at most 128 characters; by default a random UUID. Anyone who can guess it and may listen
-    to the reply queue can read the result."""
+    """The key of the result, at most 128 characters; by default a random UUID.
+
+    Anybody who can guess it and may listen to the reply queue can read the result.
+    """
     time_to_live: timedelta | None
     """After this time the worker does not run the request any more; by default the queue's time to live."""
     traceparent: str | None

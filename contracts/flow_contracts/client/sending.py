@@ -1,4 +1,4 @@
-"""Sending until the queue accepts, or a deadline passes."""
+"""Sends a message repeatedly until its queue accepts it or a deadline ends."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ async def send_until_accepted(bus: ServiceBus, queue: str, message: Message, sec
     A broken connection may lose the broker's answer, and the next attempt then sends the message twice. The queue's
     duplicate detection drops the copy by its message ID.
 
-    Raises `ServiceBusUnavailable` after `seconds`; `ServiceBusMisconfigured` and `MessageTooLarge` at once, because no
-    retry helps.
+    Raises `ServiceBusUnavailable` after `seconds`. Raises `ServiceBusMisconfigured` and `MessageTooLarge` at once,
+    because no retry helps.
     """
+    # The caller gets the failure of the last attempt, which names the cause; this one only if no attempt ended.
     failure = ServiceBusUnavailable(f"'{queue}' did not accept a message within {seconds:g} s")
     try:
         async with asyncio.timeout(seconds):

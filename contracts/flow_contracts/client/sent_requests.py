@@ -12,8 +12,8 @@ _MAX_REMEMBERED = 10_000
 class SentRequests:
     """The latest message ID for each correlation ID.
 
-    Any sender can name any session for its result, so a session may hold results of other senders' requests, with a
-    chosen correlation ID. Only the sender of a request knows its message ID, and the result repeats that.
+    Any sender can name any session for its result. So a session may hold results of other senders' requests, with a
+    chosen correlation ID. Only the sender of a request knows its message ID, and the result repeats the ID.
     """
 
     def __init__(self) -> None:
@@ -27,10 +27,10 @@ class SentRequests:
             self._message_ids.popitem(last=False)
 
     def message_id(self, correlation_id: str) -> str | None:
-        """The message ID of the last request under that correlation ID; None if this client does not remember one."""
+        """Return the message ID of the last request under that correlation ID; None if the client has forgotten it."""
         return self._message_ids.get(correlation_id)
 
 
 def is_answer(result: FlowResult, message_id: str | None) -> bool:
-    """Whether `result` answers the request with that message ID, or its replay; any result does if the ID is None."""
+    """Return whether `result` answers the request of that message ID, or its replay. None stands for any request."""
     return message_id is None or message_id in {result.request_message_id, result.replay_of}

@@ -153,6 +153,7 @@ class _LoopThread:
     """A thread that runs an event loop."""
 
     def __init__(self) -> None:
+        # The caller needs `_loop` and `_stopping`, which only the thread can create.
         started = threading.Event()
         self._thread = threading.Thread(target=self._main, args=(started,), name="flow-client", daemon=True)
         self._thread.start()
@@ -170,7 +171,7 @@ class _LoopThread:
         return future.result()
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """Call a function in the thread. Asyncio objects that it makes then belong to the thread's loop."""
+        """Call a function in the thread, so that the asyncio objects that it creates belong to the thread's loop."""
 
         async def call() -> _T:
             return function()

@@ -37,7 +37,7 @@ def _required_guid(value: JsonValue) -> str:
 
 
 def _parse_date(value: JsonValue) -> datetime | None:
-    """The date; None for null and for .NET's `DateTime.MinValue`, which Dataverse writes for a missing date."""
+    """Return the date; None for null and for .NET's `DateTime.MinValue`, which Dataverse writes for a missing date."""
     if value is None:
         return None
     at = values.parse_date(value) if isinstance(value, str) else None
@@ -117,14 +117,16 @@ class ExecutionContext(BaseModel):
     def from_message(cls, message: Message) -> Self:
         """Parse a message.
 
-        Only three broker properties count: the content type, the message ID, and the property by which Dataverse marks
-        a truncated message. The others repeat the body, and any sender can write them.
+        Only three broker properties count: the content type, the message ID, and the mark of a truncated message. The
+        others repeat the body, and any sender can write them.
 
-        Raises `InvalidRequest` with its `address`: `unsupported_format` for .NET's binary and XML forms,
-        `input_truncated` for a message without its input, `malformed_request` for anything that is no execution
-        context. Raises `Unanswerable`, with one of these codes as its reason, if the message has no reply address.
+        Raises `InvalidRequest` with its `address`. The code is `unsupported_format` for .NET's binary and XML forms,
+        and `input_truncated` for a message without its input. For anything else that is not an execution context the
+        code is `malformed_request`. Raises `Unanswerable`, with one of these codes as its reason, if the message has no
+        reply address.
         """
         document = parse_body(message)
+        # Before the other members: every refusal of them needs the address.
         address = _address(document, message)
         if any(_TRUNCATED in name for name in message.application_properties):
             raise InvalidRequest("input_truncated", _TRUNCATED_MESSAGE, address=address)
@@ -148,7 +150,7 @@ class ExecutionContext(BaseModel):
 
 
 def _address(document: values.Object, message: Message) -> ReplyAddress:
-    """The reply address. It needs few members, so that a message with errors elsewhere still gets a result."""
+    """Return the reply address. It needs few members, so that a message with other errors still gets a result."""
     candidates = (_guid_or_none(document, member) for member in ("CorrelationId", "RequestId", "OperationId"))
     correlation_id = next(filter(None, candidates), None)
     if correlation_id is None:
@@ -157,10 +159,10 @@ def _address(document: values.Object, message: Message) -> ReplyAddress:
 
 
 def _message_id(document: values.Object, message: Message) -> str:
-    """The ID of the system job that posted the message, else a hash of the message itself.
+    """Return the ID of the system job that posted the message, else a hash of the message itself.
 
-    Dataverse runs a failed job again, which posts again under the same job ID; the organisation is part of the key,
-    because a copy of an organisation has the same jobs. Without a job Dataverse never posts again, and several posts
+    Dataverse runs a failed job again, and that run posts under the same job ID. The organisation is part of the key,
+    because a copy of an organisation has the same jobs. Without a job, Dataverse never posts again. Several such posts
     may share their correlation and request IDs, so only the message itself distinguishes them.
     """
     organization = _guid_or_none(document, "OrganizationId") or "unknown"
@@ -168,6 +170,7 @@ def _message_id(document: values.Object, message: Message) -> str:
     if document.get("Mode") == _ASYNCHRONOUS and job is not None:
         return f"dataverse/{organization}/job/{job}"
     broker_message_id = (message.message_id or "").encode("utf-8", "surrogatepass")
+    # The first hash has a fixed length, so that no other split into ID and body gives the same digest.
     digest = hashlib.sha256(hashlib.sha256(broker_message_id).digest() + message.body).hexdigest()
     return f"dataverse/{organization}/post/{digest}"
 

@@ -1,4 +1,4 @@
-"""The JSON body of a native Dataverse message, and the refusal of one that is not JSON."""
+"""Parses the JSON body of a native Dataverse message, and refuses other formats."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def parse_body(message: Message) -> Object:
 
 
 def unreadable(code: InvalidRequestCode, text: str, message: Message) -> InvalidRequest | Unanswerable:
-    """The error for a body that contains no reply address.
+    """Return the error for a body that contains no reply address.
 
     It is `InvalidRequest` if the broker properties contain one, else `Unanswerable`. The second is the likely case: the
     documentation of Dataverse does not promise a message ID.

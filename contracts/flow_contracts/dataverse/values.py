@@ -1,4 +1,4 @@
-"""Conversion of Dataverse's JSON values (.NET's DataContractJsonSerializer) to the plain JSON that a flow gets.
+"""Converts Dataverse's JSON values (.NET's DataContractJsonSerializer) to the plain JSON that a flow gets.
 
 | Dataverse | plain |
 |---|---|
@@ -14,8 +14,8 @@
 
 An entity's other members are `@formattedValues`, `@keyAttributes`, `@relatedEntities` and `@rowVersion`. No attribute's
 name begins with `@`, so none of them hides an attribute. Text that a user entered as `/Date(0)/` becomes a date, too,
-because Dataverse writes both alike. Dataverse omits `__type` where the declaration of the enclosing type implies it
-(members of collections), so this module recognises objects without it by their members.
+because Dataverse writes both alike. Dataverse omits `__type` where the declaration of the enclosing type implies it, as
+for members of collections. This module recognises such objects by their members.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def parse_optional_guid(value: JsonValue) -> str | None:
 
 
 def parse_date(text: str) -> datetime | None:
-    """Parse `/Date(ms)/` to a time in UTC; None if the text is no date, or one beyond the years 1 to 9999.
+    """Parse `/Date(ms)/` to a time in UTC; None if the text is not a date of the years 1 to 9999.
 
     The milliseconds count in UTC. The offset only states the writer's time zone, so this function ignores it.
     """
@@ -118,7 +118,7 @@ def _plain_object(value: Object) -> JsonValue:
 
 
 def _type_of(value: Object) -> str:
-    """The name of the value's declared or recognised type; empty for an unknown type or another namespace."""
+    """Return the value's declared or recognised type; empty for an unknown type or another namespace."""
     declared = value.get("__type")
     if declared is None:
         return _recognise(value.keys())
@@ -179,9 +179,9 @@ def _plain_entities(value: Object) -> JsonValue:
 
 
 def _plain_related_entities(pairs: JsonValue) -> JsonValue:
-    """Related entities by relationship.
+    """Return the related entities, each list with its relationship and role.
 
-    The key is an object with a role, not text, because a table can have two roles in a relationship with itself.
+    The role is necessary, because a table can have two roles in a relationship with itself.
     """
     if pairs is None:
         return []

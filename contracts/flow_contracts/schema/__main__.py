@@ -14,7 +14,7 @@ from flow_contracts.schema.json_schemas import request_schema, result_schema
 
 
 def documents() -> dict[str, str]:
-    """The text of each generated file, by name."""
+    """Return the text of each generated file, by name."""
     return {
         "flow-request.schema.json": _text(request_schema()),
         "flow-result.schema.json": _text(result_schema()),
@@ -23,7 +23,7 @@ def documents() -> dict[str, str]:
 
 
 def stale(folder: Path) -> list[str]:
-    """The names of the files in `folder` that are missing or out of date; line endings do not count."""
+    """Return the names of the files in `folder` that are missing or out of date; line endings do not count."""
     return [name for name, text in documents().items() if _read(folder / name) != text]
 
 

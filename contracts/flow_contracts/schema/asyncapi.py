@@ -1,6 +1,6 @@
-"""The AsyncAPI 3.0 document: the queues, their messages, and the correlation of results with requests.
+"""Builds the AsyncAPI 3.0 document: the queues, their messages, and the correlation of results with requests.
 
-`headers` of a message are its AMQP 1.0 sections (part 3, 3.2), under the names the standard gives them.
+`headers` of a message are its AMQP 1.0 sections (part 3, 3.2), under the names of the standard.
 """
 
 from __future__ import annotations

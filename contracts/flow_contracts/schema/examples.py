@@ -1,4 +1,4 @@
-"""Example messages. The models build them, so the examples always fit the schemas."""
+"""Builds example messages from the models, so that the examples always fit the schemas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ACCEPTED = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 
 
 def requests() -> dict[str, Message]:
-    """Request messages by name."""
+    """Return request messages by name."""
     return {
         "a request with a claim": FlowRequest(
             flow="create-quote",
@@ -39,7 +39,7 @@ def requests() -> dict[str, Message]:
 
 
 def results() -> dict[str, Message]:
-    """Result messages by name."""
+    """Return result messages by name."""
     return {name: result.to_message(_CORRELATION_ID, timedelta(days=1)) for name, result in _results().items()}
 
 

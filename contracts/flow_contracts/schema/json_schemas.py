@@ -1,4 +1,4 @@
-"""The JSON Schemas (draft 2020-12) of the two message bodies."""
+"""Builds the JSON Schemas (draft 2020-12) of the two message bodies."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def request_schema() -> dict[str, JsonValue]:
-    """The schema of a request message's body."""
+    """Return the schema of a request message's body."""
     return _schema(RequestBody, REQUEST_CONTRACT, examples.requests().values())
 
 
 def result_schema() -> dict[str, JsonValue]:
-    """The schema of a result message's body. It allows further fields, because later versions may add some."""
+    """Return the schema of a result message's body. It allows further fields, because later versions may add some."""
     return _schema(FlowResult, RESULT_CONTRACT, examples.results().values())
 
 
