@@ -1,8 +1,8 @@
 """Composite types: described lists whose fields have names, wire types and defaults (part 1, section 1.4).
 
 A composite is a frozen dataclass whose fields are annotated with their wire type. A field is mandatory if it has no
-default and cannot be None. All fields are encoded, although the specification lets trailing nulls be omitted: some
-SDKs read trailing fields by index without a check.
+default and cannot be None. The encoder writes all fields, although the specification lets it omit trailing nulls:
+some SDKs read trailing fields by index without a check.
 """
 
 import dataclasses

@@ -57,7 +57,7 @@ class Connection:
         self._events: list[Event] = []
         self._by_channel: dict[int, Session] = {}
         self._by_peer_channel: dict[int, Session] = {}
-        # Frames on a channel whose session has just ended are ignored. A channel that never began is an error.
+        # The connection ignores frames on a channel whose session has ended. A channel that never began is an error.
         self._retired_peer_channels: set[int] = set()
 
     @property

@@ -15,6 +15,8 @@ class SendingCredit:
 
     def __init__(self) -> None:
         self._initial = 0
+        # The delivery-count up to which we may send. A limit, not a remaining number, because the peer states its
+        # credit relative to a delivery-count that may be older than ours.
         self._limit = 0
         self.delivery_count = 0
 
@@ -33,6 +35,7 @@ class SendingCredit:
         self._limit = advance(counted_from, min(link_credit, _MAX_CREDIT))
 
     def consume(self) -> None:
+        """Use up the credit for one message. Check ``available`` before."""
         self.delivery_count = advance(self.delivery_count, 1)
 
     def drain(self) -> None:
@@ -58,6 +61,7 @@ class ReceivingCredit:
     def sender_advanced_to(self, delivery_count: int) -> None:
         """Apply the sender's delivery-count, which skips ahead when the sender drains its credit."""
         skipped = distance(self.delivery_count, delivery_count)
+        # A count behind ours is an older one: the flow left the peer before messages that have already arrived.
         if skipped > 0:
             self.delivery_count = delivery_count
             self.available = max(0, self.available - skipped)

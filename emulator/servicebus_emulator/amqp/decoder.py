@@ -49,8 +49,8 @@ _ZERO_WIDTH = range(0x40, 0x50)
 def decode(data: bytes, offset: int = 0) -> tuple[object, int]:
     """Return the value at ``offset``, and the offset after it. Raises DecodeError if the input is malformed.
 
-    No other exception escapes for any input. The readers do not check for the end of the data themselves:
-    one handler here for IndexError and struct.error is cheaper than a check per value.
+    No other exception escapes for any input. The readers do not check for the end of the data themselves: one
+    handler here is cheaper than a check for each value.
     """
     try:
         return _READERS[data[offset]](data, offset + 1, 0)

@@ -1,9 +1,9 @@
 """Events that ``Connection.receive`` returns.
 
-The events of links stand in ``link`` and those of sessions in ``session``, beside the objects that they carry.
+The modules ``link`` and ``session`` define the other events, beside the objects that the events carry.
 
 Events keep the order of the frames that caused them. One ``receive`` returns all events of its bytes at once.
-The answer to one event (a refused link, an ended session) can therefore invalidate the next event of the same list.
+So the answer to one event (a refused link, an ended session) can invalidate the next event of the same list.
 Check ``link.open`` before you act on a link.
 """
 

@@ -67,8 +67,8 @@ class FrameDecoder:
         return self._next_header() if self._header_is_due else self._next_frame()
 
     def _next_header(self) -> ProtocolHeader | None:
-        # A wrong start is reported before eight bytes are there: a client that speaks another protocol (TLS, HTTP)
-        # may send fewer and wait for an answer.
+        # Report a wrong start before eight bytes have come. A client that speaks another protocol (TLS, HTTP) may
+        # send fewer and wait for an answer.
         start = bytes(self._buffer[self._position : self._position + HEADER_SIZE])
         if len(start) < HEADER_SIZE and start.startswith(AMQP_HEADER[: min(4, len(start))]):
             return None

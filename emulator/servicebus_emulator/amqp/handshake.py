@@ -1,7 +1,7 @@
 """The handshake before the first AMQP frame: protocol headers and SASL (part 2, section 2.2; part 5, section 5.3).
 
-Every offered mechanism except PLAIN succeeds without a check. On Service Bus the client authenticates later, with a
-token that it puts to ``$cbs`` (Microsoft Learn, "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide").
+Every offered mechanism except PLAIN succeeds without a check. On Service Bus the client authenticates later and puts a
+token to ``$cbs`` (Microsoft Learn, "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide").
 """
 
 from collections.abc import Callable

@@ -21,7 +21,7 @@ class Limits:
     max_buffered_bytes: int = 134_217_728
     """Bytes of all incomplete incoming messages together."""
     incoming_window: int = 65_536
-    """Transfer frames that a peer may send on a session before it must wait; refilled when half of it is used."""
+    """Transfer frames that a peer may send on a session before it must wait. Half of it used, the window refills."""
     idle_timeout_ms: int = 240_000
     """Milliseconds within which the peer must send a frame. Azure Service Bus announces the same value."""
 

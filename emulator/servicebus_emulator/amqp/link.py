@@ -199,8 +199,8 @@ class Link:
     def detach(self, error: Error | None = None, closed: bool = True) -> None:
         """Detach the link, or refuse it if it is not accepted yet.
 
-        An error that concerns one link detaches this link only (part 2, section 2.6.5): the other links of the
-        session stay usable.
+        An error that concerns one link detaches this link only (part 2, section 2.6.5). The other links of the session
+        stay usable.
         """
         if self._is_pending():
             self._decline(Detach(self.handle, closed, error))
@@ -230,8 +230,8 @@ class Link:
         else:
             self._sending.allow(flow.delivery_count, flow.link_credit or 0)
             self.session.emit(FlowReceived(self, flow.drain, flow.echo))
-        # A drain is answered by ``drained()``, once the available messages are sent. An echo before that would
-        # report credit that is about to be used up.
+        # ``drained()`` answers a drain, once the available messages are sent. An echo before that would report credit
+        # that is about to be used up.
         if flow.echo and not flow.drain:
             self.send_flow()
 
@@ -273,7 +273,7 @@ class Link:
         return self._state is _State.ATTACHING and self.session.open
 
     def _decline(self, detach: Detach) -> None:
-        # A refusal is two frames (part 2, section 2.6.3): an attach without source and target establishes the link,
+        # A refusal is two frames (part 2, section 2.6.3). An attach without source and target establishes the link,
         # because a detach needs a handle that both ends know. The detach that follows carries the error.
         self.drop()
         self.session.send(replace(self._answer(), initial_delivery_count=None if self.peer_is_sender else 0))

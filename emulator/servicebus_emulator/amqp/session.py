@@ -110,7 +110,7 @@ class Session:
         # The two ends number a link independently (part 2, section 2.6.2), so there is a table for either number.
         self._by_handle: dict[int, Link] = {}
         self._by_peer_handle: dict[int, Link] = {}
-        # Frames for a link that the peer has just detached are ignored. A handle that was never attached is an error.
+        # The session ignores frames for a link that is detached already. A handle that was never attached is an error.
         self._retired_peer_handles: set[int] = set()
 
     @property
@@ -199,8 +199,8 @@ class Session:
     def receive(self, frame: SessionFrame, payload: bytes) -> None:
         """Handle a frame of this session. A session error ends the session and emits ``SessionEnded``.
 
-        The connection survives (part 2, section 2.5.4): handles and windows belong to this session alone, so the
-        other sessions of the peer are still consistent. Frames that arrive after our end are ignored.
+        The connection survives (part 2, section 2.5.4). Handles and windows belong to this session alone, so the other
+        sessions of the peer are still consistent. The session ignores frames that arrive after our end.
         """
         if not self.open:
             return
@@ -257,9 +257,9 @@ class Session:
             link.on_flow(flow)
 
     def _on_transfer(self, transfer: Transfer, payload: bytes) -> None:
-        # The window counts every transfer frame of the session, credit counts the deliveries of a link. A frame for a
-        # link that we have detached is dropped, but it has used the window: without this order both ends would drift
-        # apart, and the session would stall.
+        # The window counts every transfer frame of the session, credit counts the deliveries of a link. So the window
+        # comes first: a frame for a link that we have detached has used it too. Otherwise the counts of both ends
+        # would drift apart, and the session would stall.
         if self._incoming.received():
             self.send_flow()
         if link := self._attached(transfer.handle):

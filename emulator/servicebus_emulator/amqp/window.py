@@ -14,7 +14,7 @@ from servicebus_emulator.amqp.serial import advance, distance
 class IncomingWindow:
     """The frames that we allow the peer to send.
 
-    A peer that overruns the window is not refused: some peers count deliveries instead of frames.
+    We do not refuse a peer that overruns the window: some peers count deliveries instead of frames.
     """
 
     def __init__(self, size: int, next_id: int) -> None:
@@ -54,7 +54,7 @@ class OutgoingWindow:
     def update(self, next_incoming_id: int | None, incoming_window: int) -> None:
         """Apply the peer's flow, then send the frames that waited for it."""
         # The window counts from the frame that the peer expects next (section 2.5.6). A peer that counts deliveries
-        # instead of frames falls behind until the computed window closes: then its stated window applies as it is.
+        # instead of frames falls behind until the computed window closes. Then its stated window applies as it is.
         seen = self._initial_id if next_incoming_id is None else next_incoming_id
         computed = distance(self.next_id, advance(seen, incoming_window))
         self._allowed = computed if 0 < computed <= incoming_window else incoming_window
@@ -69,6 +69,7 @@ class OutgoingWindow:
 
     def discard(self, handle: int) -> None:
         """Discard the waiting frames of the link with this handle."""
+        # Then flush: frames of other links may have waited behind the discarded ones only.
         self._queue = deque(frame for frame in self._queue if frame.handle != handle)
         self.pending_bytes = sum(len(frame.payload) for frame in self._queue)
         self._flush()
@@ -78,6 +79,7 @@ class OutgoingWindow:
         self.pending_bytes = 0
 
     def _send(self, frame: _Queued) -> None:
+        # Behind waiting frames even if the window is open, so that frames keep their order.
         if self._queue or (frame.is_transfer and self._allowed == 0):
             self._queue.append(frame)
             self.pending_bytes += len(frame.payload)
