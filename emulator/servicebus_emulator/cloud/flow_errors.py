@@ -42,7 +42,7 @@ class PlatformAnswer:
     message: str
     """The message template; its placeholders are `{workflow}`, `{run}`, `{state}` and `{detail}`."""
     run_started: bool = False
-    """Whether a run began; the answer's headers then name it."""
+    """A run began; the answer's headers name it."""
     default_details: Mapping[str, str] = field(default_factory=dict)
     """Values for the placeholders that the caller does not know."""
 

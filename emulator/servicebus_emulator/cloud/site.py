@@ -56,9 +56,9 @@ class IssuerPatch(Definition):
 
     faults: tuple[Fault, ...] | None = None
     rotate: bool = False
-    """Whether new tokens get a new signing key."""
+    """New tokens get a new signing key."""
     keep_old_keys: bool = True
-    """Whether a rotation keeps the old keys published."""
+    """A rotation keeps the old keys published."""
     key_issuer: str | None = None
     """Restricts the keys to this issuer, with `{tenantid}` for any tenant; null lifts the restriction."""
 
@@ -205,8 +205,8 @@ class Site:
             return _bad_request(error)
         if patch.faults is not None:
             self._issuer_faults.replace(patch.faults)
-        # null is a value of its own here, so the presence of the field decides. The restriction comes before the
-        # rotation because the new key inherits it.
+        # null has a meaning here, so the presence of the field decides. The restriction comes before the rotation,
+        # because the new key inherits the restriction.
         if "key_issuer" in patch.model_fields_set:
             self.issuer.restrict_keys(patch.key_issuer)
         if patch.rotate:

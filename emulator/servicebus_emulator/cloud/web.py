@@ -1,7 +1,7 @@
 """The web server of all HTTP services: it binds its port at once and builds its services for the first caller.
 
-`cloud.site` answers. With the libraries it imports, it needs as much memory and start-up time as the Service Bus
-emulator, and many users only need queues. So the first caller triggers its import and waits 0.25 s for it.
+`cloud.site` answers. With its imports it needs as much memory and start-up time as the Service Bus emulator, and many
+users only need queues. So the first caller triggers the import and waits 0.25 s for it.
 """
 
 from __future__ import annotations

@@ -54,13 +54,13 @@ class NativeMessageRequest(BaseModel):
     """Plain values for `InputParameters`; with an `entity`, the columns of its `Target`."""
     form: Form = "json"
     truncated: bool = False
-    """Whether the message was too large: Dataverse then omits its input and sets a property."""
+    """The message was too large: Dataverse then omits its input and sets a property."""
     object_id: Literal["known", "zeros", "absent"] = "known"
     """System and application users have zeros; older payloads lack the two members."""
     synchronous: bool = False
-    """Whether the step is synchronous: it has no system job, and so no `OperationId`."""
+    """The step is synchronous: it has no system job, and so no `OperationId`."""
     old_dates: bool = False
-    """Whether dates lack the offset: `/Date(…)/`."""
+    """Dates lack the offset: `/Date(…)/`."""
     correlation_id: uuid.UUID | None = None
     operation_id: uuid.UUID | None = None
     request_id: uuid.UUID | None = None

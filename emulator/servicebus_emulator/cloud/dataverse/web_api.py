@@ -64,7 +64,7 @@ class WebApiCall:
     status: int | None = None
     """The status of the answer; None while there is no answer."""
     forbidden: bool = False
-    """Whether the call could have created a user in a real organization."""
+    """True if the call could have created a user in a real organization."""
 
 
 class _WebApiError(Exception):

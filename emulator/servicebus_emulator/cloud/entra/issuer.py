@@ -51,7 +51,7 @@ class TokenRequest(BaseModel):
     user: str = Field(min_length=1, max_length=256)
     """A user's name, which always maps to the same object ID, or an object ID. With `app`: a service principal's."""
     app: bool = False
-    """Whether the token is app-only, as a managed identity's or a plug-in's is: without `scp`, but with `idtyp`."""
+    """The token is app-only, as a managed identity's or a plug-in's is: without `scp`, but with `idtyp`."""
     version: Version = "2.0"
     """`ver`; it selects the issuer and the names of the client's claims."""
     roles: tuple[str, ...] = ()

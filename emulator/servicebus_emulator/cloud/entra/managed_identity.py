@@ -70,7 +70,7 @@ class IdentityEndpoint:
         return web.json_response(self._grant(resource))
 
     def _selects_our_identity(self, request: web.Request) -> bool:
-        """Whether the request selects the one managed identity there is; a request without selector does too."""
+        """Return whether the request selects the only managed identity; a request without selector does too."""
         known = {"client_id": self._identity.client_id} | dict.fromkeys(
             ("object_id", "principal_id"), self._identity.object_id
         )

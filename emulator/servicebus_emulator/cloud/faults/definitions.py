@@ -78,8 +78,8 @@ class Fault(Content):
     """Replaces `retry_after`: the header holds the HTTP date that many seconds ahead, rounded up to whole seconds."""
     size_bytes: int = Field(default=1024 * 1024, ge=2, le=1024**3)
     starts_run: bool = True
-    """Whether the flow's run begins and the answer names it. `delay` and the platform's own answers ignore this field:
-    for them it is fixed."""
+    """The flow's run begins and the answer names it. `delay` and the platform's own answers ignore this field, because
+    they fix its value."""
 
     @property
     def platform_answer(self) -> PlatformAnswer | None:
@@ -88,13 +88,13 @@ class Fault(Content):
 
     @property
     def precedes_checks(self) -> bool:
-        """Whether the call fails before the platform checks its bearer and its input."""
+        """True if the call fails before the platform checks its bearer and its input."""
         answer = self.platform_answer
         return self.kind == "reset_before_reading" or (answer is not None and not answer.run_started)
 
     @property
     def begins_run(self) -> bool:
-        """Whether a call that meets this fault begins a run nonetheless."""
+        """True if a call with this fault begins a run nonetheless."""
         return not self.precedes_checks and (
             self.starts_run or self.kind == "delay" or self.platform_answer is not None
         )

@@ -24,7 +24,7 @@ _KINDS_WITHOUT_ANSWER = frozenset({"hang", "reset_before_reading", "reset_after_
 
 
 def sends_status_line(fault: Fault | None) -> bool:
-    """Whether a call that meets this fault gets a status line at all."""
+    """Return whether a call with this fault gets a status line at all."""
     return fault is None or fault.kind not in _KINDS_WITHOUT_ANSWER
 
 

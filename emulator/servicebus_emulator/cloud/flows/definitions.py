@@ -16,7 +16,7 @@ class FlowResponse(Content):
 
     status: int = 200
     echo: bool = False
-    """Whether the flow answers with its input."""
+    """The flow answers with its input."""
     template: JsonValue = None
     """A JSON value whose strings may contain `{input.customer}` and `{run_id}`.
 
@@ -41,18 +41,18 @@ class FlowResponse(Content):
 class AsynchronousResponse(Definition):
     """A Response action with *Asynchronous response* on: 202 at once, and a status URL for the outcome.
 
-    The outcome is available after `done_after_seconds` (beside the flow's `delay_seconds`) and `done_after_polls`
-    status polls; the emulator answers earlier polls with 202.
+    The outcome is available after `done_after_polls` status polls, and `done_after_seconds` on top of the flow's
+    `delay_seconds`. The emulator answers earlier polls with 202.
     """
 
     done_after_polls: int = Field(default=0, ge=0)
     done_after_seconds: Seconds = 0
     signed_status_url: bool = True
-    """Whether the status URL has a `sig` and refuses a bearer; otherwise it needs a bearer, as the trigger does."""
+    """True: the status URL has a `sig` and refuses a bearer. False: it needs a bearer, as the trigger does."""
     retry_after: HeaderText | None = None
     """The header `Retry-After` of each 202."""
     lost: bool = False
-    """Whether the status URL answers 404, as for a run that the platform has lost."""
+    """The status URL answers 404, as for a run that the platform has lost."""
 
 
 class FlowDefinition(Definition):

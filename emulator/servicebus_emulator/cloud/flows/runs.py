@@ -17,7 +17,7 @@ from servicebus_emulator.cloud.flows.definitions import AsynchronousResponse, Fl
 from servicebus_emulator.cloud.flows.trigger_guard import TriggerGuard, TriggerRefusal, tracking_headers
 
 MAX_RECORDS = 10_000
-"""The calls, and the runs with a status URL, that the emulator keeps of each flow; it drops the oldest beyond that."""
+"""The calls, and the runs with a status URL, that the emulator keeps of each flow. It drops the oldest of more."""
 
 _VERSION = "08584000000000000001"
 _API_VERSION = "2016-06-01"
@@ -41,13 +41,13 @@ class FlowCall:
     code: str | None = None
     """The platform's error code, if the platform itself wrote the answer."""
     effect: bool = False
-    """Whether a run began. The flow then acts, also if the caller never gets the answer."""
+    """A run began. The flow then acts, even if the caller never gets the answer."""
     finished: bool = False
-    """Whether that run reached its Response action, with or without a caller to answer."""
+    """That run reached its Response action, with or without a caller to answer."""
     polls: int = 0
     """The number of status polls of the run, faults and refusals included."""
     polled_with_bearer: bool = False
-    """Whether any status poll had the header `Authorization`."""
+    """At least one status poll had the header `Authorization`."""
 
     @classmethod
     def of(cls, request: web.Request) -> FlowCall:
@@ -83,7 +83,7 @@ class Run:
         self._time_is_up = seconds == 0
         self._conclude()
         if seconds:
-            # A timer and not the call's handler: aiohttp cancels the handler when the caller disconnects, and the
+            # A timer and not the call's handler. aiohttp cancels the handler when the caller disconnects, but the
             # platform's runs continue without their caller.
             asyncio.get_running_loop().call_later(seconds, self._end)
 
@@ -123,10 +123,10 @@ class Run:
 
 
 class StatusUrl:
-    """The URL that answers with a run's outcome, and the authorization it needs.
+    """The URL that answers with a run's outcome, and the authorization that it needs.
 
-    Its shape is the one observed on the logic.azure.com hosts. No document says whether a flow for specific users
-    signs it, so the definition chooses.
+    Its form is that of the logic.azure.com hosts. No document says if a flow for specific users signs the URL, so the
+    definition chooses.
     """
 
     def __init__(self, run_id: str, asynchronous: AsynchronousResponse, trigger_request: web.Request) -> None:
@@ -160,7 +160,7 @@ class StatusUrl:
             raise TriggerRefusal("DirectApiInvalidAuthorizationSignature")
 
     def leads_here(self, request: web.Request) -> bool:
-        """Whether the request addresses this run, and the run is not lost."""
+        """Return whether the request addresses this run, and the run is not lost."""
         return request.path.endswith(self._path) and not self._lost
 
 

@@ -1,8 +1,8 @@
-"""Tokens that a validator must refuse, by name: the variants that attackers and mistakes produce.
+"""Builds tokens that a validator must refuse, by name: the variants that attackers and mistakes produce.
 
 Sources: RFC 8725 (JSON Web Token Best Current Practices), RFC 7515 sections 4.1.11, 5.2 and 10.12, RFC 7519 sections 4
-and 7.2. Each token has exactly the defect in its name. The issuer's own key signs every token whose signature is not
-the defect, so a validator that accepts one has exactly that hole.
+and 7.2. Each token has exactly the defect in its name. Where the signature is not the defect, the issuer's own key
+signs the token. So a validator that accepts a token lacks exactly that check.
 """
 
 from __future__ import annotations
