@@ -39,8 +39,8 @@ class Authorizer:
     """Validates the credentials for one namespace.
 
     `policies`: the policies of the namespace. `queue_policies`: returns the current policies of the queues.
-    `jwt_validator`: None refuses JSON web tokens. `clock`: the machine's clock, even if tests move the broker's clock,
-    because clients compute the expiry of their tokens from the real time.
+    `jwt_validator`: None refuses JSON web tokens. `clock`: the machine's clock, even if tests move the broker's clock.
+    Clients compute the expiry of their tokens from the real time.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class Authorizer:
         if not self.is_checking:
             return _EVERYTHING
         policies = (policy for policy in self._policies() if policy.name.lower() == name.lower())
-        permissions = tuple(Permission(one.rights, one.entity, one.entity) for one in policies if _has_key(one, key))
+        matching = (policy for policy in policies if _has_key(policy, key))
+        permissions = tuple(Permission(policy.rights, policy.entity, policy.entity) for policy in matching)
         return ValidatedCredential(permissions) if permissions else None
 
     def validate(self, token: str) -> ValidatedCredential:

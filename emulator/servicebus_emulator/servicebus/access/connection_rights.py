@@ -85,13 +85,13 @@ class ConnectionRights:
     def _schedule_expiry(self) -> None:
         self.close()
         if self._by_audience:
-            soonest = min(one.expires_at for one in self._by_audience.values()) - self._authorizer.now()
+            soonest = min(grant.expires_at for grant in self._by_audience.values()) - self._authorizer.now()
             delay = min(max(soonest, 0), _MAX_TIMER_SECONDS)
             self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
 
     def _expire(self) -> None:
         now, before = self._authorizer.now(), len(self._by_audience)
-        self._by_audience = {audience: one for audience, one in self._by_audience.items() if one.expires_at > now}
+        self._by_audience = {audience: grant for audience, grant in self._by_audience.items() if grant.expires_at > now}
         self._schedule_expiry()
         if len(self._by_audience) < before:
             self._on_expiry()

@@ -1,7 +1,7 @@
 """Microsoft Entra ID: validates bearer tokens, and maps identities to the data roles of Service Bus.
 
-Source: Microsoft Learn, "Authenticate and authorize an application with Microsoft Entra ID to access Azure Service Bus
-entities": the resource, and the three built-in roles.
+Source of the resource and the three built-in roles: Microsoft Learn, "Authenticate and authorize an application with
+Microsoft Entra ID to access Azure Service Bus entities".
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ _SCHEME_AND_HOST = re.compile(r"(?:[a-z][a-z0-9+.-]*://)[^/?#]*|[^/?#]*[.:][^/?#
 
 
 def path_of(uri: str) -> str:
-    """Return the path of a resource URI in the form that entities are compared in: lower case, no slashes around it.
+    """Return the path of a resource URI in the form for comparing entities: lower case, no slashes around it.
 
-    The host is ignored, because clients reach one emulator under several names.
+    The function ignores the host, because clients reach one emulator under several names.
     """
     prefix = _SCHEME_AND_HOST.match(uri)
     path = uri[prefix.end() :] if prefix else uri

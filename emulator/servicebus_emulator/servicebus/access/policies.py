@@ -1,7 +1,7 @@
 """Shared access policies: named keys with rights over the namespace or over one queue.
 
-Source: Microsoft Learn, "Service Bus access control with Shared Access Signatures": a namespace or an entity has up to
-12 policies, each with a primary and a secondary key. Manage includes Send and Listen.
+A namespace or an entity has up to 12 policies, each with a primary and a secondary key. Manage includes Send and
+Listen. Source: Microsoft Learn, "Service Bus access control with Shared Access Signatures".
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Shared access signatures: `SharedAccessSignature sr=<resource>&sig=<signature>&se=<expiry>&skn=<policy>`.
 
-Source: Microsoft Learn, "Service Bus access control with Shared Access Signatures", "Generate a SAS token": the
-signature is HMAC-SHA256 with the policy's key over the URL-encoded resource, a line feed and the expiry.
+The signature is HMAC-SHA256 with the policy's key over the URL-encoded resource, a line feed and the expiry. Source:
+Microsoft Learn, "Service Bus access control with Shared Access Signatures", "Generate a SAS token".
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ def validate(token: str, policies: Iterable[Policy], now: float) -> ValidatedCre
 def _signing_policy(fields: dict[str, str], resource: str, policies: Iterable[Policy]) -> Policy:
     name = unquote_plus(fields["skn"])
     # The namespace and each of its queues may have a policy of this name, with different keys.
-    candidates = [one for one in policies if one.name.lower() == name.lower() and covers(one.entity, resource)]
+    candidates = [
+        policy for policy in policies if policy.name.lower() == name.lower() and covers(policy.entity, resource)
+    ]
     if not candidates:
         scope = f"for '{resource[:MAX_CHARACTERS]}'" if resource else "for the namespace"
         text = f"InvalidSignature: there is no policy '{name[:MAX_CHARACTERS]}' {scope} ('skn')."
         raise ServiceBusError(UNAUTHORIZED, text)
-    policy = next((one for one in candidates if _is_signed_by(one, fields)), None)
+    policy = next((candidate for candidate in candidates if _is_signed_by(candidate, fields)), None)
     if policy is None:
         text = f"InvalidSignature: The token has an invalid signature: '{name}' has another key ('sig')."
         raise ServiceBusError(UNAUTHORIZED, text)

@@ -98,7 +98,7 @@ class Broker:
         queue = self.find(settings.name)
         for name in IMMUTABLE_SETTINGS:
             if getattr(settings, name) != getattr(queue.settings, name):
-                raise ServiceBusError(ARGUMENT_ERROR, f"'{name}' cannot be changed once a queue is made.")
+                raise ServiceBusError(ARGUMENT_ERROR, f"'{name}' cannot be changed once a queue exists.")
         self._check(settings)
         queue.update(settings)
         self.storage.put_queue(settings, queue.created_at, queue.updated_at)
@@ -169,8 +169,8 @@ class Broker:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return  # unit tests without a loop call `Queue.tick` themselves
-        # Finding the next due moment reads every queue, which is too slow to do for each message. So one call is
-        # scheduled for the end of the loop's current turn, whatever the number of changes until then.
+        # The search for the next due moment reads every queue, which is too slow for each message. So one call at the
+        # end of the loop's current turn serves all changes until then.
         if self._timer_at > 0:
             self._set_timer(loop, 0)
 
@@ -200,7 +200,7 @@ class Broker:
     def _run_due_in(self, queue: Queue) -> bool:
         """Run the due events of one queue; return False if one failed.
 
-        A failed event is not repeated, because its timer is gone. The retry runs the events that were due after it.
+        The broker does not repeat a failed event, because its timer is gone. The retry runs the events due after it.
         """
         now = self._clock()
         try:

@@ -22,7 +22,7 @@ class MessageExpiry:
     def set_time_to_live(self, message: BrokeredMessage, now: float) -> None:
         """Start the time to live of a message that is enqueued now.
 
-        The queue's default is also a limit: the service overwrites a longer or missing time to live (Microsoft Learn,
+        The queue's default is also a limit. The service overwrites a longer or missing time to live (Microsoft Learn,
         "Message expiration (Time to Live)").
         """
         requested = message.ttl if message.ttl is not None else MAX_SECONDS
@@ -44,13 +44,13 @@ class MessageExpiry:
     def pop_ready(self, ready: ReadyMessages) -> BrokeredMessage | None:
         """Remove and return the first message that a receiver may get; None if there is none.
 
-        Expired messages are settled here as well as by the timer. A receiver must not get a message after its
-        time to live, even if the timer is late.
+        This settles expired messages too, as the timer does. A receiver must not get a message after its time to live,
+        even if the timer is late.
         """
         now = self._state.now()
         while ready:
             message = ready.pop()
-            # A message leaves `ready` lazily: one that was completed, locked or purged since is skipped here.
+            # A message leaves `ready` lazily: skip a message that was completed, locked or purged since.
             if not self._state.is_ready(message):
                 continue
             if message.expires_at <= now:
@@ -62,8 +62,8 @@ class MessageExpiry:
     def expire_due(self, now: float) -> None:
         """Expire the messages that are due.
 
-        A locked or deferred message is spared. A locked one expires when its lock ends (see `Settlement`), a deferred
-        one when a receiver asks for it (see `DeferredMessages`).
+        This spares locked and deferred messages. A locked message expires when its lock ends (see `Settlement`). A
+        deferred message expires when a receiver asks for it (see `DeferredMessages`).
         """
         for _, message in self._timers.pop_due(now):
             if self._state.is_ready(message) and message.expires_at <= now:

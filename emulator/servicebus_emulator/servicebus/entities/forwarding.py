@@ -1,7 +1,7 @@
 """Auto-forwarding: moves messages and dead letters to another queue.
 
-Source: Microsoft Learn, "Chaining Service Bus entities with autoforwarding", and "Overview of Service Bus dead-letter
-queues" for the messages that cannot be forwarded.
+Sources: Microsoft Learn, "Chaining Service Bus entities with autoforwarding"; for rejected messages, "Overview of
+Service Bus dead-letter queues".
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Forwarding:
 def forwarded(message: BrokeredMessage) -> BrokeredMessage:
     """Return the copy of a message that its target stores.
 
-    The time to live starts again in the target, and so does the delivery count. Raises `ServiceBusError` if the message
-    was forwarded too often: this ends a circle of queues.
+    The time to live and the delivery count start again in the target. Raises `ServiceBusError` after too many hops,
+    which ends a circle of queues.
     """
     if message.hops >= MAX_FORWARDING_HOPS:
         raise ServiceBusError(_TOO_MANY_HOPS, f"it was forwarded {MAX_FORWARDING_HOPS} times already")

@@ -53,8 +53,8 @@ class SequenceIndex:
     def remove(self, message: BrokeredMessage) -> None:
         """Remove the message.
 
-        Its number stays in the sorted list for now: removing it there would take linear time. The list is rebuilt when
-        more than half of it is stale, which costs constant time for each removal on average.
+        Its number stays in the sorted list for now: removing it there would take linear time. Once more than half of
+        the list is stale, the index rebuilds it. On average that costs constant time for each removal.
         """
         self._messages.pop(message.sequence_number, None)
         if len(self._order) > _COMPACT_AT and len(self._order) > 2 * len(self._messages):

@@ -44,7 +44,7 @@ class MessageLocks:
     def require(self, token: uuid.UUID, now: float) -> BrokeredMessage:
         """Return the message under this lock. Raises `ServiceBusError` (message-lock-lost)."""
         message = self._by_token.get(token)
-        # The end of the lock decides, not the timer: an expired lock is lost even if the timer has not run yet.
+        # The end of the lock decides, not the timer. An expired lock is lost even if the timer has not run yet.
         if message is None or message.locked_until <= now:
             raise ServiceBusError(MESSAGE_LOCK_LOST, "the lock has expired or was never given; receive it again")
         return message
@@ -62,8 +62,8 @@ class MessageLocks:
     def pop_expired(self, now: float) -> Iterator[BrokeredMessage]:
         """Yield each message whose lock has ended.
 
-        A timer is never cancelled, so that settling and renewing stay cheap. A timer whose message was settled, or
-        whose lock was renewed since, is skipped.
+        No settlement and no renewal cancels a timer, so that both stay cheap. This skips a timer whose message was
+        settled, or whose lock was renewed since.
         """
         for _, message in self._timers.pop_due(now):
             if message.lock_token is not None and message.locked_until <= now:

@@ -110,8 +110,8 @@ def _sections(payload: bytes) -> tuple[dict[int, bytes], bytes]:
     """Return the encoded sections by code, and all body sections in one piece."""
     sections: dict[int, bytes] = {}
     body = bytearray()
-    # In any order: the Python SDK sends delivery-annotations last, although AMQP 1.0 (part 3 section 3.2) has them
-    # before the body.
+    # In any order. The Python SDK sends delivery-annotations last; in AMQP 1.0 (part 3 section 3.2) they precede the
+    # body.
     for code, start, end in split(payload):
         if code in {DATA, AMQP_SEQUENCE, AMQP_VALUE}:
             body += payload[start:end]
@@ -157,8 +157,7 @@ def _time_to_live(header_ttl: object, absolute_expiry: object, creation: object)
 def encode_delivery(message: BrokeredMessage, *, lock_token: uuid.UUID | None) -> bytes:
     """Return the bytes of a delivery. `lock_token` is None for receive-and-delete.
 
-    The header always has a delivery count, and the delivery annotations are always there, even if empty: SDKs expect
-    both from the service.
+    The bytes always hold a delivery count and delivery annotations, even if empty. SDKs expect both from the service.
     """
     durable, priority, first_acquirer = message.header
     ttl = None if message.ttl is None else UInt(min(int(message.ttl * 1000), _MAX_UINT))

@@ -69,7 +69,9 @@ class MessageStore:
         The store must not change meanwhile.
         """
         messages = self._by_sequence.from_number(number)
-        return messages if session_id is None else (one for one in messages if one.session_id == session_id)
+        if session_id is None:
+            return messages
+        return (message for message in messages if message.session_id == session_id)
 
     def restore(self, message: BrokeredMessage) -> None:
         """Add a message from the storage under its own number. Restore messages in ascending order."""

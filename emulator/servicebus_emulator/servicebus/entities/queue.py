@@ -38,9 +38,9 @@ def _no_queues(name: str) -> Queue:
 class Queue:
     """One queue. Every method runs on the event loop's thread. Times are seconds since the epoch by `clock`.
 
-    `reschedule`: called when a timer may be due sooner than `next_due` said last. `find`: returns the queues that
-    messages are forwarded to, by name. `storage`: records every change. `is_subqueue`: the queue is a dead-letter
-    queue, so it has no dead-letter queues itself.
+    `reschedule`: called when a timer may be due before the last `next_due`. `find`: returns the targets of forwarding
+    by name. `storage`: records every change. `is_subqueue`: the queue is a dead-letter queue, so it has no dead-letter
+    queues itself.
     """
 
     def __init__(
@@ -129,6 +129,7 @@ class Queue:
         batch = list(messages)
         self.accessed_at = self.now()
         preconditions.require_room(self.settings, self.size_bytes(), sum(message.size for message in batch))
+        # Check all before the first is accepted: a batch is accepted as a whole or not at all.
         for message in batch:
             preconditions.require_fit(self.settings, message)
         numbers = [self._enqueueing.accept(message) for message in batch]
@@ -273,8 +274,8 @@ class Queue:
     def tick(self) -> None:
         """Do everything that is due: activate, unlock, expire, release sessions.
 
-        Locks end before messages expire, so that a message whose lock and time to live end together is treated as
-        returned: its delivery is counted, and the delivery limit decides first.
+        Locks end before messages expire. If the lock and the time to live of a message end together, the queue first
+        counts the delivery, and the delivery limit decides.
         """
         now = self.now()
         self._enqueueing.activate_scheduled(now)

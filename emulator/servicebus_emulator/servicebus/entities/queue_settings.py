@@ -80,8 +80,8 @@ def transfer_dead_letter_settings(parent: QueueSettings) -> QueueSettings:
 
 
 def _subqueue_settings(parent: QueueSettings, suffix: str, forward_to: str | None) -> QueueSettings:
-    # A dead-letter queue has neither sessions nor a time to live nor a delivery limit, whatever its parent has:
-    # its messages stay until a receiver completes them (Microsoft Learn, "Overview of Service Bus dead-letter queues").
+    # A dead-letter queue has neither sessions nor a time to live nor a delivery limit, whatever its parent has. Its
+    # messages stay until a receiver completes them (Microsoft Learn, "Overview of Service Bus dead-letter queues").
     return QueueSettings(
         name=parent.name + suffix,
         lock_seconds=parent.lock_seconds,
@@ -96,8 +96,8 @@ def _subqueue_settings(parent: QueueSettings, suffix: str, forward_to: str | Non
 def check_forwarding_targets(queue: QueueSettings, queues: Mapping[str, QueueSettings]) -> None:
     """Raise `ValueError` if the queue forwards to a queue that does not exist.
 
-    `queues` are the queues of the namespace by lower-case name. The service accepts a queue that forwards to itself,
-    and a queue with sessions that forwards (live tests of the administration client of azure-servicebus 7.15).
+    `queues` are the queues of the namespace by lower-case name. The service lets a queue forward to itself, and a queue
+    with sessions forward (live tests of the administration client of azure-servicebus 7.15).
     """
     for target in (queue.forward_to, queue.forward_dead_letters_to):
         if target is not None and target.lower() not in queues:

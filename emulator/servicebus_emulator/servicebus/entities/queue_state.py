@@ -15,7 +15,7 @@ from servicebus_emulator.servicebus.entities.storage import MessageStorage
 class QueueState:
     """Settings, messages and locks of one queue.
 
-    `reschedule`: asks the broker to look up the next due moment again, because one may have come closer.
+    `reschedule`: makes the broker compute the next due moment again, because an earlier one may exist.
     `is_subqueue`: the queue is a dead-letter queue, so it has no dead-letter queue itself.
     """
 
@@ -49,8 +49,8 @@ class QueueState:
     def count_delivery(self, message: BrokeredMessage) -> None:
         """Count one more delivery of the message.
 
-        A dead letter keeps the count that it arrived with, so that a receiver of the dead-letter queue can still read
-        how often the delivery failed (live tests of the JavaScript SDK, batchReceiver.spec.ts).
+        A dead letter keeps its count, so that a receiver of the dead-letter queue can read the number of failed
+        deliveries (live tests of the JavaScript SDK, batchReceiver.spec.ts).
         """
         if not self.is_subqueue:
             message.delivery_count += 1

@@ -83,7 +83,7 @@ class QueueSessions:
 
     def accept(self, session_id: str) -> MessageSession:
         """Lock the session of this ID. Raises `ServiceBusError` (session-cannot-be-locked) if it is held."""
-        # An expired lock is released before the check. Otherwise its old holder, whose release is still to come, would
+        # Release an expired lock before the check. Otherwise its old holder, whose release is still to come, would
         # later release the new holder's lock.
         self.release_expired()
         session = self._get_or_create(session_id)
@@ -139,7 +139,7 @@ class QueueSessions:
         return session
 
     def is_held(self, session_id: str | None) -> bool:
-        """Return True if a receiver holds the session, or held it until a lock that the broker has not released yet."""
+        """Return True if a receiver holds the session, or its expired lock still waits for the release."""
         return session_id in self._held
 
     def expire_locks(self) -> int:
@@ -151,7 +151,8 @@ class QueueSessions:
     def release_expired(self) -> None:
         """Release the sessions whose lock has expired, and notify their receivers."""
         now = self._state.now()
-        for session in [one for one in self._held.values() if one.locked_until <= now]:
+        # A list, because each release changes `_held`.
+        for session in [held for held in self._held.values() if held.locked_until <= now]:
             receiver = session.receiver  # before the release, which clears it
             self.release(session, counted=True)
             if receiver is not None and isinstance(receiver, SessionLockObserver):
@@ -195,7 +196,7 @@ class QueueSessions:
     def grant_pending(self) -> None:
         """Lock free sessions with messages for the waiting receivers, in the order in which they came."""
         while self._pending:
-            session = next((one for one in self._with_messages.values() if not one.is_held), None)
+            session = next((session for session in self._with_messages.values() if not session.is_held), None)
             if session is None:
                 return
             if not self._has_messages(session):
@@ -247,7 +248,7 @@ class QueueSessions:
         """Release expired sessions, and end the waits that timed out."""
         self.release_expired()
         now = self._state.now()
-        for pending in [one for one in self._pending if one.until <= now]:
+        for pending in [waiting for waiting in self._pending if waiting.until <= now]:
             self._pending.remove(pending)
             pending.timed_out()
 

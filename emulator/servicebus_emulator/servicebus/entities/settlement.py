@@ -73,8 +73,8 @@ class Settlement:
     def return_message(self, message: BrokeredMessage, *, counted: bool) -> None:
         """Unlock a message, and make it ready again unless its deliveries or its time to live are used up.
 
-        The delivery count is checked before the time to live: a message that reaches both limits is dead-lettered
-        even if the queue deletes expired messages. A deferred message stays deferred.
+        The delivery count decides before the time to live. So the queue dead-letters a message that reaches both
+        limits, even if it deletes expired messages. A deferred message stays deferred.
         """
         self._state.locks.unlock(message)
         if counted:

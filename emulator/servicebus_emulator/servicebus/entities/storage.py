@@ -8,7 +8,7 @@ from servicebus_emulator.servicebus.errors import INTERNAL_ERROR, ServiceBusErro
 
 
 class DataFolderError(Exception):
-    """The data folder cannot be used. The message says why and what to do."""
+    """The data folder is unusable. The message states the cause and the remedy."""
 
 
 class NotPersisted(ServiceBusError):
@@ -24,8 +24,8 @@ class NotPersisted(ServiceBusError):
 class MessageStorage:
     """Records the changes of all queues; `flush` makes them durable. This base class persists nothing.
 
-    Every queue name is in lower case. A dead-letter queue has a separate name. Recording and flushing are separate
-    because one write for all changes of an event-loop turn is much cheaper than one write for each change.
+    Every queue name is in lower case. A dead-letter queue has a separate name. Recording and flushing are separate,
+    because one write for all changes of an event-loop turn is much cheaper than a write for each.
     """
 
     def put_queue(self, settings: QueueSettings, created_at: float, updated_at: float) -> None:

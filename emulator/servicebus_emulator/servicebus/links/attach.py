@@ -23,7 +23,7 @@ _LOCKED_UNTIL = Symbol("com.microsoft:locked-until-utc")
 _MAX_BATCH_SIZE = Symbol("com.microsoft:max-message-batch-size")
 _TICKS_AT_EPOCH = 621_355_968_000_000_000
 _TICKS_PER_SECOND = 10_000_000
-"""A .NET tick is 100 ns since the year 1; the service writes the end of a session's lock in ticks."""
+"""The service writes the end of a session's lock in .NET ticks: 100 ns each, since the year 1."""
 _DEFAULT_WAIT_SECONDS = 60.0
 _REQUEST_BYTES = 1024 * 1024
 
@@ -114,7 +114,7 @@ def accept_sender_link(link: Link, settings: QueueSettings) -> None:
 def accept_receiver_link(link: Link, settings: QueueSettings, session: MessageSession | None) -> None:
     """Accept a link on which the client receives messages. The answer names its session and the end of the lock.
 
-    The source goes back as the client sent it: the Python SDK reads the session ID only if the address is the same.
+    The answer repeats the client's source: the Python SDK reads the session ID only if the address is the same.
     """
     source = link.attach.source or Source()
     properties: dict[str, object] = {}

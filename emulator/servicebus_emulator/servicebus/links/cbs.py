@@ -19,9 +19,9 @@ _UNAUTHORIZED_STATUS = 401
 def respond(request: Request, rights: ConnectionRights, require_entity: Callable[[str], object]) -> Response:
     """Store the token of a put-token request in the connection's rights.
 
-    `require_entity` raises `ServiceBusError` if there is no such entity. A valid token for a missing entity gets the
-    service's own response: "Put token failed. status-code: 404, status-description: The messaging entity … could not be
-    found." The token is validated first, so that a client without a key cannot find out which entities exist.
+    `require_entity` raises `ServiceBusError` if there is no such entity. A valid token for a missing entity gets status
+    404 with the service's own text, "Put token failed. …". The validation comes first, so that a client without a key
+    cannot learn the names of entities.
     """
     if request.properties.get("operation") != "put-token":
         return _response(400, "the operation must be put-token")

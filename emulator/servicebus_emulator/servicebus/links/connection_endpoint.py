@@ -90,8 +90,8 @@ class ConnectionEndpoint:
     def handle(self, event: Event) -> None:
         """Handle one event of the connection, after the injected delay if there is one.
 
-        While delayed events wait, later ones wait behind them, even if the delay was switched off meanwhile: frames
-        must be handled in order. The end of the connection does not wait, as nothing can be sent any more.
+        Later events wait behind delayed ones, even without a delay any more, because frames must keep their order. The
+        end of the connection does not wait, since nothing can be sent any more.
         """
         delay = self._broker.faults.delay_seconds
         if (not delay and not self._delayed) or isinstance(event, ConnectionClosed):
@@ -101,8 +101,8 @@ class ConnectionEndpoint:
         asyncio.get_running_loop().call_later(delay, self._handle_delayed)
 
     def _handle_delayed(self) -> None:
-        # One call is scheduled for each event, but calls with different delays may come out of order. So each call
-        # handles the first waiting event, whichever it was scheduled for.
+        # Each event has one scheduled call, but calls with different delays may come out of order. So each call handles
+        # the first waiting event, and not the event that it was scheduled for.
         if self._delayed:
             self._handle(self._delayed.popleft())
             self.on_output()
@@ -120,7 +120,7 @@ class ConnectionEndpoint:
             case LinkDetached(link=link):
                 self.forget(link)
             case SessionEnded(session=session):
-                for link in [one for one in self._links if one.session is session]:
+                for link in [link for link in self._links if link.session is session]:
                     self.forget(link)
             case ConnectionClosed():
                 self.close()

@@ -56,8 +56,8 @@ class ReceiverLink:
     def flowed(self, *, drain: bool) -> None:
         """Handle a change of the client's credit.
 
-        The queue delivers first and the drain is answered afterwards: drain means that the broker uses the credit for
-        the messages that it has, and gives up the rest (AMQP 1.0 part 2 section 2.6.7).
+        The queue delivers before the link answers the drain. For a drain the broker uses the credit for the messages
+        that it has, and gives up the rest (AMQP 1.0 part 2 section 2.6.7).
         """
         self._queue.credit_granted(self._session)
         if drain:
@@ -73,8 +73,8 @@ class ReceiverLink:
     def deliver(self, message: BrokeredMessage) -> None:
         """See `receiver.MessageReceiver`.
 
-        The delivery tag is the lock token as a .NET GUID, with the first three fields in little-endian order: SDKs
-        read the token from the tag. Receive-and-delete has no token; its tag is empty.
+        SDKs read the lock token from the delivery tag. The tag is a .NET GUID, with the first three fields in
+        little-endian order. Receive-and-delete has no token; its tag is empty.
         """
         token = message.lock_token
         tag = token.bytes_le if token is not None else b""
@@ -111,8 +111,8 @@ class ReceiverLink:
     def deliveries_in(self, first: int, last: int) -> list[int]:
         """Return the unsettled deliveries of this link in a range of delivery IDs.
 
-        The range may wrap at 32 bits, and it may span deliveries of other links: IDs count for the AMQP session. A
-        client may state a huge range, so the smaller of the range and the link's deliveries is walked.
+        The range may wrap at 32 bits. It may span deliveries of other links, because IDs count for the AMQP session. A
+        client may state a huge range, so the method iterates over the smaller of the range and the link's deliveries.
         """
         if first == last:  # the usual case
             return [first] if first in self._tokens else []
@@ -128,9 +128,9 @@ class ReceiverLink:
     ) -> Outcome | None:
         """Settle a delivery as the client's disposition says. Return the outcome to answer, None for no answer.
 
-        An error is answered with a rejection that carries it. So a dead-lettering, which the client requests with a
-        rejection, is confirmed by a rejection without an error. A delivery that is settled without a state gets the
-        link's default outcome (AMQP 1.0 part 3 section 3.5.3).
+        A rejection with an error reports a failure. So a rejection without an error confirms a dead-lettering, which
+        the client requests with a rejection. A delivery that the client settles without a state gets the link's default
+        outcome (AMQP 1.0 part 3 section 3.5.3).
         """
         token = self._tokens[delivery_id]
         source = self._link.attach.source
@@ -138,7 +138,7 @@ class ReceiverLink:
         if settled or not isinstance(state, Received | None):
             del self._tokens[delivery_id]
         try:
-            # A release is not refused on purpose: SDKs send it on close and do not wait for an answer.
+            # No fault refuses a release: SDKs send it on close and do not wait for an answer.
             if not isinstance(state, Received | Released | None):
                 faults.check(FaultPoint.SETTLE, self._queue.settings.name)
             return self._carry_out(token, state)

@@ -39,10 +39,10 @@ class RequestLink:
         link.grant(_CREDIT)
 
     def received(self, event: MessageReceived) -> None:
-        """Handle a request. One without a link for its response is rejected.
+        """Handle a request. Reject a request that has no link for its response.
 
-        The transfer is settled before the request is handled. The Python SDK takes any disposition of its session with
-        a matching ID for its own, so the order keeps a later disposition from being taken for this one.
+        The link settles the transfer before it handles the request. The Python SDK takes any disposition of its session
+        with a matching ID for its own. In this order it cannot take a later disposition for this one.
         """
         self._link.grant(_CREDIT)
         try:

@@ -22,8 +22,8 @@ def batch_limit(settings: QueueSettings) -> int:
 class SenderLink:
     """Accepts or rejects each transfer as a whole.
 
-    The client's credit is filled up when half of it is used: one flow frame for each transfer would cost more than the
-    transfer.
+    The link refills the client's credit when half of it is used. A flow frame for each transfer would cost more than
+    the transfer.
     """
 
     def __init__(self, queue: Queue, link: Link, faults: ServiceBusFaults) -> None:

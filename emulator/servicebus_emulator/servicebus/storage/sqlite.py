@@ -75,8 +75,8 @@ class SqliteMessageStorage(MessageStorage):
 
     def delete_queue(self, name: str) -> None:
         """See `MessageStorage`."""
-        # Statements are executed before the recorded messages. Without this flush, messages that were recorded before
-        # the deletion would be written after it.
+        # A flush executes the statements before it writes the recorded messages. Without this flush, messages from
+        # before the deletion would be written after it.
         self.flush()
         self._statements.append(("DELETE FROM entity WHERE name = ?", (name,)))
         for table in ("message", "last_number", "seen", "session"):
@@ -134,8 +134,8 @@ class SqliteMessageStorage(MessageStorage):
             stored = [(*key, _encode(message)) for key, message in self._messages.items() if message is not None]
             self._database.executemany("DELETE FROM message WHERE queue = ? AND number = ?", deleted)
             self._database.executemany("INSERT OR REPLACE INTO message VALUES (?, ?, ?)", stored)
-            # The last number is kept beside the messages: a number must not be assigned twice, even if the queue is
-            # empty when the process ends.
+            # The last number has its own table: the queue must not assign a number twice, even if it is empty when the
+            # process ends.
             self._database.executemany("INSERT OR REPLACE INTO last_number VALUES (?, ?)", self._last_numbers.items())
 
     # --- restore -------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def _decode(content: bytes) -> BrokeredMessage:
     value, _ = decode(content)
     if not isinstance(value, list) or len(value) > len(_FIELDS):
         raise ValueError("it has an unknown form")
-    # New fields are added at the end, so a message of an older emulator has fewer and the rest get their defaults.
+    # New fields come at the end. So a message of an older emulator has fewer fields, and the rest get their defaults.
     fields = dict(zip(_FIELDS, value, strict=False))
     fields["header"] = tuple(fields["header"])
     fields["state"] = MessageState(fields["state"])
