@@ -39,7 +39,7 @@ def load(path: Path | None = None) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not UTF-8"
         raise ConfigError("(file)", f"cannot be read: {reason}") from error
-    # Skip the slow check of input schemas for the packaged file: the tests run it, and every start would pay for it.
+    # Skip the slow check of input schemas for the packaged file. The tests run it, and every start would pay for it.
     return parse(text, context=TRUSTED_SCHEMAS if path is None else None)
 
 
@@ -67,8 +67,10 @@ def _with_policies(
     queues: tuple[QueueSettings, ...], policies: tuple[Policy, ...]
 ) -> tuple[tuple[QueueSettings, ...], tuple[Policy, ...]]:
     """Return the queues, each with its own policies, and the policies of the namespace."""
-    by_queue = {queue.name: tuple(one for one in policies if one.entity == queue.name.lower()) for queue in queues}
-    namespace = tuple(one for one in policies if not one.entity)
+    by_queue = {
+        queue.name: tuple(policy for policy in policies if policy.entity == queue.name.lower()) for queue in queues
+    }
+    namespace = tuple(policy for policy in policies if not policy.entity)
     return tuple(replace(queue, policies=by_queue[queue.name]) for queue in queues), namespace
 
 

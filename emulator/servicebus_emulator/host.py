@@ -113,8 +113,8 @@ async def running_emulator(
     """Run Service Bus and the web server until the block ends.
 
     `data`: a folder that keeps queues and messages after the process ends; None keeps nothing. `access` overrides the
-    configuration. Raises `CannotListen` if a port is not available, `DataFolderError` if the folder is not usable,
-    `CertificateError` if TLS has no certificate.
+    configuration. Raises `CannotListen` if a port is not available, and `DataFolderError` if the folder is not usable.
+    Raises `CertificateError` if TLS has no certificate.
     """
     # The stack closes in reverse order: HTTP first, then AMQP, and the store last, because both write to it.
     async with AsyncExitStack() as stack:

@@ -1,8 +1,8 @@
 """ATOM XML in the form of Service Bus: entries and feeds as output, an entry with a description as input.
 
 Form and order of the elements follow the recorded responses of the live service in the tests of azure-sdk-for-python.
-The code writes XML as text instead of with ElementTree, which declares all namespaces at the root: @azure/service-bus
-expects a namespace to be declared on the element that uses it.
+The code writes XML as text, because ElementTree declares all namespaces at the root. @azure/service-bus expects the
+declaration of a namespace on the element that uses it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Message properties in HTTP headers and in the JSON of a batch.
 
-Source: Microsoft Learn, "Message headers and properties" of the Service Bus REST API. That page defines how the type
-of a value is inferred and how timestamps and times to live are written; unknown properties are ignored. The page does
-not list the header names that are no properties: `RESERVED` is the emulator's list.
+Source: Microsoft Learn, "Message headers and properties" of the Service Bus REST API. That page defines the types of
+values, the forms of timestamps and times to live, and that the service ignores unknown properties. The page does not
+list the header names that are no properties: `RESERVED` is the emulator's list.
 """
 
 from __future__ import annotations

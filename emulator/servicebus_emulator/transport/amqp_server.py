@@ -83,7 +83,7 @@ class AmqpServer:
             listener.close()
         for websocket_listener in websocket_listeners:
             websocket_listener.stop_listening()
-        # Clients close before the WebSocket runners do: `close` of a runner cancels its handlers, and a client would
+        # Close the clients before the WebSocket runners. `close` of a runner cancels its handlers, and a client would
         # lose the connection without the close frame that names the reason.
         await self._close_clients()
         for websocket_listener in websocket_listeners:

@@ -1,7 +1,7 @@
-"""A local certificate authority and a server certificate, generated on first use and kept in a folder.
+"""Generates a local certificate authority and a server certificate on first use, and keeps them in a folder.
 
-The certificates follow RFC 5280 strictly enough for Python 3.13 (`VERIFY_X509_STRICT`) and browsers: key identifiers
-on both, key usage and basic constraints critical, host names as subject alternative names.
+The certificates follow RFC 5280 strictly enough for Python 3.13 (`VERIFY_X509_STRICT`) and browsers. Both have key
+identifiers; key usage and basic constraints are critical; host names are subject alternative names.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def generated_tls(folder: Path, host: str) -> ServerTls:
 def _exclusive_lock(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: two emulators that start together must not create two authorities.
 
-    The lock is an SQLite transaction: the one lock of the standard library that works on every platform and is
-    released when the process dies.
+    The lock is an SQLite transaction. It is the only lock of the standard library that works on every platform and
+    ends with the process.
     """
     with closing(sqlite3.connect(folder / "lock", timeout=_LOCK_SECONDS, isolation_level=None)) as lock:
         lock.execute("BEGIN EXCLUSIVE")
@@ -90,7 +90,7 @@ def _can_be_certified(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Credential:
-    """A certificate and its private key, kept in one file so that a crash cannot leave a pair that does not match."""
+    """A certificate and its private key, in one file, so that a crash cannot leave a pair that does not match."""
 
     certificate: x509.Certificate
     key: EllipticCurvePrivateKey

@@ -185,6 +185,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _discard_unsaved(self, error: NotPersisted) -> None:
         """Discard the pending output, which acknowledges unsaved changes; close with the error instead."""
+        # In this order: `close` queues its own frame, which must not be discarded.
         self._connection.take_output()
         self._connection.close(Error(error.condition, error.description, {}))
         self._endpoint.close()

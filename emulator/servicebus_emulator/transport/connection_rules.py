@@ -1,8 +1,12 @@
-"""Limits on connections: their number, and the time a client may stay idle.
+"""Limits on connections: their number, and the time for which a client may stay idle.
 
-Sources: Microsoft Learn, "AMQP errors in Azure Service Bus" (link idle 10 minutes, connection without links 60 seconds
-and 5 minutes), "Service Bus quotas" (5,000 concurrent connections) and "AMQP 1.0 in Azure Service Bus and Event Hubs
-protocol guide" (20 seconds for the first token). The idle timeout is the value that the service announces.
+Sources in Microsoft Learn:
+
+- "AMQP errors in Azure Service Bus": link idle 10 minutes, connection without links 60 seconds and 5 minutes.
+- "Service Bus quotas": 5,000 concurrent connections.
+- "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide": 20 seconds for the first token.
+
+The idle timeout is the value that the service announces.
 """
 
 from __future__ import annotations

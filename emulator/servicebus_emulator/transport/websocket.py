@@ -1,7 +1,7 @@
 """AMQP over WebSocket: a listener, and an adapter from a WebSocket to an asyncio transport.
 
 Path and subprotocols are those of the service (OASIS, "Advanced Message Queuing Protocol (AMQP) WebSocket Binding
-(WSB)"). WebSocket messages are only pieces of a byte stream: a message may hold many AMQP frames or a part of one.
+(WSB)"). WebSocket messages are pieces of a byte stream: a message may hold many AMQP frames or a part of one.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class WebSocketListener:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         offered = {name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")} - {""}
         if offered and not offered & set(SUBPROTOCOLS):
-            text = f"None of the subprotocols is spoken here; offer one of {', '.join(SUBPROTOCOLS)}.\n"
+            text = f"The server supports no offered subprotocol; offer one of {', '.join(SUBPROTOCOLS)}.\n"
             return web.Response(status=400, text=text)
         # No compression: on a local connection it costs more time than it saves.
         socket = web.WebSocketResponse(
