@@ -59,7 +59,7 @@ class Scenario:
 
     @property
     def receives(self) -> bool:
-        """Whether the queue must hold messages beforehand."""
+        """True if the queue must hold messages beforehand."""
         return self.operation.startswith(("receive", "subscribe"))
 
 

@@ -46,7 +46,7 @@ class Ending:
     """The end of one request."""
 
     effects: int
-    """How often the flow ran."""
+    """The number of runs of the flow."""
     results: list[FlowResult]
 
     @property

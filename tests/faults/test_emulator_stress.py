@@ -139,11 +139,11 @@ async def test_a_misbehaving_client_does_not_disturb_the_others(
     async with good_client(connection_string) as round_trip:
         await behave(bad, port, 20)  # for what is allocated only once
         before = memory(emulator)
-        trouble = asyncio.create_task(behave(bad, port, 200))
+        misbehaviour = asyncio.create_task(behave(bad, port, 200))
         took = [await round_trip()]
-        while not trouble.done():
+        while not misbehaviour.done():
             took.append(await round_trip())
-        await trouble
+        await misbehaviour
         assert max(took) < SLOWEST_SECONDS
         assert memory(emulator) - before < 30
 

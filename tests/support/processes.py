@@ -73,7 +73,7 @@ def start_worker(folder: Path, emulator: demo.EmulatorClient, health_port: int) 
 
 
 def is_ready(health_port: int) -> bool:
-    """Whether the worker's health endpoint reports readiness."""
+    """Return whether the worker's health endpoint reports readiness."""
     try:
         return httpx.get(f"http://127.0.0.1:{health_port}/health/ready", timeout=5).status_code == 200
     except httpx.HTTPError:

@@ -434,7 +434,7 @@ def test_a_hanging_flow_leaves_a_lane_for_the_others(clock: Clock, lanes: int) -
 
 
 def test_a_flow_leaves_lanes_of_each_queue_for_the_others(clock: Clock) -> None:
-    """A message waits for the lanes of its own queue: free lanes of other queues do not help it."""
+    """A message waits for a lane of its queue; a free lane of another queue does not help."""
     limiter = flows(clock, "f", "g", lanes=8, others=4)
     assert (fill(limiter, "f"), fill(limiter, "f", queue=OTHER_QUEUE)) == (6, 3)
     assert limiter.try_enter("g", "a") is None

@@ -27,7 +27,7 @@ _DEAD_LETTER_FIELDS = ("DeadLetterReason", "DeadLetterErrorDescription")
 class ReceiverLink:
     """Delivers messages while the client gives credit. Implements `receiver.MessageReceiver`.
 
-    `on_output`: called when the link writes outside of an event of its own connection.
+    `on_output`: called when the link writes outside of an event of this connection.
     """
 
     def __init__(self, queue: Queue, link: Link, session: MessageSession | None, on_output: Callable[[], None]) -> None:

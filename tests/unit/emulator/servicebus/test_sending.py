@@ -126,7 +126,7 @@ def test_an_expired_message_is_not_delivered_even_before_its_timer_runs() -> Non
 
 def test_the_queues_time_to_live_is_a_maximum() -> None:
     rig = Rig(default_ttl_seconds=10.0)
-    rig.send("none of its own")
+    rig.send("without a time to live")
     rig.send("longer", ttl=60)
     rig.send("shorter", ttl=5)
     rig.passes(5)
