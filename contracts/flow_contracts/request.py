@@ -101,6 +101,9 @@ Id = Annotated[str, Field(min_length=1), AfterValidator(_validate_id)]
 """A message, session or correlation ID that Service Bus accepts."""
 
 
+MAX_FLOW_NAME_LENGTH = 128
+
+
 class RequestBody(BaseModel):
     """The JSON body of a request message."""
 
@@ -108,7 +111,7 @@ class RequestBody(BaseModel):
 
     flow: str = Field(
         min_length=1,
-        max_length=128,
+        max_length=MAX_FLOW_NAME_LENGTH,
         description="Name of the flow in the worker's registry.",
         examples=["create-quote"],
     )

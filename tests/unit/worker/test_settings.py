@@ -389,3 +389,8 @@ def test_an_algorithm_other_than_rsa_signatures_cannot_be_allowed(nowhere: Path,
 def test_asserters_must_be_object_ids(nowhere: Path) -> None:
     text = GOOD.replace("[claims]", '[claims]\nasserters = ["my-plug-in"]')
     assert "claims.asserters" in fault(nowhere, text)
+
+
+def test_a_flow_name_that_no_request_can_carry_is_refused(nowhere: Path) -> None:
+    assert loaded(nowhere, GOOD.replace("create-quote", "a" * 128)).flows
+    assert "has 129 characters" in fault(nowhere, GOOD.replace("create-quote", "a" * 129))

@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import Field, JsonValue, model_validator
 
+from flow_contracts.request import MAX_FLOW_NAME_LENGTH
 from flow_worker.settings.clouds import CLOUDS, Cloud, CloudName, host_matches
 from flow_worker.settings.groups import (
     ClaimSettings,
@@ -107,6 +108,16 @@ class Settings(Layered):
                 if "/" in host or (setting == "flow_hosts" and ":" in host):
                     form = "host" if setting == "flow_hosts" else "host:port"
                     raise ValueError(f"{setting}: '{host}' is not of the form '{form}'; leave out scheme and path")
+        return self
+
+    @model_validator(mode="after")
+    def _require_flow_names_that_fit_a_request(self) -> Self:
+        for name in self.flows:
+            if not 1 <= len(name) <= MAX_FLOW_NAME_LENGTH:
+                raise ValueError(
+                    f"flows: the name '{name[:40]}…' has {len(name)} characters; a request can name a flow of 1 to "
+                    f"{MAX_FLOW_NAME_LENGTH}"
+                )
         return self
 
     @model_validator(mode="after")
