@@ -76,7 +76,7 @@ async def explain(settings: Settings, question: AccessQuestion) -> AccessExplana
         except Refused as refusal:
             checks.record("refused", refusal.message, refusal.code)
         except TemporarilyUnavailable as error:
-            checks.record("not known", f"{error.message}; the worker would retry a request later.", error.code)
+            checks.record("not known", f"The worker would retry a request later: {error.message}.", error.code)
         return AccessExplanation(question.flow, checks.steps)
 
 

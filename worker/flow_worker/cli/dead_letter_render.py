@@ -106,13 +106,13 @@ def print_outcomes(console: Console, outcomes: Sequence[DeadLetterOutcome], verb
     for outcome in new if len(new) <= _MAX_NEW_IDS else []:
         console.print(plain(f"{_name(outcome.view)}: replayed as {outcome.new_message_id}"), soft_wrap=True)
     for outcome in left:
-        console.print(plain(f"{_name(outcome.view)} is left: {outcome.left}", "yellow"), soft_wrap=True)
+        console.print(plain(f"{_name(outcome.view)} remains: {outcome.left}", "yellow"), soft_wrap=True)
     summary = f"{verb} {_messages(len(outcomes) - len(left))}, left {len(left)}."
     console.print(summary, style="yellow" if left else "green", highlight=False)
 
 
 def _name(view: DeadLetterView) -> str:
-    return f"{view.queue} {view.sequence_number}"
+    return f"Dead letter {view.sequence_number} of {view.queue}"
 
 
 def _messages(count: int) -> str:
