@@ -210,3 +210,8 @@ def test_the_digest_does_not_depend_on_how_the_json_was_written() -> None:
     known = '{"flow":"f","input":{"a":"ä","b":1}}'
     assert request_digest("f", {"a": "ä", "b": 1}, None) == hashlib.sha256(known.encode()).hexdigest()
     assert request_digest("f", "\ud800", None)  # JSON may hold half a surrogate pair
+
+
+async def test_no_flow_is_authorized_for_a_sender_who_is_not_authenticated() -> None:
+    with pytest.raises(ValueError, match="not authenticated"):
+        await admission(Tokens(USER)).authorize(job())

@@ -58,8 +58,10 @@ class Admission:
 
         A status poll starts nothing: the call that started the run was authorized.
         """
-        if job.kind == "poll" or job.principal is None:
+        if job.kind == "poll":
             return self._registry.find(job.flow)
+        if job.principal is None:  # fail closed: without a sender there is nobody whose rights could be checked
+            raise ValueError("the sender of the job is not authenticated")
         try:
             flow = self._registry.find(job.flow)
             await self._rights.require(job.principal, flow)
