@@ -80,7 +80,7 @@ def print_details(console: Console, document: dict[str, JsonValue]) -> None:
     console.print(_grid({name: value for name, value in document.items() if name not in parts}))
     for name, part in parts.items():
         if part:
-            console.print(plain(name.replace("_", " "), "bold cyan"))
+            console.print(plain(_label(name), "bold cyan"))
             console.print(_grid(part))
 
 
@@ -91,8 +91,13 @@ def _grid(part: Mapping[str, JsonValue]) -> Table:
     for name, value in part.items():
         if name == "input" or value not in (None, ""):
             text = value if isinstance(value, str) and name != "input" else _json(value)
-            grid.add_row(plain(name.replace("_", " ")), plain(text))
+            grid.add_row(plain(_label(name)), plain(text))
     return grid
+
+
+def _label(name: str) -> str:
+    """Return a field's name as the pages write it: `message_id` becomes "message ID"."""
+    return " ".join("ID" if word == "id" else word for word in name.split("_"))
 
 
 def _json(value: JsonValue) -> str:
