@@ -1,4 +1,4 @@
-"""GUIDs as text: object IDs, tenants, organisations and Dataverse rows, all in one canonical form."""
+"""GUIDs as text: object IDs, tenants, organizations and Dataverse rows, all in one canonical form."""
 
 from __future__ import annotations
 

@@ -161,8 +161,8 @@ def _address(document: values.Object, message: Message) -> ReplyAddress:
 def _message_id(document: values.Object, message: Message) -> str:
     """Return the ID of the system job that posted the message, else a hash of the message itself.
 
-    Dataverse runs a failed job again, and that run posts under the same job ID. The organisation is part of the key,
-    because a copy of an organisation has the same jobs. Without a job, Dataverse never posts again. Several such posts
+    Dataverse runs a failed job again, and that run posts under the same job ID. The organization is part of the key,
+    because a copy of an organization has the same jobs. Without a job, Dataverse never posts again. Several such posts
     may share their correlation and request IDs, so only the message itself distinguishes them.
     """
     organization = _guid_or_none(document, "OrganizationId") or "unknown"

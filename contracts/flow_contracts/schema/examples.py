@@ -76,7 +76,7 @@ def _results() -> dict[str, FlowResult]:
         "a call without a response": FlowResult(
             status=Status.UNKNOWN,
             flow="create-quote",
-            error=FlowError(code="no_answer", message="The worker called the flow, but got no response."),
+            error=FlowError(code="flow_no_answer", message="The worker called the flow, but got no response."),
             attempts=1,
             times=Times(accepted=_ACCEPTED, started=_ACCEPTED, finished=_ACCEPTED + timedelta(minutes=2)),
             correlation_id=_CORRELATION_ID,

@@ -144,7 +144,7 @@ def test_another_job_of_the_same_request_has_another_message_id() -> None:
     assert message_id(update(OperationId=REQUEST)) != message_id(update())
 
 
-def test_the_same_job_in_a_copied_organisation_has_another_message_id() -> None:
+def test_the_same_job_in_a_copied_organization_has_another_message_id() -> None:
     assert message_id(update(OrganizationId=REQUEST)) != message_id(update())
 
 

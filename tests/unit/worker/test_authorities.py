@@ -86,7 +86,7 @@ async def test_a_replayed_native_message_still_carries_its_evidence() -> None:
     assert proven.principal.oid == USER
 
 
-async def test_a_refused_organisation_is_one_line_in_the_audit(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refused_organization_is_one_line_in_the_audit(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flow_worker.audit")
     with pytest.raises(Refused):
         await admission(dataverse_requests=DataverseAuthority(ORGANIZATION)).authenticate(

@@ -107,7 +107,7 @@ def test_a_refused_native_message_is_answered_in_the_reply_queue_of_its_settings
     assert (refused.address.correlation_id, refused.address.queue) == (CORRELATION, "dataverse-replies")
 
 
-async def test_a_mapped_message_of_another_organisation_is_refused_by_the_authority() -> None:
+async def test_a_mapped_message_of_another_organization_is_refused_by_the_authority() -> None:
     job = decode.posts_of(QUEUE)(received(posted(update(OrganizationId=USER))))
     with pytest.raises(Refused) as refused:
         await principal_of(job)
@@ -116,7 +116,7 @@ async def test_a_mapped_message_of_another_organisation_is_refused_by_the_author
 
 
 @pytest.mark.parametrize("message_name", ["Delete", "new_" + "x" * 200], ids=["short", "longer than a flow's name"])
-def test_an_unmapped_message_of_another_organisation_is_refused_for_its_organisation(message_name: str) -> None:
+def test_an_unmapped_message_of_another_organization_is_refused_for_its_organization(message_name: str) -> None:
     """A name of 256 characters is a valid message name but not a valid flow name: it must not become one."""
     refused = refusal_of(posted(update(OrganizationId=USER, MessageName=message_name)))
     assert refused.code == "organization_unknown"

@@ -278,7 +278,7 @@ def test_an_issuer_without_tls_is_allowed_only_at_hosts_in_plain_http_hosts(nowh
         assert "claims.authority is not an absolute URL" in text
 
 
-def test_a_url_that_is_not_an_organisations_is_reported_with_its_setting(nowhere: Path) -> None:
+def test_a_url_that_is_not_an_organizations_is_reported_with_its_setting(nowhere: Path) -> None:
     for url in ("contoso.crm4.dynamics.com", "https://[contoso", "https://contoso.crm4.dynamics.com/"):
         assert "dataverse.url is not" in fault(nowhere, GOOD + f'[dataverse]\nurl = "{url}"\n')
 
@@ -329,7 +329,7 @@ def test_every_flow_requires_a_role_or_a_privilege(nowhere: Path) -> None:
     assert "set role" in fault(nowhere, GOOD.replace('role = "Quotes.Create"', ""))
 
 
-def test_a_privilege_requires_a_dataverse_organisation(nowhere: Path) -> None:
+def test_a_privilege_requires_a_dataverse_organization(nowhere: Path) -> None:
     by_privilege = GOOD.replace('role = "Quotes.Create"', 'privilege = "prvCreatenew_quote"')
     assert "set dataverse.url" in fault(nowhere, by_privilege)
     flow = loaded(nowhere, by_privilege + DATAVERSE).flows["create-quote"]
@@ -366,12 +366,12 @@ def test_a_privilege_name_that_could_change_the_query_is_refused(nowhere: Path, 
         "contoso.crm4.dynamics.com",
     ],
 )
-def test_the_dataverse_url_must_be_an_organisations_bare_url(nowhere: Path, url: str) -> None:
+def test_the_dataverse_url_must_be_an_organizations_bare_url(nowhere: Path, url: str) -> None:
     text = GOOD + DATAVERSE.replace("https://contoso.crm4.dynamics.com", url)
     assert "dataverse.url" in fault(nowhere, text)
 
 
-def test_a_dataverse_queue_requires_its_organisation_and_its_flows(nowhere: Path) -> None:
+def test_a_dataverse_queue_requires_its_organization_and_its_flows(nowhere: Path) -> None:
     queue = loaded(nowhere, GOOD + POSTS).request_queues[0]
     assert (queue.authority, queue.organization) == ("dataverse", TENANT)
     assert "needs organization and flows" in fault(nowhere, GOOD + POSTS.replace(f'organization = "{TENANT}"', ""))

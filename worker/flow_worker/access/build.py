@@ -33,7 +33,7 @@ class Access:
     rights: Rights
     registry: Registry
     privileges: DataversePrivileges | None
-    """None if the settings name no Dataverse organisation; then no flow may need a privilege."""
+    """None if the settings name no Dataverse organization; then no flow may need a privilege."""
 
 
 @asynccontextmanager

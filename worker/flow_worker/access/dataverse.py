@@ -7,20 +7,20 @@ from flow_worker.access.principal import Principal
 from flow_worker.errors import Refused
 
 FOREIGN_ORGANIZATION = (
-    "The message is from another organisation than the one that this queue is for; send it to its organisation's queue."
+    "The message is from another organization than the one that this queue is for; send it to its organization's queue."
 )
 """The message of the refusal `organization_unknown`, for its sender."""
 
 
 class DataverseAuthority:
-    """Verifies the senders of one queue that only one Dataverse organisation may send to.
+    """Verifies the senders of one queue that only one Dataverse organization may send to.
 
     A native message carries no token. The queue's access policy is the proof: only Dataverse holds its key. The
-    authority also checks the organisation, because an operator may register one queue in two organisations by mistake.
+    authority also checks the organization, because an operator may register one queue in two organizations by mistake.
     """
 
     def __init__(self, organization: str) -> None:
-        """`organization`: the organisation's ID, in lower case."""
+        """`organization`: the organization's ID, in lower case."""
         self._organization = organization
 
     async def authenticate(self, evidence: Evidence) -> ProvenSender:

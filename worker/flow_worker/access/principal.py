@@ -11,7 +11,7 @@ class Principal:
     """A sender that an authority has proven."""
 
     tenant: str
-    """The Entra tenant's ID; under the authority `dataverse` the organisation's ID."""
+    """The Entra tenant's ID; under the authority `dataverse` the organization's ID."""
     oid: str
     """The sender's Entra object ID; empty where Dataverse names no object ID."""
     kind: Literal["user", "app"]

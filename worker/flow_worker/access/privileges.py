@@ -50,7 +50,7 @@ class _CachedDepth:
 
 
 class DataversePrivileges:
-    """The privileges of the users of one organisation. Concurrent callers share one query for the same answer."""
+    """The privileges of the users of one organization. Concurrent callers share one query for the same answer."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class DataversePrivileges:
         max_concurrent_queries: int,
         now: Callable[[], datetime],
     ) -> None:
-        """`url`: the organisation's URL without a trailing slash. `request_seconds`: the deadline of one query.
+        """`url`: the organization's URL without a trailing slash. `request_seconds`: the deadline of one query.
 
         `max_concurrent_queries`: at most 52. Dataverse throttles further concurrent requests of one user (Microsoft
         Learn, "Service protection API limits").

@@ -40,7 +40,7 @@ class Rights:
     """The authorisation rules of one worker."""
 
     def __init__(self, asserters: Asserters, privileges: Privileges | None) -> None:
-        """`privileges`: None if the settings name no Dataverse organisation."""
+        """`privileges`: None if the settings name no Dataverse organization."""
         self._asserters = asserters
         self._privileges = privileges
 

@@ -10,7 +10,7 @@ PRIVILEGE_NAME = re.compile(r"prv[A-Za-z0-9_]{1,200}")
 
 
 class Depth(IntEnum):
-    """The reach of a privilege: from the user's own rows (1) to the whole organisation (4)."""
+    """The reach of a privilege: from the user's own rows (1) to the whole organization (4)."""
 
     BASIC = 1
     LOCAL = 2

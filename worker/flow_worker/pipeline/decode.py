@@ -78,7 +78,7 @@ def _flow_of(context: ExecutionContext, queue: RequestQueue) -> str:
     address = ReplyAddress(context.message_id, context.correlation_id, context.correlation_id, queue.reply_to)
     if context.organization_id != queue.organization:
         # A job needs a flow, so this message never reaches the authority, which would refuse it. The settings cannot
-        # map another organisation's messages: its sender has to correct the queue, not a missing mapping.
+        # map another organization's messages: its sender has to correct the queue, not a missing mapping.
         raise InvalidRequest("organization_unknown", FOREIGN_ORGANIZATION, address=address)
     sentence = (
         "The settings name no flow for this message: name one in the queue's setting 'flows', or narrow the step's "

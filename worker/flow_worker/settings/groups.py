@@ -82,7 +82,7 @@ class RequestQueue(_Group):
     authority: Literal["entra", "dataverse"] = "entra"
     lanes: Annotated[int, Field(ge=1, le=256)] = 8
     organization: Guid | None = Field(
-        default=None, description="authority dataverse: ID of the organisation that sends to this queue"
+        default=None, description="authority dataverse: ID of the organization that sends to this queue"
     )
     flows: dict[str, str] = Field(
         default_factory=dict,
@@ -219,7 +219,7 @@ class DeadLetterSettings(_Group):
 
 
 class DataverseSettings(_Group):
-    """The Dataverse organisation that the worker queries for users' privileges."""
+    """The Dataverse organization that the worker queries for users' privileges."""
 
     url: str = Field(description="https://contoso.crm4.dynamics.com")
     privilege_cache_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0

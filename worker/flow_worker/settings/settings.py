@@ -125,7 +125,7 @@ class Settings(Layered):
         for name, flow in self.flows.items():
             if flow.privilege is not None and self.dataverse is None:
                 raise ValueError(
-                    f"flows.{name}.privilege: '{flow.privilege}' needs a Dataverse organisation to query; set "
+                    f"flows.{name}.privilege: '{flow.privilege}' needs a Dataverse organization to query; set "
                     "dataverse.url"
                 )
         return self
@@ -168,7 +168,7 @@ class Settings(Layered):
         remedy = "use one such as https://contoso.crm4.dynamics.com"
         parts = _split("dataverse.url", url, remedy)
         if parts.username or parts.query or parts.fragment or url.endswith("/"):
-            raise ValueError(f"dataverse.url is not an organisation's bare URL; {remedy}")
+            raise ValueError(f"dataverse.url is not an organization's bare URL; {remedy}")
         if not self._is_allowed_scheme(parts):
             raise ValueError(_not_https("dataverse.url", parts))
 
