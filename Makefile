@@ -51,13 +51,15 @@ lock:            ## resolve the dependencies into the lock files (needs uv)
 	$(COMPILE) --group demo -c requirements.lock -o requirements-demo.lock
 	$(COMPILE) -c requirements.lock worker/pyproject.toml -o requirements-worker.lock
 
-# The demo needs no test tools. The two installs share no package, so they run side by side; Python compiles a module
-# to bytecode when it first imports it, which takes less time than to compile all of them.
+# The demo needs no test tools. pip installs one package after the other on one processor, so three processes share the
+# work: each half of the lock file, and our own packages. Python compiles a module to bytecode when it first imports it.
 $(DEMO_READY): requirements-build.lock requirements-demo.lock $(PROJECTS)
 	$(VENV) .venv
 	$(PIP) install $(LOCKED) --no-compile -r requirements-build.lock
-	$(PIP) install --quiet --no-deps --no-compile --no-build-isolation -e contracts -e worker -e emulator & \
-	editable=$$!; $(PIP) install $(LOCKED) --no-compile -r requirements-demo.lock && wait $$editable
+	@awk '/^[a-z]/ { odd = !odd } { print > (".venv/" (odd ? "odd" : "even") ".lock") }' requirements-demo.lock
+	$(PIP) install --quiet --no-deps --no-compile --no-build-isolation -e contracts -e worker -e emulator & ours=$$!; \
+	$(PIP) install $(LOCKED) --no-compile -r .venv/odd.lock & odd=$$!; \
+	$(PIP) install $(LOCKED) --no-compile -r .venv/even.lock && wait $$odd && wait $$ours
 	@touch $@
 
 $(TEST_READY): requirements.lock $(DEMO_READY)
