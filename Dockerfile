@@ -1,16 +1,17 @@
-# The worker alone. Settings come from FLOW_WORKER_… variables, or from a flow-worker.toml mounted in /etc/flow-worker.
+# An image of the worker alone. Set FLOW_WORKER_… variables, or mount a flow-worker.toml in /etc/flow-worker.
 #   docker build -t flow-worker .
 #   docker run --env-file worker.env --stop-timeout 40 flow-worker
-# Give it longer to stop than shutdown_grace_seconds (30 by default; docker's own default is 10), or it is killed with
-# requests in hand: they are delivered again when their locks end, and what was being called ends `unknown`.
-# The journal lies in the volume /var/lib/flow-worker: keep it, or set FLOW_WORKER_JOURNAL__BACKEND=table.
+# Allow more time to stop than shutdown_grace_seconds (default 30 s; docker's own default is 10 s). Otherwise docker
+# kills the worker during calls: Service Bus redelivers those requests when their locks expire, and the calls end
+# `unknown`.
+# The volume /var/lib/flow-worker holds the journal: keep it, or set FLOW_WORKER_JOURNAL__BACKEND=table.
 ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 
-# Filled from outside by the base image's pip, so that the worker's environment holds no installer.
+# The base image's pip installs from outside, so that the worker's environment holds no installer.
 RUN python3 -m venv --without-pip /opt/flow-worker
 COPY requirements-worker.lock ./
 RUN python3 -m pip --python /opt/flow-worker install --quiet --require-hashes --only-binary :all: -r requirements-worker.lock
@@ -29,7 +30,7 @@ RUN backend/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --whe
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/flow-worker /opt/flow-worker
 
-# Probes of Kubernetes and Container Apps come from outside the container, hence the health endpoint's host.
+# Kubernetes and Container Apps probe from outside the container, so the health endpoint listens on all addresses.
 ENV PATH=/opt/flow-worker/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -39,7 +40,7 @@ RUN mkdir -m 700 /var/lib/flow-worker && chown 10001:10001 /var/lib/flow-worker
 VOLUME /var/lib/flow-worker
 WORKDIR /etc/flow-worker
 
-# A number, because Kubernetes' runAsNonRoot cannot judge a name.
+# A number, because Kubernetes' runAsNonRoot cannot check a user name.
 USER 10001:10001
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["flow-worker", "health"]
