@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import tracemalloc  # noqa: F401 - pytest's hook for lost warnings imports it late, and two threads at once then fail
 from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
 
+import flow_contracts
+import flow_worker
+import servicebus_emulator
+
 settings.register_profile("flow-worker", deadline=None)  # a busy machine is no finding
 settings.load_profile("flow-worker")
+
+
+def pytest_sessionstart() -> None:
+    """Import every module before the first test.
+
+    pytest parses a module of the installed plugin when a test first imports it. CPython before 3.11.8 fails if another
+    thread or a finalizer parses meanwhile, as the formatting of a traceback does: "SystemError: AST constructor
+    recursion depth mismatch" (python/cpython issue 106905).
+    """
+    for package in (flow_contracts, flow_worker, servicebus_emulator):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
 
 
 @pytest.hookimpl(wrapper=True)
