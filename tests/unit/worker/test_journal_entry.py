@@ -11,13 +11,14 @@ from flow_contracts.result import FlowError, FlowResult, FlowRun, Status
 from flow_worker.journal import document
 from flow_worker.journal.entry import Entry, JobKey, NextStep
 from flow_worker.journal.history import FIRST_EVENTS, MAX_EVENTS, Event, with_event
-from flow_worker.journal.port import Busy, Concluded, Conflict, Waiting
+from flow_worker.journal.port import Busy, Concluded, Conflict, LeaseLost, Waiting
 from flow_worker.journal.transitions import (
     Granted,
     LeaseRequest,
     RetentionRules,
     acquire,
     conclude,
+    keep_published,
     mark_published,
     release,
     schedule,
@@ -50,9 +51,17 @@ RESULT = FlowResult(
 
 
 def attempt(
-    entry: Entry | None, job: JobKey = REQUEST, *, now: datetime = NOW, holder: str = "mine", calls: int = 0
+    entry: Entry | None,
+    job: JobKey = REQUEST,
+    *,
+    now: datetime = NOW,
+    holder: str = "mine",
+    calls: int = 0,
+    repeatable: bool = False,
+    ending: bool = False,
 ) -> Granted | Concluded | Busy | Waiting | Conflict:
-    return acquire(entry, job, LeaseRequest(holder, now, LEASE, calls), RULES)
+    request = LeaseRequest(holder, now, LEASE, calls, repeatable=repeatable, ending=ending)
+    return acquire(entry, job, request, RULES)
 
 
 def granted(entry: Entry | None, job: JobKey = REQUEST, **arguments: object) -> Granted:
@@ -103,9 +112,9 @@ def test_a_released_request_is_leased_again() -> None:
 def test_a_lost_call_is_remembered_when_the_next_lease_is_released() -> None:
     """Otherwise a flow that is not idempotent would be called twice."""
     lost = granted(None).entry
-    leased = granted(lost, now=LATER).entry
+    leased = granted(lost, now=LATER, repeatable=True).entry
     for _ in range(3):
-        again = granted(release(leased, leased, LATER, RULES), holder="other", now=LATER)
+        again = granted(release(leased, leased, LATER, RULES), holder="other", now=LATER, repeatable=True)
         assert (again.interrupted, again.calls) == (True, 0)
         leased = again.entry
     assert granted(leased, now=LATER + LEASE).calls == 1  # the lost call; the one under way may be a second
@@ -123,9 +132,29 @@ def test_a_lease_is_respected_until_it_expires(job: JobKey) -> None:
 
 def test_every_interrupted_call_is_counted() -> None:
     first = granted(None)
-    second = granted(first.entry, now=LATER)
+    second = granted(first.entry, now=LATER, repeatable=True)
     third = granted(second.entry, now=LATER + LEASE)
     assert [granted.calls for granted in (first, second, third)] == [0, 0, 1]  # without the interrupted one
+
+
+def test_a_lost_lease_that_only_ended_the_request_is_no_interrupted_call() -> None:
+    lost = granted(None, ending=True).entry
+    again = granted(lost, now=LATER)
+    assert (again.interrupted, again.calls, again.entry.calls) == (False, 0, 0)
+
+
+@pytest.mark.parametrize("ending", [True, False], ids=["to end the request", "of a flow that is not idempotent"])
+def test_a_lost_call_counts_once_however_often_the_lease_is_lost_after_it(ending: bool) -> None:
+    entry = granted(None).entry
+    for n in range(1, 4):
+        again = granted(entry, now=NOW + n * LEASE, ending=ending)
+        assert (again.interrupted, again.calls, again.entry.calls) == (True, 0, 1)
+        entry = again.entry
+
+
+def test_a_call_that_was_cut_off_counts_after_the_release() -> None:
+    leased = granted(None, repeatable=True).entry
+    assert granted(release(leased, leased, NOW, RULES, calls=1)).calls == 1
 
 
 def test_an_interrupted_poll_does_not_count_as_a_call() -> None:
@@ -214,6 +243,22 @@ def test_an_answer_counts_even_if_the_lease_was_lost() -> None:
     assert (entry.state, entry.result) == ("concluded", RESULT)
 
 
+@pytest.mark.parametrize("status", [Status.FAILED, Status.EXPIRED, Status.REFUSED])
+def test_a_result_that_denies_a_call_does_not_stand_after_its_lease_was_lost(status: Status) -> None:
+    ending = granted(None, ending=True).entry
+    calling = granted(ending, now=LATER, holder="other").entry
+    with pytest.raises(LeaseLost):
+        conclude(calling, ending, RESULT.model_copy(update={"status": status, "attempts": 0}), LATER, RULES)
+
+
+def test_the_attempts_of_a_result_include_the_lost_call_and_the_one_under_way() -> None:
+    slow = granted(None, repeatable=True).entry
+    quick = granted(slow, now=LATER, holder="other", repeatable=True).entry
+    entry = conclude(quick, slow, RESULT, LATER, RULES)
+    assert entry is not None
+    assert entry.result == RESULT.model_copy(update={"attempts": 2})
+
+
 def test_a_result_does_not_overwrite_another_request() -> None:
     leased = granted(None).entry
     other = granted(None, replace(REQUEST, fingerprint="bob asks")).entry
@@ -225,6 +270,20 @@ def test_a_lost_lease_can_neither_be_released_nor_scheduled() -> None:
     other = granted(leased, now=LATER, holder="other").entry
     assert release(other, leased, LATER, RULES) is None
     assert schedule(other, leased, RETRY, LATER, RULES) is None
+
+
+# --- a published result without a lease ----------------------------------------------------------------------
+
+
+def test_a_published_result_is_kept_for_its_own_retention() -> None:
+    entry = keep_published(None, REQUEST, RESULT, NOW, timedelta(hours=1))
+    assert entry is not None
+    assert attempt(entry) == Concluded(RESULT, published=True)
+    assert entry.expires == NOW + timedelta(hours=1)
+
+
+def test_a_published_result_overwrites_no_entry() -> None:
+    assert keep_published(granted(None).entry, REQUEST, RESULT, NOW, timedelta(hours=1)) is None
 
 
 # --- retention and documents -------------------------------------------------------------------------------------

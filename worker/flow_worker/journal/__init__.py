@@ -3,7 +3,18 @@
 from flow_worker.journal.build import open_journal
 from flow_worker.journal.entry import Entry, JobKey, LeaseHolder, NextStep
 from flow_worker.journal.history import Event
-from flow_worker.journal.port import Acquired, Acquisition, Busy, Concluded, Conflict, Journal, Lease, Pending, Waiting
+from flow_worker.journal.port import (
+    Acquired,
+    Acquisition,
+    Busy,
+    Concluded,
+    Conflict,
+    Journal,
+    Lease,
+    LeaseLost,
+    Pending,
+    Waiting,
+)
 
 __all__ = [
     "Acquired",
@@ -17,6 +28,7 @@ __all__ = [
     "Journal",
     "Lease",
     "LeaseHolder",
+    "LeaseLost",
     "NextStep",
     "Pending",
     "Waiting",

@@ -62,6 +62,8 @@ class LeaseHolder:
     until: datetime
     after_lost_call: bool = False
     """The lease before this one expired during a call, so that one call may have gone out unrecorded."""
+    ending: bool = False
+    """No call goes out under this lease: its holder only ends the request."""
 
 
 @dataclass(frozen=True, slots=True)

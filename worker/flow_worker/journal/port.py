@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from flow_contracts.result import FlowResult
+from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal.entry import Entry, JobKey, NextStep
 
 
@@ -73,6 +74,13 @@ class Pending:
     calls: int
 
 
+class LeaseLost(TemporarilyUnavailable):
+    """Another attempt took the lease over and may call the flow, so a result without a call must not stand."""
+
+    def __init__(self) -> None:
+        super().__init__("call_under_way", "another worker has taken over the request")
+
+
 Acquisition = Acquired | Concluded | Busy | Waiting | Conflict
 
 
@@ -82,12 +90,15 @@ class Journal(Protocol):
     Every method raises `TemporarilyUnavailable` if the journal does not answer within its deadline.
     """
 
-    async def acquire(self, job: JobKey, *, duration: timedelta, calls: int, repeatable: bool = False) -> Acquisition:
+    async def acquire(
+        self, job: JobKey, *, duration: timedelta, calls: int, repeatable: bool = False, ending: bool = False
+    ) -> Acquisition:
         """Acquire the lease on the job's request for `duration`, or return why it cannot be acquired.
 
         `calls` is the number of calls that the message itself reports. A continuation may know of more calls than the
         journal, which may have been unavailable when the worker sent the continuation.
         `repeatable` states that the worker may call the flow twice, so the lease need not survive a power cut.
+        `ending` states that no call goes out under the lease. If its holder is lost, no call counts.
         """
         ...
 
@@ -95,16 +106,30 @@ class Journal(Protocol):
         """Record the next step and end the lease. Do nothing if the lease was lost."""
         ...
 
-    async def release(self, lease: Lease) -> None:
-        """End a lease without a call, or with a call that may be repeated. Do nothing if the lease was lost."""
+    async def release(self, lease: Lease, *, calls: int = 0) -> None:
+        """End a lease without a call, or with a call that may be repeated. Do nothing if the lease was lost.
+
+        `calls`: the number of calls so far, with the one under this lease if there was one.
+        """
         ...
 
     async def conclude(self, lease: Lease, result: FlowResult) -> FlowResult:
-        """Store the result, even if the lease was lost. Return the one that stands: the first that was stored."""
+        """Store the result, even if the lease was lost. Return the one that stands: the first that was stored.
+
+        Its `attempts` is at least the number of calls that went out, or may have. Raises `LeaseLost` if the result
+        denies a call, but another attempt holds the lease by now.
+        """
         ...
 
     async def mark_published(self, message_id: str, origin: str) -> None:
         """Record that the reply queue accepted the result for the message `origin`."""
+        ...
+
+    async def keep_published(self, job: JobKey, result: FlowResult, *, retention: timedelta) -> None:
+        """Record a published result of a request without an entry, for `retention`. It need not survive a power cut.
+
+        `job` is the stand-in key of the message; see `Recall`.
+        """
         ...
 
     async def recall(self, job: JobKey) -> Concluded | Pending | None:

@@ -16,7 +16,7 @@ from flow_contracts.result import FlowError, FlowResult
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import document, transitions
 from flow_worker.journal.entry import Entry, JobKey, NextStep
-from flow_worker.journal.port import Acquired, Acquisition, Concluded, Lease, Pending
+from flow_worker.journal.port import Acquired, Acquisition, Concluded, Lease, LeaseLost, Pending
 from flow_worker.journal.store import DocumentTooLarge, Store
 from flow_worker.journal.transitions import Granted, LeaseRequest, RetentionRules
 from flow_worker.telemetry.logs import log
@@ -53,12 +53,15 @@ class StoredJournal:
         self._recent = _RecentEntries()
         self._unconfirmed_leases: OrderedDict[str, None] = OrderedDict()
 
-    async def acquire(self, job: JobKey, *, duration: timedelta, calls: int, repeatable: bool = False) -> Acquisition:
+    async def acquire(
+        self, job: JobKey, *, duration: timedelta, calls: int, repeatable: bool = False, ending: bool = False
+    ) -> Acquisition:
         """See `Journal.acquire`."""
-        request = LeaseRequest(uuid.uuid4().hex, self._now(), duration, calls)
+        token = uuid.uuid4().hex
+        request = LeaseRequest(token, self._now(), duration, calls, repeatable=repeatable, ending=ending)
         try:
             async with self._deadline_kept():
-                return await self._acquire(job, request, durable=not repeatable)
+                return await self._acquire(job, request, durable=not (repeatable or ending))
         except (TemporarilyUnavailable, asyncio.CancelledError):
             # The store may have written the lease all the same; see `_without_unconfirmed_lease`.
             self._remember_unconfirmed(request.token)
@@ -87,11 +90,11 @@ class StoredJournal:
 
         await self._retried_until_deadline(lambda: self._change(lease, change))
 
-    async def release(self, lease: Lease) -> None:
+    async def release(self, lease: Lease, *, calls: int = 0) -> None:
         """See `Journal.release`."""
 
         def change(current: Entry | None) -> Entry | None:
-            return transitions.release(current, lease.entry, self._now(), self._rules)
+            return transitions.release(current, lease.entry, self._now(), self._rules, calls=calls)
 
         # Once, without repetition: a lease that the store cannot release now ends by itself.
         async with self._deadline_kept():
@@ -115,21 +118,41 @@ class StoredJournal:
             return transitions.conclude(current, lease.entry, kept, self._now(), self._rules)
 
         concluded = await self._change(lease, change)
-        # Equality counts besides identity: a repeated attempt finds the result that the failed one had stored.
-        if concluded is None or concluded.result is None or concluded.result is kept or concluded.result == kept:
+        if concluded is None or concluded.result is None:
             return result
+        # The journal may count more calls than the worker. Equality counts besides identity: a repeated attempt finds
+        # the result that the failed one had stored.
+        attempts = {"attempts": concluded.result.attempts}
+        if concluded.result is kept or concluded.result == kept.model_copy(update=attempts):
+            return result.model_copy(update=attempts)
         return concluded.result
 
     async def mark_published(self, message_id: str, origin: str) -> None:
         """See `Journal.mark_published`."""
-        key = key_of(message_id)
+
+        def change(current: Entry | None) -> Entry | None:
+            return transitions.mark_published(current, origin, self._now(), self._rules)
+
+        # Repeated: without the mark, a late redelivery publishes the result a second time.
+        await self._retried_until_deadline(lambda: self._mark(key_of(message_id), change))
+
+    async def keep_published(self, job: JobKey, result: FlowResult, *, retention: timedelta) -> None:
+        """See `Journal.keep_published`."""
+
+        def change(current: Entry | None) -> Entry | None:
+            return transitions.keep_published(current, job, result, self._now(), retention)
+
+        # Once, without repetition: a refusal needs no journal, and must not hold its lane during an outage.
         async with self._deadline_kept():
-            current, version = self._recent.get(key) or await self._read(key)
-            for _ in range(_MAX_SWAPS):
-                changed = transitions.mark_published(current, origin, self._now(), self._rules)
-                if changed is None or await self._write(key, changed, version) is not None:
-                    return
-                current, version = await self._read(key)
+            await self._mark(key_of(job.message_id), change)
+
+    async def _mark(self, key: str, change: Callable[[Entry | None], Entry | None]) -> None:
+        current, version = self._recent.get(key) or await self._read(key)
+        for _ in range(_MAX_SWAPS):
+            changed = change(current)
+            if changed is None or await self._write(key, changed, version) is not None:
+                return
+            current, version = await self._read(key)
         raise _contended()
 
     async def recall(self, job: JobKey) -> Concluded | Pending | None:
@@ -205,6 +228,8 @@ class StoredJournal:
                 while True:
                     try:
                         return await attempt()
+                    except LeaseLost:
+                        raise
                     except TemporarilyUnavailable as error:
                         failure = error
                     await asyncio.sleep(_RETRY_PAUSE_SECONDS)

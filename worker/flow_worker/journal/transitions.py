@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 
-from flow_contracts.result import FlowResult
+from flow_contracts.result import FlowResult, Status
 from flow_worker.journal.entry import Entry, JobKey, LeaseHolder, NextStep, StepKind
 from flow_worker.journal.history import Event, EventKind, with_event
-from flow_worker.journal.port import Busy, Concluded, Conflict, Waiting
+from flow_worker.journal.port import Busy, Concluded, Conflict, LeaseLost, Waiting
 
+_DENIES_A_CALL = frozenset({Status.FAILED, Status.EXPIRED, Status.REFUSED})
+"""The statuses of a request that a worker ends without a call."""
 _WAITS: Mapping[StepKind, EventKind] = {"call": "waits to call", "poll": "waits to poll"}
 
 
@@ -27,12 +29,17 @@ class RetentionRules:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """An attempt to acquire the lease: its token, its time, the duration, and the calls that the message reports."""
+    """An attempt to acquire the lease: its token, its time, the duration, and the calls that the message reports.
+
+    See `Journal.acquire` for `repeatable` and `ending`.
+    """
 
     token: str
     now: datetime
     duration: timedelta
     calls: int
+    repeatable: bool = False
+    ending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,9 @@ def _acquire_leased(
     if request.now < holder.until:
         return Busy(holder.until)
     taken_over = "the lease of the worker before expired"
-    return _granted(entry, job, request, rules, taken_over=taken_over, interrupted=True)
+    # A lease that only ended the request made no call. A call lost before it is still unresolved.
+    interrupted = holder.after_lost_call or not holder.ending
+    return _granted(entry, job, request, rules, taken_over=taken_over, interrupted=interrupted)
 
 
 def _acquire_waiting(
@@ -106,9 +115,12 @@ def _granted(
     # A job that takes over a step gets the step's number. If the real continuation still comes, it then meets a lease
     # of the same number (Busy), and does not pass for a later step.
     number = max(job.number, step.number if step else 0)
-    # The holder that released the lease had already counted the lost call; `interrupted` reports it again.
-    calls = max(entry.calls, request.calls) - entry.call_lost
+    # An earlier holder had already counted the lost call; `interrupted` reports it again.
+    counted = interrupted and (entry.call_lost or _ended_after_lost_call(entry.holder))
+    calls = max(entry.calls - counted, request.calls)
     may_have_called = interrupted and (step is None or step.kind == "call")
+    # After a lost call, the worker calls only a flow that it may call twice.
+    ending = request.ending or (may_have_called and not request.repeatable)
     until = request.now + request.duration
     kind: EventKind = "taken over" if taken_over else "begun"
     changed = _changed(
@@ -118,7 +130,7 @@ def _granted(
         origin=job.origin,
         state="leased",
         calls=calls + may_have_called,
-        holder=LeaseHolder(request.token, number, until, after_lost_call=may_have_called),
+        holder=LeaseHolder(request.token, number, until, after_lost_call=may_have_called, ending=ending),
         call_lost=False,
         step=step,
     )
@@ -140,16 +152,23 @@ def schedule(
     return _changed(entry, event, expires, state="waiting", calls=calls, holder=None, step=step)
 
 
-def release(current: Entry | None, leased: Entry, now: datetime, rules: RetentionRules) -> Entry | None:
-    """Return the entry without its lease, free for any attempt; None if the lease was lost."""
+def release(
+    current: Entry | None, leased: Entry, now: datetime, rules: RetentionRules, *, calls: int = 0
+) -> Entry | None:
+    """Return the entry without its lease, free for any attempt; None if the lease was lost.
+
+    `calls`: the number of calls so far, if one went out under this lease.
+    """
     entry = _if_still_leased(live(current, now), leased)
     if entry is None:
         return None
-    # No call went out under this lease. But a call lost under the lease before is still unresolved, and the next
+    # A call under this lease may be repeated. But a call lost under the lease before is still unresolved, and the next
     # holder must learn of it.
     call_lost = leased.holder is not None and leased.holder.after_lost_call
     event = Event(now, "released", _number(leased))
-    return _changed(entry, event, now + rules.retention, state="released", holder=None, call_lost=call_lost)
+    calls = max(entry.calls, calls)
+    expires = now + rules.retention
+    return _changed(entry, event, expires, state="released", calls=calls, holder=None, call_lost=call_lost)
 
 
 def conclude(
@@ -157,14 +176,18 @@ def conclude(
 ) -> Entry | None:
     """Return the entry with its result; None if another request has the message ID by now.
 
-    The first result stands. A lost lease does not matter, because the flow did answer.
+    The first result stands. A lost lease does not matter if the flow did answer. Raises `LeaseLost` if the result
+    denies a call, and the lease was lost: the next holder may have called the flow.
     """
     entry = live(current, now) or leased
     if entry.fingerprint != leased.fingerprint:
         return None
     if entry.result is not None:
         return entry
-    calls = max(entry.calls, result.attempts)
+    if _is_ending(leased) and result.status in _DENIES_A_CALL and _if_still_leased(entry, leased) is None:
+        raise LeaseLost
+    calls = max(_calls_with_the_one_under_way(entry, leased), result.attempts)
+    result = result.model_copy(update={"attempts": calls}) if calls > result.attempts else result
     detail = result.status.value if result.error is None else f"{result.status.value}: {result.error.code}"
     event, expires = Event(now, "concluded", _number(leased), detail), now + rules.retention
     return _changed(entry, event, expires, state="concluded", calls=calls, holder=None, step=None, result=result)
@@ -177,6 +200,16 @@ def mark_published(entry: Entry | None, origin: str, now: datetime, rules: Reten
         return None
     number = entry.history[-1].number if entry.history else 0
     return _changed(entry, Event(now, "published", number), now + rules.retention, published_for=origin)
+
+
+def keep_published(
+    entry: Entry | None, job: JobKey, result: FlowResult, now: datetime, retention: timedelta
+) -> Entry | None:
+    """Return the entry of a published result that no lease precedes; None if there is an entry already."""
+    if live(entry, now) is not None:
+        return None
+    blank = Entry(job.message_id, job.fingerprint, job.origin, "concluded", result.attempts, now, result=result)
+    return _changed(blank, Event(now, "published", job.number), now + retention, published_for=job.origin)
 
 
 def live(entry: Entry | None, now: datetime) -> Entry | None:
@@ -195,6 +228,21 @@ def _if_still_leased(current: Entry | None, leased: Entry) -> Entry | None:
     if current.holder is None or leased.holder is None or current.holder.token != leased.holder.token:
         return None
     return current
+
+
+def _is_ending(leased: Entry) -> bool:
+    return leased.holder is not None and leased.holder.ending
+
+
+def _ended_after_lost_call(holder: LeaseHolder | None) -> bool:
+    return holder is not None and holder.ending and holder.after_lost_call
+
+
+def _calls_with_the_one_under_way(entry: Entry, leased: Entry) -> int:
+    """Return the calls that went out, or may have, with the one of another holder that took the lease over."""
+    step, holder = entry.step, entry.holder
+    calling = holder is not None and not holder.ending and (step is None or step.kind == "call")
+    return entry.calls + (calling and _if_still_leased(entry, leased) is None)
 
 
 def _number(leased: Entry) -> int:
