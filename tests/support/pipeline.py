@@ -27,8 +27,10 @@ from flow_worker.pipeline.conclude import ConclusionRules, Conclusions
 from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.outcome import Continue, Outcome, Reply
 from flow_worker.pipeline.recall import Recall
+from flow_worker.pipeline.unreadable import UnreadableContinuations
 from flow_worker.settings import FlowSettings, LimitSettings, RetrySettings
 
+UNREADABLE_SECONDS = 600.0
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 CLAIM = "a-claim-that-must-not-be-seen"
 ADA = Principal(tenant="t", oid="ada", kind="user", roles=frozenset({"Quotes.Create"}), authority="entra")
@@ -146,7 +148,8 @@ class Worker:
     def handler(self, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Handler:
         queues = ("flow-replies", "other-replies")
         registry = Registry(FLOWS, StatusHosts(("flow.example",)))
-        conclusions = Conclusions(self.journal, registry, ConclusionRules(queues, "flow-replies", RETRY), self.clock)
+        rules = ConclusionRules(queues, "flow-replies", RETRY)
+        conclusions = Conclusions(self.journal, registry, rules, self.clock)
         return Handler(
             admission=Admission(
                 authorities={"flow-requests": senders or KnownSenders()},
@@ -159,6 +162,9 @@ class Worker:
             caller=flow,
             limiter=self._limiter,
             conclusions=conclusions,
+            unreadable=UnreadableContinuations(
+                self.journal, rules, wait_seconds=UNREADABLE_SECONDS, lease_seconds=30, now=self.clock
+            ),
             now=self.clock,
         )
 

@@ -23,6 +23,7 @@ from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.recall import Recall
+from flow_worker.pipeline.unreadable import UnreadableContinuations
 from flow_worker.runtime.dead_letter_watch import DeadLetterWatch
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.lane import Lane
@@ -181,6 +182,13 @@ def _handler(settings: Settings, ports: Ports, access: Access) -> Handler:
         caller=ports.caller,
         limiter=_call_limiter(settings),
         conclusions=conclusions,
+        unreadable=UnreadableContinuations(
+            ports.journal,
+            rules,
+            wait_seconds=settings.continuations.unreadable_seconds,
+            lease_seconds=margin,
+            now=clock.now,
+        ),
         now=clock.now,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -312,7 +313,16 @@ def test_a_result_keeps_unusual_values() -> None:
     assert read.model_dump_json() == result.model_dump_json()
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"\xff", document.dump(waiting()).replace(b'"waiting"', b'"dancing"')])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b"\xff",
+        document.dump(waiting()).replace(b'"waiting"', b'"dancing"'),
+        document.dump(waiting()).replace(b'{"message_id"', b'{"version":2,"message_id"'),
+    ],
+)
 def test_a_document_that_is_not_an_entry_of_this_version_is_refused(data: bytes) -> None:
     with pytest.raises(document.UnreadableEntry):
         document.load(data)
@@ -367,3 +377,30 @@ def test_no_secret_appears_in_a_representation() -> None:
     assert "secret" not in repr(waiting(POLL))
     assert "secret" not in str(waiting(POLL).history)
     assert "quote" not in repr(concluded()).replace(REQUEST.fingerprint, "")
+
+
+def test_an_event_of_a_later_version_does_not_make_an_entry_unreadable() -> None:
+    stored = json.loads(document.dump(waiting()))
+    known = len(stored["history"])
+    newer = stored["history"][0] | {"kind": "compensated", "novelty": 1}
+    stored["history"] += [newer, {"kind": "begun"}, 7, newer | {"count": "many"}]
+    read = document.load(json.dumps(stored).encode())
+    assert (len(read.history), read.history[-1].kind) == (known + 1, "compensated")
+    assert replace(read, history=()) == replace(waiting(), history=())
+    assert document.load(json.dumps(stored | {"history": "none"}).encode()).history == ()
+
+
+@pytest.mark.parametrize("change", [{"status": "compensated"}, {"error": 7}, {"output_encoding": "cbor"}])
+def test_an_unreadable_result_of_a_later_version_still_keeps_workers_from_another_call(
+    change: dict[str, object],
+) -> None:
+    entry = replace(waiting(), state="concluded", step=None, result=RESULT, published_for=REQUEST.origin)
+    stored = json.loads(document.dump(entry))
+    stored["result"] |= change
+    read = document.load(json.dumps(stored).encode())
+    answer = attempt(read)
+    assert isinstance(answer, Concluded)
+    assert (answer.result.status, answer.published) == (Status.UNKNOWN, True)
+    assert answer.result.error is not None
+    assert answer.result.error.code == "result_unreadable"
+    assert (answer.result.correlation_id, answer.result.request_message_id) == ("c-1", "m-1")

@@ -29,7 +29,7 @@ _STATES: Mapping[State, str] = {
 def as_json(entry: Entry, *, with_output: bool) -> dict[str, JsonValue]:
     """Return the entry as JSON, without secrets and internal fields, with the output only if `with_output` is set."""
     document: dict[str, JsonValue] = _entries.dump_python(
-        entry, mode="json", exclude={"fingerprint": True, "holder": {"token"}, "step": {"status_url"}}
+        entry, mode="json", exclude={"fingerprint": True, "version": True, "holder": {"token"}, "step": {"status_url"}}
     )
     result = document["result"]
     output = result.pop("output") if isinstance(result, dict) else None

@@ -87,3 +87,5 @@ class Entry:
     published_for: str | None = None
     """The origin of the message that the result was last published for."""
     history: tuple[Event, ...] = ()
+    version: Literal[1] = 1
+    """The number of the format. A later version of the worker may add optional fields; another change raises it."""

@@ -21,7 +21,9 @@ class Event:
     """One event of a request. If `count` is above 1, `at` is the time of the latest occurrence."""
 
     at: datetime
-    kind: EventKind
+    kind: str
+    """An `EventKind`; from the journal also the kind of a later version, so that it does not make the entry unreadable.
+    """
     number: int
     """The number of the job: 0 is the request itself, n its n-th continuation."""
     detail: str = ""

@@ -19,7 +19,7 @@ from flow_worker.flows.registry import Registry
 from flow_worker.flows.verdict import Verdict, VerdictKind
 from flow_worker.journal import Journal, Lease
 from flow_worker.pipeline import results
-from flow_worker.pipeline.job import InvalidContinuation, Job
+from flow_worker.pipeline.job import Job
 from flow_worker.pipeline.outcome import Continue, DeadLetter, JournalledResult, Outcome, Reply
 from flow_worker.pipeline.pauses import poll_pause, retry_pause
 from flow_worker.settings import RetrySettings
@@ -36,6 +36,11 @@ class ConclusionRules:
     reply_queues: Collection[str]
     default_reply_queue: str
     retry: RetrySettings
+
+    def reply_queue(self, address: ReplyAddress) -> str:
+        """Return the queue that the address names, if the settings allow it, else the default queue."""
+        queue = address.queue
+        return queue if queue is not None and queue in self.reply_queues else self.default_reply_queue
 
 
 class Conclusions:
@@ -135,21 +140,16 @@ class Conclusions:
 
     # --- without a call ------------------------------------------------------------------------------------------
 
-    def undecodable(
-        self, message: ReceivedMessage, error: InvalidContinuation | InvalidRequest | Unanswerable
-    ) -> Reply | DeadLetter:
-        """Return the outcome of an undecodable message: a refusal, or a dead letter if nobody can be answered."""
+    def undecodable(self, message: ReceivedMessage, error: InvalidRequest | Unanswerable) -> Reply | DeadLetter:
+        """Return the outcome of an undecodable request: a refusal, or a dead letter if nobody can be answered."""
         match error:
             case Unanswerable():
                 return DeadLetter(error.reason, error.description)
-            case InvalidContinuation():
-                description = f"The message is not a continuation that this worker can read: {error}."
-                return DeadLetter("invalid_continuation", description)
             case InvalidRequest():
                 address = error.address or ReplyAddress.of(message)
                 refusal = FlowError(code=error.code, message=error.message)
                 result = results.unreadable(address, message, refusal, self._now())
-                return Reply(result, address, self._reply_queue(address))
+                return Reply(result, address, self._rules.reply_queue(address))
             case _:
                 assert_never(error)
 
@@ -177,7 +177,7 @@ class Conclusions:
         self, job: Job, result: FlowResult, journalled: JournalledResult | None = None, *, variant: str = ""
     ) -> Reply:
         """Return the outcome that publishes a result to the request's reply address."""
-        return Reply(result, job.address, self._reply_queue(job.address), journalled, variant)
+        return Reply(result, job.address, self._rules.reply_queue(job.address), journalled, variant)
 
     def _give_up(self, job: Job, code: str, message: str) -> DeadLetter:
         if job.kind == "poll" or code == "journal_unavailable":
@@ -190,10 +190,6 @@ class Conclusions:
         return results.without_answer(job, Status.UNKNOWN, FlowError(code=code, message=message), self._now())
 
     # --- settings ------------------------------------------------------------------------------------------------
-
-    def _reply_queue(self, address: ReplyAddress) -> str:
-        queue = address.queue
-        return queue if queue is not None and queue in self._rules.reply_queues else self._rules.default_reply_queue
 
     def _retry_settings(self, job: Job) -> RetrySettings:
         try:

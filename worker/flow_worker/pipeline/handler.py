@@ -29,6 +29,7 @@ from flow_worker.pipeline.job import InvalidContinuation, Job
 from flow_worker.pipeline.outcome import Outcome
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.recall import LeasedJob, Recall
+from flow_worker.pipeline.unreadable import UnreadableContinuations
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Handler:
         caller: Caller,
         limiter: CallLimiter,
         conclusions: Conclusions,
+        unreadable: UnreadableContinuations,
         now: Callable[[], datetime],
     ) -> None:
         self._admission = admission
@@ -78,6 +80,7 @@ class Handler:
         self._caller = caller
         self._limiter = limiter
         self._conclusions = conclusions
+        self._unreadable = unreadable
         self._now = now
 
     async def handle(self, message: ReceivedMessage, read: Reader, queue: str) -> Outcome:
@@ -87,8 +90,10 @@ class Handler:
         """
         try:
             job = read(message)
-        except (InvalidContinuation, InvalidRequest, Unanswerable) as undecodable:
-            return self._conclusions.undecodable(message, undecodable)
+        except InvalidContinuation as error:
+            return await self._unreadable.handle(message, error)
+        except (InvalidRequest, Unanswerable) as error:
+            return self._conclusions.undecodable(message, error)
         try:
             try:
                 job = await self._admission.authenticate(job)
@@ -126,7 +131,9 @@ class Handler:
         """
         try:
             job = read(message)
-        except (InvalidContinuation, InvalidRequest, Unanswerable) as undecodable:
+        except InvalidContinuation as unreadable:
+            return await self._unreadable.answer_dead_letter(message, unreadable)
+        except (InvalidRequest, Unanswerable) as undecodable:
             return self._conclusions.undecodable(message, undecodable)
         try:
             job = await self._admission.authenticate(job)

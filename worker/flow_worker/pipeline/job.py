@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
@@ -26,14 +27,27 @@ CONTRACT = "flow-continuation/1"
 CONTENT_TYPE = "application/json"
 
 
+_CONTRACT_OF_ANY_VERSION = re.compile(r"flow-continuation/[0-9]{1,9}")
+
+
 class InvalidContinuation(Exception):
     """The message is not a continuation that this version can read: another program or version sent it."""
 
+    def __init__(self, problem: str, *, other_version: bool) -> None:
+        """`other_version`: a worker of another version may read the message."""
+        super().__init__(problem)
+        self.other_version = other_version
+
 
 class Job(BaseModel):
-    """One request and how far it has come."""
+    """One request and how far it has come.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    Unknown fields are ignored at every level. So workers of two versions may share the queue during an upgrade: a later
+    version may add optional fields, and an incompatible change raises the number in `CONTRACT`. Workers up to 0.1 read
+    strictly. A field that they do not know therefore belongs into an application property.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     origin: str
     """The broker's identity of the message that began the request: queue, sequence number, enqueue time."""
@@ -198,14 +212,19 @@ class Job(BaseModel):
     @classmethod
     def from_message(cls, message: Message) -> Self:
         """Read a continuation message. Raises `InvalidContinuation`."""
-        if message.application_properties.get("contract") != CONTRACT:
-            raise InvalidContinuation(f"the application property 'contract' is not '{CONTRACT}'")
+        contract = message.application_properties.get("contract")
+        if contract != CONTRACT:
+            other_version = isinstance(contract, str) and _CONTRACT_OF_ANY_VERSION.fullmatch(contract) is not None
+            found = f"'{contract}'" if other_version else "of another kind"
+            problem = f"the application property 'contract' is {found}, and this version reads '{CONTRACT}'"
+            raise InvalidContinuation(problem, other_version=other_version)
         try:
             return cls.model_validate_json(message.body)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            field = ".".join(str(part) for part in problem["loc"])[:128]
-            raise InvalidContinuation(f"'{field}': {problem['msg']}") from None
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"])[:128]
+            # Without a field the body is no JSON object, which no version writes under this contract.
+            raise InvalidContinuation(f"'{field}': {first['msg']}", other_version=bool(field)) from None
 
 
 def _hash(text: str) -> str:

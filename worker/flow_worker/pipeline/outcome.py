@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import assert_never
 
+from flow_contracts.message import Message
 from flow_contracts.request import ReplyAddress
 from flow_contracts.result import FlowResult
 from flow_worker.pipeline.job import Job
@@ -63,6 +64,18 @@ class AlreadyHandled:
 
 
 @dataclass(frozen=True, slots=True)
+class PassOn:
+    """Schedule `message` for `due` in the continuation queue, then complete the message that it copies.
+
+    Unlike `Abandon` this costs none of the message's deliveries, and leaves time for a worker of another version.
+    """
+
+    message: Message
+    due: datetime
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class Abandon:
     """Abandon the message, so that Service Bus delivers it again: the worker decided nothing about it."""
 
@@ -70,7 +83,7 @@ class Abandon:
     cause: str
 
 
-Outcome = Reply | DeadLetter | Continue | AlreadyHandled | Abandon
+Outcome = Reply | DeadLetter | Continue | AlreadyHandled | PassOn | Abandon
 
 
 def reply_of(outcome: Outcome) -> Reply | None:
@@ -80,7 +93,7 @@ def reply_of(outcome: Outcome) -> Reply | None:
             return outcome
         case DeadLetter(reply=reply):
             return reply
-        case Continue() | AlreadyHandled() | Abandon():
+        case Continue() | AlreadyHandled() | PassOn() | Abandon():
             return None
         case _:
             assert_never(outcome)

@@ -22,6 +22,7 @@ from flow_worker.pipeline.outcome import (
     Continue,
     DeadLetter,
     Outcome,
+    PassOn,
     Reply,
     reply_of,
 )
@@ -133,7 +134,7 @@ def _is_open(outcome: Outcome) -> bool:
             # schedule this continuation to come back to the request. The watch comes back anyway, and must not start a
             # call for a dead-lettered request.
             return continuation.waits > 0
-        case Abandon():
+        case PassOn() | Abandon():
             return True
         case Reply() | DeadLetter() | AlreadyHandled():
             return False

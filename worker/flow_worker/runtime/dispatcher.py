@@ -7,7 +7,7 @@ import logging
 from flow_contracts.servicebus import MessageTooLarge
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Journal
-from flow_worker.pipeline.outcome import Continue, Outcome, reply_of
+from flow_worker.pipeline.outcome import Abandon, Continue, Outcome, PassOn, reply_of
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.telemetry.logs import log
@@ -40,6 +40,12 @@ class Dispatcher:
             except MessageTooLarge:
                 # Retrying cannot help, so the request ends here: with a result, and kept for a person.
                 return await self.send(outcome.otherwise)
+        if isinstance(outcome, PassOn):
+            try:
+                await self._schedule.put_message(outcome.message, outcome.due)
+            except MessageTooLarge:
+                # Its deliveries run out then, Service Bus dead-letters it, and the watch answers it.
+                return Abandon("continuation_unreadable", "the message is too large to schedule it again")
         reply = reply_of(outcome)
         if reply is not None:
             await self._replies.publish(reply)

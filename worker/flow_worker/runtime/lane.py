@@ -12,7 +12,7 @@ from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure, ServiceBusUnavailable
 from flow_worker.pipeline.decode import Reader
-from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, Reply
+from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, PassOn, Reply
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.message_lock import kept_locked, set_within
 from flow_worker.runtime.ports import Bus, QueueReceiver
@@ -189,6 +189,10 @@ class Lane:
             case AlreadyHandled(code=code, sentence=sentence):
                 await receiver.complete(delivery)
                 self._log(logging.INFO, "request.already_handled", sentence, delivery, code=code)
+            case PassOn(due=due, cause=cause):
+                await receiver.complete(delivery)
+                sentence = f"The lane leaves a continuation to another worker, until {due:%H:%M:%S}: {cause}."
+                self._log(logging.WARNING, "request.passed_on", sentence, delivery)
             case Abandon(code=code, cause=cause):
                 await receiver.abandon(delivery)
                 sentence = f"The lane abandons a request: {cause}."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
+from flow_contracts.message import Message
 from flow_worker.pipeline.job import Job
 from flow_worker.runtime.outbox import Outbox
 
@@ -21,4 +23,8 @@ class Schedule:
 
         Raises `MessageTooLarge`, and `ServiceBusUnavailable` after `schedule_seconds`.
         """
-        await self._outbox.deliver(self._queue, continuation.to_message(due), seconds=self._schedule_seconds)
+        await self.put_message(continuation.to_message(), due)
+
+    async def put_message(self, message: Message, due: datetime) -> None:
+        """Do the same as `put` with a message that a worker of another version may read."""
+        await self._outbox.deliver(self._queue, replace(message, scheduled_at=due), seconds=self._schedule_seconds)

@@ -158,6 +158,7 @@ class ContinuationSettings(_Group):
     lanes: Annotated[int, Field(ge=1, le=256)] = 8
     schedule_seconds: Seconds = 60.0
     sole_sender: Literal["where-readable", "required", "trusted"] = "where-readable"
+    unreadable_seconds: Annotated[float, Field(ge=0, le=14 * 86_400)] = 3600.0
 
 
 class JournalSettings(_Group):
