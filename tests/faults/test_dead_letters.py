@@ -10,21 +10,28 @@ from datetime import timedelta
 
 import pytest
 from azure.servicebus import ServiceBusMessage
-from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from pydantic import JsonValue
 
 from flow_contracts.result import FlowResult
 from flow_worker.service_bus import open_service_bus
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
+from servicebus_emulator.servicebus.errors import MESSAGE_LOCK_LOST
+from servicebus_emulator.servicebus.faults import FaultPoint, InjectedRefusal
 from tests.support.system import WAIT, JsonObject, System, configured, dead_letters, running_system, until
 from tests.support.undecodable import undecodable_request
 
 QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 
 
-@pytest.fixture
-async def system(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[System]:
-    properties = {"MaxDeliveryCount": 1, "LockDuration": "PT5S"}
-    async with running_system(monkeypatch, configured({"flow-requests": properties})) as running:
+@pytest.fixture(params=[False, True], ids=["numbers-kept", "renumbered"])
+async def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[System]:
+    """A broker that keeps the sequence numbers of dead letters, as the service seems to do, and one that does not."""
+    properties = {"MaxDeliveryCount": 1, "LockDuration": "PT5S", "RenumberDeadLetters": request.param}
+    window = {"DuplicateDetectionHistoryTimeWindow": "PT0.1S"}  # the tests look for what it would hide
+    async with running_system(
+        monkeypatch, configured({"flow-requests": properties, "flow-replies": window})
+    ) as running:
         yield running
 
 
@@ -58,6 +65,67 @@ async def test_a_request_that_was_delivered_too_often_ends_failed(system: System
             assert outcome(await client.take(sent, WAIT)) == ("failed", "deliveries_exceeded")
     assert requests.peek(0, 1, None) == []
     assert await system.calls("create-quote") == []
+
+
+async def test_a_request_that_is_dead_lettered_after_a_later_one_gets_its_result(system: System) -> None:
+    """A broker that keeps the numbers puts the earlier request before the one that the watch answered first."""
+    async with system.client() as client, _receiver(system) as receiver:
+        early = await client.submit("create-quote", QUOTE, claim=system.claim())
+        late = await client.submit("create-quote", QUOTE, claim=system.claim())
+        messages = [(await receiver.receive_messages(max_wait_time=10))[0] for _ in range(2)]
+        await receiver.abandon_message(messages[1])
+        await until(lambda: system.depth("dead_lettered") == 1)
+        async with system.worker():
+            assert outcome(await client.take(late, WAIT)) == ("failed", "deliveries_exceeded")
+            await receiver.abandon_message(messages[0])
+            assert outcome(await client.take(early, WAIT)) == ("failed", "deliveries_exceeded")
+            await _rounds(system, 2)
+        async with system.worker():
+            await _rounds(system, 2)
+        assert [await client.poll(sent) for sent in (early, late)] == [None, None]
+
+
+async def test_requests_of_a_queue_that_was_created_again_get_their_results(system: System) -> None:
+    """The queue assigns the same sequence numbers once more, while the watch runs on."""
+    await system.put("flows/create-quote", {"delay_seconds": 60})
+    broker = system.emulator.broker
+    one_lane = system.settings(request_queues=[{"name": "flow-requests", "lanes": 1}], shutdown_grace_seconds=0.2)
+    short = timedelta(milliseconds=50)
+    async with system.client() as client, system.worker(one_lane):
+        await client.submit("create-quote", QUOTE, claim=system.claim())  # occupies the lane
+        async with asyncio.timeout(WAIT):
+            while not await system.calls("create-quote"):  # noqa: ASYNC110 - the flow can only be asked
+                await asyncio.sleep(0.02)
+        for _ in range(2):
+            for count in (1, 2):
+                sent = await client.submit("create-quote", QUOTE, claim=system.claim(), time_to_live=short)
+                assert outcome(await client.take(sent, WAIT)) == ("expired", "request_expired")
+                assert system.depth("dead_lettered") == count
+            settings = broker.find("flow-requests").settings
+            broker.delete("flow-requests")
+            broker.create(settings)
+
+
+async def test_a_published_request_whose_settlement_is_lost_is_not_published_again(system: System) -> None:
+    """Service Bus dead-letters the request after its delivery; the watch must recognize it under either number."""
+    requests = system.emulator.broker.find("flow-requests")
+    async with system.client() as client:
+        async with system.worker():
+            first = await client.submit("create-quote", QUOTE, claim=system.claim())
+            assert outcome(await client.take(first, WAIT)) == ("succeeded", None)
+            refusals = system.emulator.broker.faults.refusals
+            refusals.append(InjectedRefusal(FaultPoint.SETTLE, MESSAGE_LOCK_LOST, "Lost.", "flow-requests", 1))
+            sent = await client.submit("create-quote", QUOTE, claim=system.claim())
+            assert outcome(await client.take(sent, WAIT)) == ("succeeded", None)
+            await until(lambda: not refusals)
+            requests.expire_locks()
+            await until(lambda: system.depth("dead_lettered") == 1)
+            await asyncio.sleep(0.2)  # the window of duplicate detection
+            await _rounds(system, 2)
+        async with system.worker():
+            await _rounds(system, 2)
+        assert await client.poll(sent) is None
+    assert len(await system.calls("create-quote")) == 2
 
 
 async def test_a_request_that_is_dead_lettered_during_its_call_is_answered_by_the_calling_lane(system: System) -> None:
@@ -153,6 +221,31 @@ async def test_the_probe_takes_an_undecodable_message_as_an_answer_of_the_broker
         while delivery is None:
             delivery = await receiver.receive()
         assert delivery.message.message_id == "next"
+
+
+@asynccontextmanager
+async def _receiver(system: System) -> AsyncIterator[ServiceBusReceiver]:
+    async with (
+        ServiceBusClient.from_connection_string(system.emulator.connection_string) as client,
+        client.get_queue_receiver("flow-requests") as receiver,
+    ):
+        yield receiver
+
+
+async def _rounds(system: System, count: int) -> None:
+    """Wait while the watch inspects the request queue's dead letters: each round peeks at them."""
+    dead_letters = system.emulator.broker.find("flow-requests/$deadletterqueue")
+    peek, seen = dead_letters.peek, 0
+
+    def counting(number: int, count: int, session_id: str | None) -> list[BrokeredMessage]:
+        nonlocal seen
+        page = peek(number, count, session_id)
+        seen += not page
+        return page
+
+    dead_letters.peek = counting  # type: ignore[method-assign]  # no other event announces a round
+    await until(lambda: seen > count)
+    dead_letters.peek = peek  # type: ignore[method-assign]
 
 
 @asynccontextmanager

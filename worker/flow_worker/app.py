@@ -24,6 +24,7 @@ from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.recall import Recall
 from flow_worker.pipeline.unreadable import UnreadableContinuations
+from flow_worker.runtime.answered_dead_letters import AnsweredDeadLetters
 from flow_worker.runtime.dead_letter_watch import DeadLetterWatch
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.lane import Lane
@@ -130,22 +131,29 @@ def _dead_letter_watches(
 ) -> list[PeriodicTask]:
     if not settings.dead_letters.watch:
         return []
+    watches = {
+        queue: DeadLetterWatch(
+            queue,
+            read,
+            bus=ports.bus,
+            handler=handler,
+            dispatcher=dispatcher,
+            answered=AnsweredDeadLetters(queue, ports.journal),
+            # Half, so that the journal still remembers the request while the watch publishes its result.
+            max_age=timedelta(seconds=settings.journal.retention_seconds / 2),
+            now=clock.now,
+        )
+        for queue, read, _ in _queues(settings)
+    }
+    interval = settings.dead_letters.interval_seconds
     return [
         PeriodicTask(
             f"dead letters of {queue}",
-            DeadLetterWatch(
-                queue,
-                read,
-                bus=ports.bus,
-                handler=handler,
-                dispatcher=dispatcher,
-                # Half, so that the journal still remembers the request while the watch publishes its result.
-                max_age=timedelta(seconds=settings.journal.retention_seconds / 2),
-                now=clock.now,
-            ).answer_all,
-            every_seconds=settings.dead_letters.interval_seconds,
+            watch.answer_all,
+            every_seconds=interval,
+            pause_seconds=watch.pause_seconds,
         )
-        for queue, read, _ in _queues(settings)
+        for queue, watch in watches.items()
     ]
 
 

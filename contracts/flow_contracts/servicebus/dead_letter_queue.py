@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
@@ -16,10 +15,7 @@ from flow_contracts.servicebus.calls import bounded, receive_batch
 from flow_contracts.servicebus.conversion import from_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import LockLost, ServiceBusFailure, Undecodable
-from flow_contracts.servicebus.events import log_event
 from flow_contracts.servicebus.receiver import Delivery
-
-_log = logging.getLogger(__name__)
 
 _PEEK_PAGE = 100
 _RECEIVE_BATCH = 100
@@ -49,16 +45,21 @@ class DeadLetterQueue:
         self.undecodable: set[int] = set()
         """Sequence numbers of the messages that `take` cannot yield; empty before the first call of `take`."""
 
-    async def peek(self, *, from_sequence: int = 0) -> AsyncIterator[DeadLetteredMessage]:
-        """Yield each message from that sequence number on, in order; all stay. Raises `ServiceBusFailure`."""
+    async def peek(self) -> AsyncIterator[DeadLetteredMessage]:
+        """Yield each message in the order of the sequence numbers; all stay. Raises `ServiceBusFailure`.
+
+        A message that arrives with a lower number than the current one is not yielded.
+        """
+        from_sequence = next_sequence = 1
         while page := await self._peek_page(from_sequence):
             for raw, decoded in page:
                 message = from_sdk(raw)
-                from_sequence = message.sequence_number + 1
-                if not decoded:
-                    self._log_undecodable(message)
+                next_sequence = message.sequence_number + 1
                 reason, description = raw.dead_letter_reason or "", raw.dead_letter_error_description or ""
                 yield DeadLetteredMessage(message, reason, description, decoded)
+            if next_sequence <= from_sequence:
+                return  # a page without order: peeking on could repeat it without end
+            from_sequence = next_sequence
 
     async def _peek_page(self, from_sequence: int) -> list[tuple[ServiceBusReceivedMessage, bool]]:
         """Return the next messages, each with True if the SDK decoded it."""
@@ -71,17 +72,6 @@ class DeadLetterQueue:
         salvaging = salvage.peek(self._sdk, _PEEK_PAGE, from_sequence)
         page = await bounded(salvaging, self._deadlines.open_seconds + self._deadlines.settle_seconds, "peek")
         return [(peeked.message, peeked.decoded) for peeked in page]
-
-    def _log_undecodable(self, message: ReceivedMessage) -> None:
-        log_event(
-            _log,
-            logging.WARNING,
-            "dead_letter.undecodable",
-            "The SDK cannot decode a dead-lettered message; its body is left out.",
-            queue=self._queue,
-            message_id=message.message_id,
-            sequence_number=message.sequence_number,
-        )
 
     async def take(self, sequence_numbers: Iterable[int]) -> AsyncIterator[Delivery]:
         """Yield each of these messages that exists, locked until its completion. Raises `ServiceBusFailure`.

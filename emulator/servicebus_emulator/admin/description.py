@@ -124,6 +124,7 @@ def read_settings(
         batched_operations=values.flag("EnableBatchedOperations", default=True),
         partitioning=values.fixed("EnablePartitioning", None if before is None else before.partitioning),
         express=values.flag("EnableExpress", default=False),
+        renumber_dead_letters=before is not None and before.renumber_dead_letters,
         policies=_policies(description, name, before),
     )
 

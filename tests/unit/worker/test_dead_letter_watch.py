@@ -1,22 +1,25 @@
-"""The dead-letter watch over plain data: which dead letters it answers, and where its next round begins."""
+"""The dead-letter watch over plain data: which dead letters it answers, and what it recognizes again."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.result import FlowResult, Status
 from flow_contracts.servicebus import DeadLetteredMessage, MessageTooLarge
-from flow_worker.journal import open_journal
+from flow_worker.errors import Refused, TemporarilyUnavailable
+from flow_worker.journal import Acquisition, Entry, JobKey, Journal, open_journal
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.outcome import Continue
+from flow_worker.runtime.answered_dead_letters import AnsweredDeadLetters
 from flow_worker.runtime.dead_letter_watch import DeadLetterWatch
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.outbox import Outbox
@@ -24,7 +27,7 @@ from flow_worker.runtime.ports import QueueReceiver
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.settings import JournalSettings
-from tests.support.pipeline import NOW, Clock, ScriptedFlow, Worker, flow_answer, request
+from tests.support.pipeline import NOW, Clock, KnownSenders, ScriptedFlow, Worker, flow_answer, reply_of, request
 
 THROTTLED = flow_answer(429, run=None, retry_after="30")
 
@@ -36,7 +39,7 @@ class FakeBus:
     dead_letters: list[DeadLetteredMessage]
     too_small: set[str] = field(default_factory=set)
     sent: list[tuple[str, Message]] = field(default_factory=list)
-    peeked_from: list[int] = field(default_factory=list)
+    rounds: int = 0
 
     async def send(self, queue: str, message: Message) -> None:
         if queue in self.too_small:
@@ -53,15 +56,37 @@ class FakeBus:
     async def dead_letter_queue(self, queue: str) -> AsyncIterator[FakeBus]:
         yield self
 
-    async def peek(self, *, from_sequence: int = 0) -> AsyncIterator[DeadLetteredMessage]:
-        self.peeked_from.append(from_sequence)
-        for dead_letter in self.dead_letters:
-            if dead_letter.message.sequence_number >= from_sequence:
-                yield dead_letter
+    async def peek(self) -> AsyncIterator[DeadLetteredMessage]:
+        self.rounds += 1
+        for dead_letter in sorted(self.dead_letters, key=lambda each: each.message.sequence_number):
+            yield dead_letter
 
     def results(self) -> list[FlowResult]:
         """The results that were published."""
         return [FlowResult.from_message(message) for queue, message in self.sent if queue == "flow-replies"]
+
+
+@dataclass
+class CountingJournal:
+    """The journal behind a watch's memory: counts the reads; with `is_full`, it takes no record."""
+
+    journal: Journal
+    reads: int = 0
+    is_full: bool = False
+
+    async def find(self, message_id: str) -> Entry | None:
+        self.reads += 1
+        return await self.journal.find(message_id)
+
+    async def acquire(
+        self, job: JobKey, *, duration: timedelta, calls: int, repeatable: bool = False, ending: bool = False
+    ) -> Acquisition:
+        if self.is_full:
+            raise TemporarilyUnavailable("journal_unavailable", "the disk is full")
+        return await self.journal.acquire(job, duration=duration, calls=calls, repeatable=repeatable, ending=ending)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.journal, name)
 
 
 @pytest.fixture
@@ -75,8 +100,11 @@ def dead(message: ReceivedMessage, reason: str = "MaxDeliveryCountExceeded") -> 
     return DeadLetteredMessage(message, reason, "")
 
 
-def watch_of(worker: Worker, bus: FakeBus) -> DeadLetterWatch:
-    handler = worker.handler(ScriptedFlow())
+def watch_of(
+    worker: Worker, bus: FakeBus, journal: Journal | None = None, senders: KnownSenders | None = None
+) -> DeadLetterWatch:
+    """Return the watch of a new worker process. `journal`: the journal as the watch's memory sees it."""
+    handler = worker.handler(ScriptedFlow(), senders)
     outbox = Outbox(bus)
     replies = Replies(outbox, time_to_live=timedelta(hours=1), publish_seconds=1)
     schedule = Schedule(outbox, "flow-continuations", schedule_seconds=1)
@@ -86,6 +114,7 @@ def watch_of(worker: Worker, bus: FakeBus) -> DeadLetterWatch:
         bus=bus,
         handler=handler,
         dispatcher=Dispatcher(replies, schedule, worker.journal),
+        answered=AnsweredDeadLetters("flow-requests", journal or worker.journal),
         max_age=timedelta(days=1),
         now=worker.clock,
     )
@@ -103,7 +132,6 @@ async def test_a_dead_letter_whose_continuation_does_not_fit_is_answered_once_an
     assert (result.status, result.error.code) == (Status.FAILED, "continuation_too_large")
     await watch.answer_all()
     assert len(bus.sent) == 1
-    assert bus.peeked_from == [0, 8]
     worker.clock.now += timedelta(hours=2)  # the journalled step is overdue by then
     await watch_of(worker, bus).answer_all()  # the next worker begins with the first dead letter
     assert len(bus.sent) == 1
@@ -120,7 +148,6 @@ async def test_a_dead_letter_with_a_journalled_step_has_its_continuation_schedul
     [(queue, sent)] = bus.sent
     assert (queue, sent.message_id) == ("flow-continuations", waits.continuation.continuation_id)
     assert sent.scheduled_at == waits.due
-    assert bus.peeked_from == [0, 8]
 
 
 async def test_a_dead_letter_whose_flow_is_being_called_is_left_to_that_worker(worker: Worker) -> None:
@@ -130,11 +157,12 @@ async def test_a_dead_letter_whose_flow_is_being_called_is_left_to_that_worker(w
     bus = FakeBus([dead(message)])
     watch = watch_of(worker, bus)
     await watch.answer_all()
-    assert bus.sent == []
     await watch.answer_all()
-    assert bus.peeked_from == [0, 0]
+    assert bus.sent == []
     call.cancel()
     await asyncio.wait([call])
+    await watch.answer_all()
+    assert [result.status for result in bus.results()] == [Status.UNKNOWN]
 
 
 async def test_a_failing_dead_letter_does_not_keep_those_behind_it_from_their_results(worker: Worker) -> None:
@@ -147,7 +175,7 @@ async def test_a_failing_dead_letter_does_not_keep_those_behind_it_from_their_re
     await watch.answer_all()
     assert [queue for queue, _ in bus.sent] == ["other-replies", "flow-replies"]
     await watch.answer_all()
-    assert bus.peeked_from == [0, 0, 9]
+    assert len(bus.sent) == 2
 
 
 @pytest.mark.parametrize(
@@ -157,8 +185,145 @@ async def test_a_dead_letter_of_the_worker_or_older_than_the_journal_remembers_i
     worker: Worker, reason: str, age: timedelta
 ) -> None:
     bus = FakeBus([dead(request(sequence_number=7, enqueued_at=NOW - age), reason)])
+    journal = CountingJournal(worker.journal)
+    await watch_of(worker, bus, journal).answer_all()
+    assert bus.sent == []
+    assert journal.reads == 0
+
+
+# --- which messages are the same ---------------------------------------------------------------------------------
+
+
+async def test_a_message_that_is_dead_lettered_late_under_a_lower_number_is_answered(worker: Worker) -> None:
+    """A broker that keeps the sequence number puts such a message before those that were answered earlier."""
+    bus = FakeBus([dead(request(sequence_number=9, message_id="m-9"))])
     watch = watch_of(worker, bus)
     await watch.answer_all()
+    bus.dead_letters.append(dead(request(sequence_number=2, message_id="m-2")))
     await watch.answer_all()
+    assert [result.correlation_id for result in bus.results()] == ["m-9", "m-2"]
+
+
+@pytest.mark.parametrize("message_id", ["m-1", "m-2"], ids=["same request again", "another request"])
+async def test_a_message_of_a_queue_that_was_created_again_is_another_one(worker: Worker, message_id: str) -> None:
+    """The queue assigns its sequence numbers once more; only the enqueued time differs."""
+    bus = FakeBus([dead(request(sequence_number=1))])
+    watch = watch_of(worker, bus)
+    await watch.answer_all()
+    later = NOW - timedelta(seconds=1)
+    bus.dead_letters = [dead(request(sequence_number=1, message_id=message_id, enqueued_at=later))]
+    await watch.answer_all()
+    await watch.answer_all()
+    assert [result.correlation_id for result in bus.results()] == ["m-1", message_id]
+
+
+@pytest.mark.parametrize("number", [7, 1], ids=["kept", "renumbered"])
+async def test_a_published_request_whose_settlement_was_lost_is_not_published_again(
+    worker: Worker, number: int
+) -> None:
+    message = request(sequence_number=7)
+    await worker.mark_published(reply_of(await worker.take(message, ScriptedFlow(flow_answer(200, {})))))
+    bus = FakeBus([dead(replace(message, sequence_number=number))])
+    await watch_of(worker, bus).answer_all()
+    withdrawn_key = KnownSenders(instead=Refused("claim_invalid", "no"))
+    await watch_of(worker, bus, senders=withdrawn_key).answer_all()
     assert bus.sent == []
-    assert bus.peeked_from == [0, 8]
+
+
+@pytest.mark.parametrize("number", [7, 1], ids=["kept", "renumbered"])
+async def test_a_journalled_step_that_no_worker_scheduled_is_scheduled_once(worker: Worker, number: int) -> None:
+    message = request(sequence_number=7)
+    waits = await worker.take(message, ScriptedFlow(THROTTLED))
+    assert isinstance(waits, Continue)
+    bus = FakeBus([dead(replace(message, sequence_number=number))])
+    for _ in range(2):
+        await watch_of(worker, bus).answer_all()
+    assert [message.message_id for _, message in bus.sent] == [waits.continuation.continuation_id]
+
+
+async def test_a_message_of_the_same_millisecond_under_the_same_id_gets_no_foreign_result(worker: Worker) -> None:
+    """A sender who copies the message ID of another request must not learn its result from the dead-letter queue."""
+    message = request(sequence_number=7)
+    reply_of(await worker.take(message, ScriptedFlow(flow_answer(200, {"secret": 1}))))  # not published yet
+    copy = request(sequence_number=8, claim="forged")
+    bus = FakeBus([dead(copy)])
+    await watch_of(worker, bus).answer_all()
+    assert [(result.status, result.output) for result in bus.results()] == [(Status.FAILED, None)]
+
+
+# --- what a restart or another worker recognizes -----------------------------------------------------------------
+
+
+def _unreadable(number: int) -> ReceivedMessage:
+    return request(sequence_number=number, message_id=f"m-{number}", body=b"not JSON")
+
+
+async def test_no_kind_of_answer_is_repeated_after_a_restart(worker: Worker) -> None:
+    await worker.take(request(sequence_number=2, message_id="taken"), ScriptedFlow(flow_answer(200, {})))
+    kinds = {
+        "proven": request(sequence_number=3, message_id="proven"),
+        "unproven": request(sequence_number=4, message_id="unproven", claim="forged"),
+        "unreadable": _unreadable(5),
+        "conflict": request(sequence_number=6, message_id="taken", input={"customer": "Other"}),
+        "sent twice": request(sequence_number=7, message_id="twice"),
+        "sent twice again": request(sequence_number=8, message_id="twice", enqueued_at=NOW - timedelta(seconds=1)),
+    }
+    bus = FakeBus([dead(message) for message in kinds.values()])
+    await watch_of(worker, bus).answer_all()
+    assert len(bus.results()) == len(kinds)
+    worker.clock.now += timedelta(hours=1)  # long after any window of duplicate detection
+    for _ in range(2):
+        await watch_of(worker, bus).answer_all()
+    assert len(bus.results()) == len(kinds)
+
+
+async def test_a_record_that_the_journal_did_not_take_is_written_in_the_next_round(worker: Worker) -> None:
+    bus = FakeBus([dead(_unreadable(5))])
+    journal = CountingJournal(worker.journal, is_full=True)
+    watch = watch_of(worker, bus, journal)
+    await watch.answer_all()
+    await watch.answer_all()
+    journal.is_full = False
+    await watch.answer_all()
+    await watch_of(worker, bus).answer_all()
+    assert len(bus.sent) == 1
+
+
+# --- what a round costs ------------------------------------------------------------------------------------------
+
+
+def _many(count: int, enqueued_at: datetime = NOW) -> list[DeadLetteredMessage]:
+    return [dead(replace(_unreadable(number), enqueued_at=enqueued_at)) for number in range(1, count + 1)]
+
+
+async def test_the_memory_is_bounded_and_the_journal_recognizes_the_rest(worker: Worker) -> None:
+    bus, journal = FakeBus(_many(30)), CountingJournal(worker.journal)
+    watch = watch_of(worker, bus)
+    watch._answered = AnsweredDeadLetters("flow-requests", journal, capacity=20)
+    await watch.answer_all()
+    assert journal.reads == 30
+    await watch.answer_all()
+    assert journal.reads == 30 + 10
+    del bus.dead_letters[:15]  # a person replayed them: there is room for others
+    await watch.answer_all()
+    await watch.answer_all()
+    assert journal.reads == 30 + 10 + 10
+    assert len(bus.sent) == 30
+
+
+async def test_a_round_reads_no_journal_for_old_dead_letters(worker: Worker) -> None:
+    bus, journal = FakeBus(_many(5000, NOW - timedelta(days=2))), CountingJournal(worker.journal)
+    await watch_of(worker, bus, journal).answer_all()
+    assert journal.reads == 0
+
+
+async def test_the_pause_grows_with_the_time_that_a_round_takes(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(100))
+    bus = FakeBus(_many(5, NOW - timedelta(days=2)))  # nothing is sent: the watch reads the time once for each
+    watch = watch_of(worker, bus)
+    assert watch.pause_seconds() == 0
+    monkeypatch.setattr("flow_worker.runtime.dead_letter_watch.time.monotonic", lambda: float(next(seconds)))
+    await watch.answer_all()
+    assert watch.pause_seconds() == 5 * 9

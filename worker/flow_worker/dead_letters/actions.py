@@ -30,6 +30,7 @@ _REPLAYS = uuid.UUID("5b0d3f5e-8a53-4f0e-9c33-6a0f1f0c7d11")
 
 _UNDECODABLE = "The worker's AMQP library cannot decode it. Remove it with another tool, for example the Azure portal."
 _NOT_RECEIVED = "It is no longer there, or another receiver has locked it."
+_REPLACED = "Another message has its sequence number now: the queue was created again. List the dead letters again."
 _LOCK_LOST = "Its lock expired before the command could delete it. Repeat the command; that is safe."
 
 
@@ -96,7 +97,9 @@ def replay_job(job: Job, queue: str, sequence_number: int, replayed: datetime) -
     The message ID is derived from the dead letter. So an interrupted replay that is repeated creates no second job.
     `accepted` stays: the worker judges the claim at the time of the original request.
     """
-    message_id = str(uuid.uuid5(_REPLAYS, json.dumps([queue, sequence_number, job.message_id])))
+    # With the origin, because a queue that was created again assigns its sequence numbers once more.
+    place = [queue, sequence_number, job.origin, job.message_id]
+    message_id = str(uuid.uuid5(_REPLAYS, json.dumps(place)))
     return Job(
         origin=f"replay:{queue}:{sequence_number}:{message_id}",
         number=0,
@@ -149,6 +152,8 @@ async def settle_all(
 async def _settle(
     dead_letter_queue: DeadLetterQueue, view: DeadLetterView, delivery: Delivery, action: DeadLetterAction
 ) -> DeadLetterOutcome:
+    if (delivery.message.message_id, delivery.message.enqueued_at) != (view.message_id, view.enqueued_at):
+        return DeadLetterOutcome(view, left=_REPLACED)
     try:
         # The action comes before the deletion: a crash in between leaves a duplicate, which the message ID reveals.
         # The other order could lose the request.

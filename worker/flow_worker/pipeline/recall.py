@@ -112,16 +112,32 @@ class Recall:
     # --- the request must not be called any more -----------------------------------------------------------------
 
     async def end_uncalled(self, job: Job, status: Status, error: FlowError) -> Outcome:
-        """End a request without a call: with `status`, or by its entry if the journal has one."""
+        """End a dead-lettered request without a call: with `status`, or by its entry if the journal has one."""
+        job = await self._at_delivered_origin(job)
         return await self._end(job, _key_of(job), status, error)
 
     async def end_unproven(self, job: Job, status: Status, error: FlowError) -> Outcome:
         """Do as `end_uncalled`, for a request whose sender could not be proven."""
+        entry = await self._journal.find(job.message_id)
+        if entry is not None and entry.published_for is not None and _is_same_message(entry.published_for, job):
+            return AlreadyHandled("already_answered", "The request already has its result.")
         # If the journal has no entry for this message, its result gets a separate key. An unproven sender must not
         # occupy the message ID of a proven one.
         stand_in = f"dead-letter {job.origin}"
         unproven = JobKey(message_id=stand_in, fingerprint=stand_in, origin=job.origin, number=job.number)
         return await self._end(job, await self._key_of_same_delivery(job) or unproven, status, error)
+
+    async def _at_delivered_origin(self, job: Job) -> Job:
+        """Return the job of a dead letter under the origin that its message had in its own queue.
+
+        A broker that numbers dead letters anew changes the sequence number in the origin. The journal would then take
+        the dead letter for another message, and publish a result that was published before.
+        """
+        entry = await self._journal.find(job.message_id)
+        for origin in (entry.published_for, entry.origin) if entry is not None else ():
+            if origin is not None and _is_same_message(origin, job):
+                return job.model_copy(update={"origin": origin})
+        return job
 
     async def record_result(self, job: Job, result: FlowResult) -> None:
         """Journal the published result of a job without a next step, because its continuation is too large.
@@ -136,7 +152,7 @@ class Recall:
     async def _end(self, job: Job, key: JobKey, status: Status, error: FlowError) -> Outcome:
         acquired = await self._journal.acquire(key, duration=self._lease_margin, calls=job.calls)
         if not isinstance(acquired, Acquired):
-            return self._outcome_of_journalled(job, acquired)
+            return self._outcome_of_journalled(job, acquired, key.message_id)
         job = _at_journalled_step(job, acquired)
         # In both cases the flow may have run, and nobody will read its answer any more.
         if acquired.interrupted or job.kind == "poll":
@@ -163,13 +179,19 @@ class Recall:
             return None
         return JobKey(message_id=job.message_id, fingerprint=entry.fingerprint, origin=job.origin, number=job.number)
 
-    def _outcome_of_journalled(self, job: Job, journalled: Concluded | Busy | Waiting | Conflict) -> Outcome:
-        """Return the outcome of a message whose request this worker may not act on now."""
+    def _outcome_of_journalled(
+        self, job: Job, journalled: Concluded | Busy | Waiting | Conflict, message_id: str | None = None
+    ) -> Outcome:
+        """Return the outcome of a message whose request this worker may not act on now.
+
+        `message_id`: the journal's key, if that is not the job's own.
+        """
         match journalled:
             case Concluded(published=True):
                 return AlreadyHandled("already_answered", "The request already has its result.")
             case Concluded(result=result):
-                return self._conclusions.reply(job, result, JournalledResult(job.message_id, job.origin))
+                journalled_result = JournalledResult(message_id or job.message_id, job.origin)
+                return self._conclusions.reply(job, result, journalled_result)
             case Conflict():
                 # The variant gives this refusal a message ID apart from the other request's result.
                 return self._conclusions.reply_uncalled(
@@ -191,6 +213,16 @@ class Recall:
 
 def _key_of(job: Job) -> JobKey:
     return JobKey(message_id=job.message_id, fingerprint=job.fingerprint, origin=job.origin, number=job.number)
+
+
+def _is_same_message(origin: str, job: Job) -> bool:
+    """Return whether `origin` is that of the message that began the job, whatever its sequence number.
+
+    The caller compares the message IDs, and the journal the fingerprints.
+    """
+    queue, time = f"{job.request_queue}:", f":{job.accepted.isoformat()}"
+    number = origin.removeprefix(queue).removesuffix(time)
+    return origin == job.origin or (origin == f"{queue}{number}{time}" and number.isdecimal())
 
 
 def _at_journalled_step(job: Job, acquired: Acquired) -> Job:

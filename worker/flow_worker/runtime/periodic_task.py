@@ -17,10 +17,19 @@ _log = logging.getLogger(__name__)
 class PeriodicTask:
     """Runs `work` at an interval. An outage skips a round; an internal error of the worker stops the worker."""
 
-    def __init__(self, name: str, work: Callable[[], Awaitable[object]], *, every_seconds: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], Awaitable[object]],
+        *,
+        every_seconds: float,
+        pause_seconds: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """`pause_seconds` returns the shortest pause after a round, if that is longer than `every_seconds`."""
         self.name = name
         self._work = work
         self._every = every_seconds
+        self._pause = pause_seconds
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[object] | None = None
 
@@ -38,7 +47,7 @@ class PeriodicTask:
         """Work until stopped. Raise only for an internal error of the worker."""
         while not self._stopping.is_set():
             await self._round()
-            await set_within(self._stopping, self._every)
+            await set_within(self._stopping, max(self._every, self._pause()))
 
     async def _round(self) -> None:
         # A separate task, so that `interrupt` cancels the round and not the service that the supervisor awaits.

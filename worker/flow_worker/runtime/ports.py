@@ -45,8 +45,8 @@ class QueueReceiver(Protocol):
 class DeadLetterReader(Protocol):
     """Reads one dead-letter queue without locking its messages."""
 
-    def peek(self, *, from_sequence: int = 0) -> AsyncIterator[DeadLetteredMessage]:
-        """Yield the messages from that sequence number on, in order. Raises `ServiceBusFailure`."""
+    def peek(self) -> AsyncIterator[DeadLetteredMessage]:
+        """Yield the messages from the front on. Raises `ServiceBusFailure`."""
         ...
 
 

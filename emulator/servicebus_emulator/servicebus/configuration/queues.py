@@ -84,6 +84,7 @@ class _Properties:
         "MaxDeliveryCount",
         "MaxMessageSizeInKilobytes",
         "MaxSizeInMegabytes",
+        "RenumberDeadLetters",
         "RequiresDuplicateDetection",
         "RequiresSession",
         "Status",
@@ -114,6 +115,7 @@ class _Properties:
             forward_dead_letters_to=self._text("ForwardDeadLetteredMessagesTo") or None,
             auto_delete_seconds=self._seconds("AutoDeleteOnIdle", MAX_SECONDS),
             user_metadata=self._text("UserMetadata"),
+            renumber_dead_letters=self._boolean("RenumberDeadLetters"),
         )
 
     def _status(self) -> QueueStatus:

@@ -16,7 +16,7 @@ _COMPACT_AT = 1024
 
 
 class SequenceIndex:
-    """All messages of a queue by sequence number. Numbers only grow, so appending keeps the list sorted."""
+    """All messages of a queue by sequence number. Assigned numbers only grow, so appending keeps the list sorted."""
 
     def __init__(self) -> None:
         self._messages: dict[int, BrokeredMessage] = {}
@@ -35,6 +35,18 @@ class SequenceIndex:
         message.sequence_number = self._last
         self._messages[self._last] = message
         self._order.append(self._last)
+
+    def insert(self, message: BrokeredMessage) -> None:
+        """Index a message under the number that it has, also below the last one; under the next one if it is taken."""
+        number = message.sequence_number
+        if number <= 0 or number in self._messages:
+            self.add(message)
+            return
+        self._messages[number] = message
+        place = bisect_left(self._order, number)
+        if self._order[place : place + 1] != [number]:  # a removed message may have left its number in the list
+            self._order.insert(place, number)
+        self.continue_from(number)
 
     def restore(self, message: BrokeredMessage) -> None:
         """Index a message under the number that it has. Restore messages in ascending order."""

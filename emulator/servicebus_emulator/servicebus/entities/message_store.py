@@ -37,6 +37,12 @@ class MessageStore:
         self._count(message)
         self.record(message)
 
+    def insert(self, message: BrokeredMessage) -> None:
+        """Add a new message under the number that it has; under the next one if that number is taken."""
+        self._by_sequence.insert(message)
+        self._count(message)
+        self.record(message)
+
     def record(self, message: BrokeredMessage) -> None:
         """Record a changed message in the storage."""
         self._storage.put_message(self._queue, message)

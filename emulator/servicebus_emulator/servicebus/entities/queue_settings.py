@@ -45,6 +45,7 @@ class QueueSettings:
 
     `auto_delete_seconds`: the broker deletes the queue after this time without use.
     `batched_operations`, `partitioning` and `express`: stored and returned, without effect in the emulator.
+    `renumber_dead_letters`: a message gets a new sequence number in the dead-letter queue instead of keeping its own.
     `policies`: the policies of this queue. The policies of the namespace apply to every queue in addition.
     """
 
@@ -66,6 +67,7 @@ class QueueSettings:
     batched_operations: bool = True
     partitioning: bool = False
     express: bool = False
+    renumber_dead_letters: bool = False
     policies: tuple[Policy, ...] = ()
 
 
@@ -90,6 +92,7 @@ def _subqueue_settings(parent: QueueSettings, suffix: str, forward_to: str | Non
         max_size_mb=parent.max_size_mb,
         status=QueueStatus.ACTIVE if parent.status.can_receive else parent.status,
         forward_to=forward_to,
+        renumber_dead_letters=parent.renumber_dead_letters,
     )
 
 
