@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import timedelta
 from enum import StrEnum
 from typing import Self
@@ -23,6 +24,7 @@ __all__ = [
     "OutputEncoding",
     "Status",
     "Times",
+    "UnsupportedResult",
     "encode_output",
     "reply_message_id",
 ]
@@ -30,9 +32,21 @@ __all__ = [
 CONTRACT = "flow-result/1"
 CONTENT_TYPE = "application/json"
 
+_CONTRACT_OF_ANY_VERSION = re.compile(r"flow-result/[0-9]{1,9}")
+
 
 class InvalidResult(Exception):
     """The message is not a result that this version can read; the text names the cause."""
+
+
+class UnsupportedResult(InvalidResult):
+    """The message is a result of a later version. A client leaves it in its queue, so that a later client reads it."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"{found}, and this version of flow-contracts reads '{CONTRACT}' with the values that it knows; upgrade "
+            "flow-contracts"
+        )
 
 
 class Status(StrEnum):
@@ -146,14 +160,19 @@ class FlowResult(_ResultModel):
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        """Parse a result. Raises `InvalidResult`."""
-        if message.application_properties.get("contract") != CONTRACT:
+        """Parse a result. Raises `UnsupportedResult` for one of a later version, and `InvalidResult`."""
+        contract = message.application_properties.get("contract")
+        if isinstance(contract, str) and contract != CONTRACT and _CONTRACT_OF_ANY_VERSION.fullmatch(contract):
+            raise UnsupportedResult(f"the result has the contract '{contract}'")
+        if contract != CONTRACT:
             raise InvalidResult(f"the application property 'contract' is not '{CONTRACT}'")
         try:
             return cls.model_validate_json(_normalised(message.body), strict=True)
         except strict_json.NotJson as error:
             raise InvalidResult(f"the body {error}") from None
         except ValidationError as error:
+            if unknown := _unknown_value(error):
+                raise UnsupportedResult(f"the result has {unknown}") from None
             raise InvalidResult(f"the body is not a flow result: {_first_problem(error)}") from None
 
     def without_output(self) -> Self:
@@ -179,6 +198,15 @@ def reply_message_id(request_message_id: str, correlation_id: str, session_id: s
 def _normalised(body: bytes) -> bytes:
     """Return the body as strict JSON. Pydantic's own parser is not strict: it takes NaN and duplicate keys."""
     return strict_json.dump(strict_json.parse(body, max_depth=strict_json.MAX_DEPTH + 1))
+
+
+def _unknown_value(error: ValidationError) -> str | None:
+    """Return the field whose value a later version may have added, with that value; None if another problem exists."""
+    first, *others = error.errors(include_url=False, include_context=False)
+    value = first["input"]
+    if others or first["type"] not in ("enum", "literal_error") or not isinstance(value, str):
+        return None
+    return f"an unknown value in '{first['loc'][0]}' ('{value[:64]}')"
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -15,7 +15,7 @@ from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.client.mailbox import Mailbox
 from flow_contracts.client.request_builder import RequestOptions, build_request
 from flow_contracts.client.sending import send_until_accepted
-from flow_contracts.result import FlowResult, InvalidResult
+from flow_contracts.result import FlowResult, InvalidResult, UnsupportedResult
 from flow_contracts.servicebus import Delivery, ServiceBus, ServiceBusFailure, SessionReceiver
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Background:
         """
         request = build_request(flow, input, options, reply_to=self._reply_queue, session_id=self.session_id)
         # Before the send: the result may arrive before the send returns.
-        self._mailbox.expect(request.correlation_id, request.message_id)
+        self._mailbox.expect(request)
         try:
             await send_until_accepted(self._bus, self._request_queue, request.to_message(), self._send_seconds)
         except BaseException:
@@ -83,7 +83,8 @@ class Background:
         """Wait for the result. Only one call gets each result.
 
         Raises `ResultTimeout` after `timeout` seconds; then the caller may wait again. Raises `NotOutstanding` if this
-        client did not submit the request or has returned its result, or dropped it as the oldest of too many.
+        client did not submit the request or has returned its result, or dropped it as the oldest of too many. Raises
+        `UnsupportedResult` for a result of a later version, which the client dead-letters.
         """
         return await self._mailbox.get(correlation_id, timeout)
 
@@ -140,10 +141,16 @@ class Background:
         """
         try:
             result = FlowResult.from_message(delivery.message)
+        except UnsupportedResult as error:
+            # The caller learns why its result does not come. The message stays in the dead-letter queue, because no
+            # later client reads this session.
+            self._mailbox.fail(delivery.message.correlation_id or "", error)
+            await session.dead_letter(delivery, "unsupported_result", str(error))
+            return
         except InvalidResult as error:
             await session.dead_letter(delivery, "invalid_result", str(error))
             return
-        if self._mailbox.put(result):
+        if self._mailbox.put(result, delivery.message.message_id):
             await session.complete(delivery)
         else:
             await session.dead_letter(

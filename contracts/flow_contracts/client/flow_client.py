@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self, Unpack
@@ -15,14 +14,15 @@ from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.client.background import Background
 from flow_contracts.client.errors import ResultTimeout
 from flow_contracts.client.request_builder import RequestOptions, build_request
+from flow_contracts.client.returned_results import ReturnedResults
 from flow_contracts.client.sending import send_until_accepted
 from flow_contracts.client.sent_requests import SentRequests, is_answer
+from flow_contracts.client.taking import drop_copies, take_result
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.result import FlowResult, InvalidResult
 from flow_contracts.servicebus import (
     ConnectionString,
     Deadlines,
-    Delivery,
     Endpoint,
     Namespace,
     ServiceBus,
@@ -32,9 +32,6 @@ from flow_contracts.servicebus import (
     SessionReceiver,
 )
 from flow_contracts.servicebus.credentials import AsyncCredential
-
-_CONSUME_SECONDS = 30.0
-_RECEIVE_SECONDS = 5.0
 
 
 class FlowClient:
@@ -85,6 +82,7 @@ class FlowClient:
         self._request_queue = request_queue
         self._reply_queue = reply_queue
         self._sent = SentRequests()
+        self._taken = ReturnedResults()
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,6 +103,7 @@ class FlowClient:
         """
         request = build_request(flow, input, options, reply_to=self._reply_queue)
         self._sent.remember(request.correlation_id, request.message_id)
+        self._taken.expect_again(request)
         await send_until_accepted(self._bus, self._request_queue, request.to_message(), self._deadlines.send_seconds)
         return request.correlation_id
 
@@ -115,7 +114,8 @@ class FlowClient:
         ID; by default the ID that this client sent. `poll` ignores results of other requests in the session. A client
         that does not know the message ID accepts any result with the correlation ID.
 
-        Raises `InvalidResult`, and `SessionInUse` while another reader holds the session.
+        Raises `InvalidResult`, and `SessionInUse` while another reader holds the session. Raises `UnsupportedResult`
+        for a result of a later version, which stays in the queue.
         """
         async with self._session(correlation_id) as session:
             message = await session.find(self._matcher(correlation_id, message_id))
@@ -155,7 +155,11 @@ class FlowClient:
     ) -> FlowResult | None:
         """Return the result and delete its message; None if it does not come within `timeout` seconds. See `poll`.
 
-        Raises `SessionInUse`. Dead-letters a message that is not a result, and raises `InvalidResult`.
+        Of several messages with the same result the client returns one, and deletes the others. It also deletes those
+        that come after this call, as soon as `take` reads the session again.
+
+        Raises `SessionInUse`. Dead-letters a message that is not a result, and raises `InvalidResult`. Leaves a result
+        of a later version in the queue, and raises `UnsupportedResult`.
         """
         matches = self._matcher(correlation_id, message_id)
         async with self._session(correlation_id) as session:
@@ -164,7 +168,16 @@ class FlowClient:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(timeout):
                         message = await _wait_for(session, matches)
-            return await _consume(session, message) if message else None
+            result = await take_result(session, message) if message else None
+            if message is not None:
+                self._taken.add(message.message_id)
+            # A result that was deleted must reach the caller, whatever happens to its copies.
+            with contextlib.suppress(ServiceBusFailure):
+                await drop_copies(session, self._is_copy)
+            return result
+
+    def _is_copy(self, message: ReceivedMessage) -> bool:
+        return message.message_id in self._taken
 
     def background(self, *, max_unclaimed: int = 10_000) -> Background:
         """Make a client for many requests at a time, with one session for all their results. See `Background`.
@@ -183,7 +196,9 @@ class FlowClient:
         request_message_id = message_id or self._sent.message_id(correlation_id)
 
         def matches(message: ReceivedMessage) -> bool:
-            return message.correlation_id == correlation_id and _may_answer(message, request_message_id)
+            if message.correlation_id != correlation_id or self._is_copy(message):
+                return False
+            return _may_answer(message, request_message_id)
 
         return matches
 
@@ -216,32 +231,3 @@ async def _wait_for(session: SessionReceiver, matches: Callable[[ReceivedMessage
         await asyncio.sleep(pause)
         await session.keep_locked()
     raise AssertionError("backoff is endless")
-
-
-async def _consume(session: SessionReceiver, peeked: ReceivedMessage) -> FlowResult:
-    """Receive up to the peeked message, and settle that message alone.
-
-    A peeked message has no lock, so the client cannot settle it. The messages before it stay locked until then: the
-    next receive would return an abandoned message again. Afterwards the client abandons them.
-
-    Raises `InvalidResult`, and `ServiceBusUnavailable` if no receive returns the message.
-    """
-    others: list[Delivery] = []
-    give_up_at = time.monotonic() + _CONSUME_SECONDS
-    while time.monotonic() < give_up_at:
-        delivery = await session.receive(_RECEIVE_SECONDS)
-        if delivery is None:
-            continue
-        if delivery.message.sequence_number != peeked.sequence_number:
-            others.append(delivery)
-            continue
-        try:
-            result = FlowResult.from_message(delivery.message)
-        except InvalidResult as error:
-            await session.dead_letter(delivery, "invalid_result", str(error))
-            raise
-        await session.complete(delivery)
-        for other in others:
-            await session.abandon(other)
-        return result
-    raise ServiceBusUnavailable(f"a peek found the result, but no receive got it within {_CONSUME_SECONDS:g} s")

@@ -6,8 +6,10 @@ import asyncio
 from collections import OrderedDict
 
 from flow_contracts.client.errors import NotOutstanding, ResultTimeout
+from flow_contracts.client.returned_results import ReturnedResults
 from flow_contracts.client.sent_requests import is_answer
-from flow_contracts.result import FlowResult
+from flow_contracts.request import FlowRequest
+from flow_contracts.result import FlowResult, InvalidResult
 from flow_contracts.servicebus import ServiceBusFailure
 
 _MAX_REMEMBERED = 10_000
@@ -23,11 +25,14 @@ class Mailbox:
         self._message_ids: dict[str, str] = {}
         self._unclaimed: OrderedDict[str, None] = OrderedDict()
         self._returned: OrderedDict[str, str | None] = OrderedDict()
+        self._accepted = ReturnedResults()
 
-    def expect(self, correlation_id: str, message_id: str) -> None:
+    def expect(self, request: FlowRequest) -> None:
         """Expect the result of a request. Raises `ValueError` if the correlation ID has an outstanding request."""
+        correlation_id, message_id = request.correlation_id, request.message_id
         if correlation_id in self._outstanding:
             raise ValueError(f"a request with correlation ID '{correlation_id}' is outstanding already")
+        self._accepted.expect_again(request)
         self._returned.pop(correlation_id, None)
         self._outstanding[correlation_id] = asyncio.get_running_loop().create_future()
         self._message_ids[correlation_id] = message_id
@@ -37,11 +42,14 @@ class Mailbox:
         self._outstanding.pop(correlation_id, None)
         self._message_ids.pop(correlation_id, None)
 
-    def put(self, result: FlowResult) -> bool:
-        """Deliver a result to its caller.
+    def put(self, result: FlowResult, result_id: str | None) -> bool:
+        """Deliver a result to its caller. `result_id` is the message ID of the result, which identifies it.
 
-        Return False if this client did not send its request; True also for a redelivery, which changes nothing.
+        Return False if this client did not send its request; True also for a redelivery or a copy, which changes
+        nothing.
         """
+        if result_id in self._accepted:
+            return True
         correlation_id = result.correlation_id
         arrival = self._outstanding.get(correlation_id)
         if arrival is None:
@@ -50,15 +58,23 @@ class Mailbox:
             return False
         if not arrival.done():
             arrival.set_result(result)
-            self._unclaimed[correlation_id] = None
-            while len(self._unclaimed) > self._max_unclaimed:
-                self._finish(next(iter(self._unclaimed)))
+            self._accepted.add(result_id)
+            self._keep_unclaimed(correlation_id)
         return True
+
+    def fail(self, correlation_id: str, error: Exception) -> None:
+        """Raise an error in the call that waits for a result, if one is outstanding."""
+        arrival = self._outstanding.get(correlation_id)
+        if arrival is not None and not arrival.done():
+            arrival.set_exception(error)
+            arrival.exception()  # marks it as retrieved, or asyncio logs an error for a result without a waiter
+            self._keep_unclaimed(correlation_id)
 
     async def get(self, correlation_id: str, timeout: float) -> FlowResult:
         """Wait for the result. Only one call gets each result.
 
-        Raises `NotOutstanding`, and `ResultTimeout` after `timeout` seconds; then the caller may wait again.
+        Raises `NotOutstanding`, and `ResultTimeout` after `timeout` seconds; then the caller may wait again. Raises the
+        error of `fail`.
         """
         arrival = self._outstanding.get(correlation_id)
         if arrival is None:
@@ -72,6 +88,9 @@ class Mailbox:
                 result = await asyncio.shield(arrival)  # the timeout must not cancel the future: a later wait needs it
         except TimeoutError:
             raise ResultTimeout(correlation_id, timeout) from None
+        except InvalidResult:
+            self._finish(correlation_id)
+            raise
         self._finish(correlation_id)
         return result
 
@@ -84,6 +103,11 @@ class Mailbox:
                 arrival.exception()  # marks it as retrieved, or asyncio logs an error for a result without a waiter
         self._outstanding.clear()
         self._unclaimed.clear()
+
+    def _keep_unclaimed(self, correlation_id: str) -> None:
+        self._unclaimed[correlation_id] = None
+        while len(self._unclaimed) > self._max_unclaimed:
+            self._finish(next(iter(self._unclaimed)))
 
     def _finish(self, correlation_id: str) -> None:
         self._outstanding.pop(correlation_id, None)

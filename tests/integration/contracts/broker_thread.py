@@ -36,6 +36,7 @@ _QUEUES = {
                             "LockDuration": "PT2S",
                         },
                     },
+                    {"Name": "copied-replies", "Properties": {"RequiresSession": True, "LockDuration": "PT2S"}},
                 ],
             }
         ]

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
+from azure.servicebus import ServiceBusClient
 
 from flow_contracts.client import FlowClientSync, ResultTimeout
 from flow_contracts.request import InvalidRequest
+from flow_contracts.result import FlowResult, Status
+from flow_contracts.servicebus.conversion import to_sdk
 from tests.integration.contracts.broker_thread import BrokerThread
 
 
@@ -19,6 +23,20 @@ def test_the_blocking_client_submits_waits_polls_and_takes(broker: BrokerThread)
         assert client.poll(correlation_id) == waited
         assert client.take(correlation_id) == waited
         assert client.poll(correlation_id) is None
+
+
+def test_the_blocking_client_returns_a_result_once(broker: BrokerThread) -> None:
+    result = FlowResult(status=Status.SUCCEEDED, correlation_id="twice", request_message_id="m")
+    with (
+        FlowClientSync.from_connection_string(broker.connection_string, reply_queue="copied-replies") as client,
+        ServiceBusClient.from_connection_string(broker.connection_string) as sdk,
+        sdk.get_queue_sender("copied-replies") as sender,
+    ):
+        for _ in range(2):
+            sender.send_messages(to_sdk(result.to_message("twice", timedelta(hours=1))))
+        assert client.take("twice") == result
+        assert client.take("twice") is None
+    assert broker.count("copied-replies")["active"] == 0
 
 
 @pytest.mark.usefixtures("answering")

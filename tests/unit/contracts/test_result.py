@@ -10,7 +10,7 @@ from hypothesis import given
 from pydantic import ValidationError
 
 from flow_contracts.message import Message, fits_id
-from flow_contracts.result import FlowError, FlowResult, InvalidResult, Status, reply_message_id
+from flow_contracts.result import FlowError, FlowResult, InvalidResult, Status, UnsupportedResult, reply_message_id
 from tests.unit.contracts.strategies import ids, results
 
 DAY = timedelta(days=1)
@@ -109,3 +109,26 @@ def test_another_contract_is_refused() -> None:
 def test_a_result_that_json_cannot_express_cannot_be_built() -> None:
     with pytest.raises(ValidationError):
         result(output=float("inf"))
+
+
+def test_a_result_with_a_later_contract_names_both_versions() -> None:
+    message = result().to_message("s", DAY)
+    later = dataclasses.replace(message, application_properties={"contract": "flow-result/2"}, body=b"\x00")
+    with pytest.raises(UnsupportedResult, match=r"'flow-result/2'.*reads 'flow-result/1'.*upgrade flow-contracts"):
+        FlowResult.from_message(later)
+
+
+@pytest.mark.parametrize(("field", "value"), [("status", "compensated"), ("output_encoding", "cbor")])
+def test_a_result_with_a_later_value_names_the_value_and_this_version(field: str, value: str) -> None:
+    message = result().to_message("s", DAY)
+    body = json.dumps({**json.loads(message.body), field: value}).encode()
+    with pytest.raises(UnsupportedResult, match=rf"'{field}' \('{value}'\).*reads 'flow-result/1'"):
+        FlowResult.from_message(dataclasses.replace(message, body=body))
+
+
+@pytest.mark.parametrize("contract", [None, "flow-request/1", "flow-result/", "flow-result/2/3", 2])
+def test_a_message_of_no_version_is_no_unsupported_result(contract: str | int | None) -> None:
+    message = dataclasses.replace(result().to_message("s", DAY), application_properties={"contract": contract})
+    with pytest.raises(InvalidResult) as error:
+        FlowResult.from_message(message)
+    assert not isinstance(error.value, UnsupportedResult)
