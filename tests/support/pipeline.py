@@ -24,6 +24,7 @@ from flow_worker.journal import Journal
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.conclude import ConclusionRules, Conclusions
+from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.outcome import Continue, Outcome, Reply
 from flow_worker.pipeline.recall import Recall
@@ -115,6 +116,7 @@ def flow_settings(*, idempotent: bool = False, schema: dict[str, JsonValue] | No
 
 
 RETRY = RetrySettings(max_calls=3, max_age_seconds=600, base_seconds=2, max_pause_seconds=60, poll_seconds=20)
+MAX_OUTAGE = timedelta(seconds=300)
 FLOWS = {
     "quote": flow_settings(schema=SCHEMA),
     "again": flow_settings(idempotent=True),
@@ -148,8 +150,9 @@ class Worker:
     def handler(self, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Handler:
         queues = ("flow-replies", "other-replies")
         registry = Registry(FLOWS, StatusHosts(("flow.example",)))
-        rules = ConclusionRules(queues, "flow-replies", RETRY)
+        rules = ConclusionRules(queues, "flow-replies", RETRY, MAX_OUTAGE)
         conclusions = Conclusions(self.journal, registry, rules, self.clock)
+        recall = Recall(self.journal, conclusions, lease_margin_seconds=30, now=self.clock)
         return Handler(
             admission=Admission(
                 authorities={"flow-requests": senders or KnownSenders()},
@@ -158,7 +161,8 @@ class Worker:
                 reply_queues=queues,
                 binding_claim="nonce",
             ),
-            recall=Recall(self.journal, conclusions, lease_margin_seconds=30, now=self.clock),
+            recall=recall,
+            endings=Endings(recall, conclusions),
             caller=flow,
             limiter=self._limiter,
             conclusions=conclusions,

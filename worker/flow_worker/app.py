@@ -20,6 +20,7 @@ from flow_worker.pipeline import decode
 from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.conclude import ConclusionRules, Conclusions
 from flow_worker.pipeline.decode import Reader
+from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.recall import Recall
@@ -94,7 +95,7 @@ async def assembled(settings: Settings, wrap: WrapPorts = unwrapped) -> AsyncIte
         access = await stack.enter_async_context(build_access(settings, identity))
         ports = wrap(Ports(bus, journal, caller))
         handler = _handler(settings, ports, access)
-        dispatcher = _dispatcher(settings, ports)
+        dispatcher = _dispatcher(settings, ports, handler)
         services: list[Service] = [
             *_lanes(settings, ports, handler, dispatcher, health),
             *_dead_letter_watches(settings, ports, handler, dispatcher),
@@ -161,16 +162,15 @@ def _purge(settings: Settings, ports: Ports) -> PeriodicTask:
     return PeriodicTask("journal purge", ports.journal.purge, every_seconds=settings.journal.purge_interval_seconds)
 
 
-def _dispatcher(settings: Settings, ports: Ports) -> Dispatcher:
+def _dispatcher(settings: Settings, ports: Ports, handler: Handler) -> Dispatcher:
     outbox = Outbox(ports.bus)
-    replies = Replies(
-        outbox,
-        time_to_live=timedelta(seconds=settings.replies.time_to_live_seconds),
-        publish_seconds=settings.replies.publish_seconds,
-    )
+    time_to_live = timedelta(seconds=settings.replies.time_to_live_seconds)
+    replies = Replies(outbox, time_to_live=time_to_live, publish_seconds=settings.replies.publish_seconds)
     continuations = settings.continuations
     schedule = Schedule(outbox, continuations.queue, schedule_seconds=continuations.schedule_seconds)
-    return Dispatcher(replies, schedule, ports.journal)
+    return Dispatcher(
+        replies, schedule, ports.journal, end_oversized=handler.end_oversized, reply_retention=time_to_live
+    )
 
 
 def _handler(settings: Settings, ports: Ports, access: Access) -> Handler:
@@ -181,12 +181,15 @@ def _handler(settings: Settings, ports: Ports, access: Access) -> Handler:
         reply_queues=settings.replies.queues,
         binding_claim=settings.claims.binding_claim,
     )
-    rules = ConclusionRules(settings.replies.queues, settings.replies.default_queue, settings.retry)
+    max_outage = timedelta(seconds=settings.journal.max_outage_seconds)
+    rules = ConclusionRules(settings.replies.queues, settings.replies.default_queue, settings.retry, max_outage)
     conclusions = Conclusions(ports.journal, access.registry, rules, clock.now)
     margin = settings.journal.lease_margin_seconds
+    recall = Recall(ports.journal, conclusions, lease_margin_seconds=margin, now=clock.now)
     return Handler(
         admission=admission,
-        recall=Recall(ports.journal, conclusions, lease_margin_seconds=margin, now=clock.now),
+        recall=recall,
+        endings=Endings(recall, conclusions),
         caller=ports.caller,
         limiter=_call_limiter(settings),
         conclusions=conclusions,

@@ -113,7 +113,13 @@ def watch_of(
         decode.requests_of("flow-requests"),
         bus=bus,
         handler=handler,
-        dispatcher=Dispatcher(replies, schedule, worker.journal),
+        dispatcher=Dispatcher(
+            replies,
+            schedule,
+            worker.journal,
+            end_oversized=handler.end_oversized,
+            reply_retention=timedelta(hours=1),
+        ),
         answered=AnsweredDeadLetters("flow-requests", journal or worker.journal),
         max_age=timedelta(days=1),
         now=worker.clock,
@@ -248,7 +254,7 @@ async def test_a_message_of_the_same_millisecond_under_the_same_id_gets_no_forei
     copy = request(sequence_number=8, claim="forged")
     bus = FakeBus([dead(copy)])
     await watch_of(worker, bus).answer_all()
-    assert [(result.status, result.output) for result in bus.results()] == [(Status.FAILED, None)]
+    assert [(result.status, result.output) for result in bus.results()] == [(Status.UNKNOWN, None)]
 
 
 # --- what a restart or another worker recognizes -----------------------------------------------------------------

@@ -74,6 +74,8 @@ class Entry:
     fingerprint: str
     origin: str
     """Identifies the message that holds the lease or waits; otherwise the last one that did."""
+    earlier_origins: tuple[str, ...] = field(default=(), kw_only=True)
+    """Identifies the other messages that held the lease; the latest ones only."""
     state: State
     calls: int
     """The number of calls that went out, or may have, before the one under way."""
@@ -87,5 +89,11 @@ class Entry:
     published_for: str | None = None
     """The origin of the message that the result was last published for."""
     history: tuple[Event, ...] = ()
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Identifies the messages that began, continued or ended the request."""
+        return frozenset({self.origin, *self.earlier_origins, self.published_for or self.origin})
+
     version: Literal[1] = 1
     """The number of the format. A later version of the worker may add optional fields; another change raises it."""

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from flow_contracts.result import FlowResult
-from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal.entry import Entry, JobKey, NextStep
 
 
@@ -24,6 +23,11 @@ class Lease:
     def message_id(self) -> str:
         """The message ID of the request."""
         return self.entry.message_id
+
+    @property
+    def ending(self) -> bool:
+        """Return whether no call goes out under this lease."""
+        return self.entry.holder is not None and self.entry.holder.ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +78,8 @@ class Pending:
     calls: int
 
 
-class LeaseLost(TemporarilyUnavailable):
+class LeaseLost(Exception):
     """Another attempt took the lease over and may call the flow, so a result without a call must not stand."""
-
-    def __init__(self) -> None:
-        super().__init__("call_under_way", "another worker has taken over the request")
 
 
 Acquisition = Acquired | Concluded | Busy | Waiting | Conflict

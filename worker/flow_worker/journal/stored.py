@@ -16,7 +16,7 @@ from flow_contracts.result import FlowError, FlowResult
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import document, transitions
 from flow_worker.journal.entry import Entry, JobKey, NextStep
-from flow_worker.journal.port import Acquired, Acquisition, Concluded, Lease, LeaseLost, Pending
+from flow_worker.journal.port import Acquired, Acquisition, Concluded, Lease, Pending
 from flow_worker.journal.store import DocumentTooLarge, Store
 from flow_worker.journal.transitions import Granted, LeaseRequest, RetentionRules
 from flow_worker.telemetry.logs import log
@@ -228,8 +228,6 @@ class StoredJournal:
                 while True:
                     try:
                         return await attempt()
-                    except LeaseLost:
-                        raise
                     except TemporarilyUnavailable as error:
                         failure = error
                     await asyncio.sleep(_RETRY_PAUSE_SECONDS)

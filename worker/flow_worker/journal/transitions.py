@@ -14,6 +14,7 @@ from flow_worker.journal.port import Busy, Concluded, Conflict, LeaseLost, Waiti
 
 _DENIES_A_CALL = frozenset({Status.FAILED, Status.EXPIRED, Status.REFUSED})
 """The statuses of a request that a worker ends without a call."""
+_MAX_EARLIER_ORIGINS = 16
 _WAITS: Mapping[StepKind, EventKind] = {"call": "waits to call", "poll": "waits to poll"}
 
 
@@ -128,6 +129,7 @@ def _granted(
         Event(request.now, kind, number, taken_over),
         until + rules.retention,
         origin=job.origin,
+        earlier_origins=_earlier_origins(entry, job),
         state="leased",
         calls=calls + may_have_called,
         holder=LeaseHolder(request.token, number, until, after_lost_call=may_have_called, ending=ending),
@@ -228,6 +230,13 @@ def _if_still_leased(current: Entry | None, leased: Entry) -> Entry | None:
     if current.holder is None or leased.holder is None or current.holder.token != leased.holder.token:
         return None
     return current
+
+
+def _earlier_origins(entry: Entry, job: JobKey) -> tuple[str, ...]:
+    if entry.origin == job.origin:
+        return entry.earlier_origins
+    others = (origin for origin in (*entry.earlier_origins, entry.origin) if origin != job.origin)
+    return tuple(others)[-_MAX_EARLIER_ORIGINS:]
 
 
 def _is_ending(leased: Entry) -> bool:

@@ -17,10 +17,11 @@ from flow_contracts.result import FlowError, FlowResult, Status
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.registry import Registry
 from flow_worker.flows.verdict import Verdict, VerdictKind
-from flow_worker.journal import Journal, Lease
+from flow_worker.journal import Concluded, JobKey, Journal, Lease
 from flow_worker.pipeline import results
 from flow_worker.pipeline.job import Job
-from flow_worker.pipeline.outcome import Continue, DeadLetter, JournalledResult, Outcome, Reply
+from flow_worker.pipeline.keys import stand_in
+from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, JournalledResult, Outcome, Reply
 from flow_worker.pipeline.pauses import poll_pause, retry_pause
 from flow_worker.settings import RetrySettings
 from flow_worker.telemetry.logs import log
@@ -36,6 +37,8 @@ class ConclusionRules:
     reply_queues: Collection[str]
     default_reply_queue: str
     retry: RetrySettings
+    max_outage: timedelta
+    """How long beyond its own age limit a request waits for a journal that is unavailable."""
 
     def reply_queue(self, address: ReplyAddress) -> str:
         """Return the queue that the address names, if the settings allow it, else the default queue."""
@@ -69,23 +72,42 @@ class Conclusions:
             case _:
                 assert_never(verdict.kind)
 
-    async def conclude_lost_call(self, job: Job, lease: Lease) -> Reply:
+    async def conclude_lost_call(self, job: Job, lease: Lease) -> Reply | AlreadyHandled:
         """Conclude `unknown`: an earlier call may have run the flow, and the worker that made it was lost."""
         message = "The flow was called, and the worker was lost before it knew the flow's answer."
         return await self._conclude(job, lease, self._unknown(job, "answer_lost", message))
 
-    async def conclude_uncalled(self, job: Job, lease: Lease, status: Status, error: FlowError) -> Reply:
+    async def conclude_uncalled(
+        self, job: Job, lease: Lease, status: Status, error: FlowError
+    ) -> Reply | AlreadyHandled:
         """Conclude a request without calling its flow (again)."""
         return await self._conclude(job, lease, results.without_answer(job, status, error, self._now()))
 
-    async def _conclude(self, job: Job, lease: Lease, result: FlowResult) -> Reply:
-        """Journal the result, and reply with the one that the journal keeps: another worker may have been first."""
+    async def _conclude(self, job: Job, lease: Lease, result: FlowResult) -> Reply | AlreadyHandled:
+        """Journal the result, and reply with the one that the journal keeps: another worker may have been first.
+
+        Raises `TemporarilyUnavailable` only if no call went out under the lease: then nothing is lost by waiting.
+        """
+        stands = result
         try:
-            result = await _uninterrupted(self._journal.conclude(lease, result))
+            stands = await _uninterrupted(self._journal.conclude(lease, result))
         except TemporarilyUnavailable as error:
+            if lease.ending:
+                raise
             # Publish the result all the same: no other place has it.
             self._log_not_journalled(job, error)
-        return self.reply(job, result, JournalledResult(lease.message_id, job.origin))
+        if stands.status is not result.status and await self._is_published(job, lease):
+            return AlreadyHandled("already_answered", "The request already has its result.")
+        return self.reply(job, stands, JournalledResult(lease.message_id, job.origin))
+
+    async def _is_published(self, job: Job, lease: Lease) -> bool:
+        """Return whether another worker has published the result that stands instead of this worker's."""
+        key = JobKey(lease.message_id, lease.entry.fingerprint, job.origin, job.number)
+        try:
+            recalled = await _uninterrupted(self._journal.recall(key))
+        except TemporarilyUnavailable:
+            return False
+        return isinstance(recalled, Concluded) and recalled.published
 
     async def _call_again(self, job: Job, lease: Lease, verdict: Verdict) -> Outcome:
         retry = self._retry_settings(job)
@@ -96,7 +118,8 @@ class Conclusions:
             return await self._wait(job, lease, due, cause, fresh_token=verdict.fresh_token)
         error = cause.model_copy(update={"message": f"The worker gave up {exhausted}. {cause.message}"})
         result = results.answered(job, verdict, self._now()).model_copy(update={"error": error})
-        return DeadLetter(cause.code, error.message, await self._conclude(job, lease, result))
+        reply = await self._conclude(job, lease, result)
+        return DeadLetter(cause.code, error.message, reply) if isinstance(reply, Reply) else reply
 
     async def _poll_later(self, job: Job, lease: Lease, verdict: Verdict) -> Outcome:
         running = self._now() - (job.started or self._now())
@@ -153,43 +176,59 @@ class Conclusions:
             case _:
                 assert_never(error)
 
-    def postpone(self, job: Job, code: str, cause: str, until: datetime | None = None) -> Continue | DeadLetter:
-        """Return the same step again later, or give up after `max_age_seconds`. This does not write the journal.
+    def postpone(self, job: Job, code: str, cause: str, until: datetime | None = None) -> Continue | None:
+        """Return the same step again later; None if a call would then be older than `max_age_seconds`."""
+        due = until or self._now() + retry_pause(self._retry_settings(job), job.waits)
+        if job.kind == "call" and due - job.tried_since > timedelta(seconds=self.max_age_seconds(job)):
+            return None
+        return self._same_step(job, due, code, cause)
 
-        A poll is postponed without bound: its flow was called, so giving up would lose the result.
+    def wait_for_holder(self, job: Job, until: datetime | None = None) -> Continue:
+        """Return the same step again later, without a bound: the holder of the lease knows more about the request."""
+        due = until or self._now() + retry_pause(self._retry_settings(job), job.waits)
+        waits = {"waits": job.waits + 1, "code": "call_under_way", "cause": "another worker holds its lease"}
+        return self.continuation(job.model_copy(update=waits), due)
+
+    def wait_for_journal(self, job: Job, outage: TemporarilyUnavailable) -> Outcome:
+        """Return the same step again later for a request that only the journal can end; in the end, `unknown`.
+
+        An earlier delivery of the request may have called the flow.
         """
-        retry = self._retry_settings(job)
-        due = until or self._now() + retry_pause(retry, job.waits)
-        if job.kind == "call" and due - job.tried_since > timedelta(seconds=retry.max_age_seconds):
-            return self._give_up(job, code, f"The worker gave up after {retry.max_age_seconds:g} s: {cause}.")
+        due = outage.until or self._now() + retry_pause(self._retry_settings(job), job.waits)
+        limit = timedelta(seconds=self.max_age_seconds(job)) + self._rules.max_outage
+        if due - job.tried_since <= limit:
+            return self._same_step(job, due, outage.code, outage.message)
+        message = f"The worker gave up after {limit.total_seconds():g} s: {outage.message}. The flow may have run."
+        unknown = self._unknown(job, "journal_unavailable", message)
+        return DeadLetter("journal_unavailable", message, self._unjournalled(job, unknown))
+
+    def _same_step(self, job: Job, due: datetime, code: str, cause: str) -> Continue:
         return self.continuation(job.model_copy(update={"waits": job.waits + 1, "code": code, "cause": cause}), due)
 
     def continuation(self, following: Job, due: datetime) -> Continue:
         """Return the outcome that schedules a job for its due time."""
-        message = f"The request waits ({following.code}), but it is larger than the continuation queue takes."
-        return Continue(following, due, otherwise=self._give_up(following, "continuation_too_large", message))
+        return Continue(following, due)
 
     def reply_uncalled(self, job: Job, status: Status, error: FlowError, *, variant: str = "") -> Reply:
         """Return the reply to a request that ends without a call and without an entry in the journal."""
-        return self.reply(job, results.without_answer(job, status, error, self._now()), variant=variant)
+        return self._unjournalled(job, results.without_answer(job, status, error, self._now()), variant=variant)
 
-    def reply(
-        self, job: Job, result: FlowResult, journalled: JournalledResult | None = None, *, variant: str = ""
-    ) -> Reply:
-        """Return the outcome that publishes a result to the request's reply address."""
-        return Reply(result, job.address, self._rules.reply_queue(job.address), journalled, variant)
+    def reply(self, job: Job, result: FlowResult, journalled: JournalledResult) -> Reply:
+        """Return the outcome that publishes a result of the journal to the request's reply address."""
+        return Reply(result, job.address, self._rules.reply_queue(job.address), journalled)
 
-    def _give_up(self, job: Job, code: str, message: str) -> DeadLetter:
-        if job.kind == "poll" or code == "journal_unavailable":
-            # The flow may have run: the worker cannot read the run's outcome, or an earlier call in the journal.
-            return DeadLetter(code, message, self.reply(job, self._unknown(job, code, message)))
-        error = FlowError(code=code, message=message, retryable=True)
-        return DeadLetter(code, message, self.reply_uncalled(job, Status.FAILED, error))
+    def _unjournalled(self, job: Job, result: FlowResult, *, variant: str = "") -> Reply:
+        queue = self._rules.reply_queue(job.address)
+        return Reply(result, job.address, queue, variant=variant, stand_in=stand_in(job.origin))
 
     def _unknown(self, job: Job, code: str, message: str) -> FlowResult:
         return results.without_answer(job, Status.UNKNOWN, FlowError(code=code, message=message), self._now())
 
     # --- settings ------------------------------------------------------------------------------------------------
+
+    def max_age_seconds(self, job: Job) -> float:
+        """Return the age after which the worker gives the request up."""
+        return self._retry_settings(job).max_age_seconds
 
     def _retry_settings(self, job: Job) -> RetrySettings:
         try:

@@ -6,6 +6,7 @@ The handler reaches Service Bus, HTTP and the clock only through its ports, so t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,18 +16,20 @@ from typing import assert_never
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import InvalidRequest, Unanswerable
-from flow_contracts.result import FlowError, FlowResult, Status
+from flow_contracts.result import FlowError, Status
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
 from flow_worker.flows.invoker import Answer
 from flow_worker.flows.limits import CallLimiter, Postponement, status_poll_key
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.verdict import FlowHealth, Verdict, judge, judge_failure, judge_poll
-from flow_worker.pipeline import results
+from flow_worker.journal import LeaseLost
 from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.conclude import Conclusions
 from flow_worker.pipeline.decode import Reader
-from flow_worker.pipeline.job import InvalidContinuation, Job
-from flow_worker.pipeline.outcome import Outcome
+from flow_worker.pipeline.ending import Endings
+from flow_worker.pipeline.job import InvalidContinuation, Job, origin_of
+from flow_worker.pipeline.keys import Sole
+from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Outcome, Reply
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.recall import LeasedJob, Recall
 from flow_worker.pipeline.unreadable import UnreadableContinuations
@@ -46,6 +49,10 @@ _INTERNAL_ERROR = CallFailed(
 _POLL_INTERNAL_ERROR = CallFailed(
     "internal_error", "An internal error in the worker.", may_have_run=False, counts_against_flow=False
 )
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(slots=True)
@@ -69,6 +76,7 @@ class Handler:
         *,
         admission: Admission,
         recall: Recall,
+        endings: Endings,
         caller: Caller,
         limiter: CallLimiter,
         conclusions: Conclusions,
@@ -77,50 +85,67 @@ class Handler:
     ) -> None:
         self._admission = admission
         self._recall = recall
+        self._endings = endings
         self._caller = caller
         self._limiter = limiter
         self._conclusions = conclusions
         self._unreadable = unreadable
         self._now = now
 
-    async def handle(self, message: ReceivedMessage, read: Reader, queue: str) -> Outcome:
+    async def handle(
+        self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: Callable[[], bool] = _always
+    ) -> Outcome:
         """Take a message that a lane of `queue` received through its journey, and return its outcome.
 
-        Raises only `CancelledError`, and only if no flow was called or the flow is idempotent.
+        `lock_held` returns whether the lane still holds the message's lock. Raises only `CancelledError`, and only if
+        no flow was called or the flow is idempotent.
         """
+        first = message.delivery_count == 0
         try:
             job = read(message)
         except InvalidContinuation as error:
             return await self._unreadable.handle(message, error)
         except (InvalidRequest, Unanswerable) as error:
-            return self._conclusions.undecodable(message, error)
+            undecodable = self._conclusions.undecodable(message, error)
+            return await self._once(undecodable, origin_of(message, queue), lambda: first and lock_held())
+        first = first and job.number == job.waits == 0 and job.replay_of is None
+        try:
+            return await self._journey(job, queue, lambda: first and lock_held())
+        except Exception:  # noqa: BLE001 - an internal error: another delivery may succeed, and none is lost
+            log(_log, logging.ERROR, "request.internal_error", "An internal error abandoned a request.")
+            return Abandon("internal_error", "an internal error")
+
+    async def _journey(self, job: Job, queue: str, sole: Sole) -> Outcome:
         try:
             try:
                 job = await self._admission.authenticate(job)
                 flow = await self._admission.authorize(job)
             except Refused as refusal:
                 reason = FlowError(code=refusal.code, message=refusal.message)
-                return await self._recall.refuse_or_recall(job, Status.REFUSED, reason)
+                return await self._endings.refuse(job, reason, sole)
             if self._is_expired(job):
-                return await self._recall.refuse_or_recall(job, Status.EXPIRED, results.EXPIRED)
+                return await self._endings.expire(job, sole)
             # Before the lease: a lease whose holder fails counts as a call whose answer was lost.
             token = await self._caller.token(fresh=job.fresh_token)
             # Also before the lease: a request that its flow's limits hold back must not hold a lease meanwhile.
             async with self._place(job, queue) as place:
                 if place.postponement is not None:
-                    return await self._recall.postpone_or_recall(job, place.postponement)
-                leased = await self._recall.acquire_lease(job, flow)
+                    return await self._endings.hold_back(job, place.postponement, sole)
+                leased = await self._recall.acquire_lease(job, flow, sole)
                 if not isinstance(leased, LeasedJob):
                     return leased
                 verdict = await self._verdict(leased, flow, token)
                 # Before the conclusion, which may fail: the limits must learn of every call.
                 place.report(verdict)
                 return await self._conclusions.from_verdict(leased.job, leased.lease, verdict)
+        except LeaseLost:
+            return self._conclusions.wait_for_holder(job)
         except TemporarilyUnavailable as outage:
-            return self._conclusions.postpone(job, outage.code, outage.message, outage.until)
+            return await self._endings.postpone(job, outage.code, outage.message, outage.until, sole)
         except Exception as error:  # noqa: BLE001 - an internal error before the call: the request must not be lost
             log(_log, logging.ERROR, "request.internal_error", "An internal error postponed a request.")
-            return self._conclusions.postpone(job, "internal_error", f"an internal error ({type(error).__name__})")
+            cause = f"an internal error ({type(error).__name__})"
+            return await self._endings.postpone(job, "internal_error", cause, None, sole)
 
     async def answer_dead_letter(
         self, message: ReceivedMessage, read: Reader, status: Status, error: FlowError
@@ -135,15 +160,24 @@ class Handler:
             return await self._unreadable.answer_dead_letter(message, unreadable)
         except (InvalidRequest, Unanswerable) as undecodable:
             return self._conclusions.undecodable(message, undecodable)
-        try:
+        # A sender that cannot be proven, any more, is answered too.
+        with contextlib.suppress(Refused):
             job = await self._admission.authenticate(job)
-        except Refused:
-            return await self._recall.end_unproven(job, status, error)
-        return await self._recall.end_uncalled(job, status, error)
+        return await self._endings.end_dead_letter(job, status, error)
 
-    async def record_result(self, job: Job, result: FlowResult) -> None:
-        """Journal a published result that replaces the job's next step. Raises `TemporarilyUnavailable`."""
-        await self._recall.record_result(job, result)
+    async def end_oversized(self, job: Job) -> Outcome:
+        """Return the outcome of a request whose continuation is too large for its queue.
+
+        Raises `TemporarilyUnavailable` if the journal is unavailable.
+        """
+        return await self._endings.end_oversized(job)
+
+    async def _once(self, outcome: Outcome, origin: str, sole: Sole) -> Outcome:
+        """Return the outcome of an undecodable message, unless its result was published before."""
+        if not isinstance(outcome, Reply):
+            return outcome
+        reply = await self._endings.once(outcome, origin, sole)
+        return reply or AlreadyHandled("already_answered", "The request already has its result.")
 
     def _is_expired(self, job: Job) -> bool:
         """Return whether the time to live ran out before the first call; afterwards the retry settings decide."""
@@ -186,7 +220,7 @@ class Handler:
         except asyncio.CancelledError:
             if flow.idempotent:
                 # Another worker may call the flow at once instead of waiting for the lease to end.
-                await self._recall.release(leased.lease)
+                await self._recall.release(leased.lease, calls=job.calls)
                 raise
             # Swallow the cancellation: the flow may have run, so the sender gets `unknown` and no second call follows.
             return judge_failure(_INTERRUPTED, flow)

@@ -98,7 +98,7 @@ class Job(BaseModel):
     def from_request(cls, request: FlowRequest, message: ReceivedMessage, queue: str) -> Self:
         """Return the first step of a request that was received from `queue`."""
         return cls.model_construct(  # without validation: the request was validated already
-            origin=f"{queue}:{message.sequence_number}:{message.enqueued_at.isoformat()}",
+            origin=origin_of(message, queue),
             number=0,
             request_queue=queue,
             flow=request.flow,
@@ -225,6 +225,11 @@ class Job(BaseModel):
             field = ".".join(str(part) for part in first["loc"])[:128]
             # Without a field the body is no JSON object, which no version writes under this contract.
             raise InvalidContinuation(f"'{field}': {first['msg']}", other_version=bool(field)) from None
+
+
+def origin_of(message: ReceivedMessage, queue: str) -> str:
+    """Return the broker's identity of a message in a request queue; see `Job.origin`."""
+    return f"{queue}:{message.sequence_number}:{message.enqueued_at.isoformat()}"
 
 
 def _hash(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import assert_never
 from flow_contracts.message import Message
 from flow_contracts.request import ReplyAddress
 from flow_contracts.result import FlowResult
+from flow_worker.journal import JobKey
 from flow_worker.pipeline.job import Job
 
 
@@ -32,6 +33,8 @@ class Reply:
     """None if the journal does not hold this result."""
     variant: str = ""
     """Distinguishes results that share an address and a message ID: a message ID conflict concerns another request."""
+    stand_in: JobKey | None = None
+    """The key under which the journal records the publication of a result that it does not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,10 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Schedule `continuation` for `due`, then complete the message; the continuation message replaces it.
-
-    `otherwise` takes effect instead if the continuation queue does not take a message of this size.
-    """
+    """Schedule `continuation` for `due`, then complete the message; the continuation message replaces it."""
 
     continuation: Job
     due: datetime
-    otherwise: DeadLetter
 
 
 @dataclass(frozen=True, slots=True)

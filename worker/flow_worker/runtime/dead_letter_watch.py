@@ -126,10 +126,8 @@ class DeadLetterWatch:
         await self._dispatcher.mark_published(sent)
         if (reply := reply_of(sent)) is not None:
             self._log_answered(dead_letter, reply)
-            if isinstance(outcome, Continue):
-                # `reply` is the fallback's result. The dead letter stays in place, so the watch of the next worker
-                # finds it again. The journal must then have the result.
-                await self._handler.record_result(outcome.continuation, reply.result)
+        if _is_open(sent):
+            return
         # A dead letter that nobody can answer needs no record: another version of the worker may be able to read it.
         is_unanswerable = isinstance(sent, DeadLetter) and sent.reply is None
         await self._answered.add(dead_letter.message, journalled=not is_unanswerable)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
-from flow_contracts.servicebus import MessageTooLarge
+from flow_contracts.servicebus import LockLost, MessageTooLarge
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Journal
-from flow_worker.pipeline.outcome import Abandon, Continue, Outcome, PassOn, reply_of
+from flow_worker.pipeline.job import Job
+from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, Outcome, PassOn, Reply, reply_of
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
+
+
+EndOversized = Callable[[Job], Awaitable[Outcome]]
+"""Ends a request whose continuation is too large for its queue. Raises `TemporarilyUnavailable`."""
+
+
+def _always() -> bool:
+    return True
 
 
 class Dispatcher:
@@ -21,25 +33,37 @@ class Dispatcher:
     The dispatcher settles no message: a lane settles by the outcome, the dead-letter watch leaves the message in place.
     """
 
-    def __init__(self, replies: Replies, schedule: Schedule, journal: Journal) -> None:
+    def __init__(
+        self,
+        replies: Replies,
+        schedule: Schedule,
+        journal: Journal,
+        *,
+        end_oversized: EndOversized,
+        reply_retention: timedelta,
+    ) -> None:
+        """`reply_retention`: how long the journal remembers a published result of a request without an entry."""
         self._replies = replies
         self._schedule = schedule
         self._journal = journal
+        self._end_oversized = end_oversized
+        self._reply_retention = reply_retention
 
-    async def send(self, outcome: Outcome) -> Outcome:
+    async def send(self, outcome: Outcome, *, lock_held: Callable[[], bool] = _always) -> Outcome:
         """Send the messages of an outcome, and return the outcome that took effect.
 
-        That is `Continue.otherwise` if the continuation queue does not take a message of the continuation's size.
-        Sending is idempotent: each message has a deterministic ID, and the queues detect duplicates.
+        That is another one if the continuation queue does not take a message of the continuation's size. Sending is
+        idempotent: each message has a deterministic ID, and the queues detect duplicates.
 
-        Raises `ServiceBusFailure` if a queue did not accept a message within its deadline.
+        `lock_held` returns whether the message's lock still holds; if not, another worker may have the message. Raises
+        `ServiceBusFailure` if a queue did not accept a message within its deadline, and `LockLost`.
         """
         if isinstance(outcome, Continue):
             try:
                 await self._schedule.put(outcome.continuation, outcome.due)
             except MessageTooLarge:
                 # Retrying cannot help, so the request ends here: with a result, and kept for a person.
-                return await self.send(outcome.otherwise)
+                return await self.send(await self._without_continuation(outcome.continuation), lock_held=lock_held)
         if isinstance(outcome, PassOn):
             try:
                 await self._schedule.put_message(outcome.message, outcome.due)
@@ -48,8 +72,44 @@ class Dispatcher:
                 return Abandon("continuation_unreadable", "the message is too large to schedule it again")
         reply = reply_of(outcome)
         if reply is not None:
-            await self._replies.publish(reply)
+            if not lock_held() and await self._is_answered_meanwhile(reply):
+                return AlreadyHandled("already_answered", "Another delivery of the request published its result.")
+            await self._publish(reply)
         return outcome
+
+    async def _without_continuation(self, job: Job) -> Outcome:
+        try:
+            outcome = await self._end_oversized(job)
+        except TemporarilyUnavailable as outage:
+            return Abandon(outage.code, outage.message)
+        if isinstance(outcome, Continue):  # another worker holds the lease, and this one cannot wait for it either
+            return Abandon("continuation_too_large", "the continuation queue does not take a message of this size")
+        return outcome
+
+    async def _is_answered_meanwhile(self, reply: Reply) -> bool:
+        """Return whether another worker published the result after this one lost the message's lock.
+
+        Raises `LockLost` for a result that only the lock justifies: the next delivery decides anew.
+        """
+        if reply.journalled is None:
+            raise LockLost("the lock expired before the worker published a result that the journal does not hold")
+        try:
+            entry = await self._journal.find(reply.journalled.message_id)
+        except TemporarilyUnavailable:
+            return False
+        return entry is not None and entry.published_for == reply.journalled.origin
+
+    async def _publish(self, reply: Reply) -> None:
+        """Publish the result. If the task is cancelled just when the queue accepts the result, still mark it."""
+        publishing = asyncio.ensure_future(self._replies.publish(reply))
+        try:
+            await asyncio.shield(publishing)
+        except asyncio.CancelledError:
+            publishing.cancel()
+            await asyncio.wait([publishing])
+            if not publishing.cancelled() and publishing.exception() is None:
+                await self.mark_published(reply)
+            raise
 
     async def mark_published(self, outcome: Outcome) -> None:
         """Record in the journal that the worker published the outcome's result, if there is one; log a failure.
@@ -58,10 +118,16 @@ class Dispatcher:
         duplicate detection drops it within the queue's detection window.
         """
         reply = reply_of(outcome)
-        if reply is None or reply.journalled is None:
+        if reply is None:
             return
         try:
-            await self._journal.mark_published(reply.journalled.message_id, reply.journalled.origin)
+            await self._mark(reply)
         except TemporarilyUnavailable as error:
             sentence = f"The worker published a result but could not record that in the journal: {error}"
-            log(_log, logging.WARNING, "journal.write_failed", sentence, message_id=reply.journalled.message_id)
+            log(_log, logging.WARNING, "journal.write_failed", sentence, message_id=reply.result.request_message_id)
+
+    async def _mark(self, reply: Reply) -> None:
+        if reply.journalled is not None:
+            await self._journal.mark_published(reply.journalled.message_id, reply.journalled.origin)
+        elif reply.stand_in is not None:
+            await self._journal.keep_published(reply.stand_in, reply.result, retention=self._reply_retention)

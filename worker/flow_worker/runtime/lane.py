@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Protocol, TypeVar, assert_never
 
 from flow_contracts.backoff import ExponentialBackoff
@@ -30,7 +30,9 @@ _RECONNECT_FIRST_SECONDS = 0.25
 class Journey(Protocol):
     """Decides the outcome of a message."""
 
-    async def handle(self, message: ReceivedMessage, read: Reader, queue: str) -> Outcome:
+    async def handle(
+        self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: Callable[[], bool]
+    ) -> Outcome:
         """Raise only `CancelledError`, and only if no flow was called or the flow is idempotent."""
         ...
 
@@ -104,11 +106,13 @@ class Lane:
             self._log(logging.WARNING, "request.lock_expiring", sentence, delivery)
             return
         try:
-            # Renew the lock until a queue has the outcome's message. The renewal ends before the settlement, because a
-            # receiver serves one task at a time.
-            async with kept_locked(receiver, delivery, self._log):
-                outcome = await self._send(await self._outcome(delivery))
-            async with self._marking_published(outcome):
+            async with self._marking_published() as mark_published:
+                # Renew the lock until a queue has the outcome's message. The renewal ends before the settlement,
+                # because a receiver serves one task at a time.
+                async with kept_locked(receiver, delivery, self._log):
+                    outcome = await self._send(await self._outcome(delivery), delivery)
+                    # At once: the end of a renewal may take until its deadline.
+                    mark_published(outcome)
                 await self._settle(receiver, delivery, outcome)
         except LockLost:
             self._log(
@@ -122,32 +126,39 @@ class Lane:
     async def _outcome(self, delivery: Delivery) -> Outcome:
         outcome = None
         if not self._interrupted:  # the receive that was pending when the interrupt came may still deliver a request
-            outcome = await self._interruptible(self._journey.handle(delivery.message, self._read, self._queue))
+            journey = self._journey.handle(delivery.message, self._read, self._queue, lock_held=_lock_held(delivery))
+            outcome = await self._interruptible(journey)
         return outcome or Abandon("interrupted", "the worker stopped")
 
-    async def _send(self, outcome: Outcome) -> Outcome:
-        """Send the outcome's messages; return the outcome that took effect.
+    async def _send(self, outcome: Outcome, delivery: Delivery) -> Outcome:
+        """Send the outcome's messages; return the outcome that took effect. Raises `LockLost`.
 
         Raises `ServiceBusUnavailable` if the worker was interrupted before a queue accepted them. The lane then does
         not settle the message: Service Bus delivers it again, and the journal holds the decision.
         """
-        sent = await self._interruptible(self._dispatcher.send(outcome))
+        sent = await self._interruptible(self._dispatcher.send(outcome, lock_held=_lock_held(delivery)))
         if sent is None:
             raise ServiceBusUnavailable("the worker stopped before a queue accepted the outcome's message")
         return sent
 
     @contextlib.asynccontextmanager
-    async def _marking_published(self, outcome: Outcome) -> AsyncIterator[None]:
-        """Mark the result as published in the journal while the block settles the message.
+    async def _marking_published(self) -> AsyncIterator[Callable[[Outcome], None]]:
+        """Let the block begin to mark its result as published in the journal, and wait for the mark at the end.
 
-        The two run concurrently because neither needs the other. After a crash between them, a redelivery publishes the
-        result again under the same message ID, and duplicate detection drops it.
+        The mark and the settlement run concurrently because neither needs the other. After a crash between them, a
+        redelivery publishes the result again under the same message ID, and duplicate detection drops it.
         """
-        marking = asyncio.create_task(self._dispatcher.mark_published(outcome), name=f"{self.name} mark published")
+        marks: list[asyncio.Task[None]] = []
+
+        def begin(outcome: Outcome) -> None:
+            work = self._dispatcher.mark_published(outcome)
+            marks.append(asyncio.create_task(work, name=f"{self.name} mark published"))
+
         try:
-            yield
+            yield begin
         finally:
-            await marking
+            for mark in marks:
+                await mark
 
     async def _interruptible(self, work: Coroutine[Any, Any, _T]) -> _T | None:
         """Return the result of the work, None if `interrupt` ended it."""
@@ -217,6 +228,10 @@ class Lane:
             delivery=message.delivery_count + 1,
             **fields,
         )
+
+
+def _lock_held(delivery: Delivery) -> Callable[[], bool]:
+    return lambda: delivery.lock_seconds_left > 0
 
 
 def reconnect_pause(failures: int, max_seconds: float) -> float:

@@ -173,6 +173,7 @@ class JournalSettings(_Group):
     lease_margin_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
     overdue_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     deadline_seconds: Seconds = 10.0
+    max_outage_seconds: Annotated[float, Field(ge=0, le=14 * 86_400)] = 86_400.0
     purge_interval_seconds: Annotated[float, Field(ge=1, le=86_400)] = 600.0
 
     @model_validator(mode="after")

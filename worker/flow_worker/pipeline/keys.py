@@ -1,0 +1,35 @@
+"""Builds the journal's keys of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flow_worker.journal import JobKey
+from flow_worker.pipeline.job import Job
+
+Sole = Callable[[], bool]
+"""Returns whether no other worker has had the message: this is its first delivery, and its lock still holds.
+
+Only then is it certain without the journal that nothing was called. A continuation proves nothing: its predecessor may
+have been delivered again, and called, after the continuation was scheduled.
+"""
+
+
+def never_sole() -> bool:
+    """Return False: another worker may have had the message."""
+    return False
+
+
+def key_of(job: Job) -> JobKey:
+    """Return the key of a job whose sender is proven."""
+    return JobKey(message_id=job.message_id, fingerprint=job.fingerprint, origin=job.origin, number=job.number)
+
+
+def stand_in(origin: str) -> JobKey:
+    """Return the key for the end of a message that must not occupy its own message ID: its request may not be allowed.
+
+    The origin is the broker's own identity of the message, which no sender can choose.
+    """
+    # The prefix is older than the other uses of this key. The journals in use hold it.
+    key = f"dead-letter {origin}"
+    return JobKey(message_id=key, fingerprint=key, origin=origin, number=0)
