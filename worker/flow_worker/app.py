@@ -8,11 +8,11 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from flow_worker import clock
 from flow_worker.access.build import Access, build_access, build_identity
 from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.broker_clock import BrokerClock
 from flow_worker.flows.invoker import Invoker
 from flow_worker.flows.limits import CallLimiter, FlowLimits
 from flow_worker.journal import Journal, open_journal
@@ -80,25 +80,28 @@ async def assembled(settings: Settings, wrap: WrapPorts = unwrapped) -> AsyncIte
 
     Raises `InvalidSettings` if the settings can never work, and `OSError` if the health endpoint's port is in use.
     """
-    health = Health()
+    clock = BrokerClock()
+    health = Health(clock_offset=lambda: clock.offset_seconds)
     async with AsyncExitStack() as stack:
         # First, so that liveness probes get an answer while the other parts open.
         await stack.enter_async_context(serve_health(health, settings.health.host, settings.health.port))
         identity = await stack.enter_async_context(build_identity(settings))
         bus = await stack.enter_async_context(
-            open_service_bus(settings.servicebus, client_id=settings.identity.client_id)
+            open_service_bus(settings.servicebus, client_id=settings.identity.client_id, evidence=clock)
         )
         # Before any lane exists, because a lane trusts every message in the continuation queue.
         await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
-        journal = await stack.enter_async_context(open_journal(settings.journal, client_id=settings.identity.client_id))
+        journal = await stack.enter_async_context(
+            open_journal(settings.journal, client_id=settings.identity.client_id, now=clock.now)
+        )
         caller = await stack.enter_async_context(_invoker(settings, identity))
-        access = await stack.enter_async_context(build_access(settings, identity))
+        access = await stack.enter_async_context(build_access(settings, identity, clock.now))
         ports = wrap(Ports(bus, journal, caller))
-        handler = _handler(settings, ports, access)
+        handler = _handler(settings, ports, access, clock.now)
         dispatcher = _dispatcher(settings, ports, handler)
         services: list[Service] = [
             *_lanes(settings, ports, handler, dispatcher, health),
-            *_dead_letter_watches(settings, ports, handler, dispatcher),
+            *_dead_letter_watches(settings, ports, handler, dispatcher, clock.now),
             _purge(settings, ports),
         ]
         yield Supervisor(services, health, grace_seconds=settings.shutdown_grace_seconds)
@@ -128,7 +131,7 @@ def _lanes(settings: Settings, ports: Ports, handler: Handler, dispatcher: Dispa
 
 
 def _dead_letter_watches(
-    settings: Settings, ports: Ports, handler: Handler, dispatcher: Dispatcher
+    settings: Settings, ports: Ports, handler: Handler, dispatcher: Dispatcher, now: Callable[[], datetime]
 ) -> list[PeriodicTask]:
     if not settings.dead_letters.watch:
         return []
@@ -142,7 +145,7 @@ def _dead_letter_watches(
             answered=AnsweredDeadLetters(queue, ports.journal),
             # Half, so that the journal still remembers the request while the watch publishes its result.
             max_age=timedelta(seconds=settings.journal.retention_seconds / 2),
-            now=clock.now,
+            now=now,
         )
         for queue, read, _ in _queues(settings)
     }
@@ -173,7 +176,7 @@ def _dispatcher(settings: Settings, ports: Ports, handler: Handler) -> Dispatche
     )
 
 
-def _handler(settings: Settings, ports: Ports, access: Access) -> Handler:
+def _handler(settings: Settings, ports: Ports, access: Access, now: Callable[[], datetime]) -> Handler:
     admission = Admission(
         authorities=access.authorities,
         rights=access.rights,
@@ -183,32 +186,32 @@ def _handler(settings: Settings, ports: Ports, access: Access) -> Handler:
     )
     max_outage = timedelta(seconds=settings.journal.max_outage_seconds)
     rules = ConclusionRules(settings.replies.queues, settings.replies.default_queue, settings.retry, max_outage)
-    conclusions = Conclusions(ports.journal, access.registry, rules, clock.now)
+    conclusions = Conclusions(ports.journal, access.registry, rules, now)
     margin = settings.journal.lease_margin_seconds
-    recall = Recall(ports.journal, conclusions, lease_margin_seconds=margin, now=clock.now)
+    recall = Recall(ports.journal, conclusions, lease_margin_seconds=margin, now=now)
     return Handler(
         admission=admission,
         recall=recall,
         endings=Endings(recall, conclusions),
         caller=ports.caller,
-        limiter=_call_limiter(settings),
+        limiter=_call_limiter(settings, now),
         conclusions=conclusions,
         unreadable=UnreadableContinuations(
             ports.journal,
             rules,
             wait_seconds=settings.continuations.unreadable_seconds,
             lease_seconds=margin,
-            now=clock.now,
+            now=now,
         ),
-        now=clock.now,
+        now=now,
     )
 
 
-def _call_limiter(settings: Settings) -> CallLimiter:
+def _call_limiter(settings: Settings, now: Callable[[], datetime]) -> CallLimiter:
     limits = {
         name: FlowLimits(**(flow.limits or settings.limits).model_dump()) for name, flow in settings.flows.items()
     }
-    return CallLimiter(limits, clock.now, lanes={queue: lanes for queue, _, lanes in _queues(settings)})
+    return CallLimiter(limits, now, lanes={queue: lanes for queue, _, lanes in _queues(settings)})
 
 
 def _invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:

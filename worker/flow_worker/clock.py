@@ -11,7 +11,7 @@ MAX_RETRY_AFTER = timedelta(days=1)
 
 
 def now() -> datetime:
-    """Return the current time in UTC, aware."""
+    """Return this machine's time in UTC, aware; see `BrokerClock` for times that the broker or other workers share."""
     return datetime.now(UTC)
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from flow_contracts.servicebus import ConnectionString, Deadlines, Endpoint, Namespace, ServiceBus
+from flow_contracts.servicebus import ClockEvidence, ConnectionString, Deadlines, Endpoint, Namespace, ServiceBus
 from flow_contracts.servicebus.credentials import AsyncCredential
 from flow_worker.azure_identity import credential_for
 from flow_worker.settings import ServiceBusSettings
 
 
 @asynccontextmanager
-async def open_service_bus(settings: ServiceBusSettings, *, client_id: str | None = None) -> AsyncIterator[ServiceBus]:
+async def open_service_bus(
+    settings: ServiceBusSettings, *, client_id: str | None = None, evidence: ClockEvidence | None = None
+) -> AsyncIterator[ServiceBus]:
     """Yield Service Bus with one client and one credential; close both at the end.
 
-    `client_id` is that of a user-assigned managed identity.
+    `client_id` is that of a user-assigned managed identity. `evidence` learns the broker's times.
     """
     credential = credential_for(settings, client_id)
     try:
@@ -24,6 +26,7 @@ async def open_service_bus(settings: ServiceBusSettings, *, client_id: str | Non
             deadlines=_deadlines(settings),
             senders_per_queue=settings.senders_per_queue,
             sdk_retries=1,
+            evidence=evidence,
         ) as bus:
             yield bus
     finally:

@@ -23,10 +23,12 @@ from flow_contracts.servicebus.errors import (
     SessionInUse,
     Undecodable,
 )
+from flow_contracts.servicebus.locks import ClockEvidence
 from flow_contracts.servicebus.receiver import Delivery, Receiver
 from flow_contracts.servicebus.session_receiver import SessionReceiver
 
 __all__ = [
+    "ClockEvidence",
     "ConnectionString",
     "DeadLetterQueue",
     "DeadLetteredMessage",

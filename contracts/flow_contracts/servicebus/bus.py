@@ -19,6 +19,7 @@ from flow_contracts.servicebus.connection import Endpoint, connect
 from flow_contracts.servicebus.dead_letter_queue import DeadLetterQueue
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import SessionInUse
+from flow_contracts.servicebus.locks import ClockEvidence, LockTimes, NoEvidence
 from flow_contracts.servicebus.receiver import Receiver
 from flow_contracts.servicebus.sender_pool import SenderPool
 from flow_contracts.servicebus.session_receiver import SessionReceiver
@@ -37,13 +38,19 @@ class ServiceBus:
         deadlines: Deadlines | None = None,
         senders_per_queue: int = 4,
         sdk_retries: int = 0,
+        evidence: ClockEvidence | None = None,
     ) -> None:
-        """Raises `ValueError` for a malformed connection string. See `connection.connect` for `sdk_retries`."""
+        """Raises `ValueError` for a malformed connection string. See `connection.connect` for `sdk_retries`.
+
+        `evidence` learns the broker's times from the deliveries of all receivers.
+        """
         self._endpoint = endpoint
         self._deadlines = deadlines or Deadlines()
         self._senders_per_queue = senders_per_queue
         self._client = connect(endpoint, sdk_retries=sdk_retries)
         self._pools: dict[str, SenderPool] = {}
+        self._evidence = evidence or NoEvidence()
+        self._locks: dict[str, LockTimes] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,7 +78,7 @@ class ServiceBus:
         """Yield an open receiver on its own connection. Raises `ServiceBusFailure`."""
         sdk = self._client.get_queue_receiver(queue, prefetch_count=0)
         async with self._opened(sdk, f"open a receiver on '{queue}'"):
-            yield Receiver(sdk, self._deadlines)
+            yield Receiver(sdk, self._deadlines, self._locks_of(queue))
 
     @contextlib.asynccontextmanager
     async def dead_letter_queue(self, queue: str) -> AsyncIterator[DeadLetterQueue]:
@@ -113,6 +120,9 @@ class ServiceBus:
             yield
         finally:
             await close_quietly(sdk)
+
+    def _locks_of(self, queue: str) -> LockTimes:
+        return self._locks.setdefault(queue, LockTimes(self._evidence))
 
     async def _lock_session(self, queue: str, session_id: str, prefetch: int) -> ServiceBusReceiver:
         give_up_at = time.monotonic() + self._deadlines.session_seconds

@@ -15,6 +15,7 @@ from flow_contracts.servicebus.calls import bounded, receive_batch
 from flow_contracts.servicebus.conversion import from_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import LockLost, ServiceBusFailure, Undecodable
+from flow_contracts.servicebus.locks import broker_decides
 from flow_contracts.servicebus.receiver import Delivery
 
 _PEEK_PAGE = 100
@@ -89,6 +90,8 @@ class DeadLetterQueue:
         while missing and (batch := await self._receive_batch()):
             if all(raw.sequence_number in self._locked for raw in batch):
                 return  # locks expired, and the broker starts again from the front: every message came once
+            for raw in batch:
+                broker_decides(raw)
             self._locked |= {raw.sequence_number or 0: raw for raw in batch}
             for raw in batch:
                 if raw.sequence_number in missing:

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusReceiver
@@ -16,31 +15,34 @@ from flow_contracts.servicebus.calls import bounded, receive_batch
 from flow_contracts.servicebus.conversion import from_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import Undecodable
+from flow_contracts.servicebus.locks import LockTimes, broker_decides
 
 MAX_DEAD_LETTER_CHARACTERS = 4096
 """Service Bus takes a dead-letter reason and a description of up to this many characters each."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delivery:
     """A message under peek-lock: `message` is its content, `raw` the SDK's form, which a settlement needs."""
 
     message: ReceivedMessage
     raw: ServiceBusReceivedMessage
+    lock_ends_at: float = 0.0
+    """Monotonic, and an estimate; a renewal moves it. Zero in a session and in a dead-letter queue."""
 
     @property
     def lock_seconds_left(self) -> float:
-        """The seconds until the message lock expires, by this machine's clock; negative once it expired."""
-        until = self.raw.locked_until_utc
-        return (until - datetime.now(UTC)).total_seconds() if until else 0.0
+        """The estimated seconds until the message lock expires. Only the broker knows whether a lock has expired."""
+        return self.lock_ends_at - time.monotonic()
 
 
 class Receiver:
     """One peek-lock receiver on its own connection, for one task at a time."""
 
-    def __init__(self, sdk: ServiceBusReceiver, deadlines: Deadlines) -> None:
+    def __init__(self, sdk: ServiceBusReceiver, deadlines: Deadlines, locks: LockTimes) -> None:
         self._sdk = sdk
         self._deadlines = deadlines
+        self._locks = locks
         self._last_answer_at = time.monotonic()
 
     async def receive(self) -> Delivery | None:
@@ -48,12 +50,15 @@ class Receiver:
 
         Raises `ServiceBusFailure`.
         """
+        began = time.monotonic()
         messages = await receive_batch(self._sdk, 1, self._deadlines)
         if not messages:
             await self._probe_when_quiet()
             return None
         self._last_answer_at = time.monotonic()
-        return Delivery(from_sdk(messages[0]), messages[0])
+        raw = messages[0]
+        ends_at = self._locks.delivered(raw.enqueued_time_utc, broker_decides(raw), began)
+        return Delivery(from_sdk(raw), raw, ends_at)
 
     async def complete(self, delivery: Delivery) -> None:
         """Delete the message from its queue. Raises `LockLost`, `ServiceBusFailure`."""
@@ -74,7 +79,10 @@ class Receiver:
 
     async def renew(self, delivery: Delivery) -> None:
         """Renew the message lock. Raises `LockLost`, `ServiceBusFailure`."""
+        asked = time.monotonic()
         await bounded(self._sdk.renew_message_lock(delivery.raw), self._deadlines.renew_seconds, "renew-lock")
+        if (until := broker_decides(delivery.raw)) is not None:
+            delivery.lock_ends_at = self._locks.renewed(until, asked)
 
     async def _settle(self, settling: Awaitable[None], operation: str) -> None:
         await bounded(settling, self._deadlines.settle_seconds, operation)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from azure.servicebus.aio import ServiceBusReceiver
@@ -14,13 +13,17 @@ from flow_contracts.servicebus.calls import bounded
 from flow_contracts.servicebus.conversion import from_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import LockLost, ServiceBusUnavailable
+from flow_contracts.servicebus.locks import broker_decides_session
 from flow_contracts.servicebus.receiver import MAX_DEAD_LETTER_CHARACTERS, Delivery
 
 _T = TypeVar("_T")
 
 _PEEK_PAGE = 50
-_MAX_RENEWAL_PAUSE = 30.0
-"""Seconds. A renewal also proves that the broker still answers, so it happens this often even under a long lock."""
+_MIN_RENEWAL_PAUSE = 0.5
+_MAX_RENEWAL_PAUSE = 2.5
+"""Seconds: half of the shortest lock of Service Bus. Nothing in a session tells a receiver with a wrong clock how long
+its lock lasts, and a renewal that comes too early does no harm. It also proves that the broker still answers.
+"""
 
 
 class SessionReceiver:
@@ -77,7 +80,7 @@ class SessionReceiver:
         await self._bounded(settling, "dead-letter")
 
     async def keep_locked(self) -> None:
-        """Renew the session's lock once half of it has passed. Call this every second or so.
+        """Renew the session's lock early in its time. Call this every second or so.
 
         A separate task would renew more simply, but two tasks on one receiver wait for each other.
         """
@@ -87,9 +90,10 @@ class SessionReceiver:
             self._renew_at = self._next_renewal()
 
     def _next_renewal(self) -> float:
-        until = self._sdk.session.locked_until_utc
-        left = (until - datetime.now(UTC)).total_seconds() if until else 0.0
-        return time.monotonic() + min(max(left / 2, 0.5), _MAX_RENEWAL_PAUSE)
+        """Return when to renew, after the SDK opened the session or renewed its lock."""
+        until = broker_decides_session(self._sdk)
+        left = until.timestamp() - time.time() if until else 0.0
+        return time.monotonic() + min(max(left / 2, _MIN_RENEWAL_PAUSE), _MAX_RENEWAL_PAUSE)
 
     async def _bounded(self, call: Awaitable[_T], operation: str) -> _T:
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import assert_never
 
 from flow_worker import clock
@@ -37,13 +38,18 @@ class Access:
 
 
 @asynccontextmanager
-async def build_access(settings: Settings, identity: ManagedIdentity) -> AsyncIterator[Access]:
-    """Build the parts and open their HTTP clients. The worker queries Dataverse as `identity`."""
+async def build_access(
+    settings: Settings, identity: ManagedIdentity, now: Callable[[], datetime] = clock.now
+) -> AsyncIterator[Access]:
+    """Build the parts and open their HTTP clients. The worker queries Dataverse as `identity`.
+
+    `now` returns the time in UTC.
+    """
     async with AsyncExitStack() as stack:
-        entra = _entra(settings, await stack.enter_async_context(_keys(settings)))
+        entra = _entra(settings, await stack.enter_async_context(_keys(settings)), now)
         privileges = None
         if settings.dataverse is not None:
-            privileges = await stack.enter_async_context(_privileges(settings, settings.dataverse, identity))
+            privileges = await stack.enter_async_context(_privileges(settings, settings.dataverse, identity, now))
         asserters = Asserters(frozenset(settings.claims.asserters), settings.claims.asserter_role)
         hosts = StatusHosts(settings.known_flow_hosts, frozenset(settings.plain_http_hosts))
         yield Access(
@@ -77,7 +83,7 @@ def _authority_of(queue: RequestQueue, entra: EntraAuthority) -> Authority:
             assert_never(queue.authority)
 
 
-def _entra(settings: Settings, keys: SigningKeys) -> EntraAuthority:
+def _entra(settings: Settings, keys: SigningKeys, now: Callable[[], datetime]) -> EntraAuthority:
     claims = settings.claims
     return EntraAuthority(
         keys,
@@ -86,13 +92,13 @@ def _entra(settings: Settings, keys: SigningKeys) -> EntraAuthority:
         algorithms=claims.algorithms,
         skew_seconds=claims.clock_skew_seconds,
         max_age_seconds=claims.max_age_seconds,
-        now=clock.now,
+        now=now,
     )
 
 
 @asynccontextmanager
 async def _privileges(
-    settings: Settings, dataverse: DataverseSettings, identity: ManagedIdentity
+    settings: Settings, dataverse: DataverseSettings, identity: ManagedIdentity, now: Callable[[], datetime]
 ) -> AsyncIterator[DataversePrivileges]:
     client = http_client(
         connect_seconds=settings.http.connect_seconds,
@@ -107,7 +113,7 @@ async def _privileges(
             PrivilegeCacheTimes(dataverse.privilege_cache_seconds, dataverse.missing_privilege_cache_seconds),
             request_seconds=dataverse.request_seconds,
             max_concurrent_queries=dataverse.max_concurrent_queries,
-            now=clock.now,
+            now=now,
         )
 
 

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _MIN_LOCK_SECONDS = 2.0
-"""A lane does not begin a request whose lock expires sooner: Service Bus is about to deliver it again."""
+"""A lane does not begin a request whose lock seems to expire sooner: Service Bus may be about to deliver it again."""
 _RECONNECT_FIRST_SECONDS = 0.25
 
 
@@ -101,9 +101,7 @@ class Lane:
                 await self._process(receiver, delivery)
 
     async def _process(self, receiver: QueueReceiver, delivery: Delivery) -> None:
-        if delivery.lock_seconds_left < _MIN_LOCK_SECONDS:
-            sentence = "The lane skips a request whose lock expires too soon to begin it."
-            self._log(logging.WARNING, "request.lock_expiring", sentence, delivery)
+        if delivery.lock_seconds_left < _MIN_LOCK_SECONDS and not await self._renewed(receiver, delivery):
             return
         try:
             async with self._marking_published() as mark_published:
@@ -122,6 +120,19 @@ class Lane:
                 "the queue's lock duration if flows are slow, or check the connection.",
                 delivery,
             )
+
+    async def _renewed(self, receiver: QueueReceiver, delivery: Delivery) -> bool:
+        """Return whether the broker renewed a lock that seems to expire. With a wrong clock, every lock does.
+
+        Raises `ServiceBusFailure`.
+        """
+        try:
+            await receiver.renew(delivery)
+        except LockLost:
+            sentence = "The lane skips a request whose lock has expired; Service Bus delivers the request again."
+            self._log(logging.WARNING, "request.lock_expiring", sentence, delivery)
+            return False
+        return True
 
     async def _outcome(self, delivery: Delivery) -> Outcome:
         outcome = None

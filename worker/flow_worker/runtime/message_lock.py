@@ -13,6 +13,10 @@ from flow_worker.runtime.ports import QueueReceiver
 _RENEW_AT = 1 / 3
 """The lane renews the lock after this part of its time, so that two renewals may fail before it expires."""
 _MIN_PAUSE_SECONDS = 0.2
+_OVERDUE_PAUSE_SECONDS = 1.0
+_MAX_OVERDUE_SECONDS = 300.0
+"""The longest lock duration of Service Bus. The lane retries a failed renewal until the broker refuses it, or for so
+long: the end of a lock is an estimate."""
 
 LogDelivery = Callable[[int, str, str, Delivery], None]
 """Logs a level, an event and a sentence about a delivery."""
@@ -45,7 +49,8 @@ class _LockRenewal:
 
     @property
     def _pause(self) -> float:
-        return max(_MIN_PAUSE_SECONDS, self._delivery.lock_seconds_left * _RENEW_AT)
+        left = self._delivery.lock_seconds_left
+        return max(_MIN_PAUSE_SECONDS, left * _RENEW_AT) if left > 0 else _OVERDUE_PAUSE_SECONDS
 
     async def stop(self) -> None:
         """Wait for a pending renewal instead of cancelling it: it uses the link, and has a deadline."""
@@ -72,7 +77,7 @@ class _LockRenewal:
         except ServiceBusFailure as error:
             sentence = f"The lane could not renew a lock: {error}"
             self._log(logging.WARNING, "request.lock_renewal_failed", sentence, self._delivery)
-            return self._delivery.lock_seconds_left > 0
+            return self._delivery.lock_seconds_left > -_MAX_OVERDUE_SECONDS
         return True
 
 

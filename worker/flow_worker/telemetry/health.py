@@ -33,8 +33,10 @@ class LaneHealth:
 class Health:
     """The health of all lanes, and whether the worker drains."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock_offset: Callable[[], float] = lambda: 0.0) -> None:
+        """`clock_offset` returns the seconds by which this machine's clock is ahead of the broker's."""
         self._lanes: list[LaneHealth] = []
+        self._clock_offset = clock_offset
         self.draining = False
 
     def lane(self, queue: str) -> LaneHealth:
@@ -44,7 +46,7 @@ class Health:
         return entry
 
     def report(self) -> dict[str, object]:
-        """Return `ready`, `draining`, and each queue's number of lanes, connected lanes and last error."""
+        """Return `ready`, `draining`, the clock's offset, and each queue's lanes, connected lanes and last error."""
         queues: dict[str, dict[str, object]] = {}
         for name in dict.fromkeys(lane.queue for lane in self._lanes):
             lanes = [lane for lane in self._lanes if lane.queue == name]
@@ -54,7 +56,9 @@ class Health:
         # One connected lane is enough: its queue's requests are served, only slower. A worker without lanes is not
         # ready, because it has not started yet.
         ready = not self.draining and bool(queues) and all(queue["connected"] for queue in queues.values())
-        return {"ready": ready, "draining": self.draining, "queues": queues}
+        # The worker corrects for a wrong clock, so that it remains ready.
+        clock = {"offset_seconds": round(self._clock_offset(), 1)}
+        return {"ready": ready, "draining": self.draining, "clock": clock, "queues": queues}
 
 
 @asynccontextmanager
