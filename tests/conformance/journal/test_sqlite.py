@@ -18,16 +18,18 @@ import pytest
 
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Acquired, Concluded, Waiting, open_journal
-from flow_worker.journal.sqlite import SCHEMA_VERSION, SqliteStore, connect
+from flow_worker.journal.opening import SCHEMA_VERSION
+from flow_worker.journal.sqlite import SqliteLimits, SqliteStore
 from flow_worker.journal.stored import StoredJournal
 from flow_worker.journal.transitions import RetentionRules
 from flow_worker.settings import InvalidSettings, JournalSettings
 from tests.conformance.journal.conftest import Place
 from tests.conformance.journal.samples import LEASE, STEP, job, leased, result
 from tests.support.processes import CHECKOUT
-from tests.support.system import until
 
 COUNT = 100
+MIB = 1024 * 1024
+LIMITS = SqliteLimits(busy_seconds=5, max_log_bytes=2 * MIB, reserve_bytes=2 * MIB)
 
 
 @pytest.fixture
@@ -109,10 +111,11 @@ async def test_a_file_that_stays_locked_is_temporarily_unavailable(place: Place)
 
 
 async def test_a_full_disk_is_temporarily_unavailable_and_loses_no_entry(place: Place) -> None:
-    connection = connect(place.settings.path, 1)
+    store = await SqliteStore.open(place.settings.path, LIMITS)
+    assert store._transactions is not None
+    connection = store._transactions._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite then reports the same error as for a full disk
-    store = SqliteStore(connection, place.settings.path, busy_seconds=1)
     rules = RetentionRules(retention=timedelta(days=7), overdue=timedelta(days=1))
     journal = StoredJournal(store, rules, deadline_seconds=1, now=lambda: place.now)
     lease = await leased(journal)
@@ -159,37 +162,6 @@ async def test_a_lease_waits_for_the_disk_unless_its_call_is_repeatable_and_a_re
         assert not acquiring.done()
         kept.set()
         assert isinstance(await acquiring, Acquired)
-
-
-async def test_the_log_does_not_grow_without_bound(place: Place) -> None:
-    path = place.settings.path
-    log = path.with_name(f"{path.name}-wal")
-    store = await SqliteStore.open(path, busy_seconds=1)
-    sizes = []
-    for round_ in range(6):
-        names = [f"{round_}-{number}" for number in range(1000)]
-        await asyncio.gather(*(store.write(name, bytes(2000), None, place.now, durable=False) for name in names))
-        await until(lambda least=(round_ + 1) * 2_000_000: path.stat().st_size > least)
-        sizes.append(log.stat().st_size)
-    await store.close()
-    assert max(sizes) < 3 * sizes[0]
-    assert not log.exists()
-
-
-async def test_the_log_does_not_grow_under_constant_writes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flow_worker.journal.transactions._MAX_LOG_PAGES", 500)
-    monkeypatch.setattr("flow_worker.journal.transactions._CHECKPOINT_AFTER", 200)
-    path = place.settings.path
-    store = await SqliteStore.open(path, busy_seconds=5)
-
-    async def write(name: str) -> None:
-        for number in range(4000):
-            assert await store.write(f"{name}-{number}", bytes(2000), None, place.now, durable=False)
-
-    await asyncio.gather(*(write(name) for name in "abcd"))
-    log, written = path.with_name(f"{path.name}-wal").stat().st_size, path.stat().st_size
-    await store.close()
-    assert log < written  # about five times as much was written to the log
 
 
 async def test_an_entry_of_an_unknown_version_is_temporarily_unavailable(place: Place) -> None:

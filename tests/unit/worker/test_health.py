@@ -6,7 +6,13 @@ from flow_worker.telemetry.health import Health
 
 
 def test_a_worker_without_lanes_is_not_ready() -> None:
-    assert Health().report() == {"ready": False, "draining": False, "clock": {"offset_seconds": 0.0}, "queues": {}}
+    assert Health().report() == {
+        "ready": False,
+        "draining": False,
+        "journal": {"available": True, "last_error": None},
+        "clock": {"offset_seconds": 0.0},
+        "queues": {},
+    }
 
 
 def test_a_worker_is_ready_once_every_queue_has_a_connected_lane() -> None:
@@ -33,6 +39,7 @@ def test_a_queue_without_a_connected_lane_makes_the_worker_unready_until_it_reco
     assert health.report() == {
         "ready": False,
         "draining": False,
+        "journal": {"available": True, "last_error": None},
         "clock": {"offset_seconds": 0.0},
         "queues": {"requests": {"lanes": 1, "connected": 0, "last_error": "connection reset"}},
     }

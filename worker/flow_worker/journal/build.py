@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import assert_never
 
 from flow_worker import clock
+from flow_worker.journal.observed import ObservedStore
 from flow_worker.journal.port import Journal
-from flow_worker.journal.sqlite import SqliteStore
+from flow_worker.journal.sqlite import SqliteLimits, SqliteStore
 from flow_worker.journal.store import Store
 from flow_worker.journal.stored import StoredJournal
 from flow_worker.journal.transitions import RetentionRules
 from flow_worker.settings import JournalSettings
+from flow_worker.telemetry.health import JournalHealth
 
 
 @asynccontextmanager
 async def open_journal(
-    settings: JournalSettings, *, client_id: str | None = None, now: Callable[[], datetime] = clock.now
+    settings: JournalSettings,
+    *,
+    client_id: str | None = None,
+    now: Callable[[], datetime] = clock.now,
+    health: JournalHealth | None = None,
 ) -> AsyncIterator[Journal]:
     """Open the journal of the settings; close it at the end of the context.
 
+    With `health`, report there if the journal works, also while it is idle.
     `client_id` names a user-assigned managed identity. `now` returns the time in UTC.
     Raises `InvalidSettings` if these settings can never work. A store that is only unreachable raises nothing here.
     """
@@ -29,9 +37,16 @@ async def open_journal(
         retention=timedelta(seconds=settings.retention_seconds), overdue=timedelta(seconds=settings.overdue_seconds)
     )
     store = await _open_store(settings, client_id)
+    probing = None
+    if health is not None:
+        store = observed = ObservedStore(store, health, deadline_seconds=settings.deadline_seconds)
+        probing = asyncio.create_task(observed.keep_probing(settings.probe_interval_seconds, now), name="journal probe")
     try:
         yield StoredJournal(store, rules, deadline_seconds=settings.deadline_seconds, now=now)
     finally:
+        if probing is not None:
+            probing.cancel()
+            await asyncio.wait([probing])
         await store.close()
 
 
@@ -42,7 +57,12 @@ async def _open_store(settings: JournalSettings, client_id: str | None) -> Store
         case "sqlite":
             # Half the deadline, so that SQLite itself reports a locked file. The journal's own deadline would hide the
             # cause behind "did not answer".
-            return await SqliteStore.open(settings.path, busy_seconds=settings.deadline_seconds / 2)
+            limits = SqliteLimits(
+                busy_seconds=settings.deadline_seconds / 2,
+                max_log_bytes=settings.max_log_bytes,
+                reserve_bytes=settings.max_log_bytes if settings.reserve_bytes is None else settings.reserve_bytes,
+            )
+            return await SqliteStore.open(settings.path, limits)
         case _:
             assert_never(settings.backend)
 

@@ -7,81 +7,159 @@ The file must be on a local disk. WAL mode needs shared memory, which network fi
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 import random
 import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal.store import DocumentTooLarge, StoredDocument
-from flow_worker.journal.transactions import Operation, Transactions
+from flow_worker.journal.opening import OpenJournal, open_file
+from flow_worker.journal.sqlite_errors import is_full
+from flow_worker.journal.store import PROBE_KEY, DocumentTooLarge, StoredDocument
+from flow_worker.journal.transactions import Cost, Operation, Transactions
 from flow_worker.settings import InvalidSettings
+from flow_worker.telemetry.logs import log
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE entry (
-    key TEXT PRIMARY KEY,
-    document BLOB NOT NULL,
-    version INTEGER NOT NULL,
-    expires REAL NOT NULL
-);
-CREATE INDEX entry_expires ON entry (expires);
-"""
-_MAX_BYTES = 256 * 1024 * 1024
+_log = logging.getLogger(__name__)
+
 _SLOW_BYTES = 256 * 1024
 """Writing a document of this size takes a millisecond. A separate thread writes larger ones."""
+_ENTRY_BYTES = 40 * 1024
+"""The log's growth by an entry beside its document: the pages of the table and of its two indexes."""
+_PURGED_ENTRY_BYTES = 8 * 1024
+_SMALL_PURGE = 20
+"""Entries of one transaction on a full disk, where the log has little room."""
+_REOPEN_EVERY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteLimits:
+    """The waits and sizes of a store."""
+
+    busy_seconds: float
+    """The longest wait for another process that writes."""
+    max_log_bytes: int
+    reserve_bytes: int
+
+    @property
+    def max_document_bytes(self) -> int:
+        """The largest document: a part of the log, so that the log never grows beyond its bound for one document."""
+        return self.max_log_bytes * 3 // 4
 
 
 class SqliteStore:
     """A store in the file `path`, which several processes of one machine may share."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, *, busy_seconds: float) -> None:
-        self._transactions = Transactions(connection, path, busy_seconds=busy_seconds)
+    def __init__(self, path: Path, limits: SqliteLimits) -> None:
+        self._path = path
+        self._limits = limits
+        self._transactions: Transactions | None = None
+        self._opening: asyncio.Task[Transactions] | None = None
+        self._open_again_at = float("-inf")
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path, *, busy_seconds: float) -> Self:
-        """Create or open the file. Raises `InvalidSettings` if it cannot be used.
+    async def open(cls, path: Path, limits: SqliteLimits) -> Self:
+        """Create or open the file. Raises `InvalidSettings` if it can never be used.
 
-        `busy_seconds` is the longest wait for another process that writes.
+        The worker also starts if the disk is full or the file is locked now; each operation then tries to open it.
         """
-        return cls(await asyncio.to_thread(connect, path, busy_seconds), path, busy_seconds=busy_seconds)
+        store = cls(path, limits)
+        try:
+            await store._opened()
+        except TemporarilyUnavailable as error:
+            message = f"The worker cannot open the journal yet: {error}"
+            log(_log, logging.WARNING, "journal.unreachable", message)
+        return store
 
     async def read(self, key: str) -> StoredDocument | None:
         """See `Store.read`."""
-        stored: StoredDocument | None = await self._run(partial(_read, key=key))
+        stored: StoredDocument | None = await self._run(partial(_read, key=key), Cost())
         return stored
 
     async def write(
         self, key: str, document: bytes, version: str | None, expires: datetime, *, durable: bool = True
     ) -> str | None:
         """See `Store.write`."""
-        if len(document) > _MAX_BYTES:
+        if len(document) > self._limits.max_document_bytes:
             raise DocumentTooLarge
         operation = partial(_write, key=key, document=document, version=version, expires=expires)
-        written: str | None = await self._run(operation, durable=durable, slow=len(document) > _SLOW_BYTES)
+        log_bytes = _ENTRY_BYTES + len(document) * 101 // 100  # every page has a header in the log
+        cost = Cost(log_bytes, durable, slow=len(document) > _SLOW_BYTES, is_new=version is None)
+        written: str | None = await self._run(operation, cost)
         return written
 
+    async def probe(self, expires: datetime) -> None:
+        """See `Store.probe`."""
+        await self._run(partial(_probe, expires=expires), Cost(_ENTRY_BYTES, durable=True, is_new=True))
+
     async def purge(self, now: datetime, limit: int) -> int:
-        """See `Store.purge`."""
-        purged: int = await self._run(partial(_purge, now=now, limit=limit), slow=True)
+        """See `Store.purge`. On a full disk it deletes in small steps, whose log may still find room."""
+        try:
+            return await self._purge(now, limit)
+        except TemporarilyUnavailable as error:
+            if error.__cause__ is None or not is_full(error.__cause__):
+                raise
+        purged = 0
+        while purged < limit:
+            purged += (step := await self._purge(now, _SMALL_PURGE))
+            if step < _SMALL_PURGE:
+                break
         return purged
 
     async def close(self) -> None:
         """See `Store.close`."""
         self._closed = True  # before the wait, so that no operation begins during it
-        await self._transactions.close()
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        if self._transactions is not None:
+            await self._transactions.close()
 
-    async def _run(self, operation: Operation, *, durable: bool = False, slow: bool = False) -> Any:
+    async def _purge(self, now: datetime, limit: int) -> int:
+        log_bytes = min(limit * _PURGED_ENTRY_BYTES, self._limits.max_document_bytes)
+        purged: int = await self._run(partial(_purge, now=now, limit=limit), Cost(log_bytes, slow=True))
+        return purged
+
+    async def _run(self, operation: Operation, cost: Cost) -> Any:
         if self._closed:
             raise TemporarilyUnavailable("journal_unavailable", "the journal is closed")
         try:
-            return await self._transactions.run(operation, durable=durable, slow=slow)
-        except sqlite3.Error as error:  # its message names files at most, and quotes no stored value
+            transactions = self._transactions or await self._opened()
+            return await transactions.run(operation, cost)
+        except (sqlite3.Error, OSError) as error:  # the message names files at most, and quotes no stored value
             raise TemporarilyUnavailable("journal_unavailable", f"the journal failed: {error}") from error
+        except InvalidSettings as error:  # the file was usable by its kind at the start, and may be again
+            raise TemporarilyUnavailable("journal_unavailable", str(error)) from error
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+
+    async def _opened(self) -> Transactions:
+        """Open the file, once for all operations that wait for it."""
+        if self._opening is None or (self._opening.done() and time.monotonic() > self._open_again_at):
+            self._opening = asyncio.create_task(self._open(), name="open the journal")
+        # The shield protects the opening from the deadline of one operation: a connection would stay open unused.
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> Transactions:
+        limits = self._limits
+        opening: Callable[[], OpenJournal] = partial(
+            open_file,
+            self._path,
+            busy_seconds=limits.busy_seconds,
+            max_log_bytes=limits.max_log_bytes,
+            reserve_bytes=limits.reserve_bytes,
+        )
+        try:
+            self._transactions = Transactions(await asyncio.to_thread(opening), busy_seconds=limits.busy_seconds)
+        finally:
+            self._open_again_at = time.monotonic() + _REOPEN_EVERY_SECONDS
+        return self._transactions
 
 
 def _read(connection: sqlite3.Connection, key: str) -> StoredDocument | None:
@@ -105,54 +183,12 @@ def _write(
     return str(new) if changed.rowcount == 1 else None
 
 
+def _probe(connection: sqlite3.Connection, expires: datetime) -> bool:
+    statement = "INSERT OR REPLACE INTO entry (document, version, expires, key) VALUES (?, ?, ?, ?)"
+    connection.execute(statement, (b"", random.getrandbits(56), expires.timestamp(), PROBE_KEY))
+    return True
+
+
 def _purge(connection: sqlite3.Connection, now: datetime, limit: int) -> int:
     statement = "DELETE FROM entry WHERE key IN (SELECT key FROM entry WHERE expires <= ? LIMIT ?)"
     return connection.execute(statement, (now.timestamp(), limit)).rowcount
-
-
-# --- opening ---------------------------------------------------------------------------------------------------------
-
-
-def connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
-    """Create the file if needed and return a connection for one thread at a time. Raises `InvalidSettings`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Created here with its mode, as the file holds the outputs of flows; SQLite would apply the umask.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        # check_same_thread: threads use the connection in turn. isolation_level: `Transactions` begins and ends them.
-        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
-    except (OSError, sqlite3.Error) as error:
-        raise _unusable(path, error) from None
-    try:
-        _prepare(connection, path)
-    except sqlite3.Error as error:
-        connection.close()
-        raise _unusable(path, error) from None
-    except InvalidSettings:
-        connection.close()
-        raise
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # for the schema; `Transactions` then flushes the log itself
-    with connection:
-        connection.execute("BEGIN IMMEDIATE")  # also fails for a file that cannot be written
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise InvalidSettings(
-                f"journal.path: '{path}' was written by a later version (schema {version}, this one knows "
-                f"{SCHEMA_VERSION}); run that version, or name another file"
-            )
-        if version == 0:
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _unusable(path: Path, error: Exception) -> InvalidSettings:
-    return InvalidSettings(
-        f"journal.path: '{path}' cannot be used as the journal ({error}); name a file on a local disk that the worker "
-        "may write, or move a damaged file away (the worker then calls requests under way as if for the first time)"
-    )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
+
+from flow_worker.errors import TemporarilyUnavailable
+
+PROBE_KEY = hashlib.sha256(b"flow-worker journal probe").hexdigest()
+"""The key of the document that `Store.probe` writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +23,13 @@ class StoredDocument:
 
 class DocumentTooLarge(Exception):
     """The store does not take a document of this size."""
+
+
+class StoreReplaced(TemporarilyUnavailable):
+    """The store that the worker opened is gone: deleted, renamed or replaced. Only a restart of the worker helps.
+
+    A worker that wrote on would keep its leases where no other worker finds them.
+    """
 
 
 class Store(Protocol):
@@ -35,6 +48,10 @@ class Store(Protocol):
         On return the document survives the death of the process. With `durable` it also survives a power cut, and the
         write may take longer. Raises `DocumentTooLarge`.
         """
+        ...
+
+    async def probe(self, expires: datetime) -> None:
+        """Write a small document of the store's own, so that an idle worker learns if the store takes new entries."""
         ...
 
     async def purge(self, now: datetime, limit: int) -> int:

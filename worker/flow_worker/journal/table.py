@@ -29,7 +29,7 @@ from azure.data.tables.aio import TableClient
 from azure.identity.aio import ManagedIdentityCredential
 
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal.store import DocumentTooLarge, StoredDocument
+from flow_worker.journal.store import PROBE_KEY, DocumentTooLarge, StoredDocument
 from flow_worker.settings import InvalidSettings
 from flow_worker.telemetry.logs import log
 
@@ -136,6 +136,12 @@ class TableStore:
         return await self._client.update_entity(
             entity, UpdateMode.REPLACE, etag=version, match_condition=MatchConditions.IfNotModified
         )
+
+    async def probe(self, expires: datetime) -> None:
+        """See `Store.probe`."""
+        await self._ensure_table()
+        with self._errors_translated():
+            await self._client.upsert_entity(_entity(PROBE_KEY, b"", expires), UpdateMode.REPLACE)
 
     async def purge(self, now: datetime, limit: int) -> int:
         """See `Store.purge`."""

@@ -8,35 +8,53 @@ that writes, and the transfer of the write-ahead log into the database file.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
+
+from flow_worker.journal.opening import OpenJournal
+from flow_worker.journal.sqlite_errors import DiskIsFull, LogIsFull, is_busy, is_full
+from flow_worker.journal.store import StoreReplaced
+from flow_worker.journal.write_ahead_log import CheckpointBlocked
+from flow_worker.telemetry.logs import log
+
+_log = logging.getLogger(__name__)
 
 Operation = Callable[[sqlite3.Connection], Any]
 
 _MAX_BATCH = 256
 """Operations in one transaction."""
-_CHECKPOINT_AFTER = 1000
-"""Operations between two checkpoints, which transfer the log into the database file. SQLite would checkpoint about as
-often by itself, but on the event loop's thread.
-"""
-_MAX_LOG_PAGES = 4_000
-"""16 MB. SQLite restarts the log only after the transfer of all of it, and a busy worker adds to it meanwhile. Beyond
-this size, writes wait for the transfer.
-"""
+_CHECKPOINT_PAUSE_SECONDS = 0.1
+"""Between two attempts to empty a large log. Beyond the log's bound every write attempts it."""
+_EMPTY_BUSY_SECONDS = 0.05
+"""How long an attempt below the bound waits for other processes, while this process does not write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an operation may need of the disk."""
+
+    log_bytes: int = 0
+    """An upper estimate of the log's growth; 0 for an operation that only reads."""
+    durable: bool = False
+    """The operation must survive a power cut."""
+    slow: bool = False
+    """The operation takes longer than the event loop may wait."""
+    is_new: bool = False
+    """The operation begins a new request."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
     operation: Operation
-    durable: bool
-    slow: bool
+    cost: Cost
     result: asyncio.Future[Any]
 
 
@@ -47,11 +65,12 @@ _Completed = tuple[_Pending, Any]
 class Transactions:
     """Runs operations on a connection that nothing else uses, for one event loop."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, *, busy_seconds: float) -> None:
+    def __init__(self, journal: OpenJournal, *, busy_seconds: float) -> None:
         """`busy_seconds` is the longest wait for another process that writes."""
-        self._connection = connection
-        self._path = path
-        self._busy_ms = int(busy_seconds * 1000)
+        self._connection = connection = journal.connection
+        self._files = journal.files
+        self._log = journal.log
+        self._busy_seconds = busy_seconds
         self._loop = asyncio.get_running_loop()
         # Not daemon threads: the end of the process must not interrupt a transaction.
         self._threads = ThreadPoolExecutor(2, "journal")
@@ -63,24 +82,26 @@ class Transactions:
         self._unsynced: list[_Completed] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_lent = self._is_syncing = self._is_checkpointing = False
-        self._log_descriptor: int | None = None
-        self._since_checkpoint = 0
+        self._is_emptying_due = self._is_log_doubtful = False
+        self._next_checkpoint = float("-inf")
+        self._replaced: StoreReplaced | None = None
         # The loop's thread must never block: SQLite reports a busy database at once, and a thread then waits for it.
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA synchronous = NORMAL")  # a commit does not wait for the disk; see `_sync`
 
-    async def run(self, operation: Operation, *, durable: bool = False, slow: bool = False) -> Any:
+    async def run(self, operation: Operation, cost: Cost) -> Any:
         """Return the operation's return value once it is committed. A cancelled operation is not begun.
 
-        With `durable`, return only once it also survives a power cut. `slow` keeps the operation off the loop's
-        thread. Raises whatever the operation raises, and `sqlite3.Error`. An error fails all operations of the same
-        transaction.
+        Raises whatever the operation raises, `sqlite3.Error`, and `StoreReplaced`. An error fails all operations of the
+        same transaction.
         """
+        if self._replaced is not None:
+            raise StoreReplaced(self._replaced.code, self._replaced.message)
         if not self._pending and not self._is_lent:
             # In the next turn of the loop: all operations that come in this turn share the transaction.
             self._loop.call_soon(self._commit)
-        pending = _Pending(operation, durable, slow, self._loop.create_future())
+        pending = _Pending(operation, cost, self._loop.create_future())
         self._pending.append(pending)
         return await pending.result
 
@@ -92,30 +113,66 @@ class Transactions:
         self._to_sync.put(None)
         await asyncio.to_thread(self._syncer.join)
         await asyncio.to_thread(self._threads.shutdown)
-        if self._log_descriptor is not None:
-            os.close(self._log_descriptor)
+        self._log.close()
         await asyncio.to_thread(self._connection.close)  # the last connection transfers the log into the file
 
     # --- committing ----------------------------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        """Run the pending operations here, or in a thread if they are slow or another process is writing."""
+        """Run the pending operations here, or in a thread if they must wait."""
         if self._is_lent:
             return  # the thread's end schedules the next commit
-        # A result that is done here belongs to a cancelled caller: its operation has not begun and must not.
-        batch = [pending for pending in self._pending[:_MAX_BATCH] if not pending.result.done()]
-        del self._pending[:_MAX_BATCH]
-        if any(pending.slow for pending in batch):
+        batch = self._next_batch()
+        if self._is_log_doubtful or any(pending.cost.slow for pending in batch):
             self._lend(batch)
             return
         try:
-            self._committed(_run_batch(self._connection, batch))
+            self._committed(self._run_batch(batch))
         except Exception as error:  # noqa: BLE001 - an operation's error belongs to its callers
-            if _is_busy(error):
+            if isinstance(error, LogIsFull) or is_busy(error) or is_full(error):
                 self._lend(batch)
                 return
-            _fail(batch, error)
+            self._failed(batch, error)
         self._commit_next()
+
+    def _next_batch(self) -> list[_Pending]:
+        """Take the next operations: so many that the log can hold them beside others."""
+        batch: list[_Pending] = []
+        taken = log_bytes = 0
+        for pending in self._pending[:_MAX_BATCH]:
+            log_bytes += pending.cost.log_bytes
+            if batch and log_bytes > self._log.max_bytes // 4:
+                break
+            taken += 1
+            # A result that is done here belongs to a cancelled caller: its operation has not begun and must not.
+            if not pending.result.done():
+                batch.append(pending)
+        del self._pending[:taken]
+        return batch
+
+    def _run_batch(self, batch: Sequence[_Pending]) -> list[_Completed]:
+        """Run the operations in one transaction: all of them, or none."""
+        if not batch:
+            return []
+        connection = self._connection
+        # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later could fail in the
+        # middle: SQLite does not wait for the write lock if the transaction has read before.
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Under the lock, so that no process commits between the measurement and this transaction.
+            self._files.verify()
+            if log_bytes := sum(pending.cost.log_bytes for pending in batch):
+                self._log.require_room(log_bytes)
+            completed = [(pending, pending.operation(connection)) for pending in batch]
+            if log_bytes:
+                self._log.require_space(connection, has_new=_has_new(completed))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:  # some errors have rolled back already
+                connection.execute("ROLLBACK")
+            raise
+        self._files.verify()  # a commit into a file that was replaced meanwhile binds no other worker
+        return completed
 
     def _lend(self, batch: Sequence[_Pending]) -> None:
         """Lend the connection to a thread that runs the batch. Until the thread ends, operations only queue up."""
@@ -126,33 +183,124 @@ class Transactions:
         try:
             self._committed(await self._in_thread(self._run_batch_patiently, batch))
         except Exception as error:  # noqa: BLE001 - an operation's error belongs to its callers
-            _fail(batch, error)
+            self._failed(batch, error)
         finally:
             self._is_lent = False
             self._commit_next()
 
-    def _run_batch_patiently(self, batch: Sequence[_Pending]) -> list[_Completed]:
-        """Run the batch, but wait for other processes. Only a thread may do that."""
-        self._connection.execute(f"PRAGMA busy_timeout = {self._busy_ms}")
-        try:
-            return _run_batch(self._connection, batch)
-        finally:
-            self._connection.execute("PRAGMA busy_timeout = 0")
-
     def _committed(self, completed: Sequence[_Completed]) -> None:
-        _resolve([(pending, value) for pending, value in completed if not pending.durable])
-        self._unsynced += [(pending, value) for pending, value in completed if pending.durable]
+        _resolve([(pending, value) for pending, value in completed if not pending.cost.durable])
+        self._unsynced += [(pending, value) for pending, value in completed if pending.cost.durable]
         # One flush at a time: `_synced` starts the next one for everything that was committed meanwhile.
         if not self._is_syncing:
             self._sync()
-        self._since_checkpoint += len(completed)
-        if self._since_checkpoint >= _CHECKPOINT_AFTER and not self._is_checkpointing:
+        if self._log.is_large and not self._is_checkpointing and time.monotonic() > self._next_checkpoint:
             self._is_checkpointing = True
             self._start(self._checkpoint())
+        elif self._log.wants_refill and not self._is_lent:
+            self._lend([])
+
+    def _failed(self, batch: Sequence[_Pending], error: Exception) -> None:
+        if isinstance(error, StoreReplaced) and self._replaced is None:
+            self._replaced = error
+            sentence = f"The worker takes no more requests: {error}."
+            log(_log, logging.ERROR, "journal.replaced", sentence)
+        _fail(batch, error)
 
     def _commit_next(self) -> None:
         if self._pending:
             self._loop.call_soon(self._commit)
+
+    # --- in a thread, which may wait -----------------------------------------------------------------------------
+
+    def _run_batch_patiently(self, batch: Sequence[_Pending]) -> list[_Completed]:
+        """Run the batch, but wait for other processes, for the transfer of the log and for room on the disk."""
+        self._wait_for_locks(self._busy_seconds * 1000)
+        try:
+            if self._is_log_doubtful:
+                self._settle_doubt()
+            completed = self._run_batch_with_room(batch)
+            if self._is_emptying_due:
+                self._empty_log()
+            if self._log.wants_refill:
+                self._log.refill()
+            return completed
+        finally:
+            self._wait_for_locks(0)
+
+    def _run_batch_with_room(self, batch: Sequence[_Pending]) -> list[_Completed]:
+        give_up_at = time.monotonic() + self._busy_seconds
+        may_make_room = True
+        while True:
+            try:
+                return self._run_batch(batch)
+            except LogIsFull:
+                # Again and again: other processes may have filled the log before this one took the write lock.
+                self._empty_full_log(give_up_at)
+            except sqlite3.Error as error:
+                if not is_full(error):
+                    raise
+                if not may_make_room or not self._made_room_for(error):
+                    return self._run_each(batch, error)
+                may_make_room = False
+
+    def _run_each(self, batch: Sequence[_Pending], error: sqlite3.Error) -> list[_Completed]:
+        """Run the operations one by one on a full disk: the results of begun requests first, then the new requests."""
+        if len(batch) == 1:
+            raise error
+        completed: list[_Completed] = []
+        for pending in sorted(batch, key=lambda pending: pending.cost.is_new):
+            try:
+                completed += self._run_batch([pending])
+            except (LogIsFull, sqlite3.Error):
+                self._loop.call_soon_threadsafe(self._failed, [pending], error)
+        return completed
+
+    def _empty_full_log(self, give_up_at: float) -> None:
+        try:
+            self._log.truncate(self._connection, give_up_at - time.monotonic())
+        except CheckpointBlocked as error:
+            self._log.report_failure(error)
+            raise
+        except sqlite3.Error as error:
+            if not is_full(error) or not self._log.make_room(self._connection, self._busy_seconds):
+                raise
+
+    def _made_room_for(self, error: sqlite3.Error) -> bool:
+        """Empty the log, and spend the reserve on that if the disk itself has refused a write."""
+        if not isinstance(error, DiskIsFull):
+            return self._log.make_room(self._connection, self._busy_seconds)
+        self._log.truncate(self._connection, self._busy_seconds)
+        self._log.refill()
+        return True
+
+    def _empty_log(self) -> None:
+        """Try to empty the log below its bound. Other processes may be faster, and nothing waits for it."""
+        self._is_emptying_due = False
+        self._wait_for_locks(_EMPTY_BUSY_SECONDS * 1000)
+        try:
+            self._log.truncate(self._connection, _EMPTY_BUSY_SECONDS)
+        except CheckpointBlocked:
+            pass  # the next commit starts another attempt
+        except sqlite3.Error as error:
+            if is_full(error):
+                self._log.make_room(self._connection, self._busy_seconds)
+
+    def _settle_doubt(self) -> None:
+        """Transfer the log after a failed flush: its pages are in the system's cache, but may never reach the disk.
+
+        Linux marks such pages as written, so that the next flush succeeds without them. A later commit would be lost
+        with them, because SQLite reads a log only to its first damaged page.
+        """
+        try:
+            self._log.truncate(self._connection, self._busy_seconds)
+        except sqlite3.Error as error:
+            if not is_full(error) or not self._log.make_room(self._connection, self._busy_seconds):
+                raise
+        self._is_log_doubtful = False
+
+    def _wait_for_locks(self, milliseconds: float) -> None:
+        self._connection.execute(f"PRAGMA busy_timeout = {int(milliseconds)}")
 
     # --- the disk ------------------------------------------------------------------------------------------------
 
@@ -172,7 +320,7 @@ class Transactions:
         while (completed := self._to_sync.get()) is not None:
             failure = None
             try:
-                os.fsync(self._log_file())
+                os.fsync(self._log.descriptor)
             except OSError as error:
                 failure = sqlite3.OperationalError(f"the disk did not keep the journal's log: {error}")
             self._loop.call_soon_threadsafe(self._synced, completed, failure)
@@ -181,38 +329,24 @@ class Transactions:
         if failure is None:
             _resolve(completed)
         else:
+            self._is_log_doubtful = True
             _fail([pending for pending, _ in completed], failure)
         self._sync()
 
-    def _log_file(self) -> int:
-        """Return the log's file descriptor.
-
-        The log stays one file while a connection is open (sqlite.org, "WAL-mode File Format"). SQLite's locks are on
-        other files, so closing this descriptor releases none of them.
-        """
-        if self._log_descriptor is None:
-            self._log_descriptor = os.open(f"{self._path}-wal", os.O_RDWR)
-        return self._log_descriptor
-
     async def _checkpoint(self) -> None:
-        self._since_checkpoint = 0
+        """Transfer most of the log while writes go on, then have it emptied between two transactions."""
         try:
-            pages = await self._in_thread(_checkpoint_passively, self._path)
-            if pages > _MAX_LOG_PAGES and not self._is_lent:
-                await self._restart_log()
-        except sqlite3.Error:
-            pass  # the log is as safe as the database file, and the next checkpoint comes soon
+            await self._in_thread(self._log.transfer)
+        except (sqlite3.Error, OSError) as error:
+            self._log.report_failure(error)
+        except StoreReplaced as error:
+            self._failed([], error)
         finally:
             self._is_checkpointing = False
-
-    async def _restart_log(self) -> None:
-        """Transfer the rest of the log while this process does not write; otherwise the rest might never end."""
-        self._is_lent = True
-        try:
-            await self._in_thread(_run_checkpoint, self._connection, "RESTART")
-        finally:
-            self._is_lent = False
-            self._commit_next()
+            self._next_checkpoint = time.monotonic() + _CHECKPOINT_PAUSE_SECONDS
+        self._is_emptying_due = True
+        if not self._is_lent:
+            self._lend([])
 
     # --- threads -------------------------------------------------------------------------------------------------
 
@@ -225,29 +359,9 @@ class Transactions:
         task.add_done_callback(self._tasks.discard)
 
 
-def _run_batch(connection: sqlite3.Connection, batch: Sequence[_Pending]) -> list[_Completed]:
-    """Run the operations in one transaction: all of them, or none."""
-    if not batch:
-        return []
-    # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later could fail in the middle:
-    # SQLite does not wait for the write lock if the transaction has read before.
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        completed = [(pending, pending.operation(connection)) for pending in batch]
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # some errors have rolled back already
-            connection.execute("ROLLBACK")
-        raise
-    return completed
-
-
-def _is_busy(error: Exception) -> bool:
-    """Return whether another process was writing.
-
-    The upper bytes of the code hold details (sqlite.org, "Result and Error Codes").
-    """
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+def _has_new(completed: Sequence[_Completed]) -> bool:
+    """Return whether an operation began a request: one that found the request's entry has written nothing."""
+    return any(pending.cost.is_new and value is not None for pending, value in completed)
 
 
 def _resolve(completed: Sequence[_Completed]) -> None:
@@ -260,17 +374,3 @@ def _fail(batch: Sequence[_Pending], error: Exception) -> None:
     for pending in batch:
         if not pending.result.done():
             pending.result.set_exception(error)
-
-
-def _checkpoint_passively(path: Path) -> int:
-    """Transfer the log over a separate connection, so that writes can continue. Return the log's pages."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        return _run_checkpoint(connection, "PASSIVE")
-    finally:
-        connection.close()
-
-
-def _run_checkpoint(connection: sqlite3.Connection, mode: str) -> int:
-    pages: int = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[1]
-    return pages

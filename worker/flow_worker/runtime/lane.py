@@ -51,7 +51,9 @@ class Lane:
         dispatcher: Dispatcher,
         health: LaneHealth,
         reconnect_max_seconds: float,
+        is_halted: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_halted`: whether the worker must take no more requests, although it runs on for the operator."""
         self.name = name
         self._queue = queue
         self._bus = bus
@@ -60,6 +62,7 @@ class Lane:
         self._dispatcher = dispatcher
         self._health = health
         self._reconnect_max = reconnect_max_seconds
+        self._is_halted = is_halted
         self._stopping = asyncio.Event()
         self._interrupted = False
         self._interruptible_task: asyncio.Task[Any] | None = None
@@ -81,6 +84,10 @@ class Lane:
         """Work until stopped. Raise only for an internal error of the worker."""
         failures = 0
         while not self._stopping.is_set():
+            if self._is_halted():
+                self._health.mark_disconnected("the lane is halted: the journal was replaced")
+                await set_within(self._stopping, self._reconnect_max)
+                continue
             try:
                 async with self._bus.receiver(self._queue) as receiver:
                     failures = 0
@@ -93,7 +100,7 @@ class Lane:
                 await set_within(self._stopping, reconnect_pause(failures, self._reconnect_max))
 
     async def _consume(self, receiver: QueueReceiver) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self._is_halted():
             # Neither `stop` nor `interrupt` cancels this receive, because that leaves the state of the link unknown.
             # The receive ends by itself after `servicebus.receive_wait_seconds`.
             delivery = await receiver.receive()

@@ -166,6 +166,11 @@ class JournalSettings(_Group):
 
     backend: Literal["sqlite", "table"] = "sqlite"
     path: Path = Path("flow-worker-journal.sqlite3")
+    max_log_bytes: Annotated[int, Field(ge=1024 * 1024, le=1024 * 1024 * 1024)] = 16 * 1024 * 1024
+    reserve_bytes: Annotated[int, Field(ge=0, le=4 * 1024 * 1024 * 1024)] | None = Field(
+        default=None, description="0: no reserve; default: as much as max_log_bytes"
+    )
+    probe_interval_seconds: Annotated[float, Field(ge=0.5, le=300)] = 3.0
     table_endpoint: str | None = Field(default=None, description="https://contoso.table.core.windows.net")
     table_connection_string: SecretStr | None = None
     table_name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]{2,62}$")] = "flowworkerjournal"
@@ -183,6 +188,15 @@ class JournalSettings(_Group):
             raise ValueError(
                 "backend 'table' needs exactly one of table_endpoint (which uses the managed identity) and "
                 "table_connection_string"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _require_a_reserve_for_the_log(self) -> Self:
+        if self.reserve_bytes and self.reserve_bytes < self.max_log_bytes:
+            raise ValueError(
+                f"reserve_bytes ({self.reserve_bytes}) must be at least max_log_bytes ({self.max_log_bytes}), because "
+                "the transfer of the log can need as much room; raise it, or set 0 for no reserve"
             )
         return self
 

@@ -1,7 +1,7 @@
-"""The worker's health: the connections of its lanes, and the HTTP endpoint that reports them.
+"""The worker's health: the connections of its lanes, its journal, and the HTTP endpoint that reports them.
 
-`/health/live` answers 200 while the event loop runs. `/health/ready` answers 200 while each queue that the worker
-receives from has a connected lane, else 503.
+`/health/live` answers 200 while the event loop runs. `/health/ready` answers 200 while the journal works and each queue
+that the worker receives from has a connected lane, else 503.
 """
 
 from __future__ import annotations
@@ -30,11 +30,30 @@ class LaneHealth:
         self.is_connected, self.last_error = False, error
 
 
+@dataclass
+class JournalHealth:
+    """The state of the journal, by its latest operation that began an entry, or by its probe."""
+
+    is_available: bool = True
+    last_error: str | None = None
+    is_lost: bool = False
+    """The journal was deleted or replaced. The worker takes no more requests until it is restarted."""
+
+    def mark_available(self) -> None:
+        """The journal has taken a new entry."""
+        self.is_available, self.last_error = True, None
+
+    def mark_unavailable(self, error: str) -> None:
+        """An operation of the journal has failed."""
+        self.is_available, self.last_error = False, error
+
+
 class Health:
-    """The health of all lanes, and whether the worker drains."""
+    """The health of all lanes and of the journal, and whether the worker drains."""
 
     def __init__(self, *, clock_offset: Callable[[], float] = lambda: 0.0) -> None:
         """`clock_offset` returns the seconds by which this machine's clock is ahead of the broker's."""
+        self.journal = JournalHealth()
         self._lanes: list[LaneHealth] = []
         self._clock_offset = clock_offset
         self.draining = False
@@ -46,19 +65,21 @@ class Health:
         return entry
 
     def report(self) -> dict[str, object]:
-        """Return `ready`, `draining`, the clock's offset, and each queue's lanes, connected lanes and last error."""
+        """Return `ready`, `draining`, the state of the clock and of the journal, and that of each queue's lanes."""
         queues: dict[str, dict[str, object]] = {}
         for name in dict.fromkeys(lane.queue for lane in self._lanes):
             lanes = [lane for lane in self._lanes if lane.queue == name]
-            connected = sum(lane.is_connected for lane in lanes)
+            lanes_connected = sum(lane.is_connected for lane in lanes)
             last_error = next((lane.last_error for lane in lanes if lane.last_error), None)
-            queues[name] = {"lanes": len(lanes), "connected": connected, "last_error": last_error}
+            queues[name] = {"lanes": len(lanes), "connected": lanes_connected, "last_error": last_error}
         # One connected lane is enough: its queue's requests are served, only slower. A worker without lanes is not
         # ready, because it has not started yet.
-        ready = not self.draining and bool(queues) and all(queue["connected"] for queue in queues.values())
+        connected = bool(queues) and all(queue["connected"] for queue in queues.values())
+        ready = not self.draining and self.journal.is_available and connected
+        journal = {"available": self.journal.is_available, "last_error": self.journal.last_error}
         # The worker corrects for a wrong clock, so that it remains ready.
         clock = {"offset_seconds": round(self._clock_offset(), 1)}
-        return {"ready": ready, "draining": self.draining, "clock": clock, "queues": queues}
+        return {"ready": ready, "draining": self.draining, "clock": clock, "journal": journal, "queues": queues}
 
 
 @asynccontextmanager

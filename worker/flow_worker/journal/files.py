@@ -1,0 +1,60 @@
+"""The SQLite journal's files: the database, its write-ahead log and the log's index.
+
+SQLite keeps open files by descriptor. If a file is deleted or replaced, SQLite writes on into the old one, while other
+processes open the new one by its path.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flow_worker.journal.store import StoreReplaced
+
+_Identity = tuple[int, int]
+"""The device and the inode of a file. Windows has both too, as the volume and the file's index."""
+
+_REMEDY = (
+    "stop all workers of this journal, put the file back if you can, and start them again. A worker without its "
+    "journal may repeat a call that was in progress"
+)
+
+
+class JournalFiles:
+    """The files of one open journal, by path and by identity."""
+
+    def __init__(self, path: Path) -> None:
+        # Absolute, because a change of the working directory must not look like a replaced file.
+        self.path = path.absolute()
+        self.database = str(self.path)
+        real = os.path.realpath(self.path)  # SQLite keeps the others beside the file that a symbolic link leads to
+        self.log, self.index = f"{real}-wal", f"{real}-shm"
+        self._identities: dict[str, _Identity] = {}
+
+    def remember(self) -> None:
+        """Remember the identities of the open files. Raises `OSError` if one is missing."""
+        self._identities = {file: _identity(os.stat(file)) for file in (self.database, self.log, self.index)}
+
+    def database_bytes(self) -> int:
+        """Return the size of the database file, without the pages that are only in the log."""
+        return os.stat(self.database).st_size
+
+    def verify(self) -> None:
+        """Raise `StoreReplaced` if a path no longer leads to the open file; `OSError` if that cannot be decided."""
+        for file, identity in self._identities.items():
+            try:
+                found = os.stat(file)
+            except (FileNotFoundError, NotADirectoryError):
+                raise _replaced(file, "was deleted or renamed") from None
+            if _identity(found) != identity:
+                raise _replaced(file, "was replaced by another file")
+            if file == self.database and found.st_size == 0:
+                raise _replaced(file, "was emptied")
+
+
+def _identity(found: os.stat_result) -> _Identity:
+    return found.st_dev, found.st_ino
+
+
+def _replaced(file: str, fate: str) -> StoreReplaced:
+    return StoreReplaced("journal_unavailable", f"the journal's file '{file}' {fate} under the worker; {_REMEDY}")

@@ -1,0 +1,158 @@
+"""Opens the journal's SQLite file: creates it, waits for other processes that open it, and checks what is in it."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.journal.files import JournalFiles
+from flow_worker.journal.reserve import Reserve
+from flow_worker.journal.sqlite_errors import is_busy, is_full
+from flow_worker.journal.write_ahead_log import CheckpointBlocked, WriteAheadLog
+from flow_worker.settings import InvalidSettings
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE entry (
+    key TEXT PRIMARY KEY,
+    document BLOB NOT NULL,
+    version INTEGER NOT NULL,
+    expires REAL NOT NULL
+);
+CREATE INDEX entry_expires ON entry (expires);
+"""
+_MIN_FREE_BYTES = 64 * 1024
+
+
+class _Replaced(Exception):
+    """The path led to another file before and after the opening."""
+
+
+class OpenJournal:
+    """A connection for one thread at a time, with the files that it has open."""
+
+    def __init__(self, connection: sqlite3.Connection, files: JournalFiles, log: WriteAheadLog) -> None:
+        self.connection = connection
+        self.files = files
+        self.log = log
+
+
+def open_file(path: Path, *, busy_seconds: float, max_log_bytes: int, reserve_bytes: int) -> OpenJournal:
+    """Create the file if needed, and open it.
+
+    Raises `InvalidSettings` if the file can never be used. Raises `TemporarilyUnavailable` if other processes keep it
+    locked for `busy_seconds`, or if the disk is full.
+    """
+    files = JournalFiles(path)
+    reserve = Reserve(files.path, reserve_bytes)
+    deadline = time.monotonic() + busy_seconds
+    has_room = False
+    while True:
+        try:
+            connection = _connect(files, busy_seconds)
+            return _checked(connection, files, reserve, max_log_bytes=max_log_bytes, busy_seconds=busy_seconds)
+        except (_Replaced, sqlite3.Error, OSError) as error:
+            if not has_room and _is_for_lack_of_room(error, files.path):
+                has_room = True
+                reserve.release()
+            elif not (isinstance(error, _Replaced) or is_busy(error)) or time.monotonic() > deadline:
+                raise _failure(files.path, error, busy_seconds) from None
+        # SQLite does not always wait by itself: not for the change to WAL mode, and not for a recovery of the log.
+        time.sleep(random.uniform(0.005, 0.03))  # noqa: S311 - spreads processes that start together
+
+
+def _connect(files: JournalFiles, busy_seconds: float) -> sqlite3.Connection:
+    files.path.parent.mkdir(parents=True, exist_ok=True)
+    # Created here with its mode, as the file holds the outputs of flows; SQLite would apply the umask. An existing file
+    # is not opened: closing it would release the locks of another connection of this process (sqlite.org, "How To
+    # Corrupt An SQLite Database File").
+    with suppress(FileExistsError):
+        os.close(os.open(files.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    # check_same_thread: threads use the connection in turn. isolation_level: `Transactions` begins and ends them.
+    return sqlite3.connect(
+        f"{files.path.as_uri()}?mode=rw", uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+    )
+
+
+def _checked(
+    connection: sqlite3.Connection,
+    files: JournalFiles,
+    reserve: Reserve,
+    *,
+    max_log_bytes: int,
+    busy_seconds: float,
+) -> OpenJournal:
+    """Prepare the file, and transfer a large log that the last worker left."""
+    log = None
+    try:
+        before = os.stat(files.database)
+        _prepare(connection, files.path)
+        files.remember()
+        _require_same(files, before)
+        log = WriteAheadLog(files, reserve, max_log_bytes)
+        log.measure()
+        if log.is_large:
+            with suppress(CheckpointBlocked):  # the first write beyond the bound waits for it
+                log.truncate(connection, busy_seconds)
+        log.refill()
+    except BaseException:
+        if log is not None:
+            log.close()
+        connection.close()
+        raise
+    return OpenJournal(connection, files, log)
+
+
+def _require_same(files: JournalFiles, before: os.stat_result) -> None:
+    if not os.path.samestat(before, os.stat(files.database)):
+        raise _Replaced(f"the file '{files.path}' was replaced while it was opened")
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    # Some builds overwrite deleted content by default. A deletion would then need as much of the log as its document,
+    # and no purge could free a full disk.
+    connection.execute("PRAGMA secure_delete = FAST")
+    connection.execute("PRAGMA synchronous = FULL")  # for the schema; `Transactions` then flushes the log itself
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")  # also fails for a file that cannot be written
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise InvalidSettings(
+                f"journal.path: '{path}' was written by a later version (schema {version}, this one knows "
+                f"{SCHEMA_VERSION}); run that version, or name another file"
+            )
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _is_for_lack_of_room(error: Exception, path: Path) -> bool:
+    """Return whether the disk is full. SQLite does not say why it cannot create a file, so this looks at the disk."""
+    if is_full(error):
+        return True
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}:
+        return False
+    try:
+        disk = os.statvfs(path.parent)
+    except (AttributeError, OSError):  # Windows has no `statvfs`
+        return False
+    return disk.f_bavail * disk.f_frsize < _MIN_FREE_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
+
+
+def _failure(path: Path, error: Exception, busy_seconds: float) -> InvalidSettings | TemporarilyUnavailable:
+    if is_busy(error) or isinstance(error, _Replaced):
+        cause = f"other processes kept the journal '{path}' locked for {busy_seconds:g} s ({error})"
+        return TemporarilyUnavailable("journal_unavailable", cause)
+    if _is_for_lack_of_room(error, path):
+        return TemporarilyUnavailable("journal_unavailable", f"the disk of the journal '{path}' is full ({error})")
+    return InvalidSettings(
+        f"journal.path: '{path}' cannot be used as the journal ({error}); name a file on a local disk that the worker "
+        "may write, or move a damaged file away (the worker then calls requests under way as if for the first time)"
+    )

@@ -1,0 +1,171 @@
+"""Bounds the write-ahead log by bytes, and keeps its transfer into the database possible on a full disk.
+
+SQLite restarts the log only after the transfer of all of it. Constant writes, or several processes, can put that off
+without end. So this module measures the log's file, which holds the commits of all processes, and empties the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from contextlib import closing
+
+from flow_worker.journal.files import JournalFiles
+from flow_worker.journal.reserve import Reserve
+from flow_worker.journal.sqlite_errors import DiskIsFull, LogIsFull, is_busy, is_full
+from flow_worker.telemetry.logs import log
+
+_logger = logging.getLogger(__name__)
+
+_REPORT_EVERY_SECONDS = 30.0
+_MAKE_ROOM_EVERY_SECONDS = 0.5
+_MEASURE_RESERVE_EVERY_SECONDS = 0.25
+_RETRY_SECONDS = 0.005
+_REFILL_EVERY_SECONDS = 1.0
+
+
+class CheckpointBlocked(sqlite3.OperationalError):
+    """Another process reads or writes, so that the log cannot be emptied now."""
+
+
+class WriteAheadLog:
+    """The log of one open journal. Only one thread at a time may use it, except `transfer` and `descriptor`."""
+
+    def __init__(self, files: JournalFiles, reserve: Reserve, max_bytes: int) -> None:
+        self._files = files
+        self._reserve = reserve
+        self.max_bytes = max_bytes
+        self.size = 0
+        """The bytes of the log's file before the latest batch."""
+        # The log stays one file while a connection is open (sqlite.org, "WAL-mode File Format"). SQLite's locks are on
+        # the other files, so closing this descriptor releases none of them.
+        self.descriptor = os.open(files.log, os.O_RDWR)
+        self._held = 0
+        self._measured_at = self._made_room_at = self._refilled_at = float("-inf")
+        self._failures = 0
+        self._reported_at = float("-inf")
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        os.close(self.descriptor)
+
+    # --- bounds ----------------------------------------------------------------------------------------------------
+
+    def require_room(self, growth: int) -> None:
+        """Raise `LogIsFull` if the log would grow beyond its bound. Call it under the write lock."""
+        self.measure()
+        if self.size and self.size + growth > self.max_bytes:
+            raise LogIsFull
+
+    def measure(self) -> None:
+        """Read the size of the log's file."""
+        self.size = os.fstat(self.descriptor).st_size
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a transfer should begin, so that no write has to wait for it later."""
+        return self.size > self.max_bytes // 2
+
+    def require_space(self, connection: sqlite3.Connection, *, has_new: bool) -> None:
+        """Raise `DiskIsFull` if the open transaction's transfer would need more room than the reserve holds.
+
+        `has_new`: the transaction begins a new request. It then also needs room for the results of the begun ones.
+        """
+        if self._is_reserve_whole():
+            return
+        names = ("page_size", "page_count", "freelist_count")
+        page, pages, free = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        if has_new and self._held + free * page < self._reserve.min_for_new:
+            raise DiskIsFull("the disk is full: the journal takes no new requests until there is room again")
+        if pages * page - self._files.database_bytes() > self._held:
+            raise DiskIsFull("the disk is full: there is no room for the journal to grow")
+
+    def _is_reserve_whole(self) -> bool:
+        now = time.monotonic()
+        if now - self._measured_at > _MEASURE_RESERVE_EVERY_SECONDS:
+            self._held, self._measured_at = self._reserve.held(), now
+        return self._held >= self._reserve.size
+
+    # --- the transfer ----------------------------------------------------------------------------------------------
+
+    def transfer(self) -> None:
+        """Transfer what is possible while others write, over a separate connection. For any thread."""
+        self._files.verify()
+        # mode=rw: this must never create a file. `verify` again, for the path may lead elsewhere since then.
+        with closing(sqlite3.connect(f"{self._files.path.as_uri()}?mode=rw", uri=True, isolation_level=None)) as own:
+            own.execute("PRAGMA user_version")
+            self._files.verify()
+            own.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def truncate(self, connection: sqlite3.Connection, wait_seconds: float) -> None:
+        """Transfer all of the log and empty its file.
+
+        Raises `CheckpointBlocked` if others use the file for `wait_seconds`, and other `sqlite3.Error`.
+        """
+        give_up_at = time.monotonic() + wait_seconds
+        while not self._truncate_once(connection):
+            if time.monotonic() > give_up_at:
+                raise CheckpointBlocked("another process reads or writes the journal, so its log cannot be emptied")
+            # SQLite waits by itself for readers and writers, but not for another checkpoint.
+            time.sleep(_RETRY_SECONDS)
+        self.size = 0
+
+    def _truncate_once(self, connection: sqlite3.Connection) -> bool:
+        self._files.verify()
+        try:
+            [blocked, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            if is_busy(error):
+                return False
+            self.report_failure(error)
+            raise
+        return not blocked
+
+    def make_room(self, connection: sqlite3.Connection, wait_seconds: float) -> bool:
+        """Spend the reserve on the transfer of the log. Return whether the log is empty now.
+
+        On a disk that stays full this happens only twice a second.
+        """
+        now = time.monotonic()
+        if now - self._made_room_at < _MAKE_ROOM_EVERY_SECONDS:
+            return False
+        self._made_room_at = now
+        self._reserve.release()
+        try:
+            self.truncate(connection, wait_seconds)
+        except sqlite3.Error as error:
+            if isinstance(error, CheckpointBlocked):
+                self.report_failure(error)
+            return False
+        finally:
+            self.refill()
+        return True
+
+    # --- the reserve -----------------------------------------------------------------------------------------------
+
+    @property
+    def wants_refill(self) -> bool:
+        """Whether the reserve is not whole and some time has passed since the last refill."""
+        is_due = self._held < self._reserve.size and time.monotonic() - self._refilled_at > _REFILL_EVERY_SECONDS
+        return is_due and self._measured_at > float("-inf")
+
+    def refill(self) -> None:
+        """Make the reserve again as far as there is room."""
+        self._reserve.refill()
+        self._refilled_at, self._measured_at = time.monotonic(), float("-inf")
+
+    # --- failures --------------------------------------------------------------------------------------------------
+
+    def report_failure(self, error: Exception) -> None:
+        """Log a failed transfer; one line stands for all failures of half a minute."""
+        self._failures += 1
+        now = time.monotonic()
+        if now - self._reported_at < _REPORT_EVERY_SECONDS:
+            return
+        remedy = "free room on the disk" if is_full(error) else "end the process that keeps the file open"
+        sentence = f"The worker could not transfer the journal's log into its file; {remedy}: {error}"
+        fields = {"log_bytes": self.size, "failures": self._failures}
+        log(_logger, logging.WARNING, "journal.checkpoint_failed", sentence, **fields)
+        self._failures, self._reported_at = 0, now
