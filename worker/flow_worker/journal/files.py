@@ -25,6 +25,7 @@ class JournalFiles:
 
     def __init__(self, path: Path) -> None:
         # Absolute, because a change of the working directory must not look like a replaced file.
+        self.given = path
         self.path = path.absolute()
         self.database = str(self.path)
         real = os.path.realpath(self.path)  # SQLite keeps the others beside the file that a symbolic link leads to

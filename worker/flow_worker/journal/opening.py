@@ -61,7 +61,7 @@ def open_file(path: Path, *, busy_seconds: float, max_log_bytes: int, reserve_by
                 has_room = True
                 reserve.release()
             elif not (isinstance(error, _Replaced) or is_busy(error)) or time.monotonic() > deadline:
-                raise _failure(files.path, error, busy_seconds) from None
+                raise _failure(path, error, busy_seconds) from None
         # SQLite does not always wait by itself: not for the change to WAL mode, and not for a recovery of the log.
         time.sleep(random.uniform(0.005, 0.03))  # noqa: S311 - spreads processes that start together
 
@@ -91,7 +91,7 @@ def _checked(
     log = None
     try:
         before = os.stat(files.database)
-        _prepare(connection, files.path)
+        _prepare(connection, files.given)
         files.remember()
         _require_same(files, before)
         log = WriteAheadLog(files, reserve, max_log_bytes)

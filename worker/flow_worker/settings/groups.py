@@ -167,8 +167,8 @@ class JournalSettings(_Group):
     backend: Literal["sqlite", "table"] = "sqlite"
     path: Path = Path("flow-worker-journal.sqlite3")
     max_log_bytes: Annotated[int, Field(ge=1024 * 1024, le=1024 * 1024 * 1024)] = 16 * 1024 * 1024
-    reserve_bytes: Annotated[int, Field(ge=0, le=4 * 1024 * 1024 * 1024)] | None = Field(
-        default=None, description="0: no reserve; default: as much as max_log_bytes"
+    reserve_bytes: int | None = Field(
+        default=None, ge=0, le=4 * 1024**3, description="0: no reserve; default: as much as max_log_bytes"
     )
     probe_interval_seconds: Annotated[float, Field(ge=0.5, le=300)] = 3.0
     table_endpoint: str | None = Field(default=None, description="https://contoso.table.core.windows.net")
