@@ -92,9 +92,7 @@ async def assembled(settings: Settings, wrap: WrapPorts = unwrapped) -> AsyncIte
         # Before any lane exists, because a lane trusts every message in the continuation queue.
         await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
         journal = await stack.enter_async_context(
-            open_journal(
-                settings.journal, client_id=settings.identity.client_id, now=clock.now, health=health.journal
-            )
+            open_journal(settings.journal, client_id=settings.identity.client_id, now=clock.now, health=health.journal)
         )
         caller = await stack.enter_async_context(_invoker(settings, identity))
         access = await stack.enter_async_context(build_access(settings, identity, clock.now))
