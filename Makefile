@@ -1,6 +1,7 @@
 # `make demo` runs the main job end to end on the emulator. `make test` runs all tests.
 # Each target builds .venv itself from lock files with pinned hashes.
 PYTHON ?= python3
+MINUTES ?= 30
 BIN := .venv/bin
 DEMO_READY := .venv/.demo-ready
 TEST_READY := .venv/.test-ready
@@ -17,7 +18,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 	--no-emit-package flow-contracts --no-emit-package flow-worker --no-emit-package servicebus-emulator \
 	--custom-compile-command "make lock"
 
-.PHONY: demo test lint bench schema lock clean help
+.PHONY: demo test lint chaos bench schema lock clean help
 
 help:            ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -41,6 +42,9 @@ bench: $(TEST_READY)  ## measure the worker, the emulator and the isolation betw
 	$(BIN)/python -m bench.worker.soak
 	$(BIN)/python -m bench.emulator
 	$(BIN)/python -m bench.noisy_neighbour
+
+chaos: $(TEST_READY)  ## run the storm of faults over both journals: MINUTES=30, SEED=a number that it printed
+	$(BIN)/python -m tests.faults.storm --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 schema: $(DEMO_READY) ## generate contracts/schema from the models
 	$(BIN)/python -m flow_contracts.schema contracts/schema

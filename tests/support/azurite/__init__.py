@@ -21,7 +21,7 @@ _MAIN = Path(__file__).with_name("node_modules") / "azurite" / "dist" / "src" / 
 _IMAGE = "mcr.microsoft.com/azure-storage/azurite:latest"
 _OPTIONS = ("--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent")
 _READY = "successfully started"
-_REMEDY = "run `npm install --prefix tests/support/azurite` to install it without Docker"
+REMEDY = "run `npm install --prefix tests/support/azurite` to install it without Docker"
 _START_SECONDS = 30
 _PORT = 10002
 _ACCOUNT = "devstoreaccount1"
@@ -47,10 +47,15 @@ async def azurite(folder: Path, port: int | None = None, *options: str) -> Async
         async with _from_npm(node, folder, port or free_port(), options) as listening:
             yield Azurite(connection_string(listening))
     elif port is not None or options:
-        pytest.skip(f"Azurite from npm is missing, and only it takes a port and options; {_REMEDY}")
+        pytest.skip(f"Azurite from npm is missing, and only it takes a port and options; {REMEDY}")
     else:
         async with _from_image() as listening:
             yield Azurite(connection_string(listening))
+
+
+def is_installed() -> bool:
+    """Return whether Azurite from npm can run here."""
+    return shutil.which("node") is not None and _MAIN.is_file()
 
 
 def connection_string(port: int) -> str:
@@ -109,7 +114,7 @@ def _container() -> DockerContainer:
         client.images.get(_IMAGE)
         client.close()
     except DockerException as error:
-        pytest.skip(f"Azurite is not installed, and its image is not present ({type(error).__name__}); {_REMEDY}")
+        pytest.skip(f"Azurite is not installed, and its image is not present ({type(error).__name__}); {REMEDY}")
     command = " ".join(("azurite-table", "--tableHost", "0.0.0.0", *_OPTIONS))  # noqa: S104 - inside the container
     container = DockerContainer(_IMAGE).with_command(command).with_exposed_ports(_PORT)
     return container.waiting_for(LogMessageWaitStrategy(_READY)).start()
