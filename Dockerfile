@@ -1,8 +1,8 @@
 # An image of the worker alone. Set FLOW_WORKER_… variables, or mount a flow-worker.toml in /etc/flow-worker.
 #   docker build -t flow-worker .
 #   docker run --env-file worker.env --stop-timeout 40 flow-worker
-# Allow more time to stop than shutdown_grace_seconds (default 30 s; docker's own default is 10 s). Otherwise docker
-# kills the worker during calls: Service Bus redelivers those requests when their locks expire, and the calls end
+# Allow 2 s more to stop than shutdown_seconds (38 s by default; docker's own default is 10 s). Otherwise docker kills
+# the worker during calls: Service Bus redelivers those requests when their locks expire, and the calls end
 # `unknown`.
 # The volume /var/lib/flow-worker holds the journal: keep it, or set FLOW_WORKER_JOURNAL__BACKEND=table.
 ARG BASE_IMAGE=python:3.13-slim

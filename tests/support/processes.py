@@ -66,10 +66,12 @@ def start_emulator(folder: Path, amqp_port: int = 0, http_port: int = 0) -> tupl
     return process, demo.EmulatorClient.from_ready_line(line)
 
 
-def start_worker(folder: Path, emulator: demo.EmulatorClient, health_port: int) -> Process:
-    """Start a worker with the demo's settings; `wait_ready` waits for it."""
+def start_worker(folder: Path, emulator: demo.EmulatorClient, health_port: int, **settings: str) -> Process:
+    """Start a worker with the demo's settings; `wait_ready` waits for it. `settings` by their variables' names."""
     (folder / "flow-worker.toml").write_text(demo.worker_settings(emulator, health_port), encoding="utf-8")
-    return start(["flow_worker", "run"], folder / "worker.log", demo.worker_environment(emulator), folder)
+    environment = dict(demo.worker_environment(emulator))
+    environment |= {f"FLOW_WORKER_{name.upper()}": value for name, value in settings.items()}
+    return start(["flow_worker", "run"], folder / "worker.log", environment, folder)
 
 
 def is_ready(health_port: int) -> bool:

@@ -35,7 +35,7 @@ from flow_worker.runtime.ports import Bus
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.runtime.sole_sender import require_sole_sender
-from flow_worker.runtime.supervisor import Service, Supervisor
+from flow_worker.runtime.supervisor import OnStop, Service, Supervisor
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import Settings
 from flow_worker.telemetry.health import Health, serve_health
@@ -62,23 +62,33 @@ def unwrapped(ports: Ports) -> Ports:
     return ports
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, on_stop: OnStop = lambda _: None) -> None:
     """Work until SIGTERM or SIGINT (Ctrl-C on Windows), then drain and return.
 
-    Raises what `assembled` raises, and the error of a lane or periodic task that failed.
+    `on_stop`: see `Supervisor`. Raises what `assembled` raises, and the error of a lane or periodic task
+    that failed.
     """
-    async with assembled(settings) as supervisor:
-        _on_stop_signal(supervisor.stop)
-        queues = ", ".join(queue.name for queue in settings.request_queues)
-        log(_log, logging.INFO, "worker.started", "The worker receives requests.", queues=queues)
-        await supervisor.run()
+    signals = _StopSignals(on_stop)
+    try:
+        async with assembled(settings, on_stop=on_stop) as supervisor:
+            signals.supervisor = supervisor
+            queues = ", ".join(queue.name for queue in settings.request_queues)
+            log(_log, logging.INFO, "worker.started", "The worker receives requests.", queues=queues)
+            await supervisor.run()
+    except asyncio.CancelledError:
+        if not signals.stopped_start:
+            raise
+        log(_log, logging.INFO, "supervisor.stopped", "The worker stopped while it started.")
 
 
 @asynccontextmanager
-async def assembled(settings: Settings, wrap: WrapPorts = unwrapped) -> AsyncIterator[Supervisor]:
+async def assembled(
+    settings: Settings, wrap: WrapPorts = unwrapped, *, on_stop: OnStop = lambda _: None
+) -> AsyncIterator[Supervisor]:
     """Open everything that the worker needs, and yield a supervisor that is ready to run.
 
-    Raises `InvalidSettings` if the settings can never work, and `OSError` if the health endpoint's port is in use.
+    `on_stop`: see `Supervisor`. Raises `InvalidSettings` if the settings can never work, and `OSError` if the health
+    endpoint's port is in use.
     """
     clock = BrokerClock()
     health = Health(clock_offset=lambda: clock.offset_seconds)
@@ -104,7 +114,13 @@ async def assembled(settings: Settings, wrap: WrapPorts = unwrapped) -> AsyncIte
             *_dead_letter_watches(settings, ports, handler, dispatcher, clock.now),
             _purge(settings, ports),
         ]
-        yield Supervisor(services, health, grace_seconds=settings.shutdown_grace_seconds)
+        yield Supervisor(
+            services,
+            health,
+            grace_seconds=settings.shutdown_grace_seconds,
+            stop_seconds=settings.stop_seconds,
+            on_stop=on_stop,
+        )
 
 
 def _queues(settings: Settings) -> list[tuple[str, Reader, int]]:
@@ -157,6 +173,7 @@ def _dead_letter_watches(
             watch.answer_all,
             every_seconds=interval,
             pause_seconds=watch.pause_seconds,
+            on_stop=watch.stop,
         )
         for queue, watch in watches.items()
     ]
@@ -224,6 +241,25 @@ def _invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:
         status_seconds=settings.http.status_seconds,
         max_response_bytes=settings.http.max_response_bytes,
     )
+
+
+class _StopSignals:
+    """Stops the worker on a signal, also one that opens its connections still."""
+
+    def __init__(self, on_stop: OnStop) -> None:
+        self.supervisor: Supervisor | None = None
+        self.stopped_start = False
+        self._on_stop = on_stop
+        self._starting = asyncio.current_task()
+        _on_stop_signal(self._stop)
+
+    def _stop(self) -> None:
+        if self.supervisor is not None:
+            self.supervisor.stop()
+        elif self._starting is not None and not self.stopped_start:
+            self.stopped_start = True
+            self._on_stop(False)
+            self._starting.cancel()
 
 
 def _on_stop_signal(stop: Callable[[], None]) -> None:

@@ -19,18 +19,22 @@ def run(config: Config = None) -> None:
     """Process requests until SIGTERM or Ctrl-C; then finish the running requests and exit with 0."""
     # Imported here: `send` and `result` would otherwise import all of the worker.
     from flow_worker import app
+    from flow_worker.runtime.stop_deadline import StopDeadline
     from flow_worker.telemetry import logs
 
     loaded = _load(config)
     logs.configure(loaded.log.level, loaded.log.format)
     terminal.err.print_json(json.dumps({"settings": loaded.echo()}), indent=None, highlight=False)
+    deadline = StopDeadline(loaded.stop_seconds)
     try:
-        asyncio.run(app.run(loaded))
+        asyncio.run(app.run(loaded, deadline.start))
     except InvalidSettings as error:  # the start checks the queues and the journal as well
         terminal.fail_settings(error)
     except OSError as error:
         endpoint = f"{loaded.health.host}:{loaded.health.port}"
         terminal.fail(f"{error}. If another program uses the health port ({endpoint}), change health.port.", 1)
+    finally:
+        deadline.cancel()
 
 
 def check(config: Config = None) -> None:

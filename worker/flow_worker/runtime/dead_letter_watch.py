@@ -6,6 +6,7 @@ request after its time to live or after too many deliveries. The sender would wa
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from flow_worker.pipeline.outcome import (
 )
 from flow_worker.runtime.answered_dead_letters import AnsweredDeadLetters
 from flow_worker.runtime.dispatcher import Dispatcher
-from flow_worker.runtime.ports import Bus
+from flow_worker.runtime.ports import Bus, DeadLetterReader
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -81,6 +82,15 @@ class DeadLetterWatch:
         self._now = now
         self._busy_seconds = 0.0
         self._sending_seconds = 0.0
+        self._stopping = False
+        self._reading: asyncio.Task[object] | None = None
+        """The task of the round while it only reads, so that `stop` may cancel it."""
+
+    def stop(self) -> None:
+        """End the current round: now if it waits for the queue, after the current dead letter if it answers one."""
+        self._stopping = True
+        if self._reading is not None:
+            self._reading.cancel()
 
     def pause_seconds(self) -> float:
         """Return the shortest pause before the next round, which follows from the cost of the last one.
@@ -97,13 +107,25 @@ class DeadLetterWatch:
         Raises `ServiceBusFailure` if the dead-letter queue cannot be read.
         """
         self._busy_seconds = self._sending_seconds = 0.0
-        async with self._bus.dead_letter_queue(self._queue) as dead_letters:
-            began = time.monotonic()
-            async for dead_letter in dead_letters.peek():
-                await self._answer_or_postpone(dead_letter)
-                # Updated here and not at the end: a round that fails is counted without the wait for its failure.
-                self._busy_seconds = time.monotonic() - began - self._sending_seconds
-        self._answered.end_round()
+        self._reading = asyncio.current_task()
+        try:
+            async with self._bus.dead_letter_queue(self._queue) as dead_letters:
+                await self._answer_each(dead_letters)
+        finally:
+            self._reading = None
+        if not self._stopping:
+            self._answered.end_round()
+
+    async def _answer_each(self, dead_letters: DeadLetterReader) -> None:
+        began = time.monotonic()
+        async for dead_letter in dead_letters.peek():
+            reading, self._reading = self._reading, None
+            await self._answer_or_postpone(dead_letter)
+            if self._stopping:
+                return
+            self._reading = reading
+            # Updated here and not at the end: a round that fails is counted without the wait for its failure.
+            self._busy_seconds = time.monotonic() - began - self._sending_seconds
 
     async def _answer_or_postpone(self, dead_letter: DeadLetteredMessage) -> None:
         ending = _BY_BROKER.get(dead_letter.reason)

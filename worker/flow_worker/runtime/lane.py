@@ -16,6 +16,7 @@ from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, Dead
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.message_lock import kept_locked, set_within
 from flow_worker.runtime.ports import Bus, QueueReceiver
+from flow_worker.runtime.stopping import unless_set
 from flow_worker.telemetry.health import LaneHealth
 from flow_worker.telemetry.logs import log
 
@@ -89,7 +90,11 @@ class Lane:
                 await set_within(self._stopping, self._reconnect_max)
                 continue
             try:
-                async with self._bus.receiver(self._queue) as receiver:
+                async with contextlib.AsyncExitStack() as stack:
+                    opening = stack.enter_async_context(self._bus.receiver(self._queue))
+                    receiver = await unless_set(self._stopping, opening)
+                    if receiver is None:
+                        return
                     failures = 0
                     self._health.mark_connected()
                     await self._consume(receiver)

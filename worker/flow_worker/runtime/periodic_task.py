@@ -24,18 +24,24 @@ class PeriodicTask:
         *,
         every_seconds: float,
         pause_seconds: Callable[[], float] = lambda: 0.0,
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """`pause_seconds` returns the shortest pause after a round, if that is longer than `every_seconds`."""
+        """`pause_seconds` returns the shortest pause after a round, if that is longer than `every_seconds`.
+
+        `on_stop` ends the current round as soon as it is safe.
+        """
         self.name = name
         self._work = work
         self._every = every_seconds
         self._pause = pause_seconds
+        self._on_stop = on_stop
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[object] | None = None
 
     def stop(self) -> None:
         """Begin no further round."""
         self._stopping.set()
+        self._on_stop()
 
     def interrupt(self) -> None:
         """Cancel the current round; the first round of the next worker does the rest."""

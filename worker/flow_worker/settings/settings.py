@@ -29,6 +29,9 @@ from flow_worker.settings.groups import (
 )
 from flow_worker.settings.loading import Layered, load_checked
 
+_AFTER_GRACE_SECONDS = 8.0
+"""After the grace period: the time for interrupted requests to publish and settle, and for closing the connections."""
+
 
 class Settings(Layered):
     """All settings of one worker process."""
@@ -52,6 +55,16 @@ class Settings(Layered):
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     shutdown_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    shutdown_seconds: Annotated[float | None, Field(gt=0, le=7200)] = Field(
+        default=None, description="the longest stop; default: shutdown_grace_seconds + 8"
+    )
+
+    @property
+    def stop_seconds(self) -> float:
+        """The longest time from the signal to the end of the process."""
+        if self.shutdown_seconds is not None:
+            return self.shutdown_seconds
+        return self.shutdown_grace_seconds + _AFTER_GRACE_SECONDS
 
     @property
     def facts(self) -> Cloud:
@@ -99,6 +112,15 @@ class Settings(Layered):
                 )
             if name in {reply.lower() for reply in self.replies.queues}:
                 raise ValueError(f"replies.queues: '{name}' is also a request queue; name a separate queue for results")
+        return self
+
+    @model_validator(mode="after")
+    def _require_grace_within_the_stop(self) -> Self:
+        if self.stop_seconds < self.shutdown_grace_seconds:
+            raise ValueError(
+                f"shutdown_seconds: {self.stop_seconds:g} is shorter than shutdown_grace_seconds "
+                f"({self.shutdown_grace_seconds:g}), which is a part of it; raise it, or lower shutdown_grace_seconds"
+            )
         return self
 
     @model_validator(mode="after")
