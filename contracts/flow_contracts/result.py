@@ -126,7 +126,13 @@ class FlowResult(_ResultModel):
             "has no response action."
         ),
     )
-    attempts: int = Field(default=0, ge=0, description="The number of flow calls.")
+    attempts: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "The number of flow calls that went out, or may have; a lower bound if the journal was unavailable."
+        ),
+    )
     run: FlowRun | None = Field(default=None, description="The flow run; null if the flow did not respond.")
     times: Times = Times()
     correlation_id: str = Field(min_length=1, description="The request's correlation ID.")
