@@ -14,9 +14,11 @@ const WORKER_SCOPE = "api://66666666-7777-8888-9999-000000000000/.default"; // t
 const NAMESPACE = "contoso.servicebus.windows.net";
 const REQUESTS = "flow-requests";
 const REPLIES = "flow-replies";
+const CONTRACT = "flow-result/1";
 
 const credential = new InteractiveBrowserCredential({ tenantId: TENANT, clientId: FRONT_END });
 const bus = new ServiceBusClient(NAMESPACE, credential);
+const returned = new Set(); // the message IDs of returned results; the ID identifies a result
 
 /** Post a request. Its message ID is random, so that only this page knows it and nobody can forge the result. */
 export async function startFlow(flow, input, { messageId = crypto.randomUUID() } = {}) {
@@ -48,8 +50,18 @@ export async function resultOf({ messageId, correlationId }, { timeout = 180_000
     while (Date.now() < deadline) {
       const [message] = await session.receiveMessages(1, { maxWaitTimeInMs: deadline - Date.now() });
       if (message === undefined) continue;
+      if (returned.has(message.messageId)) {
+        await session.completeMessage(message); // a copy: a worker can publish a result twice after a crash
+        continue;
+      }
+      if (isOfLaterVersion(message)) {
+        await session.abandonMessage(message); // a page of a later version can still read it
+        throw new Error(`This page reads ${CONTRACT}, not ${message.applicationProperties.contract}: reload it.`);
+      }
       if (answers(message, messageId)) {
         await session.completeMessage(message);
+        returned.add(message.messageId);
+        if (returned.size > 10_000) returned.delete(returned.values().next().value);
         return message.body;
       }
       // Any sender can name this session as the place of its result.
@@ -61,9 +73,15 @@ export async function resultOf({ messageId, correlationId }, { timeout = 180_000
   }
 }
 
+/** Return whether a message is a result in a form that this page does not know. */
+function isOfLaterVersion({ applicationProperties }) {
+  const contract = String(applicationProperties?.contract);
+  return contract.startsWith("flow-result/") && contract !== CONTRACT;
+}
+
 /** Return whether a message is the result of this request, or of its replay by an operator. */
 function answers({ body, applicationProperties }, messageId) {
-  if (applicationProperties?.contract !== "flow-result/1") return false;
+  if (applicationProperties?.contract !== CONTRACT) return false;
   return body?.request_message_id === messageId || body?.replay_of === messageId;
 }
 
