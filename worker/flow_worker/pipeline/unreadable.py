@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 SINCE, PASSES = "unreadable_since", "unreadable_passes"
 """Application properties of a message that was passed on: the time of its first delivery, and the number of passes."""
 
-_PAUSE = ExponentialBackoff(first_seconds=0.5, max_seconds=30.0)
+_PAUSE = ExponentialBackoff(first_seconds=0.5, max_seconds=15.0, growth=1.5)
 _ANSWER = FlowError(
     code="continuation_unreadable",
     message="No worker could read the continuation of the request; its flow may have run.",
