@@ -98,7 +98,7 @@ def _checked(
         log.measure()
         if log.is_large:
             with suppress(CheckpointBlocked):  # the first write beyond the bound waits for it
-                log.truncate(connection, busy_seconds)
+                log.empty(connection, busy_seconds, free=True)
         log.refill()
     except BaseException:
         if log is not None:

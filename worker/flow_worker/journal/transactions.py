@@ -160,9 +160,9 @@ class Transactions:
         connection.execute("BEGIN IMMEDIATE")
         try:
             # Under the lock, so that no process commits between the measurement and this transaction.
-            self._files.verify()
+            self._files.verify_often()
             if log_bytes := sum(pending.cost.log_bytes for pending in batch):
-                self._log.require_room(log_bytes)
+                self._log.require_room(connection, log_bytes)
             completed = [(pending, pending.operation(connection)) for pending in batch]
             if log_bytes:
                 self._log.require_space(connection, has_new=_has_new(completed))
@@ -171,7 +171,6 @@ class Transactions:
             if connection.in_transaction:  # some errors have rolled back already
                 connection.execute("ROLLBACK")
             raise
-        self._files.verify()  # a commit into a file that was replaced meanwhile binds no other worker
         return completed
 
     def _lend(self, batch: Sequence[_Pending]) -> None:
@@ -258,7 +257,7 @@ class Transactions:
 
     def _empty_full_log(self, give_up_at: float) -> None:
         try:
-            self._log.truncate(self._connection, give_up_at - time.monotonic())
+            self._log.empty(self._connection, give_up_at - time.monotonic())
         except CheckpointBlocked as error:
             self._log.report_failure(error)
             raise
@@ -270,7 +269,7 @@ class Transactions:
         """Empty the log, and spend the reserve on that if the disk itself has refused a write."""
         if not isinstance(error, DiskIsFull):
             return self._log.make_room(self._connection, self._busy_seconds)
-        self._log.truncate(self._connection, self._busy_seconds)
+        self._log.empty(self._connection, self._busy_seconds)
         self._log.refill()
         return True
 
@@ -279,7 +278,7 @@ class Transactions:
         self._is_emptying_due = False
         self._wait_for_locks(_EMPTY_BUSY_SECONDS * 1000)
         try:
-            self._log.truncate(self._connection, _EMPTY_BUSY_SECONDS)
+            self._log.empty(self._connection, _EMPTY_BUSY_SECONDS)
         except CheckpointBlocked:
             pass  # the next commit starts another attempt
         except sqlite3.Error as error:
@@ -293,7 +292,7 @@ class Transactions:
         with them, because SQLite reads a log only to its first damaged page.
         """
         try:
-            self._log.truncate(self._connection, self._busy_seconds)
+            self._log.empty(self._connection, self._busy_seconds, free=True)
         except sqlite3.Error as error:
             if not is_full(error) or not self._log.make_room(self._connection, self._busy_seconds):
                 raise
@@ -318,19 +317,29 @@ class Transactions:
     def _keep_syncing(self) -> None:
         """Run in one dedicated thread: the way through an executor and back costs as much as the disk."""
         while (completed := self._to_sync.get()) is not None:
-            failure = None
+            failure: Exception | None = None
             try:
                 os.fsync(self._log.descriptor)
             except OSError as error:
                 failure = sqlite3.OperationalError(f"the disk did not keep the journal's log: {error}")
+            else:
+                failure = self._loss()
             self._loop.call_soon_threadsafe(self._synced, completed, failure)
 
-    def _synced(self, completed: Sequence[_Completed], failure: sqlite3.OperationalError | None) -> None:
+    def _loss(self) -> Exception | None:
+        """Return why the commits do not count, if the files were replaced meanwhile: no other worker finds them."""
+        try:
+            self._files.verify()
+        except (StoreReplaced, OSError) as error:
+            return error
+        return None
+
+    def _synced(self, completed: Sequence[_Completed], failure: Exception | None) -> None:
         if failure is None:
             _resolve(completed)
         else:
-            self._is_log_doubtful = True
-            _fail([pending for pending, _ in completed], failure)
+            self._is_log_doubtful = isinstance(failure, sqlite3.Error)
+            self._failed([pending for pending, _ in completed], failure)
         self._sync()
 
     async def _checkpoint(self) -> None:

@@ -1,7 +1,7 @@
 """Bounds the write-ahead log by bytes, and keeps its transfer into the database possible on a full disk.
 
 SQLite restarts the log only after the transfer of all of it. Constant writes, or several processes, can put that off
-without end. So this module measures the log's file, which holds the commits of all processes, and empties the file.
+without end. So this module measures the log itself, which holds the commits of all processes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import os
 import sqlite3
 import time
+from bisect import bisect_left
 from contextlib import closing
 
 from flow_worker.journal.files import JournalFiles
@@ -22,6 +23,9 @@ _logger = logging.getLogger(__name__)
 _REPORT_EVERY_SECONDS = 30.0
 _MAKE_ROOM_EVERY_SECONDS = 0.5
 _MEASURE_RESERVE_EVERY_SECONDS = 0.25
+_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
+_CAN_READ_FRAMES = hasattr(os, "pread")
+"""Not under Windows. There the file's size counts, and every emptying truncates the file."""
 _RETRY_SECONDS = 0.005
 _REFILL_EVERY_SECONDS = 1.0
 
@@ -38,7 +42,10 @@ class WriteAheadLog:
         self._reserve = reserve
         self.max_bytes = max_bytes
         self.size = 0
-        """The bytes of the log's file before the latest batch."""
+        """The bytes of the log in use, or an upper estimate between two measurements."""
+        self._file_bytes = 0
+        self._restarted_salts = b""
+        self._others: object = None
         # The log stays one file while a connection is open (sqlite.org, "WAL-mode File Format"). SQLite's locks are on
         # the other files, so closing this descriptor releases none of them.
         self.descriptor = os.open(files.log, os.O_RDWR)
@@ -53,15 +60,38 @@ class WriteAheadLog:
 
     # --- bounds ----------------------------------------------------------------------------------------------------
 
-    def require_room(self, growth: int) -> None:
+    def require_room(self, connection: sqlite3.Connection, growth: int) -> None:
         """Raise `LogIsFull` if the log would grow beyond its bound. Call it under the write lock."""
-        self.measure()
+        others = connection.execute("PRAGMA data_version").fetchone()  # changes with each commit of another process
+        if others != self._others or self.size + growth > self.max_bytes * 3 // 4:
+            self.measure()
+            self._others = others
         if self.size and self.size + growth > self.max_bytes:
             raise LogIsFull
+        self.size += growth
 
     def measure(self) -> None:
-        """Read the size of the log's file."""
-        self.size = os.fstat(self.descriptor).st_size
+        """Measure how much of the log is in use, by all processes.
+
+        A restart of the log leaves its file as it is: overwriting is cheaper than growing. The frames in use are those
+        that carry the salts of the log's header (sqlite.org, "WAL-mode File Format").
+        """
+        self._file_bytes = os.fstat(self.descriptor).st_size
+        if not _CAN_READ_FRAMES or self._file_bytes <= _HEADER_BYTES:
+            self.size = self._file_bytes
+            return
+        header = os.pread(self.descriptor, _HEADER_BYTES, 0)
+        page, salts = int.from_bytes(header[8:12], "big"), header[16:24]
+        if salts == self._restarted_salts:
+            self.size = 0
+            return
+        frame = _FRAME_HEADER_BYTES + page
+
+        def is_unused(number: int) -> bool:
+            return os.pread(self.descriptor, 8, _HEADER_BYTES + number * frame + 8) != salts
+
+        frames = range((self._file_bytes - _HEADER_BYTES) // frame)
+        self.size = _HEADER_BYTES + bisect_left(frames, True, key=is_unused) * frame
 
     @property
     def is_large(self) -> bool:
@@ -99,29 +129,39 @@ class WriteAheadLog:
             self._files.verify()
             own.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
-    def truncate(self, connection: sqlite3.Connection, wait_seconds: float) -> None:
-        """Transfer all of the log and empty its file.
+    def empty(self, connection: sqlite3.Connection, wait_seconds: float, *, free: bool = False) -> None:
+        """Transfer all of the log, so that the next write starts it over. With `free`, return its space to the disk.
 
         Raises `CheckpointBlocked` if others use the file for `wait_seconds`, and other `sqlite3.Error`.
         """
+        self.measure()
+        free = free or self._file_bytes > self.max_bytes or not _CAN_READ_FRAMES
         give_up_at = time.monotonic() + wait_seconds
-        while not self._truncate_once(connection):
+        while not self._checkpoint(connection, "TRUNCATE" if free else "RESTART"):
             if time.monotonic() > give_up_at:
                 raise CheckpointBlocked("another process reads or writes the journal, so its log cannot be emptied")
             # SQLite waits by itself for readers and writers, but not for another checkpoint.
             time.sleep(_RETRY_SECONDS)
-        self.size = 0
+        self.measure()
 
-    def _truncate_once(self, connection: sqlite3.Connection) -> bool:
+    def _checkpoint(self, connection: sqlite3.Connection, mode: str) -> bool:
         self._files.verify()
+        salts = self._salts()
         try:
-            [blocked, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            [blocked, frames, transferred] = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except sqlite3.Error as error:
             if is_busy(error):
                 return False
             self.report_failure(error)
             raise
-        return not blocked
+        if blocked or frames != transferred:
+            return False
+        # The next write of any process replaces the header. Salts that have changed already belong to such a write.
+        self._restarted_salts = salts
+        return True
+
+    def _salts(self) -> bytes:
+        return os.pread(self.descriptor, _HEADER_BYTES, 0)[16:24] if _CAN_READ_FRAMES else b""
 
     def make_room(self, connection: sqlite3.Connection, wait_seconds: float) -> bool:
         """Spend the reserve on the transfer of the log. Return whether the log is empty now.
@@ -134,7 +174,7 @@ class WriteAheadLog:
         self._made_room_at = now
         self._reserve.release()
         try:
-            self.truncate(connection, wait_seconds)
+            self.empty(connection, wait_seconds, free=True)
         except sqlite3.Error as error:
             if isinstance(error, CheckpointBlocked):
                 self.report_failure(error)
