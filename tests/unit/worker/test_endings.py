@@ -47,6 +47,10 @@ def away(what: str) -> TemporarilyUnavailable:
     return TemporarilyUnavailable(f"{what}_unavailable", f"the {what} are away")
 
 
+async def fail(*_: object) -> None:
+    raise away("journal")
+
+
 @dataclass
 class BreakableJournal:
     """A journal that can be made unavailable; counts its uses."""
@@ -338,6 +342,27 @@ async def test_a_published_message_id_conflict_is_not_published_again(worker: Wo
     assert isinstance(await worker.take(replace(other, delivery_count=1), flow), AlreadyHandled)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_result_that_the_journal_could_not_take_is_published_once(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    flow = ScriptedFlow(flow_answer(200), answers=[flow_answer(429, run=None)] if number else [])
+    message, outcome = request(), None
+    if number:
+        outcome = await worker.take(message, flow)
+        worker = Worker(worker.journal, worker.clock)
+    journal: Any = worker.journal
+    with monkeypatch.context() as outage:
+        outage.setattr(journal, "conclude", fail, raising=False)
+        reply = await (worker.resume(outcome, flow) if outcome else worker.take(message, flow))
+    assert (await published(worker, reply)).status is Status.SUCCEEDED
+    worker.clock.now += timedelta(seconds=500)  # the lease is over
+    message = replace(message, delivery_count=1)
+    again = await (worker.resume(outcome, flow) if outcome else worker.take(message, flow))
+    assert isinstance(again, AlreadyHandled)
+    assert len(flow.calls) == 1 + number
+
+
 async def test_a_first_delivery_reads_no_stand_in(worker: Worker) -> None:
     """The look for an earlier end costs nothing where there can be none."""
     journal: Any = worker.journal
@@ -418,11 +443,8 @@ async def test_the_attempts_include_a_call_that_the_worker_broke_off(worker: Wor
 async def test_the_attempts_include_calls_that_only_the_continuation_reports(worker: Worker) -> None:
     flow = ScriptedFlow(flow_answer(200), answers=[flow_answer(429, run=None)])
 
-    async def schedule(*_: object) -> None:
-        raise away("journal")
-
     journal: Any = worker.journal
-    journal.schedule = schedule
+    journal.schedule = fail
     waits = await worker.take(request(), flow)
     # Another worker, whose limits know nothing of the 429.
     reply = reply_of(await Worker(worker.journal, worker.clock).resume(waits, flow))

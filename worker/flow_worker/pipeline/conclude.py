@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, assert_never
 
@@ -88,14 +88,17 @@ class Conclusions:
 
         Raises `TemporarilyUnavailable` only if no call went out under the lease: then nothing is lost by waiting.
         """
-        stands = result
         try:
             stands = await _uninterrupted(self._journal.conclude(lease, result))
         except TemporarilyUnavailable as error:
             if lease.ending:
                 raise
-            # Publish the result all the same: no other place has it.
+            # Publish the result all the same: no other place has it. The mark under the stand-in key tells a later
+            # delivery, which finds a lease whose holder was lost.
             self._log_not_journalled(job, error)
+            return replace(
+                self.reply(job, result, JournalledResult(lease.message_id, job.origin)), stand_in=stand_in(job.origin)
+            )
         if stands.status is not result.status and await self._is_published(job, lease):
             return AlreadyHandled("already_answered", "The request already has its result.")
         return self.reply(job, stands, JournalledResult(lease.message_id, job.origin))

@@ -149,7 +149,7 @@ class Endings:
         acquired = await self._recall.acquire_to_end(job, key)
         if not isinstance(acquired, Acquired):
             return await self._recall.outcome_of_journalled(job, key, acquired)
-        if (ended := await self._recall.ended_apart(job, acquired.lease, sole)) is not None:
+        if (ended := await self._recall.ended_apart(job, acquired, sole)) is not None:
             return ended
         return await self._conclude(job, acquired, ending)
 

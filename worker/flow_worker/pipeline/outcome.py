@@ -34,7 +34,7 @@ class Reply:
     variant: str = ""
     """Distinguishes results that share an address and a message ID: a message ID conflict concerns another request."""
     stand_in: JobKey | None = None
-    """The key under which the journal records the publication of a result that it does not hold."""
+    """The key under which the journal records the publication of a result that it does not hold, or may not hold."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Recall:
         acquired = await self._acquire_unless_cancelled(job, duration, idempotent=flow.idempotent)
         if not isinstance(acquired, Acquired):
             return await self.outcome_of_journalled(job, key_of(job), acquired)
-        if (ended := await self.ended_apart(job, acquired.lease, sole)) is not None:
+        if (ended := await self.ended_apart(job, acquired, sole)) is not None:
             return ended
         job = at_journalled_step(job, acquired)
         if job.kind == "poll":
@@ -109,21 +109,23 @@ class Recall:
 
     # --- requests that ended, or were begun, under another key ---------------------------------------------------
 
-    async def ended_apart(self, job: Job, lease: Lease, sole: Sole) -> Outcome | None:
+    async def ended_apart(self, job: Job, acquired: Acquired, sole: Sole) -> Outcome | None:
         """Return the outcome if another delivery ended the request under its stand-in key, and release the lease.
 
         The order matters. This looks for the stand-in after the lease on the request; the other side looks for the
         request after the lease on the stand-in. So one of the two sees the other, whenever each of them was frozen.
         """
-        if job.number > 0 or sole():  # before a continuation of a step, the request had its own entry
+        # Before a continuation of a step, the request had its own entry. Only the journal's failure at its end leads to
+        # the stand-in then.
+        if sole() or (job.number > 0 and not acquired.interrupted):
             return None
         try:
             outcome = await self.outcome_of_stand_in(job)
         except (TemporarilyUnavailable, asyncio.CancelledError):
-            await self.release(lease)
+            await self.release(acquired.lease)
             raise
         if outcome is not None:
-            await self.release(lease)
+            await self.release(acquired.lease)
         return outcome
 
     async def outcome_of_stand_in(self, job: Job) -> Outcome | None:

@@ -129,5 +129,5 @@ class Dispatcher:
     async def _mark(self, reply: Reply) -> None:
         if reply.journalled is not None:
             await self._journal.mark_published(reply.journalled.message_id, reply.journalled.origin)
-        elif reply.stand_in is not None:
+        if reply.stand_in is not None:
             await self._journal.keep_published(reply.stand_in, reply.result, retention=self._reply_retention)
