@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flow_contracts.message import Message
+from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.result import FlowResult, Status
 from flow_contracts.servicebus import LockLost
 from flow_worker.errors import TemporarilyUnavailable
@@ -65,6 +65,17 @@ async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
         yield Worker(journal, clock)
 
 
+def dispatcher_of(worker: Worker, queues: Queues, handler: Handler, freeze: Freeze | None) -> Dispatcher:
+    outbox = Outbox(freeze.around(queues) if freeze else queues)
+    return Dispatcher(
+        Replies(outbox, time_to_live=timedelta(hours=1), publish_seconds=9),
+        Schedule(outbox, "flow-continuations", schedule_seconds=9),
+        freeze.around(worker.journal) if freeze else worker.journal,
+        end_oversized=handler.end_oversized,
+        reply_retention=timedelta(hours=1),
+    )
+
+
 async def process(
     worker: Worker,
     queues: Queues,
@@ -73,17 +84,11 @@ async def process(
     delivery_count: int,
     freeze: Freeze | None = None,
     expires_at: datetime | None = None,
+    flow: str = "quote",
 ) -> None:
     """Do with one delivery what a lane does: handle it, send its outcome and mark the result."""
-    outbox = Outbox(freeze.around(queues) if freeze else queues)
-    dispatcher = Dispatcher(
-        Replies(outbox, time_to_live=timedelta(hours=1), publish_seconds=9),
-        Schedule(outbox, "flow-continuations", schedule_seconds=9),
-        freeze.around(worker.journal) if freeze else worker.journal,
-        end_oversized=handler.end_oversized,
-        reply_retention=timedelta(hours=1),
-    )
-    message = request(delivery_count=delivery_count, expires_at=expires_at)
+    dispatcher = dispatcher_of(worker, queues, handler, freeze)
+    message = request(flow, delivery_count=delivery_count, expires_at=expires_at)
 
     def lock_held() -> bool:
         return freeze is None or worker.clock.now == NOW
@@ -128,6 +133,54 @@ async def test_the_result_never_denies_a_call_and_never_changes(
     # From the last look at the lock to the mark nobody can know; duplicate detection drops the second message.
     assert len(results) == (2 if method == "send" else 1)
     assert len({message.message_id for _, message in queues.sent}) == 1
+
+
+RETRY_POINTS: list[tuple[str, When]] = [
+    ("invoke", "after"),
+    ("schedule", "before"),
+    ("schedule", "after"),
+    ("send", "before"),
+    ("send", "after"),
+]
+
+
+@pytest.mark.parametrize("name", ["quote", "again"])
+@pytest.mark.parametrize(("method", "when"), RETRY_POINTS, ids=[" ".join(point) for point in RETRY_POINTS])
+async def test_a_retry_that_a_frozen_worker_schedules_late_changes_nothing(
+    worker: Worker, method: str, when: When, name: str
+) -> None:
+    """The flow was throttled. The other worker takes the request to its end, and the frozen one schedules a retry."""
+    freeze, queues = Freeze(method, when), Queues()
+    flow = ScriptedFlow(flow_answer(200), answers=[flow_answer(429, run=None)])
+    frozen = Worker(freeze.around(worker.journal), worker.clock)
+    handler = frozen.handler(freeze.around(flow), freeze.around(KnownSenders()))
+    first = asyncio.create_task(process(worker, queues, handler, delivery_count=0, freeze=freeze, flow=name))
+    await asyncio.wait_for(freeze.reached.wait(), 9)
+    worker.clock.now += timedelta(seconds=400)
+    handler = worker.handler(flow)
+    await process(worker, queues, handler, delivery_count=1, flow=name)
+    await process_continuations(worker, queues, handler)
+    freeze.thaw()
+    await first
+    await process_continuations(worker, queues, handler)
+    assert len({result.status for result in queues.results()}) == 1
+    [result, *_] = queues.results()
+    assert (result.status, len(flow.calls)) in ((Status.SUCCEEDED, 2), (Status.UNKNOWN, 1))
+    assert result.attempts == len(flow.calls)
+    assert len(queues.results()) == 1
+
+
+async def process_continuations(worker: Worker, queues: Queues, handler: Handler) -> None:
+    """Deliver every continuation that was sent, in order, until there are none; none is dropped as a duplicate."""
+    while (found := next((sent for sent in queues.sent if sent[0] == "flow-continuations"), None)) is not None:
+        queues.sent.remove(found)
+        message = found[1]
+        worker.clock.now = max(worker.clock.now, message.scheduled_at or NOW)
+        fields = {one: getattr(message, one) for one in ("body", "message_id", "application_properties")}
+        received = ReceivedMessage(**fields, enqueued_at=worker.clock.now)
+        outcome = await handler.handle(received, decode.continuation, "flow-continuations")
+        sender = dispatcher_of(worker, queues, handler, None)
+        await sender.mark_published(await sender.send(outcome))
 
 
 async def test_a_frozen_worker_leaves_its_lease_to_the_one_that_calls(worker: Worker) -> None:
