@@ -14,8 +14,8 @@ import pytest
 from flow_contracts.message import Message, PropertyValue, ReceivedMessage
 from flow_contracts.result import FlowError, Status
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal import open_journal
-from flow_worker.journal.entry import JobKey
+from flow_worker.journal import document, open_journal
+from flow_worker.journal.entry import Entry, JobKey
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.job import InvalidContinuation, Job
 from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, Outcome, PassOn, Reply
@@ -262,6 +262,24 @@ def test_the_error_names_the_versions() -> None:
     with pytest.raises(InvalidContinuation, match=r"'flow-continuation/2'.*reads 'flow-continuation/1'") as error:
         Job.from_message(changed(_job().to_message(), contract="flow-continuation/2"))
     assert error.value.other_version
+
+
+async def test_an_entry_that_this_version_cannot_read_ends_unknown_without_another_call(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome: Outcome = await waiting(worker)
+
+    def unreadable(_: bytes) -> Entry:
+        raise document.UnreadableEntry("state")
+
+    monkeypatch.setattr(document, "load", unreadable)
+    flow = ScriptedFlow(flow_answer(200))
+    while isinstance(outcome, Continue):
+        outcome = await worker.resume(outcome, flow)
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reply is not None
+    assert outcome.reply.result.status is Status.UNKNOWN
+    assert flow.calls == []
 
 
 class _Away:

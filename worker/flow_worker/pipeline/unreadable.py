@@ -112,7 +112,7 @@ class UnreadableContinuations:
         if fragment is None or entry is None:
             return self._dead_letter(error, self._unjournalled_reply(fragment))
         key = _key(entry, fragment)
-        acquired = await self._journal.acquire(key, duration=self._lease, calls=entry.calls)
+        acquired = await self._journal.acquire(key, duration=self._lease, calls=entry.calls, ending=True)
         match acquired:
             case Concluded(published=True):
                 return AlreadyHandled("already_answered", "The request already has its result.")
