@@ -28,7 +28,7 @@ from flow_worker.pipeline.unreadable import UnreadableContinuations
 from flow_worker.runtime.answered_dead_letters import AnsweredDeadLetters
 from flow_worker.runtime.dead_letter_watch import DeadLetterWatch
 from flow_worker.runtime.dispatcher import Dispatcher
-from flow_worker.runtime.lane import Lane
+from flow_worker.runtime.lane import Lane, reconnection_log
 from flow_worker.runtime.outbox import Outbox
 from flow_worker.runtime.periodic_task import PeriodicTask
 from flow_worker.runtime.ports import Bus
@@ -140,9 +140,11 @@ def _lanes(settings: Settings, ports: Ports, handler: Handler, dispatcher: Dispa
             dispatcher=dispatcher,
             health=health.lane(queue),
             is_halted=lambda: health.journal.is_lost,
+            outages=outages,
             reconnect_max_seconds=settings.servicebus.reconnect_max_seconds,
         )
         for queue, read, count in _queues(settings)
+        for outages in [reconnection_log(queue)]
         for number in range(count)
     ]
 

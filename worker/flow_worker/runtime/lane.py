@@ -19,6 +19,7 @@ from flow_worker.runtime.ports import Bus, QueueReceiver
 from flow_worker.runtime.stopping import unless_set
 from flow_worker.telemetry.health import LaneHealth
 from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.outage_log import OutageEvents, OutageLog
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -26,6 +27,18 @@ _T = TypeVar("_T")
 _MIN_LOCK_SECONDS = 2.0
 """A lane does not begin a request whose lock seems to expire sooner: Service Bus may be about to deliver it again."""
 _RECONNECT_FIRST_SECONDS = 0.25
+_RECONNECTING = OutageEvents(
+    failing="lane.reconnecting",
+    failing_sentence="The lanes reconnect to '{}'",
+    recovered="lane.reconnected",
+    recovered_sentence="Every lane of '{}' is connected again.",
+    participants="lanes",
+)
+
+
+def reconnection_log(queue: str) -> OutageLog:
+    """Return the log of the outages of one queue, for all its lanes."""
+    return OutageLog(_log, queue, _RECONNECTING)
 
 
 class Journey(Protocol):
@@ -51,6 +64,7 @@ class Lane:
         read: Reader,
         dispatcher: Dispatcher,
         health: LaneHealth,
+        outages: OutageLog,
         reconnect_max_seconds: float,
         is_halted: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -62,6 +76,7 @@ class Lane:
         self._read = read
         self._dispatcher = dispatcher
         self._health = health
+        self._outages = outages
         self._reconnect_max = reconnect_max_seconds
         self._is_halted = is_halted
         self._stopping = asyncio.Event()
@@ -83,6 +98,12 @@ class Lane:
 
     async def run(self) -> None:
         """Work until stopped. Raise only for an internal error of the worker."""
+        try:
+            await self._run()
+        finally:
+            self._outages.gave_up(self)
+
+    async def _run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             if self._is_halted():
@@ -97,11 +118,12 @@ class Lane:
                         return
                     failures = 0
                     self._health.mark_connected()
+                    self._outages.recovered(self)
                     await self._consume(receiver)
             except ServiceBusFailure as error:
                 failures += 1
                 self._health.mark_disconnected(str(error))
-                self._log_reconnecting(error, failures)
+                self._outages.failed(self, error)
                 await set_within(self._stopping, reconnect_pause(failures, self._reconnect_max))
 
     async def _consume(self, receiver: QueueReceiver) -> None:
@@ -233,10 +255,6 @@ class Lane:
                 self._log(logging.WARNING, "request.abandoned", sentence, delivery, code=code)
             case _:
                 assert_never(outcome)
-
-    def _log_reconnecting(self, error: ServiceBusFailure, failures: int) -> None:
-        sentence = f"The lane reconnects to '{self._queue}': {error}"
-        log(_log, logging.WARNING, "lane.reconnecting", sentence, lane=self.name, failures=failures)
 
     def _log(self, level: int, event: str, sentence: str, delivery: Delivery, **fields: str | None) -> None:
         message = delivery.message

@@ -10,9 +10,16 @@ from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import Message
 from flow_contracts.servicebus import ServiceBusFailure, ServiceBusUnavailable
 from flow_worker.runtime.ports import MessageSender
-from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.outage_log import OutageEvents, OutageLog
 
 _log = logging.getLogger(__name__)
+_RETRYING = OutageEvents(
+    failing="send.retrying",
+    failing_sentence="The worker retries sending to '{}'",
+    recovered="send.recovered",
+    recovered_sentence="'{}' accepts messages again.",
+    participants="messages",
+)
 _BACKOFF = ExponentialBackoff(first_seconds=0.2, max_seconds=3.0)
 
 
@@ -21,31 +28,30 @@ class Outbox:
 
     def __init__(self, sender: MessageSender) -> None:
         self._sender = sender
+        self._outages: dict[str, OutageLog] = {}
 
     async def deliver(self, queue: str, message: Message, *, seconds: float) -> None:
         """Return once the queue has accepted the message.
 
         Raises `MessageTooLarge` at once, because a retry cannot help, and `ServiceBusUnavailable` after `seconds`.
         """
+        outage = self._outages.setdefault(queue, OutageLog(_log, queue, _RETRYING))
+        delivery = object()
         try:
             # The deadline covers all attempts and the pauses between them.
             async with asyncio.timeout(seconds):
                 for failures in itertools.count():
                     try:
-                        return await self._sender.send(queue, message)
+                        await self._sender.send(queue, message)
                     except ServiceBusFailure as error:
-                        self._log_retrying(queue, message, error)
+                        outage.failed(delivery, error)
+                    else:
+                        outage.recovered(delivery)
+                        return
                     await asyncio.sleep(_BACKOFF.seconds(failures))
-        except TimeoutError:
-            raise ServiceBusUnavailable(f"'{queue}' did not accept a message within {seconds:g} s") from None
-
-    @staticmethod
-    def _log_retrying(queue: str, message: Message, error: ServiceBusFailure) -> None:
-        log(
-            _log,
-            logging.WARNING,
-            "send.retrying",
-            f"The worker retries sending a message: {error}",
-            queue=queue,
-            correlation_id=message.correlation_id,
-        )
+        except BaseException as error:
+            outage.gave_up(delivery)
+            if isinstance(error, TimeoutError):
+                text = f"'{queue}' did not accept a message within {seconds:g} s"
+                raise ServiceBusUnavailable(text) from None
+            raise

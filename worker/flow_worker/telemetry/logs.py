@@ -9,6 +9,8 @@ import time
 from datetime import UTC, datetime
 from typing import Literal, assert_never
 
+from flow_worker.telemetry.folding import FoldingHandler, is_from_sdk
+
 Field = str | int | float | bool | None
 
 
@@ -34,10 +36,26 @@ class _Text(logging.Formatter):
         if event := getattr(record, "event", None):
             fields = " ".join(f"{key}={value}" for key, value in getattr(record, "fields", {}).items())
             line += f" [{event}{' ' if fields else ''}{fields}]"
+        if record.exc_info and not _shows_traceback(record):
+            line += f" ({_cause(record)})"
         line = _on_one_line(line)
-        if record.exc_info:
+        if record.exc_info and _shows_traceback(record):
             line += "\n" + self.formatException(record.exc_info)
         return line
+
+
+def _shows_traceback(record: logging.LogRecord) -> bool:
+    """Return whether the line carries the record's traceback.
+
+    SDKs log tracebacks of broken connections, which the worker expects and reports itself. They help only a person who
+    debugs.
+    """
+    return not is_from_sdk(record) or logging.getLogger("flow_worker").isEnabledFor(logging.DEBUG)
+
+
+def _cause(record: logging.LogRecord) -> str:
+    kind, error, _ = record.exc_info or (None, None, None)
+    return f"{kind.__name__}: {error}" if kind is not None else ""
 
 
 def _on_one_line(text: str) -> str:
@@ -61,8 +79,10 @@ class _Json(logging.Formatter):
             "event": getattr(record, "event", None),
             **getattr(record, "fields", {}),
         }
-        if record.exc_info:
+        if record.exc_info and _shows_traceback(record):
             line["traceback"] = self.formatException(record.exc_info)
+        elif record.exc_info:
+            line["error"] = _cause(record)
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
@@ -71,7 +91,7 @@ def configure(level: str, form: Literal["text", "json"]) -> None:
 
     The SDKs log from WARNING on whatever `level` is: below it they log every frame and every HTTP header.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = FoldingHandler(sys.stderr)
     handler.setFormatter(_formatter(form))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in ("azure", "httpx", "aiohttp.access", "asyncio"):
