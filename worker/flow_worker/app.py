@@ -206,7 +206,7 @@ def _handler(settings: Settings, ports: Ports, access: Access, now: Callable[[],
     )
     max_outage = timedelta(seconds=settings.journal.max_outage_seconds)
     rules = ConclusionRules(settings.replies.queues, settings.replies.default_queue, settings.retry, max_outage)
-    conclusions = Conclusions(ports.journal, access.registry, rules, now)
+    conclusions = Conclusions(ports.journal, access.registry, rules, now, max_message_bytes=ports.bus.max_message_bytes)
     margin = settings.journal.lease_margin_seconds
     recall = Recall(ports.journal, conclusions, lease_margin_seconds=margin, now=now)
     return Handler(

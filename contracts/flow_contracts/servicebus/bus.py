@@ -73,6 +73,11 @@ class ServiceBus:
             self._pools[queue] = pool
         await pool.send(message)
 
+    def max_message_bytes(self, queue: str) -> int | None:
+        """Return the largest message that the queue takes; None while no sender to it was opened."""
+        pool = self._pools.get(queue)
+        return None if pool is None else pool.max_message_bytes
+
     @contextlib.asynccontextmanager
     async def receiver(self, queue: str) -> AsyncIterator[Receiver]:
         """Yield an open receiver on its own connection. Raises `ServiceBusFailure`."""

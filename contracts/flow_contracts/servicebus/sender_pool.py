@@ -36,6 +36,8 @@ class SenderPool:
         A stack: the pool lends the sender used last, so that the senders of a past peak grow stale.
         """
         self._slots = asyncio.Semaphore(max_senders)
+        self.max_message_bytes: int | None = None
+        """The largest message that the queue takes, as the latest link announced it."""
 
     async def send(self, message: Message) -> None:
         """Return once the broker accepted the message. Raises `MessageTooLarge`, `ServiceBusFailure`."""
@@ -69,4 +71,15 @@ class SenderPool:
         except BaseException:
             await close_quietly(sender)
             raise
+        self.max_message_bytes = _announced_size(sender)
         return sender
+
+
+def _announced_size(sender: ServiceBusSender) -> int | None:
+    """Return the link's `max-message-size`; None if there is none. The SDK has no public name for it.
+
+    The SDK's own attribute holds a default if the broker announces nothing.
+    """
+    link = getattr(getattr(sender, "_handler", None), "_link", None)
+    size = getattr(link, "remote_max_message_size", None)
+    return size if isinstance(size, int) and size > 0 else None

@@ -107,6 +107,20 @@ async def test_a_large_compressible_result_is_kept_whole(journal: Journal) -> No
     assert await journal.acquire(job(), duration=LEASE, calls=0) == Concluded(result(output), published=False)
 
 
+async def test_an_output_that_no_reply_queue_takes_is_not_kept(journal: Journal) -> None:
+    large = result("x" * 400_000)
+    lease = await leased(journal)
+    assert await journal.conclude(lease, large, max_bytes=262_144) == large, "the caller publishes the same as before"
+    answer = await journal.acquire(job(), duration=LEASE, calls=0)
+    assert answer == Concluded(large.without_output(), published=False)
+
+
+async def test_an_output_that_the_reply_queue_takes_is_kept_whole(journal: Journal) -> None:
+    fitting = result("x" * 250_000)
+    await journal.conclude(await leased(journal), fitting, max_bytes=262_144)
+    assert await journal.acquire(job(), duration=LEASE, calls=0) == Concluded(fitting, published=False)
+
+
 @pytest.mark.parametrize("kilobytes", [16, 200, 600])
 async def test_an_incompressible_result_is_kept_whole(journal: Journal, kilobytes: int) -> None:
     # Hex digits compress to half their size, which is the number of random bytes.

@@ -68,7 +68,7 @@ def publish_before_journalling() -> None:
     conclude, mark_published, publish = StoredJournal.conclude, StoredJournal.mark_published, Replies.publish
     late: dict[str, tuple[Any, Any]] = {}
 
-    async def postpone(self: StoredJournal, lease: Any, result: Any) -> Any:
+    async def postpone(self: StoredJournal, lease: Any, result: Any, **_: Any) -> Any:
         late[lease.message_id] = (lease, result)
         return result
 

@@ -48,3 +48,10 @@ async def test_the_pool_replaces_senders_that_were_idle_for_too_long(monkeypatch
         await send_at_once(bus, 1)
         assert len(client_ports(emulated)) == 1
         assert not client_ports(emulated) & before
+
+
+async def test_the_size_that_a_queue_takes_is_known_once_a_sender_is_open() -> None:
+    async with emulator(QueueSettings("q", max_message_bytes=100_000)) as emulated, service_bus(emulated) as bus:
+        assert bus.max_message_bytes("q") is None
+        await bus.send("q", MESSAGE)
+        assert bus.max_message_bytes("q") == 100_000

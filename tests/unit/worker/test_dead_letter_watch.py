@@ -46,6 +46,9 @@ class FakeBus:
             raise MessageTooLarge("larger than the queue takes")
         self.sent.append((queue, message))
 
+    def max_message_bytes(self, queue: str) -> int | None:
+        return None
+
     async def other_senders(self, queue: str) -> list[str] | None:
         return None
 

@@ -30,9 +30,15 @@ _RETRY_PAUSE_SECONDS = 0.25
 _PURGE_BATCH = 500
 _MAX_PURGED = 100_000
 """Entries deleted by one purge; the next purge deletes the rest."""
+_MAX_BESIDE_RESULT_BYTES = 64 * 1024
+"""An upper bound of an entry's size without its result. A result near the queue's limit is kept whole."""
 _MAX_RECENT_ENTRIES = 256
 _MAX_RECENT_BYTES = 64 * 1024
 """Larger documents are not cached; the journal reads them again."""
+
+
+class _LargerThanReply(DocumentTooLarge):
+    """The reply queue cannot take the result with its output, so the journal need not keep the output."""
 
 
 class StoredJournal:
@@ -100,24 +106,29 @@ class StoredJournal:
         async with self._deadline_kept():
             await self._change(lease, change)
 
-    async def conclude(self, lease: Lease, result: FlowResult) -> FlowResult:
+    async def conclude(self, lease: Lease, result: FlowResult, *, max_bytes: int | None = None) -> FlowResult:
         """See `Journal.conclude`. The journal's copy lacks an output that is too large for the store."""
+        limit = None if max_bytes is None else max_bytes + _MAX_BESIDE_RESULT_BYTES
 
         async def conclude_once() -> FlowResult:
             try:
-                return await self._conclude(lease, result, result)
+                return await self._conclude(lease, result, result, limit)
+            except _LargerThanReply:
+                return await self._conclude(lease, result, result.without_output())
             except DocumentTooLarge:
                 return await self._conclude(lease, result, _without_output(result))
 
         return await self._retried_until_deadline(conclude_once)
 
-    async def _conclude(self, lease: Lease, result: FlowResult, kept: FlowResult) -> FlowResult:
+    async def _conclude(
+        self, lease: Lease, result: FlowResult, kept: FlowResult, limit: int | None = None
+    ) -> FlowResult:
         """Store `kept`. Return the result to publish: the whole `result`, unless another one was stored first."""
 
         def change(current: Entry | None) -> Entry | None:
             return transitions.conclude(current, lease.entry, kept, self._now(), self._rules)
 
-        concluded = await self._change(lease, change)
+        concluded = await self._change(lease, change, limit)
         if concluded is None or concluded.result is None:
             return result
         # The journal may count more calls than the worker. Equality counts besides identity: a repeated attempt finds
@@ -182,7 +193,9 @@ class StoredJournal:
 
     # --- the store -----------------------------------------------------------------------------------------------
 
-    async def _change(self, lease: Lease, change: Callable[[Entry | None], Entry | None]) -> Entry | None:
+    async def _change(
+        self, lease: Lease, change: Callable[[Entry | None], Entry | None], limit: int | None = None
+    ) -> Entry | None:
         """Apply `change` in a compare-and-swap loop. Return the entry that stands, or None if `change` refused.
 
         The loop starts with the entry of the lease instead of a read: normally no other worker changed it since.
@@ -192,7 +205,9 @@ class StoredJournal:
         version: str | None = lease.version
         for _ in range(_MAX_SWAPS):
             changed = change(current)
-            if changed is None or changed is current or await self._write(key, changed, version) is not None:
+            if changed is None or changed is current:
+                return changed
+            if await self._write(key, changed, version, limit=limit) is not None:
                 return changed
             current, version = await self._read(key)
         raise _contended()
@@ -207,8 +222,12 @@ class StoredJournal:
             message = f"this version of the worker cannot read the journal's entry (field '{error}')"
             raise TemporarilyUnavailable("journal_unavailable", message) from None
 
-    async def _write(self, key: str, changed: Entry, version: str | None, *, durable: bool = True) -> str | None:
+    async def _write(
+        self, key: str, changed: Entry, version: str | None, *, durable: bool = True, limit: int | None = None
+    ) -> str | None:
         data = document.dump(changed)
+        if limit is not None and len(data) > limit:
+            raise _LargerThanReply
         # Drop the entry before the write, and put it back only after a success. The store may have applied a write that
         # failed here, and a stale entry in the cache would lose its next compare-and-swap.
         self._recent.drop(key)

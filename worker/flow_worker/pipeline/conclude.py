@@ -50,11 +50,19 @@ class Conclusions:
     """Draws the conclusion of a request from a verdict, or from the lack of a call."""
 
     def __init__(
-        self, journal: Journal, registry: Registry, rules: ConclusionRules, now: Callable[[], datetime]
+        self,
+        journal: Journal,
+        registry: Registry,
+        rules: ConclusionRules,
+        now: Callable[[], datetime],
+        *,
+        max_message_bytes: Callable[[str], int | None] = lambda _: None,
     ) -> None:
+        """`max_message_bytes` returns the largest message that a reply queue takes; None if that is unknown yet."""
         self._journal = journal
         self._registry = registry
         self._rules = rules
+        self._max_message_bytes = max_message_bytes
         self._now = now
 
     # --- after a call or a poll, under its lease -----------------------------------------------------------------
@@ -89,7 +97,8 @@ class Conclusions:
         Raises `TemporarilyUnavailable` only if no call went out under the lease: then nothing is lost by waiting.
         """
         try:
-            stands = await _uninterrupted(self._journal.conclude(lease, result))
+            max_bytes = self._max_message_bytes(self._rules.reply_queue(job.address))
+            stands = await _uninterrupted(self._journal.conclude(lease, result, max_bytes=max_bytes))
         except TemporarilyUnavailable as error:
             if lease.ending:
                 raise

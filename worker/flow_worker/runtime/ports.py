@@ -18,6 +18,14 @@ class MessageSender(Protocol):
         ...
 
 
+class SizeReader(Protocol):
+    """Knows the sizes that queues accept."""
+
+    def max_message_bytes(self, queue: str) -> int | None:
+        """Return the largest message that the queue takes; None until the first message to it was sent."""
+        ...
+
+
 class QueueReceiver(Protocol):
     """Receives from one queue in peek-lock mode and settles. For one task at a time."""
 
@@ -58,7 +66,7 @@ class PolicyReader(Protocol):
         ...
 
 
-class Bus(MessageSender, PolicyReader, Protocol):
+class Bus(MessageSender, SizeReader, PolicyReader, Protocol):
     """All that the worker needs of Service Bus."""
 
     def receiver(self, queue: str) -> AbstractAsyncContextManager[QueueReceiver]:
