@@ -76,9 +76,12 @@ class CountingJournal:
     journal: Journal
     reads: int = 0
     is_full: bool = False
+    is_away: bool = False
 
     async def find(self, message_id: str) -> Entry | None:
         self.reads += 1
+        if self.is_away:
+            raise TemporarilyUnavailable("journal_unavailable", "the journal did not answer")
         return await self.journal.find(message_id)
 
     async def acquire(
@@ -296,6 +299,18 @@ async def test_a_record_that_the_journal_did_not_take_is_written_in_the_next_rou
     await watch.answer_all()
     await watch_of(worker, bus).answer_all()
     assert len(bus.sent) == 1
+
+
+async def test_an_absent_journal_ends_the_round_after_a_few_dead_letters(worker: Worker) -> None:
+    """Each further one would cost the journal's deadline. The next round answers them all."""
+    bus, journal = FakeBus(_many(30)), CountingJournal(worker.journal, is_away=True)
+    watch = watch_of(worker, bus, journal)
+    with pytest.raises(TemporarilyUnavailable):
+        await watch.answer_all()
+    assert (journal.reads, bus.sent) == (5, [])
+    journal.is_away = False
+    await watch.answer_all()
+    assert len(bus.sent) == 30
 
 
 # --- what a round costs ------------------------------------------------------------------------------------------

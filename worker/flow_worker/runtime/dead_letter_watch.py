@@ -15,6 +15,7 @@ from typing import assert_never
 
 from flow_contracts.result import FlowError, Status
 from flow_contracts.servicebus import DeadLetteredMessage
+from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.pipeline import results
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.handler import Handler
@@ -50,6 +51,8 @@ _BY_BROKER: dict[str, tuple[Status, FlowError]] = {
 _PAUSE_PER_BUSY_SECOND = 9.0
 """With this pause, reading takes at most a tenth of the time, however many dead letters the queue holds."""
 
+_MAX_JOURNAL_FAILURES = 5
+
 
 class DeadLetterWatch:
     """Answers the messages in the dead-letter queue of one queue.
@@ -82,6 +85,7 @@ class DeadLetterWatch:
         self._now = now
         self._busy_seconds = 0.0
         self._sending_seconds = 0.0
+        self._journal_failures = 0
         self._stopping = False
         self._reading: asyncio.Task[object] | None = None
         """The task of the round while it only reads, so that `stop` may cancel it."""
@@ -104,9 +108,11 @@ class DeadLetterWatch:
 
         Peeks instead of receiving: a received dead letter is locked, and a person could not handle it meanwhile.
 
-        Raises `ServiceBusFailure` if the dead-letter queue cannot be read.
+        Raises `ServiceBusFailure` if the dead-letter queue cannot be read, `TemporarilyUnavailable` if the journal
+        cannot.
         """
         self._busy_seconds = self._sending_seconds = 0.0
+        self._journal_failures = 0
         self._reading = asyncio.current_task()
         try:
             async with self._bus.dead_letter_queue(self._queue) as dead_letters:
@@ -132,11 +138,20 @@ class DeadLetterWatch:
         if ending is None or dead_letter.message.enqueued_at < self._now() - self._max_age:
             return
         try:
-            if not await self._answered.contains(dead_letter.message):
+            if not await self._is_answered(dead_letter):
                 await self._answer(dead_letter, *ending)
-        except Exception as error:  # noqa: BLE001 - one dead letter's fault must not keep the others from their results
+        except Exception as error:
+            if isinstance(error, TemporarilyUnavailable) and self._journal_failures >= _MAX_JOURNAL_FAILURES:
+                raise
             sentence = f"The worker answers a dead-lettered request later: {error}"
             log(_log, logging.WARNING, "dead_letter.postponed", sentence, queue=self._queue)
+
+    async def _is_answered(self, dead_letter: DeadLetteredMessage) -> bool:
+        # One failure may concern one record. After several in a row, each further one would cost a deadline.
+        self._journal_failures += 1
+        is_answered = await self._answered.contains(dead_letter.message)
+        self._journal_failures = 0
+        return is_answered
 
     async def _answer(self, dead_letter: DeadLetteredMessage, status: Status, error: FlowError) -> None:
         if not dead_letter.decoded:
