@@ -74,12 +74,12 @@ class Worker:
         return os.stat(f"{self.settings.path}-wal").st_size
 
 
-async def fill_with_results(journal: Journal, size: int = 200_000) -> list[str]:
+async def fill_with_results(journal: Journal, size: int = 200_000, prefix: str = "r") -> list[str]:
     """Conclude requests until the journal takes no more; return the ones whose results it took."""
     kept: list[str] = []
     for number in range(1000):
         try:
-            lease = await leased(journal, job(name := f"r-{number}"))
+            lease = await leased(journal, job(name := f"{prefix}-{number}"))
             await journal.conclude(lease, result(os.urandom(size // 2).hex()))
         except TemporarilyUnavailable:
             return kept
@@ -112,6 +112,18 @@ async def test_the_journal_fills_the_disk_and_works_again_after_a_purge(disk: Pa
         assert await journal.purge() >= len(kept)
         await works(journal, "after")
         await until(lambda: worker.health.is_available)
+
+
+async def test_two_workers_that_fill_a_disk_both_work_again_after_the_purge_of_one(disk: Path) -> None:
+    worker = Worker(disk)
+    async with worker.journal() as one, worker.journal() as other:
+        kept = await asyncio.gather(fill_with_results(one, prefix="a"), fill_with_results(other, prefix="b"))
+        assert worker.log_bytes <= 2 * MIB
+        worker.now += timedelta(days=8)
+        await purges(one)
+        for number, journal in enumerate((one, other)):
+            await works(journal, f"after-{number}")
+        assert sum(map(len, kept)) * 200_000 > DISK_MIB * MIB / 2
 
 
 @pytest.mark.parametrize("reserve", [0, 2 * MIB])

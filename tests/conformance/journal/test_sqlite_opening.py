@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -36,6 +39,40 @@ def test_twenty_workers_open_one_new_journal_at_the_same_time(tmp_path: Path) ->
         for journal in opened:
             journal.log.close()
             journal.connection.close()
+
+
+FORKED = """
+import os, sys, time
+from pathlib import Path
+from flow_worker.journal.opening import open_file
+def start(path, begin):
+    time.sleep(max(0, begin - time.monotonic()))
+    journal = open_file(path, busy_seconds=20, max_log_bytes=1 << 20, reserve_bytes=1 << 20)
+    time.sleep(0.05)
+    journal.log.close()
+    journal.connection.close()
+for round_ in range(int(sys.argv[3])):
+    path, begin, children = Path(sys.argv[1]) / str(round_) / "journal.sqlite3", time.monotonic() + 0.2, []
+    for _ in range(int(sys.argv[2])):
+        child = os.fork()
+        if child == 0:
+            try:
+                start(path, begin)
+            except BaseException as error:
+                print(repr(error), file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    failed = sum(os.waitpid(child, 0)[1] != 0 for child in children)
+    assert not failed, f"{failed} processes failed in round {round_}"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_twenty_processes_open_one_new_journal_at_the_same_time(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORKED, str(tmp_path), str(WORKERS), str(ROUNDS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 async def test_a_worker_starts_on_a_locked_journal_and_works_once_it_is_free(

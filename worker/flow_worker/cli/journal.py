@@ -71,5 +71,7 @@ async def _find(settings: JournalAccessSettings, message_id: str) -> Entry | Non
         raise InvalidSettings(
             f"journal.path: there is no journal at '{path}'. Run the command where the worker runs, or set journal.path"
         )
-    async with open_journal(settings.journal, client_id=settings.identity.client_id) as journal:
+    # No reserve: this command only reads, and may run as another user than the worker.
+    reading = settings.journal.model_copy(update={"reserve_bytes": 0})
+    async with open_journal(reading, client_id=settings.identity.client_id) as journal:
         return await journal.find(message_id)

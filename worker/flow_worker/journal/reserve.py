@@ -43,6 +43,8 @@ class Reserve:
 
     def release(self) -> None:
         """Return the reserve's space to the disk."""
+        if not self.size:
+            return  # the file, if there is one, belongs to workers with a reserve
         try:
             os.truncate(self._path, 0)  # some file systems free no space for a deletion while they are full
         except OSError:
