@@ -31,6 +31,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=12.0, help="requests a second, at most")
     parser.add_argument("--window", type=int, default=7200, help="the reply queue's duplicate detection, in seconds")
     parser.add_argument("--disk", type=int, default=64, help="the size of the SQLite journal's disk, in megabytes")
+    parser.add_argument("--keep", action="store_true", help="keep the files of a clean storm, too")
     options = parser.parse_args()
     if options.seed is None:
         options.seed = secrets.randbelow(1_000_000)
@@ -53,7 +54,7 @@ def _run(options: argparse.Namespace, journal: str) -> Report:
     print(f"seed {plan.seed}, journal {journal}: {options.minutes:g} minutes; files in {folder}", file=sys.stderr)  # noqa: T201
     report = asyncio.run(run_storm(plan, folder))
     print("\n".join(report.details), file=sys.stderr)  # noqa: T201
-    if report.is_clean:
+    if report.is_clean and not options.keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
         print(histories(report, folder), file=sys.stderr)  # noqa: T201

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import json
 import random
 import time
 import zlib
@@ -11,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -25,7 +28,7 @@ from tests.faults.storm.replies import SESSIONS
 _SEND_SECONDS = 120.0
 _MAX_OUTSTANDING = 150
 """Senders wait while so many requests lack their result: a slow machine gets fewer requests, not a longer queue."""
-_SENDERS = 6
+_MAX_SENDS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ class Load:
 
     bus: ServiceBus
     claims: Mapping[str, str | None]
+    record: Path
     seed: int
     rate: float
     """Requests a second, at most."""
@@ -128,54 +132,55 @@ class Load:
     """Queues that get no requests at the moment."""
     in_progress: Counter[str] = field(default_factory=Counter)
     """Sends under way, by queue."""
+    _accepted: int = 0
 
     async def run(self, seconds: float) -> None:
         """Send for so many seconds, and return once every send has ended."""
         order = random.Random(self.seed)  # noqa: S311 - a storm is no secret
         ends_at = time.monotonic() + seconds
-        waiting: asyncio.Queue[Sent | None] = asyncio.Queue(maxsize=1)
-        tasks = [asyncio.create_task(self._sender(waiting)) for _ in range(_SENDERS)]
-        number = 0
-        while time.monotonic() < ends_at:
-            kind = order.choices(self.kinds, [kind.weight for kind in self.kinds])[0]
-            queue = SIDE if order.random() < 0.25 else MAIN
-            pause = order.expovariate(self.rate)
-            while self.outstanding > _MAX_OUTSTANDING or queue in self.paused:
-                await asyncio.sleep(0.05)
-                if time.monotonic() > ends_at:
-                    break
-            number += 1
-            await waiting.put(Sent(f"{self.seed}-{number}", kind, queue, time.time()))
-            await asyncio.sleep(pause)
-        for _ in tasks:
-            await waiting.put(None)
-        await asyncio.gather(*tasks)
+        slots = asyncio.Semaphore(_MAX_SENDS)
+        due = time.monotonic()
+        async with asyncio.TaskGroup() as sends:
+            for number in itertools.count(1):
+                kind = order.choices(self.kinds, [kind.weight for kind in self.kinds])[0]
+                queue = SIDE if order.random() < 0.25 else MAIN
+                due = max(due + order.expovariate(self.rate), time.monotonic() - 1)
+                await asyncio.sleep(due - time.monotonic())
+                while self.outstanding > _MAX_OUTSTANDING and time.monotonic() < ends_at:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                await slots.acquire()
+                if time.monotonic() >= ends_at:
+                    return
+                sent = Sent(f"{self.seed}-{number}", kind, MAIN if queue in self.paused else queue, time.time())
+                self.sent[sent.id] = sent
+                self.in_progress[sent.queue] += 1
+                sends.create_task(self._send(sent, slots))
 
     @property
     def outstanding(self) -> int:
         """The number of accepted requests without a result."""
-        return sum(sent.accepted is not None for sent in self.sent.values()) - len(self.answered)
+        return self._accepted - len(self.answered)
 
     @property
     def unanswered(self) -> list[str]:
         """The message IDs of the accepted requests without a result."""
         return [id_ for id_, sent in self.sent.items() if sent.accepted is not None and id_ not in self.answered]
 
-    async def _sender(self, waiting: asyncio.Queue[Sent | None]) -> None:
-        while (sent := await waiting.get()) is not None:
-            while sent.queue in self.paused:  # noqa: ASYNC110 - no event announces it
-                await asyncio.sleep(0.05)
-            self.sent[sent.id] = sent
-            self.in_progress[sent.queue] += 1
-            try:
-                for _ in range(sent.kind.copies):
-                    # A request that no send was answered for may be in the queue or not: it counts for neither.
-                    with contextlib.suppress(ServiceBusFailure):
-                        message = self._request(sent).to_message()
-                        await send_until_accepted(self.bus, sent.queue, message, _SEND_SECONDS)
-                        sent.accepted = sent.accepted or time.time()
-            finally:
-                self.in_progress[sent.queue] -= 1
+    async def _send(self, sent: Sent, slots: asyncio.Semaphore) -> None:
+        try:
+            for _ in range(sent.kind.copies):
+                # A request that no send was answered for may be in the queue or not: it counts for neither.
+                with contextlib.suppress(ServiceBusFailure):
+                    message = self._request(sent).to_message()
+                    await send_until_accepted(self.bus, sent.queue, message, _SEND_SECONDS)
+                    if sent.accepted is None:
+                        sent.accepted = time.time()
+                        self._accepted += 1
+        finally:
+            self.in_progress[sent.queue] -= 1
+            slots.release()
+            with self.record.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps([sent.id, sent.kind.name, sent.queue, sent.begun, sent.accepted]) + "\n")
 
     def _request(self, sent: Sent) -> FlowRequest:
         kind, claim = sent.kind, self.claims[sent.kind.sender]

@@ -15,7 +15,7 @@ import httpx
 
 from flow_contracts.servicebus import ConnectionString, Deadlines, ServiceBus, ServiceBusFailure
 from tests.faults.storm import configuration as config
-from tests.faults.storm.faults import DISRUPTIVE, FAULTS, Fault, Storm
+from tests.faults.storm.faults import DISRUPTIVE, FAULTS, Fault, Occupied, Storm
 from tests.faults.storm.load import KINDS, Kind, Load, senders
 from tests.faults.storm.oracle import Findings, judge, read_calls
 from tests.faults.storm.queues import correlation_ids
@@ -37,7 +37,7 @@ class Plan:
     seconds: float = 60.0
     workers: int = 3
     rate: float = 12.0
-    pause_seconds: float = 3.0
+    pause_seconds: float = 4.0
     """The mean time between the beginnings of two faults."""
     window_seconds: int = 7200
     """The duplicate detection of the reply queue: longer than the storm, unless duplicates beyond it are the matter."""
@@ -103,7 +103,7 @@ async def run_storm(plan: Plan, folder: Path) -> Report:
         ready = await asyncio.gather(*(worker.wait_ready() for worker in world.workers))
         assert all(ready), f"a worker did not start; see {folder}"
         claims = await asyncio.to_thread(senders, world.cloud)
-        load = Load(bus, claims, plan.seed, plan.rate, plan.kinds)
+        load = Load(bus, claims, folder / "sent.jsonl", plan.seed, plan.rate, plan.kinds)
         storm = Storm(world, load)
         replies = Replies(reply_bus, folder / "results.jsonl", load.answered.add)
         async with _background(replies.run()), _background(world.watch_workers()):
@@ -141,7 +141,10 @@ async def _blow(storm: Storm, plan: Plan) -> None:
 
 async def _inflict(storm: Storm, fault: Fault, order: random.Random) -> None:
     began = time.time()
-    done = await fault(storm, order)
+    try:
+        done = await fault(storm, order)
+    except Occupied:
+        return
     if fault in DISRUPTIVE:
         storm.disrupted.append((began, time.time()))
     if done is not None:
@@ -190,7 +193,7 @@ async def _left(storm: Storm) -> str:
 async def _bus(world: World) -> AsyncIterator[ServiceBus]:
     deadlines = Deadlines(open_seconds=8, send_seconds=8, settle_seconds=5, renew_seconds=5)
     endpoint = ConnectionString(config.connection_string(world.broker_port))
-    async with ServiceBus(endpoint, deadlines=deadlines, senders_per_queue=6) as bus:
+    async with ServiceBus(endpoint, deadlines=deadlines, senders_per_queue=16) as bus:
         yield bus
 
 
