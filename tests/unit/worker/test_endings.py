@@ -14,7 +14,7 @@ import pytest
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.result import FlowResult, Status
-from flow_contracts.servicebus import MessageTooLarge
+from flow_contracts.servicebus import LockLost, MessageTooLarge
 from flow_worker.access.rights import Rights
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.journal import open_journal
@@ -449,3 +449,23 @@ async def test_the_attempts_include_calls_that_only_the_continuation_reports(wor
     # Another worker, whose limits know nothing of the 429.
     reply = reply_of(await Worker(worker.journal, worker.clock).resume(waits, flow))
     assert (reply.result.status, reply.result.attempts) == (Status.SUCCEEDED, 2)
+
+
+# --- a lock that expired before the result was sent ----------------------------------------------------------------
+
+
+async def test_a_refusal_is_not_published_after_its_lock_expired(worker: Worker) -> None:
+    """Another worker may have the message, and call the flow: the sender may have got the right since."""
+    refusal, queue = await worker.take(request("admin")), SmallQueue()
+    sender = dispatcher(worker, worker.handler(ScriptedFlow()), queue)
+    with pytest.raises(LockLost):
+        await sender.send(refusal, lock_held=lambda: False)
+    assert queue.results == []
+
+
+async def test_an_answer_is_published_after_its_lock_expired_unless_another_worker_did(worker: Worker) -> None:
+    answer, queue = await worker.take(request(), ScriptedFlow(flow_answer(200))), SmallQueue()
+    sender = dispatcher(worker, worker.handler(ScriptedFlow()), queue)
+    for _ in range(2):
+        await sender.mark_published(await sender.send(answer, lock_held=lambda: False))
+    assert [result.status for result in queue.results] == [Status.SUCCEEDED]
