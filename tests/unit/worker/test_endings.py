@@ -47,7 +47,7 @@ def away(what: str) -> TemporarilyUnavailable:
     return TemporarilyUnavailable(f"{what}_unavailable", f"the {what} are away")
 
 
-async def fail(*_: object) -> None:
+async def fail(*_: object, **__: object) -> None:
     raise away("journal")
 
 
