@@ -14,8 +14,8 @@ MAIN, SIDE, CONTINUATIONS, REPLIES = "flow-requests", "side-requests", "flow-con
 """The side queue has no duplicate detection, few deliveries, and is deleted and made again during the storm."""
 PRIVILEGE = "prvCreatenew_quote"
 FLOW_TIMEOUT_SECONDS = 3.0
-HASTY_SECONDS = 15.0
-"""The age at which the worker gives up a request to the flow `hasty`."""
+HASTY_SECONDS = 8.0
+"""The age at which the worker gives up a request to the flow `hasty`: a lost call comes back later than that."""
 LOCK_SECONDS = 10
 GRACE_SECONDS = 5.0
 STOP_SECONDS = 40.0
