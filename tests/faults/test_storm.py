@@ -24,6 +24,6 @@ async def test_a_storm_of_faults_leaves_every_request_with_one_true_result(journ
     # The environment chooses another storm, for example each night; the report names its seed.
     seed = int(os.environ.get("STORM_SEED", _SEED))
     report = await run_storm(Plan(seed, journal, seconds=_SECONDS, workers=2, disk_megabytes=16), tmp_path)
-    assert report.is_clean, "\n".join([report.line, *report.details, histories(report, tmp_path)])
+    assert report.is_clean, "\n".join([report.line, *report.details, histories(report.findings, tmp_path)])
     assert report.requests > 50, "too few requests to meet a fault"
     assert report.faults > 5, "too few faults"

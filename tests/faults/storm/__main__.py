@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace, journal: str) -> Report:
     if report.is_clean and not options.keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        print(histories(report, folder), file=sys.stderr)  # noqa: T201
+        print(histories(report.findings, folder), file=sys.stderr)  # noqa: T201
         print(f"the files of the storm are in {folder}", file=sys.stderr)  # noqa: T201
     print(report.line, flush=True)  # noqa: T201
     return report

@@ -18,9 +18,11 @@ HASTY_SECONDS = 8.0
 """The age at which the worker gives up a request to the flow `hasty`: a lost call comes back later than that."""
 LOCK_SECONDS = 10
 GRACE_SECONDS = 5.0
-STOP_SECONDS = 40.0
+STOP_SECONDS = 25.0
 """A stop must end within this, also while the network is frozen."""
 JOURNAL_DEADLINE_SECONDS = 3.0
+MAX_LOG_BYTES = 2 * 1024 * 1024
+"""The journal's disk is small, and has to hold the log and a reserve of the same size beside the journal itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,29 +2,64 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from tests.faults.storm.storm import Report
+from tests.faults.storm.oracle import Findings
+from tests.faults.storm.world import World
 
 _MAX_REQUESTS = 8
-_MAX_LINES = 40
+_MAX_LINES = 60
+_SHOW_SECONDS = 30.0
+_ENTRIES = "entries.txt"
 
 
-def histories(report: Report, folder: Path) -> str:
+async def save_entries(world: World, findings: Findings) -> None:
+    """Write the journal's entries of the first findings' requests to a file, while the journal is still there."""
+    with (world.folder / _ENTRIES).open("wb") as file:
+        for id_ in _named(findings):
+            file.write(f"--- {id_}\n".encode())
+            file.flush()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "flow_worker", "journal", "show", id_),
+                stdout=file,
+                stderr=file,
+                cwd=world.folder,
+                env=dict(world.workers[0].environment),
+            )
+            await asyncio.wait_for(process.wait(), _SHOW_SECONDS)
+
+
+def histories(findings: Findings, folder: Path) -> str:
     """Return the lines of every log and record that name one of the first findings' requests."""
-    ids = list(dict.fromkeys(line.split(" ", 1)[0] for line in report.findings.lines))[:_MAX_REQUESTS]
-    return "\n".join(part for id_ in ids for part in [f"--- {id_}", *_lines(id_, folder)])
+    return "\n".join(part for id_ in _named(findings) for part in [f"--- {id_}", *_lines(id_, folder)])
+
+
+def _named(findings: Findings) -> list[str]:
+    return list(dict.fromkeys(line.split(" ", 1)[0] for line in findings.lines))[:_MAX_REQUESTS]
 
 
 def _lines(id_: str, folder: Path) -> list[str]:
-    files = [folder / "calls.jsonl", folder / "results.jsonl", *sorted(folder.glob("worker-*.log"))]
+    records = _naming(id_, [folder / name for name in ("sent.jsonl", "calls.jsonl", "results.jsonl")])
+    logs = sorted(_naming(id_, sorted(folder.glob("worker-*.log"))), key=lambda line: line.split(": ", 1)[1])
+    return [*records, *_entry(id_, folder / _ENTRIES), *logs[-_MAX_LINES:]]
+
+
+def _naming(id_: str, files: Iterable[Path]) -> list[str]:
     found = []
     for file in files:
-        if not file.exists():
-            continue
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            found += [f"{file.name}: {line.rstrip()[:500]}" for line in lines if _names(line, id_)]
-    return found[:_MAX_LINES]
+        if file.exists():
+            with file.open(encoding="utf-8", errors="replace") as lines:
+                found += [f"{file.name}: {line.rstrip()[:500]}" for line in lines if _names(line, id_)]
+    return found
+
+
+def _entry(id_: str, file: Path) -> list[str]:
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    return next((part.splitlines() for part in text.split("--- ") if part.startswith(f"{id_}\n")), [])
 
 
 def _names(line: str, id_: str) -> bool:

@@ -16,6 +16,7 @@ import httpx
 from flow_contracts.servicebus import ConnectionString, Deadlines, ServiceBus, ServiceBusFailure
 from tests.faults.storm import configuration as config
 from tests.faults.storm.faults import DISRUPTIVE, FAULTS, Fault, Occupied, Storm
+from tests.faults.storm.history import save_entries
 from tests.faults.storm.load import KINDS, Kind, Load, senders
 from tests.faults.storm.oracle import Findings, judge, read_calls
 from tests.faults.storm.queues import correlation_ids
@@ -121,6 +122,7 @@ async def run_storm(plan: Plan, folder: Path) -> Report:
         queued = await asyncio.to_thread(correlation_ids, world.broker_port, waiting)
         disrupted = [(begin, end + _AFTERMATH_SECONDS) for begin, end in storm.disrupted]
         findings = judge(load.sent, replies.results, read_calls(world.calls_file), disrupted=disrupted, queued=queued)
+        await save_entries(world, findings)
         accepted = sum(sent.accepted is not None for sent in load.sent.values())
         return Report(plan, findings, accepted, storm.done, tuple(world.bad_exits), undrained)
 

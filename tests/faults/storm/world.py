@@ -230,7 +230,7 @@ async def _add_worker(stack: AsyncExitStack, world: World, number: int, mutant: 
 
 def _journal_settings(world: World) -> dict[str, Any]:
     if world.store_proxy is None:
-        return {"path": str(world.journal_path)}
+        return {"path": str(world.journal_path), "max_log_bytes": config.MAX_LOG_BYTES}
     return {"backend": "table", "table_connection_string": connection_string(world.store_proxy.port)}
 
 
