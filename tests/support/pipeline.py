@@ -141,6 +141,8 @@ class Worker:
     journal: Journal
     clock: Clock
     limits: LimitSettings = field(default_factory=LimitSettings)
+    reached: Clock | None = None
+    """The time that the broker has provably reached; by default the clock's."""
 
     def __post_init__(self) -> None:
         # One limiter for all handlers of this worker: its counts must survive from one message to the next.
@@ -170,6 +172,7 @@ class Worker:
                 self.journal, rules, wait_seconds=UNREADABLE_SECONDS, lease_seconds=30, now=self.clock
             ),
             now=self.clock,
+            reached=self.reached,
         )
 
     async def mark_published(self, reply: Reply) -> None:

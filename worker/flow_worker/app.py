@@ -102,12 +102,18 @@ async def assembled(
         # Before any lane exists, because a lane trusts every message in the continuation queue.
         await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
         journal = await stack.enter_async_context(
-            open_journal(settings.journal, client_id=settings.identity.client_id, now=clock.now, health=health.journal)
+            open_journal(
+                settings.journal,
+                client_id=settings.identity.client_id,
+                now=clock.now,
+                reached=clock.reached,
+                health=health.journal,
+            )
         )
         caller = await stack.enter_async_context(_invoker(settings, identity))
         access = await stack.enter_async_context(build_access(settings, identity, clock.now))
         ports = wrap(Ports(bus, journal, caller))
-        handler = _handler(settings, ports, access, clock.now)
+        handler = _handler(settings, ports, access, clock)
         dispatcher = _dispatcher(settings, ports, handler)
         services: list[Service] = [
             *_lanes(settings, ports, handler, dispatcher, health),
@@ -196,7 +202,8 @@ def _dispatcher(settings: Settings, ports: Ports, handler: Handler) -> Dispatche
     )
 
 
-def _handler(settings: Settings, ports: Ports, access: Access, now: Callable[[], datetime]) -> Handler:
+def _handler(settings: Settings, ports: Ports, access: Access, clock: BrokerClock) -> Handler:
+    now = clock.now
     admission = Admission(
         authorities=access.authorities,
         rights=access.rights,
@@ -224,6 +231,7 @@ def _handler(settings: Settings, ports: Ports, access: Access, now: Callable[[],
             now=now,
         ),
         now=now,
+        reached=clock.reached,
     )
 
 

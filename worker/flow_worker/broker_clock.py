@@ -57,6 +57,17 @@ class BrokerClock:
         """Return the broker's time in UTC, aware."""
         return datetime.fromtimestamp(self._monotonic() + self._difference(), UTC)
 
+    def reached(self) -> datetime:
+        """Return the latest time in UTC that the broker has provably reached; without evidence, `now`.
+
+        A clock that is ahead by less than a lock's duration lies within the bounds and is not corrected. What must not
+        happen too early, such as the expiry of a request or the take-over of a lease, is judged by this time.
+        """
+        if self._low is None:
+            return self.now()
+        monotonic = self._monotonic()
+        return min(self.now(), datetime.fromtimestamp(monotonic + self._lowest(monotonic), UTC))
+
     @property
     def offset_seconds(self) -> float:
         """The seconds by which this machine's clock is ahead of the broker's; negative if it is behind."""

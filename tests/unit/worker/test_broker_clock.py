@@ -111,6 +111,18 @@ def test_a_backlog_makes_no_right_clock_wrong(waits: list[float], lock: float) -
         assert abs(world.error) <= 0.1
 
 
+@given(st.floats(0, 290), st.lists(st.floats(0, 1_000), max_size=5))
+def test_the_time_that_the_broker_has_reached_is_never_ahead_though_the_lead_cannot_be_proven(
+    skew: float, waits: list[float]
+) -> None:
+    world = World(skew, lock=300.0)
+    for waited in waits:
+        world.deliver(waited=waited)
+        world.renew()
+    world.deliver()
+    assert -1.0 <= world.clock.reached().timestamp() - world.true <= 0.0
+
+
 @pytest.mark.parametrize("jump", [600.0, -600.0, 86_400.0])
 def test_a_jump_of_the_machines_clock_has_no_effect(jump: float) -> None:
     world = World(0.0)

@@ -125,6 +125,12 @@ async def test_an_expired_request_is_not_called(worker: Worker) -> None:
     assert flow.calls == []
 
 
+async def test_a_request_expires_by_the_time_that_the_broker_has_reached(worker: Worker) -> None:
+    worker.reached = Clock(NOW - timedelta(seconds=2))  # this machine's clock is two seconds ahead
+    reply = reply_of(await worker.take(request(expires_at=NOW), ScriptedFlow(flow_answer(200))))
+    assert reply.result.status is Status.SUCCEEDED
+
+
 async def test_an_answer_that_is_too_large_is_a_success_without_output(worker: Worker) -> None:
     answer = replace(flow_answer(200), body=None)
     result = reply_of(await worker.take(request(), ScriptedFlow(answer))).result

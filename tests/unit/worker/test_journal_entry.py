@@ -56,12 +56,13 @@ def attempt(
     job: JobKey = REQUEST,
     *,
     now: datetime = NOW,
+    reached: datetime | None = None,
     holder: str = "mine",
     calls: int = 0,
     repeatable: bool = False,
     ending: bool = False,
 ) -> Granted | Concluded | Busy | Waiting | Conflict:
-    request = LeaseRequest(holder, now, LEASE, calls, repeatable=repeatable, ending=ending)
+    request = LeaseRequest(holder, now, LEASE, calls, reached or now, repeatable=repeatable, ending=ending)
     return acquire(entry, job, request, RULES)
 
 
@@ -128,6 +129,8 @@ def test_a_lost_call_is_remembered_when_the_next_lease_is_released() -> None:
 def test_a_lease_is_respected_until_it_expires(job: JobKey) -> None:
     entry = granted(None).entry
     assert attempt(entry, job, now=LATER - timedelta(seconds=1)) == Busy(LATER)
+    # A machine whose clock is ahead must not take over the lease of a call under way.
+    assert attempt(entry, job, now=LATER + timedelta(minutes=2), reached=LATER - timedelta(seconds=1)) == Busy(LATER)
     assert granted(entry, job, now=LATER).interrupted
 
 

@@ -25,12 +25,14 @@ async def open_journal(
     *,
     client_id: str | None = None,
     now: Callable[[], datetime] = clock.now,
+    reached: Callable[[], datetime] | None = None,
     health: JournalHealth | None = None,
 ) -> AsyncIterator[Journal]:
     """Open the journal of the settings; close it at the end of the context.
 
     With `health`, report there if the journal works, also while it is idle.
-    `client_id` names a user-assigned managed identity. `now` returns the time in UTC.
+    `client_id` names a user-assigned managed identity. `now` returns the time in UTC. `reached`: see
+    `StoredJournal`.
     Raises `InvalidSettings` if these settings can never work. A store that is only unreachable raises nothing here.
     """
     rules = RetentionRules(
@@ -42,7 +44,7 @@ async def open_journal(
         store = observed = ObservedStore(store, health, deadline_seconds=settings.deadline_seconds)
         probing = asyncio.create_task(observed.keep_probing(settings.probe_interval_seconds, now), name="journal probe")
     try:
-        yield StoredJournal(store, rules, deadline_seconds=settings.deadline_seconds, now=now)
+        yield StoredJournal(store, rules, deadline_seconds=settings.deadline_seconds, now=now, reached=reached)
     finally:
         if probing is not None:
             probing.cancel()

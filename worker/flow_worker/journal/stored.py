@@ -50,12 +50,20 @@ class StoredJournal:
     """
 
     def __init__(
-        self, store: Store, rules: RetentionRules, *, deadline_seconds: float, now: Callable[[], datetime]
+        self,
+        store: Store,
+        rules: RetentionRules,
+        *,
+        deadline_seconds: float,
+        now: Callable[[], datetime],
+        reached: Callable[[], datetime] | None = None,
     ) -> None:
+        """`reached`: returns a time that has provably come, by which the leases of others are judged; default `now`."""
         self._store = store
         self._rules = rules
         self._deadline = deadline_seconds
         self._now = now
+        self._reached = reached or now
         self._recent = _RecentEntries()
         self._unconfirmed_leases: OrderedDict[str, None] = OrderedDict()
 
@@ -64,7 +72,9 @@ class StoredJournal:
     ) -> Acquisition:
         """See `Journal.acquire`."""
         token = uuid.uuid4().hex
-        request = LeaseRequest(token, self._now(), duration, calls, repeatable=repeatable, ending=ending)
+        request = LeaseRequest(
+            token, self._now(), duration, calls, self._reached(), repeatable=repeatable, ending=ending
+        )
         try:
             async with self._deadline_kept():
                 return await self._acquire(job, request, durable=not (repeatable or ending))

@@ -32,13 +32,15 @@ class RetentionRules:
 class LeaseRequest:
     """An attempt to acquire the lease: its token, its time, the duration, and the calls that the message reports.
 
-    See `Journal.acquire` for `repeatable` and `ending`.
+    `reached` is a time that has provably come: an attempt on a machine whose clock is ahead must not take over the
+    lease of a call under way. See `Journal.acquire` for `repeatable` and `ending`.
     """
 
     token: str
     now: datetime
     duration: timedelta
     calls: int
+    reached: datetime
     repeatable: bool = False
     ending: bool = False
 
@@ -84,7 +86,7 @@ def _acquire_leased(
         # A later continuation of the same message proves that the holder's step ended: the worker sends it only after
         # the verdict on the call before. Only the journal write of that step was lost.
         return _granted(entry, job, request, rules)
-    if request.now < holder.until:
+    if request.reached < holder.until:
         return Busy(holder.until)
     taken_over = "the lease of the worker before expired"
     # A lease that only ended the request made no call. A call lost before it is still unresolved.
@@ -98,7 +100,7 @@ def _acquire_waiting(
     # The expected continuation, or a later one whose own step the journal could not record.
     if job.origin == entry.origin and job.number >= step.number:
         return _granted(entry, job, request, rules)
-    if request.now < step.due + rules.overdue:
+    if request.reached < step.due + rules.overdue:
         return Waiting(step, entry.origin)
     return _granted(entry, job, request, rules, taken_over="its continuation did not come")
 

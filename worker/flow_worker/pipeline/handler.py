@@ -82,7 +82,9 @@ class Handler:
         conclusions: Conclusions,
         unreadable: UnreadableContinuations,
         now: Callable[[], datetime],
+        reached: Callable[[], datetime] | None = None,
     ) -> None:
+        """`reached`: returns a time that has provably come, by which requests expire; default `now`."""
         self._admission = admission
         self._recall = recall
         self._endings = endings
@@ -91,6 +93,7 @@ class Handler:
         self._conclusions = conclusions
         self._unreadable = unreadable
         self._now = now
+        self._reached = reached or now
 
     async def handle(
         self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: Callable[[], bool] = _always
@@ -181,7 +184,7 @@ class Handler:
 
     def _is_expired(self, job: Job) -> bool:
         """Return whether the time to live ran out before the first call; afterwards the retry settings decide."""
-        return job.calls == 0 and job.expires_at is not None and self._now() >= job.expires_at
+        return job.calls == 0 and job.expires_at is not None and self._reached() >= job.expires_at
 
     @asynccontextmanager
     async def _place(self, job: Job, queue: str) -> AsyncIterator[_Place]:
