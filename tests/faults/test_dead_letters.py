@@ -27,7 +27,7 @@ QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 @pytest.fixture(params=[False, True], ids=["numbers-kept", "renumbered"])
 async def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[System]:
     """A broker that keeps the sequence numbers of dead letters, as the service seems to do, and one that does not."""
-    properties = {"MaxDeliveryCount": 1, "LockDuration": "PT5S", "RenumberDeadLetters": request.param}
+    properties = {"MaxDeliveryCount": 1, "LockDuration": "PT60S", "RenumberDeadLetters": request.param}
     window = {"DuplicateDetectionHistoryTimeWindow": "PT0.1S"}  # the tests look for what it would hide
     async with running_system(
         monkeypatch, configured({"flow-requests": properties, "flow-replies": window})
@@ -150,7 +150,7 @@ async def test_a_dead_letter_whose_continuation_does_not_fit_gets_one_result(
 ) -> None:
     """The lock expires during the call, Service Bus dead-letters the request, and the flow asks for a retry."""
     queues: dict[str, JsonObject] = {
-        "flow-requests": {"MaxDeliveryCount": 1, "LockDuration": "PT5S"},
+        "flow-requests": {"MaxDeliveryCount": 1, "LockDuration": "PT60S"},
         "flow-continuations": {"MaxMessageSizeInKilobytes": 1},
     }
     async with running_system(monkeypatch, configured(queues)) as system:

@@ -29,12 +29,17 @@ class Process:
         """Send SIGTERM (Ctrl-Break on Windows), wait, and return the exit status."""
         if self.popen.poll() is None:
             self.popen.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
-        return self.popen.wait(seconds)
+        status = self.popen.wait(seconds)
+        self._close_output()
+        return status
 
     def kill(self) -> None:
         """Kill the process; safe to call again."""
         self.popen.kill()
         self.popen.wait()
+        self._close_output()
+
+    def _close_output(self) -> None:
         if self.popen.stdout is not None:
             self.popen.stdout.close()
 

@@ -56,10 +56,7 @@ class System:
 
     async def calls(self, flow: str) -> list[JsonObject]:
         """Return the calls that a flow has received."""
-        async with httpx.AsyncClient() as client:
-            response = await client.get(f"{self.emulator.web.url}/emulator/flows/{flow}/calls")
-            calls: list[JsonObject] = response.raise_for_status().json()["calls"]
-            return calls
+        return self.emulator.web.flows.calls(flow)
 
     def settings(self, **changes: object) -> Settings:
         """Return settings for this emulator with short waits. `changes` replace top-level TOML values."""

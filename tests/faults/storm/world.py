@@ -51,6 +51,7 @@ class Worker:
 
     def start(self, *, clock_seconds: float = 0.0) -> None:
         """Start the process, with a wrong clock if `clock_seconds` is not 0."""
+        self.kill()  # closes the output of a process that was found dead
         self.clock_seconds = clock_seconds
         environment = dict(self.environment)
         module = "flow_worker"
