@@ -18,6 +18,9 @@ MAX_LOCK_SECONDS = 300.0
 """The longest lock duration that Service Bus accepts for a queue."""
 _CAUTIOUS_SECONDS = 5.0
 """The shortest lock duration of Service Bus: the assumption while the evidence contradicts itself."""
+_DRIFT = 1e-3
+"""Bounds loosen by this many seconds a second: monotonic clocks drift, and brokers adjust their clocks."""
+_JITTER_SECONDS = 1.0
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -47,7 +50,9 @@ class LockTimes:
     """The lock times of one queue: estimates lifetimes, and reports what they prove about the broker's clock.
 
     The lock duration of a queue is at most the time between a message's enqueueing and the end of its lock. The least
-    such time is the duration itself as soon as one message did not wait. All receivers of a queue share one object.
+    such time is the duration itself as soon as one message did not wait. A person may lengthen the duration, or create
+    the queue again with a longer one. The ends of locks then move on against the monotonic clock, and the estimate
+    grows as far as they have moved. All receivers of a queue share one object.
     """
 
     def __init__(
@@ -61,6 +66,9 @@ class LockTimes:
         self._wall = wall
         self._monotonic = monotonic
         self._max_duration = MAX_LOCK_SECONDS
+        self._ends: tuple[float, float] | None = None
+        """Bounds of the end of a lock on the broker's clock, less the monotonic time at which the lock began."""
+        self._seen_at = 0.0
 
     def delivered(self, enqueued_at: datetime | None, until: datetime | None, began: float) -> float:
         """Return the monotonic time at which the lock of a delivery ends, by estimate.
@@ -72,6 +80,7 @@ class LockTimes:
             self._evidence.at_least(enqueued_at, received)
         if until is None:
             return began + _CAUTIOUS_SECONDS
+        self._follow_duration(until, began, received)
         if enqueued_at is not None:
             # At least a second: two servers of the broker may disagree about the time by a little.
             waited = (until - enqueued_at).total_seconds()
@@ -84,9 +93,27 @@ class LockTimes:
     def renewed(self, until: datetime, asked: float) -> float:
         """Return the monotonic time at which a renewed lock ends, by estimate; `asked`: when the renewal began."""
         answered = self._monotonic()
+        self._follow_duration(until, asked, answered)
         self._evidence.at_least(_earlier(until, self._max_duration), answered)
         self._evidence.at_most(until, asked)  # the broker had not granted this end yet
         return self._end(until, answered, asked)
+
+    def _follow_duration(self, until: datetime, earliest: float, latest: float) -> None:
+        """Raise the estimate of the lock duration if locks end later than before; they began between the two times.
+
+        The broker's clock may have moved on instead. The estimate may then be too long, which proves less, but nothing
+        false. The next message that did not wait corrects it.
+        """
+        low, high = until.timestamp() - latest, until.timestamp() - earliest
+        loosened = max(0.0, latest - self._seen_at) * _DRIFT
+        before, self._seen_at = self._ends, latest
+        self._ends = (low, high)
+        if before is None:
+            return
+        if low > before[1] + loosened + _JITTER_SECONDS:
+            self._max_duration = min(MAX_LOCK_SECONDS, self._max_duration + high - before[0])
+        elif high >= before[0] - loosened - _JITTER_SECONDS:  # the same duration as before
+            self._ends = (max(low, before[0] - loosened), min(high, before[1] + loosened))
 
     def _end(self, until: datetime, now: float, earliest: float) -> float:
         """Return when the lock ends. It began between `earliest` and `now`.

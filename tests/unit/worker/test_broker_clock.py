@@ -176,6 +176,29 @@ def test_the_estimated_end_of_a_lock_lies_at_or_before_its_end(lock: float, skew
         assert 0.5 <= left <= lock * 1.1, "a lane renews at a third of this time"
 
 
+@given(
+    st.sampled_from([0.0, 600.0, -600.0]),
+    st.sampled_from([(5.0, 60.0), (5.0, 300.0), (60.0, 120.0)]),
+    st.lists(st.tuples(st.booleans(), st.floats(0, 1_000)), min_size=1, max_size=5),
+)
+def test_a_longer_lock_duration_proves_no_time_that_has_not_come(
+    skew: float, locks: tuple[float, float], steps: list[tuple[bool, float]]
+) -> None:
+    world = World(skew, locks[0])
+    for _ in range(3):
+        world.deliver()
+        world.renew()
+    world.lock = locks[1]  # a person changes the queue, or creates it again
+    for is_delivery, waited in steps:
+        world.deliver(waited=waited) if is_delivery else world.renew()
+        assert world.clock.reached().timestamp() <= world.true + SLACK
+        assert abs(world.error) <= SLACK
+    world.renew()
+    world.deliver()
+    if skew == 0.0:
+        assert world.deliver() == pytest.approx(locks[1], abs=1)
+
+
 def test_a_right_clock_needs_few_renewals_once_a_message_did_not_wait() -> None:
     world = World(0.0, 300.0)
     assert world.deliver() == pytest.approx(300, abs=1)
