@@ -12,7 +12,7 @@ import pytest
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.result import FlowResult, Status
-from flow_contracts.servicebus import LockLost
+from flow_contracts.servicebus import LockLost, ServiceBusUnavailable
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import open_journal
 from flow_worker.pipeline import decode
@@ -181,6 +181,35 @@ async def process_continuations(worker: Worker, queues: Queues, handler: Handler
         outcome = await handler.handle(received, decode.continuation, "flow-continuations")
         sender = dispatcher_of(worker, queues, handler, None)
         await sender.mark_published(await sender.send(outcome))
+
+
+class LosesTheFirstAnswer(Queues):
+    """Accepts every message, but the first sender freezes before the answer, and never gets it."""
+
+    def __init__(self, freeze: Freeze) -> None:
+        super().__init__()
+        self._freeze = freeze
+
+    async def send(self, queue: str, message: Message) -> None:
+        await super().send(queue, message)
+        if len(self.sent) == 1:
+            await self._freeze.block("answer", "before")
+            raise ServiceBusUnavailable("no answer within 20 s")
+
+
+async def test_a_worker_that_was_frozen_while_it_sent_does_not_send_again(worker: Worker) -> None:
+    """The queue accepted its result. The other worker published the result, too, within the detection window."""
+    freeze, flow = Freeze("answer", "before"), ScriptedFlow(flow_answer(200))
+    queues = LosesTheFirstAnswer(freeze)
+    handler = worker.handler(flow)
+    first = asyncio.create_task(process(worker, queues, handler, delivery_count=0, freeze=freeze))
+    await asyncio.wait_for(freeze.reached.wait(), 9)
+    worker.clock.now += MUCH_LATER
+    await process(worker, queues, handler, delivery_count=1)
+    freeze.thaw()
+    await first
+    assert len(queues.results()) == 2, "one of each worker"
+    assert len(flow.calls) == 1
 
 
 async def test_a_frozen_worker_leaves_its_lease_to_the_one_that_calls(worker: Worker) -> None:

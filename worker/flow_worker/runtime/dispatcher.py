@@ -12,6 +12,7 @@ from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Journal
 from flow_worker.pipeline.job import Job
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, Outcome, PassOn, Reply, reply_of
+from flow_worker.runtime.outbox import BeforeRetry
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.telemetry.logs import log
@@ -21,6 +22,10 @@ _log = logging.getLogger(__name__)
 
 EndOversized = Callable[[Job], Awaitable[Outcome]]
 """Ends a request whose continuation is too large for its queue. Raises `TemporarilyUnavailable`."""
+
+
+class _AnsweredMeanwhile(Exception):
+    """Another worker published the result after this one lost the message's lock."""
 
 
 def _always() -> bool:
@@ -72,9 +77,13 @@ class Dispatcher:
                 return Abandon("continuation_unreadable", "the message is too large to schedule it again")
         reply = reply_of(outcome)
         if reply is not None:
-            if not lock_held() and await self._is_answered_meanwhile(reply):
+            try:
+                await self._require_open(reply, lock_held)
+                # Also before each repetition: the worker may have been frozen during the attempt, and the queue may
+                # have accepted it. Beyond the detection window, a repetition would be a second result.
+                await self._publish(reply, lambda: self._require_open(reply, lock_held))
+            except _AnsweredMeanwhile:
                 return AlreadyHandled("already_answered", "Another delivery of the request published its result.")
-            await self._publish(reply)
         return outcome
 
     async def _without_continuation(self, job: Job) -> Outcome:
@@ -86,22 +95,25 @@ class Dispatcher:
             return Abandon("continuation_too_large", "the continuation queue does not take a message of this size")
         return outcome
 
-    async def _is_answered_meanwhile(self, reply: Reply) -> bool:
-        """Return whether another worker published the result after this one lost the message's lock.
+    async def _require_open(self, reply: Reply, lock_held: Callable[[], bool]) -> None:
+        """Raise `_AnsweredMeanwhile` if the lock was lost and another worker published the result.
 
         Raises `LockLost` for a result that only the lock justifies: the next delivery decides anew.
         """
+        if lock_held():
+            return
         if reply.journalled is None:
             raise LockLost("the lock expired before the worker published a result that the journal does not hold")
         try:
             entry = await self._journal.find(reply.journalled.message_id)
         except TemporarilyUnavailable:
-            return False
-        return entry is not None and entry.published_for == reply.journalled.origin
+            return
+        if entry is not None and entry.published_for == reply.journalled.origin:
+            raise _AnsweredMeanwhile
 
-    async def _publish(self, reply: Reply) -> None:
+    async def _publish(self, reply: Reply, before_retry: BeforeRetry) -> None:
         """Publish the result. If the task is cancelled just when the queue accepts the result, still mark it."""
-        publishing = asyncio.ensure_future(self._replies.publish(reply))
+        publishing = asyncio.ensure_future(self._replies.publish(reply, before_retry))
         try:
             await asyncio.shield(publishing)
         except asyncio.CancelledError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Awaitable, Callable
 
 from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import Message
@@ -23,6 +24,14 @@ _RETRYING = OutageEvents(
 _BACKOFF = ExponentialBackoff(first_seconds=0.2, max_seconds=3.0)
 
 
+BeforeRetry = Callable[[], Awaitable[None]]
+"""Runs before each repeated attempt. An exception from it ends the delivery."""
+
+
+async def _unconditionally() -> None:
+    pass
+
+
 class Outbox:
     """Delivers messages with deterministic IDs: duplicate detection drops a message that is sent twice."""
 
@@ -30,10 +39,13 @@ class Outbox:
         self._sender = sender
         self._outages: dict[str, OutageLog] = {}
 
-    async def deliver(self, queue: str, message: Message, *, seconds: float) -> None:
+    async def deliver(
+        self, queue: str, message: Message, *, seconds: float, before_retry: BeforeRetry = _unconditionally
+    ) -> None:
         """Return once the queue has accepted the message.
 
-        Raises `MessageTooLarge` at once, because a retry cannot help, and `ServiceBusUnavailable` after `seconds`.
+        Raises `MessageTooLarge` at once, because a retry cannot help, `ServiceBusUnavailable` after `seconds`, and
+        whatever `before_retry` raises.
         """
         outage = self._outages.setdefault(queue, OutageLog(_log, queue, _RETRYING))
         delivery = object()
@@ -49,6 +61,7 @@ class Outbox:
                         outage.recovered(delivery)
                         return
                     await asyncio.sleep(_BACKOFF.seconds(failures))
+                    await before_retry()
         except BaseException as error:
             outage.gave_up(delivery)
             if isinstance(error, TimeoutError):
