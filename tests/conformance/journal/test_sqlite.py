@@ -110,6 +110,19 @@ async def test_a_file_that_stays_locked_is_temporarily_unavailable(place: Place)
         assert isinstance(await journal.acquire(job(), duration=LEASE, calls=0), Acquired)
 
 
+async def test_a_lease_whose_request_was_given_up_during_the_wait_for_a_lock_is_not_written(place: Place) -> None:
+    async with place.journal() as journal, place.journal() as of_another_worker:
+        with closing(sqlite3.connect(place.settings.path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            acquiring = asyncio.create_task(journal.acquire(job(), duration=LEASE, calls=0))
+            await asyncio.sleep(0.2)  # a thread waits for the lock by now
+            acquiring.cancel()
+            await asyncio.wait([acquiring])
+            other.rollback()
+        assert await journal.find(job().message_id) is None  # after the batch before
+        assert isinstance(await of_another_worker.acquire(job(), duration=LEASE, calls=0), Acquired)
+
+
 async def test_a_full_disk_is_temporarily_unavailable_and_loses_no_entry(place: Place) -> None:
     store = await SqliteStore.open(place.settings.path, LIMITS)
     assert store._transactions is not None

@@ -163,7 +163,9 @@ class Transactions:
             self._files.verify_often()
             if log_bytes := sum(pending.cost.log_bytes for pending in batch):
                 self._log.require_room(connection, log_bytes)
-            completed = [(pending, pending.operation(connection)) for pending in batch]
+            # Callers may have given up during the wait for the lock. Nobody would act under the lease of such a caller.
+            waited_for = [pending for pending in batch if not pending.result.done()]
+            completed = [(pending, pending.operation(connection)) for pending in waited_for]
             if log_bytes:
                 self._log.require_space(connection, has_new=_has_new(completed))
             connection.execute("COMMIT")
