@@ -18,7 +18,7 @@ from flow_worker.journal import document, open_journal
 from flow_worker.journal.entry import Entry, JobKey
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.job import InvalidContinuation, Job
-from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, Outcome, PassOn, Reply
+from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, PassOn, Reply
 from flow_worker.settings import JournalSettings
 from tests.support.pipeline import UNREADABLE_SECONDS, Clock, ScriptedFlow, Worker, flow_answer, reply_of, request
 
@@ -236,7 +236,14 @@ async def test_while_the_journal_is_away_the_answer_waits_and_then_comes_without
     assert worker.clock.now - began >= 2 * LATE
 
 
-@pytest.mark.parametrize("marks", [{"unreadable_since": "soon"}, {"unreadable_since": "9999-01-01T00:00:00+00:00"}])
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {"unreadable_since": "soon"},
+        {"unreadable_since": "9999-01-01T00:00:00+00:00"},
+        {"unreadable_since": "9999-12-31T23:59:59-14:00"},  # does not exist in UTC
+    ],
+)
 async def test_faulty_marks_do_not_prolong_the_wait(worker: Worker, marks: dict[str, PropertyValue]) -> None:
     message = changed((await waiting(worker)).continuation.to_message(), kind="new")
     marked = replace(
@@ -245,6 +252,15 @@ async def test_faulty_marks_do_not_prolong_the_wait(worker: Worker, marks: dict[
     began = worker.clock.now
     assert isinstance(await until_given_up(worker, marked), DeadLetter)
     assert worker.clock.now - began < LATE * 1.2
+
+
+async def test_an_internal_error_abandons_the_message_instead_of_stopping_the_worker(worker: Worker) -> None:
+    def read(message: ReceivedMessage) -> Job:
+        raise RuntimeError("a fault in the reader")
+
+    message = received((await waiting(worker)).continuation.to_message(), worker.clock.now)
+    outcome = await worker.handler(ScriptedFlow()).handle(message, read, "flow-continuations")
+    assert isinstance(outcome, Abandon)
 
 
 async def test_a_dead_lettered_continuation_is_left_to_other_watches_and_then_answered(worker: Worker) -> None:

@@ -103,6 +103,15 @@ class Handler:
         `lock_held` returns whether the lane still holds the message's lock. Raises only `CancelledError`, and only if
         no flow was called or the flow is idempotent.
         """
+        try:
+            return await self._handle(message, read, queue, lock_held)
+        except Exception:  # noqa: BLE001 - an internal error: another delivery may succeed, and none is lost
+            log(_log, logging.ERROR, "request.internal_error", "An internal error abandoned a request.")
+            return Abandon("internal_error", "an internal error")
+
+    async def _handle(
+        self, message: ReceivedMessage, read: Reader, queue: str, lock_held: Callable[[], bool]
+    ) -> Outcome:
         first = message.delivery_count == 0
         try:
             job = read(message)
@@ -112,11 +121,7 @@ class Handler:
             undecodable = self._conclusions.undecodable(message, error)
             return await self._once(undecodable, origin_of(message, queue), lambda: first and lock_held())
         first = first and job.number == job.waits == 0 and job.replay_of is None
-        try:
-            return await self._journey(job, queue, lambda: first and lock_held())
-        except Exception:  # noqa: BLE001 - an internal error: another delivery may succeed, and none is lost
-            log(_log, logging.ERROR, "request.internal_error", "An internal error abandoned a request.")
-            return Abandon("internal_error", "an internal error")
+        return await self._journey(job, queue, lambda: first and lock_held())
 
     async def _journey(self, job: Job, queue: str, sole: Sole) -> Outcome:
         try:

@@ -179,6 +179,6 @@ def _since(message: ReceivedMessage) -> datetime:
     since = message.application_properties.get(SINCE)
     try:
         first = datetime.fromisoformat(since) if isinstance(since, str) else message.enqueued_at
-    except ValueError:
+        return min(first.astimezone(UTC), message.enqueued_at)
+    except (ValueError, OverflowError):  # a time that does not exist in UTC overflows
         return message.enqueued_at
-    return min(first.astimezone(UTC), message.enqueued_at)
