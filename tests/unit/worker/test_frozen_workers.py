@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from flow_contracts.result import FlowResult, Status
 from flow_contracts.servicebus import LockLost, ServiceBusUnavailable
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import open_journal
+from flow_worker.journal.entry import Entry
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.outcome import Continue
@@ -210,6 +212,26 @@ async def test_a_worker_that_was_frozen_while_it_sent_does_not_send_again(worker
     await first
     assert len(queues.results()) == 2, "one of each worker"
     assert len(flow.calls) == 1
+
+
+class AwayJournal:
+    """Answers no question."""
+
+    async def find(self, message_id: str) -> Entry | None:
+        raise AWAY
+
+
+async def test_a_frozen_worker_leaves_a_journalled_result_to_the_next_delivery(worker: Worker) -> None:
+    """It was frozen again while it asked the journal, whose answer then came too late."""
+    queues, handler = Queues(), worker.handler(ScriptedFlow(flow_answer(200)))
+    outcome = await handler.handle(request(), decode.requests_of("flow-requests"), "flow-requests")
+    journal: Any = AwayJournal()
+    dispatcher = dispatcher_of(Worker(journal, worker.clock), queues, handler, None)
+    with pytest.raises(LockLost):
+        await dispatcher.send(outcome, lock_held=lambda: False)
+    assert not queues.sent
+    await process(worker, queues, handler, delivery_count=1)
+    assert [result.status for result in queues.results()] == [Status.SUCCEEDED]
 
 
 async def test_a_frozen_worker_leaves_its_lease_to_the_one_that_calls(worker: Worker) -> None:

@@ -98,7 +98,8 @@ class Dispatcher:
     async def _require_open(self, reply: Reply, lock_held: Callable[[], bool]) -> None:
         """Raise `_AnsweredMeanwhile` if the lock was lost and another worker published the result.
 
-        Raises `LockLost` for a result that only the lock justifies: the next delivery decides anew.
+        Raises `LockLost` for a result that only the lock justifies: the next delivery decides anew. Raises it also if
+        the journal has the result but does not answer now. A worker that was frozen gets no answer in time either.
         """
         if lock_held():
             return
@@ -106,8 +107,10 @@ class Dispatcher:
             raise LockLost("the lock expired before the worker published a result that the journal does not hold")
         try:
             entry = await self._journal.find(reply.journalled.message_id)
-        except TemporarilyUnavailable:
-            return
+        except TemporarilyUnavailable as outage:
+            if reply.stand_in is not None:
+                return  # the journal could not take the result, so no other place has it
+            raise LockLost(f"the lock expired, and the next delivery publishes the result: {outage.message}") from None
         if entry is not None and entry.published_for == reply.journalled.origin:
             raise _AnsweredMeanwhile
 
