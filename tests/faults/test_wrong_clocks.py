@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from flow_contracts.result import FlowResult
-from tests.support.system import WAIT, System, running_system, short_lock, until
+from tests.support.system import WAIT, JsonObject, System, running_system, short_lock, until
 from tests.support.worker_process import worker_process
 
 pytestmark = [
@@ -87,3 +87,22 @@ async def test_a_wrong_clock_renews_a_short_lock_in_time(monkeypatch: pytest.Mon
             assert [result.status for result in await results_of(system, 2)] == ["succeeded"] * 2
             assert worker.events("request.lock_lost") == 0
         assert len(await system.calls(FLOW)) == 2
+
+
+async def test_a_clock_beyond_the_retention_deletes_no_lease_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_system(monkeypatch, short_lock(5)) as system:
+        await prepare(system, delay=4)
+        system.flows[FLOW]["timeout_seconds"] = 8
+        async with worker_process(system, journal=short_lease(system)) as killed:
+            answer = asyncio.create_task(results_of(system, 1))
+            await until(lambda: bool(system.emulator.web.flows.calls(FLOW)))
+            killed.process.kill()
+            await killed.process.wait()
+        async with worker_process(system, 8 * 86_400.0, journal=short_lease(system)):
+            assert [result.status for result in await answer] == ["unknown"]
+        assert len(await system.calls(FLOW)) == 1
+
+
+def short_lease(system: System) -> JsonObject:
+    """Return the journal's settings with the shortest lease beyond the flow's timeout."""
+    return {"path": str(system.folder / "journal.sqlite3"), "lease_margin_seconds": 0.1}

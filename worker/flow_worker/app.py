@@ -28,6 +28,7 @@ from flow_worker.pipeline.unreadable import UnreadableContinuations
 from flow_worker.runtime.answered_dead_letters import AnsweredDeadLetters
 from flow_worker.runtime.dead_letter_watch import DeadLetterWatch
 from flow_worker.runtime.dispatcher import Dispatcher
+from flow_worker.runtime.journal_purge import JournalPurge
 from flow_worker.runtime.lane import Lane, reconnection_log
 from flow_worker.runtime.outbox import Outbox
 from flow_worker.runtime.periodic_task import PeriodicTask
@@ -118,7 +119,7 @@ async def assembled(
         services: list[Service] = [
             *_lanes(settings, ports, handler, dispatcher, health),
             *_dead_letter_watches(settings, ports, handler, dispatcher, clock.now),
-            _purge(settings, ports),
+            _purge(settings, ports, clock),
         ]
         yield Supervisor(
             services,
@@ -187,8 +188,10 @@ def _dead_letter_watches(
     ]
 
 
-def _purge(settings: Settings, ports: Ports) -> PeriodicTask:
-    return PeriodicTask("journal purge", ports.journal.purge, every_seconds=settings.journal.purge_interval_seconds)
+def _purge(settings: Settings, ports: Ports, clock: BrokerClock) -> PeriodicTask:
+    every = settings.journal.purge_interval_seconds
+    purge = JournalPurge(ports.journal.purge, lambda: clock.has_evidence, every_seconds=every)
+    return PeriodicTask("journal purge", purge.purge, every_seconds=0.0, pause_seconds=purge.pause_seconds)
 
 
 def _dispatcher(settings: Settings, ports: Ports, handler: Handler) -> Dispatcher:

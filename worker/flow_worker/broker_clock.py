@@ -69,6 +69,11 @@ class BrokerClock:
         return min(self.now(), datetime.fromtimestamp(monotonic + self._lowest(monotonic), UTC))
 
     @property
+    def has_evidence(self) -> bool:
+        """Return whether the broker has proven a time since the start; `reached` returns this machine's time before."""
+        return self._low is not None
+
+    @property
     def offset_seconds(self) -> float:
         """The seconds by which this machine's clock is ahead of the broker's; negative if it is behind."""
         return self._wall() - self._monotonic() - self._difference()

@@ -195,7 +195,7 @@ class StoredJournal:
         """See `Journal.purge`. Deletes in batches; the store bounds the time of each."""
         purged = 0
         while purged < _MAX_PURGED:
-            batch = await self._store.purge(self._now(), _PURGE_BATCH)
+            batch = await self._store.purge(self._reached(), _PURGE_BATCH)
             purged += batch
             if batch < _PURGE_BATCH:
                 break
