@@ -44,6 +44,7 @@ class _LockRenewal:
         self._delivery = delivery
         self._log = log
         self._done = asyncio.Event()
+        self._is_failing = False
         self._renewing: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(self._pause, self._begin)
 
@@ -75,9 +76,12 @@ class _LockRenewal:
             self._log(logging.WARNING, "request.lock_lost", sentence, self._delivery)
             return False
         except ServiceBusFailure as error:
-            sentence = f"The lane could not renew a lock: {error}"
-            self._log(logging.WARNING, "request.lock_renewal_failed", sentence, self._delivery)
+            if not self._is_failing:  # once: each of many lanes tries every second while the broker is away
+                sentence = f"The lane could not renew a lock, and tries again: {error}"
+                self._log(logging.WARNING, "request.lock_renewal_failed", sentence, self._delivery)
+            self._is_failing = True
             return self._delivery.lock_seconds_left > -_MAX_OVERDUE_SECONDS
+        self._is_failing = False
         return True
 
 
