@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal import Acquired, Journal, open_journal
+from flow_worker.journal import Acquired, Journal, files, open_journal
 from flow_worker.settings import JournalSettings
 from flow_worker.telemetry.health import JournalHealth
 from tests.conformance.journal.samples import LEASE, job, leased, result
@@ -124,14 +124,37 @@ async def test_a_file_made_anew_by_another_worker_is_not_mixed_with_the_old_one(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows neither deletes nor renames open files")
-async def test_the_transfer_of_the_log_never_creates_a_file(tmp_path: Path) -> None:
+async def test_the_transfer_of_the_log_notices_the_loss_and_creates_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    # A write soon after a check is not checked again, and fills the log. So the transfer is the first to look.
+    monkeypatch.setattr(files, "_VERIFY_EVERY_SECONDS", 60)
     here = settings(tmp_path).model_copy(update={"max_log_bytes": 1024 * 1024, "reserve_bytes": 0})
     async with open_journal(here) as journal:
         lease = await leased(journal)
         only_the_database_deleted(here.path)
-        with pytest.raises(TemporarilyUnavailable):
-            await journal.conclude(lease, result("x" * 700_000))
+        await journal.conclude(lease, result("x" * 700_000))
+        await until(lambda: "journal.replaced" in [getattr(record, "event", "") for record in caplog.records])
+        assert "under the worker" in await refusal(journal, "later")
         assert not here.path.exists()
+    assert not here.path.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows neither deletes nor renames open files")
+async def test_a_transfer_that_misses_the_loss_creates_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = settings(tmp_path).model_copy(update={"max_log_bytes": 1024 * 1024, "reserve_bytes": 0})
+    async with open_journal(here) as journal:
+        lease = await leased(journal)
+        with monkeypatch.context() as patched:
+            # The file goes between the transfer's check and its connection.
+            patched.setattr(files.JournalFiles, "verify", lambda _: None)
+            only_the_database_deleted(here.path)
+            await journal.conclude(lease, result("x" * 700_000))
+            await until(lambda: "unable to open database file" in caplog.text)
+            assert not here.path.exists()
     assert not here.path.exists()
 
 

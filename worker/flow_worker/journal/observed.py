@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal.store import Store, StoredDocument, StoreReplaced
@@ -15,6 +16,7 @@ from flow_worker.telemetry.health import JournalHealth
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 _PROBE_UNAVAILABLE_SECONDS = 1.0
 _PROBE_KEPT = timedelta(hours=1)
@@ -36,29 +38,25 @@ class ObservedStore:
 
     async def read(self, key: str) -> StoredDocument | None:
         """See `Store.read`. A read that succeeds proves little: a full disk can still be read."""
-        async with self._failures_reported():
-            return await self._store.read(key)
+        return await self._observed(self._store.read(key))
 
     async def write(
         self, key: str, document: bytes, version: str | None, expires: datetime, *, durable: bool = True
     ) -> str | None:
         """See `Store.write`."""
-        async with self._failures_reported():
-            written = await self._store.write(key, document, version, expires, durable=durable)
+        written = await self._observed(self._store.write(key, document, version, expires, durable=durable))
         if version is None and written is not None:
             self._worked()
         return written
 
     async def probe(self, expires: datetime) -> None:
         """See `Store.probe`."""
-        async with self._failures_reported():
-            await self._store.probe(expires)
+        await self._observed(self._store.probe(expires))
         self._worked()
 
     async def purge(self, now: datetime, limit: int) -> int:
         """See `Store.purge`."""
-        async with self._failures_reported():
-            return await self._store.purge(now, limit)
+        return await self._observed(self._store.purge(now, limit))
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -81,11 +79,11 @@ class ObservedStore:
         except Exception as error:  # noqa: BLE001 - the probing must not end; the journal does not work this way
             self._failed(f"internal error ({type(error).__name__})")
 
-    @asynccontextmanager
-    async def _failures_reported(self) -> AsyncIterator[None]:
+    async def _observed(self, operation: Awaitable[_T]) -> _T:
+        # Not an async context manager: its generator costs 5 µs for each of a request's operations.
         begun = time.monotonic()
         try:
-            yield
+            return await operation
         except TemporarilyUnavailable as error:
             self._health.is_lost = self._health.is_lost or isinstance(error, StoreReplaced)
             self._failed(error.message)

@@ -96,7 +96,7 @@ def _checked(
         _require_same(files, before)
         log = WriteAheadLog(files, reserve, max_log_bytes)
         log.measure()
-        if log.is_large:
+        if log.is_large():
             with suppress(CheckpointBlocked):  # the first write beyond the bound waits for it
                 log.empty(connection, busy_seconds, free=True)
         log.refill()

@@ -7,8 +7,7 @@ import hashlib
 import logging
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -76,8 +75,7 @@ class StoredJournal:
             token, self._now(), duration, calls, self._reached(), repeatable=repeatable, ending=ending
         )
         try:
-            async with self._deadline_kept():
-                return await self._acquire(job, request, durable=not (repeatable or ending))
+            return await self._until_deadline(self._acquire(job, request, durable=not (repeatable or ending)))
         except (TemporarilyUnavailable, asyncio.CancelledError):
             # The store may have written the lease all the same; see `_without_unconfirmed_lease`.
             self._remember_unconfirmed(request.token)
@@ -113,8 +111,7 @@ class StoredJournal:
             return transitions.release(current, lease.entry, self._now(), self._rules, calls=calls)
 
         # Once, without repetition: a lease that the store cannot release now ends by itself.
-        async with self._deadline_kept():
-            await self._change(lease, change)
+        await self._until_deadline(self._change(lease, change))
 
     async def conclude(self, lease: Lease, result: FlowResult, *, max_bytes: int | None = None) -> FlowResult:
         """See `Journal.conclude`. The journal's copy lacks an output that is too large for the store."""
@@ -141,10 +138,12 @@ class StoredJournal:
         concluded = await self._change(lease, change, limit)
         if concluded is None or concluded.result is None:
             return result
-        # The journal may count more calls than the worker. Equality counts besides identity: a repeated attempt finds
-        # the result that the failed one had stored.
+        if concluded.result is kept:
+            return result  # the usual case; it saves two copies
+        # The journal may count more calls than the worker. Equality counts too: a repeated attempt finds the result
+        # that the failed one had stored.
         attempts = {"attempts": concluded.result.attempts}
-        if concluded.result is kept or concluded.result == kept.model_copy(update=attempts):
+        if concluded.result == kept.model_copy(update=attempts):
             return result.model_copy(update=attempts)
         return concluded.result
 
@@ -164,8 +163,7 @@ class StoredJournal:
             return transitions.keep_published(current, job, result, self._now(), retention)
 
         # Once, without repetition: a refusal needs no journal, and must not hold its lane during an outage.
-        async with self._deadline_kept():
-            await self._mark(key_of(job.message_id), change)
+        await self._until_deadline(self._mark(key_of(job.message_id), change))
 
     async def _mark(self, key: str, change: Callable[[Entry | None], Entry | None]) -> None:
         current, version = self._recent.get(key) or await self._read(key)
@@ -187,8 +185,7 @@ class StoredJournal:
 
     async def find(self, message_id: str) -> Entry | None:
         """See `Journal.find`."""
-        async with self._deadline_kept():
-            entry, _ = await self._read(key_of(message_id))
+        entry, _ = await self._until_deadline(self._read(key_of(message_id)))
         return transitions.live(entry, self._now())
 
     async def purge(self) -> int:
@@ -263,11 +260,10 @@ class StoredJournal:
         except TimeoutError:
             raise failure or self._no_answer() from None
 
-    @asynccontextmanager
-    async def _deadline_kept(self) -> AsyncIterator[None]:
+    async def _until_deadline(self, attempt: Awaitable[_T]) -> _T:
         try:
             async with asyncio.timeout(self._deadline):
-                yield
+                return await attempt
         except TimeoutError:
             raise self._no_answer() from None
 

@@ -37,7 +37,8 @@ _EMPTY_BUSY_SECONDS = 0.05
 """How long an attempt below the bound waits for other processes, while this process does not write."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, here and below: the worker creates one of each for every operation, and a frozen one costs 1 µs more.
+@dataclass(slots=True)
 class Cost:
     """What an operation may need of the disk."""
 
@@ -51,7 +52,7 @@ class Cost:
     """The operation begins a new request."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Pending:
     operation: Operation
     cost: Cost
@@ -166,7 +167,7 @@ class Transactions:
             # Callers may have given up during the wait for the lock. Nobody would act under the lease of such a caller.
             waited_for = [pending for pending in batch if not pending.result.done()]
             completed = [(pending, pending.operation(connection)) for pending in waited_for]
-            if log_bytes:
+            if log_bytes and not self._log.is_reserve_whole():
                 self._log.require_space(connection, has_new=_has_new(completed))
             connection.execute("COMMIT")
         except BaseException:
@@ -195,7 +196,7 @@ class Transactions:
         # One flush at a time: `_synced` starts the next one for everything that was committed meanwhile.
         if not self._is_syncing:
             self._sync()
-        if self._log.is_large and not self._is_checkpointing and time.monotonic() > self._next_checkpoint:
+        if not self._is_checkpointing and time.monotonic() > self._next_checkpoint and self._log.is_large():
             self._is_checkpointing = True
             self._start(self._checkpoint())
         elif self._log.wants_refill and not self._is_lent:
@@ -324,8 +325,6 @@ class Transactions:
                 os.fsync(self._log.descriptor)
             except OSError as error:
                 failure = sqlite3.OperationalError(f"the disk did not keep the journal's log: {error}")
-            else:
-                failure = self._loss()
             self._loop.call_soon_threadsafe(self._synced, completed, failure)
 
     def _loss(self) -> Exception | None:
@@ -337,6 +336,9 @@ class Transactions:
         return None
 
     def _synced(self, completed: Sequence[_Completed], failure: Exception | None) -> None:
+        # Here, not in the thread: after each of the three system calls the thread would wait for the interpreter's
+        # lock, which the event loop holds.
+        failure = failure or self._loss()
         if failure is None:
             _resolve(completed)
         else:

@@ -43,6 +43,7 @@ class WriteAheadLog:
         self.max_bytes = max_bytes
         self.size = 0
         """The bytes of the log in use, or an upper estimate between two measurements."""
+        self._measured_size = 0
         self._file_bytes = 0
         self._restarted_salts = b""
         self._others: object = None
@@ -76,35 +77,39 @@ class WriteAheadLog:
         A restart of the log leaves its file as it is: overwriting is cheaper than growing. The frames in use are those
         that carry the salts of the log's header (sqlite.org, "WAL-mode File Format").
         """
+        self.size = self._measured_size = self._measured()
+
+    def _measured(self) -> int:
         self._file_bytes = os.fstat(self.descriptor).st_size
         if not _CAN_READ_FRAMES or self._file_bytes <= _HEADER_BYTES:
-            self.size = self._file_bytes
-            return
+            return self._file_bytes
         header = os.pread(self.descriptor, _HEADER_BYTES, 0)
         page, salts = int.from_bytes(header[8:12], "big"), header[16:24]
         if salts == self._restarted_salts:
-            self.size = 0
-            return
+            return 0
         frame = _FRAME_HEADER_BYTES + page
 
         def is_unused(number: int) -> bool:
             return os.pread(self.descriptor, 8, _HEADER_BYTES + number * frame + 8) != salts
 
         frames = range((self._file_bytes - _HEADER_BYTES) // frame)
-        self.size = _HEADER_BYTES + bisect_left(frames, True, key=is_unused) * frame
+        return _HEADER_BYTES + bisect_left(frames, True, key=is_unused) * frame
 
-    @property
     def is_large(self) -> bool:
-        """Whether a transfer should begin, so that no write has to wait for it later."""
-        return self.size > self.max_bytes // 2
+        """Return whether a transfer should begin, so that no write has to wait for it later."""
+        large = self.max_bytes // 2
+        if self._measured_size <= large < self.size and self.size - self._measured_size > self.max_bytes // 16:
+            # The estimate is about six times the use. A transfer that begins too early costs milliseconds and two
+            # flushes; this measurement costs 20 µs, and the estimate then needs many writes to exceed it again.
+            self.measure()
+        return self._measured_size > large
 
     def require_space(self, connection: sqlite3.Connection, *, has_new: bool) -> None:
         """Raise `DiskIsFull` if the open transaction's transfer would need more room than the reserve holds.
 
         `has_new`: the transaction begins a new request. It then also needs room for the results of the begun ones.
+        A transaction needs this check only while the reserve is not whole.
         """
-        if self._is_reserve_whole():
-            return
         names = ("page_size", "page_count", "freelist_count")
         page, pages, free = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         if has_new and self._held + free * page < self._reserve.min_for_new:
@@ -112,7 +117,8 @@ class WriteAheadLog:
         if pages * page - self._files.database_bytes() > self._held:
             raise DiskIsFull("the disk is full: there is no room for the journal to grow")
 
-    def _is_reserve_whole(self) -> bool:
+    def is_reserve_whole(self) -> bool:
+        """Return whether the reserve covers the transfer of a log of any size. Measures it a few times a second."""
         now = time.monotonic()
         if now - self._measured_at > _MEASURE_RESERVE_EVERY_SECONDS:
             self._held, self._measured_at = self._reserve.held(), now
