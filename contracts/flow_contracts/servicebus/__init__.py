@@ -25,9 +25,11 @@ from flow_contracts.servicebus.errors import (
 )
 from flow_contracts.servicebus.locks import ClockEvidence
 from flow_contracts.servicebus.receiver import Delivery, Receiver
+from flow_contracts.servicebus.sender_pool import BeforeSend, unconditionally
 from flow_contracts.servicebus.session_receiver import SessionReceiver
 
 __all__ = [
+    "BeforeSend",
     "ClockEvidence",
     "ConnectionString",
     "DeadLetterQueue",
@@ -46,4 +48,5 @@ __all__ = [
     "SessionInUse",
     "SessionReceiver",
     "Undecodable",
+    "unconditionally",
 ]

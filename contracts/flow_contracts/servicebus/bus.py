@@ -21,7 +21,7 @@ from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import SessionInUse
 from flow_contracts.servicebus.locks import ClockEvidence, LockTimes, NoEvidence
 from flow_contracts.servicebus.receiver import Receiver
-from flow_contracts.servicebus.sender_pool import SenderPool
+from flow_contracts.servicebus.sender_pool import BeforeSend, SenderPool, unconditionally
 from flow_contracts.servicebus.session_receiver import SessionReceiver
 
 
@@ -65,13 +65,13 @@ class ServiceBus:
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
         await close_quietly(self._client)
 
-    async def send(self, queue: str, message: Message) -> None:
+    async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
         """Make one attempt to send; see `SenderPool.send`."""
         pool = self._pools.get(queue)
         if pool is None:
             pool = SenderPool(self._client, queue, self._deadlines, max_senders=self._senders_per_queue)
             self._pools[queue] = pool
-        await pool.send(message)
+        await pool.send(message, before)
 
     def max_message_bytes(self, queue: str) -> int | None:
         """Return the largest message that the queue takes; None while no sender to it was opened."""

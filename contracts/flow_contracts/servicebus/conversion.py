@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpMessageBodyType
@@ -28,7 +29,7 @@ def to_sdk(message: Message) -> ServiceBusMessage:
         subject=message.subject,
         scheduled_enqueue_time_utc=message.scheduled_at,
         application_properties={
-            name: value for name, value in message.application_properties.items() if value is not None
+            name: _sdk_property(value) for name, value in message.application_properties.items() if value is not None
         },
     )
     header = sdk.raw_amqp_message.header
@@ -36,6 +37,13 @@ def to_sdk(message: Message) -> ServiceBusMessage:
         # Not by the SDK's own setter, which truncates to whole seconds: with a ttl of 0 the message never expires.
         header.time_to_live = max(1, min(message.time_to_live // timedelta(milliseconds=1), _MAX_TTL_MS))
     return sdk
+
+
+def _sdk_property(value: PropertyValue) -> Any:
+    """Return a property as the SDK encodes it: it takes every integer for an AMQP int, which has 32 bits."""
+    if isinstance(value, int) and not -(2**31) <= value < 2**31:
+        return {"TYPE": "LONG", "VALUE": value} if -(2**63) <= value < 2**63 else str(value)
+    return value
 
 
 def from_sdk(received: ServiceBusReceivedMessage) -> ReceivedMessage:

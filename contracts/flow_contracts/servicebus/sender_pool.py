@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 
@@ -11,12 +12,20 @@ from flow_contracts.message import Message
 from flow_contracts.servicebus.calls import bounded, close_quietly
 from flow_contracts.servicebus.conversion import to_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
-from flow_contracts.servicebus.errors import MessageTooLarge
+from flow_contracts.servicebus.errors import MessageTooLarge, ServiceBusMisconfigured
 
 _STALE_SECONDS = 240.0
 """The pool replaces a sender that was idle for longer. Service Bus detaches idle links after 10 minutes, and networks
 drop idle connections sooner. A send over a dead link loses a second or more.
 """
+
+
+BeforeSend = Callable[[], Awaitable[None]]
+"""Runs when a sender is open, right before the message leaves. Its exception is raised, and nothing is sent."""
+
+
+async def unconditionally() -> None:
+    """Raise nothing: the default of a `BeforeSend`."""
 
 
 class SenderPool:
@@ -39,20 +48,32 @@ class SenderPool:
         self.max_message_bytes: int | None = None
         """The largest message that the queue takes, as the latest link announced it."""
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: Message, before: BeforeSend = unconditionally) -> None:
         """Return once the broker accepted the message. Raises `MessageTooLarge`, `ServiceBusFailure`."""
         async with self._slots:
-            sender = await self._borrow()
+            pooled = bool(self._idle)
             try:
-                sending = sender.send_messages(to_sdk(message))
-                await bounded(sending, self._deadlines.send_seconds, f"send to '{self._queue}'")
-            except MessageTooLarge:
-                self._idle.append((time.monotonic(), sender))  # the link is sound: only this message was refused
-                raise
-            except BaseException:  # a cancelled send, too, leaves the link in an unknown state
-                await close_quietly(sender)
-                raise
-            self._idle.append((time.monotonic(), sender))
+                await self._send(message, before)
+            except ServiceBusMisconfigured:
+                if not pooled:
+                    raise
+                # The queue may have been deleted and created again: only the old links are refused.
+                await self.close()
+                await self._send(message, before)
+
+    async def _send(self, message: Message, before: BeforeSend) -> None:
+        sender = await self._borrow()
+        try:
+            await before()
+            sending = sender.send_messages(to_sdk(message))
+            await bounded(sending, self._deadlines.send_seconds, f"send to '{self._queue}'")
+        except MessageTooLarge:
+            self._idle.append((time.monotonic(), sender))  # the link is sound: only this message was refused
+            raise
+        except BaseException:  # a cancelled send, too, leaves the link in an unknown state
+            await close_quietly(sender)
+            raise
+        self._idle.append((time.monotonic(), sender))
 
     async def close(self) -> None:
         """Close the idle senders. The client closes the senders in use."""

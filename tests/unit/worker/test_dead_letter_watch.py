@@ -14,7 +14,7 @@ import pytest
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.result import FlowResult, Status
-from flow_contracts.servicebus import DeadLetteredMessage, MessageTooLarge
+from flow_contracts.servicebus import BeforeSend, DeadLetteredMessage, MessageTooLarge, unconditionally
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.journal import Acquisition, Entry, JobKey, Journal, open_journal
 from flow_worker.pipeline import decode
@@ -41,7 +41,8 @@ class FakeBus:
     sent: list[tuple[str, Message]] = field(default_factory=list)
     rounds: int = 0
 
-    async def send(self, queue: str, message: Message) -> None:
+    async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
+        await before()
         if queue in self.too_small:
             raise MessageTooLarge("larger than the queue takes")
         self.sent.append((queue, message))

@@ -14,7 +14,7 @@ import pytest
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.result import FlowResult, Status
-from flow_contracts.servicebus import LockLost, MessageTooLarge
+from flow_contracts.servicebus import BeforeSend, LockLost, MessageTooLarge, unconditionally
 from flow_worker.access.rights import Rights
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.journal import open_journal
@@ -77,7 +77,8 @@ class SmallQueue:
 
     results: list[FlowResult] = field(default_factory=list)
 
-    async def send(self, queue: str, message: Message) -> None:
+    async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
+        await before()
         if queue == "flow-continuations":
             raise MessageTooLarge("larger than the queue takes")
         self.results.append(FlowResult.from_message(message))
@@ -374,9 +375,9 @@ async def test_the_mark_is_kept_if_the_lane_is_interrupted_at_the_moment_of_the_
     outcome = await worker.take(request(), ScriptedFlow(flow_answer(200)))
 
     class Interrupting(SmallQueue):
-        async def send(self, queue: str, message: Message) -> None:
+        async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
             sending.cancel()
-            await super().send(queue, message)
+            await super().send(queue, message, before)
 
     sender = dispatcher(worker, worker.handler(ScriptedFlow()), Interrupting())
     sending = asyncio.create_task(sender.send(outcome))

@@ -13,7 +13,7 @@ import pytest
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.result import FlowResult, Status
-from flow_contracts.servicebus import LockLost, ServiceBusUnavailable
+from flow_contracts.servicebus import BeforeSend, LockLost, ServiceBusUnavailable, unconditionally
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import open_journal
 from flow_worker.journal.entry import Entry
@@ -53,7 +53,8 @@ class Queues:
 
     sent: list[tuple[str, Message]] = field(default_factory=list)
 
-    async def send(self, queue: str, message: Message) -> None:
+    async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
+        await before()
         self.sent.append((queue, message))
 
     def results(self) -> list[FlowResult]:
@@ -132,8 +133,8 @@ async def test_the_result_never_denies_a_call_and_never_changes(
     assert len({result.status for result in results}) == 1
     assert results[0].status not in NO_CALL or calls == 0
     assert results[0].status is not Status.SUCCEEDED or calls == 1
-    # From the last look at the lock to the mark nobody can know; duplicate detection drops the second message.
-    assert len(results) == (2 if method == "send" else 1)
+    # From the acceptance to the mark nobody else can know of it; duplicate detection drops the second message.
+    assert len(results) == (2 if (method, when) == ("send", "after") else 1)
     assert len({message.message_id for _, message in queues.sent}) == 1
 
 
@@ -192,8 +193,8 @@ class LosesTheFirstAnswer(Queues):
         super().__init__()
         self._freeze = freeze
 
-    async def send(self, queue: str, message: Message) -> None:
-        await super().send(queue, message)
+    async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
+        await super().send(queue, message, before)
         if len(self.sent) == 1:
             await self._freeze.block("answer", "before")
             raise ServiceBusUnavailable("no answer within 20 s")

@@ -7,12 +7,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from flow_contracts.servicebus import LockLost, MessageTooLarge
+from flow_contracts.servicebus import BeforeSend, LockLost, MessageTooLarge
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Journal
 from flow_worker.pipeline.job import Job
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, Outcome, PassOn, Reply, reply_of
-from flow_worker.runtime.outbox import BeforeRetry
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.telemetry.logs import log
@@ -78,9 +77,8 @@ class Dispatcher:
         reply = reply_of(outcome)
         if reply is not None:
             try:
-                await self._require_open(reply, lock_held)
-                # Also before each repetition: the worker may have been frozen during the attempt, and the queue may
-                # have accepted it. Beyond the detection window, a repetition would be a second result.
+                # Before each attempt: the worker may have been frozen during the one before, or while the sender
+                # opened. Beyond the detection window, the attempt would publish a second result.
                 await self._publish(reply, lambda: self._require_open(reply, lock_held))
             except _AnsweredMeanwhile:
                 return AlreadyHandled("already_answered", "Another delivery of the request published its result.")
@@ -114,9 +112,9 @@ class Dispatcher:
         if entry is not None and entry.published_for == reply.journalled.origin:
             raise _AnsweredMeanwhile
 
-    async def _publish(self, reply: Reply, before_retry: BeforeRetry) -> None:
+    async def _publish(self, reply: Reply, before: BeforeSend) -> None:
         """Publish the result. If the task is cancelled just when the queue accepts the result, still mark it."""
-        publishing = asyncio.ensure_future(self._replies.publish(reply, before_retry))
+        publishing = asyncio.ensure_future(self._replies.publish(reply, before))
         try:
             await asyncio.shield(publishing)
         except asyncio.CancelledError:

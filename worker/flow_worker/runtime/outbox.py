@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
 
 from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import Message
-from flow_contracts.servicebus import ServiceBusFailure, ServiceBusUnavailable
+from flow_contracts.servicebus import BeforeSend, ServiceBusFailure, ServiceBusUnavailable, unconditionally
 from flow_worker.runtime.ports import MessageSender
 from flow_worker.telemetry.outage_log import OutageEvents, OutageLog
 
@@ -24,14 +23,6 @@ _RETRYING = OutageEvents(
 _BACKOFF = ExponentialBackoff(first_seconds=0.2, max_seconds=3.0)
 
 
-BeforeRetry = Callable[[], Awaitable[None]]
-"""Runs before each repeated attempt. An exception from it ends the delivery."""
-
-
-async def _unconditionally() -> None:
-    pass
-
-
 class Outbox:
     """Delivers messages with deterministic IDs: duplicate detection drops a message that is sent twice."""
 
@@ -40,12 +31,12 @@ class Outbox:
         self._outages: dict[str, OutageLog] = {}
 
     async def deliver(
-        self, queue: str, message: Message, *, seconds: float, before_retry: BeforeRetry = _unconditionally
+        self, queue: str, message: Message, *, seconds: float, before: BeforeSend = unconditionally
     ) -> None:
         """Return once the queue has accepted the message.
 
         Raises `MessageTooLarge` at once, because a retry cannot help, `ServiceBusUnavailable` after `seconds`, and
-        whatever `before_retry` raises.
+        whatever `before` raises.
         """
         outage = self._outages.setdefault(queue, OutageLog(_log, queue, _RETRYING))
         delivery = object()
@@ -54,14 +45,13 @@ class Outbox:
             async with asyncio.timeout(seconds):
                 for failures in itertools.count():
                     try:
-                        await self._sender.send(queue, message)
+                        await self._sender.send(queue, message, before)
                     except ServiceBusFailure as error:
                         outage.failed(delivery, error)
                     else:
                         outage.recovered(delivery)
                         return
                     await asyncio.sleep(_BACKOFF.seconds(failures))
-                    await before_retry()
         except BaseException as error:
             outage.gave_up(delivery)
             if isinstance(error, TimeoutError):

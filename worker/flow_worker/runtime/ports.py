@@ -7,13 +7,13 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from flow_contracts.message import Message
-from flow_contracts.servicebus import DeadLetteredMessage, Delivery
+from flow_contracts.servicebus import BeforeSend, DeadLetteredMessage, Delivery, unconditionally
 
 
 class MessageSender(Protocol):
     """Sends messages to queues."""
 
-    async def send(self, queue: str, message: Message) -> None:
+    async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
         """Return once the queue has accepted the message. Raises `MessageTooLarge`, `ServiceBusFailure`."""
         ...
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from flow_contracts.servicebus import MessageTooLarge
+from flow_contracts.servicebus import BeforeSend, MessageTooLarge
 from flow_worker.pipeline.outcome import Reply
-from flow_worker.runtime.outbox import BeforeRetry, Outbox
+from flow_worker.runtime.outbox import Outbox
 
 
 class Replies:
@@ -18,17 +18,17 @@ class Replies:
         self._time_to_live = time_to_live
         self._publish_seconds = publish_seconds
 
-    async def publish(self, reply: Reply, before_retry: BeforeRetry) -> None:
-        """Return once the reply queue has accepted the result; see `Outbox.deliver` for `before_retry`.
+    async def publish(self, reply: Reply, before: BeforeSend) -> None:
+        """Return once the reply queue has accepted the result; see `Outbox.deliver` for `before`.
 
         This publishes a result without its output if the queue does not take a message so large. Raises
         `ServiceBusUnavailable` after `publish_seconds`.
         """
         try:
-            await self._deliver(reply, before_retry)
+            await self._deliver(reply, before)
         except MessageTooLarge:
-            await self._deliver(replace(reply, result=reply.result.without_output()), before_retry)
+            await self._deliver(replace(reply, result=reply.result.without_output()), before)
 
-    async def _deliver(self, reply: Reply, before_retry: BeforeRetry) -> None:
+    async def _deliver(self, reply: Reply, before: BeforeSend) -> None:
         message = reply.result.to_message(reply.address.session_id, self._time_to_live, variant=reply.variant)
-        await self._outbox.deliver(reply.queue, message, seconds=self._publish_seconds, before_retry=before_retry)
+        await self._outbox.deliver(reply.queue, message, seconds=self._publish_seconds, before=before)
