@@ -43,13 +43,13 @@ class Emulator:
         """Return a user's token for the worker's audience."""
         token_request = {"user": user, "roles": list(roles), "audience": self.audience}
         response = httpx.post(
-            f"http://{self.address}/emulator/token", json=token_request, timeout=10
+            f"http://{self.address}/emulator/token", json=token_request, timeout=60
         ).raise_for_status()
         return str(response.json()["access_token"])
 
     def calls(self, flow: str) -> int:
         """Return the number of calls of the flow, including running ones."""
-        response = httpx.get(f"http://{self.address}/emulator/flows/{flow}/calls", timeout=10).raise_for_status()
+        response = httpx.get(f"http://{self.address}/emulator/flows/{flow}/calls", timeout=60).raise_for_status()
         return len(response.json()["calls"])
 
 

@@ -14,7 +14,7 @@ from tests.support import azurite
 _SEED = 13
 _SECONDS = 55.0
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.mark.parametrize("journal", ["sqlite", "table"])

@@ -10,7 +10,7 @@ from tests.faults.storm.faults import Fault, kill_worker, outlast_window
 from tests.faults.storm.load import PLAIN
 from tests.faults.storm.storm import Plan, run_storm
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.parametrize(

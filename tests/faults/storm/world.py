@@ -140,14 +140,14 @@ class World:
 
     async def counts(self) -> dict[str, dict[str, int]]:
         """Return the broker's own numbers of messages. Raises `httpx.HTTPError`."""
-        async with httpx.AsyncClient(timeout=5) as http:
+        async with httpx.AsyncClient(timeout=30) as http:
             response = await http.get(f"{self.broker_web}/emulator/queues")
             counts: dict[str, dict[str, int]] = response.raise_for_status().json()
             return counts
 
     async def control(self, path: str, change: Mapping[str, Any]) -> None:
         """Change the cloud's identity endpoint, issuer or Dataverse while they run."""
-        async with httpx.AsyncClient(timeout=10) as http:
+        async with httpx.AsyncClient(timeout=60) as http:
             response = await http.put(f"{self.cloud.web_url}/emulator/{path}", json=dict(change))
             response.raise_for_status()
 

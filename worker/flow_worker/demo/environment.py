@@ -60,22 +60,22 @@ class EmulatorClient:
         """Return a token for the worker's audience; a claim with the value None is removed."""
         request = {"user": user, "roles": list(roles), "forged": forged, "audience": self.audience}
         request["claims"] = dict(claims or {})
-        response = httpx.post(f"{self.web_url}/emulator/token", json=request, timeout=10)
+        response = httpx.post(f"{self.web_url}/emulator/token", json=request, timeout=60)
         token: str = response.raise_for_status().json()["access_token"]
         return token
 
     def control(self, method: str, path: str, body: Mapping[str, JsonValue]) -> None:
         """Send a request to the control API at `/emulator/{path}`. Raise `httpx.HTTPError`."""
-        httpx.request(method, f"{self.web_url}/emulator/{path}", json=dict(body), timeout=10).raise_for_status()
+        httpx.request(method, f"{self.web_url}/emulator/{path}", json=dict(body), timeout=60).raise_for_status()
 
     def object_id(self, user: str) -> str:
         """Return the object ID of a Dataverse user. Raise `httpx.HTTPError`."""
-        response = httpx.get(f"{self.web_url}/emulator/dataverse", timeout=10).raise_for_status()
+        response = httpx.get(f"{self.web_url}/emulator/dataverse", timeout=60).raise_for_status()
         return next(str(row["object_id"]) for row in response.json()["users"] if row["name"] == user)
 
     def activity(self, flow: str, correlation_id: str) -> FlowActivity:
         """Return a flow's counts for one request; zeros for an unknown flow."""
-        response = httpx.get(f"{self.web_url}/emulator/flows/{flows.emulator_name(flow)}/calls", timeout=10)
+        response = httpx.get(f"{self.web_url}/emulator/flows/{flows.emulator_name(flow)}/calls", timeout=60)
         calls = response.json()["calls"] if response.status_code == 200 else []
         matching = [call for call in calls if call["client_tracking_id"] == correlation_id]
         return FlowActivity(calls=len(matching), polls=sum(call["polls"] for call in matching))
