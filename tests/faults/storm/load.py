@@ -117,7 +117,7 @@ def senders(cloud: EmulatorClient) -> Mapping[str, str | None]:
 
 @dataclass
 class Load:
-    """Sends requests until it is told to stop."""
+    """Sends requests until the storm stops it."""
 
     bus: ServiceBus
     claims: Mapping[str, str | None]

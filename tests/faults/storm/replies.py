@@ -66,7 +66,7 @@ class Replies:
                         await receiver.keep_locked()
                         delivery = await receiver.receive(_WAIT_SECONDS)
                         if delivery is not None:
-                            # Before the completion: what is collected twice is told apart by its sequence number.
+                            # Before the completion: the sequence number identifies a message that came twice.
                             keep(delivery.message)
                             await receiver.complete(delivery)
             await asyncio.sleep(_RECONNECT_SECONDS)
