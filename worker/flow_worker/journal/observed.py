@@ -80,7 +80,7 @@ class ObservedStore:
             self._failed(f"internal error ({type(error).__name__})")
 
     async def _observed(self, operation: Awaitable[_T]) -> _T:
-        # Not an async context manager: its generator costs 5 µs for each of a request's operations.
+        # Not an async context manager: it costs 2 µs more for each of a request's operations.
         begun = time.monotonic()
         try:
             return await operation
