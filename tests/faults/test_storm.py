@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests.faults.storm import __main__ as command
 from tests.faults.storm.history import histories
 from tests.faults.storm.storm import Plan, run_storm
 from tests.support import azurite
@@ -27,3 +30,23 @@ async def test_a_storm_of_faults_leaves_every_request_with_one_true_result(journ
     assert report.is_clean, "\n".join([report.line, *report.details, histories(report.findings, tmp_path)])
     assert report.requests > 50, "too few requests to meet a fault"
     assert report.faults > 5, "too few faults"
+
+
+@pytest.mark.parametrize(("journals", "status", "stormed"), [("sqlite,table", 0, ["sqlite"]), ("table", 2, [])])
+def test_without_azurite_the_storm_of_the_table_is_left_out_and_the_output_says_so(
+    journals: str, status: int, stormed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[str] = []
+
+    def run(_: object, journal: str) -> SimpleNamespace:
+        ran.append(journal)
+        return SimpleNamespace(is_clean=True)
+
+    monkeypatch.setattr(command, "is_installed", lambda: False)
+    monkeypatch.setattr(command, "_run", run)
+    monkeypatch.setattr(sys, "argv", ["storm", "--journal", journals])
+    assert command.main() == status
+    assert ran == stormed
+    printed = capsys.readouterr()
+    assert azurite.REMEDY in printed.err
+    assert printed.out.splitlines()[-1] == "journal table: left out, Azurite is missing"

@@ -108,6 +108,7 @@ async def test_both_workers_of_a_lost_journal_take_nothing_more(
         assert "under the worker" in await refusal(other, "later")
     events = [record for record in caplog.records if getattr(record, "event", "") == "journal.replaced"]
     assert len(events) == 2, "one line of each worker"
+    assert not any(event.exc_info for event in events), "the sentence says what to do; a traceback would bury it"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows neither deletes nor renames open files")
@@ -194,3 +195,17 @@ async def test_leases_of_a_relative_path_survive_a_change_of_the_folder(
         monkeypatch.chdir(tmp_path / "sub")
         lease = await journal.acquire(job("other"), duration=timedelta(seconds=5), calls=0)
         assert isinstance(lease, Acquired)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows neither deletes nor renames open files")
+async def test_a_worker_warns_that_it_starts_without_its_earlier_journal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    here = settings(tmp_path)
+    for _ in range(2):
+        async with open_journal(here) as journal:
+            await leased(journal)
+        only_the_database_deleted(here.path)
+    levels = [record.levelname for record in caplog.records if getattr(record, "event", "") == "journal.created"]
+    assert levels == ["INFO", "WARNING"]

@@ -13,11 +13,21 @@ from pathlib import Path
 from tests.faults.storm.history import histories
 from tests.faults.storm.storm import Plan, Report, run_storm
 from tests.faults.storm.worker import MUTANTS
+from tests.support.azurite import REMEDY, is_installed
 
 
 def main() -> int:
     options = _options()
-    reports = [_run(options, journal) for journal in options.journal.split(",")]
+    journals = options.journal.split(",")
+    lacks_azurite = "table" in journals and not is_installed()
+    if lacks_azurite:
+        print(f"The storm with the table journal is left out, because it needs Azurite: {REMEDY}.", file=sys.stderr)  # noqa: T201
+        journals.remove("table")
+    reports = [_run(options, journal) for journal in journals]
+    if lacks_azurite:
+        print("journal table: left out, Azurite is missing")  # noqa: T201
+    if not reports:
+        return 2
     return 0 if all(report.is_clean for report in reports) else 1
 
 
@@ -51,8 +61,9 @@ def _run(options: argparse.Namespace, journal: str) -> Report:
         drain_seconds=300,
         mutant=options.mutant,
     )
-    print(f"seed {plan.seed}, journal {journal}: {options.minutes:g} minutes; files in {folder}", file=sys.stderr)  # noqa: T201
+    print(f"seed {plan.seed}, journal {journal}: {options.minutes:g} min of faults; files in {folder}", file=sys.stderr)  # noqa: T201
     report = asyncio.run(run_storm(plan, folder))
+    print("the ends of the requests, by kind:", file=sys.stderr)  # noqa: T201
     print("\n".join(report.details), file=sys.stderr)  # noqa: T201
     if report.is_clean and not options.keep:
         shutil.rmtree(folder, ignore_errors=True)

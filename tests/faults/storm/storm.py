@@ -81,7 +81,7 @@ class Report:
     def details(self) -> list[str]:
         """Everything that a person may want to know, line by line."""
         ends = [f"  {number:6} {end}" for end, number in sorted(self.findings.ends.items())]
-        notes = [f"  attempts below the answered calls: {self.findings.low_attempts}"]
+        notes = [f"  results with fewer attempts than the flow answered calls: {self.findings.low_attempts}"]
         left = [f"undrained: {self.undrained}"] if self.undrained else []
         return [*ends, *notes, *self.findings.lines, *self.bad_exits, *left]
 

@@ -53,7 +53,8 @@ def show(
     if entry is None:
         terminal.fail(
             f"The journal has no entry for {message_id}. Either the worker did not call its flow: it refused the "
-            "request, the request expired or waits, or it never arrived. Or journal.retention_seconds have passed.",
+            "request, the request expired or waits, or it never arrived. Or the entry is gone: "
+            "journal.retention_seconds have passed, or the journal was lost.",
             3,
         )
     if as_json:

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,7 @@ def _wait_for_interrupt(environment: DemoEnvironment, report: DemoReport, consol
         f"{command} result CORRELATION_ID --env-file {env_file}",
         f"{command} deadletters list --env-file {env_file}",
         f"{command} journal show {_most_retried(report)} --env-file {env_file}",
+        f"{command} health --url {_health_url(environment)}",
     ):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"The worker's log is {KEPT_FOLDER / 'worker.log'}. Ctrl-C stops both processes.", highlight=False)
@@ -95,6 +97,11 @@ def _wait_for_interrupt(environment: DemoEnvironment, report: DemoReport, consol
     except KeyboardInterrupt:
         return
     raise DemoError(f"The worker exited. Read its log for the reason.\n{environment.worker_log_tail()}")
+
+
+def _health_url(environment: DemoEnvironment) -> str:
+    settings = tomllib.loads((environment.folder / "flow-worker.toml").read_text(encoding="utf-8"))
+    return f"http://127.0.0.1:{settings['health']['port']}"
 
 
 def _most_retried(report: DemoReport) -> str:

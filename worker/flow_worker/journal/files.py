@@ -19,8 +19,8 @@ _Identity = tuple[int, int]
 """The device and the inode of a file. Windows has both too, as the volume and the file's index."""
 
 _REMEDY = (
-    "stop all workers of this journal, put the file back if you can, and start them again. A worker without its "
-    "journal may repeat a call that was in progress"
+    "stop all workers of this journal, put the file back if you can, and start them again (docs: Troubleshoot, "
+    "Restore the journal's file). A worker without its journal may repeat a call that was in progress"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import sqlite3
@@ -15,6 +16,9 @@ from flow_worker.journal.reserve import Reserve
 from flow_worker.journal.sqlite_errors import is_busy, is_full
 from flow_worker.journal.write_ahead_log import CheckpointBlocked, WriteAheadLog
 from flow_worker.settings import InvalidSettings
+from flow_worker.telemetry.logs import log as log_event
+
+_log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -91,7 +95,9 @@ def _checked(
     log = None
     try:
         before = os.stat(files.database)
-        _prepare(connection, files.given)
+        had_reserve = reserve.held() > 0
+        if _prepare(connection, files.given):
+            _report_new(files, had_reserve=had_reserve)
         files.remember()
         _require_same(files, before)
         log = WriteAheadLog(files, reserve, max_log_bytes)
@@ -113,7 +119,8 @@ def _require_same(files: JournalFiles, before: os.stat_result) -> None:
         raise _Replaced(f"the file '{files.path}' was replaced while it was opened")
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
+    """Prepare the database; return whether it is new."""
     connection.execute("PRAGMA journal_mode = WAL")
     # Some builds overwrite deleted content by default. A deletion would then need as much of the log as its document,
     # and no purge could free a full disk.
@@ -131,6 +138,19 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    return version == 0
+
+
+def _report_new(files: JournalFiles, *, had_reserve: bool) -> None:
+    """Log that the journal is new. A reserve that is already there belonged to a journal that is lost."""
+    if had_reserve:
+        sentence = (
+            f"The journal's file '{files.path}' was lost: its reserve is still there. The worker created an empty "
+            "journal and may repeat calls that were in progress. If you have the file, stop all workers and restore it."
+        )
+    else:
+        sentence = f"The worker created an empty journal, '{files.path}'. Expected only at the first start."
+    log_event(_log, logging.WARNING if had_reserve else logging.INFO, "journal.created", sentence)
 
 
 def _is_for_lack_of_room(error: Exception, path: Path) -> bool:

@@ -206,7 +206,8 @@ class Transactions:
         if isinstance(error, StoreReplaced) and self._replaced is None:
             self._replaced = error
             sentence = f"The worker takes no more requests: {error}."
-            log(_log, logging.ERROR, "journal.replaced", sentence)
+            # In the next turn, without the error under way: its traceback would bury the sentence that says what to do.
+            self._loop.call_soon(log, _log, logging.ERROR, "journal.replaced", sentence)
         _fail(batch, error)
 
     def _commit_next(self) -> None:

@@ -78,7 +78,7 @@ class Health:
         ready = not self.draining and self.journal.is_available and connected
         journal = {"available": self.journal.is_available, "last_error": self.journal.last_error}
         # The worker corrects for a wrong clock, so that it remains ready.
-        clock = {"offset_seconds": round(self._clock_offset(), 1)}
+        clock = {"offset_seconds": round(self._clock_offset(), 1) + 0.0}  # without the sign of -0.0
         return {"ready": ready, "draining": self.draining, "clock": clock, "journal": journal, "queues": queues}
 
 
