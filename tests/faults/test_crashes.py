@@ -121,7 +121,8 @@ async def _play(scene: Path, point: str, journal: Journal) -> dict[str, Ending]:
     async with running_emulator(short_lock(LOCK_SECONDS), Endpoints("127.0.0.1", 0, 0)) as emulator:
         settings = _settings(emulator, scene, journal)
         for flow in FLOWS:
-            throttled: JsonValue = [{"kind": "throttle", "next_calls": 1, "retry_after": "1"}]
+            # Longer than both requests need to reach the point, else the doomed worker itself makes the second call.
+            throttled: JsonValue = [{"kind": "throttle", "next_calls": 1, "retry_after": "5"}]
             slow = 1.0 if point == DURING else 0.0
             faults: JsonValue = throttled if point in THROTTLED_AT else []
             emulator.web.flows.put(flow, {"delay_seconds": slow, "faults": faults})

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from flow_contracts.servicebus import drift
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
 
-_DRIFT = 1e-3
-"""Evidence loosens by this many seconds a second: monotonic clocks drift, and brokers adjust their clocks."""
 _LOGGED_CHANGE_SECONDS = 5.0
 _JITTER_SECONDS = 1.0
 """A clock that the evidence contradicts by less is adjusted, and not replaced by another one."""
@@ -107,10 +106,10 @@ class BrokerClock:
         return low if self._low is not None else high
 
     def _lowest(self, monotonic: float) -> float:
-        return float("-inf") if self._low is None else self._low.value - _loosened(self._low, monotonic)
+        return float("-inf") if self._low is None else self._low.value - drift(self._low.at, monotonic)
 
     def _highest(self, monotonic: float) -> float:
-        return float("inf") if self._high is None else self._high.value + _loosened(self._high, monotonic)
+        return float("inf") if self._high is None else self._high.value + drift(self._high.at, monotonic)
 
     def _log_change(self) -> None:
         """Log an offset once, and again when it has changed: a line for each message would hide the others."""
@@ -119,10 +118,6 @@ class BrokerClock:
             return
         self._logged_offset = offset
         log(_log, logging.WARNING, "clock.offset", _sentence(offset), offset_seconds=round(offset, 1))
-
-
-def _loosened(bound: _Bound, monotonic: float) -> float:
-    return max(0.0, monotonic - bound.at) * _DRIFT
 
 
 def _sentence(offset: float) -> str:

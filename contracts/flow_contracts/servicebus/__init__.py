@@ -23,12 +23,13 @@ from flow_contracts.servicebus.errors import (
     SessionInUse,
     Undecodable,
 )
-from flow_contracts.servicebus.locks import ClockEvidence
+from flow_contracts.servicebus.locks import MAX_LOCK_SECONDS, ClockEvidence, drift
 from flow_contracts.servicebus.receiver import Delivery, Receiver
 from flow_contracts.servicebus.sender_pool import BeforeSend, unconditionally
 from flow_contracts.servicebus.session_receiver import SessionReceiver
 
 __all__ = [
+    "MAX_LOCK_SECONDS",
     "BeforeSend",
     "ClockEvidence",
     "ConnectionString",
@@ -48,5 +49,6 @@ __all__ = [
     "SessionInUse",
     "SessionReceiver",
     "Undecodable",
+    "drift",
     "unconditionally",
 ]

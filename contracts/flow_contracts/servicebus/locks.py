@@ -19,7 +19,6 @@ MAX_LOCK_SECONDS = 300.0
 _CAUTIOUS_SECONDS = 5.0
 """The shortest lock duration of Service Bus: the assumption while the evidence contradicts itself."""
 _DRIFT = 1e-3
-"""Bounds loosen by this many seconds a second: monotonic clocks drift, and brokers adjust their clocks."""
 _JITTER_SECONDS = 1.0
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -105,7 +104,7 @@ class LockTimes:
         false. The next message that did not wait corrects it.
         """
         low, high = until.timestamp() - latest, until.timestamp() - earliest
-        loosened = max(0.0, latest - self._seen_at) * _DRIFT
+        loosened = drift(self._seen_at, latest)
         before, self._seen_at = self._ends, latest
         self._ends = (low, high)
         if before is None:
@@ -128,6 +127,14 @@ class LockTimes:
         cautious = min(self._max_duration, _CAUTIOUS_SECONDS)
         # A short rest may be true: a machine that stood still receives its messages late.
         return earliest + (min(left, cautious) if left > 0 else cautious)
+
+
+def drift(since: float, until: float) -> float:
+    """Return the seconds by which a bound of the broker's clock loosens between two monotonic times.
+
+    Monotonic clocks drift, and brokers adjust their clocks.
+    """
+    return max(0.0, until - since) * _DRIFT
 
 
 def _earlier(moment: datetime, seconds: float) -> datetime:

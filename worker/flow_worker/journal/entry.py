@@ -90,10 +90,15 @@ class Entry:
     """The origin of the message that the result was last published for."""
     history: tuple[Event, ...] = ()
 
+    version: Literal[1] = 1
+    """The number of the format. A later version of the worker may add optional fields; another change raises it."""
+
+    @property
+    def is_ending(self) -> bool:
+        """Return whether no call goes out under the lease on the request, which only ends the request."""
+        return self.holder is not None and self.holder.ending
+
     @property
     def origins(self) -> frozenset[str]:
         """Identifies the messages that began, continued or ended the request."""
         return frozenset({self.origin, *self.earlier_origins, self.published_for or self.origin})
-
-    version: Literal[1] = 1
-    """The number of the format. A later version of the worker may add optional fields; another change raises it."""

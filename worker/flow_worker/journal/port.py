@@ -27,7 +27,7 @@ class Lease:
     @property
     def ending(self) -> bool:
         """Return whether no call goes out under this lease."""
-        return self.entry.holder is not None and self.entry.holder.ending
+        return self.entry.is_ending
 
 
 @dataclass(frozen=True, slots=True)

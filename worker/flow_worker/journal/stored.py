@@ -167,12 +167,7 @@ class StoredJournal:
 
     async def _mark(self, key: str, change: Callable[[Entry | None], Entry | None]) -> None:
         current, version = self._recent.get(key) or await self._read(key)
-        for _ in range(_MAX_SWAPS):
-            changed = change(current)
-            if changed is None or await self._write(key, changed, version) is not None:
-                return
-            current, version = await self._read(key)
-        raise _contended()
+        await self._swap(key, current, version, change)
 
     async def recall(self, job: JobKey) -> Concluded | Pending | None:
         """See `Journal.recall`."""
@@ -203,13 +198,24 @@ class StoredJournal:
     async def _change(
         self, lease: Lease, change: Callable[[Entry | None], Entry | None], limit: int | None = None
     ) -> Entry | None:
-        """Apply `change` in a compare-and-swap loop. Return the entry that stands, or None if `change` refused.
+        """Apply `change` to the entry of the lease, and return the entry that stands; None if `change` refused.
 
-        The loop starts with the entry of the lease instead of a read: normally no other worker changed it since.
+        This starts with the entry of the lease instead of a read: normally no other worker changed it since.
         """
-        key = key_of(lease.message_id)
-        current: Entry | None = lease.entry
-        version: str | None = lease.version
+        return await self._swap(key_of(lease.message_id), lease.entry, lease.version, change, limit)
+
+    async def _swap(
+        self,
+        key: str,
+        current: Entry | None,
+        version: str | None,
+        change: Callable[[Entry | None], Entry | None],
+        limit: int | None = None,
+    ) -> Entry | None:
+        """Apply `change` to the entry, first to `current`, until a write succeeds.
+
+        Return the entry that stands, or None if `change` refused.
+        """
         for _ in range(_MAX_SWAPS):
             changed = change(current)
             if changed is None or changed is current:

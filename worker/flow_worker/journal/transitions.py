@@ -188,7 +188,7 @@ def conclude(
         return None
     if entry.result is not None:
         return entry
-    if _is_ending(leased) and result.status in _DENIES_A_CALL and _if_still_leased(entry, leased) is None:
+    if leased.is_ending and result.status in _DENIES_A_CALL and _if_still_leased(entry, leased) is None:
         raise LeaseLost
     calls = max(_calls_with_the_one_under_way(entry, leased), result.attempts)
     result = result.model_copy(update={"attempts": calls}) if calls > result.attempts else result
@@ -239,10 +239,6 @@ def _earlier_origins(entry: Entry, job: JobKey) -> tuple[str, ...]:
         return entry.earlier_origins
     others = (origin for origin in (*entry.earlier_origins, entry.origin) if origin != job.origin)
     return tuple(others)[-_MAX_EARLIER_ORIGINS:]
-
-
-def _is_ending(leased: Entry) -> bool:
-    return leased.holder is not None and leased.holder.ending
 
 
 def _ended_after_lost_call(holder: LeaseHolder | None) -> bool:

@@ -171,7 +171,7 @@ class Conclusions:
         except TemporarilyUnavailable as error:
             # The continuation itself carries all that the journal would have kept.
             self._log_not_journalled(job, error)
-        return self.continuation(following, due)
+        return Continue(following, due)
 
     # --- without a call ------------------------------------------------------------------------------------------
 
@@ -190,23 +190,22 @@ class Conclusions:
 
     def postpone(self, job: Job, code: str, cause: str, until: datetime | None = None) -> Continue | None:
         """Return the same step again later; None if a call would then be older than `max_age_seconds`."""
-        due = until or self._now() + retry_pause(self._retry_settings(job), job.waits)
+        due = self._next_due(job, until)
         if job.kind == "call" and due - job.tried_since > timedelta(seconds=self.max_age_seconds(job)):
             return None
         return self._same_step(job, due, code, cause)
 
     def wait_for_holder(self, job: Job, until: datetime | None = None) -> Continue:
         """Return the same step again later, without a bound: the holder of the lease knows more about the request."""
-        due = until or self._now() + retry_pause(self._retry_settings(job), job.waits)
         waits = {"waits": job.waits + 1, "code": "call_under_way", "cause": "another worker holds its lease"}
-        return self.continuation(job.model_copy(update=waits), due)
+        return Continue(job.model_copy(update=waits), self._next_due(job, until))
 
     def wait_for_journal(self, job: Job, outage: TemporarilyUnavailable) -> Outcome:
         """Return the same step again later for a request that only the journal can end; in the end, `unknown`.
 
         An earlier delivery of the request may have called the flow.
         """
-        due = outage.until or self._now() + retry_pause(self._retry_settings(job), job.waits)
+        due = self._next_due(job, outage.until)
         limit = timedelta(seconds=self.max_age_seconds(job)) + self._rules.max_outage
         if due - job.tried_since <= limit:
             return self._same_step(job, due, outage.code, outage.message)
@@ -215,11 +214,11 @@ class Conclusions:
         return DeadLetter("journal_unavailable", message, self._unjournalled(job, unknown))
 
     def _same_step(self, job: Job, due: datetime, code: str, cause: str) -> Continue:
-        return self.continuation(job.model_copy(update={"waits": job.waits + 1, "code": code, "cause": cause}), due)
+        return Continue(job.model_copy(update={"waits": job.waits + 1, "code": code, "cause": cause}), due)
 
-    def continuation(self, following: Job, due: datetime) -> Continue:
-        """Return the outcome that schedules a job for its due time."""
-        return Continue(following, due)
+    def _next_due(self, job: Job, until: datetime | None) -> datetime:
+        """Return the time until which the cause lasts; if that is unknown, a time after the retry pause."""
+        return until or self._now() + retry_pause(self._retry_settings(job), job.waits)
 
     def reply_uncalled(self, job: Job, status: Status, error: FlowError, *, variant: str = "") -> Reply:
         """Return the reply to a request that ends without a call and without an entry in the journal."""

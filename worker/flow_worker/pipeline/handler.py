@@ -28,7 +28,7 @@ from flow_worker.pipeline.conclude import Conclusions
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.job import InvalidContinuation, Job, origin_of
-from flow_worker.pipeline.keys import Sole
+from flow_worker.pipeline.keys import LockHeld, Sole, always_held
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Outcome, Reply
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.recall import LeasedJob, Recall
@@ -49,10 +49,6 @@ _INTERNAL_ERROR = CallFailed(
 _POLL_INTERNAL_ERROR = CallFailed(
     "internal_error", "An internal error in the worker.", may_have_run=False, counts_against_flow=False
 )
-
-
-def _always() -> bool:
-    return True
 
 
 @dataclass(slots=True)
@@ -96,7 +92,7 @@ class Handler:
         self._reached = reached or now
 
     async def handle(
-        self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: Callable[[], bool] = _always
+        self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: LockHeld = always_held
     ) -> Outcome:
         """Take a message that a lane of `queue` received through its journey, and return its outcome.
 
@@ -110,7 +106,7 @@ class Handler:
             return Abandon("internal_error", "an internal error")
 
     async def _handle(
-        self, message: ReceivedMessage, read: Reader, queue: str, lock_held: Callable[[], bool]
+        self, message: ReceivedMessage, read: Reader, queue: str, lock_held: LockHeld
     ) -> Outcome:
         first = message.delivery_count == 0
         try:

@@ -7,12 +7,20 @@ from collections.abc import Callable
 from flow_worker.journal import JobKey
 from flow_worker.pipeline.job import Job
 
+LockHeld = Callable[[], bool]
+"""Returns whether the lock on the message still holds; if not, another worker may have the message."""
+
 Sole = Callable[[], bool]
 """Returns whether no other worker has had the message: this is its first delivery, and its lock still holds.
 
 Only then is it certain without the journal that nothing was called. A continuation proves nothing: its predecessor may
 have been delivered again, and called, after the continuation was scheduled.
 """
+
+
+def always_held() -> bool:
+    """Return True: the message has no lock that could expire, as a dead letter that the worker only peeks at."""
+    return True
 
 
 def never_sole() -> bool:

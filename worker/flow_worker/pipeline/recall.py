@@ -26,7 +26,7 @@ from flow_worker.journal import (
 from flow_worker.pipeline.conclude import Conclusions
 from flow_worker.pipeline.job import Job
 from flow_worker.pipeline.keys import Sole, key_of, stand_in
-from flow_worker.pipeline.outcome import AlreadyHandled, JournalledResult, Outcome
+from flow_worker.pipeline.outcome import AlreadyHandled, Continue, JournalledResult, Outcome
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class Recall:
             case Waiting(step=step, origin=origin) if origin == job.origin and step.number == job.number + 1:
                 # The step was journalled; a crash may have come before its continuation was scheduled. Scheduling it
                 # twice does no harm: duplicate detection drops the second message.
-                return self._conclusions.continuation(job.at_step(step), step.due)
+                return Continue(job.at_step(step), step.due)
             case Waiting():
                 return AlreadyHandled("superseded", "Another message continues the request.")
             case _:

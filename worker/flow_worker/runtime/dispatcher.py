@@ -11,6 +11,7 @@ from flow_contracts.servicebus import BeforeSend, LockLost, MessageTooLarge
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Journal
 from flow_worker.pipeline.job import Job
+from flow_worker.pipeline.keys import LockHeld, always_held
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, Outcome, PassOn, Reply, reply_of
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
@@ -18,17 +19,12 @@ from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
 
-
 EndOversized = Callable[[Job], Awaitable[Outcome]]
 """Ends a request whose continuation is too large for its queue. Raises `TemporarilyUnavailable`."""
 
 
 class _AnsweredMeanwhile(Exception):
     """Another worker published the result after this one lost the message's lock."""
-
-
-def _always() -> bool:
-    return True
 
 
 class Dispatcher:
@@ -53,7 +49,7 @@ class Dispatcher:
         self._end_oversized = end_oversized
         self._reply_retention = reply_retention
 
-    async def send(self, outcome: Outcome, *, lock_held: Callable[[], bool] = _always) -> Outcome:
+    async def send(self, outcome: Outcome, *, lock_held: LockHeld = always_held) -> Outcome:
         """Send the messages of an outcome, and return the outcome that took effect.
 
         That is another one if the continuation queue does not take a message of the continuation's size. Sending is
@@ -93,7 +89,7 @@ class Dispatcher:
             return Abandon("continuation_too_large", "the continuation queue does not take a message of this size")
         return outcome
 
-    async def _require_open(self, reply: Reply, lock_held: Callable[[], bool]) -> None:
+    async def _require_open(self, reply: Reply, lock_held: LockHeld) -> None:
         """Raise `_AnsweredMeanwhile` if the lock was lost and another worker published the result.
 
         Raises `LockLost` for a result that only the lock justifies: the next delivery decides anew. Raises it also if

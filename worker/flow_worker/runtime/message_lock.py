@@ -7,16 +7,13 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 
-from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure
+from flow_contracts.servicebus import MAX_LOCK_SECONDS, Delivery, LockLost, ServiceBusFailure
 from flow_worker.runtime.ports import QueueReceiver
 
 _RENEW_AT = 1 / 3
 """The lane renews the lock after this part of its time, so that two renewals may fail before it expires."""
 _MIN_PAUSE_SECONDS = 0.2
 _OVERDUE_PAUSE_SECONDS = 1.0
-_MAX_OVERDUE_SECONDS = 300.0
-"""The longest lock duration of Service Bus. The lane retries a failed renewal until the broker refuses it, or for so
-long: the end of a lock is an estimate."""
 
 LogDelivery = Callable[[int, str, str, Delivery], None]
 """Logs a level, an event and a sentence about a delivery."""
@@ -80,7 +77,8 @@ class _LockRenewal:
                 sentence = f"The lane could not renew a lock, and tries again: {error}"
                 self._log(logging.WARNING, "request.lock_renewal_failed", sentence, self._delivery)
             self._is_failing = True
-            return self._delivery.lock_seconds_left > -_MAX_OVERDUE_SECONDS
+            # The end of a lock is an estimate, so the lane tries on until the broker refuses.
+            return self._delivery.lock_seconds_left > -MAX_LOCK_SECONDS
         self._is_failing = False
         return True
 

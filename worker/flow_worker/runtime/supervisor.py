@@ -16,11 +16,8 @@ from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
 
-
 _CLOSING_SECONDS = 3.0
 """The part of the stop that remains for closing connections and files: at most half of the time after the grace."""
-
-
 _LEAVING_SECONDS = 0.2
 """The time in which a service whose publishing was cut off may end."""
 
