@@ -21,10 +21,10 @@ import psutil
 import pytest
 
 from flow_worker.demo.environment import ROLE, EmulatorClient
+from flow_worker.demo.processes import free_port
 from servicebus_emulator import config
 from servicebus_emulator.cloud.entra.issuer import object_id_of
 from tests.clients.harness import HERE, JsonObject, node, running
-from tests.support.azurite import free_port
 from tests.support.processes import start_worker, wait_ready
 
 NAMES = ("chromium-headless-shell", "chromium", "google-chrome", "msedge")

@@ -18,10 +18,10 @@ import httpx
 import pytest
 
 from flow_worker.demo.environment import ON_BEHALF, ROLE, EmulatorClient, running_worker, worker_settings
+from flow_worker.demo.processes import free_port
 from servicebus_emulator import config
 from servicebus_emulator.cloud.entra.issuer import object_id_of
 from tests.clients.harness import HERE, running
-from tests.support.azurite import free_port
 from tests.support.processes import CHECKOUT
 
 SAMPLE = CHECKOUT / "docs" / "samples" / "StartQuote.cs"

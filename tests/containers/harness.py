@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,8 @@ import httpx
 from pydantic import JsonValue
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import HealthcheckWaitStrategy
+
+from flow_worker.demo.processes import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROLE = "Quotes.Create"
@@ -126,8 +127,3 @@ def stop(worker: DockerContainer) -> int:
     """Stop as `docker stop` does: SIGTERM, then SIGKILL (status 137) after `STOP_SECONDS`. Return the exit status."""
     worker.get_wrapped_container().stop(timeout=STOP_SECONDS)
     return worker.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

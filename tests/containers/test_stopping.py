@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from flow_contracts.client import FlowClient
+from flow_worker.demo.processes import free_port
 from tests.containers.harness import (
     ROLE,
     START_SECONDS,
     Emulator,
     container,
-    free_port,
     running_worker,
     settings_for,
     stop,

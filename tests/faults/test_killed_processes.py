@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from flow_contracts.client import FlowClient, FlowClientSync
 from flow_worker.demo.environment import ROLE
+from flow_worker.demo.processes import free_port
 from tests.support.processes import start_emulator, start_worker, wait_ready
 
 pytestmark = pytest.mark.timeout(180)
@@ -22,12 +22,6 @@ pytestmark = pytest.mark.timeout(180)
 def cleanup() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def test_a_worker_reconnects_after_its_broker_was_killed_and_restarted(tmp_path: Path, cleanup: ExitStack) -> None:

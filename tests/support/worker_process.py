@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.azurite import free_port
+from flow_worker.demo.processes import free_port
 from tests.support.processes import CHECKOUT
 from tests.support.system import WAIT, System, worker_settings
 

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.x509.oid import NameOID
 
-from tests.support.azurite import azurite, free_port
+from flow_worker.demo.processes import free_port
+from tests.support.azurite import azurite
 from tests.support.processes import CHECKOUT
 
 SECRET = "the-identity-header"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from flow_worker.journal import Acquired, Concluded, Journal, open_journal
 from flow_worker.settings import JournalSettings
 from flow_worker.telemetry.health import JournalHealth
 from tests.conformance.journal.samples import LEASE, job, leased, result
+from tests.support.small_disk import small_disk
 from tests.support.system import until
 
 MIB = 1024 * 1024
@@ -25,18 +25,8 @@ DISK_MIB = 24
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a small file system."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("this system has no mount command")
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", DISK_MIB) as folder:
+        yield folder
 
 
 class Worker:

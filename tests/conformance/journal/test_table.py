@@ -14,6 +14,7 @@ import pytest
 from azure.data.tables.aio import TableClient
 from pydantic import SecretStr
 
+from flow_worker.demo.processes import free_port
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Acquired, Concluded, open_journal
 from flow_worker.journal.store import DocumentTooLarge
@@ -21,7 +22,7 @@ from flow_worker.journal.table import TableStore
 from flow_worker.settings import InvalidSettings, JournalSettings
 from tests.conformance.journal.conftest import Place, table_place
 from tests.conformance.journal.samples import LEASE, job, leased, result
-from tests.support.azurite import Azurite, azurite, connection_string, free_port
+from tests.support.azurite import Azurite, azurite, connection_string
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

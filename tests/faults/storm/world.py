@@ -19,11 +19,13 @@ from typing import Any
 import httpx
 
 from flow_worker.demo.environment import EmulatorClient
+from flow_worker.demo.processes import free_port
 from tests.faults.storm import configuration as config
 from tests.faults.storm.proxy import Network, Proxy
 from tests.faults.storm.worker import CLOCK, MUTANT
-from tests.support.azurite import azurite, connection_string, free_port
+from tests.support.azurite import azurite, connection_string
 from tests.support.processes import CHECKOUT, Process, is_ready, start
+from tests.support.small_disk import CannotMount, mount
 
 READY_SECONDS = 90.0
 _DISK = "journal-disk"
@@ -246,13 +248,10 @@ async def _table_proxy(stack: AsyncExitStack, folder: Path) -> Proxy:
 
 def _mounted_disk(stack: AsyncExitStack, folder: Path, megabytes: int) -> Path | None:
     """Mount a small disk in memory for the journal; return None where that is not permitted."""
-    disk, mount = folder / _DISK, shutil.which("mount")
-    if mount is None or sys.platform == "win32" or os.geteuid() != 0:
-        return None
-    disk.mkdir()
-    command = [mount, "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(disk)]
-    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        disk.rmdir()
+    disk = folder / _DISK
+    try:
+        mount(disk, megabytes)
+    except CannotMount:
         return None
     stack.callback(_unmount, disk)
     return disk

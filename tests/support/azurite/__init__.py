@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+from flow_worker.demo.processes import free_port
 
 _MAIN = Path(__file__).with_name("node_modules") / "azurite" / "dist" / "src" / "table" / "main.js"
 _IMAGE = "mcr.microsoft.com/azure-storage/azurite:latest"
@@ -62,13 +63,6 @@ def connection_string(port: int) -> str:
     """Return the connection string for a port of the loopback address, whether or not it is in use."""
     endpoint = f"http://127.0.0.1:{port}/{_ACCOUNT}"
     return f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={_KEY};TableEndpoint={endpoint};"
-
-
-def free_port() -> int:
-    """Return a free port of the loopback address. Azurite could choose one, but does not report it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @asynccontextmanager

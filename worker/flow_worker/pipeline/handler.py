@@ -105,9 +105,7 @@ class Handler:
             log(_log, logging.ERROR, "request.internal_error", "An internal error abandoned a request.")
             return Abandon("internal_error", "an internal error")
 
-    async def _handle(
-        self, message: ReceivedMessage, read: Reader, queue: str, lock_held: LockHeld
-    ) -> Outcome:
+    async def _handle(self, message: ReceivedMessage, read: Reader, queue: str, lock_held: LockHeld) -> Outcome:
         first = message.delivery_count == 0
         try:
             job = read(message)
