@@ -5,7 +5,9 @@
 # the worker during calls: Service Bus redelivers those requests when their locks expire, and the calls end
 # `unknown`.
 # The volume /var/lib/flow-worker holds the journal: keep it, or set FLOW_WORKER_JOURNAL__BACKEND=table.
-ARG BASE_IMAGE=python:3.13-slim
+# The digest pins the bytes, and the tag says what they are. To update, take the digest that this command prints:
+#   docker buildx imagetools inspect python:3.13-slim --format '{{.Manifest.Digest}}'
+ARG BASE_IMAGE=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 FROM ${BASE_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore

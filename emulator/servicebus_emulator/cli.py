@@ -19,6 +19,7 @@ from servicebus_emulator.transport.connection_rules import ConnectionRules
 from servicebus_emulator.transport.open_files import raise_open_file_limit
 from servicebus_emulator.transport.tls import CertificateFiles
 from servicebus_emulator.transport.tls_context import CertificateError
+from servicebus_emulator.transport.web_callers import WebCallers
 
 DEFAULT_HTTP_PORT = 5380
 
@@ -77,6 +78,22 @@ def serve(
             "An unknown name lists all limits.",
         ),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name or address by which HTTP and WebSocket clients may address the emulator, beside localhost, "
+            "127.0.0.0/8, ::1 and --host. Repeat the option for several names.",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="An origin, such as http://localhost:3000, whose pages may use the emulator. Repeat the option for "
+            "several origins.",
+        ),
+    ] = None,
     access: Annotated[
         AccessMode | None,
         typer.Option(
@@ -100,9 +117,13 @@ def serve(
         rules = ConnectionRules.parse(rule or ())
     except ValueError as error:
         _fail(f"--rule: {error}", status=2)
+    try:
+        callers = WebCallers.parse(allow_host or (), allow_origin or ())
+    except ValueError as error:
+        _fail(str(error), status=2)
     files = CertificateFiles(certificates, certificate, private_key)
     endpoints = Endpoints(
-        host, amqp_port, http_port, amqps_port, ws_port, wss_port, files, admin_port, admin_https_port
+        host, amqp_port, http_port, amqps_port, ws_port, wss_port, files, admin_port, admin_https_port, callers
     )
     raise_open_file_limit(rules.max_connections)
     try:

@@ -30,6 +30,7 @@ from servicebus_emulator.transport.amqp_server import AmqpServer
 from servicebus_emulator.transport.connection_rules import ConnectionRules
 from servicebus_emulator.transport.tls import CertificateFiles, server_tls
 from servicebus_emulator.transport.tls_context import ServerTls
+from servicebus_emulator.transport.web_callers import WebCallers
 
 if TYPE_CHECKING:
     from aiohttp.web import RouteDef
@@ -65,6 +66,8 @@ class Endpoints:
     """The certificate of the TLS listeners."""
     admin_port: int | None = None
     admin_https_port: int | None = None
+    callers: WebCallers = field(default_factory=WebCallers)
+    """The callers of HTTP and WebSocket, beside those that address the loopback or `host`."""
 
     @property
     def uses_tls(self) -> bool:
@@ -138,6 +141,7 @@ async def running_emulator(
                     queue_counts=broker.counts,
                     enqueue=partial(_send, broker),
                     routes=partial(_control_routes, Control(broker, amqp, clock)),
+                    callers=endpoints.callers,
                 )
             )
         authorizer.jwt_validator = _entra_tokens(config.http, web)
@@ -166,7 +170,7 @@ async def _administration(
     # Imported here because aiohttp is large and most starts do not use administration.
     from servicebus_emulator.admin.server import AdminServer
 
-    host, admin = endpoints.host, AdminServer(broker, authorizer=authorizer)
+    host, admin = endpoints.host, AdminServer(broker, authorizer=authorizer, callers=endpoints.callers)
     stack.push_async_callback(admin.stop)
     start_tls = partial(admin.start, tls=tls.context if tls else None)
     return (
@@ -195,11 +199,12 @@ def _entra_tokens(definition: HttpDefinition, web: Web) -> EntraTokenValidator:
 async def _listen(amqp: AmqpServer, endpoints: Endpoints, tls: ServerTls | None) -> AmqpAddresses:
     """Start the AMQP listeners that are on, beside plain TCP; return their addresses."""
     host, context = endpoints.host, tls.context if tls else None
+    start_websocket = partial(amqp.start_websocket, callers=endpoints.callers)
     return AmqpAddresses(
         host,
         await _start_if_on(host, endpoints.amqps_port, "--amqps-port", partial(amqp.start, tls=context)),
-        await _start_if_on(host, endpoints.ws_port, "--ws-port", amqp.start_websocket),
-        await _start_if_on(host, endpoints.wss_port, "--wss-port", partial(amqp.start_websocket, tls=context)),
+        await _start_if_on(host, endpoints.ws_port, "--ws-port", start_websocket),
+        await _start_if_on(host, endpoints.wss_port, "--wss-port", partial(start_websocket, tls=context)),
         tls.ca_certificate if tls else None,
     )
 

@@ -38,8 +38,8 @@ USER = "ada"
 class Site(ThreadingHTTPServer):
     """Serves the page and receives its outcomes."""
 
-    def __init__(self, bundle: bytes, config: JsonObject) -> None:
-        super().__init__(("127.0.0.1", 0), RequestHandler)
+    def __init__(self, port: int, bundle: bytes, config: JsonObject) -> None:
+        super().__init__(("127.0.0.1", port), RequestHandler)
         self.files = {
             "/": ("text/html", PAGE.replace("{}", json.dumps(config)).encode()),
             "/bundle.js": ("text/javascript", bundle),
@@ -107,7 +107,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> JsonObject:
     folder = tmp_path_factory.mktemp("browser")
     bundle = folder / "bundle.js"
     subprocess.run([node(), "build.mjs", str(bundle)], cwd=HERE / "browser", check=True, timeout=SECONDS)
-    with running(folder, None, "--ws-port", "0", "--config", str(configuration(folder))) as ready:
+    port = free_port()
+    allowed = ("--allow-origin", f"http://127.0.0.1:{port}")
+    with running(folder, None, "--ws-port", "0", "--config", str(configuration(folder)), *allowed) as ready:
         emulator = EmulatorClient(**{name: ready[name] for name in EmulatorClient.__dataclass_fields__})
         page_config = {
             "wsUrl": ready["ws_url"],
@@ -115,7 +117,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> JsonObject:
             "claim": emulator.mint(USER, ROLE),
             "otherClaim": emulator.mint(USER, "Another.Role"),
         }
-        site = Site(bundle.read_bytes(), page_config)
+        site = Site(port, bundle.read_bytes(), page_config)
         with (
             running_worker_for(folder, emulator),
             serving(site),

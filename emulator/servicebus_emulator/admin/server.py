@@ -17,6 +17,8 @@ from servicebus_emulator.servicebus.access import UNCHECKED, Authorizer
 from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.errors import ServiceBusError
 from servicebus_emulator.transport.addresses import WILDCARD_ADDRESSES
+from servicebus_emulator.transport.web_callers import WebCallers
+from servicebus_emulator.transport.web_guard import guard
 
 MAX_HEADER_BYTES = 64 * 1024
 """Limit of one header. It is high because message properties travel in headers."""
@@ -28,10 +30,14 @@ _HEALTHY = {"status": "healthy", "message": "Service is healthy."}
 class AdminServer:
     """Serves a broker over HTTP and HTTPS, on one or more ports."""
 
-    def __init__(self, broker: Broker, *, authorizer: Authorizer = UNCHECKED) -> None:
+    def __init__(
+        self, broker: Broker, *, authorizer: Authorizer = UNCHECKED, callers: WebCallers | None = None
+    ) -> None:
+        """`callers` are allowed beside those that address the loopback or a host of `start`."""
+        self._callers = callers or WebCallers()
         self._administration = Administration(broker, authorizer)
         self._data_plane = DataPlane(broker, authorizer)
-        application = web.Application()
+        application = web.Application(middlewares=[guard(lambda: self._callers)])
         application.add_routes([web.get("/health", _health), web.route("*", "/{path:.*}", self._answer)])
         # handler_cancellation ends the receive of a client that disconnects: it must not take a message.
         self._runner = web.AppRunner(
@@ -48,6 +54,7 @@ class AdminServer:
 
         Raises `OSError` if the port is in use.
         """
+        self._callers = self._callers.with_host(host)
         if self._runner.server is None:
             await self._runner.setup()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -39,6 +39,8 @@ from servicebus_emulator.cloud.flows.host import FlowHost
 from servicebus_emulator.cloud.flows.trigger_guard import TriggerGuard
 from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.errors import ServiceBusError
+from servicebus_emulator.transport.web_callers import WebCallers
+from servicebus_emulator.transport.web_guard import guard
 from servicebus_emulator.validation import explain
 
 MAX_REQUEST_BYTES = 100 * 1024 * 1024
@@ -81,11 +83,13 @@ class Site:
         queue_counts: Callable[[], QueueCounts],
         enqueue: Enqueue,
         routes: Sequence[web.RouteDef],
+        callers: WebCallers,
     ) -> None:
         """`url` is the server's, without a trailing slash. `identity_header` is the managed identity's secret.
 
-        `routes` are served beside the site's own.
+        `routes` are served beside the site's own, all of them to `callers` only.
         """
+        self._callers = callers
         self._queue_counts = queue_counts
         self._enqueue = enqueue
         self._routes = routes
@@ -113,7 +117,7 @@ class Site:
             await runner.cleanup()
 
     def _application(self) -> web.Application:
-        application = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[guard(lambda: self._callers)])
         application.add_routes(self._routes)
         tenant = r"/{tenant:[0-9a-fA-F-]{36}}"
         application.add_routes(

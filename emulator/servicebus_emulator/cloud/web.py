@@ -21,6 +21,7 @@ from servicebus_emulator.cloud import urls
 from servicebus_emulator.cloud.definitions import HttpDefinition
 from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.errors import NOT_FOUND, ServiceBusError
+from servicebus_emulator.transport.web_callers import WebCallers
 
 if TYPE_CHECKING:
     from aiohttp.web import RouteDef
@@ -110,11 +111,13 @@ async def running_web(
     queue_counts: Callable[[], QueueCounts] = dict,
     enqueue: Enqueue | None = None,
     routes: Callable[[], Sequence[RouteDef]] = list,
+    callers: WebCallers | None = None,
 ) -> AsyncIterator[Web]:
     """Serve until the block ends; port 0 picks a free port. Raise `OSError` if the port is not available.
 
     `queue_counts` returns the answer of `GET /emulator/queues`: each queue's messages by state. `enqueue` takes
-    Dataverse's messages; without it no queue exists for them. `routes` returns further routes to serve.
+    Dataverse's messages; without it no queue exists for them. `routes` returns further routes to serve. `callers` are
+    allowed beside those that address the loopback or `host`.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listener:
@@ -128,7 +131,13 @@ async def running_web(
             from servicebus_emulator.cloud.site import Site  # see the module's docstring
 
             return Site(
-                url, definition, header, queue_counts=queue_counts, enqueue=enqueue or _refuse_message, routes=routes()
+                url,
+                definition,
+                header,
+                queue_counts=queue_counts,
+                enqueue=enqueue or _refuse_message,
+                routes=routes(),
+                callers=(callers or WebCallers()).with_host(host),
             )
 
         answering = asyncio.create_task(_answer(listener, site))

@@ -13,6 +13,7 @@ from servicebus_emulator.servicebus.entities.broker import Broker
 from servicebus_emulator.servicebus.errors import CONNECTION_FORCED, ServiceBusError
 from servicebus_emulator.transport.client_connection import ClientConnection
 from servicebus_emulator.transport.connection_rules import ConnectionRules
+from servicebus_emulator.transport.web_callers import WebCallers
 
 _CLOSE_SECONDS = 1.0
 """Time for clients to read their last frames when the server stops."""
@@ -64,13 +65,20 @@ class AmqpServer:
         bound: int = listener.sockets[0].getsockname()[1]
         return bound
 
-    async def start_websocket(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
-        """Listen for WebSockets; otherwise as `start`."""
+    async def start_websocket(
+        self, host: str, port: int, *, tls: ssl.SSLContext | None = None, callers: WebCallers | None = None
+    ) -> int:
+        """Listen for WebSockets; otherwise as `start`. `callers` are allowed beside those that address the loopback."""
         # Imported here because aiohttp is large and most starts do not use WebSockets.
         from servicebus_emulator.transport.websocket import WebSocketListener
 
         handshake_seconds = self._rules.first_link_within_seconds
-        listener = WebSocketListener(self._client, backlog=_BACKLOG_CONNECTIONS, handshake_seconds=handshake_seconds)
+        listener = WebSocketListener(
+            self._client,
+            backlog=_BACKLOG_CONNECTIONS,
+            handshake_seconds=handshake_seconds,
+            callers=callers or WebCallers(),
+        )
         bound = await listener.start(host, port, tls)
         self._websocket_listeners.append(listener)
         return bound

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from servicebus_emulator.transport.addresses import WEBSOCKET_PATH
+from servicebus_emulator.transport.web_callers import WebCallers
+from servicebus_emulator.transport.web_guard import guard
 
 SUBPROTOCOLS = ("AMQPWSB10", "amqp")
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -27,14 +29,23 @@ _STOP_SECONDS = 0.5
 class WebSocketListener:
     """Creates an asyncio protocol for each WebSocket, as `loop.create_server` does for sockets.
 
-    A client that has not requested a WebSocket within `handshake_seconds` is disconnected.
+    A client that has not requested a WebSocket within `handshake_seconds` is disconnected. `callers` are allowed
+    beside those that address the loopback or the host of `start`.
     """
 
-    def __init__(self, new_protocol: Callable[[], asyncio.Protocol], *, backlog: int, handshake_seconds: float) -> None:
+    def __init__(
+        self,
+        new_protocol: Callable[[], asyncio.Protocol],
+        *,
+        backlog: int,
+        handshake_seconds: float,
+        callers: WebCallers,
+    ) -> None:
+        self._callers = callers
         self._new_protocol = new_protocol
         self._backlog = backlog
         self._handshake_seconds = handshake_seconds
-        application = web.Application()
+        application = web.Application(middlewares=[guard(lambda: self._callers)])
         application.add_routes([web.get(path, self._serve) for path in (WEBSOCKET_PATH, f"{WEBSOCKET_PATH}/")])
         # handler_cancellation ends a handler when its client disconnects, even one that has paused reading.
         self._runner = web.AppRunner(
@@ -45,6 +56,7 @@ class WebSocketListener:
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Listen; return the bound port. Raises `OSError` if the port is in use."""
+        self._callers = self._callers.with_host(host)
         await self._runner.setup()
         try:
             self._listener = await asyncio.get_running_loop().create_server(

@@ -221,6 +221,49 @@ async def test_the_file_and_its_folder_are_created_with_private_modes(tmp_path: 
         assert set(modes.values()) == {0o600}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no file modes")
+async def test_the_modes_of_files_that_are_there_already_are_corrected(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = JournalSettings(path=tmp_path / "journal.sqlite3")
+
+    def modes() -> dict[str, int]:
+        return {file.name.removeprefix("journal.sqlite3"): file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+
+    async with open_journal(settings) as journal:
+        await leased(journal)
+        assert set(modes()) == {"", "-wal", "-shm", "-reserve"}
+        for file in tmp_path.iterdir():
+            file.chmod(0o644)
+        async with open_journal(settings) as second:  # while another worker has the files open
+            await leased(second, job("another"))
+            assert set(modes().values()) == {0o600}
+    (tmp_path / "journal.sqlite3").chmod(0o664)
+    async with open_journal(settings) as journal:
+        await leased(journal, job("later"))
+        assert set(modes().values()) == {0o600}
+    assert not [record for record in caplog.records if getattr(record, "event", "") == "journal.exposed"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no file modes")
+async def test_a_mode_that_cannot_be_corrected_is_reported_and_the_journal_works(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = JournalSettings(path=tmp_path / "journal.sqlite3")
+    async with open_journal(settings) as journal:
+        await leased(journal)
+    (tmp_path / "journal.sqlite3").chmod(0o640)
+
+    def not_permitted(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", not_permitted)
+    async with open_journal(settings) as journal:
+        await leased(journal, job("later"))
+    [event] = [record for record in caplog.records if getattr(record, "event", "") == "journal.exposed"]
+    assert "journal.sqlite3" in event.getMessage()
+
+
 async def test_a_file_that_is_not_a_journal_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("Dear Sir or Madam, " * 100, encoding="utf-8")

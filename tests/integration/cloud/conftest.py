@@ -8,11 +8,12 @@ import pytest
 from servicebus_emulator import config
 from servicebus_emulator.cloud.entra.definitions import FLOW_AUDIENCE
 from servicebus_emulator.cloud.web import Web, running_web
+from servicebus_emulator.transport.web_callers import WebCallers
 
 
 @pytest.fixture
 async def web() -> AsyncIterator[Web]:
-    async with running_web(config.load().http) as running:
+    async with running_web(config.load().http, callers=WebCallers.parse(["emulator.test"], [])) as running:
         yield running
 
 

@@ -1,13 +1,18 @@
-"""Text that a sender chose cannot forge a line of the log."""
+"""Text that a sender, a flow or a queue chose cannot forge a line, a field or an event of the log, nor hide one."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 
 import pytest
 
 from flow_worker.telemetry import logs
+from flow_worker.telemetry.folding import FoldingHandler
+
+VICTIM = "access.allowed flow=payroll caller=VICTIM"
+TEXT, JSON = logs._Text(), logs._Json()
 
 
 @pytest.fixture
@@ -25,18 +30,111 @@ def written(logger: logging.Logger, formatter: logging.Formatter, flow: str) -> 
     recording = Recording()
     logger.addHandler(recording)
     try:
-        logs.log(logger, logging.WARNING, "test.event", f"'{flow}' may not.", flow=flow)
+        logs.log(logger, logging.WARNING, "test.event", f"'{flow}' may not.", flow=flow, code="a_code")
     finally:
         logger.removeHandler(recording)
     return lines[0]
 
 
-@pytest.mark.parametrize("break_", ["\n", "\r", "\r\n", "\x1b[31m", "\u2028", "\x85", "\x00", "\ud800"])
+def from_sdk(formatter: logging.Formatter, message: str, error: Exception | None = None) -> str:
+    """Return the line of an SDK's record, which has no event."""
+    exc_info = None if error is None else (type(error), error, None)
+    return formatter.format(logging.LogRecord("azure.x", logging.WARNING, "", 0, "%s", (message,), exc_info))
+
+
+@pytest.mark.parametrize(
+    "break_",
+    [
+        *("\n", "\r", "\r\n", "\x1b[31m", "\x1b]8;;http://x\x07", "\x9b31m", "\x00", "\x08", "\x7f", "\v", "\f"),
+        *("\x1c", "\x85", "\u2028", "\u2029", "\u202e", "\u2066", "\u200b", "\ufeff", "\U000e0041", "\ud800", "\udfff"),
+    ],
+)
 def test_a_line_break_or_control_character_from_a_sender_stays_on_its_line(logger: logging.Logger, break_: str) -> None:
     forged = f"x{break_}12:00:00.000 INFO    worker.audit: may be started."
-    line = written(logger, logs._Text(), forged)
-    assert len(line.splitlines()) == 1
-    assert line.isprintable()
-    document = written(logger, logs._Json(), forged)
-    assert not {"\n", "\r"} & set(document)
-    assert json.loads(document)["flow"] == forged
+    for line in (written(logger, TEXT, forged), from_sdk(TEXT, forged), from_sdk(TEXT, "x", ValueError(forged))):
+        assert len(line.splitlines()) == 1
+        assert line.isprintable()
+        assert line.isascii()
+    for document in (written(logger, JSON, forged), from_sdk(JSON, forged), from_sdk(JSON, "x", ValueError(forged))):
+        assert len(document.splitlines()) == 1
+        assert document.isprintable()
+        assert document.isascii()
+    readable = re.sub("[\ud800-\udfff]", "\ufffd", forged)  # half a surrogate pair is an error to some parsers
+    assert json.loads(written(logger, JSON, forged))["flow"] == readable
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        f"x] {VICTIM}",
+        f"x] [{VICTIM}]",
+        f"x' may. [{VICTIM}]",
+        f'x" {VICTIM}',
+        f'x\\" {VICTIM} ',
+        f"x {VICTIM}",
+        f"x\t{VICTIM}",
+        f"x\u00a0{VICTIM}",
+        f"x\uff3d {VICTIM}",  # a full-width bracket
+        f"\u05d0\u05d1 {VICTIM}",  # letters written from right to left
+    ],
+)
+def test_a_value_cannot_forge_a_field_or_an_event_of_a_text_line(logger: logging.Logger, forged: str) -> None:
+    line = written(logger, TEXT, forged)
+    assert line.count("[") == line.count("]") == 1
+    assert re.findall(r"\[(\S+)", line) == ["test.event"]
+    assert re.findall(r"(\w+)=", line) == ["flow", "code"]
+    fields = line[line.index("[") : -1]
+    assert fields.isascii()
+    quoted = re.search(r'flow=("(?:[^"\\]|\\.)*") code=a_code$', fields)
+    assert quoted is not None
+    assert json.loads(quoted[1]) == forged
+    assert "[" not in from_sdk(TEXT, forged, ValueError(forged))
+
+
+@pytest.mark.parametrize("plain", ["create-quote", "queue/$deadletterqueue", "a.b:c@d", "2026-11-30T08:00+00:00"])
+def test_an_ordinary_value_stays_without_quotes(logger: logging.Logger, plain: str) -> None:
+    assert written(logger, TEXT, plain).endswith(f": '{plain}' may not. [test.event flow={plain} code=a_code]")
+
+
+def test_an_error_text_in_a_traceback_cannot_forge_a_line(logger: logging.Logger) -> None:
+    forged = f"x\n12:00:00.000 INFO    flow_worker.audit: may. [{VICTIM}]\x1b[2K"
+    error = (ValueError, ValueError(forged), None)
+    record = logging.LogRecord("flow_worker.x", logging.ERROR, "", 0, "Failed.", (), error)
+    first, *others = TEXT.format(record).split("\n")
+    assert first.endswith("Failed.")
+    assert others
+    assert all(line.startswith("  | ") and line.isprintable() for line in others)
+    assert len(JSON.format(record).splitlines()) == 1
+
+
+@pytest.mark.parametrize("character", ["x", "\x00", "\U0001f600", "\n", '"', "\\"])
+@pytest.mark.parametrize("formatter", [TEXT, JSON])
+def test_a_long_value_does_not_make_a_line_that_collectors_split(
+    logger: logging.Logger, formatter: logging.Formatter, character: str
+) -> None:
+    line = written(logger, formatter, character * 1_000_000)
+    assert len(line) < 16_384
+    assert "more characters" in line
+    assert "a_code" in line
+
+
+def test_sdk_messages_that_differ_each_time_are_folded_in_bounded_memory() -> None:
+    class Stream:
+        lines = 0
+
+        def write(self, _: str) -> None:
+            self.lines += 1
+
+        def flush(self) -> None:
+            """Nothing waits."""
+
+    class Never:
+        def cancel(self) -> None:
+            """No call is due."""
+
+    timers: list[Never] = []
+    stream = Stream()
+    handler = FoldingHandler(stream, later=lambda *_: timers.append(Never()) or timers[-1])  # type: ignore[arg-type, func-returns-value]  # a part of a stream
+    for number in range(5_000):
+        handler.emit(logging.LogRecord("azure.x", logging.WARNING, "", 0, f"Refused: {number}", (), None))
+    assert len(timers) == stream.lines < 300

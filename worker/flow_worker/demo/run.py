@@ -66,6 +66,7 @@ def _folder(*, keep: bool) -> Iterator[Path]:
     """
     folder = KEPT_FOLDER.absolute() if keep else Path(tempfile.mkdtemp(prefix="flow-worker-demo-"))
     folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)  # also if it existed: claims, logs and the journal are in it
     try:
         yield folder
     finally:
@@ -113,7 +114,8 @@ def _most_retried(report: DemoReport) -> str:
 def _write_sender_settings(environment: DemoEnvironment) -> Path:
     """Write the settings of the printed commands, claim included, readable by this user only; return the file."""
     emulator, path = environment.emulator, environment.folder / "sender.env"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    path.unlink(missing_ok=True)  # a file that others can read would keep its mode, and its readers
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(f"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING='{emulator.connection_string}'\n")
         file.write(f"FLOW_WORKER_JOURNAL__PATH='{(environment.folder / JOURNAL).as_posix()}'\n")

@@ -98,6 +98,7 @@ def _checked(
         had_reserve = reserve.held() > 0
         if _prepare(connection, files.given):
             _report_new(files, had_reserve=had_reserve)
+        _keep_private(files)
         files.remember()
         _require_same(files, before)
         log = WriteAheadLog(files, reserve, max_log_bytes)
@@ -139,6 +140,17 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     return version == 0
+
+
+def _keep_private(files: JournalFiles) -> None:
+    if exposed := files.keep_private():
+        log_event(
+            _log,
+            logging.WARNING,
+            "journal.exposed",
+            f"Other users of this machine can open the journal's files, and the worker cannot change that: "
+            f"{', '.join(exposed)}. Give the files to the worker's user, with mode 0600.",
+        )
 
 
 def _report_new(files: JournalFiles, *, had_reserve: bool) -> None:

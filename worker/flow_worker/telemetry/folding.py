@@ -15,6 +15,10 @@ from typing import Protocol, TextIO
 EVERY_SECONDS = 10.0
 """The least time between two lines about the same failure."""
 
+_MAX_KINDS = 256
+"""The kinds of records that are counted apart. Some SDK messages contain texts of a peer, and each kind has a timer."""
+_MAX_KEY_CHARACTERS = 200
+
 _SDK_LOGGERS = frozenset({"azure", "uamqp", "httpx", "aiohttp"})
 
 
@@ -64,7 +68,9 @@ class FoldingHandler(logging.StreamHandler[TextIO]):
         if not is_from_sdk(record):
             super().emit(record)
             return
-        key = (record.name, record.levelno, str(record.msg))
+        key = (record.name, record.levelno, str(record.msg)[:_MAX_KEY_CHARACTERS])
+        if key not in self._folded and len(self._folded) >= _MAX_KINDS:
+            key = (record.name, record.levelno, "")
         folded = self._folded.get(key)
         if folded is not None:
             folded.last, folded.count = record, folded.count + 1

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal, assert_never
 
 from flow_worker.telemetry.folding import FoldingHandler, is_from_sdk
@@ -27,20 +30,50 @@ def log(logger: logging.Logger, level: int, event: str, sentence: str, **fields:
     logger.handle(logger.makeRecord(logger.name, level, "", 0, "%s", (sentence,), exc_info, extra=extra))
 
 
+_MAX_LINE_CHARACTERS = 16_000
+"""Collectors split longer lines (Docker's log drivers at 16 KiB), and the second part would look like another line."""
+_MAX_VALUE_CHARACTERS = (4_000, 400, 80)
+"""The limits of one text. The next one applies if the line is still too long."""
+
+
+def _within_limits(render: Callable[[int], str]) -> str:
+    """Return the line with the first limit under which it is short enough."""
+    line = ""
+    for limit in _MAX_VALUE_CHARACTERS:
+        line = render(limit)
+        if len(line) <= _MAX_LINE_CHARACTERS:
+            break
+    return line
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} more characters)"
+
+
 class _Text(logging.Formatter):
-    """`12:00:01.123 WARNING flow_worker.lane: The sentence. [event key=value]`"""
+    """`12:00:01.123 WARNING flow_worker.lane: The sentence. [event key=value other="a value"]`
+
+    The first `[` of a line begins the event, and its `]` ends the line, because texts from elsewhere contain neither.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        line = f"{at}.{int(record.msecs):03} {record.levelname:<7} {record.name}: {record.getMessage()}"
-        if event := getattr(record, "event", None):
-            fields = " ".join(f"{key}={value}" for key, value in getattr(record, "fields", {}).items())
-            line += f" [{event}{' ' if fields else ''}{fields}]"
-        if record.exc_info and not _shows_traceback(record):
-            line += f" ({_cause(record)})"
-        line = _on_one_line(line)
+        line = _within_limits(partial(self._line, record))
         if record.exc_info and _shows_traceback(record):
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + _indented(self.formatException(record.exc_info))
+        return line
+
+    def _line(self, record: logging.LogRecord, limit: int) -> str:
+        at = time.strftime("%H:%M:%S", time.localtime(record.created))
+        event = getattr(record, "event", None)
+        sentence = _shortened(record.getMessage(), limit)
+        line = f"{at}.{int(record.msecs):03} {record.levelname:<7} {record.name}: {_as_sentence(sentence, event)}"
+        if event:
+            fields = "".join(
+                f" {key}={_as_value(value, limit)}" for key, value in getattr(record, "fields", {}).items()
+            )
+            line += f" [{event}{fields}]"
+        if record.exc_info and not _shows_traceback(record):
+            line += f" ({_as_sentence(_shortened(_cause(record), limit), event)})"
         return line
 
 
@@ -58,32 +91,76 @@ def _cause(record: logging.LogRecord) -> str:
     return f"{kind.__name__}: {error}" if kind is not None else ""
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/@$+,~-]+")
+"""The values that need no quotes."""
+_ESCAPED_IN_VALUES = str.maketrans({character: f"\\u{ord(character):04x}" for character in "[]=\x7f"})
+_ESCAPED_IN_SENTENCES = str.maketrans({"[": r"\x5b", "]": r"\x5d"})
+_ESCAPED_BEFORE_EVENTS = str.maketrans({"[": r"\x5b", "]": r"\x5d", "=": r"\x3d"})
+
+
+def _as_value(value: object, limit: int) -> str:
+    """Return a field's value for a text line: plain, or quoted in ASCII.
+
+    Senders choose IDs and flow names. A bracket, an equals sign or a space in one of them could forge another field
+    or event, and letters that are written from right to left could show the fields in another order.
+    """
+    if value is None or isinstance(value, int | float):
+        return str(value)
+    text = _shortened(str(value), limit)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text).translate(_ESCAPED_IN_VALUES)
+
+
+def _as_sentence(text: str, event: str | None) -> str:
+    """Return the text on one line, without the characters that delimit events and, before an event, its fields."""
+    return _on_one_line(text.translate(_ESCAPED_BEFORE_EVENTS if event else _ESCAPED_IN_SENTENCES))
+
+
 def _on_one_line(text: str) -> str:
     """Escape every character that is not printable.
 
-    Senders choose IDs and flow names. A line break in one of them could forge another line of the log. A terminal's
-    control sequence could hide a line.
+    A line break in a text from elsewhere could forge another line of the log. A terminal's control sequence could hide
+    a line, and a direction mark could reorder one.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def _indented(traceback: str) -> str:
+    """Return a traceback whose lines cannot be mistaken for lines of the log: an error's text may have line breaks."""
+    return "\n".join(f"  | {_on_one_line(_shortened(line, 1_000))}" for line in traceback.split("\n"))
+
+
 class _Json(logging.Formatter):
-    """One JSON object per line, for log collectors. JSON itself escapes line breaks."""
+    """One JSON object per line, in ASCII, for log collectors.
+
+    Some collectors and editors end a line at U+0085 or U+2028, and terminals obey control characters.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Field] = {
+        return _within_limits(partial(self._line, record))
+
+    def _line(self, record: logging.LogRecord, limit: int) -> str:
+        line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _json_value(record.getMessage(), limit),
             "event": getattr(record, "event", None),
-            **getattr(record, "fields", {}),
+            **{key: _json_value(value, limit) for key, value in getattr(record, "fields", {}).items()},
         }
         if record.exc_info and _shows_traceback(record):
-            line["traceback"] = self.formatException(record.exc_info)
+            # The end names the error.
+            line["traceback"] = _json_value(self.formatException(record.exc_info)[-2 * limit :], 2 * limit)
         elif record.exc_info:
-            line["error"] = _cause(record)
-        return json.dumps(line, ensure_ascii=False, default=str)
+            line["error"] = _json_value(_cause(record), limit)
+        return json.dumps(line).replace("\x7f", "\\u007f")
+
+
+def _json_value(value: object, limit: int) -> object:
+    """Return a value that every JSON parser reads: half a surrogate pair is an error to some."""
+    if value is None or isinstance(value, int | float):
+        return value
+    text = _shortened(str(value), limit)
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def configure(level: str, form: Literal["text", "json"]) -> None:

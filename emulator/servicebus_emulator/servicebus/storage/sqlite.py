@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -46,7 +47,7 @@ class SqliteMessageStorage(MessageStorage):
         """Open or create the file in the folder. Raises `DataFolderError` if that is not possible."""
         self._path = folder / FILE
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._database = _open(self._path)
         except (OSError, sqlite3.Error) as error:
             text = f"{self._path}: {error}. Is another emulator using it? Choose another --data."
@@ -194,7 +195,20 @@ class SqliteMessageStorage(MessageStorage):
         queue.restore_duplicate_keys(seen)
 
 
+def _keep_private(path: Path) -> None:
+    """Create the file for this user only, and correct the mode of files that an earlier emulator left.
+
+    Messages and keys of policies are in them. SQLite gives the files beside the database the database's mode.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(f"{path}{suffix}", 0o600)
+
+
 def _open(path: Path) -> sqlite3.Connection:
+    _keep_private(path)
     # No wait for the file lock: another emulator holds it as long as it runs.
     database = sqlite3.connect(path, timeout=0)
     database.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -148,6 +149,22 @@ def test_policies_are_restored_and_a_queue_stored_without_them_is_read(tmp_path:
         database.commit()
     with broker(tmp_path) as older:
         assert list(older.policies()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no file modes")
+def test_only_the_user_can_read_the_files_also_those_of_an_earlier_emulator(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with broker(folder, Q) as running:
+        running.find("orders").send([message("secret")])
+        assert folder.stat().st_mode & 0o777 == 0o700
+        copies = {file.name: file.read_bytes() for file in folder.iterdir()}  # as a crash leaves them
+    assert set(copies) == {FILE, f"{FILE}-wal"}  # in exclusive mode SQLite needs no `-shm`
+    for name, content in {**copies, f"{FILE}-shm": b""}.items():
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o644)
+    with broker(folder, Q) as running:
+        assert [one.message_id for one in running.find("orders").peek(0, 9, None)]
+        assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
 
 
 def test_an_unusable_data_folder_is_rejected_with_the_reason(tmp_path: Path) -> None:
