@@ -155,7 +155,8 @@ def test_policies_are_restored_and_a_queue_stored_without_them_is_read(tmp_path:
 def test_only_the_user_can_read_the_files_also_those_of_an_earlier_emulator(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with broker(folder, Q) as running:
-        running.find("orders").send([message("secret")])
+        running.find("orders").send([message("secret", message_id="1")])
+        running.storage.flush()
         assert folder.stat().st_mode & 0o777 == 0o700
         copies = {file.name: file.read_bytes() for file in folder.iterdir()}  # as a crash leaves them
     assert set(copies) == {FILE, f"{FILE}-wal"}  # in exclusive mode SQLite needs no `-shm`
@@ -163,7 +164,7 @@ def test_only_the_user_can_read_the_files_also_those_of_an_earlier_emulator(tmp_
         (folder / name).write_bytes(content)
         (folder / name).chmod(0o644)
     with broker(folder, Q) as running:
-        assert [one.message_id for one in running.find("orders").peek(0, 9, None)]
+        assert [one.message_id for one in running.find("orders").peek(0, 9, None)] == ["1"]
         assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
 
 
