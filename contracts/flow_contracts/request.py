@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ CONTENT_TYPE = "application/json"
 
 MAX_BODY_BYTES = 1 << 20
 """The largest message that azure-servicebus for Python receives (its links declare a max-message-size of 1 MiB)."""
+
+_MAX_FIELDS = 20
+"""More fields than a request has. A body with more is refused for one of them."""
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C Trace Context, section 3.2: version 00, and later versions of the same form."""
@@ -104,6 +108,10 @@ Id = Annotated[str, Field(min_length=1), AfterValidator(_validate_id)]
 MAX_FLOW_NAME_LENGTH = 128
 
 
+def _validate_input(value: JsonValue) -> JsonValue:
+    return strict_json.validate(value, max_values=strict_json.MAX_VALUES)
+
+
 class RequestBody(BaseModel):
     """The JSON body of a request message."""
 
@@ -118,7 +126,8 @@ class RequestBody(BaseModel):
     input: JsonValue = Field(  # not strict_json.Json: `_read_body` has already checked the whole body
         default=None,
         repr=False,
-        description=f"The body for the flow's trigger: any JSON value of at most {strict_json.MAX_DEPTH} levels.",
+        description=f"The body for the flow's trigger: any JSON value of at most {strict_json.MAX_DEPTH} levels. "
+        f"The body may have {strict_json.MAX_VALUES} values.",
         examples=[{"customer": "Contoso", "amount": 1250}],
     )
     claim: SecretStr | None = Field(
@@ -138,7 +147,7 @@ class RequestBody(BaseModel):
 class FlowRequest(RequestBody):
     """A request with its broker properties: everything that the worker needs to call the flow and to reply."""
 
-    input: strict_json.Json = Field(default=None, repr=False)
+    input: Annotated[JsonValue, AfterValidator(_validate_input)] = Field(default=None, repr=False)
     message_id: Id = Field(description="The idempotency key.")
     correlation_id: Id
     reply_to: str | None = None
@@ -179,9 +188,9 @@ class FlowRequest(RequestBody):
         # The address first: every later refusal needs it to reach the sender.
         address = ReplyAddress.of(message)
         _require_contract(message)
-        body = _read_body(message.body)
-        return cls(
-            **dict(body),
+        envelope, input_ = _read_body(message.body)
+        request = cls(
+            **{name: value for name, value in envelope if name != "input"},
             message_id=address.message_id,
             correlation_id=address.correlation_id,
             reply_to=address.queue,
@@ -189,6 +198,11 @@ class FlowRequest(RequestBody):
             time_to_live=message.time_to_live or None,
             traceparent=_traceparent(message),
         )
+        return request.with_checked_input(input_)
+
+    def with_checked_input(self, value: JsonValue) -> Self:
+        """Return the request with an input that strict JSON text held. Another validation would double the cost."""
+        return self.model_copy(update={"input": value})
 
 
 def request_digest(flow: str, value: JsonValue, on_behalf_of: str | None) -> str:
@@ -213,20 +227,24 @@ def _require_contract(message: Message) -> None:
         )
 
 
-def _read_body(data: bytes) -> RequestBody:
+def _read_body(data: bytes) -> tuple[RequestBody, JsonValue]:
+    """Return the body without its input, and the input."""
     if len(data) > MAX_BODY_BYTES:
         raise InvalidRequest(
             "malformed_request", f"The body has {len(data)} bytes, more than the {MAX_BODY_BYTES} a request may have."
         )
     try:
         # One level more than `input` may have: the body is the object around it.
-        document = strict_json.parse(data, max_depth=strict_json.MAX_DEPTH + 1)
+        document = strict_json.parse(data, max_depth=strict_json.MAX_DEPTH + 1, max_values=strict_json.MAX_VALUES)
     except strict_json.NotJson as error:
         raise InvalidRequest("malformed_request", f"The body {error}; it must be one JSON object.") from None
     if not isinstance(document, dict):
         raise InvalidRequest("malformed_request", "The body must be a JSON object with at least the field 'flow'.")
+    input_ = document.pop("input", None)
+    # A body may name thousands of unknown fields, and the refusal names the first ones only.
+    first = dict(itertools.islice(document.items(), _MAX_FIELDS)) if len(document) > _MAX_FIELDS else document
     try:
-        return RequestBody.model_validate(document)
+        return RequestBody.model_validate(first), input_
     except ValidationError as error:
         raise InvalidRequest("malformed_request", describe_problems(error)) from None
 

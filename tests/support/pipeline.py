@@ -16,6 +16,7 @@ from flow_worker.access.authorities import Evidence, ProvenSender
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
 from flow_worker.errors import Refused
+from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.invoker import Answer
 from flow_worker.flows.limits import CallLimiter, FlowLimits
 from flow_worker.flows.registry import Flow, Registry
@@ -29,7 +30,7 @@ from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.outcome import Continue, Outcome, Reply
 from flow_worker.pipeline.recall import Recall
 from flow_worker.pipeline.unreadable import UnreadableContinuations
-from flow_worker.settings import FlowSettings, LimitSettings, RetrySettings
+from flow_worker.settings import FlowSettings, InputCheckSettings, LimitSettings, RetrySettings
 
 UNREADABLE_SECONDS = 600.0
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -160,6 +161,7 @@ class Worker:
                 authorities={"flow-requests": senders or KnownSenders()},
                 rights=Rights(Asserters(), None),
                 registry=registry,
+                input_checks=InputChecks(FLOWS, InputCheckSettings()),
                 reply_queues=queues,
                 binding_claim="nonce",
             ),

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from flow_worker.access.build import Access, build_access, build_identity
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.broker_clock import BrokerClock
+from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.invoker import Invoker
 from flow_worker.flows.limits import CallLimiter, FlowLimits
 from flow_worker.journal import Journal, open_journal
@@ -113,8 +114,9 @@ async def assembled(
         )
         caller = await stack.enter_async_context(_invoker(settings, identity))
         access = await stack.enter_async_context(build_access(settings, identity, clock.now))
+        checks = await stack.enter_async_context(InputChecks(settings.flows, settings.input_checks))
         ports = wrap(Ports(bus, journal, caller))
-        handler = _handler(settings, ports, access, clock)
+        handler = _handler(settings, ports, access, checks, clock)
         dispatcher = _dispatcher(settings, ports, handler)
         services: list[Service] = [
             *_lanes(settings, ports, handler, dispatcher, health),
@@ -205,12 +207,13 @@ def _dispatcher(settings: Settings, ports: Ports, handler: Handler) -> Dispatche
     )
 
 
-def _handler(settings: Settings, ports: Ports, access: Access, clock: BrokerClock) -> Handler:
+def _handler(settings: Settings, ports: Ports, access: Access, checks: InputChecks, clock: BrokerClock) -> Handler:
     now = clock.now
     admission = Admission(
         authorities=access.authorities,
         rights=access.rights,
         registry=access.registry,
+        input_checks=checks,
         reply_queues=settings.replies.queues,
         binding_claim=settings.claims.binding_claim,
     )

@@ -9,9 +9,8 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainValidator, ValidationError
 
-from flow_contracts import strict_json
 from flow_contracts.dataverse import values
 from flow_contracts.dataverse.message_body import parse_body, unreadable
 from flow_contracts.message import Message
@@ -109,9 +108,10 @@ class ExecutionContext(BaseModel):
     """Entra object ID of the user who started the operation; None for system and application users."""
     initiating_user_id: RequiredGuid
     """The `systemuserid` of the same user."""
-    input: Annotated[strict_json.Json, BeforeValidator(_parameters)] = Field(repr=False)
+    # PlainValidator: the values were checked when the body was parsed.
+    input: Annotated[values.Object, PlainValidator(_parameters)] = Field(repr=False)
     """`InputParameters` in their plain form: see `flow_contracts.dataverse.values`."""
-    shared_variables: Annotated[strict_json.Json, BeforeValidator(values.to_object)] = Field(repr=False)
+    shared_variables: Annotated[values.Object, PlainValidator(values.to_object)] = Field(repr=False)
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
@@ -139,14 +139,14 @@ class ExecutionContext(BaseModel):
 
     def to_request(self, flow: str, *, reply_to: str | None = None) -> FlowRequest:
         """Build the request to run `flow` with the input parameters. Its result goes to session `correlation_id`."""
-        return FlowRequest(
+        request = FlowRequest(
             flow=flow,
-            input=self.input,
             message_id=self.message_id,
             correlation_id=self.correlation_id,
             reply_to=reply_to,
             reply_to_session_id=self.correlation_id,
         )
+        return request.with_checked_input(self.input)
 
 
 def _address(document: values.Object, message: Message) -> ReplyAddress:

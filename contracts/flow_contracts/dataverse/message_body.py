@@ -36,7 +36,7 @@ def parse_body(message: Message) -> Object:
         text = f"The body has {len(message.body)} bytes, more than the {MAX_BODY_BYTES} a request may have."
         raise unreadable("malformed_request", text, message)
     try:
-        document = strict_json.parse(message.body)
+        document = strict_json.parse(message.body, max_values=strict_json.MAX_VALUES)
     except strict_json.NotJson as error:
         raise unreadable("malformed_request", f"The body {error}; it must be one JSON object.", message) from None
     if not isinstance(document, dict):

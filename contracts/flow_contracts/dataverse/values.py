@@ -122,7 +122,8 @@ def _type_of(value: Object) -> str:
     declared = value.get("__type")
     if declared is None:
         return _recognise(value.keys())
-    name, _, namespace = str(declared).partition(":")
+    # Not `str(declared)`: the text of nested objects would be built again at each level.
+    name, _, namespace = declared.partition(":") if isinstance(declared, str) else ("", "", "")
     return name if namespace == _NAMESPACE else ""
 
 

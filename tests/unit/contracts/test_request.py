@@ -97,6 +97,9 @@ def test_a_message_of_another_contract_is_refused_with_the_expected_name(
         (b'{"flow": "f", "claim": ""}', "field 'claim'"),
         (b'{"flow": "f", "on_behalf_of": {}}', "field 'on_behalf_of'"),
         (b" " * (MAX_BODY_BYTES + 1), "more than the"),
+        (b'{"flow": "f", "input": [' + b"[]," * 50_000 + b"[]]}", "has more than 50000 values"),
+        (b'{"flow": "f", "input": ' + b"9" * 310 + b"}", "too many digits"),
+        (b"{" + b",".join(b'"k%d":1' % n for n in range(40_000)) + b"}", "unknown field 'k0'"),
     ],
 )
 def test_a_malformed_body_is_refused_with_the_name_of_the_invalid_field(body: bytes, problem: str) -> None:
@@ -144,7 +147,9 @@ def test_representations_show_neither_claim_nor_input_nor_body() -> None:
 
 def test_a_request_that_its_own_message_could_not_express_cannot_be_built() -> None:
     good = {"flow": "f", "message_id": "m", "correlation_id": "c", "reply_to_session_id": "s"}
-    for bad in ({"message_id": "x" * 129}, {"correlation_id": ""}, {"input": float("nan")}, {"flow": ""}):
+    wrong: list[dict[str, Any]] = [{"message_id": "x" * 129}, {"correlation_id": ""}, {"flow": ""}]
+    wrong += [{"input": float("nan")}, {"input": [[]] * 25_000}]
+    for bad in wrong:
         with pytest.raises(ValidationError):
             FlowRequest.model_validate({**good, **bad})
 
@@ -171,3 +176,8 @@ def test_only_a_well_formed_trace_context_is_kept(
 def test_the_content_type_of_a_request_does_not_matter() -> None:
     plain = dataclasses.replace(message(), content_type="text/plain")
     assert FlowRequest.from_message(plain).flow == "create-quote"
+
+
+def test_what_was_parsed_is_not_validated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flow_contracts.strict_json.validate", lambda *_, **__: pytest.fail("validated again"))
+    assert FlowRequest.from_message(message(b'{"flow": "f", "input": [1]}')).input == [1]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from pydantic import JsonValue
 
-from flow_contracts.strict_json import MAX_DEPTH, NotJson, dump, parse, validate
+from flow_contracts.strict_json import MAX_DEPTH, NotJson, count_values, dump, parse, validate
 from tests.unit.contracts.strategies import json_values
 
 
@@ -63,3 +63,62 @@ def test_nesting_is_allowed_up_to_the_limit() -> None:
 def test_a_value_without_a_json_form_is_refused(value: JsonValue) -> None:
     with pytest.raises(NotJson):
         dump(value)
+
+
+def values_in(value: JsonValue) -> int:
+    children = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return 1 + sum(map(values_in, children))
+
+
+@given(json_values)
+def test_the_count_of_values_is_never_too_small_and_counts_only_empty_arrays_and_objects_twice(
+    value: JsonValue,
+) -> None:
+    data = dump(value)
+    counted = count_values(data, 1000)
+    assert values_in(value) <= counted <= 2 * values_in(value)
+    assert parse(data, max_values=counted) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (b"1", 1),
+        (b"[1,2]", 3),
+        (b'{"a": 1, "b": [2]}', 4),
+        (b'",,,[[["', 1),
+        (rb'["\",[", "\\", "\\\",["]', 4),
+        (rb'["\\\\", "\\\"", 3]', 4),
+        (b"[]", 2),
+    ],
+)
+def test_separators_in_strings_are_no_values(text: bytes, count: int) -> None:
+    parse(text)
+    assert count_values(text, 1000) == count
+
+
+@pytest.mark.parametrize("item", [b"[]", b"{}", b'""', b"1", b"[[]]", b'{"":""}', rb'"\\"', rb'"\""'])
+def test_too_many_values_are_refused_before_any_of_them_is_built(item: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b"[" + b",".join([item] * 1001) + b"]"
+    assert parse(text) is not None
+    monkeypatch.setattr("json.loads", lambda *_, **__: pytest.fail("the text was parsed"))
+    with pytest.raises(NotJson, match="has more than 1000 values"):
+        parse(text, max_values=1000)
+
+
+@pytest.mark.parametrize("text", [b"[" * 500_000, b'["' * 300_000, b'"' + rb"\\" * 300_000, b'{"":' * 200_000])
+def test_text_that_is_no_json_is_refused_whatever_the_count(text: bytes) -> None:
+    with pytest.raises(NotJson):
+        parse(text, max_values=1000)
+
+
+def test_a_large_text_with_few_values_is_parsed() -> None:
+    assert parse(b'["' + b"," * 100_000 + b'"]', max_values=10) == ["," * 100_000]
+
+
+@pytest.mark.parametrize("sign", [b"", b"-"])
+def test_an_integer_has_as_many_digits_as_the_largest_double(sign: bytes) -> None:
+    assert parse(sign + b"9" * 309) == int(sign + b"9" * 309)
+    assert parse(b'["' + b"9" * 5000 + b'", 1, -2]') == ["9" * 5000, 1, -2]
+    with pytest.raises(NotJson, match="too many digits"):
+        parse(b"[1, " + sign + b"1" * 310 + b"]")

@@ -15,11 +15,12 @@ from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
 from flow_worker.dead_letters.actions import replay_job
 from flow_worker.errors import Refused, TemporarilyUnavailable
+from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.registry import Registry
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.job import Job
-from flow_worker.settings import FlowSettings, RequestQueue
+from flow_worker.settings import FlowSettings, InputCheckSettings, RequestQueue
 from tests.unit.contracts.dataverse_samples import ORGANIZATION, USER, posted, update
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -41,6 +42,7 @@ def admission(**authorities: Authority) -> Admission:
         authorities={name.replace("_", "-"): authority for name, authority in authorities.items()},
         rights=Rights(Asserters(), None),
         registry=Registry(FLOWS),
+        input_checks=InputChecks(FLOWS, InputCheckSettings()),
         reply_queues=["flow-replies"],
         binding_claim="nonce",
     )

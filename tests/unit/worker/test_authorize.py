@@ -17,11 +17,12 @@ from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
 from flow_worker.dead_letters.actions import replay_job
 from flow_worker.errors import Refused, TemporarilyUnavailable
+from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.registry import Registry
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.job import Job
-from flow_worker.settings import FlowSettings
+from flow_worker.settings import FlowSettings, InputCheckSettings
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 CLAIM = "a-claim-that-must-not-be-seen"
@@ -60,6 +61,7 @@ def admission(tokens: Tokens) -> Admission:
         authorities={"flow-requests": tokens},
         rights=Rights(Asserters({PLUG_IN}), None),
         registry=Registry(FLOWS),
+        input_checks=InputChecks(FLOWS, InputCheckSettings()),
         reply_queues=["flow-replies"],
         binding_claim="nonce",
     )

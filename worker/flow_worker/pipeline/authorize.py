@@ -10,6 +10,7 @@ from flow_worker.access.authorities import Authority, Evidence, ProvenSender
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Rights
 from flow_worker.errors import Refused, TemporarilyUnavailable
+from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.registry import Flow, Registry
 from flow_worker.pipeline.job import Job
 from flow_worker.telemetry.logs import log
@@ -27,6 +28,7 @@ class Admission:
         authorities: Mapping[str, Authority],
         rights: Rights,
         registry: Registry,
+        input_checks: InputChecks,
         reply_queues: Collection[str],
         binding_claim: str,
     ) -> None:
@@ -37,6 +39,7 @@ class Admission:
         self._authorities = authorities
         self._rights = rights
         self._registry = registry
+        self._input_checks = input_checks
         self._reply_queues = frozenset(reply_queues)
         self._binding_claim = binding_claim
 
@@ -66,7 +69,7 @@ class Admission:
             flow = self._registry.find(job.flow)
             await self._rights.require(job.principal, flow)
             # Last, because the message names the place where the input fails the schema: only for permitted senders.
-            flow.check_input(job.input)
+            await self._input_checks.require(flow, job.input, _turn_of(job.principal))
         except Refused as refusal:
             _audit_decision(job, job.principal, refusal)
             raise
@@ -120,6 +123,11 @@ class Admission:
                 f"'{job.flow}' takes only claims that name the request's message ID or digest in '{name}'; request "
                 "a token for this request.",
             )
+
+
+def _turn_of(principal: Principal) -> tuple[str | None, ...]:
+    """Return the sender whose inputs take turns with those of others: for an asserter, the user that it names."""
+    return (principal.authority, principal.tenant, principal.oid, principal.system_user, principal.on_behalf_of)
 
 
 def _audit_decision(job: Job, principal: Principal | None, refusal: Refused | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import assert_never
@@ -16,6 +17,15 @@ from flow_worker.settings import RequestQueue
 
 Reader = Callable[[ReceivedMessage], Job]
 """Decodes a message of one queue. Raises `InvalidRequest`, `InvalidContinuation`, `Unanswerable`."""
+
+_MAX_LOOP_BYTES = 1 << 16
+
+
+async def decode(message: ReceivedMessage, read: Reader) -> Job:
+    """Decode a message; a large one in a thread, so that the other lanes go on meanwhile. Raises what `read` raises."""
+    if len(message.body) <= _MAX_LOOP_BYTES:
+        return read(message)
+    return await asyncio.to_thread(read, message)
 
 
 def readers(request_queues: Iterable[RequestQueue], continuations: str) -> dict[str, Reader]:

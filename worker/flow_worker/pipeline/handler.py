@@ -25,7 +25,7 @@ from flow_worker.flows.verdict import FlowHealth, Verdict, judge, judge_failure,
 from flow_worker.journal import LeaseLost
 from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.conclude import Conclusions
-from flow_worker.pipeline.decode import Reader
+from flow_worker.pipeline.decode import Reader, decode
 from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.job import InvalidContinuation, Job, origin_of
 from flow_worker.pipeline.keys import LockHeld, Sole, always_held
@@ -108,7 +108,7 @@ class Handler:
     async def _handle(self, message: ReceivedMessage, read: Reader, queue: str, lock_held: LockHeld) -> Outcome:
         first = message.delivery_count == 0
         try:
-            job = read(message)
+            job = await decode(message, read)
         except InvalidContinuation as error:
             return await self._unreadable.handle(message, error)
         except (InvalidRequest, Unanswerable) as error:
@@ -157,7 +157,7 @@ class Handler:
         This calls no flow. Raises `TemporarilyUnavailable` if keys, Dataverse or the journal are unavailable.
         """
         try:
-            job = read(message)
+            job = await decode(message, read)
         except InvalidContinuation as unreadable:
             return await self._unreadable.answer_dead_letter(message, unreadable)
         except (InvalidRequest, Unanswerable) as undecodable:

@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from jsonschema import SchemaError
-from jsonschema.validators import Draft202012Validator, validator_for
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,6 +17,7 @@ from pydantic import (
 )
 
 from flow_contracts.guid import Guid
+from flow_worker.settings.json_schema import weigh
 
 QueueName = Annotated[str, Field(min_length=1, max_length=260)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -270,11 +269,18 @@ class FlowSettings(_Group):
     @classmethod
     def _require_a_json_schema(cls, value: dict[str, JsonValue] | bool | None) -> dict[str, JsonValue] | bool | None:
         if value is not None:
-            try:
-                validator_for(value, default=Draft202012Validator).check_schema(value)  # type: ignore[arg-type]  # stub: dict only
-            except SchemaError as error:
-                raise ValueError(f"is not a JSON Schema at {error.json_path}: {error.message}") from None
+            weigh(value)
         return value
+
+
+class InputCheckSettings(_Group):
+    """The processes that check expensive inputs against the flows' schemas."""
+
+    deadline_seconds: Annotated[float, Field(ge=0.1, le=60)] = 5.0
+    processes: Annotated[int, Field(ge=1, le=64)] = 2
+    wait_seconds: Annotated[float, Field(ge=0, le=60)] = 1.0
+    start_seconds: Seconds = 30.0
+    max_memory_bytes: Annotated[int, Field(ge=64 * 1024 * 1024, le=8 * 1024**3)] = 256 * 1024 * 1024
 
 
 class HttpSettings(_Group):

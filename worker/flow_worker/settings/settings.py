@@ -19,6 +19,7 @@ from flow_worker.settings.groups import (
     HealthSettings,
     HttpSettings,
     IdentitySettings,
+    InputCheckSettings,
     JournalSettings,
     LimitSettings,
     LogSettings,
@@ -49,6 +50,7 @@ class Settings(Layered):
     flows: Annotated[dict[str, FlowSettings], Field(min_length=1)]
     retry: RetrySettings = RetrySettings()
     limits: LimitSettings = LimitSettings()
+    input_checks: InputCheckSettings = InputCheckSettings()
     flow_hosts: tuple[str, ...] = Field(default=(), description="hosts of flows beside the cloud's own")
     plain_http_hosts: tuple[str, ...] = Field(default=(), description="host:port that the worker may call without TLS")
     http: HttpSettings = HttpSettings()
