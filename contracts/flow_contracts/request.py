@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Se
 
 from flow_contracts import strict_json
 from flow_contracts.message import MAX_ID_CHARACTERS, Message, PropertyValue, fits_id
+from flow_contracts.reply_key import KEY_PROPERTY, RULE, ReplyKey, read_reply_key
 
 CONTRACT = "flow-request/1"
 CONTENT_TYPE = "application/json"
@@ -73,6 +74,8 @@ class ReplyAddress:
     session_id: str
     queue: str | None
     """The reply queue that the sender names; None leaves it to the worker's settings."""
+    reply_key: SecretStr | None = field(default=None, repr=False)
+    """The key under which the worker authenticates the result; None if the sender names none."""
 
     @classmethod
     def of(cls, message: Message) -> Self:
@@ -86,7 +89,8 @@ class ReplyAddress:
         _require_short("message ID", message.message_id)
         _require_short("correlation ID", correlation_id)
         _require_short("reply-to session ID", session_id)
-        return cls(message.message_id, correlation_id, session_id, message.reply_to or None)
+        reply_key = read_reply_key(message.application_properties.get(KEY_PROPERTY))
+        return cls(message.message_id, correlation_id, session_id, message.reply_to or None, reply_key)
 
 
 def _require_short(name: str, value: str) -> None:
@@ -154,14 +158,17 @@ class FlowRequest(RequestBody):
     reply_to_session_id: Id
     time_to_live: timedelta | None = Field(default=None, gt=timedelta(0))
     traceparent: str | None = None
+    reply_key: ReplyKey | None = None
 
     @property
     def address(self) -> ReplyAddress:
         """The reply address."""
-        return ReplyAddress(self.message_id, self.correlation_id, self.reply_to_session_id, self.reply_to)
+        return ReplyAddress(
+            self.message_id, self.correlation_id, self.reply_to_session_id, self.reply_to, self.reply_key
+        )
 
     def to_message(self) -> Message:
-        """Build the message to send, with the claim."""
+        """Build the message to send, with the claim and the reply key."""
         body: dict[str, JsonValue] = {"flow": self.flow, "input": self.input}
         if self.claim is not None:
             body["claim"] = self.claim.get_secret_value()
@@ -170,6 +177,8 @@ class FlowRequest(RequestBody):
         properties: dict[str, PropertyValue] = {"contract": CONTRACT}
         if self.traceparent is not None:
             properties["traceparent"] = self.traceparent
+        if self.reply_key is not None:
+            properties[KEY_PROPERTY] = self.reply_key.get_secret_value()
         return Message(
             body=strict_json.dump(body),
             content_type=CONTENT_TYPE,
@@ -188,6 +197,7 @@ class FlowRequest(RequestBody):
         # The address first: every later refusal needs it to reach the sender.
         address = ReplyAddress.of(message)
         _require_contract(message)
+        _require_valid_reply_key(message)
         envelope, input_ = _read_body(message.body)
         request = cls(
             **{name: value for name, value in envelope if name != "input"},
@@ -197,6 +207,7 @@ class FlowRequest(RequestBody):
             reply_to_session_id=address.session_id,
             time_to_live=message.time_to_live or None,
             traceparent=_traceparent(message),
+            reply_key=address.reply_key,
         )
         return request.with_checked_input(input_)
 
@@ -225,6 +236,13 @@ def _require_contract(message: Message) -> None:
             "unsupported_contract",
             f"The application property 'contract' must be '{CONTRACT}'; it is missing or has another value.",
         )
+
+
+def _require_valid_reply_key(message: Message) -> None:
+    """Refuse a malformed key: the sender expects an authenticated result and would wait in vain for it."""
+    value = message.application_properties.get(KEY_PROPERTY)
+    if value is not None and read_reply_key(value) is None:
+        raise InvalidRequest("malformed_request", f"The application property '{KEY_PROPERTY}' {RULE}.")
 
 
 def _read_body(data: bytes) -> tuple[RequestBody, JsonValue]:

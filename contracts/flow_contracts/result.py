@@ -8,11 +8,12 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from flow_contracts import strict_json
 from flow_contracts.message import Message, PropertyValue
 from flow_contracts.output import OutputEncoding, encode_output
+from flow_contracts.reply_key import MAC_PROPERTY, result_id_digest, result_mac
 
 __all__ = [
     "CONTENT_TYPE",
@@ -144,19 +145,28 @@ class FlowResult(_ResultModel):
         default=None, description="Object ID of the user for whom the flow ran; null if the worker proved no user."
     )
 
-    def to_message(self, session_id: str, time_to_live: timedelta, *, variant: str = "") -> Message:
+    def to_message(
+        self, session_id: str, time_to_live: timedelta, *, variant: str = "", reply_key: SecretStr | None = None
+    ) -> Message:
         """Build the message to publish in the session `session_id`.
 
         Its message ID follows from the request, so that duplicate detection drops a second copy. `variant`
-        distinguishes the results of two requests with the same IDs.
+        distinguishes the results of two requests with the same IDs. With the request's `reply_key` the message has a
+        MAC, and its ID follows from the key too.
         """
+        body = self._body()
+        message_id = reply_message_id(
+            self.request_message_id, self.correlation_id, session_id, variant, reply_key=reply_key
+        )
         properties: dict[str, PropertyValue] = {"contract": CONTRACT, "status": self.status.value}
         if self.flow is not None:
             properties["flow"] = self.flow
+        if reply_key is not None:
+            properties[MAC_PROPERTY] = result_mac(reply_key, CONTRACT, message_id, body)
         return Message(
-            body=self._body(),
+            body=body,
             content_type=CONTENT_TYPE,
-            message_id=reply_message_id(self.request_message_id, self.correlation_id, session_id, variant),
+            message_id=message_id,
             correlation_id=self.correlation_id,
             session_id=session_id,
             subject=self.flow,
@@ -194,11 +204,23 @@ class FlowResult(_ResultModel):
         return strict_json.dump(self.model_dump(mode="json"))
 
 
-def reply_message_id(request_message_id: str, correlation_id: str, session_id: str, variant: str = "") -> str:
-    """Return the message ID of a request's result: always the same, so that duplicate detection drops a copy."""
+def reply_message_id(
+    request_message_id: str,
+    correlation_id: str,
+    session_id: str,
+    variant: str = "",
+    *,
+    reply_key: SecretStr | None = None,
+) -> str:
+    """Return the message ID of a request's result: always the same, so that duplicate detection drops a copy.
+
+    With a reply key, no other sender can cause the same ID. A request that is sent again under a new key gets another
+    ID, so that its result, with a MAC under the new key, is no duplicate of the first.
+    """
     # A JSON list, not joined text: ("ab", "c") and ("a", "bc") must not get the same ID.
     key = strict_json.dump([request_message_id, correlation_id, session_id, *([variant] if variant else [])])
-    return f"result-{hashlib.sha256(key).hexdigest()}"
+    digest = hashlib.sha256(key).hexdigest() if reply_key is None else result_id_digest(reply_key, key)
+    return f"result-{digest}"
 
 
 def _normalised(body: bytes) -> bytes:

@@ -8,6 +8,7 @@ from flow_contracts.client.errors import NotOutstanding, ResultTimeout
 from flow_contracts.client.flow_client import FlowClient
 from flow_contracts.client.request_builder import RequestOptions
 from flow_contracts.client.sync import BackgroundSync, FlowClientSync
+from flow_contracts.reply_key import new_reply_key
 from flow_contracts.servicebus import (
     Deadlines,
     MessageTooLarge,
@@ -31,4 +32,5 @@ __all__ = [
     "ServiceBusMisconfigured",
     "ServiceBusUnavailable",
     "SessionInUse",
+    "new_reply_key",
 ]

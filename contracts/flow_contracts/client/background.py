@@ -14,8 +14,10 @@ from pydantic import JsonValue
 from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.client.mailbox import Mailbox
 from flow_contracts.client.request_builder import RequestOptions, build_request
+from flow_contracts.client.result_check import ResultCheck
 from flow_contracts.client.sending import send_until_accepted
-from flow_contracts.result import FlowResult, InvalidResult, UnsupportedResult
+from flow_contracts.message import ReceivedMessage
+from flow_contracts.result import CONTRACT, FlowResult, InvalidResult, UnsupportedResult
 from flow_contracts.servicebus import Delivery, ServiceBus, ServiceBusFailure, SessionReceiver
 
 _log = logging.getLogger(__name__)
@@ -25,25 +27,43 @@ _RECEIVE_SECONDS = 0.5
 """The wait of one receive, and so the longest time that closing takes. Nothing cancels a receive, because that leaves
 the state of the link unknown.
 """
+_MAX_DEAD_LETTERED = 100
+"""Messages of others that one client dead-letters, so that a person can inspect them. It deletes the others: dead
+letters never expire, and a sender who floods the session would fill the reply queue for everybody.
+"""
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.2, 5.0
+
+_UNEXPECTED = ("unexpected_result", "The reader of this session did not send the request of this result.")
+_INVALID = ("invalid_result", f"The application property 'contract' is not '{CONTRACT}'.")
+_FORGED = ("forged_result", "The message has no valid MAC under the reply key of the request that it names.")
+"""Dead-letter reasons with their descriptions."""
 
 
 class Background:
     """Posts requests and returns each result to the caller that waits for its correlation ID.
 
     An async context manager. Its reply session has a random name, so that it is the only reader. After a lost
-    connection it opens the same session again. It dead-letters a message that is not a result, or that answers no
-    request of this client.
+    connection it opens the same session again. It dead-letters a message that is not a result, that is forged, or that
+    answers no request of this client. After the first 100 it deletes such messages.
     """
 
     def __init__(
-        self, bus: ServiceBus, request_queue: str, reply_queue: str, *, send_seconds: float, max_unclaimed: int
+        self,
+        bus: ServiceBus,
+        request_queue: str,
+        reply_queue: str,
+        *,
+        send_seconds: float,
+        max_unclaimed: int,
+        check: ResultCheck,
     ) -> None:
         self._bus = bus
         self._send_seconds = send_seconds
         self._request_queue = request_queue
         self._reply_queue = reply_queue
         self._mailbox = Mailbox(max_unclaimed)
+        self._check = check
+        self._dead_lettered = 0
         self._stopping = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self.session_id = f"background-{uuid.uuid4()}"
@@ -139,28 +159,43 @@ class Background:
         In this order no result is lost. If the settlement fails, the broker delivers the message again, and the mailbox
         recognises the redelivery.
         """
+        message = delivery.message
+        if self._mailbox.is_copy(message.message_id):
+            return await session.complete(delivery)
+        sent = self._mailbox.sent(message.correlation_id)
+        if sent is None:
+            # Without parsing the body: any sender can post any number of such messages.
+            return await self._remove(session, delivery, *_refusal(message))
+        if not self._check.accepts(message, sent.reply_key):
+            return await self._remove(session, delivery, *_FORGED)
         try:
-            result = FlowResult.from_message(delivery.message)
+            result = FlowResult.from_message(message)
         except UnsupportedResult as error:
             # The caller learns why its result does not come. The message stays in the dead-letter queue, because no
             # later client reads this session.
-            self._mailbox.fail(delivery.message.correlation_id or "", error)
-            await session.dead_letter(delivery, "unsupported_result", str(error))
-            return
+            self._mailbox.fail(message.correlation_id or "", error)
+            return await session.dead_letter(delivery, "unsupported_result", str(error))
         except InvalidResult as error:
-            await session.dead_letter(delivery, "invalid_result", str(error))
-            return
-        if self._mailbox.put(result, delivery.message.message_id):
-            await session.complete(delivery)
-        else:
-            await session.dead_letter(
-                delivery, "unexpected_result", "The reader of this session did not send the request of this result."
-            )
+            return await self._remove(session, delivery, "invalid_result", str(error))
+        if self._mailbox.put(result, message.message_id):
+            return await session.complete(delivery)
+        return await self._remove(session, delivery, *_UNEXPECTED)
+
+    async def _remove(self, session: SessionReceiver, delivery: Delivery, reason: str, description: str) -> None:
+        """Dead-letter a message of somebody else, or delete it if there were many."""
+        if self._dead_lettered >= _MAX_DEAD_LETTERED:
+            return await session.complete(delivery)
+        self._dead_lettered += 1
+        return await session.dead_letter(delivery, reason, description)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
+
+
+def _refusal(message: ReceivedMessage) -> tuple[str, str]:
+    return _UNEXPECTED if message.application_properties.get("contract") == CONTRACT else _INVALID
 
 
 def _log_lost(session_id: str, error: Exception) -> None:

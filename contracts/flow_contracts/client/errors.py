@@ -8,8 +8,16 @@ from flow_contracts.servicebus import ServiceBusFailure
 class ResultTimeout(TimeoutError):
     """No result came in time. It may still come: wait or poll again under the same correlation ID."""
 
-    def __init__(self, correlation_id: str, seconds: float, failure: ServiceBusFailure | None = None) -> None:
+    def __init__(
+        self, correlation_id: str, seconds: float, failure: ServiceBusFailure | None = None, *, rejected: int = 0
+    ) -> None:
+        """`rejected`: the number of messages that the client ignored meanwhile because they have no valid MAC."""
         because = f"; Service Bus could not be reached: {failure}" if failure else ""
+        if rejected:
+            because += (
+                f"; {rejected} messages without a valid MAC were ignored: somebody forges results, or a worker of a "
+                "version without reply keys still runs"
+            )
         super().__init__(f"no result for correlation ID '{correlation_id}' within {seconds:g} s{because}")
         self.correlation_id = correlation_id
         self.seconds = seconds

@@ -8,17 +8,19 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self, Unpack
 
-from pydantic import JsonValue
+from pydantic import JsonValue, SecretStr
 
 from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.client.background import Background
 from flow_contracts.client.errors import ResultTimeout
 from flow_contracts.client.request_builder import RequestOptions, build_request
+from flow_contracts.client.result_check import ResultCheck
 from flow_contracts.client.returned_results import ReturnedResults
 from flow_contracts.client.sending import send_until_accepted
-from flow_contracts.client.sent_requests import SentRequests, is_answer
+from flow_contracts.client.sent_requests import SentRequest, SentRequests
 from flow_contracts.client.taking import drop_copies, take_result
 from flow_contracts.message import ReceivedMessage
+from flow_contracts.reply_key import checked_reply_key
 from flow_contracts.result import FlowResult, InvalidResult
 from flow_contracts.servicebus import (
     ConnectionString,
@@ -37,6 +39,9 @@ from flow_contracts.servicebus.credentials import AsyncCredential
 class FlowClient:
     """Posts requests to run flows and finds their results. An async context manager; its methods may run concurrently.
 
+    Each request has a random reply key. The client ignores every message without a valid MAC under it: only a worker
+    that got the request can make its result. A client that does not know the key accepts any result.
+
     Every method raises `ServiceBusUnavailable` if Service Bus does not answer, and `ServiceBusMisconfigured` if it
     refuses.
     """
@@ -50,14 +55,18 @@ class FlowClient:
         reply_queue: str = "flow-replies",
         deadlines: Deadlines | None = None,
         senders: int = 4,
+        accept_unsigned_results: bool = False,
     ) -> None:
         """`credential` needs Azure Service Bus Data Sender on the request queue and Data Receiver on the reply queue.
 
         The caller closes the credential. The client sends up to `senders` requests at a time, each on its own
         connection.
+
+        `accept_unsigned_results`: accept results without a MAC, while workers of a version without reply keys still
+        run. Anybody who guesses the IDs of a request can then forge its result.
         """
         endpoint = Namespace(fully_qualified_namespace, credential)
-        self._set_up(endpoint, request_queue, reply_queue, deadlines, senders)
+        self._set_up(endpoint, request_queue, reply_queue, deadlines, senders, accept_unsigned_results)
 
     @classmethod
     def from_connection_string(
@@ -68,20 +77,29 @@ class FlowClient:
         reply_queue: str = "flow-replies",
         deadlines: Deadlines | None = None,
         senders: int = 4,
+        accept_unsigned_results: bool = False,
     ) -> Self:
         """Make a client from a connection string, for example the emulator's."""
         client = cls.__new__(cls)
-        client._set_up(ConnectionString(connection_string), request_queue, reply_queue, deadlines, senders)
+        endpoint = ConnectionString(connection_string)
+        client._set_up(endpoint, request_queue, reply_queue, deadlines, senders, accept_unsigned_results)
         return client
 
     def _set_up(
-        self, endpoint: Endpoint, request_queue: str, reply_queue: str, deadlines: Deadlines | None, senders: int
+        self,
+        endpoint: Endpoint,
+        request_queue: str,
+        reply_queue: str,
+        deadlines: Deadlines | None,
+        senders: int,
+        accept_unsigned: bool,
     ) -> None:
         self._deadlines = deadlines or Deadlines()
         self._bus = ServiceBus(endpoint, deadlines=self._deadlines, senders_per_queue=senders)
         self._request_queue = request_queue
         self._reply_queue = reply_queue
         self._sent = SentRequests()
+        self._check = ResultCheck(accept_unsigned=accept_unsigned)
         self._taken = ReturnedResults()
 
     async def __aenter__(self) -> Self:
@@ -91,6 +109,11 @@ class FlowClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def rejected_results(self) -> int:
+        """The number of messages that this client ignored because they have no valid MAC under the reply key."""
+        return self._check.rejected
 
     async def close(self) -> None:
         """Close every connection. Submitted requests still run."""
@@ -102,26 +125,36 @@ class FlowClient:
         Raises `InvalidRequest` and `MessageTooLarge`.
         """
         request = build_request(flow, input, options, reply_to=self._reply_queue)
-        self._sent.remember(request.correlation_id, request.message_id)
+        self._sent.remember(request)
         self._taken.expect_again(request)
         await send_until_accepted(self._bus, self._request_queue, request.to_message(), self._deadlines.send_seconds)
         return request.correlation_id
 
-    async def poll(self, correlation_id: str, *, message_id: str | None = None) -> FlowResult | None:
+    async def poll(
+        self, correlation_id: str, *, message_id: str | None = None, reply_key: SecretStr | str | None = None
+    ) -> FlowResult | None:
         """Return the result, or None if the queue does not have it yet; the message stays in the queue.
 
-        A poll takes about a second, because it opens the session and closes it. `message_id` is the request's message
-        ID; by default the ID that this client sent. `poll` ignores results of other requests in the session. A client
-        that does not know the message ID accepts any result with the correlation ID.
+        A poll takes about a second, because it opens the session and closes it. `message_id` and `reply_key` are those
+        of the request; by default those that this client sent. `poll` ignores forged results and those of other
+        requests in the session. A client that knows neither accepts any result with the correlation ID.
 
         Raises `InvalidResult`, and `SessionInUse` while another reader holds the session. Raises `UnsupportedResult`
         for a result of a later version, which stays in the queue.
         """
+        sent = self._sent_request(correlation_id, message_id, reply_key)
         async with self._session(correlation_id) as session:
-            message = await session.find(self._matcher(correlation_id, message_id))
+            message = await session.find(self._matcher(correlation_id, sent))
         return FlowResult.from_message(message) if message else None
 
-    async def wait(self, correlation_id: str, timeout: float, *, message_id: str | None = None) -> FlowResult:
+    async def wait(
+        self,
+        correlation_id: str,
+        timeout: float,
+        *,
+        message_id: str | None = None,
+        reply_key: SecretStr | str | None = None,
+    ) -> FlowResult:
         """Return the result as soon as it comes; the message stays in the queue. See `poll`.
 
         The client holds the session meanwhile, and opens it again after a lost connection.
@@ -129,7 +162,8 @@ class FlowClient:
         Raises `ResultTimeout` after `timeout` seconds, `SessionInUse`, `InvalidResult`.
         """
         failure: ServiceBusFailure | None = None
-        matches = self._matcher(correlation_id, message_id)
+        rejected = self._check.rejected
+        matches = self._matcher(correlation_id, self._sent_request(correlation_id, message_id, reply_key))
         try:
             async with asyncio.timeout(timeout):
                 for pause in ExponentialBackoff(0.2, 3.0, growth=1.6).pauses():
@@ -147,11 +181,17 @@ class FlowClient:
                         failure = error
                     await asyncio.sleep(pause)
         except TimeoutError:
-            raise ResultTimeout(correlation_id, timeout, failure) from failure
+            rejected = self._check.rejected - rejected
+            raise ResultTimeout(correlation_id, timeout, failure, rejected=rejected) from failure
         raise AssertionError("backoff is endless")
 
     async def take(
-        self, correlation_id: str, timeout: float = 0, *, message_id: str | None = None
+        self,
+        correlation_id: str,
+        timeout: float = 0,
+        *,
+        message_id: str | None = None,
+        reply_key: SecretStr | str | None = None,
     ) -> FlowResult | None:
         """Return the result and delete its message; None if it does not come within `timeout` seconds. See `poll`.
 
@@ -161,14 +201,15 @@ class FlowClient:
         Raises `SessionInUse`. Dead-letters a message that is not a result, and raises `InvalidResult`. Leaves a result
         of a later version in the queue, and raises `UnsupportedResult`.
         """
-        matches = self._matcher(correlation_id, message_id)
+        sent = self._sent_request(correlation_id, message_id, reply_key)
+        matches = self._matcher(correlation_id, sent)
         async with self._session(correlation_id) as session:
             message = await session.find(matches)
             if message is None and timeout > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(timeout):
                         message = await _wait_for(session, matches)
-            result = await take_result(session, message) if message else None
+            result = await take_result(session, message, self._forgeries(correlation_id, sent)) if message else None
             if message is not None:
                 self._taken.add(message.message_id)
             # A result that was deleted must reach the caller, whatever happens to its copies.
@@ -190,17 +231,32 @@ class FlowClient:
             self._reply_queue,
             send_seconds=self._deadlines.send_seconds,
             max_unclaimed=max_unclaimed,
+            check=self._check,
         )
 
-    def _matcher(self, correlation_id: str, message_id: str | None) -> Callable[[ReceivedMessage], bool]:
-        request_message_id = message_id or self._sent.message_id(correlation_id)
+    def _sent_request(
+        self, correlation_id: str, message_id: str | None, reply_key: SecretStr | str | None
+    ) -> SentRequest:
+        """Return the request whose result the caller wants. Raises `ValueError` for a malformed key."""
+        return self._sent.find(correlation_id, message_id, None if reply_key is None else checked_reply_key(reply_key))
 
+    def _matcher(self, correlation_id: str, sent: SentRequest) -> Callable[[ReceivedMessage], bool]:
         def matches(message: ReceivedMessage) -> bool:
             if message.correlation_id != correlation_id or self._is_copy(message):
                 return False
-            return _may_answer(message, request_message_id)
+            # The check comes before the parser, which is the expensive part: any sender can fill a session.
+            return self._check.accepts(message, sent.reply_key) and _may_answer(message, sent)
 
         return matches
+
+    def _forgeries(self, correlation_id: str, sent: SentRequest) -> Callable[[ReceivedMessage], bool]:
+        def is_forged(message: ReceivedMessage) -> bool:
+            """Return whether a message names this very request, but no worker made it for this request."""
+            if message.correlation_id != correlation_id or sent.message_id is None:
+                return False
+            return not self._check.accepts(message, sent.reply_key) and _names(message, sent)
+
+        return is_forged
 
     @contextlib.asynccontextmanager
     async def _session(self, correlation_id: str) -> AsyncIterator[SessionReceiver]:
@@ -211,12 +267,20 @@ class FlowClient:
             raise SessionInUse(f"correlation ID '{correlation_id}': {error}") from error
 
 
-def _may_answer(message: ReceivedMessage, message_id: str | None) -> bool:
+def _may_answer(message: ReceivedMessage, sent: SentRequest) -> bool:
     """Return whether a message may be the result. An unreadable message may: its reader gets `InvalidResult`."""
     try:
-        return is_answer(FlowResult.from_message(message), message_id)
+        return sent.is_answered_by(FlowResult.from_message(message))
     except InvalidResult:
         return True
+
+
+def _names(message: ReceivedMessage, sent: SentRequest) -> bool:
+    """Return whether a message is a readable result that names the request."""
+    try:
+        return sent.is_answered_by(FlowResult.from_message(message))
+    except InvalidResult:
+        return False
 
 
 async def _wait_for(session: SessionReceiver, matches: Callable[[ReceivedMessage], bool]) -> ReceivedMessage:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from flow_contracts.client.errors import NotOutstanding, ResultTimeout
 from flow_contracts.client.returned_results import ReturnedResults
-from flow_contracts.client.sent_requests import is_answer
+from flow_contracts.client.sent_requests import SentRequest
 from flow_contracts.request import FlowRequest
 from flow_contracts.result import FlowResult, InvalidResult
 from flow_contracts.servicebus import ServiceBusFailure
@@ -22,25 +22,35 @@ class Mailbox:
     def __init__(self, max_unclaimed: int) -> None:
         self._max_unclaimed = max_unclaimed
         self._outstanding: dict[str, asyncio.Future[FlowResult]] = {}
-        self._message_ids: dict[str, str] = {}
+        self._sent: dict[str, SentRequest] = {}
         self._unclaimed: OrderedDict[str, None] = OrderedDict()
-        self._returned: OrderedDict[str, str | None] = OrderedDict()
+        self._returned: OrderedDict[str, SentRequest] = OrderedDict()
         self._accepted = ReturnedResults()
 
     def expect(self, request: FlowRequest) -> None:
         """Expect the result of a request. Raises `ValueError` if the correlation ID has an outstanding request."""
-        correlation_id, message_id = request.correlation_id, request.message_id
+        correlation_id = request.correlation_id
         if correlation_id in self._outstanding:
             raise ValueError(f"a request with correlation ID '{correlation_id}' is outstanding already")
         self._accepted.expect_again(request)
         self._returned.pop(correlation_id, None)
         self._outstanding[correlation_id] = asyncio.get_running_loop().create_future()
-        self._message_ids[correlation_id] = message_id
+        self._sent[correlation_id] = SentRequest(request.message_id, request.reply_key)
+
+    def sent(self, correlation_id: str | None) -> SentRequest | None:
+        """Return the request under that correlation ID; None if this client has none, or has forgotten it."""
+        if correlation_id is None:
+            return None
+        return self._sent.get(correlation_id) or self._returned.get(correlation_id)
 
     def forget(self, correlation_id: str) -> None:
         """Stop expecting a result, because no queue accepted its request."""
         self._outstanding.pop(correlation_id, None)
-        self._message_ids.pop(correlation_id, None)
+        self._sent.pop(correlation_id, None)
+
+    def is_copy(self, result_id: str | None) -> bool:
+        """Return whether the message with this ID is a copy of a result that `put` accepted."""
+        return result_id in self._accepted
 
     def put(self, result: FlowResult, result_id: str | None) -> bool:
         """Deliver a result to its caller. `result_id` is the message ID of the result, which identifies it.
@@ -48,13 +58,14 @@ class Mailbox:
         Return False if this client did not send its request; True also for a redelivery or a copy, which changes
         nothing.
         """
-        if result_id in self._accepted:
+        if self.is_copy(result_id):
             return True
         correlation_id = result.correlation_id
         arrival = self._outstanding.get(correlation_id)
         if arrival is None:
-            return correlation_id in self._returned and is_answer(result, self._returned[correlation_id])
-        if not is_answer(result, self._message_ids[correlation_id]):
+            returned = self._returned.get(correlation_id)
+            return returned is not None and returned.is_answered_by(result)
+        if not self._sent[correlation_id].is_answered_by(result):
             return False
         if not arrival.done():
             arrival.set_result(result)
@@ -112,6 +123,7 @@ class Mailbox:
     def _finish(self, correlation_id: str) -> None:
         self._outstanding.pop(correlation_id, None)
         self._unclaimed.pop(correlation_id, None)
-        self._returned[correlation_id] = self._message_ids.pop(correlation_id, None)
+        if (sent := self._sent.pop(correlation_id, None)) is not None:
+            self._returned[correlation_id] = sent
         while len(self._returned) > _MAX_REMEMBERED:
             self._returned.popitem(last=False)

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from pydantic import JsonValue, SecretStr, ValidationError
 
+from flow_contracts.reply_key import new_reply_key
 from flow_contracts.request import FlowRequest, InvalidRequest, describe_problems
 
 
@@ -27,6 +28,11 @@ class RequestOptions(TypedDict, total=False):
     """
     time_to_live: timedelta | None
     """After this time the worker does not run the request any more; by default the queue's time to live."""
+    reply_key: SecretStr | str | None
+    """The key under which the worker authenticates the result; by default a new random one.
+
+    A program that reads the result in another process makes the key with `new_reply_key`, and keeps it secret.
+    """
     traceparent: str | None
     """The W3C trace context that the flow call continues."""
 
@@ -35,7 +41,7 @@ def build_request(
     flow: str, value: JsonValue, options: RequestOptions, *, reply_to: str, session_id: str | None = None
 ) -> FlowRequest:
     """Build the request; its result goes to `session_id` (default: the correlation ID). Raises `InvalidRequest`."""
-    claim = options.get("claim")
+    claim, reply_key = options.get("claim"), options.get("reply_key")
     correlation_id = options.get("correlation_id") or str(uuid.uuid4())
     try:
         return FlowRequest(
@@ -49,6 +55,7 @@ def build_request(
             reply_to_session_id=session_id or correlation_id,
             time_to_live=options.get("time_to_live"),
             traceparent=options.get("traceparent"),
+            reply_key=SecretStr(reply_key) if isinstance(reply_key, str) else reply_key or new_reply_key(),
         )
     except ValidationError as error:  # `from None`: pydantic's error quotes the values, the claim among them
         raise InvalidRequest("malformed_request", describe_problems(error)) from None

@@ -34,5 +34,7 @@ class ReturnedResults:
 
     def expect_again(self, request: FlowRequest) -> None:
         """Forget the result of a request: a sender that sends the same request again wants its result again."""
-        result_id = reply_message_id(request.message_id, request.correlation_id, request.reply_to_session_id)
+        result_id = reply_message_id(
+            request.message_id, request.correlation_id, request.reply_to_session_id, reply_key=request.reply_key
+        )
         self._message_ids.pop(result_id, None)

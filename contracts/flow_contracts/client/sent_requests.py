@@ -1,36 +1,55 @@
-"""The message IDs of sent requests, which distinguish a client's own results from those of other requests."""
+"""The sent requests, by which a client distinguishes its own results from those of other requests."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
+from pydantic import SecretStr
+
+from flow_contracts.request import FlowRequest
 from flow_contracts.result import FlowResult
 
 _MAX_REMEMBERED = 10_000
 
 
+@dataclass(frozen=True, slots=True)
+class SentRequest:
+    """The properties of a request by which its reader recognises its result."""
+
+    message_id: str | None
+    """None stands for any request."""
+    reply_key: SecretStr | None = None
+    """None if the reader does not know the key: then it accepts results unchecked."""
+
+    def is_answered_by(self, result: FlowResult) -> bool:
+        """Return whether `result` answers this request, or its replay."""
+        return self.message_id is None or self.message_id in {result.request_message_id, result.replay_of}
+
+
 class SentRequests:
-    """The latest message ID for each correlation ID.
+    """The latest request for each correlation ID.
 
     Any sender can name any session for its result. So a session may hold results of other senders' requests, with a
-    chosen correlation ID. Only the sender of a request knows its message ID, and the result repeats the ID.
+    chosen correlation ID and a guessed message ID. Only the sender of a request and the worker know its reply key.
     """
 
     def __init__(self) -> None:
-        self._message_ids: OrderedDict[str, str] = OrderedDict()
+        self._requests: OrderedDict[str, SentRequest] = OrderedDict()
 
-    def remember(self, correlation_id: str, message_id: str) -> None:
+    def remember(self, request: FlowRequest) -> None:
         """Record a request, and forget the oldest if there are too many."""
-        self._message_ids[correlation_id] = message_id
-        self._message_ids.move_to_end(correlation_id)
-        while len(self._message_ids) > _MAX_REMEMBERED:
-            self._message_ids.popitem(last=False)
+        self._requests[request.correlation_id] = SentRequest(request.message_id, request.reply_key)
+        self._requests.move_to_end(request.correlation_id)
+        while len(self._requests) > _MAX_REMEMBERED:
+            self._requests.popitem(last=False)
 
-    def message_id(self, correlation_id: str) -> str | None:
-        """Return the message ID of the last request under that correlation ID; None if the client has forgotten it."""
-        return self._message_ids.get(correlation_id)
+    def find(self, correlation_id: str, message_id: str | None, reply_key: SecretStr | None) -> SentRequest:
+        """Return the request whose result a reader wants: by default the last one under that correlation ID.
 
-
-def is_answer(result: FlowResult, message_id: str | None) -> bool:
-    """Return whether `result` answers the request of that message ID, or its replay. None stands for any request."""
-    return message_id is None or message_id in {result.request_message_id, result.replay_of}
+        An argument of None stands for the value of the request that this client sent, if it remembers one.
+        """
+        own = self._requests.get(correlation_id)
+        if own is None or message_id not in (None, own.message_id):
+            return SentRequest(message_id, reply_key)
+        return SentRequest(own.message_id, reply_key or own.reply_key)

@@ -9,7 +9,7 @@ from concurrent.futures import wait as wait_for
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from pydantic import JsonValue
+from pydantic import JsonValue, SecretStr
 
 from flow_contracts.client.background import Background
 from flow_contracts.client.flow_client import FlowClient
@@ -33,8 +33,9 @@ class FlowClientSync:
         reply_queue: str = "flow-replies",
         deadlines: Deadlines | None = None,
         senders: int = 4,
+        accept_unsigned_results: bool = False,
     ) -> None:
-        """`credential` is a blocking one, for example `azure.identity.DefaultAzureCredential()`."""
+        """`credential` is a blocking one, for example `azure.identity.DefaultAzureCredential()`. See `FlowClient`."""
         self._start(
             lambda: FlowClient(
                 fully_qualified_namespace,
@@ -43,6 +44,7 @@ class FlowClientSync:
                 reply_queue=reply_queue,
                 deadlines=deadlines,
                 senders=senders,
+                accept_unsigned_results=accept_unsigned_results,
             )
         )
 
@@ -55,6 +57,7 @@ class FlowClientSync:
         reply_queue: str = "flow-replies",
         deadlines: Deadlines | None = None,
         senders: int = 4,
+        accept_unsigned_results: bool = False,
     ) -> Self:
         """Make a client from a connection string, for example the emulator's."""
         client = cls.__new__(cls)
@@ -65,6 +68,7 @@ class FlowClientSync:
                 reply_queue=reply_queue,
                 deadlines=deadlines,
                 senders=senders,
+                accept_unsigned_results=accept_unsigned_results,
             )
         )
         return client
@@ -96,17 +100,38 @@ class FlowClientSync:
         """See `FlowClient.submit`."""
         return self._thread.run(self._client.submit(flow, input, **options))
 
-    def poll(self, correlation_id: str, *, message_id: str | None = None) -> FlowResult | None:
+    @property
+    def rejected_results(self) -> int:
+        """See `FlowClient.rejected_results`."""
+        return self._client.rejected_results
+
+    def poll(
+        self, correlation_id: str, *, message_id: str | None = None, reply_key: SecretStr | str | None = None
+    ) -> FlowResult | None:
         """See `FlowClient.poll`."""
-        return self._thread.run(self._client.poll(correlation_id, message_id=message_id))
+        return self._thread.run(self._client.poll(correlation_id, message_id=message_id, reply_key=reply_key))
 
-    def wait(self, correlation_id: str, timeout: float, *, message_id: str | None = None) -> FlowResult:
+    def wait(
+        self,
+        correlation_id: str,
+        timeout: float,
+        *,
+        message_id: str | None = None,
+        reply_key: SecretStr | str | None = None,
+    ) -> FlowResult:
         """See `FlowClient.wait`."""
-        return self._thread.run(self._client.wait(correlation_id, timeout, message_id=message_id))
+        return self._thread.run(self._client.wait(correlation_id, timeout, message_id=message_id, reply_key=reply_key))
 
-    def take(self, correlation_id: str, timeout: float = 0, *, message_id: str | None = None) -> FlowResult | None:
+    def take(
+        self,
+        correlation_id: str,
+        timeout: float = 0,
+        *,
+        message_id: str | None = None,
+        reply_key: SecretStr | str | None = None,
+    ) -> FlowResult | None:
         """See `FlowClient.take`."""
-        return self._thread.run(self._client.take(correlation_id, timeout, message_id=message_id))
+        return self._thread.run(self._client.take(correlation_id, timeout, message_id=message_id, reply_key=reply_key))
 
     def background(self, *, max_unclaimed: int = 10_000) -> BackgroundSync:
         """See `FlowClient.background`."""

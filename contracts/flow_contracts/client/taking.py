@@ -13,8 +13,10 @@ _CONSUME_SECONDS = 30.0
 _RECEIVE_SECONDS = 5.0
 
 
-async def take_result(session: SessionReceiver, peeked: ReceivedMessage) -> FlowResult:
-    """Delete the message of a peeked result, and return the result.
+async def take_result(
+    session: SessionReceiver, peeked: ReceivedMessage, is_forged: Callable[[ReceivedMessage], bool]
+) -> FlowResult:
+    """Delete the message of a peeked result, and return the result. Delete the forged messages before it, too.
 
     Raises `UnsupportedResult`, which leaves the message in the queue, `InvalidResult`, which dead-letters it, and
     `ServiceBusUnavailable`.
@@ -24,23 +26,29 @@ async def take_result(session: SessionReceiver, peeked: ReceivedMessage) -> Flow
     except UnsupportedResult:
         raise
     except InvalidResult as error:
-        await _settle_peeked(session, peeked, invalid=str(error))
+        await _settle_peeked(session, peeked, is_forged, invalid=str(error))
         raise
-    await _settle_peeked(session, peeked)
+    await _settle_peeked(session, peeked, is_forged)
     return result
 
 
 async def drop_copies(session: SessionReceiver, is_copy: Callable[[ReceivedMessage], bool]) -> None:
     """Delete the messages of the session that are copies. Raises `ServiceBusUnavailable`."""
     while (copy := await session.find(is_copy)) is not None:
-        await _settle_peeked(session, copy)
+        await _settle_peeked(session, copy, is_copy)
 
 
-async def _settle_peeked(session: SessionReceiver, peeked: ReceivedMessage, *, invalid: str | None = None) -> None:
-    """Receive up to the peeked message, and settle that message alone.
+async def _settle_peeked(
+    session: SessionReceiver,
+    peeked: ReceivedMessage,
+    is_superfluous: Callable[[ReceivedMessage], bool],
+    *,
+    invalid: str | None = None,
+) -> None:
+    """Receive up to the peeked message, settle that message, and delete the superfluous messages before it.
 
-    A peeked message has no lock, so the client cannot settle it. The messages before it stay locked until then: the
-    next receive would return an abandoned message again. Afterwards the client abandons them.
+    A peeked message has no lock, so the client cannot settle it. The other messages before it stay locked until then:
+    the next receive would return an abandoned message again. Afterwards the client abandons them.
 
     Raises `ServiceBusUnavailable` if no receive returns the message.
     """
@@ -51,7 +59,11 @@ async def _settle_peeked(session: SessionReceiver, peeked: ReceivedMessage, *, i
         if delivery is None:
             continue
         if delivery.message.sequence_number != peeked.sequence_number:
-            others.append(delivery)
+            # A deleted message does not come back. So each call gets further through a session that somebody floods.
+            if is_superfluous(delivery.message):
+                await session.complete(delivery)
+            else:
+                others.append(delivery)
             continue
         if invalid is not None:
             await session.dead_letter(delivery, "invalid_result", invalid)

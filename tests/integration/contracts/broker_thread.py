@@ -151,5 +151,7 @@ class WorkerThread:
     async def _answer(self, request: FlowRequest, sender: ServiceBusSender) -> None:
         self.seen.append(request)
         if request.flow != SILENT:
-            reply = echo(request).to_message(request.reply_to_session_id, timedelta(hours=1))
+            reply = echo(request).to_message(
+                request.reply_to_session_id, timedelta(hours=1), reply_key=request.reply_key
+            )
             await sender.send_messages(to_sdk(reply))

@@ -13,12 +13,14 @@ from azure.servicebus.aio import ServiceBusClient
 
 from flow_contracts.client import FlowClient, ResultTimeout
 from flow_contracts.message import Message
+from flow_contracts.reply_key import new_reply_key, result_mac
 from flow_contracts.result import FlowResult, Status, UnsupportedResult
 from flow_contracts.servicebus.conversion import to_sdk
 from tests.integration.contracts.broker_thread import SILENT, BrokerThread
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+KEY = new_reply_key()
 QUEUE = "copied-replies"
 """A reply queue without duplicate detection, as if its window had passed between the copies."""
 
@@ -40,11 +42,13 @@ async def publish(broker: BrokerThread, *messages: Message) -> None:
 
 def result_of(name: str, message_id: str = "m", session: str | None = None) -> Message:
     result = FlowResult(status=Status.SUCCEEDED, correlation_id=name, request_message_id=message_id)
-    return result.to_message(session or name, timedelta(hours=1))
+    return result.to_message(session or name, timedelta(hours=1), reply_key=KEY)
 
 
 def later(message: Message) -> Message:
-    return replace(message, application_properties={"contract": "flow-result/2"})
+    contract = "flow-result/2"
+    mac = result_mac(KEY, contract, message.message_id or "", message.body)
+    return replace(message, application_properties={"contract": contract, "reply_mac": mac})
 
 
 async def test_take_returns_a_result_once_and_deletes_its_copies(broker: BrokerThread, client: FlowClient) -> None:
@@ -79,7 +83,7 @@ async def test_a_sender_that_sends_the_same_request_again_takes_its_result_again
 ) -> None:
     name = str(uuid.uuid4())
     for _ in range(2):
-        await client.submit(SILENT, correlation_id=name, message_id="m")
+        await client.submit(SILENT, correlation_id=name, message_id="m", reply_key=KEY)
         await publish(broker, result_of(name))
         assert await client.take(name) is not None
 
@@ -92,11 +96,11 @@ async def test_a_background_client_completes_copies_of_results_it_returned(
         first = result_of("again", "first", background.session_id)
         second = result_of("again", "second", background.session_id)
         last = result_of("last", "last", background.session_id)
-        await background.submit(SILENT, correlation_id="again", message_id="first")
+        await background.submit(SILENT, correlation_id="again", message_id="first", reply_key=KEY)
         await publish(broker, first, first)
         assert (await background.wait("again", timeout=20)).request_message_id == "first"
-        await background.submit(SILENT, correlation_id="again", message_id="second")
-        await background.submit(SILENT, correlation_id="last", message_id="last")
+        await background.submit(SILENT, correlation_id="again", message_id="second", reply_key=KEY)
+        await background.submit(SILENT, correlation_id="last", message_id="last", reply_key=KEY)
         await publish(broker, first, second, first, last)
         assert (await background.wait("again", timeout=20)).request_message_id == "second"
         await background.wait("last", timeout=20)
@@ -120,7 +124,7 @@ async def test_a_background_client_raises_and_dead_letters_a_result_of_a_later_v
 ) -> None:
     before = broker.count(QUEUE)
     async with client.background() as background:
-        sent = await background.submit(SILENT)
+        sent = await background.submit(SILENT, reply_key=KEY)
         await publish(broker, later(result_of(sent, session=background.session_id)))
         with pytest.raises(UnsupportedResult, match="flow-result/2"):
             await background.wait(sent, timeout=20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -60,7 +59,7 @@ def check_access(
     except InvalidSettings as error:
         terminal.fail_settings(error)
     if as_json:
-        typer.echo(json.dumps(_document(explanation), indent=2))
+        typer.echo(terminal.json_text(_document(explanation), indent=2))
     else:
         _print(terminal.out, explanation)
     raise typer.Exit(_EXIT_STATUSES[explanation.outcome])

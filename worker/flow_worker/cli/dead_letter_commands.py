@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -180,7 +179,7 @@ def _finish(outcomes: Sequence[DeadLetterOutcome], verb: str, *, as_json: bool) 
 
 
 def _print_json(documents: Sequence[JsonValue]) -> None:
-    typer.echo(json.dumps(documents, indent=2))
+    typer.echo(terminal.json_text([*documents], indent=2))
 
 
 def _on_bus(settings: DeadLetterCommandSettings, work: Callable[[ServiceBus], Awaitable[_T]]) -> _T:

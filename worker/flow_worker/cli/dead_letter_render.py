@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flow_worker.cli.terminal import plain, utc
+from flow_worker.cli.terminal import json_text, plain, utc
 from flow_worker.dead_letters.actions import DeadLetterOutcome
 from flow_worker.dead_letters.filter import count_by_reason
 from flow_worker.dead_letters.view import DeadLetterView
@@ -90,18 +89,19 @@ def _grid(part: Mapping[str, JsonValue]) -> Table:
     grid.add_column(overflow="fold")
     for name, value in part.items():
         if name == "input" or value not in (None, ""):
-            text = value if isinstance(value, str) and name != "input" else _json(value)
-            grid.add_row(plain(_label(name)), plain(text))
+            grid.add_row(plain(_label(name)), _cell(name, value))
     return grid
+
+
+def _cell(name: str, value: JsonValue) -> Text:
+    if isinstance(value, str) and name != "input":
+        return plain(value)
+    return plain(json_text(value, indent=2), multiline=True)
 
 
 def _label(name: str) -> str:
     """Return a field's name as the pages write it: `message_id` becomes "message ID"."""
     return " ".join("ID" if word == "id" else word for word in name.split("_"))
-
-
-def _json(value: JsonValue) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def print_outcomes(console: Console, outcomes: Sequence[DeadLetterOutcome], verb: str) -> None:

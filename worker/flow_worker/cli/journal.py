@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,7 +57,7 @@ def show(
             3,
         )
     if as_json:
-        typer.echo(json.dumps(journal_render.as_json(entry, with_output=with_output), indent=2))
+        typer.echo(terminal.json_text(journal_render.as_json(entry, with_output=with_output), indent=2))
     else:
         journal_render.print_entry(terminal.out, entry, with_output=with_output)
 

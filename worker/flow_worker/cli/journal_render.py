@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from pydantic import JsonValue, TypeAdapter
@@ -12,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from flow_contracts.result import FlowResult
-from flow_worker.cli.terminal import plain, utc
+from flow_worker.cli.terminal import json_text, plain, utc
 from flow_worker.dead_letters.masking import masked, masked_all
 from flow_worker.journal import Entry
 from flow_worker.journal.entry import State
 
+_OUTPUT = "output"
 _entries = TypeAdapter(Entry)
 _STATES: Mapping[State, str] = {
     "leased": "a worker acts on it",
@@ -43,7 +43,7 @@ def print_entry(console: Console, entry: Entry, *, with_output: bool) -> None:
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
     for name, value in _facts(entry, with_output=with_output):
-        grid.add_row(name, plain(value) if isinstance(value, str) else value)
+        grid.add_row(name, plain(value, multiline=name == _OUTPUT) if isinstance(value, str) else value)
     console.print(grid)
     console.print(_timeline(entry))
 
@@ -82,7 +82,7 @@ def _result(result: FlowResult, *, with_output: bool) -> list[tuple[str, str | T
     if result.run is not None and result.run.run_id:
         facts.append(("flow run", result.run.run_id))
     if with_output:
-        facts.append(("output", json.dumps(result.output, indent=2, ensure_ascii=False)))
+        facts.append((_OUTPUT, json_text(result.output, indent=2)))
     return facts
 
 
@@ -94,5 +94,5 @@ def _timeline(entry: Entry) -> Table:
     table.add_column("detail", overflow="fold")
     for event in entry.history:
         times = f" ({event.count} times)" if event.count > 1 else ""
-        table.add_row(utc(event.at), str(event.number), f"{event.kind}{times}", plain(masked(event.detail)))
+        table.add_row(utc(event.at), str(event.number), plain(f"{event.kind}{times}"), plain(masked(event.detail)))
     return table

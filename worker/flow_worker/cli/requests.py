@@ -85,10 +85,11 @@ def result(
 def _print_result(flow_result: FlowResult | None, correlation_id: str, *, as_json: bool) -> None:
     if flow_result is None:
         terminal.fail(f"There is no result for {correlation_id} yet.", 3)
+    document = flow_result.model_dump(mode="json", exclude_none=True)
     if as_json or not sys.stdout.isatty():
-        typer.echo(flow_result.model_dump_json(exclude_none=True))
+        typer.echo(terminal.json_text(document))
     else:
-        terminal.out.print_json(flow_result.model_dump_json(exclude_none=True))
+        terminal.print_json(terminal.out, document)
     raise typer.Exit(0 if flow_result.status == "succeeded" else 1)
 
 

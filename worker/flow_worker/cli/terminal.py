@@ -1,13 +1,17 @@
-"""The commands' common parts: options, the two consoles, and error messages."""
+"""The commands' common parts: options, the two consoles, safe text, and error messages."""
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic import JsonValue
 from rich.console import Console
+from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
 Config = Annotated[
@@ -23,7 +27,8 @@ err = Console(stderr=True)
 
 def fail(message: str, code: int) -> NoReturn:
     """Print the error message to stderr and exit with this status."""
-    err.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    # The message may quote a remote text, such as the contract of a forged result.
+    err.print(plain(message, "red", multiline=True), soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -32,18 +37,51 @@ def fail_settings(error: Exception) -> NoReturn:
     fail(f"The settings are invalid:\n{error}", 2)
 
 
-def plain(text: str | None, style: str = "") -> Text:
-    """Return untrusted text in a form that is safe to print: without markup and without control characters.
+def plain(text: str | None, style: str = "", *, multiline: bool = False) -> Text:
+    """Return untrusted text in a form that is safe to print: see `visible`. It is never read as markup."""
+    return Text(visible(text or "", multiline=multiline), style)
 
-    A control character could move the cursor or change the terminal.
+
+def visible(text: str, *, multiline: bool = False) -> str:
+    """Return the text with each character that is not printable as its escape, such as `\\x1b` or `\\u202e`.
+
+    Such a character could move the cursor, change the terminal, or reverse the order of what it shows. With `multiline`
+    line feeds stay; otherwise they are escaped too, because a message ID with one could imitate another line.
     """
-    return Text(
-        "".join(
-            character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}"
-            for character in text or ""
-        ),
-        style,
-    )
+    return _UNUSUAL.sub(lambda found: _escaped(found[0], multiline=multiline), text)
+
+
+def json_text(document: JsonValue, *, indent: int | None = None) -> str:
+    """Return the document as JSON in which every character is printable.
+
+    `json.dumps` escapes the control characters below 0x20 only. The others (DEL, C1, bidirectional controls, line
+    separators) become JSON escapes here.
+    """
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(document, ensure_ascii=False, indent=indent, separators=separators)
+    # Only strings hold such characters, apart from the line feeds of the indentation: in a string, they are escaped.
+    return _UNUSUAL.sub(lambda found: _json_escaped(found[0]), text)
+
+
+def print_json(console: Console, document: JsonValue) -> None:
+    """Print the document for a person, indented and in colour."""
+    console.print(JSONHighlighter()(json_text(document, indent=2)), soft_wrap=True)
+
+
+_UNUSUAL = re.compile(r"[^ -~]")
+"""Every character that needs a closer look; most texts have few of them."""
+
+
+def _is_safe(character: str, *, multiline: bool) -> bool:
+    return character.isprintable() or (multiline and character == "\n")
+
+
+def _json_escaped(character: str) -> str:
+    return character if _is_safe(character, multiline=True) else json.dumps(character)[1:-1]
+
+
+def _escaped(character: str, *, multiline: bool) -> str:
+    return character if _is_safe(character, multiline=multiline) else character.encode("unicode_escape").decode()
 
 
 def utc(time: datetime) -> str:

@@ -115,6 +115,7 @@ def replay_job(job: Job, queue: str, sequence_number: int, replayed: datetime) -
         correlation_id=job.correlation_id,
         reply_to=job.reply_to,
         reply_to_session_id=job.reply_to_session_id,
+        reply_key=job.reply_key,
         traceparent=job.traceparent,
         accepted=job.accepted,
         replay_of=job.replay_of or job.message_id,

@@ -8,7 +8,8 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from flow_contracts.message import ReceivedMessage
+from flow_contracts.message import PropertyValue, ReceivedMessage
+from flow_contracts.reply_key import KEY_PROPERTY
 from flow_contracts.request import InvalidRequest, Unanswerable
 from flow_contracts.servicebus import DeadLetteredMessage
 from flow_worker.dead_letters.masking import MASK, masked
@@ -115,12 +116,19 @@ def view_details(
         "reply_to": message.reply_to,
         "reply_to_session_id": message.reply_to_session_id,
         "application_properties": {
-            name: masked(value) if isinstance(value, str) else value
+            name: _masked_property(name, value)
             for name, value in message.application_properties.items()
             if name not in _SHOWN_SEPARATELY
         },
         "request": _request(message, reader, with_input=with_input),
     }
+
+
+def _masked_property(name: str, value: PropertyValue) -> JsonValue:
+    # Also under another spelling: a sender may have missed the exact name, but the value is the same secret.
+    if name.lower().replace("-", "_") == KEY_PROPERTY:
+        return MASK
+    return masked(value) if isinstance(value, str) else value
 
 
 def _request(message: ReceivedMessage, reader: Reader, *, with_input: bool) -> JsonValue:

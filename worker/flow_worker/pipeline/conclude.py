@@ -184,7 +184,9 @@ class Conclusions:
                 address = error.address or ReplyAddress.of(message)
                 refusal = FlowError(code=error.code, message=error.message)
                 result = results.unreadable(address, message, refusal, self._now())
-                return Reply(result, address, self._rules.reply_queue(address))
+                # Not the origin: a dead letter may have another sequence number than the message had.
+                variant = f"undecodable {message.enqueued_at.isoformat()}"
+                return Reply(result, address, self._rules.reply_queue(address), variant=variant)
             case _:
                 assert_never(error)
 
@@ -226,11 +228,13 @@ class Conclusions:
 
     def reply(self, job: Job, result: FlowResult, journalled: JournalledResult) -> Reply:
         """Return the outcome that publishes a result of the journal to the request's reply address."""
-        return Reply(result, job.address, self._rules.reply_queue(job.address), journalled)
+        own = journalled.message_id == job.message_id
+        variant = "" if own else journalled.message_id
+        return Reply(result, job.address, self._rules.reply_queue(job.address), journalled, variant=variant)
 
     def _unjournalled(self, job: Job, result: FlowResult, *, variant: str = "") -> Reply:
-        queue = self._rules.reply_queue(job.address)
-        return Reply(result, job.address, queue, variant=variant, stand_in=stand_in(job.origin))
+        queue, key = self._rules.reply_queue(job.address), stand_in(job.origin)
+        return Reply(result, job.address, queue, variant=variant or key.message_id, stand_in=key)
 
     def _unknown(self, job: Job, code: str, message: str) -> FlowResult:
         return results.without_answer(job, Status.UNKNOWN, FlowError(code=code, message=message), self._now())

@@ -16,7 +16,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
 from flow_contracts import strict_json
-from flow_contracts.message import Message, ReceivedMessage
+from flow_contracts.message import Message, PropertyValue, ReceivedMessage
+from flow_contracts.reply_key import KEY_PROPERTY, read_reply_key
 from flow_contracts.request import FlowRequest, ReplyAddress, request_digest
 from flow_contracts.result import FlowRun
 from flow_worker.access.authorities import DataverseSender
@@ -69,6 +70,8 @@ class Job(BaseModel):
     correlation_id: str
     reply_to: str | None = None
     reply_to_session_id: str
+    reply_key: SecretStr | None = Field(default=None, exclude=True)
+    """The key for the result's MAC. Not in the JSON: a continuation carries it as an application property."""
     traceparent: str | None = None
     accepted: AwareDatetime
     """The time when the broker enqueued the request. The claim must have been valid then."""
@@ -110,6 +113,7 @@ class Job(BaseModel):
             correlation_id=request.correlation_id,
             reply_to=request.reply_to,
             reply_to_session_id=request.reply_to_session_id,
+            reply_key=request.reply_key,
             traceparent=request.traceparent,
             accepted=message.enqueued_at,
             expires_at=message.expires_at,
@@ -163,7 +167,9 @@ class Job(BaseModel):
     @property
     def address(self) -> ReplyAddress:
         """The address for the result."""
-        return ReplyAddress(self.message_id, self.correlation_id, self.reply_to_session_id, self.reply_to)
+        return ReplyAddress(
+            self.message_id, self.correlation_id, self.reply_to_session_id, self.reply_to, self.reply_key
+        )
 
     @property
     def digest(self) -> str:
@@ -190,6 +196,9 @@ class Job(BaseModel):
 
     def to_message(self, due: datetime | None = None) -> Message:
         """Return the continuation message, to be delivered when it is due. Sending it twice has no further effect."""
+        properties: dict[str, PropertyValue] = {"contract": CONTRACT}
+        if self.reply_key is not None:
+            properties[KEY_PROPERTY] = self.reply_key.get_secret_value()
         return Message(
             body=self.model_dump_json(exclude_none=True).encode(),
             content_type=CONTENT_TYPE,
@@ -197,7 +206,7 @@ class Job(BaseModel):
             correlation_id=self.correlation_id,
             subject=self.flow,
             scheduled_at=due,
-            application_properties={"contract": CONTRACT},
+            application_properties=properties,
         )
 
     @property
@@ -219,12 +228,14 @@ class Job(BaseModel):
             problem = f"the application property 'contract' is {found}, and this version reads '{CONTRACT}'"
             raise InvalidContinuation(problem, other_version=other_version)
         try:
-            return cls.model_validate_json(message.body)
+            job = cls.model_validate_json(message.body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"])[:128]
             # Without a field the body is no JSON object, which no version writes under this contract.
             raise InvalidContinuation(f"'{field}': {first['msg']}", other_version=bool(field)) from None
+        reply_key = read_reply_key(message.application_properties.get(KEY_PROPERTY))
+        return job.model_copy(update={"reply_key": reply_key})
 
 
 def origin_of(message: ReceivedMessage, queue: str) -> str:

@@ -32,7 +32,10 @@ class Reply:
     journalled: JournalledResult | None = None
     """None if the journal does not hold this result."""
     variant: str = ""
-    """Distinguishes results that share an address and a message ID: a message ID conflict concerns another request."""
+    """Distinguishes a result that does not belong to the owner of the message ID: any sender can name any ID.
+
+    Without it, the result would have the message ID of the owner's result, and duplicate detection would drop that one.
+    """
     stand_in: JobKey | None = None
     """The key under which the journal records the publication of a result that it does not hold, or may not hold."""
 

@@ -153,8 +153,10 @@ class UnreadableContinuations:
         return None if fragment is None else self._reply(fragment, self._unknown(fragment))
 
     def _reply(self, fragment: Fragment, result: FlowResult, key: JobKey | None = None) -> Reply:
-        journalled = None if key is None else JournalledResult(key.message_id, key.origin)
-        return Reply(result, fragment.address, self._rules.reply_queue(fragment.address), journalled)
+        queue = self._rules.reply_queue(fragment.address)
+        if key is None:
+            return Reply(result, fragment.address, queue, variant=f"unreadable {fragment.origin or ''}")
+        return Reply(result, fragment.address, queue, JournalledResult(key.message_id, key.origin))
 
     @staticmethod
     def _dead_letter(error: InvalidContinuation, reply: Reply | None) -> DeadLetter:

@@ -30,5 +30,8 @@ class Replies:
             await self._deliver(replace(reply, result=reply.result.without_output()), before)
 
     async def _deliver(self, reply: Reply, before: BeforeSend) -> None:
-        message = reply.result.to_message(reply.address.session_id, self._time_to_live, variant=reply.variant)
+        address = reply.address
+        message = reply.result.to_message(
+            address.session_id, self._time_to_live, variant=reply.variant, reply_key=address.reply_key
+        )
         await self._outbox.deliver(reply.queue, message, seconds=self._publish_seconds, before=before)
