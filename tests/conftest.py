@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import tracemalloc  # noqa: F401 - pytest's hook for lost warnings imports it late, and two threads at once then fail
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -29,6 +30,22 @@ def pytest_sessionstart() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slowest files: a slow file that begins last keeps one process busy while the others are idle.
+
+    The limit of a test tells how slow it may be. xdist keeps this order with `--no-loadscope-reorder`.
+    """
+    slowest: dict[Path, float] = {}
+    for item in items:
+        slowest[item.path] = max(slowest.get(item.path, 0.0), _limit_seconds(item))
+    items.sort(key=lambda item: -slowest[item.path])
+
+
+def _limit_seconds(item: pytest.Item) -> float:
+    limit = item.get_closest_marker("timeout")
+    return float(limit.args[0]) if limit is not None else 0.0
 
 
 @pytest.hookimpl(wrapper=True)

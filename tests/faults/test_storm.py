@@ -1,4 +1,7 @@
-"""A storm of faults loses no request, publishes no result twice and runs no flow twice."""
+"""A storm of faults loses no request, publishes no result twice and runs no flow twice.
+
+The storm can fail: its oracle finds each of three workers that break a promise.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.faults.storm import __main__ as command
+from tests.faults.storm.faults import Fault, kill_worker, outlast_window
 from tests.faults.storm.history import histories
+from tests.faults.storm.load import PLAIN
 from tests.faults.storm.storm import Plan, run_storm
 from tests.support import azurite
 
@@ -30,6 +35,34 @@ async def test_a_storm_of_faults_leaves_every_request_with_one_true_result(journ
     assert report.is_clean, "\n".join([report.line, *report.details, histories(report.findings, tmp_path)])
     assert report.requests > 50, "too few requests to meet a fault"
     assert report.faults > 5, "too few faults"
+
+
+@pytest.mark.parametrize(
+    ("mutant", "finding", "fault", "pause_seconds"),
+    [
+        ("forgets-interrupted-calls", "double", kill_worker, 1.5),
+        ("publishes-before-it-journals", "dup", outlast_window, 3),
+        ("settles-before-it-publishes", "lost", kill_worker, 1.5),
+    ],
+)
+async def test_the_oracle_finds_a_worker_that_breaks_a_promise(
+    mutant: str, finding: str, fault: Fault, pause_seconds: float, tmp_path: Path
+) -> None:
+    plan = Plan(
+        seed=13,
+        seconds=6,
+        rate=6,
+        workers=2,
+        pause_seconds=pause_seconds,
+        window_seconds=20,
+        lock_seconds=5,
+        drain_seconds=20,
+        mutant=mutant,
+        kinds=PLAIN,
+        faults=((fault, 1),),
+    )
+    report = await run_storm(plan, tmp_path)
+    assert getattr(report.findings, finding), "\n".join([report.line, *report.details])
 
 
 @pytest.mark.parametrize(("journals", "status", "stormed"), [("sqlite,table", 0, ["sqlite"]), ("table", 2, [])])

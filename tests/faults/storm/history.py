@@ -30,7 +30,12 @@ async def save_entries(world: World, findings: Findings) -> None:
                 cwd=world.folder,
                 env=dict(world.workers[0].environment),
             )
-            await asyncio.wait_for(process.wait(), _SHOW_SECONDS)
+            try:
+                await asyncio.wait_for(process.wait(), _SHOW_SECONDS)
+            except TimeoutError:  # the entry would only explain a finding, and must not replace it
+                process.kill()
+                await process.wait()
+                file.write(f"the journal did not show the entry within {_SHOW_SECONDS:g} s\n".encode())
 
 
 def histories(findings: Findings, folder: Path) -> str:

@@ -23,7 +23,7 @@ _IMAGE = "mcr.microsoft.com/azure-storage/azurite:latest"
 _OPTIONS = ("--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent")
 _READY = "successfully started"
 REMEDY = "run `npm install --prefix tests/support/azurite` to install it without Docker"
-_START_SECONDS = 30
+_START_SECONDS = 90
 _PORT = 10002
 _ACCOUNT = "devstoreaccount1"
 # Not a secret: every Azurite has this key, and its documentation prints it.
