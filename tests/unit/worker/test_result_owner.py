@@ -149,7 +149,7 @@ async def test_the_key_is_a_property_of_a_continuation_and_no_field_of_its_body(
     waits = await worker.take(keyed(request(**IDS), KEY), ScriptedFlow(flow_answer(429, run=None, retry_after="1")))
     assert isinstance(waits, Continue)
     message = waits.continuation.to_message()
-    assert message.application_properties["reply_key"] == KEY.get_secret_value()
+    assert message.application_properties["fw-reply-key"] == KEY.get_secret_value()
     assert b"reply_key" not in message.body
     assert KEY.get_secret_value().encode() not in message.body
     assert KEY.get_secret_value() not in repr(waits)
@@ -183,7 +183,7 @@ def test_a_replay_keeps_the_key() -> None:
     assert replayed.reply_key == KEY
 
 
-@pytest.mark.parametrize("name", ["reply_key", "Reply-Key"])
+@pytest.mark.parametrize("name", ["reply_key", "Reply-Key", "fw-reply-key"])
 def test_no_view_of_a_dead_letter_shows_the_key(name: str) -> None:
     properties: dict[str, Any] = {"contract": CONTRACT, name: KEY.get_secret_value()}
     message = request(**IDS, application_properties=properties)

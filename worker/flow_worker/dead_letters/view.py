@@ -125,8 +125,8 @@ def view_details(
 
 
 def _masked_property(name: str, value: PropertyValue) -> JsonValue:
-    # Also under another spelling: a sender may have missed the exact name, but the value is the same secret.
-    if name.lower().replace("-", "_") == KEY_PROPERTY:
+    # Also a continuation's property, and another spelling: a sender may have missed the exact name of its secret.
+    if name.lower().replace("-", "_").endswith(KEY_PROPERTY):
         return MASK
     return masked(value) if isinstance(value, str) else value
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from flow_contracts.message import Message, fits_id
-from flow_contracts.reply_key import KEY_PROPERTY, read_reply_key
+from flow_contracts.reply_key import read_reply_key
 from flow_contracts.request import MAX_FLOW_NAME_LENGTH, ReplyAddress
+from flow_worker.pipeline.job import REPLY_KEY
 
 _MAX_ORIGIN_CHARACTERS = 512
 _MAX_NUMBER = 2**53
@@ -36,7 +37,7 @@ class Fragment:
         session_id = _id(body.get("reply_to_session_id")) or correlation_id
         flow = _text(body.get("flow"), MAX_FLOW_NAME_LENGTH) or _text(message.subject, MAX_FLOW_NAME_LENGTH)
         number = body.get("number")
-        reply_key = read_reply_key(message.application_properties.get(KEY_PROPERTY))
+        reply_key = read_reply_key(message.application_properties.get(REPLY_KEY))
         return cls(
             ReplyAddress(message_id, correlation_id, session_id, _id(body.get("reply_to")), reply_key),
             flow=flow,

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, Val
 
 from flow_contracts import strict_json
 from flow_contracts.message import Message, PropertyValue, ReceivedMessage
-from flow_contracts.reply_key import KEY_PROPERTY, read_reply_key
+from flow_contracts.reply_key import read_reply_key
 from flow_contracts.request import FlowRequest, ReplyAddress, request_digest
 from flow_contracts.result import FlowRun
 from flow_worker.access.authorities import DataverseSender
@@ -28,6 +28,8 @@ CONTRACT = "flow-continuation/1"
 CONTENT_TYPE = "application/json"
 
 
+REPLY_KEY = "fw-reply-key"
+"""The application property of a continuation with the request's reply key. Workers of earlier versions ignore it."""
 _CONTRACT_OF_ANY_VERSION = re.compile(r"flow-continuation/[0-9]{1,9}")
 
 
@@ -198,7 +200,7 @@ class Job(BaseModel):
         """Return the continuation message, to be delivered when it is due. Sending it twice has no further effect."""
         properties: dict[str, PropertyValue] = {"contract": CONTRACT}
         if self.reply_key is not None:
-            properties[KEY_PROPERTY] = self.reply_key.get_secret_value()
+            properties[REPLY_KEY] = self.reply_key.get_secret_value()
         return Message(
             body=self.model_dump_json(exclude_none=True).encode(),
             content_type=CONTENT_TYPE,
@@ -234,7 +236,7 @@ class Job(BaseModel):
             field = ".".join(str(part) for part in first["loc"])[:128]
             # Without a field the body is no JSON object, which no version writes under this contract.
             raise InvalidContinuation(f"'{field}': {first['msg']}", other_version=bool(field)) from None
-        reply_key = read_reply_key(message.application_properties.get(KEY_PROPERTY))
+        reply_key = read_reply_key(message.application_properties.get(REPLY_KEY))
         return job.model_copy(update={"reply_key": reply_key})
 
 
