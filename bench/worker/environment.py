@@ -197,6 +197,11 @@ max_calls = 1000000
 window_seconds = 1
 max_in_flight = 1000
 
+[senders]
+max_calls = 1000000
+window_seconds = 1
+max_in_flight = 1000
+
 [health]
 port = 0
 

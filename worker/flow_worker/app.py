@@ -15,7 +15,7 @@ from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.broker_clock import BrokerClock
 from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.invoker import Invoker
-from flow_worker.flows.limits import CallLimiter, FlowLimits
+from flow_worker.flows.limits import CallLimiter, FlowLimits, SenderLimits
 from flow_worker.journal import Journal, open_journal
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.authorize import Admission
@@ -23,6 +23,7 @@ from flow_worker.pipeline.conclude import ConclusionRules, Conclusions
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.handler import Handler
+from flow_worker.pipeline.journal_share import JournalShare
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.recall import Recall
 from flow_worker.pipeline.unreadable import UnreadableContinuations
@@ -219,7 +220,14 @@ def _handler(settings: Settings, ports: Ports, access: Access, checks: InputChec
     )
     max_outage = timedelta(seconds=settings.journal.max_outage_seconds)
     rules = ConclusionRules(settings.replies.queues, settings.replies.default_queue, settings.retry, max_outage)
-    conclusions = Conclusions(ports.journal, access.registry, rules, now, max_message_bytes=ports.bus.max_message_bytes)
+    conclusions = Conclusions(
+        ports.journal,
+        access.registry,
+        rules,
+        now,
+        max_message_bytes=ports.bus.max_message_bytes,
+        journal_share=JournalShare(settings.senders.max_journal_bytes_per_day, now),
+    )
     margin = settings.journal.lease_margin_seconds
     recall = Recall(ports.journal, conclusions, lease_margin_seconds=margin, now=now)
     return Handler(
@@ -245,7 +253,9 @@ def _call_limiter(settings: Settings, now: Callable[[], datetime]) -> CallLimite
     limits = {
         name: FlowLimits(**(flow.limits or settings.limits).model_dump()) for name, flow in settings.flows.items()
     }
-    return CallLimiter(limits, now, lanes={queue: lanes for queue, _, lanes in _queues(settings)})
+    of_sender = settings.senders
+    senders = SenderLimits(of_sender.max_in_flight, of_sender.max_calls, of_sender.window_seconds)
+    return CallLimiter(limits, now, lanes={queue: lanes for queue, _, lanes in _queues(settings)}, senders=senders)
 
 
 def _invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:

@@ -115,6 +115,14 @@ async def test_an_output_that_no_reply_queue_takes_is_not_kept(journal: Journal)
     assert answer == Concluded(large.without_output(), published=False)
 
 
+async def test_no_output_is_kept_beyond_the_senders_share(journal: Journal) -> None:
+    small = result("x" * 10)
+    assert await journal.conclude(await leased(journal), small, max_bytes=0) == small, "published the same as before"
+    answer = await journal.acquire(job(), duration=LEASE, calls=0)
+    assert isinstance(answer, Concluded)
+    assert (answer.result.status, answer.result.output) == (small.status, None)
+
+
 async def test_an_output_that_the_reply_queue_takes_is_kept_whole(journal: Journal) -> None:
     fitting = result("x" * 250_000)
     await journal.conclude(await leased(journal), fitting, max_bytes=262_144)

@@ -59,8 +59,8 @@ class DefaultedLimiter:
         self._begun: dict[str, list[str]] = defaultdict(list)
         self.state = limiter.state
 
-    def try_enter(self, flow: str, ticket: str, queue: str = QUEUE) -> Postponement | None:
-        return self._recorded(flow, ticket, self._limiter.try_enter(flow, ticket, queue))
+    def try_enter(self, flow: str, ticket: str, queue: str = QUEUE, *, sender: str = "") -> Postponement | None:
+        return self._recorded(flow, ticket, self._limiter.try_enter(flow, ticket, queue, sender=sender))
 
     async def enter(
         self, flow: str, ticket: str, queue: str = QUEUE, *, max_wait_seconds: float = MAX_WAIT_SECONDS
@@ -69,11 +69,18 @@ class DefaultedLimiter:
         return self._recorded(flow, ticket, postponement)
 
     def leave(
-        self, flow: str, *, health: FlowHealth, until: datetime | None, ticket: str | None = None, queue: str = QUEUE
+        self,
+        flow: str,
+        *,
+        health: FlowHealth,
+        until: datetime | None,
+        ticket: str | None = None,
+        queue: str = QUEUE,
+        sender: str = "",
     ) -> None:
         ticket = self._begun[flow][0] if ticket is None else ticket
         self._begun[flow].remove(ticket)
-        self._limiter.leave(flow, ticket, queue, health=health, until=until)
+        self._limiter.leave(flow, ticket, queue, health=health, until=until, sender=sender)
 
     def _recorded(self, flow: str, ticket: str, postponement: Postponement | None) -> Postponement | None:
         if postponement is None:
@@ -317,6 +324,60 @@ def test_failures_of_calls_begun_before_the_breaker_opened_do_not_open_it_again(
     assert limiter.try_enter("f", "probe") is None, "a call that began before the opening must not count as the probe"
     limiter.leave("f", health=FlowHealth.UNHEALTHY, until=None, ticket=f"{QUEUE}f9")
     limiter.leave("f", health=FlowHealth.HEALTHY, until=None, ticket="probe")
+    assert limiter.try_enter("f", "a") is None
+
+
+def runs_failed(limiter: DefaultedLimiter, *senders: str) -> DefaultedLimiter:
+    """Let calls end without an answer, for which the input may be the reason."""
+    for sender in senders:
+        assert limiter.try_enter("f", "call", sender=sender) is None
+        limiter.leave("f", health=FlowHealth.RUN_FAILED, until=None, ticket="call", sender=sender)
+    return limiter
+
+
+def test_one_senders_failed_runs_do_not_open_the_breaker_for_the_others(clock: Clock) -> None:
+    limiter = runs_failed(one_flow(clock), *["mallory"] * 6)
+    assert limiter.state()["f"].failures_in_a_row == 0
+    assert fill(limiter, "f") == 2
+
+
+def test_failed_runs_of_two_senders_open_the_breaker(clock: Clock) -> None:
+    assert refused(runs_failed(one_flow(clock), "ada", "bob", "ada"), "a").code == "flow_circuit_open"
+
+
+def test_failed_runs_before_a_success_do_not_count(clock: Clock) -> None:
+    limiter = runs_failed(one_flow(clock), *["mallory"] * 6)
+    call(limiter, FlowHealth.HEALTHY)
+    assert runs_failed(limiter, "ada").try_enter("f", "a") is None
+
+
+def test_one_senders_failed_runs_do_not_keep_a_half_open_breaker_open(clock: Clock) -> None:
+    limiter = broken(clock)
+    clock.advance(30)
+    runs_failed(limiter, "mallory")
+    assert limiter.try_enter("f", "probe") is None
+    limiter.leave("f", health=FlowHealth.HEALTHY, until=None, ticket="probe")
+    assert fill(limiter, "f") == 2
+
+
+def test_calls_that_time_out_while_others_are_answered_count_as_failed_runs(clock: Clock) -> None:
+    """An input that makes a flow run too long must not stop the flow for the others."""
+    limiter = one_flow(clock, replace(LIMITS, max_in_flight=10))
+    slow = [f"slow{n}" for n in range(6)]
+    for ticket in slow:
+        assert limiter.try_enter("f", ticket, sender="mallory") is None
+    clock.advance(60)
+    call(limiter, FlowHealth.HEALTHY)
+    clock.advance(70)
+    for ticket in slow:
+        limiter.leave("f", health=FlowHealth.UNHEALTHY, until=None, ticket=ticket, sender="mallory")
+    assert limiter.try_enter("f", "a") is None
+
+
+def test_a_senders_failed_runs_leave_the_flow_its_lane_of_the_reserve(clock: Clock) -> None:
+    limiter = flows(clock, "f", "g", lanes=12)
+    runs_failed(limiter, "mallory")
+    assert fill(limiter, "g") == 9
     assert limiter.try_enter("f", "a") is None
 
 

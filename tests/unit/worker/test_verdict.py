@@ -205,26 +205,35 @@ def test_an_unreachable_flow_is_called_again(idempotent: bool) -> None:
 # --- calls without an answer: only an idempotent flow is called again --------------------------------------------
 
 
-UNANSWERED: list[tuple[Answer, str]] = [
-    (answer(502, error("NoResponse", NO_UPSTREAM), run=RUN), "NoResponse"),
-    (answer(502, error("NoResponse", NO_UPSTREAM)), "NoResponse"),
+DOWN: list[tuple[Answer, str]] = [
     (answer(502, HTML, HTML_TYPE), "http_502"),
-    (answer(502, HTML, HTML_TYPE, run=RUN), "http_502"),
     (answer(502, HTML, JSON), "http_502"),
     (answer(504, b"504 GATEWAY TIMEOUT", "text/plain"), "http_504"),
-    (answer(504, error("GatewayTimeout", "504 GATEWAY TIMEOUT"), run=RUN), "GatewayTimeout"),
-    (answer(408, error("RequestTimeout", "The client timed out.")), "RequestTimeout"),
-    (answer(408, b"", None, run=RUN), "http_408"),
+    (answer(504, error("GatewayTimeout", "504 GATEWAY TIMEOUT")), "GatewayTimeout"),
     (answer(503, {"statusCode": 503, "message": "Service Unavailable"}), "http_503"),
-    (answer(500, error("InternalServerError", "Encountered internal server error.")), "InternalServerError"),
     (answer(502, b'{"error": {"code": "NoResponse", "mess', JSON), "http_502"),
 ]
+"""The flow or its host is down."""
+RUN_FAILED: list[tuple[Answer, str]] = [
+    (answer(502, error("NoResponse", NO_UPSTREAM), run=RUN), "NoResponse"),
+    (answer(502, error("NoResponse", NO_UPSTREAM)), "NoResponse"),
+    (answer(504, error("NoResponse", NO_UPSTREAM)), "NoResponse"),
+    (answer(502, HTML, HTML_TYPE, run=RUN), "http_502"),
+    (answer(503, HTML, HTML_TYPE, run=RUN), "http_503"),
+    (answer(504, error("GatewayTimeout", "504 GATEWAY TIMEOUT"), run=RUN), "GatewayTimeout"),
+    (answer(503, error("ServiceUnavailable", "Not mine."), run=RUN), "ServiceUnavailable"),
+    (answer(408, error("RequestTimeout", "The client timed out.")), "RequestTimeout"),
+    (answer(408, b"", None, run=RUN), "http_408"),
+    (answer(500, error("InternalServerError", "Encountered internal server error.")), "InternalServerError"),
+]
+"""The input may be the reason."""
+UNANSWERED = [(*each, FlowHealth.UNHEALTHY) for each in DOWN] + [(*each, FlowHealth.RUN_FAILED) for each in RUN_FAILED]
 
 
-@pytest.mark.parametrize(("response", "code"), UNANSWERED)
-def test_an_unanswered_call_is_unknown_and_names_the_run(response: Answer, code: str) -> None:
+@pytest.mark.parametrize(("response", "code", "health"), UNANSWERED)
+def test_an_unanswered_call_is_unknown_and_names_the_run(response: Answer, code: str, health: FlowHealth) -> None:
     verdict = judged(response)
-    assert (kind_and_code(verdict), verdict.health) == ((VerdictKind.UNKNOWN, code), FlowHealth.UNHEALTHY)
+    assert (kind_and_code(verdict), verdict.health) == ((VerdictKind.UNKNOWN, code), health)
     assert verdict.run is not None
     assert verdict.run.run_id == response.run_id
     assert verdict.error is not None
@@ -232,10 +241,10 @@ def test_an_unanswered_call_is_unknown_and_names_the_run(response: Answer, code:
     assert not verdict.error.retryable
 
 
-@pytest.mark.parametrize(("response", "code"), UNANSWERED)
-def test_an_unanswered_call_of_an_idempotent_flow_is_repeated(response: Answer, code: str) -> None:
+@pytest.mark.parametrize(("response", "code", "health"), UNANSWERED)
+def test_an_unanswered_call_of_an_idempotent_flow_is_repeated(response: Answer, code: str, health: FlowHealth) -> None:
     verdict = judged(response, idempotent=True)
-    assert (kind_and_code(verdict), verdict.health) == ((VerdictKind.RETRY, code), FlowHealth.UNHEALTHY)
+    assert (kind_and_code(verdict), verdict.health) == ((VerdictKind.RETRY, code), health)
 
 
 def test_retry_after_of_a_gateway_error_is_respected() -> None:
@@ -244,12 +253,14 @@ def test_retry_after_of_a_gateway_error_is_respected() -> None:
 
 
 @pytest.mark.parametrize(("idempotent", "kind"), [(True, VerdictKind.RETRY), (False, VerdictKind.UNKNOWN)])
-@pytest.mark.parametrize("code", ["flow_timeout", "flow_no_answer"])
+@pytest.mark.parametrize(
+    ("code", "health"), [("flow_timeout", FlowHealth.UNHEALTHY), ("flow_no_answer", FlowHealth.RUN_FAILED)]
+)
 def test_a_call_whose_answer_was_lost_is_repeated_only_for_an_idempotent_flow(
-    code: str, idempotent: bool, kind: VerdictKind
+    code: str, health: FlowHealth, idempotent: bool, kind: VerdictKind
 ) -> None:
     verdict = judge_failure(CallFailed(code, "Lost.", may_have_run=True), flow(idempotent=idempotent))
-    assert (kind_and_code(verdict), verdict.health) == ((kind, code), FlowHealth.UNHEALTHY)
+    assert (kind_and_code(verdict), verdict.health) == ((kind, code), health)
 
 
 def test_a_call_that_the_worker_broke_off_does_not_count_against_the_flow() -> None:
@@ -305,6 +316,7 @@ def test_an_error_in_the_platforms_form_is_the_flows_own_if_it_names_a_run(statu
 def test_an_idempotent_flow_that_answers_429_itself_is_called_again() -> None:
     verdict = judged(answer(429, {"reason": "busy"}, run=RUN, retry_after="3"), idempotent=True)
     assert (verdict.kind, verdict.not_before) == (VerdictKind.RETRY, NOW + timedelta(seconds=3))
+    assert verdict.health is FlowHealth.RUN_FAILED, "the input may have caused it: the other senders' calls go on"
 
 
 @pytest.mark.parametrize(("status", "kind"), [(200, VerdictKind.SUCCEEDED), (500, VerdictKind.FAILED)])

@@ -105,6 +105,7 @@ _NEW_TOKEN_CODES = frozenset(
 )
 _GATEWAY_CODES = frozenset({"NoResponse", "GatewayTimeout", "RequestTimeout", "BadGateway", "ServiceUnavailable"})
 """Codes that the platform returns although a run may have begun."""
+_DOWN_STATUSES = frozenset({503, 504})
 _UNANSWERED_STATUSES = frozenset({408, 502, 503, 504})
 
 
@@ -150,6 +151,17 @@ def is_from_platform(answer: Answer, error: ErrorBody) -> bool:
 def may_hide_a_run(answer: Answer, error: ErrorBody) -> bool:
     """Return whether a run may have begun behind this error of the platform, without an answer."""
     return error.code in _GATEWAY_CODES or answer.status == 408 or answer.status >= 500
+
+
+def is_down(answer: Answer, error: ErrorBody) -> bool:
+    """Return whether an error of the platform says that the flow or its host is down.
+
+    Behind an error that names a run, or says that a run gave no answer, the flow works: the input may have made the run
+    fail. A page that is no JSON comes from a gateway that reaches nothing behind it.
+    """
+    if answer.run_id is not None or error.code == PlatformCode.NO_RESPONSE:
+        return False
+    return answer.status in _DOWN_STATUSES or (answer.status == 502 and not error.is_json)
 
 
 def may_need_new_token(error: ErrorBody) -> bool:

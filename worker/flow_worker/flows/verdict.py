@@ -25,6 +25,8 @@ _MAX_CODE_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
 
 ACCEPTED_WITHOUT_RESPONSE = "accepted_without_response"
+_OUTAGES = frozenset({"flow_unreachable", "flow_timeout"})
+"""The failures of a call that no answer of the flow can cause."""
 _RUN_NOT_READABLE = frozenset({401, 403, 404, 410})
 
 
@@ -48,6 +50,9 @@ class FlowHealth(StrEnum):
     HEALTHY = "healthy"
     THROTTLED = "throttled"
     UNHEALTHY = "unhealthy"
+    """The flow or its host is down."""
+    RUN_FAILED = "run_failed"
+    """No answer came, and the request's input may be the reason: the calls of other senders may succeed."""
     NEUTRAL = "neutral"
     """No evidence: the worker itself broke off the call."""
 
@@ -98,8 +103,14 @@ def judge_failure(failure: CallFailed, flow: Flow) -> Verdict:
     return Verdict(
         VerdictKind.RETRY if may_repeat else VerdictKind.UNKNOWN,
         FlowError(code=failure.code, message=failure.message, retryable=may_repeat),
-        health=FlowHealth.UNHEALTHY if failure.counts_against_flow else FlowHealth.NEUTRAL,
+        health=_health_after(failure),
     )
+
+
+def _health_after(failure: CallFailed) -> FlowHealth:
+    if not failure.counts_against_flow:
+        return FlowHealth.NEUTRAL
+    return FlowHealth.UNHEALTHY if failure.code in _OUTAGES else FlowHealth.RUN_FAILED
 
 
 def judge_poll(
@@ -168,7 +179,8 @@ def _flow_error(answer: Answer, flow: Flow, error: ErrorBody, now: datetime) -> 
     verdict = _flow_answer(answer, error)
     if answer.status == 429 and flow.idempotent:
         not_before = retry_after(answer.retry_after, now)
-        return replace(verdict, kind=VerdictKind.RETRY, not_before=not_before, health=FlowHealth.THROTTLED)
+        # The platform did not write this 429, and the input may have caused it: it must not pause the other senders.
+        return replace(verdict, kind=VerdictKind.RETRY, not_before=not_before, health=FlowHealth.RUN_FAILED)
     return verdict
 
 
@@ -210,11 +222,12 @@ def _token_refused(answer: Answer, error: ErrorBody, now: datetime, *, fresh_tok
 
 
 def _unanswered(answer: Answer, flow: Flow, error: ErrorBody, now: datetime) -> Verdict:
+    health = FlowHealth.UNHEALTHY if platform.is_down(answer, error) else FlowHealth.RUN_FAILED
     if flow.idempotent:
-        return _retry(answer, error, now, FlowHealth.UNHEALTHY)
+        return _retry(answer, error, now, health)
     check = "The flow may have run, or still be running: check its run history before you send the request again."
     advice = f"{check} {platform.remedy(error, answer.status)}"
-    return replace(_platform_error(VerdictKind.UNKNOWN, answer, error, advice), health=FlowHealth.UNHEALTHY)
+    return replace(_platform_error(VerdictKind.UNKNOWN, answer, error, advice), health=health)
 
 
 def _retry(answer: Answer, error: ErrorBody, now: datetime, health: FlowHealth) -> Verdict:

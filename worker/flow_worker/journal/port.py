@@ -117,7 +117,8 @@ class Journal(Protocol):
     async def conclude(self, lease: Lease, result: FlowResult, *, max_bytes: int | None = None) -> FlowResult:
         """Store the result, even if the lease was lost. Return the one that stands: the first that was stored.
 
-        `max_bytes`: the largest message of the reply queue, if it is known. The journal keeps no output beyond it.
+        `max_bytes`: the largest message of the reply queue, if it is known. The journal keeps no output beyond it, and
+        with 0 no output at all.
 
         Its `attempts` is at least the number of calls that went out, or may have. Raises `LeaseLost` if the result
         denies a call, but another attempt holds the lease by now.

@@ -116,6 +116,9 @@ class StoredJournal:
     async def conclude(self, lease: Lease, result: FlowResult, *, max_bytes: int | None = None) -> FlowResult:
         """See `Journal.conclude`. The journal's copy lacks an output that is too large for the store."""
         limit = None if max_bytes is None else max_bytes + _MAX_BESIDE_RESULT_BYTES
+        if max_bytes == 0 and result.output is not None:
+            kept = _without_output(result)
+            return await self._retried_until_deadline(lambda: self._conclude(lease, result, kept))
 
         async def conclude_once() -> FlowResult:
             try:
@@ -326,7 +329,7 @@ def key_of(message_id: str) -> str:
 
 def _without_output(result: FlowResult) -> FlowResult:
     message = (
-        "The flow's output is larger than the journal can keep. It was published once; a repetition of this result "
+        "The flow's output is larger than the journal keeps. It was published once; a repetition of this result "
         "comes without it."
     )
     error = result.error or FlowError(code="output_too_large", message=message)

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, assert_never
 
 from pydantic import SecretStr
+from pydantic_core import to_json
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import InvalidRequest, ReplyAddress, Unanswerable
@@ -20,7 +21,8 @@ from flow_worker.flows.verdict import Verdict, VerdictKind
 from flow_worker.journal import Concluded, JobKey, Journal, Lease
 from flow_worker.pipeline import results
 from flow_worker.pipeline.job import Job
-from flow_worker.pipeline.keys import stand_in
+from flow_worker.pipeline.journal_share import JournalShare
+from flow_worker.pipeline.keys import sender_of, stand_in
 from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, JournalledResult, Outcome, Reply
 from flow_worker.pipeline.pauses import poll_pause, retry_pause
 from flow_worker.settings import RetrySettings
@@ -57,12 +59,17 @@ class Conclusions:
         now: Callable[[], datetime],
         *,
         max_message_bytes: Callable[[str], int | None] = lambda _: None,
+        journal_share: JournalShare | None = None,
     ) -> None:
-        """`max_message_bytes` returns the largest message that a reply queue takes; None if that is unknown yet."""
+        """`max_message_bytes` returns the largest message that a reply queue takes; None if that is unknown yet.
+
+        `journal_share` limits the bytes that the journal keeps for each sender.
+        """
         self._journal = journal
         self._registry = registry
         self._rules = rules
         self._max_message_bytes = max_message_bytes
+        self._journal_share = journal_share
         self._now = now
 
     # --- after a call or a poll, under its lease -----------------------------------------------------------------
@@ -97,7 +104,7 @@ class Conclusions:
         Raises `TemporarilyUnavailable` only if no call went out under the lease: then nothing is lost by waiting.
         """
         try:
-            max_bytes = self._max_message_bytes(self._rules.reply_queue(job.address))
+            max_bytes = self._max_journalled_bytes(job, result)
             stands = await _uninterrupted(self._journal.conclude(lease, result, max_bytes=max_bytes))
         except TemporarilyUnavailable as error:
             if lease.ending:
@@ -111,6 +118,13 @@ class Conclusions:
         if stands.status is not result.status and await self._is_published(job, lease):
             return AlreadyHandled("already_answered", "The request already has its result.")
         return self.reply(job, stands, JournalledResult(lease.message_id, job.origin))
+
+    def _max_journalled_bytes(self, job: Job, result: FlowResult) -> int | None:
+        """Return the size above which the journal keeps the result without its output; 0 beyond the sender's share."""
+        share = self._journal_share
+        if share is None or result.output is None or share.take(sender_of(job), len(to_json(result.output))):
+            return self._max_message_bytes(self._rules.reply_queue(job.address))
+        return 0
 
     async def _is_published(self, job: Job, lease: Lease) -> bool:
         """Return whether another worker has published the result that stands instead of this worker's."""

@@ -28,7 +28,7 @@ from flow_worker.pipeline.conclude import Conclusions
 from flow_worker.pipeline.decode import Reader, decode
 from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.job import InvalidContinuation, Job, origin_of
-from flow_worker.pipeline.keys import LockHeld, Sole, always_held
+from flow_worker.pipeline.keys import LockHeld, Sole, always_held, sender_of
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Outcome, Reply
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.recall import LeasedJob, Recall
@@ -188,13 +188,13 @@ class Handler:
     @asynccontextmanager
     async def _place(self, job: Job, queue: str) -> AsyncIterator[_Place]:
         """Hold a place among the flow's calls in flight during the block, if the flow's limits allow one."""
-        key = _limit_key(job)
-        place = _Place(await self._limiter.enter(key, job.origin, queue))
+        key, sender = _limit_key(job), sender_of(job)
+        place = _Place(await self._limiter.enter(key, job.origin, queue, sender=sender))
         try:
             yield place
         finally:
             if place.postponement is None:
-                self._limiter.leave(key, job.origin, queue, health=place.health, until=place.not_before)
+                self._limiter.leave(key, job.origin, queue, health=place.health, until=place.not_before, sender=sender)
 
     async def _verdict(self, leased: LeasedJob, flow: Flow, token: str) -> Verdict:
         match leased.job.kind:

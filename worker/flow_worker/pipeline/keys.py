@@ -41,3 +41,15 @@ def stand_in(origin: str) -> JobKey:
     # The prefix is older than the other uses of this key. The journals in use hold it.
     key = f"dead-letter {origin}"
     return JobKey(message_id=key, fingerprint=key, origin=origin, number=0)
+
+
+def sender_of(job: Job) -> str:
+    """Return the text that identifies the job's principal to the limits; empty if the sender is not proven.
+
+    A user whom a plug-in names counts apart from the plug-in's other users.
+    """
+    principal = job.principal
+    if principal is None:
+        return ""
+    oid = principal.oid or principal.system_user
+    return f"{principal.authority} {principal.tenant} {oid} {principal.on_behalf_of or ''}"

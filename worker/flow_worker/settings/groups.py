@@ -226,6 +226,15 @@ class LimitSettings(_Group):
     breaker_max_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 600.0
 
 
+class SenderSettings(_Group):
+    """The limits on each sender (principal) in this worker process, over all flows."""
+
+    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 50
+    max_calls: Annotated[int, Field(ge=1, le=10_000_000)] = 9000
+    window_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 300.0
+    max_journal_bytes_per_day: Annotated[int, Field(ge=0, le=1024**4)] = 1024**3
+
+
 class DeadLetterSettings(_Group):
     """The watch that answers requests that the broker itself moved to a dead-letter queue."""
 

@@ -26,6 +26,7 @@ from flow_worker.settings.groups import (
     ReplySettings,
     RequestQueue,
     RetrySettings,
+    SenderSettings,
     ServiceBusSettings,
 )
 from flow_worker.settings.loading import Layered, load_checked
@@ -51,6 +52,7 @@ class Settings(Layered):
     retry: RetrySettings = RetrySettings()
     limits: LimitSettings = LimitSettings()
     input_checks: InputCheckSettings = InputCheckSettings()
+    senders: SenderSettings = SenderSettings()
     flow_hosts: tuple[str, ...] = Field(default=(), description="hosts of flows beside the cloud's own")
     plain_http_hosts: tuple[str, ...] = Field(default=(), description="host:port that the worker may call without TLS")
     http: HttpSettings = HttpSettings()

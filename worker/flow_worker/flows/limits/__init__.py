@@ -1,7 +1,8 @@
-"""Decides when this process may call a flow: rate, concurrency, throttling, circuit breaker, lanes and turn."""
+"""Decides when this process may call a flow: by its flow and by its sender."""
 
 from flow_worker.flows.limits.call_limiter import MAX_WAIT_SECONDS, CallLimiter, status_poll_key
 from flow_worker.flows.limits.flow_limiter import FlowLimits, FlowState, LimitCode, Postponement
+from flow_worker.flows.limits.sender_limiter import SenderLimits
 
 __all__ = [
     "MAX_WAIT_SECONDS",
@@ -10,5 +11,6 @@ __all__ = [
     "FlowState",
     "LimitCode",
     "Postponement",
+    "SenderLimits",
     "status_poll_key",
 ]

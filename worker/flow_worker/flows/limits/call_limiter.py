@@ -9,6 +9,8 @@ from datetime import datetime
 
 from flow_worker.flows.limits.flow_limiter import FlowLimiter, FlowLimits, FlowState, LimitReached, Postponement
 from flow_worker.flows.limits.lane_reserve import FlowCondition, LaneReserve
+from flow_worker.flows.limits.sender_lanes import SenderLanes
+from flow_worker.flows.limits.sender_limiter import NO_SENDER_LIMITS, Held, SenderLimiter, SenderLimits
 from flow_worker.flows.verdict import FlowHealth
 
 MAX_WAIT_SECONDS = 0.25
@@ -22,6 +24,7 @@ class _Waiter:
     flow: str
     ticket: str
     queue: str
+    sender: str = ""
     decision: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     """True: the call may begin, and is counted already. False: waiting any longer is useless."""
 
@@ -38,9 +41,10 @@ class CallLimiter:
     postpones a request that may not call now. It gives the request a place in the waiting queue and a time to return
     at, different from the times of the others.
 
-    Flows share only the lanes, see `LaneReserve`. In `enter` a request may wait in its lane for a fraction of a second,
-    but only if the flow's calls are that short. So the backlog of a quick flow does not travel through the
-    continuation queue. If that flow begins to hang, its lanes are free again after the same fraction of a second.
+    Each sender has limits too, see `SenderLimiter`. Flows and senders share only the lanes, see `LaneReserve` and
+    `SenderLanes`. In `enter` a request may wait in its lane for a fraction of a second, but only if the flow's calls
+    are that short. So the backlog of a quick flow does not travel through the continuation queue. If that flow begins
+    to hang, its lanes are free again after the same fraction of a second.
 
     The default limits are those of Power Automate for the low performance profile: 4,500 invoke calls in 5 minutes.
     Of its about 1,000 concurrent inbound calls, one worker takes 100 (Microsoft Learn, "Limits of automated,
@@ -48,9 +52,20 @@ class CallLimiter:
     """
 
     def __init__(
-        self, limits: Mapping[str, FlowLimits], now: Callable[[], datetime], *, lanes: Mapping[str, int] | None = None
+        self,
+        limits: Mapping[str, FlowLimits],
+        now: Callable[[], datetime],
+        *,
+        lanes: Mapping[str, int] | None = None,
+        senders: SenderLimits = NO_SENDER_LIMITS,
     ) -> None:
-        """`now` returns the time in UTC. `lanes` is the number of lanes of each queue; None: lanes are not limited."""
+        """`now` returns the time in UTC. `lanes` is the number of lanes of each queue; None: lanes are not limited.
+
+        `senders` limits the calls of each sender over all flows.
+        """
+        polls = {status_poll_key(flow): limit for flow, limit in limits.items()}
+        self._senders = SenderLimiter(senders, {**limits, **polls}, uncounted=polls.keys())
+        self._sender_lanes = SenderLanes(lanes or {}, several_flows=len(limits) > 1)
         # A single flow needs no reserve: no other flow could use it.
         self._lanes = LaneReserve(lanes if lanes is not None and len(limits) > 1 else {})
         max_in_flight = self._lanes.max_per_flow
@@ -62,39 +77,52 @@ class CallLimiter:
         self._now = now
         self._waiters: list[_Waiter] = []
 
-    def try_enter(self, flow: str, ticket: str, queue: str) -> Postponement | None:
+    def try_enter(self, flow: str, ticket: str, queue: str, *, sender: str = "") -> Postponement | None:
         """Return None if the request may call `flow` now; call `leave` afterwards. Otherwise return its postponement.
 
         `ticket` identifies the request and must be the same each time it returns. `queue` names the queue whose lane
-        the call holds. Raises `KeyError` for an unknown flow.
+        the call holds, `sender` the principal whose limits apply. Raises `KeyError` for an unknown flow.
         """
         now = self._now()
-        if (reached := self._begin(flow, ticket, queue, now)) is None:
+        if (held := self._begin(flow, ticket, queue, now, sender)) is None:
             return None
-        return self._flows[flow].postpone(ticket, reached, now)
+        limiter, reached = held
+        # A request waits in one queue only: a place in the other one would keep the requests behind it from calling.
+        if limiter is self._flows[flow]:
+            self._senders.forget(sender, flow, ticket, now)
+        else:
+            self._flows[flow].forget(ticket)
+        return limiter.postpone(ticket, reached, now, sender=sender)
 
     async def enter(
-        self, flow: str, ticket: str, queue: str, *, max_wait_seconds: float = MAX_WAIT_SECONDS
+        self, flow: str, ticket: str, queue: str, *, sender: str = "", max_wait_seconds: float = MAX_WAIT_SECONDS
     ) -> Postponement | None:
         """Do as `try_enter`, but wait for up to `max_wait_seconds` if a place is likely to become free by then.
 
         A cancelled wait holds neither a place nor a lane.
         """
-        reached = self._begin(flow, ticket, queue, self._now())
-        if reached is None:
+        held = self._begin(flow, ticket, queue, self._now(), sender)
+        if held is None:
             return None
-        seconds = self._wait_seconds(flow, max_wait_seconds) if reached.code == "flow_busy" else 0.0
-        if seconds > 0 and await self._wait(_Waiter(flow, ticket, queue), seconds):
+        waiter = _Waiter(flow, ticket, queue, sender)
+        seconds = self._wait_seconds(waiter, max_wait_seconds) if held[1].code == "flow_busy" else 0.0
+        if seconds > 0 and await self._wait(waiter, seconds):
             return None
-        return self.try_enter(flow, ticket, queue)
+        return self.try_enter(flow, ticket, queue, sender=sender)
 
-    def leave(self, flow: str, ticket: str, queue: str, *, health: FlowHealth, until: datetime | None) -> None:
+    def leave(
+        self, flow: str, ticket: str, queue: str, *, health: FlowHealth, until: datetime | None, sender: str = ""
+    ) -> None:
         """Record the end of a call, even if the request never made it. Call this once for each entry, in a `finally`.
 
         `health` is NEUTRAL for a call that was cancelled or not made. `until` is the time that the flow named in a 429.
+        `sender` is that of the entry.
         """
+        now = self._now()
         self._lanes.release(queue, flow)
-        self._flows[flow].end(ticket, health, until, self._now())
+        self._sender_lanes.release(queue, sender, flow)
+        self._senders.end(sender, flow, ticket, now, answered=health is not FlowHealth.NEUTRAL)
+        self._flows[flow].end(ticket, health, until, now, sender=sender)
         # Last, because the waiters compete for the lane and the place that this call has just left.
         self._wake_waiters()
 
@@ -103,26 +131,44 @@ class CallLimiter:
         now = self._now()
         return {key: flow.state(now) for key, flow in self._flows.items()}
 
-    def _begin(self, key: str, ticket: str, queue: str, now: datetime) -> LimitReached | None:
-        """Begin the call and take its lane if no limit is reached; otherwise return the limit.
+    def _begin(self, key: str, ticket: str, queue: str, now: datetime, sender: str) -> Held | None:
+        """Begin the call and take its lane if no limit is reached; otherwise return the limit and its limiter.
 
         The check and the count share one turn of the event loop: with an `await` in between, two requests could take
         the same place.
         """
         flow = self._flows[key]
         reached = flow.limit_reached(ticket, now)
-        condition = FlowCondition(is_slow=flow.is_slow(now), has_failed=flow.has_failed)
-        if reached is None and not self._lanes.has_lane(queue, key, condition):
+        own = self._senders.held(sender, key, ticket, now, turns=flow.turns_of(sender, ticket))
+        if own is not None:
+            # The flow's own limit, if there is one, says more about the cause and the end of the wait.
+            return own if reached is None else (own[0], reached)
+        if reached is None and not self._has_lane(key, queue, now, sender):
             reached = _LANES_TAKEN
-        if reached is None:
-            flow.begin(ticket, now)
-            self._lanes.take(queue, key)
-        return reached
+        if reached is not None:
+            return flow, reached
+        flow.begin(ticket, now)
+        self._senders.begin(sender, key, ticket, now)
+        self._lanes.take(queue, key)
+        self._sender_lanes.take(queue, sender, key)
+        return None
+
+    def _has_lane(self, key: str, queue: str, now: datetime, sender: str) -> bool:
+        flow = self._flows[key]
+        condition = FlowCondition(is_slow=flow.is_slow(now), has_failed=flow.has_failed)
+        is_quick = flow.is_quick(MAX_WAIT_SECONDS, now)
+        return self._lanes.has_lane(queue, key, condition) and self._sender_lanes.has_lane(
+            queue, sender, key, is_quick=is_quick
+        )
 
     # --- waiting in a lane ---------------------------------------------------------------------------------------
 
-    def _wait_seconds(self, flow: str, max_seconds: float) -> float:
-        waiting = sum(waiter.flow == flow for waiter in self._waiters)
+    def _wait_seconds(self, waiter: _Waiter, max_seconds: float) -> float:
+        others = [other for other in self._waiters if other.queue == waiter.queue and other.sender == waiter.sender]
+        if waiter.sender and len(others) >= self._sender_lanes.max_waiting(waiter.queue):
+            return 0.0
+        flow = waiter.flow
+        waiting = sum(other.flow == flow for other in self._waiters)
         return self._flows[flow].worthwhile_wait_seconds(waiting, max_seconds, self._now())
 
     async def _wait(self, waiter: _Waiter, seconds: float) -> bool:
@@ -133,11 +179,15 @@ class CallLimiter:
         except asyncio.CancelledError:
             # `_wake_waiters` may have granted the place in the very turn of the loop that cancelled the wait.
             if waiter.decision.done() and waiter.decision.result():
-                self.leave(waiter.flow, waiter.ticket, waiter.queue, health=FlowHealth.NEUTRAL, until=None)
+                self._leave_uncalled(waiter)
             raise
         finally:
             self._waiters.remove(waiter)
         return waiter.decision.done() and waiter.decision.result()
+
+    def _leave_uncalled(self, waiter: _Waiter) -> None:
+        flow, ticket, queue = waiter.flow, waiter.ticket, waiter.queue
+        self.leave(flow, ticket, queue, health=FlowHealth.NEUTRAL, until=None, sender=waiter.sender)
 
     def _wake_waiters(self) -> None:
         """Grant free places to the waiters, in order of arrival, before any other request can take them.
@@ -148,7 +198,7 @@ class CallLimiter:
         for waiter in self._waiters:
             if waiter.decision.done():
                 continue
-            reached = self._begin(waiter.flow, waiter.ticket, waiter.queue, now)
+            held = self._begin(waiter.flow, waiter.ticket, waiter.queue, now, waiter.sender)
             # A limit other than `flow_busy` outlasts a fraction of a second, so the waiter leaves its lane.
-            if reached is None or reached.code != "flow_busy":
-                waiter.decision.set_result(reached is None)
+            if held is None or held[1].code != "flow_busy":
+                waiter.decision.set_result(held is None)

@@ -71,6 +71,12 @@ class ConcurrencyLimiter:
         oldest = self._calls[0].age(now) if self._calls else 0.0
         return max(self.average_seconds or 0.0, oldest) > SLOW_SECONDS
 
+    def is_quick(self, max_seconds: float, now: datetime) -> bool:
+        """Return whether the flow's calls are known to end within `max_seconds`, and none in flight takes longer."""
+        average = self.average_seconds
+        oldest = self._calls[0].age(now) if self._calls else 0.0
+        return average is not None and average <= max_seconds and oldest <= _MAX_WAIT_CALLS * max_seconds
+
     @property
     def seconds_per_call(self) -> float:
         """The expected time between the ends of two calls when all places are taken."""

@@ -9,15 +9,18 @@ from typing import Literal, assert_never
 
 from flow_worker.flows.limits.circuit_breaker import CircuitBreaker
 from flow_worker.flows.limits.concurrency_limiter import MIN_POSTPONEMENT_SECONDS, ConcurrencyLimiter
+from flow_worker.flows.limits.growing_pause import LONG_AGO
 from flow_worker.flows.limits.rate_limiter import RateLimiter
 from flow_worker.flows.limits.recovery_ramp import RecoveryRamp
 from flow_worker.flows.limits.throttle_pause import ThrottlePause
 from flow_worker.flows.limits.waiting_queue import WaitingQueue
 from flow_worker.flows.verdict import FlowHealth
 
-LimitCode = Literal["flow_busy", "flow_throttled", "flow_rate_limited", "flow_circuit_open"]
+LimitCode = Literal[
+    "flow_busy", "flow_throttled", "flow_rate_limited", "flow_circuit_open", "sender_busy", "sender_rate_limited"
+]
 """`flow_busy`: too many calls in flight. `flow_throttled`: the flow answered 429. `flow_rate_limited`: too many calls
-in the window. `flow_circuit_open`: the flow only failed.
+in the window. `flow_circuit_open`: the flow only failed. The others are those of a single sender.
 """
 
 _MAX_ESTIMATE_SECONDS = 60.0
@@ -96,18 +99,23 @@ class FlowLimiter:
         self._breaker = CircuitBreaker(limits.breaker_failures, limits.breaker_seconds, limits.breaker_max_seconds)
         self._ramp = RecoveryRamp(self._max_in_flight)
         self._queue = WaitingQueue()
+        self._answered_at = LONG_AGO
+        """The end of the latest call that the flow answered."""
 
     # --- may a request call? -------------------------------------------------------------------------------------
 
-    def limit_reached(self, ticket: str, now: datetime) -> LimitReached | None:
-        """Return the limit that keeps `ticket` from calling now; None if it may call."""
+    def limit_reached(self, ticket: str, now: datetime, *, taken: int = 0) -> LimitReached | None:
+        """Return the limit that keeps `ticket` from calling now; None if it may call.
+
+        `taken`: the number of places that count as taken beside those of the calls in flight.
+        """
         self._rate.slide(now)
         # Before the count of owed calls: a ticket that went to another replica must not hold a place here.
         self._queue.forget_absent(ticket, now)
-        if (closed := self._closed(now)) is not None:
+        if (closed := self.closed(now)) is not None:
             return closed
         owed = self._queue.owed_before(ticket, now)
-        for bound in self._bounds():
+        for bound in self._bounds(taken):
             if bound.free <= min(owed, ceil(bound.size * _OWED_PART)):
                 return bound.reached
         return None
@@ -118,13 +126,22 @@ class FlowLimiter:
         self._rate.record(now)
         self._concurrency.begin(ticket, now)
 
-    def postpone(self, ticket: str, reached: LimitReached, now: datetime) -> Postponement:
+    def postpone(self, ticket: str, reached: LimitReached, now: datetime, *, sender: str = "") -> Postponement:
         """Keep a place for the ticket, and return when it is likely to be its turn."""
         due = self._due(self._queue.ahead_of(ticket), reached, now)
-        self._queue.put(ticket, due)
+        self._queue.put(ticket, due, sender)
         return Postponement(due, reached.code, reached.cause)
 
-    def _closed(self, now: datetime) -> LimitReached | None:
+    def forget(self, ticket: str) -> None:
+        """Keep no place for the ticket any more."""
+        self._queue.remove(ticket)
+
+    def turns_of(self, sender: str, besides: str) -> int:
+        """Return how many requests of the sender wait here, without the ticket `besides`."""
+        return self._queue.count_of(sender, besides)
+
+    def closed(self, now: datetime) -> LimitReached | None:
+        """Return the pause or the open circuit breaker that stops all calls, if there is one."""
         # Both can be in force at once. The one that ends last decides, so that requests do not return too early.
         if now < self._breaker.open_until and self._breaker.open_until >= self._pause.until:
             cause = "the flow only failed of late, so its circuit breaker is open"
@@ -133,12 +150,12 @@ class FlowLimiter:
             return LimitReached("flow_throttled", "the flow asked for fewer calls", self._pause.until)
         return None
 
-    def _bounds(self) -> list[_Bound]:
+    def _bounds(self, taken: int) -> list[_Bound]:
         rate = LimitReached("flow_rate_limited", "the flow was called as often as its rate limit allows")
         concurrency = LimitReached("flow_busy", "as many calls of the flow are in flight as its limit allows")
         bounds = [
             _Bound(self._rate.free, self._max_calls, rate),
-            _Bound(self._concurrency.free, self._max_in_flight, concurrency),
+            _Bound(self._concurrency.free - taken, self._max_in_flight, concurrency),
         ]
         if not self._ramp.is_complete:
             code: LimitCode = "flow_circuit_open" if self._breaker.has_opened else "flow_throttled"
@@ -168,7 +185,7 @@ class FlowLimiter:
 
     # --- the end of a call ---------------------------------------------------------------------------------------
 
-    def end(self, ticket: str, health: FlowHealth, until: datetime | None, now: datetime) -> None:
+    def end(self, ticket: str, health: FlowHealth, until: datetime | None, now: datetime, *, sender: str = "") -> None:
         """Record that the call of the ticket ended with this health. `until` is the time that a 429 named."""
         call = self._concurrency.end(ticket)
         if health is FlowHealth.NEUTRAL:
@@ -179,13 +196,16 @@ class FlowLimiter:
             self._pause.begin_until(until)
             self._ramp.restart()
         elif call.began >= self._resumed:
-            self._record(health, now)
+            # A flow that answered other calls meanwhile is not down, whatever this call met.
+            is_up = health is FlowHealth.UNHEALTHY and self._answered_at > call.began
+            self._record(FlowHealth.RUN_FAILED if is_up else health, sender, now)
         # Otherwise the call began before the latest pause, and its end says nothing about the flow since then. Ten
         # calls that fail together must open the breaker once, not once each.
 
-    def _record(self, health: FlowHealth, now: datetime) -> None:
+    def _record(self, health: FlowHealth, sender: str, now: datetime) -> None:
         match health:
             case FlowHealth.HEALTHY:
+                self._answered_at = now
                 self._ramp.record_success()
                 self._pause.record_success()
                 self._breaker.record_success()
@@ -193,7 +213,10 @@ class FlowLimiter:
                 self._ramp.restart()
                 self._pause.begin(now)
             case FlowHealth.UNHEALTHY:
-                if self._breaker.record_failure(now):
+                if self._breaker.record_outage(now):
+                    self._ramp.restart()
+            case FlowHealth.RUN_FAILED:
+                if self._breaker.record_failed_run(sender, now):
                     self._ramp.restart()
             case FlowHealth.NEUTRAL:
                 pass
@@ -204,8 +227,22 @@ class FlowLimiter:
 
     @property
     def has_failed(self) -> bool:
-        """True if the last call with evidence for the flow's health failed."""
+        """True if the latest evidence says that the flow fails."""
         return self._breaker.failures_in_a_row > 0
+
+    @property
+    def in_flight(self) -> int:
+        """The number of calls in flight."""
+        return len(self._concurrency)
+
+    def calls_in_window(self, now: datetime) -> int:
+        """Return the number of calls in the rate limiter's window."""
+        self._rate.slide(now)
+        return len(self._rate)
+
+    def is_quick(self, max_seconds: float, now: datetime) -> bool:
+        """See `ConcurrencyLimiter.is_quick`."""
+        return self._concurrency.is_quick(max_seconds, now)
 
     def is_slow(self, now: datetime) -> bool:
         """See `ConcurrencyLimiter.is_slow`."""
@@ -218,7 +255,7 @@ class FlowLimiter:
     def state(self, now: datetime) -> FlowState:
         """Return the state of the flow's limits."""
         self._rate.slide(now)
-        closed = self._closed(now)
+        closed = self.closed(now)
         return FlowState(
             in_flight=len(self._concurrency),
             waiting=len(self._queue),

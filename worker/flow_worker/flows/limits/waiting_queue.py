@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -24,6 +25,7 @@ class _Ticket:
     """The first due time, from which on a call is owed to the ticket; then the order of arrival."""
     due: datetime
     """The latest due time, at which the queue expects the ticket back."""
+    sender: str
 
 
 class WaitingQueue:
@@ -42,11 +44,13 @@ class WaitingQueue:
         self._places: list[_Place] = []
         self._dues: list[tuple[datetime, int, str]] = []
         self._arrivals = 0
+        self._by_sender: Counter[str] = Counter()
+        """The number of tickets of each sender, without zeros."""
 
     def __len__(self) -> int:
         return len(self._tickets)
 
-    def put(self, ticket: str, due: datetime) -> None:
+    def put(self, ticket: str, due: datetime, sender: str = "") -> None:
         """Expect the ticket back at `due`. A known ticket keeps its place."""
         known = self._tickets.get(ticket)
         if known is not None:
@@ -54,7 +58,8 @@ class WaitingQueue:
             known.due = due
         elif len(self._tickets) < MAX_TICKETS:
             self._arrivals += 1
-            known = self._tickets[ticket] = _Ticket((due, self._arrivals), due)
+            known = self._tickets[ticket] = _Ticket((due, self._arrivals), due, sender)
+            self._by_sender[sender] += 1
             insort(self._places, known.place)
         else:
             return
@@ -65,6 +70,14 @@ class WaitingQueue:
         if (known := self._tickets.pop(ticket, None)) is not None:
             self._drop_due(ticket, known)
             del self._places[bisect_left(self._places, known.place)]
+            self._by_sender[known.sender] -= 1
+            if not self._by_sender[known.sender]:
+                del self._by_sender[known.sender]
+
+    def count_of(self, sender: str, besides: str) -> int:
+        """Return the number of the sender's tickets, without the ticket `besides`."""
+        known = self._tickets.get(besides)
+        return self._by_sender[sender] - (known is not None and known.sender == sender)
 
     def ahead_of(self, ticket: str) -> int:
         """Return how many tickets are before this one; all of them if it is new."""
