@@ -25,8 +25,8 @@ from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
 
-_MAX_LOOP_COST = 5_000
-"""Parts of a schema times the size of the input. A check of this cost takes about 20 ms at most."""
+_MAX_LOOP_COST = 3_000
+"""Parts of a schema times the size of the input. A check of this cost takes about 30 ms at most."""
 
 _SLOW_SECONDS = 600.0
 """After a check that exceeded a limit, all slow senders together have one process for this long."""
