@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -34,6 +35,15 @@ ALIAS = {"AttributeLogicalName": "name", "EntityLogicalName": "account", "NeedFo
 )
 def test_a_value_of_a_known_type_becomes_plain(value: JsonValue, expected: JsonValue) -> None:
     assert to_plain(value) == expected
+
+
+def test_a_type_that_is_no_text_is_unknown_and_costs_nothing_at_each_level() -> None:
+    value: JsonValue = ["x" * 1000] * 1000
+    for _ in range(90):
+        value = {"__type": value, "__str__": 1}
+    began = time.process_time()
+    assert to_plain(value) == value
+    assert time.process_time() - began < 0.5  # writing the inner values at each level would take seconds
 
 
 def test_a_reference_omits_empty_members() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -146,3 +147,16 @@ def test_flow_requests_and_native_messages_are_not_mistaken_for_each_other() -> 
     with pytest.raises(InvalidRequest) as refusal:
         decode.requests_of("flow-requests")(received(replace(posted(update()), message_id="m")))
     assert refusal.value.code == "unsupported_contract"
+
+
+@pytest.mark.parametrize(("size", "in_loop"), [(1 << 16, True), ((1 << 16) + 1, False)])
+async def test_a_large_body_is_decoded_in_a_thread(size: int, *, in_loop: bool) -> None:
+    threads = []
+
+    def read(message: ReceivedMessage) -> Job:
+        threads.append(threading.current_thread())
+        raise InvalidRequest("malformed_request", "no")
+
+    with pytest.raises(InvalidRequest):
+        await decode.decode(received(Message(body=b" " * size)), read)
+    assert (threads == [threading.current_thread()]) is in_loop

@@ -295,6 +295,13 @@ def test_an_invalid_input_schema_is_refused(nowhere: Path) -> None:
     assert "not a JSON Schema at $.type" in text
 
 
+def test_a_reference_out_of_an_input_schema_is_refused_with_its_place(nowhere: Path) -> None:
+    for reference in ("http://192.0.2.1/s.json", "file:///etc/passwd", "#/$defs/missing"):
+        text = fault(nowhere, GOOD + f'input_schema = {{ properties.a = {{ "$ref" = "{reference}" }} }}\n')
+        assert "flows.create-quote.input_schema" in text
+        assert f"$ref '{reference}' at $.properties.a leads to no part of this schema" in text
+
+
 def test_the_echo_masks_every_secret(nowhere: Path) -> None:
     text = GOOD.replace(
         'namespace = "contoso.servicebus.windows.net"',

@@ -25,6 +25,8 @@ def main() -> None:
     start = json.loads(sys.stdin.buffer.readline())
     validators = {name: compile_schema(schema) for name, schema in start["schemas"].items()}
     _limit_memory(start["max_memory_bytes"])
+    with contextlib.suppress(AttributeError, OSError):  # Windows has no `nice`
+        os.nice(5)  # the event loop goes first where both share a processor
     _write(sys.stdout.buffer, {"ready": True})
     with open(os.devnull, "wb") as nowhere:
         for line in sys.stdin.buffer:

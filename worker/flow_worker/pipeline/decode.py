@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import assert_never
 
@@ -20,12 +21,15 @@ Reader = Callable[[ReceivedMessage], Job]
 
 _MAX_LOOP_BYTES = 1 << 16
 
+_large_bodies = ThreadPoolExecutor(1, "decode")
+"""One thread: several would take the interpreter's lock from the event loop in turn."""
+
 
 async def decode(message: ReceivedMessage, read: Reader) -> Job:
     """Decode a message; a large one in a thread, so that the other lanes go on meanwhile. Raises what `read` raises."""
     if len(message.body) <= _MAX_LOOP_BYTES:
         return read(message)
-    return await asyncio.to_thread(read, message)
+    return await asyncio.get_running_loop().run_in_executor(_large_bodies, read, message)
 
 
 def readers(request_queues: Iterable[RequestQueue], continuations: str) -> dict[str, Reader]:
