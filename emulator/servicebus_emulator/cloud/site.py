@@ -146,13 +146,17 @@ class Site:
         return application
 
     async def _discovery_v2(self, request: web.Request) -> web.StreamResponse:
-        return await self._publish(request, self.issuer.discovery(self.issuer.v2(request.match_info["tenant"])))
+        return await self._publish(
+            request, self.issuer.discovery(self.issuer.v2(request.match_info["tenant"]), _application(request))
+        )
 
     async def _discovery_v1(self, request: web.Request) -> web.StreamResponse:
-        return await self._publish(request, self.issuer.discovery(self.issuer.v1(request.match_info["tenant"])))
+        return await self._publish(
+            request, self.issuer.discovery(self.issuer.v1(request.match_info["tenant"]), _application(request))
+        )
 
     async def _keys(self, request: web.Request) -> web.StreamResponse:
-        return await self._publish(request, self.issuer.key_set())
+        return await self._publish(request, self.issuer.key_set(_application(request)))
 
     async def _publish(self, request: web.Request, document: dict[str, object]) -> web.StreamResponse:
         fault = self._issuer_faults.next_fault()
@@ -239,6 +243,11 @@ class Site:
         except ServiceBusError as error:
             return _error(400, "InvalidRequest", str(error))
         return web.json_response({"queue": post.queue}, status=201)
+
+
+def _application(request: web.Request) -> str | None:
+    """Return the client ID whose own signing keys a caller asks for."""
+    return request.query.get("appid")
 
 
 def _bad_request(error: ValidationError) -> web.Response:

@@ -12,16 +12,17 @@ import pytest
 from pydantic import JsonValue, SecretStr
 
 from flow_worker.access.authorities import Evidence
-from flow_worker.access.entra import EntraAuthority
+from flow_worker.access.entra import ClaimLimits, EntraAuthority, SigningKeys
 from flow_worker.access.issuer import Issuer, issuers_of
 from flow_worker.access.jws import Jws, SigningKey
 from flow_worker.access.keys import published_key
 from flow_worker.access.principal import Principal
 from flow_worker.errors import Refused
 from servicebus_emulator.cloud.entra.bad_tokens import mint_bad_tokens
+from servicebus_emulator.cloud.entra.bad_tokens.mint import Mint, changed, encode
 from servicebus_emulator.cloud.entra.definitions import IdentityDefinition
+from servicebus_emulator.cloud.entra.issuer import FRONT_END_CLIENT_ID, TokenRequest, object_id_of
 from servicebus_emulator.cloud.entra.issuer import Issuer as TokenIssuer
-from servicebus_emulator.cloud.entra.issuer import TokenRequest, object_id_of
 
 DEFINITION = IdentityDefinition()
 TENANT = str(DEFINITION.tenant_id)
@@ -43,15 +44,23 @@ class Published:
         return next((key for entry in entries if entry["kid"] == kid and (key := published_key(entry, issuer))), None)
 
 
-def authority(*, now: datetime | None = None, algorithms: tuple[str, ...] = ("RS256",)) -> EntraAuthority:
+def authority(
+    *,
+    now: datetime | None = None,
+    algorithms: tuple[str, ...] = ("RS256",),
+    audiences: Collection[str] = (AUDIENCE, "guid"),
+    limits: ClaimLimits = ClaimLimits(),  # noqa: B008 - frozen
+    keys: SigningKeys | None = None,
+) -> EntraAuthority:
     return EntraAuthority(
-        Published(),
+        keys or Published(),
         issuers=issuers_of([TENANT], authority=AUTHORITY, authority_v1=AUTHORITY),
-        audiences=[AUDIENCE, "guid"],
+        audiences=audiences,
         algorithms=algorithms,
         skew_seconds=SKEW,
         max_age_seconds=DAY,
         now=lambda: now or datetime.now(UTC),
+        limits=limits,
     )
 
 
@@ -150,6 +159,119 @@ async def test_a_request_older_than_the_age_limit_is_refused_although_its_claim_
     assert await refusal(token, sent, now=sent + timedelta(days=1, seconds=1)) == "request_too_old"
 
 
+def valid_token(header: Mapping[str, JsonValue], **claims: JsonValue) -> str:
+    """Return a valid token with these header members and claims; None removes a member."""
+    mint = Mint(ISSUER, ISSUER.claims(TokenRequest(user="ada", roles=(ROLE,))))
+    members = {**mint.valid_header, **header}
+    kept = {name: value for name, value in members.items() if value is not None}
+    return mint.signed(encode(kept), encode(changed(mint.valid_claims, claims)))
+
+
+@pytest.mark.parametrize("kind", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", "Application/JWT", None])
+async def test_the_types_of_an_access_token_are_accepted_in_every_spelling(kind: str | None) -> None:
+    assert await refusal(valid_token({"typ": kind})) == "none"
+
+
+async def test_a_managed_identitys_token_of_a_day_is_accepted_although_entra_dates_it_back() -> None:
+    now = int(datetime.now(UTC).timestamp())
+    assert await refusal(valid_token({}, iat=now - SKEW, nbf=now - SKEW, exp=now + DAY)) == "none"
+    assert await refusal(valid_token({}, iat=None)) == "none"
+
+
+# --- clients and scopes ------------------------------------------------------------------------------------------
+
+OTHER_CLIENT = "99999999-0000-0000-0000-000000000009"
+
+
+async def code_with(limits: ClaimLimits, token: str) -> str | None:
+    try:
+        await authority(limits=limits).authenticate(Evidence(SecretStr(token), datetime.now(UTC)))
+    except Refused as refused:
+        return refused.code
+    return None
+
+
+@pytest.mark.parametrize(("version", "claim", "other"), [("1.0", "appid", "azp"), ("2.0", "azp", "appid")])
+async def test_only_the_listed_clients_get_in_by_the_claim_of_the_tokens_version(
+    version: str, claim: str, other: str
+) -> None:
+    limits = ClaimLimits(clients=frozenset({FRONT_END_CLIENT_ID}))
+    assert await code_with(limits, minted(version=version)) is None
+    for claims in (
+        {claim: OTHER_CLIENT},
+        {claim: None},
+        {claim: None, other: FRONT_END_CLIENT_ID},
+        {claim: OTHER_CLIENT, other: FRONT_END_CLIENT_ID},
+        {claim: FRONT_END_CLIENT_ID.upper()},
+        {claim: f" {FRONT_END_CLIENT_ID}"},
+        {claim: ""},
+    ):
+        assert await code_with(limits, minted(version=version, claims=claims)) == "claim_client"
+    assert await code_with(limits, minted(version=version, app=True)) == "claim_client"
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+async def test_a_user_needs_one_of_the_listed_scopes_and_an_application_none(version: str) -> None:
+    limits = ClaimLimits(scopes=frozenset({"Flows.Start", "access_as_user"}))
+    for scopes in ("access_as_user", "Other.Read Flows.Start", "Flows.Start access_as_user"):
+        assert await code_with(limits, minted(version=version, claims={"scp": scopes})) is None
+    for scopes in (
+        "Other.Read",
+        "flows.start",
+        "Flows.Start.All",
+        "xFlows.Start",
+        "Flows.Start\u00a0x",
+        "a,Flows.Start",
+    ):
+        assert await code_with(limits, minted(version=version, claims={"scp": scopes})) == "claim_scope"
+    assert await code_with(limits, minted(version=version, app=True)) is None
+
+
+# --- application-specific keys -----------------------------------------------------------------------------------
+
+CLIENT = "77777777-0000-4000-8000-000000000007"
+OTHER = "88888888-0000-4000-8000-000000000008"
+
+
+class PublishedByApplication(Published):
+    """The issuer's published keys, with those of two applications."""
+
+    async def find(self, issuer: Issuer, kid: str) -> SigningKey | None:
+        for client in (CLIENT, OTHER):
+            for entry in json.loads(json.dumps(ISSUER.key_set(client)))["keys"]:
+                if entry["kid"] == kid and entry["kid"] != ISSUER.key.kid:
+                    return published_key(entry, issuer, client)
+        return await super().find(issuer, kid)
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize(
+    ("audiences", "audience", "code"),
+    [
+        ([CLIENT], CLIENT, None),
+        ([f"api://{CLIENT}"], f"api://{CLIENT}", None),
+        ([f"api://{TENANT}/{CLIENT}"], f"api://{TENANT}/{CLIENT}", None),
+        ([CLIENT.upper()], CLIENT.upper(), None),
+        ([CLIENT, "api://flow-worker"], "api://flow-worker", None),
+        ([CLIENT, OTHER], OTHER, "claim_invalid"),
+        ([CLIENT, OTHER, "api://flow-worker"], "api://flow-worker", "claim_invalid"),
+        (["api://flow-worker"], "api://flow-worker", "claim_invalid"),
+    ],
+)
+async def test_an_applications_key_signs_only_for_the_audience_of_that_application(
+    version: str, audiences: list[str], audience: str, code: str | None
+) -> None:
+    token = minted(version=version, audience=audience, application_key=CLIENT)
+    one = authority(audiences=audiences, keys=PublishedByApplication())
+    for _ in range(2):  # verified, and from the cache
+        try:
+            await one.authenticate(Evidence(SecretStr(token), datetime.now(UTC)))
+            found = None
+        except Refused as refused:
+            found = refused.code
+        assert found == code
+
+
 # --- wrong tokens ------------------------------------------------------------------------------------------------
 
 CODES = {
@@ -157,7 +279,7 @@ CODES = {
     | {"aud_with_a_slash", "aud_with_a_scope", "aud_empty"},
     "issuer": {"tid_of_another_tenant", "ver_unknown", "missing_iss", "null_iss"},
     "expired": {"expired"},
-    "not_yet_valid": {"not_yet_valid"},
+    "not_yet_valid": {"not_yet_valid", "issued_later"},
 }
 LIKE_THE_ROLE = {"homoglyph", "fullwidth", "zero_width", "case", "with_a_space", "with_nul", "longer", "shorter"}
 OTHER_ROLES = {f"roles_{name}" for name in LIKE_THE_ROLE | {"wildcard", "joined", "empty"}}

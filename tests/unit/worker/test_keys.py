@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from jwt.algorithms import RSAAlgorithm
 
-from flow_worker.access.issuer import issuers_of
+from flow_worker.access.issuer import Issuer, issuers_of
 from flow_worker.access.keys import IssuerKeys
 from flow_worker.errors import TemporarilyUnavailable
 
@@ -35,6 +35,12 @@ class Publisher:
     )
     entries: list[object] | None = None
     fetches: int = 0
+    of_applications: dict[str, list[str]] = field(default_factory=dict)
+    """The `kid`s that only the key set of a client ID contains."""
+    application_status: int = 200
+    """The status of every answer with a client ID."""
+    asked: list[str] = field(default_factory=list)
+    """The client IDs whose key sets were fetched."""
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(0)  # as over a network: other callers run meanwhile
@@ -43,16 +49,22 @@ class Publisher:
         if request.url.path.endswith("openid-configuration"):
             self.fetches += 1
             return httpx.Response(200, json=self.discovery)
+        client = request.url.params.get("appid")
+        if client is not None:
+            self.asked.append(client)
+            own = [entry(kid) for kid in self.of_applications.get(client, [])]
+            return httpx.Response(self.application_status, json={"keys": own})
         entries = [entry(kid) for kid in self.kids] if self.entries is None else self.entries
         return httpx.Response(200, json={"keys": entries})
 
-    def keys(self) -> IssuerKeys:
+    def keys(self, *client_ids: str) -> IssuerKeys:
         return IssuerKeys(
             httpx.AsyncClient(transport=httpx.MockTransport(self.answer)),
             lifetime_seconds=24 * HOUR,
             refresh_seconds=HOUR,
             cooldown_seconds=300,
             fetch_seconds=5,
+            client_ids=client_ids,
             now=lambda: self.now,
         )
 
@@ -193,3 +205,75 @@ async def test_a_key_set_without_a_usable_key_does_not_replace_the_last_good_one
         issuer.now += HOUR + 1
         assert await keys.find(V2, "k1") is not None
     assert issuer.fetches == 3
+
+
+# --- application-specific keys -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [V1, V2], ids=["1.0", "2.0"])
+async def test_an_unknown_key_is_searched_in_the_key_set_of_each_application(version: Issuer) -> None:
+    discovery: dict[str, object] = {"issuer": version.name, "jwks_uri": "https://login.example/keys?v=1"}
+    issuer = Publisher(of_applications={"b": ["own"]}, discovery=discovery)
+    keys = issuer.keys("a", "b")
+    found = await keys.find(version, "own")
+    assert found is not None
+    assert found.client_id == "b"
+    shared = await keys.find(version, "k1")
+    assert shared is not None
+    assert shared.client_id is None
+    assert issuer.asked == ["a", "b"]
+
+
+async def test_a_known_key_asks_for_no_applications_keys() -> None:
+    issuer = Publisher(of_applications={"a": ["own"]})
+    assert await issuer.keys("a").find(V2, "k1") is not None
+    assert issuer.asked == []
+
+
+async def test_invented_keys_cost_one_search_per_application_and_cool_down() -> None:
+    issuer = Publisher(of_applications={"a": ["own"]})
+    keys = issuer.keys("a", "b")
+    for number in range(50):
+        assert await keys.find(V2, f"invented-{number}") is None
+    assert issuer.asked == ["a", "b"]
+    assert await keys.find(V2, "own") is not None
+    issuer.now = 301
+    issuer.of_applications["a"] = ["own", "new"]
+    assert await keys.find(V2, "new") is not None
+    assert issuer.asked == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize("status", [400, 404, 410])
+async def test_an_application_without_keys_is_no_outage(status: int) -> None:
+    issuer = Publisher(application_status=status)
+    assert await issuer.keys("a").find(V2, "k2") is None
+
+
+@pytest.mark.parametrize("status", [401, 403, 408, 429, 500, 503])
+async def test_an_unavailable_key_set_of_an_application_is_neither_a_yes_nor_a_no(status: int) -> None:
+    issuer = Publisher(of_applications={"a": ["own"]}, application_status=status)
+    keys = issuer.keys("a")
+    with pytest.raises(TemporarilyUnavailable):
+        await keys.find(V2, "own")
+    assert await keys.find(V2, "k1") is not None
+    issuer.application_status, issuer.now = 200, 6
+    assert await keys.find(V2, "own") is not None
+
+
+async def test_an_applications_key_stays_in_use_while_the_issuer_is_down() -> None:
+    issuer = Publisher(of_applications={"a": ["own"]})
+    keys = issuer.keys("a")
+    await keys.find(V2, "own")
+    issuer.down, issuer.now = True, 23 * HOUR
+    assert await keys.find(V2, "own") is not None
+    issuer.now = 24 * HOUR + 1
+    with pytest.raises(TemporarilyUnavailable):
+        await keys.find(V2, "own")
+
+
+async def test_a_withdrawn_key_of_an_application_is_unknown_after_the_refresh() -> None:
+    issuer = Publisher(of_applications={"a": ["own"]})
+    keys = issuer.keys("a")
+    assert await keys.find(V2, "own") is not None
+    issuer.of_applications, issuer.now = {}, HOUR + 1
+    assert await keys.find(V2, "own") is None

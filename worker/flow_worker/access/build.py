@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import assert_never
 
 from flow_worker import clock
+from flow_worker.access.audiences import clients_of
 from flow_worker.access.authorities import Authority
 from flow_worker.access.dataverse import DataverseAuthority
-from flow_worker.access.entra import EntraAuthority, SigningKeys
+from flow_worker.access.entra import ClaimLimits, EntraAuthority, SigningKeys
 from flow_worker.access.issuer import issuers_of
 from flow_worker.access.keys import IssuerKeys
 from flow_worker.access.privileges import DataversePrivileges, PrivilegeCacheTimes
@@ -93,6 +94,7 @@ def _entra(settings: Settings, keys: SigningKeys, now: Callable[[], datetime]) -
         skew_seconds=claims.clock_skew_seconds,
         max_age_seconds=claims.max_age_seconds,
         now=now,
+        limits=ClaimLimits(frozenset(claims.scopes), frozenset(claims.clients), claims.max_lifetime_seconds),
     )
 
 
@@ -128,4 +130,5 @@ async def _keys(settings: Settings) -> AsyncIterator[IssuerKeys]:
             refresh_seconds=claims.keys_refresh_seconds,
             cooldown_seconds=claims.unknown_key_cooldown_seconds,
             fetch_seconds=claims.fetch_seconds,
+            client_ids=frozenset[str]().union(*clients_of(claims.audiences, claims.tenants).values()),
         )

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from flow_contracts.guid import NIL_GUID, parse_guid
 from flow_worker.access import jws
+from flow_worker.access.audiences import clients_of
 from flow_worker.access.authorities import Evidence, ProvenSender, TokenClaims
 from flow_worker.access.issuer import Issuer
 from flow_worker.access.principal import Principal
@@ -22,6 +23,26 @@ _MAX_KID_CHARACTERS = 256
 _MAX_VERIFIED = 2000
 """Verified tokens in the cache; each takes about 3 KB."""
 _MAX_TIME = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
+_NOT_OF_A_BEARER_TOKEN = ("cnf", "events")
+"""Token claims of proof-of-possession tokens (RFC 7800) and of logout and security-event tokens (RFC 8417).
+
+A proof-of-possession token without its proof is a stolen one, and a request carries no proof.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimLimits:
+    """The optional limits of the tokens that the worker accepts."""
+
+    scopes: frozenset[str] = frozenset()
+    """A user's token must hold one of these delegated permissions; empty: any."""
+    clients: frozenset[str] = frozenset()
+    """The client IDs of the applications that may get tokens for the worker; empty: any."""
+    lifetime_seconds: int = 86_400
+    """The longest lifetime of a token. The clock skew is added, because Entra dates `nbf` back by five minutes."""
+
+
+_NO_LIMITS = ClaimLimits()
 
 
 class SigningKeys(Protocol):
@@ -51,10 +72,12 @@ class EntraAuthority:
         skew_seconds: int,
         max_age_seconds: float,
         now: Callable[[], datetime],
+        limits: ClaimLimits = _NO_LIMITS,
     ) -> None:
         self._keys = keys
         self._issuers = {issuer.name: issuer for issuer in issuers}
-        self._audiences = frozenset(audiences)
+        self._audiences = clients_of(audiences, {issuer.tenant for issuer in issuers})
+        self._limits = limits
         self._algorithms = tuple(algorithms)
         self._skew = skew_seconds
         self._max_age = timedelta(seconds=max_age_seconds)
@@ -72,7 +95,7 @@ class EntraAuthority:
             verified = await self._verified(claim.get_secret_value())
         except jws.BadToken as error:
             raise Refused("claim_invalid", f"The claim {error}.") from None
-        self._require(verified.token, verified.issuer, enqueued_at.timestamp())
+        self._require(verified, enqueued_at.timestamp())
         return ProvenSender(verified.principal, verified.claims, verified.token.exp)
 
     async def _verified(self, text: str) -> _VerifiedToken:
@@ -94,6 +117,7 @@ class EntraAuthority:
 
     async def _verify(self, text: str) -> _VerifiedToken:
         token = jws.read(text)
+        token.require_access_token_type()
         claims = jws.members(token.payload)
         # The unproven issuer only selects one of the tenants in the settings. No URL is taken from the token.
         issuer = self._issuer(claims)
@@ -101,6 +125,7 @@ class EntraAuthority:
         token.require_signature(key, self._algorithms)
         # Only now has the issuer vouched for the claims; before, they served to select the key.
         access = _access_token(claims)
+        self._require_client(access)
         return _VerifiedToken(issuer, key, access, _principal(access), claims)
 
     def _issuer(self, claims: TokenClaims) -> Issuer:
@@ -119,16 +144,37 @@ class EntraAuthority:
             raise jws.BadToken("is signed by a key its issuer does not publish")
         return key
 
-    def _require(self, token: _AccessToken, issuer: Issuer, at: float) -> None:
+    def _require_client(self, token: _AccessToken) -> None:
+        """Require the client application and the delegated permission, where the settings name them.
+
+        An application's token has no delegated permission: its app roles say what it may do.
+        """
+        if self._limits.clients and token.client not in self._limits.clients:
+            claim = "appid" if token.ver == "1.0" else "azp"
+            raise Refused("claim_client", f"The claim was issued to a client application ('{claim}') not allowed here.")
+        if self._limits.scopes and token.scp is not None and self._limits.scopes.isdisjoint(token.scp.split(" ")):
+            raise Refused("claim_scope", "The claim holds no delegated permission ('scp') that is accepted here.")
+
+    def _require(self, verified: _VerifiedToken, at: float) -> None:
         """Require tenant, version, audience and times at every use of a token, cached or not. Raises `Refused`."""
+        token, issuer, key = verified.token, verified.issuer, verified.key
         if token.tid != issuer.tenant or token.ver != issuer.version:
             raise Refused("claim_issuer", "The claim's tenant ('tid') or version ('ver') is not its issuer's.")
         if token.aud not in self._audiences:
             raise Refused("claim_audience", "The claim is a token for another audience than this worker.")
+        if key.client_id is not None and key.client_id not in self._audiences[token.aud]:
+            # The owner of an application can upload its key, and so sign tokens of that application at will.
+            raise Refused("claim_invalid", "The claim is signed by the key of another application than its audience.")
         if at > token.exp + self._skew:
             raise Refused("claim_expired", "The claim had expired when the request was sent; send it with a fresh one.")
-        if at < token.nbf - self._skew:
+        if at < token.valid_from - self._skew:
             raise Refused("claim_not_yet_valid", "The claim was not valid yet when the request was sent.")
+        if token.exp <= token.valid_from:
+            # The skew could otherwise make a token valid that never was.
+            raise Refused("claim_invalid", "The claim expires ('exp') before it becomes valid ('nbf', 'iat').")
+        if token.lifetime_seconds > self._limits.lifetime_seconds + self._skew:
+            limit = f"{self._limits.lifetime_seconds} s"
+            raise Refused("claim_invalid", f"The claim is valid for longer than {limit}; send a token of Entra.")
 
 
 def _entra_id(value: str) -> str:
@@ -154,6 +200,7 @@ class _AccessToken(BaseModel):
     aud: str
     exp: _Time
     nbf: _Time
+    iat: _Time | None = None
     oid: _EntraId
     tid: _EntraId
     ver: str
@@ -163,6 +210,21 @@ class _AccessToken(BaseModel):
     sub: str | None = None
     azp: str | None = None
     appid: str | None = None
+
+    @property
+    def client(self) -> str | None:
+        """The client application that the token was issued to; its claim's name depends on the token's version."""
+        return self.appid if self.ver == "1.0" else self.azp
+
+    @property
+    def valid_from(self) -> int:
+        """The later of `nbf` and `iat`: nobody can have sent a token before its issuer issued it."""
+        return self.nbf if self.iat is None else max(self.nbf, self.iat)
+
+    @property
+    def lifetime_seconds(self) -> int:
+        """The time from the earlier of `nbf` and `iat` to the expiry."""
+        return self.exp - (self.nbf if self.iat is None else min(self.nbf, self.iat))
 
     @property
     def kind(self) -> Literal["user", "app"] | None:
@@ -178,7 +240,7 @@ class _AccessToken(BaseModel):
             return "user" if self.scp.strip() and self.idtyp in (None, "user") else None
         if self.idtyp is not None:
             return "app" if self.idtyp == "app" else None
-        return "app" if self.sub == self.oid and (self.azp or self.appid) else None
+        return "app" if self.sub == self.oid and self.client else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +255,9 @@ class _VerifiedToken:
 
 
 def _access_token(claims: TokenClaims) -> _AccessToken:
+    for foreign in _NOT_OF_A_BEARER_TOKEN:
+        if foreign in claims:
+            raise Refused("claim_invalid", f"The claim is no bearer access token: it has '{foreign}'.")
     try:
         return _AccessToken.model_validate(claims)
     except ValidationError as error:

@@ -22,6 +22,10 @@ MAX_CHARACTERS = 32_768
 _MAX_DEPTH = 16
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_TYPES = frozenset({"jwt", "at+jwt"})
+"""`typ` of an access token: Entra writes JWT, RFC 9068 at+jwt. Logout, security-event and proof tokens have others."""
+_FOREIGN_MEMBERS = ("cty", "enc", "zip", "b64")
+"""Header members of nested tokens, of encrypted tokens, and of signatures over unencoded payloads (RFC 7797)."""
 
 
 class BadToken(ValueError):
@@ -36,6 +40,8 @@ class SigningKey:
     public: RSAPublicKey
     algorithm: str | None = None
     """The only algorithm that the key is for, if its issuer names one."""
+    client_id: str | None = None
+    """The only application whose tokens the key signs; None for a key that the issuer publishes for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,19 @@ class Jws:
     header: Mapping[str, JsonValue]
     payload: bytes = field(repr=False)
     _text: str = field(repr=False)
+
+    def require_access_token_type(self) -> None:
+        """Require the header of a plain signed access token. Raises `BadToken`.
+
+        A type is a media type, so its case and the prefix `application/` do not matter (RFC 7515, section 4.1.9).
+        """
+        kind = self.header.get("typ", "JWT")
+        # `isascii` first: some other letters become ASCII letters in lower case.
+        if not isinstance(kind, str) or not kind.isascii() or kind.lower().removeprefix("application/") not in _TYPES:
+            raise BadToken("is no access token by its type ('typ')")
+        for member in _FOREIGN_MEMBERS:
+            if member in self.header:
+                raise BadToken(f"has a header that no access token has ('{member}')")
 
     def require_signature(self, key: SigningKey, algorithms: Collection[str]) -> None:
         """Require a signature by `key`, with one of these algorithms and with the key's own. Raises `BadToken`.

@@ -19,7 +19,7 @@ from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.registry import Flow
 from flow_worker.settings import Settings
 
-_SHOWN_TOKEN_CLAIMS = ("iss", "ver", "aud", "tid", "nbf", "exp")
+_SHOWN_TOKEN_CLAIMS = ("iss", "ver", "aud", "tid", "azp", "appid", "scp", "iat", "nbf", "exp")
 """The token claims that an explanation quotes although they are unproven: they locate the fault and are no secret."""
 _MAX_ROLES = 20
 _MAX_CHARACTERS = 200

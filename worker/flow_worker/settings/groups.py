@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -123,11 +124,24 @@ key as the secret, and the worker would accept it (RFC 8725, section 2.1).
 """
 
 
+def _check_scope(scope: str) -> str:
+    """Refuse a scope in the form of a token request, because no token would contain it."""
+    if not scope or "/" in scope or any(character.isspace() for character in scope):
+        raise ValueError("must be a scope as 'scp' has it, such as access_as_user, without 'api://…/' and spaces")
+    return scope
+
+
+Scope = Annotated[str, AfterValidator(_check_scope)]
+
+
 class ClaimSettings(_Group):
     """The claims that the authority `entra` accepts: tokens of these tenants for one of these audiences."""
 
     tenants: Annotated[tuple[Guid, ...], Field(min_length=1)]
     audiences: Annotated[tuple[str, ...], Field(min_length=1)]
+    scopes: tuple[Scope, ...] = Field(default=(), description="delegated permissions, one of which a user needs")
+    clients: tuple[Guid, ...] = Field(default=(), description="client IDs of the applications that may send")
+    max_lifetime_seconds: Annotated[int, Field(ge=300, le=7 * 86_400)] = 86_400
     authority: str | None = Field(default=None, description="issuer base URL; default: the cloud's login host")
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ("RS256",)
     clock_skew_seconds: Annotated[int, Field(ge=0, le=600)] = 300

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal, assert_never
+from urllib.parse import urlencode
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
@@ -65,6 +66,8 @@ class TokenRequest(BaseModel):
     forged: bool = False
     """Sign with an unpublished key under the published key's ID."""
     unknown_kid: bool = False
+    application_key: uuid.UUID | None = None
+    """Sign with the application-specific key of this client ID. Only the key set with `?appid=` contains it."""
     algorithm: Literal["RS256", "none", "HS256"] = "RS256"
     """HS256 uses the public key as the secret: the classic algorithm confusion (RFC 8725, section 2.1)."""
 
@@ -103,6 +106,7 @@ class Issuer:
         self._keys = [SigningKey()]
         self._forgers_key = SigningKey(kid=self._keys[0].kid)
         self._other_tenants_key = SigningKey(issuer=self.v2(OTHER_TENANT_ID))
+        self._application_keys: dict[str, SigningKey] = {}
 
     @property
     def key(self) -> SigningKey:
@@ -132,12 +136,16 @@ class Issuer:
         """Return the issuer of a tenant's version 1 tokens; it ends in a slash."""
         return urls.issuer_v1(self._url, tenant)
 
-    def discovery(self, issuer: str) -> dict[str, object]:
-        """Return the issuer's OpenID discovery document (OpenID Connect Discovery 1.0, section 3)."""
+    def discovery(self, issuer: str, client_id: str | None = None) -> dict[str, object]:
+        """Return the issuer's OpenID discovery document (OpenID Connect Discovery 1.0, section 3).
+
+        `client_id`: the application that the document is for, `?appid=`.
+        """
         tenant_url = issuer.removesuffix("/").removesuffix("/v2.0")
+        query = "" if client_id is None else f"?{urlencode({'appid': client_id})}"
         return {
             "issuer": issuer,
-            "jwks_uri": f"{tenant_url}/discovery/v2.0/keys",
+            "jwks_uri": f"{tenant_url}/discovery/v2.0/keys{query}",
             "token_endpoint": f"{self._url}/emulator/token",
             "authorization_endpoint": f"{tenant_url}/oauth2/v2.0/authorize",
             "response_types_supported": ["id_token"],
@@ -145,8 +153,14 @@ class Issuer:
             "id_token_signing_alg_values_supported": ["RS256"],
         }
 
-    def key_set(self) -> dict[str, object]:
-        """Return the published keys, newest first; the key of the other tenant comes last."""
+    def key_set(self, client_id: str | None = None) -> dict[str, object]:
+        """Return the published keys, newest first; the key of the other tenant comes last.
+
+        `client_id`: an application. If it has a signing key, the key set is that key alone.
+        """
+        application = self._application_keys.get((client_id or "").lower())
+        if application is not None:
+            return {"keys": [application.published()]}
         return {"keys": [key.published() for key in (*self._keys, self._other_tenants_key)]}
 
     def restrict_keys(self, issuer: str | None) -> None:
@@ -163,7 +177,7 @@ class Issuer:
     def mint(self, request: TokenRequest) -> str:
         """Return a token in Entra's shape with the defects that the request names."""
         claims = self.claims(request)
-        key = self._forgers_key if request.forged else self._keys[0]
+        key = self._forgers_key if request.forged else self._signing_key(request)
         kid = secrets.token_urlsafe(20) if request.unknown_kid else key.kid
         match request.algorithm:
             case "RS256":
@@ -176,6 +190,13 @@ class Issuer:
                 return f"{_signing_input('none', claims, kid)}."
             case _:
                 assert_never(request.algorithm)
+
+    def application_key(self, client_id: uuid.UUID) -> SigningKey:
+        """Return the signing key of an application, a new one at the first call."""
+        return self._application_keys.setdefault(str(client_id), SigningKey())
+
+    def _signing_key(self, request: TokenRequest) -> SigningKey:
+        return self._keys[0] if request.application_key is None else self.application_key(request.application_key)
 
     def for_managed_identity(self, resource: str, lifetime_seconds: int) -> str:
         """Return the managed identity's token: app-only, version 1, `aud` exactly the resource."""

@@ -17,7 +17,7 @@ _LOOKALIKES = str.maketrans("aceiopsxyACEHIKMOPSTX", "асеіорѕхуАСЕН
 
 def tokens_with_bad_claims(mint: Mint) -> Tokens:
     """Return tokens with a bad claim each, whose header and signature are valid."""
-    return _issuers(mint) | _audiences(mint) | _absent(mint) | _times(mint) | _ids(mint) | _roles(mint)
+    return _issuers(mint) | _audiences(mint) | _absent(mint) | _times(mint) | _ids(mint) | _roles(mint) | _bound(mint)
 
 
 def _each(mint: Mint, claim: str, values: Mapping[str, JsonValue]) -> Tokens:
@@ -102,7 +102,32 @@ def _times(mint: Mint) -> Tokens:
     }
     return {name: mint.with_literal(name.partition("_")[0], literal) for name, literal in literals.items()} | {
         "expired": mint.with_claims(iat=now - 2 * _HOUR, nbf=now - 2 * _HOUR, exp=now - _HOUR),
+        "nbf_after_exp": mint.with_claims(iat=now, nbf=now + 60, exp=now + 10),
+        "nbf_at_exp": mint.with_claims(nbf=now, exp=now),
+        "iat_after_exp": mint.with_claims(iat=now + 60, exp=now + 10),
+        "iat_string": mint.with_claims(iat=str(now)),
+        "iat_true": mint.with_claims(iat=True),
+        "lifetime_of_25_hours": mint.with_claims(exp=now + 25 * _HOUR),
+        "lifetime_of_25_hours_since_iat": mint.with_claims(iat=now - 24 * _HOUR, exp=now + _HOUR),
+        "lifetime_of_years": mint.with_claims(exp=now + 50_000 * _HOUR),
+        "issued_later": mint.with_claims(iat=now + _HOUR, exp=now + 2 * _HOUR),
         "not_yet_valid": mint.with_claims(nbf=now + _HOUR, exp=now + 2 * _HOUR),
+    }
+
+
+def _bound(mint: Mint) -> Tokens:
+    """Return proof-of-possession tokens, which come without their proof, and tokens of events."""
+    confirmations: Mapping[str, JsonValue] = {
+        "jwk": {"jwk": {"kty": "RSA", "n": "AQAB", "e": "AQAB"}},
+        "kid": {"kid": "k"},
+        "thumbprint": {"x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"},
+        "empty": {},
+        "text": "",
+        "false": False,
+    }
+    return _each(mint, "cnf", confirmations) | {
+        "cnf_null": mint.with_literal("cnf", "null"),
+        "events_logout": mint.with_claims(events={"http://schemas.openid.net/event/backchannel-logout": {}}),
     }
 
 

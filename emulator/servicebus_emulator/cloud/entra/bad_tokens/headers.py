@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import JsonValue
 
 from servicebus_emulator.cloud.entra.bad_tokens.mint import Mint, Tokens, encode
 
@@ -20,7 +21,13 @@ _P256_BYTES = 32
 def tokens_with_bad_headers(mint: Mint) -> Tokens:
     """Return tokens with a bad header or signature each, whose payload is valid."""
     return (
-        _without_signature(mint) | _algorithms(mint) | _confused(mint) | _signatures(mint) | _kids(mint) | _keys(mint)
+        _without_signature(mint)
+        | _algorithms(mint)
+        | _confused(mint)
+        | _signatures(mint)
+        | _kids(mint)
+        | _keys(mint)
+        | _types(mint)
     )
 
 
@@ -146,4 +153,35 @@ def _keys(mint: Mint) -> Tokens:
         "jwk_without_kid": mint.with_header(attacker, jwk=dict(jwk), kid=None),
         "crit": mint.with_header(crit=["unknown"], unknown=True),
         "crit_b64": mint.with_header(crit=["b64"], b64=False),
+    }
+
+
+def _types(mint: Mint) -> Tokens:
+    """Return tokens of another kind than a plain signed access token, by their header (RFC 8725, section 3.11)."""
+    types: dict[str, JsonValue] = {
+        "jwe": "JWE",
+        "jose": "JOSE",
+        "logout": "logout+jwt",
+        "pop": "pop",
+        "dpop": "dpop+jwt",
+        "security_event": "secevent+jwt",
+        "upper_with_prefix": "APPLICATION/LOGOUT+JWT",
+        "two_prefixes": "application/application/jwt",
+        "with_parameter": "application/jwt;charset=utf-8",
+        "with_a_space": "JWT ",
+        "empty": "",
+        "number": 1,
+        "array": ["JWT"],
+        "true": True,
+    }
+    return {f"typ_{name}": mint.with_header(typ=value) for name, value in types.items()} | {
+        "typ_null": mint.with_header_bytes(json.dumps({**mint.valid_header, "typ": None}).encode()),
+        "cty_jwt": mint.with_header(cty="JWT"),
+        "cty_json": mint.with_header(cty="application/json"),
+        "enc": mint.with_header(enc="A256GCM"),
+        "zip": mint.with_header(zip="DEF"),
+        "b64_false": mint.with_header(b64=False),
+        "b64_zero": mint.with_header(b64=0),
+        "b64_text": mint.with_header(b64="false"),
+        "crit_empty": mint.with_header(crit=[]),
     }
