@@ -34,8 +34,6 @@ InvalidRequestCode = Literal[
     "unsupported_contract",
     "unsupported_format",
     "input_truncated",
-    "organization_unknown",
-    "message_not_mapped",
 ]
 
 

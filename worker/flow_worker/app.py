@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from flow_worker.access.build import Access, build_access, build_identity
+from flow_worker.access.build import Access, build_access, build_identity, verify_organizations
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.broker_clock import BrokerClock
 from flow_worker.flows.input_checks import InputChecks
@@ -116,6 +116,7 @@ async def assembled(
         caller = await stack.enter_async_context(_invoker(settings, identity))
         access = await stack.enter_async_context(build_access(settings, identity, clock.now))
         checks = await stack.enter_async_context(InputChecks(settings.flows, settings.input_checks))
+        await verify_organizations(settings, access)
         ports = wrap(Ports(bus, journal, caller))
         handler = _handler(settings, ports, access, checks, clock)
         dispatcher = _dispatcher(settings, ports, handler)
@@ -217,6 +218,7 @@ def _handler(settings: Settings, ports: Ports, access: Access, checks: InputChec
         input_checks=checks,
         reply_queues=settings.replies.queues,
         binding_claim=settings.claims.binding_claim,
+        explain_refusals=settings.explain_refusals,
     )
     max_outage = timedelta(seconds=settings.journal.max_outage_seconds)
     rules = ConclusionRules(settings.replies.queues, settings.replies.default_queue, settings.retry, max_outage)

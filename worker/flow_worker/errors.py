@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from datetime import datetime
 
+FLOW_NOT_ALLOWED = "flow_not_allowed"
+"""The one result code for a flow that does not exist and for a flow that the sender may not start."""
+_NOT_ALLOWED = "This sender may start no flow of this name; check the name, or ask an administrator for access."
+
 
 class Refused(Exception):
     """The sender must not do this, or the request is wrong. The result is `refused`; the worker does not retry.
 
-    `message` is for the sender: it says what to change, and holds neither the claim nor the input.
+    `message` is for the sender: it says what to change, and holds neither the claim nor the input. If the refusal
+    `is_hidden`, code and message are for administrators only: they would tell the sender which flows exist.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, is_hidden: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.is_hidden = is_hidden
+
+    def for_sender(self) -> Refused:
+        """Return the refusal that the sender may learn of."""
+        if not self.is_hidden:
+            return self
+        sentence = (
+            "No such flow may be started here by this sender; check its name, or ask an administrator for access."
+        )
+        return Refused(FLOW_NOT_ALLOWED, sentence)
 
 
 class TemporarilyUnavailable(Exception):

@@ -167,7 +167,9 @@ def _message_id(document: values.Object, message: Message) -> str:
     """
     organization = _guid_or_none(document, "OrganizationId") or "unknown"
     job = _guid_or_none(document, "OperationId")
-    if document.get("Mode") == _ASYNCHRONOUS and job is not None:
+    mode = document.get("Mode")
+    # To Python, true and 1.0 equal 1: the ID must not depend on a member that `ExecutionContext` refuses.
+    if type(mode) is int and mode == _ASYNCHRONOUS and job is not None:
         return f"dataverse/{organization}/job/{job}"
     broker_message_id = (message.message_id or "").encode("utf-8", "surrogatepass")
     # The first hash has a fixed length, so that no other split into ID and body gives the same digest.

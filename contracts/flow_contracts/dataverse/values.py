@@ -202,6 +202,13 @@ def _plain_related_pair(pair: JsonValue) -> JsonValue:
     }
 
 
+def _plain_number(value: Object) -> JsonValue:
+    """Return the value of a type that holds a number. To Python, a boolean is a number; to Dataverse it is none."""
+    if isinstance(value.get("Value"), bool):
+        raise NotDataverse("has a boolean where its type needs a number")
+    return _plain_bare_value(value)
+
+
 def _plain_bare_value(value: Object) -> JsonValue:
     if "Value" not in value:
         raise NotDataverse("has an object without the 'Value' that its type needs")
@@ -214,6 +221,6 @@ _READERS: dict[str, Callable[[Object], JsonValue]] = {
     "Entity": _plain_entity,
     "EntityCollection": _plain_entities,
     "EntityReference": _plain_reference,
-    "Money": _plain_bare_value,
-    "OptionSetValue": _plain_bare_value,
+    "Money": _plain_number,
+    "OptionSetValue": _plain_number,
 }

@@ -55,6 +55,7 @@ async def settings(system: System) -> Settings:
     return system.settings(
         request_queues=[{"name": "flow-requests", "lanes": 3}, native | {"flows": flows}],
         claims=claims,
+        explain_refusals=True,
         dataverse={
             "url": web.dataverse_url,
             "privilege_cache_seconds": 0,

@@ -67,13 +67,13 @@ async def test_each_kind_of_request_ends_with_its_status_and_code(system: System
     ended = {name: outcome(await background.wait(one, WAIT)) for name, one in sent.items()}
     assert ended == {
         "nobody": ("refused", "claim_missing"),
-        "no role": ("refused", "role_missing"),
+        "no role": ("refused", "flow_not_allowed"),
         "forged": ("refused", "claim_invalid"),
         "expired": ("refused", "claim_expired"),
         "audience": ("refused", "claim_audience"),
         "unsigned": ("refused", "claim_invalid"),
         "shared key": ("refused", "claim_invalid"),
-        "no flow": ("refused", "unknown_flow"),
+        "no flow": ("refused", "flow_not_allowed"),
         "flow's schema": ("failed", "TriggerInputSchemaMismatch"),
         "no response": ("succeeded", None),
         "broken": ("unknown", "NoResponse"),

@@ -27,6 +27,7 @@ from tests.unit.contracts.dataverse_samples import (
     pairs,
     posted,
     reference,
+    typed,
     update,
 )
 from tests.unit.contracts.strategies import json_values
@@ -315,3 +316,33 @@ def test_every_value_of_a_member_yields_a_context_or_a_documented_error(member: 
 def test_every_random_body_raises_a_documented_error(body: bytes) -> None:
     with pytest.raises((InvalidRequest, Unanswerable)):
         ExecutionContext.from_message(Message(body=body))
+
+
+# --- booleans are not integers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("member", ["Depth", "Stage", "Mode"])
+@pytest.mark.parametrize("value", [True, False, 1.0, "1", None, [1]])
+def test_only_an_integer_is_an_integer(member: str, value: object) -> None:
+    refused = refusal(posted(update(**{member: value})))
+    assert refused.code == "malformed_request"
+    assert f"'{member}'" in refused.message
+
+
+@pytest.mark.parametrize("mode", [True, 1.0])
+def test_the_message_id_does_not_take_another_value_for_the_asynchronous_mode(mode: object) -> None:
+    refused = refusal(posted(update(Mode=mode)))
+    assert refused.address is not None
+    assert "/post/" in refused.address.message_id
+
+
+@pytest.mark.parametrize("kind", ["OptionSetValue", "Money"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_boolean_is_no_number_of_an_attribute(kind: str, *, value: bool) -> None:
+    target = entity("contact", CONTACT, statecode=typed(kind, Value=value))
+    assert refusal(posted(update(InputParameters=pairs(Target=target)))).code == "malformed_request"
+    managed = entity("contact", CONTACT, canbedeleted=typed("BooleanManagedProperty", Value=value))
+    context = read(update(InputParameters=pairs(Target=managed)))
+    assert isinstance(context.input, dict)
+    assert isinstance(context.input["Target"], dict)
+    assert context.input["Target"]["canbedeleted"] is value

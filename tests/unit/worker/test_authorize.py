@@ -12,14 +12,17 @@ from pydantic import JsonValue, SecretStr
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import FlowRequest, request_digest
+from flow_contracts.result import FlowError, Status
 from flow_worker.access.authorities import Evidence, ProvenSender
 from flow_worker.access.principal import Principal
-from flow_worker.access.rights import Asserters, Rights
+from flow_worker.access.rights import Asserters, Privileges, Rights
+from flow_worker.access.user import User
 from flow_worker.dead_letters.actions import replay_job
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.input_checks import InputChecks
+from flow_worker.flows.privilege import Depth
 from flow_worker.flows.registry import Registry
-from flow_worker.pipeline import decode
+from flow_worker.pipeline import decode, results
 from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.job import Job
 from flow_worker.settings import FlowSettings, InputCheckSettings
@@ -34,6 +37,9 @@ FLOWS = {
     "quote": FlowSettings(url=URL, role="Quotes.Create"),
     "bound": FlowSettings(url=URL, role="Quotes.Create", bind_claim=True),
     "private": FlowSettings(url=URL, privilege="prvCreatenew_quote"),
+    "both": FlowSettings(url=URL, role="Quotes.Create", privilege="prvCreatenew_quote"),
+    "typed": FlowSettings(url=URL, role="Quotes.Create", input_schema={"required": ["a-secret-member"]}),
+    "bound-privately": FlowSettings(url=URL, privilege="prvCreatenew_quote", bind_claim=True),
 }
 
 
@@ -56,14 +62,16 @@ USER = Principal("tenant", ADA, "user", frozenset({"Quotes.Create"}), "entra")
 APP = Principal("tenant", PLUG_IN, "app", frozenset(), "entra")
 
 
-def admission(tokens: Tokens) -> Admission:
+def admission(tokens: Tokens, privileges: Privileges | None = None, *, explain_refusals: bool = True) -> Admission:
+    """Return an admission that tells senders its reasons, unless the test says otherwise."""
     return Admission(
         authorities={"flow-requests": tokens},
-        rights=Rights(Asserters({PLUG_IN}), None),
+        rights=Rights(Asserters({PLUG_IN}), privileges, known_privileges=["prvCreatenew_quote"]),
         registry=Registry(FLOWS),
         input_checks=InputChecks(FLOWS, InputCheckSettings()),
         reply_queues=["flow-replies"],
         binding_claim="nonce",
+        explain_refusals=explain_refusals,
     )
 
 
@@ -217,3 +225,118 @@ def test_the_digest_does_not_depend_on_how_the_json_was_written() -> None:
 async def test_no_flow_is_authorized_for_a_sender_who_is_not_authenticated() -> None:
     with pytest.raises(ValueError, match="not authenticated"):
         await admission(Tokens(USER)).authorize(job())
+
+
+# --- a sender does not learn which flows exist -------------------------------------------------------------------
+
+STRANGER = Principal("tenant", "cccccccc-0000-0000-0000-000000000003", "user", frozenset(), "entra")
+
+
+class Queried:
+    """A source of privileges that counts the queries, and grants what the test says."""
+
+    def __init__(self, held: Depth | None = None, error: TemporarilyUnavailable | None = None) -> None:
+        self.queries: list[tuple[User, str]] = []
+        self._held, self._error = held, error
+
+    async def depth(self, user: User, privilege: str) -> Depth | None:
+        self.queries.append((user, privilege))
+        if self._error is not None:
+            raise self._error
+        return self._held
+
+
+def native(requested: Job) -> Job:
+    return requested.model_copy(update={"principal": Principal("org", ADA, "user", frozenset(), "dataverse")})
+
+
+async def refused(of: Admission, requested: Job) -> tuple[Job, Refused]:
+    """Return the job as far as it was proven, and the refusal."""
+    proven = await of.authenticate(requested)
+    with pytest.raises(Refused) as refusal:
+        await of.authorize(proven)
+    return proven, refusal.value
+
+
+TO_STRANGERS = [
+    "unheard-of",
+    "quote",
+    "private",
+    "both",
+    "typed",
+    "bound",
+    "bound-privately",
+    "Quote",
+    "QUOTE ",
+    "\ud800",
+]
+
+
+async def test_no_such_flow_and_not_for_you_are_the_same_refusal(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "flow_worker.audit")
+    seen = set()
+    for flow in TO_STRANGERS:
+        asked = Queried()
+        proven, refusal = await refused(
+            admission(Tokens(STRANGER), asked, explain_refusals=False), job().model_copy(update={"flow": flow})
+        )
+        assert proven.principal == STRANGER, "the same authentication, so that the result has the same members"
+        seen.add((refusal.code, refusal.message, len(asked.queries), str(refusal.__cause__), refusal.is_hidden))
+    assert len(seen) == 1
+    assert next(iter(seen))[0] == "flow_not_allowed"
+    codes = [line["fields"]["code"] for line in audit(caplog) if isinstance(line["fields"], dict)]
+    private = "privilege_missing"
+    assert codes == [
+        "unknown_flow",
+        "role_missing",
+        private,
+        *["role_missing"] * 3,
+        private,
+        *["unknown_flow"] * 3,
+    ], "the administrator's log has the reasons"
+
+
+async def test_a_native_message_without_a_flow_is_refused_like_one_for_a_flow_of_others() -> None:
+    seen = set()
+    for flow in ("", "private", "quote", "unheard-of"):
+        asked = Queried()
+        requested = native(job()).model_copy(update={"flow": flow})
+        _, refusal = await refused(admission(Tokens(STRANGER), asked, explain_refusals=False), requested)
+        result = results.without_answer(requested, Status.REFUSED, FlowError(code="x", message="y"), NOW)
+        seen.add((refusal.code, refusal.message, len(asked.queries), result.flow))
+    assert seen == {("flow_not_allowed", refusal.message, 1, None)}
+
+
+async def test_while_dataverse_is_away_every_hidden_refusal_waits(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "flow_worker.audit")
+    away = TemporarilyUnavailable("dataverse_unavailable", "away")
+    of = admission(Tokens(STRANGER), Queried(error=away), explain_refusals=False)
+    for flow in ("unheard-of", "quote", "private", "both", "bound"):
+        with pytest.raises(TemporarilyUnavailable):
+            await of.authorize(await of.authenticate(job(flow)))
+    assert audit(caplog) == []
+
+
+async def test_only_a_sender_with_the_right_learns_that_a_claim_must_be_bound_or_how_the_input_must_look() -> None:
+    of = admission(Tokens(USER), explain_refusals=False)
+    assert await refusal_code(of, job("bound")) == "claim_not_bound"
+    _, refusal = await refused(of, job("typed"))
+    assert refusal.code == "input_schema_mismatch"
+    _, hidden = await refused(admission(Tokens(STRANGER), explain_refusals=False), job("typed"))
+    assert "a-secret-member" not in hidden.message
+
+
+async def test_an_unbound_claim_never_becomes_a_proven_continuation_while_dataverse_is_away() -> None:
+    away = Queried(error=TemporarilyUnavailable("dataverse_unavailable", "away"))
+    _, refusal = await refused(admission(Tokens(USER), away, explain_refusals=False), job("bound-privately"))
+    assert refusal.code == "flow_not_allowed"
+
+
+async def test_a_continuation_of_an_unbound_claim_stays_unbound() -> None:
+    of = admission(Tokens(USER), Queried(Depth.GLOBAL), explain_refusals=False)
+    proven = await of.authenticate(job("bound-privately"))
+    sent = proven.to_message()
+    assert b"unbound" not in sent.body, "workers up to 0.1 read the body strictly"
+    again = await of.authenticate(Job.from_message(sent))
+    assert again.principal == USER
+    assert await refusal_code(of, again) == "claim_not_bound"

@@ -52,7 +52,7 @@ async def test_the_farthest_depth_counts_and_a_record_filter_reaches_nothing(
     assert await depth(*values) == farthest
 
 
-@pytest.mark.parametrize("value", ["Galactic", 5, None, []])
+@pytest.mark.parametrize("value", ["Galactic", "basic", "", 5, -1, None, [], {}, True, False, 1.0, 4.0])
 async def test_an_unknown_depth_is_neither_a_yes_nor_a_no(value: JsonValue) -> None:
     with pytest.raises(TemporarilyUnavailable):
         await depth(value)

@@ -96,8 +96,6 @@ def test_the_name_of_a_custom_api_is_matched_without_regard_to_case() -> None:
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        (posted(update(MessageName="Delete")), "message_not_mapped"),
-        (posted(update(MessageName="Update:contact")), "message_not_mapped"),
         (posted(update(InputParameters=None)), "malformed_request"),
     ],
 )
@@ -116,13 +114,15 @@ async def test_a_mapped_message_of_another_organization_is_refused_by_the_author
     assert (job.address.correlation_id, job.address.queue) == (CORRELATION, "dataverse-replies")
 
 
-@pytest.mark.parametrize("message_name", ["Delete", "new_" + "x" * 200], ids=["short", "longer than a flow's name"])
-def test_an_unmapped_message_of_another_organization_is_refused_for_its_organization(message_name: str) -> None:
+@pytest.mark.parametrize("message_name", ["Delete", "Update:contact", "new_" + "x" * 200])
+async def test_an_unmapped_message_is_a_job_of_no_flow_and_its_organization_is_judged_first(message_name: str) -> None:
     """A name of 256 characters is a valid message name but not a valid flow name: it must not become one."""
-    refused = refusal_of(posted(update(OrganizationId=USER, MessageName=message_name)))
-    assert refused.code == "organization_unknown"
-    assert refused.address is not None
-    assert (refused.address.correlation_id, refused.address.queue) == (CORRELATION, "dataverse-replies")
+    job = decode.posts_of(QUEUE)(received(posted(update(MessageName=message_name))))
+    assert (job.flow, job.address.correlation_id, job.address.queue) == ("", CORRELATION, "dataverse-replies")
+    foreign = decode.posts_of(QUEUE)(received(posted(update(OrganizationId=USER, MessageName=message_name))))
+    with pytest.raises(Refused) as refused:
+        await principal_of(foreign)
+    assert refused.value.code == "organization_unknown"
 
 
 async def test_application_properties_that_imitate_dataverse_are_ignored() -> None:

@@ -279,14 +279,14 @@ async def test_a_request_that_waited_for_the_journal_is_called_when_it_is_back(w
 
 
 REFUSALS = [
-    (request("admin"), KnownSenders(), "role_missing"),
-    (request("nothing"), KnownSenders(), "unknown_flow"),
+    (request("admin"), KnownSenders(), "flow_not_allowed"),
+    (request("nothing"), KnownSenders(), "flow_not_allowed"),
     (request(), KnownSenders(instead=Refused("claim_invalid", "no")), "claim_invalid"),
     (request(body=b"{"), KnownSenders(), "malformed_request"),
 ]
 
 
-@pytest.mark.parametrize(("message", "senders", "code"), REFUSALS, ids=[code for _, _, code in REFUSALS])
+@pytest.mark.parametrize(("message", "senders", "code"), REFUSALS, ids=["no role", "no flow", "no claim", "no request"])
 async def test_a_refusal_needs_no_journal(
     worker: Worker, message: ReceivedMessage, senders: KnownSenders, code: str
 ) -> None:
@@ -317,7 +317,7 @@ async def test_the_first_delivery_expires_without_a_journal_and_any_other_waits(
 # --- results without an entry of their own are published once ----------------------------------------------------
 
 
-@pytest.mark.parametrize(("message", "senders", "code"), REFUSALS, ids=[code for _, _, code in REFUSALS])
+@pytest.mark.parametrize(("message", "senders", "code"), REFUSALS, ids=["no role", "no flow", "no claim", "no request"])
 async def test_a_published_refusal_is_not_published_again(
     worker: Worker, message: ReceivedMessage, senders: KnownSenders, code: str
 ) -> None:

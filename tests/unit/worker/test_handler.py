@@ -76,8 +76,8 @@ async def test_the_claim_must_be_valid_at_the_brokers_enqueue_time(worker: Worke
     ("message", "code"),
     [
         (request(claim=None), "claim_invalid"),
-        (request("admin"), "role_missing"),
-        (request("nothing"), "unknown_flow"),
+        (request("admin"), "flow_not_allowed"),
+        (request("nothing"), "flow_not_allowed"),
         (request(input={"n": 1}), "input_schema_mismatch"),
         (request(on_behalf_of="someone"), "on_behalf_of_not_allowed"),
         (request(reply_to="not-ours"), "reply_queue_not_allowed"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,13 +17,17 @@ from flow_worker.access.dataverse import DataverseAuthority
 from flow_worker.access.entra import ClaimLimits, EntraAuthority, SigningKeys
 from flow_worker.access.issuer import issuers_of
 from flow_worker.access.keys import IssuerKeys
-from flow_worker.access.privileges import DataversePrivileges, PrivilegeCacheTimes
-from flow_worker.access.rights import Asserters, Rights
+from flow_worker.access.privileges import DataversePrivileges, OrganizationPrivileges, PrivilegeCacheTimes
+from flow_worker.access.rights import Asserters, Privileges, Rights
 from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.invoker import http_client
 from flow_worker.flows.registry import Registry
 from flow_worker.flows.status_url import StatusHosts
-from flow_worker.settings import DataverseSettings, RequestQueue, Settings
+from flow_worker.settings import InvalidSettings, RequestQueue, Settings
+from flow_worker.telemetry.logs import log
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +40,13 @@ class Access:
     """The authority for claims that arrive outside a queue."""
     rights: Rights
     registry: Registry
-    privileges: DataversePrivileges | None
-    """None if the settings name no Dataverse organization; then no flow may need a privilege."""
+    organizations: Mapping[str, DataversePrivileges]
+    """The Dataverse organizations that decide about privileges, by their URLs."""
+
+    def privileges(self, queue: RequestQueue, settings: Settings) -> DataversePrivileges | None:
+        """Return the organization that decides about the privileges of a queue's senders."""
+        url = settings.dataverse_url(queue)
+        return None if url is None else self.organizations[url]
 
 
 @asynccontextmanager
@@ -48,18 +59,62 @@ async def build_access(
     """
     async with AsyncExitStack() as stack:
         entra = _entra(settings, await stack.enter_async_context(_keys(settings)), now)
-        privileges = None
-        if settings.dataverse is not None:
-            privileges = await stack.enter_async_context(_privileges(settings, settings.dataverse, identity, now))
+        organizations = {
+            url: await stack.enter_async_context(_privileges(settings, url, identity, now))
+            for url in settings.dataverse_urls
+        }
         asserters = Asserters(frozenset(settings.claims.asserters), settings.claims.asserter_role)
         hosts = StatusHosts(settings.known_flow_hosts, frozenset(settings.plain_http_hosts))
         yield Access(
             authorities={queue.name: _authority_of(queue, entra) for queue in settings.request_queues},
             entra=entra,
-            rights=Rights(asserters, privileges),
+            rights=Rights(
+                asserters,
+                organizations.get(settings.dataverse.url or ""),
+                of_queues={
+                    queue.name: _privileges_of(queue, settings, organizations) for queue in settings.request_queues
+                },
+                known_privileges=[flow.privilege for flow in settings.flows.values() if flow.privilege],
+            ),
             registry=Registry(settings.flows, hosts),
-            privileges=privileges,
+            organizations=organizations,
         )
+
+
+async def verify_organizations(settings: Settings, access: Access) -> None:
+    """Compare the organization of each Dataverse queue with the one behind its URL.
+
+    Raises `InvalidSettings` if they differ. If Dataverse does not answer now, the queue's requests wait until it has.
+    """
+    queues = [queue for queue in settings.request_queues if queue.organization is not None]
+    await asyncio.gather(*(_verify_organization(queue, access.privileges(queue, settings)) for queue in queues))
+
+
+async def _verify_organization(queue: RequestQueue, dataverse: DataversePrivileges | None) -> None:
+    if dataverse is None:
+        return
+    try:
+        found = await dataverse.organization()
+    except TemporarilyUnavailable as error:
+        sentence = "The worker could not compare a queue's organization with its Dataverse; the queue's requests wait."
+        log(_log, logging.WARNING, "dataverse.organization_unverified", sentence, queue=queue.name, error=error.message)
+        return
+    if found != queue.organization:
+        raise InvalidSettings(
+            f"request_queues: queue '{queue.name}' is for the organization {queue.organization}, and its Dataverse is "
+            f"the organization {found}; set the queue's dataverse_url to the URL of the organization that sends to it"
+        )
+
+
+def _privileges_of(
+    queue: RequestQueue, settings: Settings, organizations: Mapping[str, DataversePrivileges]
+) -> Privileges | None:
+    """Return the source of the privileges of one queue's senders."""
+    url = settings.dataverse_url(queue)
+    if url is None:
+        return None
+    source = organizations[url]
+    return source if queue.organization is None else OrganizationPrivileges(source, queue.organization)
 
 
 @asynccontextmanager
@@ -100,8 +155,9 @@ def _entra(settings: Settings, keys: SigningKeys, now: Callable[[], datetime]) -
 
 @asynccontextmanager
 async def _privileges(
-    settings: Settings, dataverse: DataverseSettings, identity: ManagedIdentity, now: Callable[[], datetime]
+    settings: Settings, url: str, identity: ManagedIdentity, now: Callable[[], datetime]
 ) -> AsyncIterator[DataversePrivileges]:
+    dataverse = settings.dataverse
     client = http_client(
         connect_seconds=settings.http.connect_seconds,
         max_connections=dataverse.max_concurrent_queries,
@@ -110,8 +166,8 @@ async def _privileges(
     async with client:
         yield DataversePrivileges(
             client,
-            dataverse.url,
-            identity.tokens(f"{dataverse.url}/.default"),
+            url,
+            identity.tokens(f"{url}/.default"),
             PrivilegeCacheTimes(dataverse.privilege_cache_seconds, dataverse.missing_privilege_cache_seconds),
             request_seconds=dataverse.request_seconds,
             max_concurrent_queries=dataverse.max_concurrent_queries,

@@ -27,8 +27,11 @@ from flow_worker.flows.privilege import PRIVILEGE_NAME, Depth
 
 _NO_SUCH_USER = "0x80040217"
 """Dataverse's error code for a row that does not exist; any other 404 means a wrong URL."""
-_NO_DEPTH = (4, "RecordFilter")
+_RECORD_FILTER = "RecordFilter"
 """The depth of a privilege by a record filter, which reaches no business unit (Microsoft Learn, `PrivilegeDepth`)."""
+_DEPTH_NAMES = ("Basic", "Local", "Deep", "Global", _RECORD_FILTER)
+"""The names of the depths, in the order of their numbers."""
+_ORGANIZATION_LIFETIME = timedelta(hours=1)
 _MAX_ERROR_CHARACTERS = 10_000
 _MAX_CACHED = 10_000
 _MAX_BYTES = 1 << 20
@@ -78,6 +81,32 @@ class DataversePrivileges:
         self._cache: dict[tuple[User, str], _CachedDepth] = {}
         self._running: dict[tuple[User, str], asyncio.Task[Depth | None]] = {}
         self._throttled_until: datetime | None = None
+        self._organization: tuple[str, datetime] | None = None
+        self._asking: asyncio.Task[str] | None = None
+
+    async def organization(self) -> str:
+        """Return the ID of the organization behind the URL, in lower case. Raises `TemporarilyUnavailable`.
+
+        The ID stays in the cache for an hour: an administrator can give an organization's URL to another one.
+        """
+        known = self._organization
+        if known is not None and self._now() < known[1]:
+            return known[0]
+        if self._asking is None:
+            self._asking = asyncio.ensure_future(self._ask_organization())
+            self._asking.add_done_callback(self._forget_asking)
+        return await asyncio.shield(self._asking)
+
+    async def _ask_organization(self) -> str:
+        self._require_no_throttling()
+        found = _organization_id(self._checked(await self._send(f"{self._api}/WhoAmI")))
+        self._organization = found, self._now() + _ORGANIZATION_LIFETIME
+        return found
+
+    def _forget_asking(self, query: asyncio.Task[str]) -> None:
+        self._asking = None
+        if not query.cancelled():
+            query.exception()  # marks it as retrieved, as in `_forget_query`
 
     async def depth(self, user: User, privilege: str) -> Depth | None:
         """Return the farthest depth at which the user holds the privilege, or None if the user does not hold it.
@@ -117,28 +146,35 @@ class DataversePrivileges:
     # --- one query -----------------------------------------------------------------------------------------------
 
     async def _query(self, user: User, privilege: str) -> Depth | None:
+        self._require_no_throttling()
+        response = await self._send(self._api + _function_path(user, privilege))
+        if response.status_code == 404 and _NO_SUCH_USER in response.text[:_MAX_ERROR_CHARACTERS]:
+            return None  # a user that does not exist holds no privilege
+        return _farthest_depth(self._checked(response), privilege)
+
+    def _require_no_throttling(self) -> None:
         # While Dataverse throttles the worker, each further query would prolong the pause.
         if self._throttled_until is not None and self._now() < self._throttled_until:
             raise TemporarilyUnavailable(
                 "dataverse_throttled", "Dataverse throttles the worker's queries", until=self._throttled_until
             )
-        url = self._api + _function_path(user, privilege)
+
+    async def _send(self, url: str) -> httpx.Response:
         async with self._slots:
             response = await self._get(url, fresh=False)
             if response.status_code == 401:
                 # Entra may have revoked the token before its expiry: once more with a token past every cache.
                 response = await self._get(url, fresh=True)
-        return self._read(response, privilege)
+        return response
 
     async def _get(self, url: str, *, fresh: bool) -> httpx.Response:
         token = await self._tokens.token(fresh=fresh)
         headers = {"authorization": f"Bearer {token}", "accept": "application/json", "odata-version": "4.0"}
         return await _within(self._request_seconds, lambda: self._client.get(url, headers=headers))
 
-    def _read(self, response: httpx.Response, privilege: str) -> Depth | None:
+    def _checked(self, response: httpx.Response) -> httpx.Response:
+        """Return a successful answer. Raises `TemporarilyUnavailable` for any other one."""
         status = response.status_code
-        if status == 404 and _NO_SUCH_USER in response.text[:_MAX_ERROR_CHARACTERS]:
-            return None  # a user that does not exist holds no privilege
         if status == 429 or status >= 500:
             until = retry_after(response.headers.get("retry-after"), self._now())
             if status == 429:
@@ -151,7 +187,38 @@ class DataversePrivileges:
                 f"Dataverse answered {status}; make the worker's identity an application user that may read users and "
                 "their roles",
             )
-        return _farthest_depth(response, privilege)
+        return response
+
+
+class OrganizationPrivileges:
+    """The privileges for a queue that one organization sends to: only that organization's answers count.
+
+    A copy of an environment has the same users, privileges and row IDs, but not the same rights.
+    """
+
+    def __init__(self, dataverse: DataversePrivileges, organization: str) -> None:
+        """`organization`: the ID of the organization that sends to the queue, in lower case."""
+        self._dataverse = dataverse
+        self._organization = organization
+
+    async def depth(self, user: User, privilege: str) -> Depth | None:
+        """See `DataversePrivileges.depth`. The organization's ID is compared before the query."""
+        if await self._dataverse.organization() != self._organization:
+            raise TemporarilyUnavailable(
+                "dataverse_organization_mismatch",
+                "the Dataverse of this queue is another organization than the one that sends to it; correct the "
+                "queue's dataverse_url",
+            )
+        return await self._dataverse.depth(user, privilege)
+
+
+def _organization_id(response: httpx.Response) -> str:
+    """Return the ID in an answer of `WhoAmI` (Microsoft Learn, `WhoAmIResponse`). Raises `TemporarilyUnavailable`."""
+    try:
+        found = response.json()["OrganizationId"]
+        return parse_guid(found)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TemporarilyUnavailable("dataverse_unavailable", "Dataverse's answer cannot be parsed") from error
 
 
 def _function_path(user: User, privilege: str) -> str:
@@ -178,7 +245,7 @@ def _farthest_depth(response: httpx.Response, privilege: str) -> Depth | None:
     try:
         rows = response.json()["RolePrivileges"]
         matching = [row["Depth"] for row in rows if row["PrivilegeName"].lower() == privilege.lower()]
-        depths = [_depth(value) for value in matching if value not in _NO_DEPTH]
+        depths = [depth for value in matching if (depth := _depth(value)) is not None]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TemporarilyUnavailable("dataverse_unavailable", "Dataverse's answer cannot be parsed") from error
     # No row at all means that the user does not hold the privilege. Rows of other privileges prove nothing.
@@ -187,9 +254,17 @@ def _farthest_depth(response: httpx.Response, privilege: str) -> Depth | None:
     return max(depths, default=None)
 
 
-def _depth(value: Any) -> Depth:
-    """Dataverse writes the depth as a number from 0 or as a name, depending on the function."""
-    return Depth(value + 1) if isinstance(value, int) else Depth[value.upper()]
+def _depth(value: Any) -> Depth | None:
+    """Return the depth of a row; None for a record filter. Raises `ValueError` for anything else.
+
+    Dataverse writes the depth as a number from 0 or as a name, depending on the function. To Python, true and 1.0 equal
+    1; they are no depths.
+    """
+    if type(value) is int and 0 <= value < len(_DEPTH_NAMES):
+        value = _DEPTH_NAMES[value]
+    if not isinstance(value, str) or value not in _DEPTH_NAMES:
+        raise ValueError("not a depth")
+    return None if value == _RECORD_FILTER else Depth[value.upper()]
 
 
 async def _within(seconds: float, call: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:

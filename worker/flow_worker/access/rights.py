@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from flow_contracts.guid import NIL_GUID, NotGuid, parse_guid
 from flow_worker.access.principal import Principal
 from flow_worker.access.user import User
-from flow_worker.errors import Refused
+from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.privilege import Depth
 from flow_worker.flows.registry import Flow
 
@@ -39,10 +40,39 @@ class Asserters:
 class Rights:
     """The authorisation rules of one worker."""
 
-    def __init__(self, asserters: Asserters, privileges: Privileges | None) -> None:
-        """`privileges`: None if the settings name no Dataverse organization."""
+    def __init__(
+        self,
+        asserters: Asserters,
+        privileges: Privileges | None,
+        *,
+        of_queues: Mapping[str, Privileges | None] | None = None,
+        known_privileges: Collection[str] = (),
+    ) -> None:
+        """`privileges`: None if the settings name no Dataverse organization.
+
+        `of_queues`: the privileges by request queue; None: `privileges` decide for every queue. `known_privileges`: the
+        privileges that flows require, for `query_any`.
+        """
         self._asserters = asserters
         self._privileges = privileges
+        self._known = tuple(sorted(set(known_privileges)))
+        self._of_queues = (
+            None
+            if of_queues is None
+            else {
+                queue: Rights(asserters, source, known_privileges=known_privileges)
+                for queue, source in of_queues.items()
+            }
+        )
+
+    def of(self, queue: str) -> Rights:
+        """Return the rules for the requests of one queue: its own Dataverse organization decides.
+
+        The settings may no longer name the queue of a request that waited. No other organization may judge it then.
+        """
+        if self._of_queues is None:
+            return self
+        return self._of_queues.get(queue) or Rights(self._asserters, _UnknownQueue(queue), known_privileges=self._known)
 
     def acting_for(self, principal: Principal, user: str | None) -> Principal:
         """Return the principal, acting for the user that the request names, if it names one.
@@ -67,7 +97,18 @@ class Rights:
             raise Refused(
                 "role_missing",
                 f"The flow '{flow.name}' requires the app role '{flow.role}', which the claim does not hold.",
+                is_hidden=True,
             )
+
+    async def query_any(self, principal: Principal, flow: str) -> None:
+        """Query one privilege of the user and ignore the answer. Raises `TemporarilyUnavailable`.
+
+        A refusal without a query would be faster than one with a query, and would not wait for Dataverse. The sender
+        could tell by that which flows exist and which of them require a privilege.
+        """
+        if self._privileges is not None and self._known:
+            chosen = self._known[zlib.crc32(flow.encode("utf-8", "surrogatepass")) % len(self._known)]
+            await self._privileges.depth(user_of(principal), chosen)
 
     async def require_privilege(self, principal: Principal, flow: Flow) -> None:
         """Require the flow's privilege, if it has one. Raises `Refused`, `TemporarilyUnavailable`."""
@@ -83,7 +124,8 @@ class Rights:
         if self._privileges is None:
             raise Refused(
                 "privilege_missing",
-                f"The flow '{flow.name}' requires a privilege, and this worker has no Dataverse to query for it.",
+                f"The flow '{flow.name}' requires a privilege, and its queue has no Dataverse to query for it.",
+                is_hidden=True,
             )
         depth = await self._privileges.depth(user_of(principal), flow.privilege)
         if depth is None or depth < flow.privilege_depth:
@@ -91,7 +133,22 @@ class Rights:
                 "privilege_missing",
                 f"The flow '{flow.name}' requires the privilege '{flow.privilege}' at depth "
                 f"{flow.privilege_depth.name.lower()} or farther, which the user does not hold.",
+                is_hidden=True,
             )
+
+
+class _UnknownQueue:
+    """The privileges of a request whose queue the settings no longer name."""
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+
+    async def depth(self, user: User, privilege: str) -> Depth | None:
+        raise TemporarilyUnavailable(
+            "request_queue_unknown",
+            f"the settings name no request queue '{self._queue}', so no Dataverse can be asked for '{privilege}'; add "
+            "the queue to request_queues again",
+        )
 
 
 def user_of(principal: Principal) -> User:

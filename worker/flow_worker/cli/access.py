@@ -43,6 +43,10 @@ def check_access(
     on_behalf_of: Annotated[
         str | None, typer.Option("--on-behalf-of", help="Object ID of the user whom the sender names.")
     ] = None,
+    queue: Annotated[
+        str | None,
+        typer.Option("--queue", help="The request queue. Default: the first one with a Dataverse."),
+    ] = None,
     as_json: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -51,13 +55,15 @@ def check_access(
     Exit with 0 if the sender may, with 1 if the worker would refuse, with 3 if a step cannot be decided now.
     """
     # Imported here: it needs the worker's authorization, which `send` does not.
-    from flow_worker.cli.access_explanation import AccessQuestion, explain
+    from flow_worker.cli.access_explanation import AccessQuestion, UnknownQueue, explain
 
-    question = AccessQuestion(flow, _claim(token, user), _object_id("--user", user), on_behalf_of)
+    question = AccessQuestion(flow, _claim(token, user), _object_id("--user", user), on_behalf_of, queue)
     try:
         explanation = asyncio.run(explain(settings.load(config), question))
     except InvalidSettings as error:
         terminal.fail_settings(error)
+    except UnknownQueue as error:
+        terminal.fail(f"--queue must be one of the request queues: {error}.", 2)
     if as_json:
         typer.echo(terminal.json_text(_document(explanation), indent=2))
     else:
@@ -92,6 +98,7 @@ def _document(explanation: AccessExplanation) -> dict[str, JsonValue]:
         "flow": explanation.flow,
         "outcome": explanation.outcome,
         "code": explanation.deciding_step.code,
+        "sender_code": explanation.deciding_step.sender_code,
         "steps": [asdict(step) for step in explanation.steps],
     }
 
@@ -115,7 +122,9 @@ def _summary(explanation: AccessExplanation) -> Text:
         case "allowed":
             return Text.assemble(("Allowed: ", "green"), "the worker would call ", flow, ".")
         case "refused":
-            code = f", and the sender would get '{explanation.deciding_step.code}'."
+            step = explanation.deciding_step
+            hidden = "" if step.sender_code == step.code else ", which does not tell the reason"
+            code = f": '{step.code}'. The sender would get '{step.sender_code}'{hidden}."
             return Text.assemble(("Refused: ", "red"), "the worker would not call ", flow, code)
         case "not known":
             return Text.assemble(("Not known: ", "yellow"), "the steps with a question mark decide about ", flow, ".")

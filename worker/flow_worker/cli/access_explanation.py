@@ -17,7 +17,7 @@ from flow_worker.access.rights import user_of
 from flow_worker.cli.terminal import utc
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.registry import Flow
-from flow_worker.settings import Settings
+from flow_worker.settings import RequestQueue, Settings
 
 _SHOWN_TOKEN_CLAIMS = ("iss", "ver", "aud", "tid", "azp", "appid", "scp", "iat", "nbf", "exp")
 """The token claims that an explanation quotes although they are unproven: they locate the fault and are no secret."""
@@ -30,12 +30,14 @@ _BY_PRECEDENCE: tuple[StepOutcome, ...] = ("refused", "not known", "allowed")
 
 @dataclass(frozen=True, slots=True)
 class AccessStep:
-    """One check: the question, its outcome, and the reason; with the result code a sender would get."""
+    """One check: the question, its outcome, and the reason with its code, as in the audit log."""
 
     question: str
     outcome: StepOutcome
     because: str
     code: str | None = None
+    sender_code: str | None = None
+    """The result code that a sender would get: it can hide the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,12 @@ class AccessQuestion:
     token: SecretStr | None = None
     user: str | None = None
     on_behalf_of: str | None = None
+    queue: str | None = None
+    """The request queue, whose Dataverse decides; None: the first one with a Dataverse, else the first one."""
+
+
+class UnknownQueue(ValueError):
+    """The question is about a queue that is not one of the request queues, which the text lists."""
 
 
 @dataclass(slots=True)
@@ -74,7 +82,8 @@ async def explain(settings: Settings, question: AccessQuestion) -> AccessExplana
         try:
             await checks.run()
         except Refused as refusal:
-            checks.record("refused", refusal.message, refusal.code)
+            shown = refusal if settings.explain_refusals else refusal.for_sender()
+            checks.record("refused", refusal.message, refusal.code, shown.code)
         except TemporarilyUnavailable as error:
             checks.record("not known", f"The worker would retry a request later: {error.message}.", error.code)
         return AccessExplanation(question.flow, checks.steps)
@@ -88,12 +97,15 @@ class _Checks:
         self._settings = settings
         self._access = access
         self._request = question
+        self._queue = _queue_of(settings, question)
         self._question = ""
         self._remark = ""
 
-    def record(self, outcome: StepOutcome, because: str, code: str | None = None) -> None:
+    def record(
+        self, outcome: StepOutcome, because: str, code: str | None = None, sender_code: str | None = None
+    ) -> None:
         """Record the outcome of the current question."""
-        self.steps.append(AccessStep(self._question, outcome, f"{because} {self._remark}".strip(), code))
+        self.steps.append(AccessStep(self._question, outcome, f"{because} {self._remark}".strip(), code, sender_code))
 
     def _ask(self, question: str, remark: str = "") -> None:
         """Begin a check. `remark` is appended to its reason, whatever the outcome."""
@@ -102,12 +114,12 @@ class _Checks:
     async def run(self) -> None:
         """Run all checks, in the worker's order."""
         proven = await self._authenticate()
-        flow = self._find_flow()
-        if flow.bind_claim:
-            self._check_binding(proven)
         principal = self._check_on_behalf_of(proven.principal if proven is not None else self._user())
+        flow = self._find_flow()
         self._check_role(principal, flow)
         await self._check_privilege(principal, flow)
+        if flow.bind_claim:
+            self._check_binding(proven)
 
     async def _authenticate(self) -> ProvenSender | None:
         """Return the proven sender; None if the question has no claim."""
@@ -159,19 +171,31 @@ class _Checks:
             because = f"The flow requires the app role '{flow.role}', which only a token proves. Repeat with --token."
             self.record("not known", because)
         else:
-            self._access.rights.require_role(principal, flow)
+            self._access.rights.of(self._queue.name).require_role(principal, flow)
             self.record("allowed", f"The claim contains '{flow.role}'.")
 
     async def _check_privilege(self, principal: Principal, flow: Flow) -> None:
         if flow.privilege is None and principal.on_behalf_of is None:
             return
         self._ask("Does the user hold the privilege?")
-        if flow.privilege is not None and self._access.privileges is not None:
-            depth = await self._access.privileges.depth(user_of(principal), flow.privilege)
+        dataverse = self._access.privileges(self._queue, self._settings)
+        if flow.privilege is not None and dataverse is not None:
+            depth = await dataverse.depth(user_of(principal), flow.privilege)
             holds = "does not hold it at all" if depth is None else f"holds it at depth {depth.name.lower()}"
             self._ask(self._question, f"Dataverse says that {user_of(principal).oid} {holds}.")
-        await self._access.rights.require_privilege(principal, flow)
+        await self._access.rights.of(self._queue.name).require_privilege(principal, flow)
         self.record("allowed", f"'{flow.privilege}':")
+
+
+def _queue_of(settings: Settings, question: AccessQuestion) -> RequestQueue:
+    """Return the request queue that the question is about. Raises `UnknownQueue`."""
+    queues = settings.request_queues
+    if question.queue is None:
+        return next((queue for queue in queues if settings.dataverse_url(queue)), queues[0])
+    for queue in queues:
+        if queue.name.lower() == question.queue.lower():
+            return queue
+    raise UnknownQueue(", ".join(queue.name for queue in queues))
 
 
 def _requirements(flow: Flow) -> str:

@@ -193,6 +193,7 @@ def worker_settings(emulator: EmulatorClient, health_port: int) -> str:
     host = parts[2]
     return f"""plain_http_hosts = ["{host}"]
 shutdown_grace_seconds = 20
+explain_refusals = true  # so that the demo shows why; leave it out in production
 
 [claims]
 authority = "{"/".join(parts[:_TENANT_INDEX])}"

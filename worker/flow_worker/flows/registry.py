@@ -53,7 +53,14 @@ class Registry:
         try:
             return self._flows[name]
         except KeyError:
-            raise Refused("unknown_flow", "No flow of this name may be started here; check the name.") from None
+            raise Refused(
+                "unknown_flow", "No flow of this name is registered here; check the name.", is_hidden=True
+            ) from None
+
+    def binds_claim(self, name: str) -> bool:
+        """Return whether there is such a flow and it accepts bound claims only."""
+        flow = self._flows.get(name)
+        return flow is not None and flow.bind_claim
 
 
 def _flow(name: str, settings: FlowSettings, status_hosts: StatusHosts) -> Flow:

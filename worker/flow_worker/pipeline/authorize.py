@@ -17,6 +17,9 @@ from flow_worker.telemetry.logs import log
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _audit = logging.getLogger("flow_worker.audit")
+_NOT_MAPPED = (
+    "The settings name no flow for this message: name one in the queue's setting 'flows', or narrow the step's filter."
+)
 
 
 class Admission:
@@ -31,10 +34,12 @@ class Admission:
         input_checks: InputChecks,
         reply_queues: Collection[str],
         binding_claim: str,
+        explain_refusals: bool = False,
     ) -> None:
         """`authorities`: the authority of each request queue, by the queue's name.
 
         `binding_claim`: the token claim that binds a claim to one request, for flows that require this.
+        `explain_refusals`: senders learn why they may not start a flow, and so which flows exist; for development.
         """
         self._authorities = authorities
         self._rights = rights
@@ -42,6 +47,7 @@ class Admission:
         self._input_checks = input_checks
         self._reply_queues = frozenset(reply_queues)
         self._binding_claim = binding_claim
+        self._explains = explain_refusals
 
     async def authenticate(self, job: Job) -> Job:
         """Return the job with its proven sender and without the evidence, which no later step needs.
@@ -66,15 +72,41 @@ class Admission:
         if job.principal is None:  # fail closed: without a sender there is nobody whose rights could be checked
             raise ValueError("the sender of the job is not authenticated")
         try:
-            flow = self._registry.find(job.flow)
-            await self._rights.require(job.principal, flow)
+            flow = await self._permitted(job, job.principal)
             # Last, because the message names the place where the input fails the schema: only for permitted senders.
             await self._input_checks.require(flow, job.input, _turn_of(job.principal))
         except Refused as refusal:
             _audit_decision(job, job.principal, refusal)
-            raise
+            if self._explains:
+                raise
+            raise refusal.for_sender() from None
         _audit_decision(job, job.principal, None)
         return flow
+
+    async def _permitted(self, job: Job, principal: Principal) -> Flow:
+        """Return the flow that the sender may start. Raises `Refused`, `TemporarilyUnavailable`."""
+        rights = self._rights.of(job.request_queue)
+        try:
+            flow = self._mapped(job)
+            await rights.require(principal, flow)
+        except Refused as refusal:
+            if refusal.is_hidden and refusal.code != "privilege_missing" and not self._explains:
+                await rights.query_any(principal, job.flow)
+            raise
+        except TemporarilyUnavailable:
+            if job.unbound:
+                # Whatever Dataverse would answer, the request must not run. A continuation would need no claim.
+                raise _not_bound(job.flow, self._binding_claim, is_hidden=True) from None
+            raise
+        if job.unbound:
+            raise _not_bound(job.flow, self._binding_claim)
+        return flow
+
+    def _mapped(self, job: Job) -> Flow:
+        if not job.flow:
+            # Here and not when the message is decoded: towards its sender it is like a flow of another user.
+            raise Refused("message_not_mapped", _NOT_MAPPED, is_hidden=True)
+        return self._registry.find(job.flow)
 
     def _require_reply_queue(self, job: Job) -> None:
         if job.reply_to is not None and job.reply_to not in self._reply_queues:
@@ -87,12 +119,12 @@ class Admission:
             _audit_decision(job, None, refusal)
             raise
         try:
-            self._require_binding(job, proven)
             principal = self._rights.acting_for(proven.principal, job.on_behalf_of)
         except Refused as refusal:
             _audit_decision(job, proven.principal, refusal)
             raise
-        return job.model_copy(update={"principal": principal, "claim": None, "dataverse_sender": None})
+        proven_fields = {"principal": principal, "claim": None, "dataverse_sender": None}
+        return job.model_copy(update={**proven_fields, "unbound": not self._is_bound(job, proven)})
 
     async def _sender_of(self, job: Job) -> ProvenSender:
         authority = self._authorities.get(job.request_queue)
@@ -105,24 +137,27 @@ class Admission:
             )
         return await authority.authenticate(Evidence(job.claim, job.accepted, job.dataverse_sender))
 
-    def _require_binding(self, job: Job, proven: ProvenSender) -> None:
-        """Raise `Refused` if the flow takes bound claims only, and the claim is not bound to this request.
+    def _is_bound(self, job: Job, proven: ProvenSender) -> bool:
+        """Return whether the claim names this request, or its flow does not need this.
 
-        A stolen claim can then be sent again only with the same request.
+        A stolen claim can then be sent again only with the same request. `authorize` refuses an unbound claim, and not
+        the authentication: before the rights are checked, a refusal would tell that the flow exists.
         """
-        if not self._registry.find(job.flow).bind_claim:
-            return
-        name = self._binding_claim
-        bound_to = proven.claims.get(name)
+        if not self._registry.binds_claim(job.flow):
+            return True
+        bound_to = proven.claims.get(self._binding_claim)
         # Compare a value in the form of a digest with the digest only. Otherwise a sender could choose the digest of
         # another request as message ID, and use that request's claim with any input.
         is_digest = isinstance(bound_to, str) and _DIGEST.fullmatch(bound_to) is not None
-        if bound_to != (job.digest if is_digest else job.replay_of or job.message_id):
-            raise Refused(
-                "claim_not_bound",
-                f"'{job.flow}' takes only claims that name the request's message ID or digest in '{name}'; request "
-                "a token for this request.",
-            )
+        return bound_to == (job.digest if is_digest else job.replay_of or job.message_id)
+
+
+def _not_bound(flow: str, name: str, *, is_hidden: bool = False) -> Refused:
+    sentence = (
+        f"'{flow}' takes only claims that name the request's message ID or digest in '{name}'; request a token for "
+        "this request."
+    )
+    return Refused("claim_not_bound", sentence, is_hidden=is_hidden)
 
 
 def _turn_of(principal: Principal) -> tuple[str | None, ...]:
@@ -133,13 +168,12 @@ def _turn_of(principal: Principal) -> tuple[str | None, ...]:
 def _audit_decision(job: Job, principal: Principal | None, refusal: Refused | None) -> None:
     """Log one decision, without claim and input, so that the audit log holds no secrets."""
     sender = {} if principal is None else _sender_fields(principal)
+    flow = f"'{job.flow}'" if job.flow else "a flow"
     log(
         _audit,
         logging.INFO,
         "access.allowed" if refusal is None else "access.refused",
-        f"The sender may start '{job.flow}'."
-        if refusal is None
-        else f"The sender must not start '{job.flow}': {refusal.code}.",
+        f"The sender may start {flow}." if refusal is None else f"The sender must not start {flow}: {refusal.code}.",
         flow=job.flow,
         code=None if refusal is None else refusal.code,
         queue=job.request_queue,

@@ -10,9 +10,8 @@ from typing import assert_never
 
 from flow_contracts.dataverse import ExecutionContext
 from flow_contracts.message import ReceivedMessage
-from flow_contracts.request import FlowRequest, InvalidRequest, ReplyAddress
+from flow_contracts.request import FlowRequest, InvalidRequest
 from flow_worker.access.authorities import DataverseSender
-from flow_worker.access.dataverse import FOREIGN_ORGANIZATION
 from flow_worker.pipeline.job import Job
 from flow_worker.settings import RequestQueue
 
@@ -69,9 +68,10 @@ def posts_of(queue: RequestQueue) -> Reader:
         except InvalidRequest as refusal:
             address = refusal.address and replace(refusal.address, queue=queue.reply_to)
             raise InvalidRequest(refusal.code, refusal.message, address=address) from None
-        request = context.to_request(_flow_of(context, queue), reply_to=queue.reply_to)
+        # A request cannot have an empty flow, and a job whose message is not mapped has one.
+        request = context.to_request("unmapped", reply_to=queue.reply_to)
         job = Job.from_request(request, message, queue.name)
-        return job.model_copy(update={"dataverse_sender": _sender(context)})
+        return job.model_copy(update={"flow": _flow_of(context, queue), "dataverse_sender": _sender(context)})
 
     return read
 
@@ -82,23 +82,18 @@ def continuation(message: ReceivedMessage) -> Job:
 
 
 def _flow_of(context: ExecutionContext, queue: RequestQueue) -> str:
-    """Return the flow that the settings name for the message and its table, or for the message alone."""
+    """Return the flow that the settings name for the message and its table, or for the message alone.
+
+    It is empty if there is none. `Admission.authorize` refuses the message then, after its sender is proven: the
+    refusal must not differ from that of a user who may not start the flow.
+    """
     by_name = {name.lower(): flow for name, flow in queue.flows.items()}
     names = (f"{context.message_name}:{context.primary_entity}", context.message_name)
     # Dataverse message names contain no colon. A forged one must not match a setting for a message and its table.
     for name in names if ":" not in context.message_name else ():
         if (flow := by_name.get(name.lower())) is not None:
             return flow
-    address = ReplyAddress(context.message_id, context.correlation_id, context.correlation_id, queue.reply_to)
-    if context.organization_id != queue.organization:
-        # A job needs a flow, so this message never reaches the authority, which would refuse it. The settings cannot
-        # map another organization's messages: its sender has to correct the queue, not a missing mapping.
-        raise InvalidRequest("organization_unknown", FOREIGN_ORGANIZATION, address=address)
-    sentence = (
-        "The settings name no flow for this message: name one in the queue's setting 'flows', or narrow the step's "
-        "filter."
-    )
-    raise InvalidRequest("message_not_mapped", sentence, address=address)
+    return ""
 
 
 def _sender(context: ExecutionContext) -> DataverseSender:

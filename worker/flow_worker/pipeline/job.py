@@ -26,7 +26,8 @@ from flow_worker.journal import NextStep
 
 CONTRACT = "flow-continuation/1"
 CONTENT_TYPE = "application/json"
-
+_UNBOUND = "unbound"
+"""The application property of `Job.unbound`. Workers up to 0.1 would not read it as a field of the body."""
 
 REPLY_KEY = "fw-reply-key"
 """The application property of a continuation with the request's reply key. Workers of earlier versions ignore it."""
@@ -59,6 +60,7 @@ class Job(BaseModel):
     kind: Literal["call", "poll"] = "call"
     request_queue: str
     flow: str
+    """The flow's name; empty for a native Dataverse message to which the settings map no flow."""
     input: strict_json.Json = Field(default=None, repr=False)
     input_hash: str
     """The hash of the input, which a poll does not carry any more."""
@@ -68,6 +70,8 @@ class Job(BaseModel):
     """The sender that a native Dataverse message names; None once `principal` is set."""
     on_behalf_of: str | None = None
     principal: Principal | None = None
+    unbound: bool = Field(default=False, exclude=True)
+    """The flow accepts bound claims only, and the claim that proved the sender does not name this request."""
     message_id: str
     correlation_id: str
     reply_to: str | None = None
@@ -201,6 +205,8 @@ class Job(BaseModel):
         properties: dict[str, PropertyValue] = {"contract": CONTRACT}
         if self.reply_key is not None:
             properties[REPLY_KEY] = self.reply_key.get_secret_value()
+        if self.unbound:
+            properties[_UNBOUND] = True
         return Message(
             body=self.model_dump_json(exclude_none=True).encode(),
             content_type=CONTENT_TYPE,
@@ -237,7 +243,7 @@ class Job(BaseModel):
             # Without a field the body is no JSON object, which no version writes under this contract.
             raise InvalidContinuation(f"'{field}': {first['msg']}", other_version=bool(field)) from None
         reply_key = read_reply_key(message.application_properties.get(REPLY_KEY))
-        return job.model_copy(update={"reply_key": reply_key})
+        return job.model_copy(update={"reply_key": reply_key, "unbound": _UNBOUND in message.application_properties})
 
 
 def origin_of(message: ReceivedMessage, queue: str) -> str:

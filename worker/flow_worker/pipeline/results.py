@@ -39,7 +39,7 @@ def without_answer(job: Job, status: Status, error: FlowError, now: datetime) ->
     """Return the result of a request that ends without an answer, or without another answer, of its flow."""
     return FlowResult(
         status=status,
-        flow=job.flow,
+        flow=_flow_of(job),
         error=error,
         attempts=job.calls,
         run=job.run,
@@ -49,6 +49,17 @@ def without_answer(job: Job, status: Status, error: FlowError, now: datetime) ->
         replay_of=job.replay_of,
         run_for=job.user,
     )
+
+
+def _flow_of(job: Job) -> str | None:
+    """Return the flow that a result without an answer names.
+
+    The sender of a native message does not name the flow, so it learns it only if the flow was called.
+    """
+    is_native = job.dataverse_sender is not None or (
+        job.principal is not None and job.principal.authority == "dataverse"
+    )
+    return None if is_native and job.calls == 0 else job.flow
 
 
 def answered(job: Job, verdict: Verdict, now: datetime) -> FlowResult:

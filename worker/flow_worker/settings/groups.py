@@ -89,6 +89,9 @@ class RequestQueue(_Group):
         description="authority dataverse: flow by message ('new_StartQuote') or message and table ('Update:contact')",
     )
     reply_to: QueueName | None = Field(default=None, description="authority dataverse: the reply queue for results")
+    dataverse_url: str | None = Field(
+        default=None, description="URL of the organization that decides about privileges; default: dataverse.url"
+    )
 
     @model_validator(mode="after")
     def _require_fields_of_the_authority(self) -> Self:
@@ -257,9 +260,9 @@ class DeadLetterSettings(_Group):
 
 
 class DataverseSettings(_Group):
-    """The Dataverse organization that the worker queries for users' privileges."""
+    """The queries for users' privileges, and the Dataverse organization of the queues that name no other."""
 
-    url: str = Field(description="https://contoso.crm4.dynamics.com")
+    url: str | None = Field(default=None, description="https://contoso.crm4.dynamics.com")
     privilege_cache_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
     missing_privilege_cache_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     request_seconds: Seconds = 10.0

@@ -45,7 +45,7 @@ class Settings(Layered):
     journal: JournalSettings = JournalSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     claims: ClaimSettings
-    dataverse: DataverseSettings | None = None
+    dataverse: DataverseSettings = DataverseSettings()
     identity: IdentitySettings = IdentitySettings()
     cloud: CloudName = CloudName.PUBLIC
     flows: Annotated[dict[str, FlowSettings], Field(min_length=1)]
@@ -58,6 +58,7 @@ class Settings(Layered):
     http: HttpSettings = HttpSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
+    explain_refusals: bool = Field(default=False, description="development: results tell which flows exist")
     shutdown_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
     shutdown_seconds: Annotated[float | None, Field(gt=0, le=7200)] = Field(
         default=None, description="the longest stop; default: shutdown_grace_seconds + 8"
@@ -146,14 +147,29 @@ class Settings(Layered):
                 )
         return self
 
+    def dataverse_url(self, queue: RequestQueue) -> str | None:
+        """Return the URL of the organization that decides about the privileges of a queue's senders."""
+        return queue.dataverse_url or self.dataverse.url
+
+    @property
+    def dataverse_urls(self) -> tuple[str, ...]:
+        """The URLs of all organizations that the worker queries, without repetition."""
+        return tuple(sorted({url for queue in self.request_queues if (url := self.dataverse_url(queue))}))
+
     @model_validator(mode="after")
     def _require_dataverse_for_privileges(self) -> Self:
+        """A flow of a Dataverse queue needs that queue's organization. Any other one needs that of one queue."""
         for name, flow in self.flows.items():
-            if flow.privilege is not None and self.dataverse is None:
-                raise ValueError(
-                    f"flows.{name}.privilege: '{flow.privilege}' needs a Dataverse organization to query; set "
-                    "dataverse.url"
-                )
+            if flow.privilege is None:
+                continue
+            needs = f"flows.{name}.privilege: '{flow.privilege}' needs a Dataverse organization to query"
+            if all(self.dataverse_url(queue) is None for queue in self.request_queues):
+                raise ValueError(f"{needs}; set dataverse.url")
+            for queue in self.request_queues:
+                if name in queue.flows.values() and self.dataverse_url(queue) is None:
+                    raise ValueError(
+                        f"{needs}, and queue '{queue.name}' has none; set its dataverse_url in request_queues"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -182,21 +198,24 @@ class Settings(Layered):
         parts = _split("claims.authority", self.authority, "use one such as https://login.microsoftonline.com")
         if parts.scheme != "https" and parts.netloc not in self.plain_http_hosts:
             raise ValueError(_not_https("claims.authority", parts))
-        if self.dataverse is not None:
-            self._check_dataverse_url(self.dataverse.url)
+        if self.dataverse.url is not None:
+            self._check_dataverse_url("dataverse.url", self.dataverse.url)
+        for queue in self.request_queues:
+            if queue.dataverse_url is not None:
+                self._check_dataverse_url(f"request_queues: queue '{queue.name}': dataverse_url", queue.dataverse_url)
         return self
 
-    def _check_dataverse_url(self, url: str) -> None:
+    def _check_dataverse_url(self, setting: str, url: str) -> None:
         """The worker sends its Dataverse token to this URL, and uses it as the token's audience.
 
         So the URL has to be the bare origin: with a trailing slash it would be another audience.
         """
         remedy = "use one such as https://contoso.crm4.dynamics.com"
-        parts = _split("dataverse.url", url, remedy)
+        parts = _split(setting, url, remedy)
         if parts.username or parts.query or parts.fragment or url.endswith("/"):
-            raise ValueError(f"dataverse.url is not an organization's bare URL; {remedy}")
+            raise ValueError(f"{setting} is not an organization's bare URL; {remedy}")
         if not self._is_allowed_scheme(parts):
-            raise ValueError(_not_https("dataverse.url", parts))
+            raise ValueError(_not_https(setting, parts))
 
     def _check_flow_url(self, name: str, url: str) -> None:
         """Refuse a URL that the managed-identity token must not reach. The URL is a secret: no message repeats it."""

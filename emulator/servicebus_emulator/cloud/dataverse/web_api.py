@@ -1,4 +1,4 @@
-"""Dataverse's Web API, limited to the two functions that return a user's privileges.
+"""Dataverse's Web API, limited to `WhoAmI` and the two functions that return privileges.
 
 Sources: Microsoft Learn, Web API function reference (`RetrieveAadUserSetOfPrivilegesByNames`,
 `RetrieveUserPrivilegeByPrivilegeName`), "Service protection API limits", "Web service error codes". No document shows
@@ -55,7 +55,7 @@ class WebApiCall:
     path: str
     """The URL after the version, decoded, with its query."""
     function: str | None = None
-    """None: the call is neither of the two privilege queries."""
+    """None: the call is none of the three functions."""
     object_id: str | None = None
     system_user_id: str | None = None
     privileges: tuple[str, ...] = ()
@@ -108,7 +108,8 @@ class DataverseHost:
         """Answer `GET {url}/api/data/v9.2/…`."""
         call = WebApiCall(datetime.now(UTC).isoformat(), request.rel_url.path_qs.removeprefix(f"{API_PATH}/"))
         self._calls.append(call)
-        query = _parse(request, call)  # before the fault, so that the record shows the query of an unanswered call too
+        # Before the fault, so that the record shows the query of an unanswered call too.
+        query = None if _asks_who_am_i(request, call) else _parse(request, call)
         fault = self._faults.next_fault()
         response = await _inject(request, fault) if fault else None
         if response is None:
@@ -117,9 +118,13 @@ class DataverseHost:
             call.status = response.status
         return response
 
-    def _answer(self, request: web.Request, call: WebApiCall, query: PrivilegeQuery | _WebApiError) -> web.Response:
+    def _answer(
+        self, request: web.Request, call: WebApiCall, query: PrivilegeQuery | _WebApiError | None
+    ) -> web.Response:
         try:
             call.caller = self._admit(request)
+            if query is None:
+                return self._who_am_i(call.caller)
             if isinstance(query, _WebApiError):
                 raise query
             return self._privileges(query)
@@ -146,6 +151,17 @@ class DataverseHost:
         configured = self._directory.definition.application_users
         users = (self._identity.managed_identity.object_id,) if configured is None else configured
         return {str(user) for user in users}
+
+    def _who_am_i(self, caller: str) -> web.Response:
+        """Return the answer of the function `WhoAmI`: the caller's row, its business unit, and the organization."""
+        definition = self._directory.definition
+        body = {
+            "@odata.context": f"{self.url}/api/data/v9.2/$metadata#{privilege_query.NAMESPACE}WhoAmIResponse",
+            "BusinessUnitId": str(definition.business_unit_id),
+            "UserId": caller,
+            "OrganizationId": str(definition.organization_id),
+        }
+        return _json(body)
 
     def _privileges(self, query: PrivilegeQuery) -> web.Response:
         body = {
@@ -175,6 +191,12 @@ class DataverseHost:
             "BusinessUnitId": str(self._directory.definition.business_unit_id),
             "PrivilegeName": grant.privilege,
         }
+
+
+def _asks_who_am_i(request: web.Request, call: WebApiCall) -> bool:
+    asks = request.rel_url.raw_path.removeprefix(API_PATH) in {"/WhoAmI", "/WhoAmI()"}
+    call.function = "WhoAmI" if asks else None
+    return asks
 
 
 def _parse(request: web.Request, call: WebApiCall) -> PrivilegeQuery | _WebApiError:
