@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 
 from pydantic import JsonValue, SecretStr
 
-from flow_contracts.message import ReceivedMessage
+from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.request import CONTRACT
 from flow_worker.access.authorities import Evidence, ProvenSender
 from flow_worker.access.principal import Principal
@@ -29,11 +29,16 @@ from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.outcome import Continue, Outcome, Reply
 from flow_worker.pipeline.recall import Recall
+from flow_worker.pipeline.seal import Seal, SealKey
+from flow_worker.pipeline.unproven import UnprovenContinuations
 from flow_worker.pipeline.unreadable import UnreadableContinuations
 from flow_worker.settings import FlowSettings, InputCheckSettings, LimitSettings, RetrySettings
 
 UNREADABLE_SECONDS = 600.0
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+CONTINUATIONS = "flow-continuations"
+SEAL = Seal(CONTINUATIONS, SealKey(b"the key of the tests" * 2), valid_for=timedelta(days=7))
+READ_CONTINUATION = decode.continuations_of(SEAL)
 CLAIM = "a-claim-that-must-not-be-seen"
 ADA = Principal(tenant="t", oid="ada", kind="user", roles=frozenset({"Quotes.Create"}), authority="entra")
 SCHEMA: dict[str, JsonValue] = {"type": "object", "required": ["customer"], "properties": {"n": {"type": "number"}}}
@@ -173,6 +178,7 @@ class Worker:
             unreadable=UnreadableContinuations(
                 self.journal, rules, wait_seconds=UNREADABLE_SECONDS, lease_seconds=30, now=self.clock
             ),
+            unproven=UnprovenContinuations(self.journal, wait_seconds=UNREADABLE_SECONDS, now=self.clock),
             now=self.clock,
             reached=self.reached,
         )
@@ -193,10 +199,15 @@ class Worker:
         """Return the outcome of the continuation that another outcome scheduled, at its due time."""
         assert isinstance(outcome, Continue), outcome
         self.clock.now = max(self.clock.now, outcome.due)
-        sent = outcome.continuation.to_message()
-        fields = {name: getattr(sent, name) for name in ("body", "message_id", "application_properties")}
-        message = ReceivedMessage(**fields, enqueued_at=self.clock.now)
-        return await self.handler(flow, senders).handle(message, decode.continuation, "flow-continuations")
+        # A broker enqueues a scheduled message when it is due, however late a worker receives it.
+        message = delivered(SEAL.sealed(outcome.continuation.to_message(), outcome.due), outcome.due)
+        return await self.handler(flow, senders).handle(message, READ_CONTINUATION, CONTINUATIONS)
+
+
+def delivered(message: Message, at: datetime, sequence_number: int = 0) -> ReceivedMessage:
+    """Return a message of the continuation queue as the broker delivers it."""
+    copied = {field.name: getattr(message, field.name) for field in fields(Message)}
+    return ReceivedMessage(**copied, enqueued_at=at, sequence_number=sequence_number)
 
 
 def request(flow: str = "quote", **changes: object) -> ReceivedMessage:

@@ -26,6 +26,8 @@ from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.journal_share import JournalShare
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.recall import Recall
+from flow_worker.pipeline.seal import Seal
+from flow_worker.pipeline.unproven import UnprovenContinuations
 from flow_worker.pipeline.unreadable import UnreadableContinuations
 from flow_worker.runtime.answered_dead_letters import AnsweredDeadLetters
 from flow_worker.runtime.dead_letter_watch import DeadLetterWatch
@@ -37,6 +39,7 @@ from flow_worker.runtime.periodic_task import PeriodicTask
 from flow_worker.runtime.ports import Bus
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
+from flow_worker.runtime.seal_keys import open_seal
 from flow_worker.runtime.sole_sender import require_sole_sender
 from flow_worker.runtime.supervisor import OnStop, Service, Supervisor
 from flow_worker.service_bus import open_service_bus
@@ -102,7 +105,7 @@ async def assembled(
         bus = await stack.enter_async_context(
             open_service_bus(settings.servicebus, client_id=settings.identity.client_id, evidence=clock)
         )
-        # Before any lane exists, because a lane trusts every message in the continuation queue.
+        # Before any lane exists. The seal is the first wall; this one keeps strangers' messages out of the queue.
         await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
         journal = await stack.enter_async_context(
             open_journal(
@@ -113,16 +116,19 @@ async def assembled(
                 health=health.journal,
             )
         )
+        seal = await open_seal(settings.continuations, settings.journal)  # after the journal, which makes their folder
+        health.seal = seal.summary()
         caller = await stack.enter_async_context(_invoker(settings, identity))
         access = await stack.enter_async_context(build_access(settings, identity, clock.now))
         checks = await stack.enter_async_context(InputChecks(settings.flows, settings.input_checks))
         await verify_organizations(settings, access)
         ports = wrap(Ports(bus, journal, caller))
         handler = _handler(settings, ports, access, checks, clock)
-        dispatcher = _dispatcher(settings, ports, handler)
+        dispatcher = _dispatcher(settings, ports, handler, seal)
+        queues = _queues(settings, seal)
         services: list[Service] = [
-            *_lanes(settings, ports, handler, dispatcher, health),
-            *_dead_letter_watches(settings, ports, handler, dispatcher, clock.now),
+            *_lanes(settings, queues, ports, handler, dispatcher, health),
+            *_dead_letter_watches(settings, queues, ports, handler, dispatcher, clock.now),
             _purge(settings, ports, clock),
         ]
         yield Supervisor(
@@ -134,13 +140,23 @@ async def assembled(
         )
 
 
-def _queues(settings: Settings) -> list[tuple[str, Reader, int]]:
-    """Return the name, the reader and the number of lanes of each queue that the worker receives from."""
-    requests = [(queue.name, decode.reader_of(queue), queue.lanes) for queue in settings.request_queues]
-    return [*requests, (settings.continuations.queue, decode.continuation, settings.continuations.lanes)]
+Queues = list[tuple[str, Reader, int]]
+"""The name, the reader and the number of lanes of each queue that the worker receives from."""
 
 
-def _lanes(settings: Settings, ports: Ports, handler: Handler, dispatcher: Dispatcher, health: Health) -> list[Lane]:
+def _queues(settings: Settings, seal: Seal) -> Queues:
+    readers = decode.readers(settings.request_queues, settings.continuations.queue, seal)
+    return [(queue, readers[queue], lanes) for queue, lanes in _lane_counts(settings).items()]
+
+
+def _lane_counts(settings: Settings) -> dict[str, int]:
+    requests = {queue.name: queue.lanes for queue in settings.request_queues}
+    return requests | {settings.continuations.queue: settings.continuations.lanes}
+
+
+def _lanes(
+    settings: Settings, queues: Queues, ports: Ports, handler: Handler, dispatcher: Dispatcher, health: Health
+) -> list[Lane]:
     return [
         Lane(
             f"{queue}#{number}",
@@ -154,14 +170,19 @@ def _lanes(settings: Settings, ports: Ports, handler: Handler, dispatcher: Dispa
             outages=outages,
             reconnect_max_seconds=settings.servicebus.reconnect_max_seconds,
         )
-        for queue, read, count in _queues(settings)
+        for queue, read, count in queues
         for outages in [reconnection_log(queue)]
         for number in range(count)
     ]
 
 
 def _dead_letter_watches(
-    settings: Settings, ports: Ports, handler: Handler, dispatcher: Dispatcher, now: Callable[[], datetime]
+    settings: Settings,
+    queues: Queues,
+    ports: Ports,
+    handler: Handler,
+    dispatcher: Dispatcher,
+    now: Callable[[], datetime],
 ) -> list[PeriodicTask]:
     if not settings.dead_letters.watch:
         return []
@@ -177,7 +198,7 @@ def _dead_letter_watches(
             max_age=timedelta(seconds=settings.journal.retention_seconds / 2),
             now=now,
         )
-        for queue, read, _ in _queues(settings)
+        for queue, read, _ in queues
     }
     interval = settings.dead_letters.interval_seconds
     return [
@@ -198,12 +219,12 @@ def _purge(settings: Settings, ports: Ports, clock: BrokerClock) -> PeriodicTask
     return PeriodicTask("journal purge", purge.purge, every_seconds=0.0, pause_seconds=purge.pause_seconds)
 
 
-def _dispatcher(settings: Settings, ports: Ports, handler: Handler) -> Dispatcher:
+def _dispatcher(settings: Settings, ports: Ports, handler: Handler, seal: Seal) -> Dispatcher:
     outbox = Outbox(ports.bus)
     time_to_live = timedelta(seconds=settings.replies.time_to_live_seconds)
     replies = Replies(outbox, time_to_live=time_to_live, publish_seconds=settings.replies.publish_seconds)
     continuations = settings.continuations
-    schedule = Schedule(outbox, continuations.queue, schedule_seconds=continuations.schedule_seconds)
+    schedule = Schedule(outbox, continuations.queue, seal=seal, schedule_seconds=continuations.schedule_seconds)
     return Dispatcher(
         replies, schedule, ports.journal, end_oversized=handler.end_oversized, reply_retention=time_to_live
     )
@@ -246,6 +267,7 @@ def _handler(settings: Settings, ports: Ports, access: Access, checks: InputChec
             lease_seconds=margin,
             now=now,
         ),
+        unproven=UnprovenContinuations(ports.journal, wait_seconds=settings.continuations.unreadable_seconds, now=now),
         now=now,
         reached=clock.reached,
     )
@@ -257,7 +279,7 @@ def _call_limiter(settings: Settings, now: Callable[[], datetime]) -> CallLimite
     }
     of_sender = settings.senders
     senders = SenderLimits(of_sender.max_in_flight, of_sender.max_calls, of_sender.window_seconds)
-    return CallLimiter(limits, now, lanes={queue: lanes for queue, _, lanes in _queues(settings)}, senders=senders)
+    return CallLimiter(limits, now, lanes=_lane_counts(settings), senders=senders)
 
 
 def _invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:

@@ -22,12 +22,14 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusSubQ
 from pydantic import JsonValue, SecretStr
 from typer.testing import CliRunner, Result
 
+from flow_contracts.message import Message
 from flow_contracts.servicebus.conversion import to_sdk
 from flow_worker.cli.main import cli
 from flow_worker.dead_letters.actions import replay_with
 from flow_worker.dead_letters.view import DeadLetterView
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.job import Job
+from flow_worker.pipeline.seal import Seal, SealKey
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import RequestQueue, ServiceBusSettings
 from servicebus_emulator import config
@@ -40,7 +42,9 @@ from tests.support.undecodable import undecodable_request
 pytestmark = pytest.mark.timeout(120)
 
 REQUESTS, CONTINUATIONS = "flow-requests", "flow-continuations"
-READERS = decode.readers([RequestQueue(name=REQUESTS)], CONTINUATIONS)
+SEAL_KEY = "the key of the workers of this test"
+SEAL = Seal(CONTINUATIONS, SealKey(SEAL_KEY.encode()), valid_for=timedelta(days=7))
+READERS = decode.readers([RequestQueue(name=REQUESTS)], CONTINUATIONS, SEAL)
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJvaWQiOiJhZGEifQ.c2lnbmF0dXJl"
 INPUT: JsonValue = {"customer": "Contoso Ltd", "amount": 1}
 LONG_AGO = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -75,6 +79,7 @@ class DeadLetterBroker:
         return {
             "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": self.bus.connection_string,
             "FLOW_WORKER_SERVICEBUS__RECEIVE_WAIT_SECONDS": "0.5",
+            "FLOW_WORKER_CONTINUATIONS__SEAL_KEY": SEAL_KEY,
             "COLUMNS": "80",
         }
 
@@ -132,7 +137,11 @@ def unreadable(name: str) -> ServiceBusMessage:
 
 
 def continuation(name: str, **changes: Any) -> ServiceBusMessage:
-    return to_sdk(
+    return to_sdk(SEAL.sealed(unsealed_continuation(name, **changes), datetime.now(UTC)))
+
+
+def unsealed_continuation(name: str, **changes: Any) -> Message:
+    return (
         Job(
             origin="flow-requests:1:then",
             number=3,
@@ -170,6 +179,24 @@ def test_list_prints_each_dead_letter_with_its_queue_and_reason(broker: DeadLett
     assert "hushhush" not in done.stdout
     assert "eyJ" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_no_replay_seals_what_a_stranger_wrote(broker: DeadLetterBroker) -> None:
+    forged = to_sdk(unsealed_continuation("forged", claim=None))
+    broker.dead_letter("continuation_unproven", forged, queue=CONTINUATIONS)
+    done = broker.run("replay", "--reason", "continuation_unproven", "--yes")
+    assert done.exit_code == 1, done.output
+    assert "nothing proves that a worker sent it" in words(done.stdout)
+    assert broker.waiting() == []
+
+
+def test_a_replay_without_the_key_of_the_workers_is_refused(broker: DeadLetterBroker) -> None:
+    broker.dead_letter("Keyless", request("keyless"))
+    without = {name: value for name, value in broker.environment.items() if "SEAL_KEY" not in name}
+    done = CliRunner(env=without).invoke(cli, ["deadletters", "replay", "--reason", "Keyless"])
+    assert done.exit_code == 2, done.output
+    assert "continuations.seal_key" in words(done.output)
+    assert broker.listed("--reason", "Keyless")
 
 
 def test_list_filters_and_reads_beyond_one_page(broker: DeadLetterBroker) -> None:
@@ -332,11 +359,14 @@ async def test_the_sender_gets_one_result_of_an_interrupted_and_repeated_replay(
         await until(lambda: system.depth("dead_lettered") == 1)
         await _send_without_deleting(system.settings().servicebus)
         assert (system.depth("dead_lettered"), system.depth("active", CONTINUATIONS)) == (1, 1)
-        env = {"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": system.emulator.connection_string}
+        env = {
+            "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": system.emulator.connection_string,
+            "FLOW_WORKER_CONTINUATIONS__SEAL_KEY": SEAL_KEY,
+        }
         done = await asyncio.to_thread(CliRunner(env=env).invoke, cli, ["deadletters", "replay", sent])
         assert done.exit_code == 0, done.output
         assert (system.depth("dead_lettered"), system.depth("active", CONTINUATIONS)) == (0, 1)
-        async with system.worker():
+        async with system.worker(system.settings(continuations={"seal_key": SEAL_KEY})):
             result = await client.take(sent, WAIT)
     assert result is not None
     assert result.status == "succeeded"
@@ -347,4 +377,4 @@ async def _send_without_deleting(settings: ServiceBusSettings) -> None:
     async with open_service_bus(settings) as bus, bus.dead_letter_queue(REQUESTS) as dead:
         async for one in dead.peek():
             view = DeadLetterView.of(REQUESTS, one, READERS[REQUESTS])
-            await replay_with(bus, CONTINUATIONS, READERS)(view, one.message)
+            await replay_with(bus, CONTINUATIONS, READERS, SEAL)(view, one.message)

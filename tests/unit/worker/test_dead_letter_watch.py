@@ -27,7 +27,7 @@ from flow_worker.runtime.ports import QueueReceiver
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.settings import JournalSettings
-from tests.support.pipeline import NOW, Clock, KnownSenders, ScriptedFlow, Worker, flow_answer, reply_of, request
+from tests.support.pipeline import NOW, SEAL, Clock, KnownSenders, ScriptedFlow, Worker, flow_answer, reply_of, request
 
 THROTTLED = flow_answer(429, run=None, retry_after="30")
 
@@ -114,7 +114,7 @@ def watch_of(
     handler = worker.handler(ScriptedFlow(), senders)
     outbox = Outbox(bus)
     replies = Replies(outbox, time_to_live=timedelta(hours=1), publish_seconds=1)
-    schedule = Schedule(outbox, "flow-continuations", schedule_seconds=1)
+    schedule = Schedule(outbox, "flow-continuations", seal=SEAL, schedule_seconds=1)
     return DeadLetterWatch(
         "flow-requests",
         decode.requests_of("flow-requests"),

@@ -30,6 +30,7 @@ from tests.support.pipeline import (
     MAX_OUTAGE,
     NOW,
     RETRY,
+    SEAL,
     Clock,
     KnownSenders,
     ScriptedFlow,
@@ -101,7 +102,7 @@ def dispatcher(worker: Worker, handler: Handler, queue: SmallQueue) -> Dispatche
     outbox = Outbox(queue)
     return Dispatcher(
         Replies(outbox, time_to_live=timedelta(hours=1), publish_seconds=1),
-        Schedule(outbox, "flow-continuations", schedule_seconds=1),
+        Schedule(outbox, "flow-continuations", seal=SEAL, schedule_seconds=1),
         worker.journal,
         end_oversized=handler.end_oversized,
         reply_retention=timedelta(hours=1),

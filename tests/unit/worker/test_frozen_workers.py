@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flow_contracts.message import Message, ReceivedMessage
+from flow_contracts.message import Message
 from flow_contracts.result import FlowResult, Status
 from flow_contracts.servicebus import BeforeSend, LockLost, ServiceBusUnavailable, unconditionally
 from flow_worker.errors import TemporarilyUnavailable
@@ -26,7 +26,19 @@ from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.settings import JournalSettings
 from tests.support.freezing import Freeze, When
-from tests.support.pipeline import ADA, NOW, Clock, KnownSenders, ScriptedFlow, Worker, flow_answer, request
+from tests.support.pipeline import (
+    ADA,
+    NOW,
+    READ_CONTINUATION,
+    SEAL,
+    Clock,
+    KnownSenders,
+    ScriptedFlow,
+    Worker,
+    delivered,
+    flow_answer,
+    request,
+)
 
 AWAY = TemporarilyUnavailable("keys_unavailable", "the keys are away")
 MUCH_LATER = timedelta(seconds=700)
@@ -72,7 +84,7 @@ def dispatcher_of(worker: Worker, queues: Queues, handler: Handler, freeze: Free
     outbox = Outbox(freeze.around(queues) if freeze else queues)
     return Dispatcher(
         Replies(outbox, time_to_live=timedelta(hours=1), publish_seconds=9),
-        Schedule(outbox, "flow-continuations", schedule_seconds=9),
+        Schedule(outbox, "flow-continuations", seal=SEAL, schedule_seconds=9),
         freeze.around(worker.journal) if freeze else worker.journal,
         end_oversized=handler.end_oversized,
         reply_retention=timedelta(hours=1),
@@ -179,9 +191,8 @@ async def process_continuations(worker: Worker, queues: Queues, handler: Handler
         queues.sent.remove(found)
         message = found[1]
         worker.clock.now = max(worker.clock.now, message.scheduled_at or NOW)
-        fields = {one: getattr(message, one) for one in ("body", "message_id", "application_properties")}
-        received = ReceivedMessage(**fields, enqueued_at=worker.clock.now)
-        outcome = await handler.handle(received, decode.continuation, "flow-continuations")
+        received = delivered(message, worker.clock.now)
+        outcome = await handler.handle(received, READ_CONTINUATION, "flow-continuations")
         sender = dispatcher_of(worker, queues, handler, None)
         await sender.mark_published(await sender.send(outcome))
 

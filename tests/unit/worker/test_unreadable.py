@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,20 @@ from flow_worker.journal.entry import Entry, JobKey
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.job import InvalidContinuation, Job
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, PassOn, Reply
+from flow_worker.pipeline.seal import PASSED_ON
 from flow_worker.settings import JournalSettings
-from tests.support.pipeline import UNREADABLE_SECONDS, Clock, ScriptedFlow, Worker, flow_answer, reply_of, request
+from tests.support.pipeline import (
+    READ_CONTINUATION,
+    SEAL,
+    UNREADABLE_SECONDS,
+    Clock,
+    ScriptedFlow,
+    Worker,
+    delivered,
+    flow_answer,
+    reply_of,
+    request,
+)
 
 THROTTLED = flow_answer(429, run=None, retry_after="30")
 LATE = timedelta(seconds=UNREADABLE_SECONDS)
@@ -44,8 +56,9 @@ async def waiting(worker: Worker) -> Continue:
 
 
 def received(message: Message, at: datetime) -> ReceivedMessage:
-    copied = {field.name: getattr(message, field.name) for field in fields(Message)}
-    return ReceivedMessage(**copied, enqueued_at=at, sequence_number=7)
+    """Return the message as a worker sealed and the broker delivered it."""
+    is_passed_on = (message.message_id or "").startswith(PASSED_ON)  # with its first seal
+    return delivered(message if is_passed_on else SEAL.sealed(message, at), at, sequence_number=7)
 
 
 def changed(message: Message, *, without: str = "", contract: PropertyValue = None, **body: object) -> Message:
@@ -58,7 +71,7 @@ def changed(message: Message, *, without: str = "", contract: PropertyValue = No
 
 async def deliver(worker: Worker, message: Message, flow: ScriptedFlow | None = None) -> Outcome:
     handler = worker.handler(flow or ScriptedFlow())
-    return await handler.handle(received(message, worker.clock.now), decode.continuation, "flow-continuations")
+    return await handler.handle(received(message, worker.clock.now), READ_CONTINUATION, "flow-continuations")
 
 
 async def until_given_up(worker: Worker, message: Message) -> Outcome:
@@ -107,6 +120,7 @@ async def test_the_very_same_message_is_left_to_another_worker(worker: Worker, c
     properties = dict(passed.application_properties)
     assert properties.pop("unreadable_since") == worker.clock.now.isoformat()
     assert properties.pop("unreadable_passes") == 1
+    assert str(properties.pop("fw-seal")).endswith(f";{message.message_id}"), "the seal of the first message"
     assert replace(passed, message_id=message.message_id, application_properties=properties) == message
 
 
@@ -266,9 +280,9 @@ async def test_an_internal_error_abandons_the_message_instead_of_stopping_the_wo
 async def test_a_dead_lettered_continuation_is_left_to_other_watches_and_then_answered(worker: Worker) -> None:
     message = received(changed((await waiting(worker)).continuation.to_message(), kind="new"), worker.clock.now)
     handler = worker.handler(ScriptedFlow())
-    assert isinstance(await handler.answer_dead_letter(message, decode.continuation, *EXPIRED), PassOn)
+    assert isinstance(await handler.answer_dead_letter(message, READ_CONTINUATION, *EXPIRED), PassOn)
     worker.clock.now += LATE
-    outcome = await handler.answer_dead_letter(message, decode.continuation, *EXPIRED)
+    outcome = await handler.answer_dead_letter(message, READ_CONTINUATION, *EXPIRED)
     assert isinstance(outcome, DeadLetter)
     assert outcome.reply is not None
     assert outcome.reply.result.status is Status.UNKNOWN

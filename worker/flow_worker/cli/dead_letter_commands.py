@@ -22,11 +22,14 @@ from flow_worker.dead_letters.filter import DeadLetterFilter
 from flow_worker.dead_letters.view import DeadLetterView, view_details
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.decode import Reader
+from flow_worker.pipeline.seal import Seal
+from flow_worker.runtime.seal_keys import find_seal, key_file
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import (
     ContinuationSettings,
     IdentitySettings,
     InvalidSettings,
+    JournalSettings,
     Layered,
     RequestQueue,
     ServiceBusSettings,
@@ -43,6 +46,7 @@ class DeadLetterCommandSettings(Layered):
     request_queues: tuple[RequestQueue, ...] = (RequestQueue(name="flow-requests"),)
     continuations: ContinuationSettings = ContinuationSettings()
     identity: IdentitySettings = IdentitySettings()
+    journal: JournalSettings = JournalSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +104,8 @@ def replay(
     if dry_run:
         _finish([*map(DeadLetterOutcome, replayable), *left], "Would replay", as_json=as_json)
     _confirm(replayable, "Replay", "The worker calls their flows again, even if they ran before.", yes=yes)
-    continuations, readers = settings.continuations.queue, _readers(settings)
-    outcomes = _settle(settings, replayable, lambda bus: replay_with(bus, continuations, readers), "replaying")
+    continuations, readers, seal = settings.continuations.queue, _readers(settings), _require_seal(settings)
+    outcomes = _settle(settings, replayable, lambda bus: replay_with(bus, continuations, readers, seal), "replaying")
     _finish([*outcomes, *left], "Replayed", as_json=as_json)
 
 
@@ -126,7 +130,28 @@ def _filter(settings: DeadLetterCommandSettings, criteria: Criteria) -> DeadLett
 
 
 def _readers(settings: DeadLetterCommandSettings) -> dict[str, Reader]:
-    return decode.readers(settings.request_queues, settings.continuations.queue)
+    return decode.readers(settings.request_queues, settings.continuations.queue, _seal(settings))
+
+
+def _seal(settings: DeadLetterCommandSettings) -> Seal | None:
+    try:
+        return find_seal(settings.continuations, settings.journal)
+    except InvalidSettings as error:
+        terminal.fail_settings(error)
+
+
+def _require_seal(settings: DeadLetterCommandSettings) -> Seal:
+    """Return the workers' seal; exit with status 2 without it, because no worker would accept the replays."""
+    seal = _seal(settings)
+    if seal is None:
+        file = key_file(settings.continuations, settings.journal)
+        place = f"'{file}' does not exist" if file is not None else "the settings name none"
+        terminal.fail(
+            f"A replay needs the key with which the workers seal continuation messages, and {place}. Set "
+            "continuations.seal_key as for the workers, or run the command where their journal is.",
+            2,
+        )
+    return seal
 
 
 def _choose(settings: DeadLetterCommandSettings, criteria: Criteria) -> list[DeadLetterView]:

@@ -39,7 +39,20 @@ def run(config: Config = None) -> None:
 
 def check(config: Config = None) -> None:
     """Validate the settings and print them, with secrets masked."""
-    terminal.out.print_json(json.dumps(_load(config).echo()))
+    from flow_worker.runtime.seal_keys import find_seal
+
+    loaded = _load(config)
+    try:
+        seal = find_seal(loaded.continuations, loaded.journal)
+    except InvalidSettings as error:
+        terminal.fail_settings(error)
+    terminal.out.print_json(json.dumps(loaded.echo()))
+    if seal is None:
+        terminal.err.print("The worker creates the key that seals continuation messages at its first start.")
+    else:
+        terminal.err.print(f"Key that seals continuation messages: {seal.key.id}. All workers must show the same.")
+        if seal.accepts_unsealed:
+            terminal.err.print("Unsealed continuation messages are accepted from anybody who may send to their queue.")
     terminal.err.print("The settings are valid.")
 
 

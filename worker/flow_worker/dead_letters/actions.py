@@ -24,6 +24,7 @@ from flow_worker import clock
 from flow_worker.dead_letters.view import DeadLetterView, Unreadable, decode_job, replay_obstacle
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.job import Job
+from flow_worker.pipeline.seal import Seal
 
 _REPLAYS = uuid.UUID("5b0d3f5e-8a53-4f0e-9c33-6a0f1f0c7d11")
 """The namespace of the message IDs of replays (RFC 9562, section 5.5)."""
@@ -64,10 +65,11 @@ Raises `DeadLetterLeft`, `ServiceBusFailure`.
 """
 
 
-def replay_with(bus: ServiceBus, continuations: str, readers: Mapping[str, Reader]) -> DeadLetterAction:
+def replay_with(bus: ServiceBus, continuations: str, readers: Mapping[str, Reader], seal: Seal) -> DeadLetterAction:
     """Return the action that sends a dead letter's request to the continuation queue as a new job.
 
-    `readers` decode the messages of the queues.
+    `readers` decode the messages of the queues, and prove the continuations among them: with the seal of a replay the
+    worker would otherwise do what a stranger wrote.
     """
 
     async def replay(view: DeadLetterView, message: ReceivedMessage) -> str:
@@ -79,7 +81,7 @@ def replay_with(bus: ServiceBus, continuations: str, readers: Mapping[str, Reade
             raise DeadLetterLeft(obstacle)
         replayed = replay_job(job, view.queue, view.sequence_number, clock.now())
         try:
-            await bus.send(continuations, replayed.to_message())
+            await bus.send(continuations, seal.sealed(replayed.to_message(), clock.now()))
         except MessageTooLarge:
             raise DeadLetterLeft(f"The queue '{continuations}' does not accept a message of this size.") from None
         return replayed.message_id

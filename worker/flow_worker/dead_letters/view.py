@@ -14,7 +14,7 @@ from flow_contracts.request import InvalidRequest, Unanswerable
 from flow_contracts.servicebus import DeadLetteredMessage
 from flow_worker.dead_letters.masking import MASK, masked
 from flow_worker.pipeline.decode import Reader
-from flow_worker.pipeline.job import InvalidContinuation, Job
+from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuation
 
 _SHOWN_SEPARATELY = ("DeadLetterReason", "DeadLetterErrorDescription")
 """Service Bus stores reason and description as application properties."""
@@ -82,7 +82,7 @@ def decode_job(message: ReceivedMessage, reader: Reader) -> Job:
     """Return the job of a request or continuation message. Raise `Unreadable` for any other message."""
     try:
         return reader(message)
-    except (InvalidRequest, Unanswerable, InvalidContinuation) as error:
+    except (InvalidRequest, Unanswerable, InvalidContinuation, UnprovenContinuation) as error:
         raise Unreadable(str(error)) from None
 
 

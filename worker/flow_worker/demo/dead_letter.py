@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 from pydantic import SecretStr
 
@@ -13,15 +14,17 @@ from flow_worker.dead_letters.actions import replay_with, settle_all
 from flow_worker.dead_letters.filter import DeadLetterFilter
 from flow_worker.dead_letters.view import DeadLetterView
 from flow_worker.demo import flows
-from flow_worker.demo.environment import ROLE, EmulatorClient
+from flow_worker.demo.environment import JOURNAL, ROLE, EmulatorClient
 from flow_worker.demo.processes import DemoError
 from flow_worker.demo.scenarios import Scenario, ScenarioOutcome, run_scenario, wait_for_outcome
 from flow_worker.pipeline import decode
-from flow_worker.settings import RequestQueue
+from flow_worker.pipeline.decode import Reader
+from flow_worker.pipeline.seal import Seal
+from flow_worker.runtime.seal_keys import find_seal
+from flow_worker.settings import ContinuationSettings, JournalSettings, RequestQueue
 
 REQUESTS = "flow-requests"
 CONTINUATIONS = "flow-continuations"
-READERS = decode.readers([RequestQueue(name=REQUESTS)], CONTINUATIONS)
 
 _FLOW = "sync-inventory"
 _MAX_DEAD_LETTER_SECONDS = 10.0
@@ -29,7 +32,7 @@ _POLL_SECONDS = 0.1
 
 
 async def run_dead_letter_scenarios(
-    emulator: EmulatorClient, bus: ServiceBus, client: FlowClient, correlation_id: str
+    emulator: EmulatorClient, bus: ServiceBus, client: FlowClient, seal: Seal, correlation_id: str
 ) -> list[ScenarioOutcome]:
     """Call a failing flow until the worker gives up; repair the flow, and replay the request."""
     claim = SecretStr(emulator.mint("ada", ROLE))
@@ -42,24 +45,36 @@ async def run_dead_letter_scenarios(
     await client.take(correlation_id)
     await asyncio.to_thread(flows.repair, emulator.web_url, _FLOW)
     began = time.perf_counter()
-    await _replay(bus)
+    await _replay(bus, seal)
     title = "The flow is repaired; an operator replays the request"
     replayed = Scenario(title, _FLOW, {"id": 7}, claim, "succeeded", calls=3)
     return [given_up, await wait_for_outcome(emulator, client, replayed, correlation_id, began)]
 
 
-async def list_dead_letters(bus: ServiceBus, flow: str | None = None) -> list[DeadLetterView]:
+async def list_dead_letters(bus: ServiceBus, seal: Seal, flow: str | None = None) -> list[DeadLetterView]:
     """Return the dead letters of one flow, or of all. Raise `ServiceBusFailure`."""
-    return await DeadLetterFilter(READERS, flow=flow).views(bus)
+    return await DeadLetterFilter(_readers(seal), flow=flow).views(bus)
 
 
-async def _replay(bus: ServiceBus) -> None:
+def seal_of(folder: Path) -> Seal:
+    """Return the seal of the demo's worker, which keeps its key beside its journal. Raise `DemoError`."""
+    seal = find_seal(ContinuationSettings(queue=CONTINUATIONS), JournalSettings(path=folder / JOURNAL))
+    if seal is None:
+        raise DemoError(f"The worker has no key for its continuation messages beside its journal in {folder}.")
+    return seal
+
+
+def _readers(seal: Seal) -> dict[str, Reader]:
+    return decode.readers([RequestQueue(name=REQUESTS)], CONTINUATIONS, seal)
+
+
+async def _replay(bus: ServiceBus, seal: Seal) -> None:
     """Do the same as `flow-worker deadletters replay --flow`. Raise `DemoError` if there is nothing to replay."""
     try:
         # The worker publishes the result first and dead-letters the request afterwards, so the message may be late.
         async with asyncio.timeout(_MAX_DEAD_LETTER_SECONDS):
-            while not (views := await list_dead_letters(bus, _FLOW)):  # noqa: ASYNC110 - a queue sends no events
+            while not (views := await list_dead_letters(bus, seal, _FLOW)):  # noqa: ASYNC110 - a queue sends no events
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
         raise DemoError(f"The worker did not dead-letter the request within {_MAX_DEAD_LETTER_SECONDS:g} s.") from None
-    await settle_all(bus, views, replay_with(bus, CONTINUATIONS, READERS), lambda _: None)
+    await settle_all(bus, views, replay_with(bus, CONTINUATIONS, _readers(seal), seal), lambda _: None)

@@ -14,11 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flow_contracts.client import FlowClient
 from flow_contracts.servicebus import ServiceBus
-from flow_worker.demo.dead_letter import REQUESTS, list_dead_letters, run_dead_letter_scenarios
+from flow_worker.demo.dead_letter import REQUESTS, list_dead_letters, run_dead_letter_scenarios, seal_of
 from flow_worker.demo.environment import ROLE, DemoEnvironment, EmulatorClient
 from flow_worker.demo.privileges import run_privilege_scenarios
 from flow_worker.demo.report import DemoReport
 from flow_worker.demo.scenarios import ScenarioOutcome, request_scenarios, run_burst, run_scenario, unanswerable
+from flow_worker.pipeline.seal import Seal
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import ServiceBusSettings
 
@@ -36,15 +37,16 @@ async def run_scenarios(environment: DemoEnvironment, burst: int, console: Conso
         FlowClient.from_connection_string(emulator.connection_string) as client,
     ):
         await bus.send(REQUESTS, unanswerable())
+        seal = seal_of(environment.folder)
         name = f"demo-{secrets.token_hex(2)}"
         with _progress(console) as progress:
-            single = await _run_single(emulator, bus, client, name, progress)
+            single = await _run_single(emulator, bus, client, seal, name, progress)
             many = await _run_burst(emulator, client, name, burst, progress) if burst else None
-        return DemoReport(single, many, _queue_counts(emulator), await list_dead_letters(bus))
+        return DemoReport(single, many, _queue_counts(emulator), await list_dead_letters(bus, seal))
 
 
 async def _run_single(
-    emulator: EmulatorClient, bus: ServiceBus, client: FlowClient, name: str, progress: Progress
+    emulator: EmulatorClient, bus: ServiceBus, client: FlowClient, seal: Seal, name: str, progress: Progress
 ) -> list[ScenarioOutcome]:
     """Run the scenarios of single requests concurrently: they mostly wait, each for something else."""
     scenarios = request_scenarios(emulator)
@@ -58,7 +60,7 @@ async def _run_single(
     requests = (
         run_scenario(emulator, client, scenario, f"{name}-{number}") for number, scenario in enumerate(scenarios, 1)
     )
-    dead_letters = run_dead_letter_scenarios(emulator, bus, client, f"{name}-{len(scenarios) + 1}")
+    dead_letters = run_dead_letter_scenarios(emulator, bus, client, seal, f"{name}-{len(scenarios) + 1}")
     privileges = run_privilege_scenarios(emulator, client, name)
     by_request, by_privilege, by_dead_letter = await asyncio.gather(
         asyncio.gather(*map(counted, requests)), counted(privileges), counted(dead_letters)

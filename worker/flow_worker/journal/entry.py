@@ -49,6 +49,8 @@ class NextStep:
     started: datetime | None = None
     failures: int = 0
     """The number of status polls that failed in a row."""
+    digest: str | None = None
+    """The hash of the continuation message that takes the step; None from workers of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,15 @@ from flow_contracts.dataverse import ExecutionContext
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import FlowRequest, InvalidRequest
 from flow_worker.access.authorities import DataverseSender
-from flow_worker.pipeline.job import Job
+from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuation
+from flow_worker.pipeline.seal import Seal, SealState
 from flow_worker.settings import RequestQueue
 
 Reader = Callable[[ReceivedMessage], Job]
-"""Decodes a message of one queue. Raises `InvalidRequest`, `InvalidContinuation`, `Unanswerable`."""
+"""Decodes a message of one queue.
+
+Raises `InvalidRequest` and `Unanswerable`, or for a continuation `InvalidContinuation` and `UnprovenContinuation`.
+"""
 
 _MAX_LOOP_BYTES = 1 << 16
 
@@ -31,8 +35,12 @@ async def decode(message: ReceivedMessage, read: Reader) -> Job:
     return await asyncio.get_running_loop().run_in_executor(_large_bodies, read, message)
 
 
-def readers(request_queues: Iterable[RequestQueue], continuations: str) -> dict[str, Reader]:
-    """Return the reader of each queue that the worker receives from, by the queue's name."""
+def readers(request_queues: Iterable[RequestQueue], continuations: str, seal: Seal | None) -> dict[str, Reader]:
+    """Return the reader of each queue that the worker receives from, by the queue's name.
+
+    `seal`: None if the key is not at hand. The continuations are then decoded without a proof, only to be shown.
+    """
+    continuation = unproven_continuation if seal is None else continuations_of(seal)
     return {queue.name: reader_of(queue) for queue in request_queues} | {continuations: continuation}
 
 
@@ -76,8 +84,28 @@ def posts_of(queue: RequestQueue) -> Reader:
     return read
 
 
-def continuation(message: ReceivedMessage) -> Job:
-    """Decode a message of the continuation queue. Raises `InvalidContinuation`."""
+def continuations_of(seal: Seal) -> Reader:
+    """Return the reader of the continuation queue. It raises `InvalidContinuation` and `UnprovenContinuation`."""
+
+    def read(message: ReceivedMessage) -> Job:
+        # Before the body is parsed: no field of it says anything until the seal proves it.
+        state = seal.check(message)
+        if state is SealState.BROKEN:
+            raise InvalidContinuation("another program changed or moved it", other_version=False, seal=state)
+        try:
+            job = Job.from_message(message)
+        except InvalidContinuation as error:
+            error.seal = state
+            raise
+        if state is not SealState.VALID:
+            raise UnprovenContinuation(job, state)
+        return job
+
+    return read
+
+
+def unproven_continuation(message: ReceivedMessage) -> Job:
+    """Decode a continuation without its proof, to show it to a person. Raises `InvalidContinuation`."""
     return Job.from_message(message)
 
 

@@ -27,11 +27,12 @@ from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.conclude import Conclusions
 from flow_worker.pipeline.decode import Reader, decode
 from flow_worker.pipeline.ending import Endings
-from flow_worker.pipeline.job import InvalidContinuation, Job, origin_of
+from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuation, origin_of
 from flow_worker.pipeline.keys import LockHeld, Sole, always_held, sender_of
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Outcome, Reply
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.recall import LeasedJob, Recall
+from flow_worker.pipeline.unproven import UnprovenContinuations
 from flow_worker.pipeline.unreadable import UnreadableContinuations
 from flow_worker.telemetry.logs import log
 
@@ -77,6 +78,7 @@ class Handler:
         limiter: CallLimiter,
         conclusions: Conclusions,
         unreadable: UnreadableContinuations,
+        unproven: UnprovenContinuations,
         now: Callable[[], datetime],
         reached: Callable[[], datetime] | None = None,
     ) -> None:
@@ -88,6 +90,7 @@ class Handler:
         self._limiter = limiter
         self._conclusions = conclusions
         self._unreadable = unreadable
+        self._unproven = unproven
         self._now = now
         self._reached = reached or now
 
@@ -109,6 +112,11 @@ class Handler:
         first = message.delivery_count == 0
         try:
             job = await decode(message, read)
+        except UnprovenContinuation as unproven:
+            examined = await self._unproven.examine(message, unproven)
+            if not isinstance(examined, Job):
+                return examined
+            job = examined
         except InvalidContinuation as error:
             return await self._unreadable.handle(message, error)
         except (InvalidRequest, Unanswerable) as error:
@@ -158,6 +166,11 @@ class Handler:
         """
         try:
             job = await decode(message, read)
+        except UnprovenContinuation as unproven:
+            examined = await self._unproven.examine_dead_letter(message, unproven)
+            if not isinstance(examined, Job):
+                return examined
+            job = examined
         except InvalidContinuation as unreadable:
             return await self._unreadable.answer_dead_letter(message, unreadable)
         except (InvalidRequest, Unanswerable) as undecodable:

@@ -1,7 +1,7 @@
 """The job: one request and how far it has come, and its form as a message in the continuation queue.
 
-A retry or a status poll is a scheduled message, never a sleeping lane. Only the worker may send to its queue. The
-message carries the proven principal, so that a continuation needs no second proof. It carries the sender's claim only
+A retry or a status poll is a scheduled message, never a sleeping lane. The message carries the proven principal, so
+that a continuation needs no second proof; its seal proves that a worker wrote it. It carries the sender's claim only
 until an authority has proven the claim.
 """
 
@@ -23,6 +23,7 @@ from flow_contracts.result import FlowRun
 from flow_worker.access.authorities import DataverseSender
 from flow_worker.access.principal import Principal
 from flow_worker.journal import NextStep
+from flow_worker.pipeline.seal import SealState, digest_of
 
 CONTRACT = "flow-continuation/1"
 CONTENT_TYPE = "application/json"
@@ -37,10 +38,20 @@ _CONTRACT_OF_ANY_VERSION = re.compile(r"flow-continuation/[0-9]{1,9}")
 class InvalidContinuation(Exception):
     """The message is not a continuation that this version can read: another program or version sent it."""
 
-    def __init__(self, problem: str, *, other_version: bool) -> None:
-        """`other_version`: a worker of another version may read the message."""
+    def __init__(self, problem: str, *, other_version: bool, seal: SealState = SealState.MISSING) -> None:
+        """`other_version`: a worker of another version may read the message. `seal`: set by the reader of its queue."""
         super().__init__(problem)
         self.other_version = other_version
+        self.seal = seal
+
+
+class UnprovenContinuation(Exception):
+    """The message is a continuation, but its seal does not prove that a worker wrote it."""
+
+    def __init__(self, job: Job, seal: SealState) -> None:
+        super().__init__(f"its seal is {seal}, so nothing proves that a worker sent it")
+        self.job = job
+        self.seal = seal
 
 
 class Job(BaseModel):
@@ -163,7 +174,13 @@ class Job(BaseModel):
             run=self.run,
             started=self.started,
             failures=self.poll_failures,
+            digest=digest_of(self.to_message()),
         )
+
+    @property
+    def has_its_input(self) -> bool:
+        """Return whether the input is the one that `input_hash`, and so the fingerprint, names."""
+        return self.input_hash == _hash(json.dumps(self.input, sort_keys=True))
 
     @property
     def tried_since(self) -> datetime:

@@ -1,20 +1,17 @@
 """Decides about continuation messages that this version cannot read, in an upgrade or a rollback of the workers.
 
-A worker of another version may read such a message. So this one schedules it again for a while, then answers it.
+A worker of another version may read such a message. So this one schedules it again for a while, then answers it. It
+answers only messages whose seal is valid: the address in any other message may be a stranger's or a victim's.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import assert_never
 
-from flow_contracts.backoff import ExponentialBackoff
-from flow_contracts.message import Message, ReceivedMessage
+from flow_contracts.message import ReceivedMessage
 from flow_contracts.result import FlowError, FlowResult, Status, Times
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Journal
@@ -24,14 +21,14 @@ from flow_worker.pipeline.conclude import ConclusionRules
 from flow_worker.pipeline.fragment import Fragment
 from flow_worker.pipeline.job import InvalidContinuation
 from flow_worker.pipeline.outcome import AlreadyHandled, DeadLetter, JournalledResult, Outcome, PassOn, Reply
+from flow_worker.pipeline.passing_on import first_delivery, pass_on, waited
+from flow_worker.pipeline.seal import SealState
+from flow_worker.pipeline.unproven import dead_letter_unproven
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
 
-SINCE, PASSES = "unreadable_since", "unreadable_passes"
-"""Application properties of a message that was passed on: the time of its first delivery, and the number of passes."""
-
-_PAUSE = ExponentialBackoff(first_seconds=0.5, max_seconds=15.0, growth=1.5)
+_PASSED_ON = frozenset({SealState.VALID, SealState.UNKNOWN_KEY})
 _ANSWER = FlowError(
     code="continuation_unreadable",
     message="No worker could read the continuation of the request; its flow may have run.",
@@ -59,19 +56,22 @@ class UnreadableContinuations:
 
     async def handle(self, message: ReceivedMessage, error: InvalidContinuation) -> Outcome:
         """Return the outcome of a message that a lane received. Raises only `CancelledError`."""
-        # The broker stamps both times, so no worker's wrong clock shortens or prolongs the wait.
-        waited = message.enqueued_at - _since(message)
-        if error.other_version and waited < self._wait:
+        passed_on_for = waited(message)
+        # A worker with the other key may read a message of an unknown key, in whatever version.
+        readable_elsewhere = error.other_version or error.seal is SealState.UNKNOWN_KEY
+        if readable_elsewhere and error.seal in _PASSED_ON and passed_on_for < self._wait:
             return self._pass_on(message, f"this version cannot read it ({error})")
+        if error.seal is not SealState.VALID:
+            return dead_letter_unproven(message, error.seal)
         try:
             return await self._end(message, error)
         except TemporarilyUnavailable as outage:
             # The journal may hold the result, so the answer waits for it, but for a bounded time.
-            if waited < 2 * self._wait:
+            if passed_on_for < 2 * self._wait:
                 return self._pass_on(message, outage.message)
         except Exception as fault:  # noqa: BLE001 - an internal error: the request must not be lost
             log(_log, logging.ERROR, "request.internal_error", "An internal error postponed a request.")
-            if waited < 2 * self._wait:
+            if passed_on_for < 2 * self._wait:
                 return self._pass_on(message, f"an internal error ({type(fault).__name__})")
         return self._dead_letter(error, self._unjournalled_reply(Fragment.of(message)))
 
@@ -80,28 +80,14 @@ class UnreadableContinuations:
 
         Raises `TemporarilyUnavailable` if the journal is unavailable.
         """
-        if error.other_version and self._now() - _since(message) < self._wait:
+        if error.seal is not SealState.VALID:
+            return dead_letter_unproven(message, error.seal)
+        if error.other_version and self._now() - first_delivery(message) < self._wait:
             return self._pass_on(message, f"this version cannot read it ({error})")
         return await self._end(message, error)
 
     def _pass_on(self, message: ReceivedMessage, cause: str, not_before: datetime | None = None) -> PassOn:
-        """Return the outcome that schedules the same message again, under an ID that follows from this delivery's.
-
-        Each pass needs another ID, because duplicate detection would drop the same one. A pass that is repeated after
-        a crash gets the same ID, so that it is dropped.
-        """
-        passes = _passes(message)
-        identity = message.message_id or f"{message.sequence_number}:{message.enqueued_at.isoformat()}"
-        digest = hashlib.sha256(json.dumps([identity, passes]).encode()).hexdigest()
-        marks = {SINCE: _since(message).isoformat(), PASSES: passes + 1}
-        fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(Message)}
-        fields |= {
-            "message_id": f"continuation-passed-on-{digest}",
-            "application_properties": {**message.application_properties, **marks},
-            "scheduled_at": None,
-        }
-        due = self._now() + timedelta(seconds=_PAUSE.seconds(passes))
-        return PassOn(Message(**fields), max(due, not_before or due), cause)
+        return pass_on(message, cause, self._now(), not_before)
 
     # --- the answer ----------------------------------------------------------------------------------------------
 
@@ -169,18 +155,3 @@ def _key(entry: Entry, fragment: Fragment) -> JobKey:
     expected = entry.step.number if entry.step else entry.holder.number if entry.holder else 0
     number = expected if fragment.number is None else fragment.number
     return JobKey(entry.message_id, entry.fingerprint, fragment.origin or entry.origin, number)
-
-
-def _passes(message: Message) -> int:
-    passes = message.application_properties.get(PASSES)
-    return passes if type(passes) is int and passes >= 0 else 0
-
-
-def _since(message: ReceivedMessage) -> datetime:
-    """Return the time of the first delivery to a worker that could not read the message."""
-    since = message.application_properties.get(SINCE)
-    try:
-        first = datetime.fromisoformat(since) if isinstance(since, str) else message.enqueued_at
-        return min(first.astimezone(UTC), message.enqueued_at)
-    except (ValueError, OverflowError):  # a time that does not exist in UTC overflows
-        return message.enqueued_at

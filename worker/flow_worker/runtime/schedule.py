@@ -1,4 +1,4 @@
-"""Schedules continuation messages in the continuation queue."""
+"""Seals continuation messages and schedules them in the continuation queue."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from datetime import datetime
 
 from flow_contracts.message import Message
 from flow_worker.pipeline.job import Job
+from flow_worker.pipeline.seal import Seal
 from flow_worker.runtime.outbox import Outbox
 
 
 class Schedule:
     """Schedules jobs. Scheduling the same step of a job twice has no further effect."""
 
-    def __init__(self, outbox: Outbox, queue: str, *, schedule_seconds: float) -> None:
+    def __init__(self, outbox: Outbox, queue: str, *, seal: Seal, schedule_seconds: float) -> None:
+        self._seal = seal
         self._outbox = outbox
         self._queue = queue
         self._schedule_seconds = schedule_seconds
@@ -23,8 +25,11 @@ class Schedule:
 
         Raises `MessageTooLarge`, and `ServiceBusUnavailable` after `schedule_seconds`.
         """
-        await self.put_message(continuation.to_message(), due)
+        await self.put_message(self._seal.sealed(continuation.to_message(), due), due)
 
     async def put_message(self, message: Message, due: datetime) -> None:
-        """Do the same as `put` with a message that a worker of another version may read."""
+        """Do the same as `put` with a message that another worker may read.
+
+        The message keeps its own seal, or none: this worker cannot vouch for it.
+        """
         await self._outbox.deliver(self._queue, replace(message, scheduled_at=due), seconds=self._schedule_seconds)

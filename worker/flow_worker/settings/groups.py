@@ -22,6 +22,8 @@ from flow_worker.settings.json_schema import weigh
 
 QueueName = Annotated[str, Field(min_length=1, max_length=260)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+MIN_SEAL_KEY_CHARACTERS = 32
+"""128 bits in hexadecimal."""
 
 
 class _Group(BaseModel):
@@ -167,6 +169,14 @@ class IdentitySettings(_Group):
     token_seconds: Seconds = 30.0
 
 
+def _check_seal_key(secret: str) -> None:
+    """Refuse a key that can be guessed. No message repeats a part of it."""
+    if len(secret.strip()) < MIN_SEAL_KEY_CHARACTERS:
+        raise ValueError(
+            f"must have {MIN_SEAL_KEY_CHARACTERS} random characters or more; make one with: openssl rand -hex 32"
+        )
+
+
 class ContinuationSettings(_Group):
     """The queue in which requests wait for their next step. Only the worker may send to it."""
 
@@ -175,6 +185,28 @@ class ContinuationSettings(_Group):
     schedule_seconds: Seconds = 60.0
     sole_sender: Literal["where-readable", "required", "trusted"] = "where-readable"
     unreadable_seconds: Annotated[float, Field(ge=0, le=14 * 86_400)] = 3600.0
+    seal_key: SecretStr | None = Field(default=None, description="the same for all workers of the queue")
+    seal_key_file: Path | None = None
+    previous_seal_key: SecretStr | None = None
+    previous_seal_key_file: Path | None = None
+    unsealed: Literal["prove", "accept"] = "prove"
+
+    @field_validator("seal_key", "previous_seal_key", mode="after")
+    @classmethod
+    def _require_a_random_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _check_seal_key(value.get_secret_value())
+        return value
+
+    @model_validator(mode="after")
+    def _require_one_place_of_each_key(self) -> Self:
+        for name, key, file in (
+            ("seal_key", self.seal_key, self.seal_key_file),
+            ("previous_seal_key", self.previous_seal_key, self.previous_seal_key_file),
+        ):
+            if key is not None and file is not None:
+                raise ValueError(f"set {name} or {name}_file, not both")
+        return self
 
 
 class JournalSettings(_Group):

@@ -104,6 +104,18 @@ class Settings(Layered):
         return self
 
     @model_validator(mode="after")
+    def _require_a_shared_seal_key(self) -> Self:
+        """Workers with a table journal run on several machines, so none of them can keep a key for all."""
+        keys = (self.continuations.seal_key, self.continuations.seal_key_file)
+        if self.journal.backend == "table" and keys == (None, None):
+            raise ValueError(
+                "continuations.seal_key: journal.backend 'table' needs it, the same for all workers, because they seal "
+                "the continuation messages with it; make one with: openssl rand -hex 32, and set "
+                "FLOW_WORKER_CONTINUATIONS__SEAL_KEY from a secret, or continuations.seal_key_file"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _require_distinct_request_queues(self) -> Self:
         """One queue with two entries would have two authorities; a reply queue among them would feed back results.
 

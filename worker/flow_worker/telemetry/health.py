@@ -6,7 +6,7 @@ that the worker receives from has a connected lane, else 503.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -54,6 +54,8 @@ class Health:
     def __init__(self, *, clock_offset: Callable[[], float] = lambda: 0.0) -> None:
         """`clock_offset` returns the seconds by which this machine's clock is ahead of the broker's."""
         self.journal = JournalHealth()
+        self.seal: Mapping[str, str | None] | None = None
+        """The IDs of the keys that seal the continuation messages; None until the worker has them."""
         self._lanes: list[LaneHealth] = []
         self._clock_offset = clock_offset
         self.draining = False
@@ -79,7 +81,8 @@ class Health:
         journal = {"available": self.journal.is_available, "last_error": self.journal.last_error}
         # The worker corrects for a wrong clock, so that it remains ready.
         clock = {"offset_seconds": round(self._clock_offset(), 1) + 0.0}  # without the sign of -0.0
-        return {"ready": ready, "draining": self.draining, "clock": clock, "journal": journal, "queues": queues}
+        report = {"ready": ready, "draining": self.draining, "clock": clock, "journal": journal, "queues": queues}
+        return report if self.seal is None else {**report, "continuations": dict(self.seal)}
 
 
 @asynccontextmanager

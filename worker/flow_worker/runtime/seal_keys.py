@@ -1,0 +1,160 @@
+"""Finds the key that seals continuation messages: in the settings, in a file, or in a new file beside the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from flow_worker.journal.reserve import FULL_DISK
+from flow_worker.pipeline.seal import Seal, SealKey
+from flow_worker.settings import ContinuationSettings, InvalidSettings, JournalSettings
+from flow_worker.settings.groups import MIN_SEAL_KEY_CHARACTERS
+from flow_worker.telemetry.logs import log
+
+_log = logging.getLogger(__name__)
+
+_MAX_FILE_BYTES = 4096
+_RETRY_SECONDS = 1.0
+_MAX_EMPTY_SECONDS = 2
+
+
+async def open_seal(continuations: ContinuationSettings, journal: JournalSettings) -> Seal:
+    """Return the seal of the worker's continuation queue, and create its key beside the journal if there is none.
+
+    Waits while the journal's disk is full. Raises `InvalidSettings` for a key that can never be used.
+    """
+    file = key_file(continuations, journal)
+    while file is not None:
+        try:
+            await asyncio.to_thread(ensure_key, file)
+            break
+        except OSError as error:
+            if error.errno not in FULL_DISK:
+                cause = f"'{file}' cannot be created ({error.strerror}); set the key, or name a file"
+                raise InvalidSettings(f"continuations.seal_key: {cause}") from None
+            sentence = f"The disk has no room for '{file}', the key of the continuation messages. The worker retries."
+            log(_log, logging.WARNING, "continuations.seal_key_unavailable", sentence)
+            await asyncio.sleep(_RETRY_SECONDS)
+    seal = await asyncio.to_thread(find_seal, continuations, journal)
+    if seal is None:  # somebody deleted the file just now
+        raise InvalidSettings(f"continuations.seal_key: the file '{file}' was deleted; start the worker again")
+    _report(seal)
+    return seal
+
+
+def find_seal(continuations: ContinuationSettings, journal: JournalSettings) -> Seal | None:
+    """Return the seal by the existing key; None if no worker has created the key yet. Raises `InvalidSettings`."""
+    key = _key("seal_key", continuations.seal_key, continuations.seal_key_file)
+    if key is None and (file := key_file(continuations, journal)) is not None and file.exists():
+        key = _read("seal_key", file)
+    if key is None:
+        return None
+    return Seal(
+        continuations.queue,
+        key,
+        _key("previous_seal_key", continuations.previous_seal_key, continuations.previous_seal_key_file),
+        valid_for=timedelta(seconds=journal.retention_seconds),
+        accept_unsealed=continuations.unsealed == "accept",
+    )
+
+
+def key_file(continuations: ContinuationSettings, journal: JournalSettings) -> Path | None:
+    """Return the path of the key beside the journal; None if the settings name a key, or the journal is no file."""
+    named = continuations.seal_key is not None or continuations.seal_key_file is not None
+    return None if named or journal.backend != "sqlite" else Path(f"{journal.path}-seal-key").absolute()
+
+
+def _key(setting: str, value: SecretStr | None, file: Path | None) -> SealKey | None:
+    if value is not None:
+        return SealKey(value.get_secret_value().strip().encode())
+    return None if file is None else _read(setting, file)
+
+
+def _read(setting: str, file: Path) -> SealKey:
+    """Return the key in the file. No message repeats a part of it."""
+    try:
+        with file.open("rb") as opened:
+            secret = opened.read(_MAX_FILE_BYTES).strip()
+    except OSError as error:
+        raise InvalidSettings(f"continuations.{setting}: '{file}' cannot be read ({error.strerror})") from None
+    if len(secret) < MIN_SEAL_KEY_CHARACTERS:
+        raise InvalidSettings(
+            f"continuations.{setting}: '{file}' has {len(secret)} characters, and a key needs "
+            f"{MIN_SEAL_KEY_CHARACTERS} random ones or more; make one with: openssl rand -hex 32"
+        )
+    return SealKey(secret)
+
+
+def ensure_key(file: Path) -> None:
+    """Create the file with a new key unless there is one, and keep other users from it. Raises `OSError`."""
+    if not file.exists():
+        _create(file)
+    _await_content(file)
+    _restrict(file)
+
+
+def _create(file: Path) -> None:
+    """Create the file with a new key, whole or not at all. If another worker was faster, leave that one's file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    written = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(written, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(secrets.token_hex(32).encode())
+            opened.flush()
+            # A key that a power cut loses would leave continuations behind that nobody can prove.
+            os.fsync(opened.fileno())
+        _publish(written, file)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            written.unlink()
+
+
+def _publish(written: Path, file: Path) -> None:
+    """Give the written file its name. Of several workers that start together, one does; the others find its file."""
+    try:
+        os.link(written, file)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
+        # A file system without hard links. A reader may see the file before its content; see `_await_content`.
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "wb") as opened:
+                opened.write(written.read_bytes())
+
+
+def _await_content(file: Path) -> None:
+    """Wait until the worker that creates the file has written it, for a moment."""
+    deadline = time.monotonic() + _MAX_EMPTY_SECONDS
+    while file.stat().st_size < MIN_SEAL_KEY_CHARACTERS and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _restrict(file: Path) -> None:
+    """Take the rights on the file from other users: a person or a backup may have restored it without its mode."""
+    if os.name == "posix" and file.stat().st_mode & 0o077:
+        with contextlib.suppress(PermissionError):  # the file belongs to another user
+            file.chmod(0o600)
+
+
+def _report(seal: Seal) -> None:
+    sentence = f"The worker seals continuation messages with the key {seal.key.id}. All workers must have the same."
+    previous = seal.previous.id if seal.previous is not None else None
+    log(_log, logging.INFO, "continuations.sealed", sentence, seal_key=seal.key.id, previous_seal_key=previous)
+    if seal.accepts_unsealed:
+        sentence = (
+            "The worker accepts continuation messages without a seal, from anybody who may send to their queue. Remove "
+            "continuations.unsealed when the workers of earlier versions are gone."
+        )
+        log(_log, logging.WARNING, "continuations.unsealed_accepted", sentence)
