@@ -26,7 +26,7 @@ from servicebus_emulator.host import Emulator, Endpoints, running_emulator
 from tests.support.azurite import Azurite, azurite
 from tests.support.crashing_worker import POINTS
 from tests.support.processes import CHECKOUT
-from tests.support.system import ROLE, short_lock, until, worker_settings
+from tests.support.system import ROLE, SEAL_KEY, short_lock, until, worker_settings
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
@@ -155,7 +155,7 @@ def _settings(emulator: Emulator, scene: Path, journal: Journal) -> Path:
     document = worker_settings(emulator, flows) | {
         "journal": journal | {"lease_margin_seconds": 0.5},
         "request_queues": [{"name": "flow-requests", "lanes": 2}],
-        "continuations": {"lanes": 2},
+        "continuations": {"lanes": 2, "seal_key": SEAL_KEY},
         "retry": {"base_seconds": 0.2},
     }
     path = scene / "settings.json"

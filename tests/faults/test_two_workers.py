@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.azurite import azurite
-from tests.support.system import WAIT, JsonObject, running_system, short_lock, until
+from tests.support.system import SEAL_KEY, WAIT, JsonObject, running_system, short_lock, until
 
 REQUESTS = 40
 
@@ -32,7 +32,11 @@ async def _play(monkeypatch: pytest.MonkeyPatch, journal: JsonObject) -> None:
         }  # a lease lasts as long, and after a lost lock the second worker waits for its end
         await system.put("flows/create-quote", {"delay_seconds": 0.3, "input_schema": None})
         queues = [{"name": "flow-requests", "lanes": 4}]
-        settings = system.settings(journal=journal | {"lease_margin_seconds": 1}, request_queues=queues)
+        settings = system.settings(
+            journal=journal | {"lease_margin_seconds": 1},
+            request_queues=queues,
+            continuations={"lanes": 1, "seal_key": SEAL_KEY},
+        )
         requests = system.emulator.broker.find("flow-requests")
         async with (
             system.worker(settings),

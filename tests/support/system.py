@@ -25,6 +25,8 @@ from servicebus_emulator.host import Emulator, Endpoints, running_emulator
 
 ROLE = "Quotes.Create"
 WAIT = 30.0
+SEAL_KEY = "the key of the workers of the tests"
+"""For workers with a table journal; one with an SQLite journal makes its own."""
 
 JsonObject = dict[str, Any]  # a document of the emulator's control endpoints, whose fields the tests choose
 

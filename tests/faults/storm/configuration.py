@@ -21,6 +21,7 @@ GRACE_SECONDS = 5.0
 STOP_SECONDS = 25.0
 """A stop must end within this, also while the network is frozen."""
 JOURNAL_DEADLINE_SECONDS = 3.0
+SEAL_KEY = "the key of the workers of the storm"
 MAX_LOG_BYTES = 2 * 1024 * 1024
 """The journal's disk is small, and has to hold the log and a reserve of the same size beside the journal itself."""
 
@@ -80,7 +81,7 @@ def worker_settings(addresses: Addresses) -> dict[str, Any]:
             "reconnect_max_seconds": 1,
         },
         "request_queues": [{"name": MAIN, "lanes": 4}, {"name": SIDE, "lanes": 2}],
-        "continuations": {"queue": CONTINUATIONS, "lanes": 3, "sole_sender": "trusted"},
+        "continuations": {"queue": CONTINUATIONS, "lanes": 3, "sole_sender": "trusted", "seal_key": SEAL_KEY},
         "journal": {
             "deadline_seconds": JOURNAL_DEADLINE_SECONDS,
             "lease_margin_seconds": 2,
