@@ -35,7 +35,7 @@ lint: $(TEST_READY)   ## check types, style and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(TEST_READY)  ## measure the worker, the emulator and the isolation between flows (25 minutes)
+bench: $(TEST_READY)  ## measure the worker, the emulator, the isolation between flows and hostile input (30 minutes)
 	$(BIN)/python -m bench.worker
 	$(BIN)/python -m bench.worker --matrix --rounds 1 --latencies 0 --subject floor --subject flow-worker
 	$(BIN)/python -m bench.worker --rounds 1 --latencies 0 --flow-ms 200 --lanes 100 --subject flow-worker --subject "flow-worker twice"
@@ -43,6 +43,7 @@ bench: $(TEST_READY)  ## measure the worker, the emulator and the isolation betw
 	$(BIN)/python -m bench.journal
 	$(BIN)/python -m bench.emulator
 	$(BIN)/python -m bench.noisy_neighbour
+	$(BIN)/python -m bench.hostile
 
 chaos: $(TEST_READY)  ## run the storm of faults over both journals: MINUTES=30, SEED=a number that it printed
 	$(BIN)/python -m tests.faults.storm --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

@@ -1,7 +1,7 @@
 """Runs the worker and watches its event loop: `python -m bench.hostile.worker SETTINGS.json`.
 
-A line `begin` on stdin starts a measurement; a line `end` prints the longest time, in milliseconds, for which the loop
-ran nothing else.
+A line `begin` on stdin starts a measurement. A line `end` prints two numbers in milliseconds: the longest time for
+which the loop ran nothing else, and the most processor time that the loop's thread used between two turns of a timer.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ class LoopWatch:
     """Measures the lateness of a timer of the loop."""
 
     def __init__(self) -> None:
-        self._longest = 0.0
+        self._longest = self._most_cpu = 0.0
         self._woke_at = time.perf_counter()
 
     async def watch(self) -> None:
         """Measure until cancelled."""
         while True:
+            cpu = time.thread_time()
             await asyncio.sleep(_EVERY_SECONDS)
             self._longest = max(self._longest, self._late())
+            self._most_cpu = max(self._most_cpu, time.thread_time() - cpu)
             self._woke_at = time.perf_counter()
 
     def obey(self) -> None:
         """Obey the lines of stdin until its end. A thread of its own answers also while the loop is blocked."""
         for line in sys.stdin:
             if line.strip() == "begin":
-                self._longest = 0.0
+                self._longest = self._most_cpu = 0.0
             else:
-                milliseconds = max(self._longest, self._late()) * 1000
-                sys.stdout.write(f"{milliseconds:.3f}\n")
+                longest = max(self._longest, self._late())
+                sys.stdout.write(f"{longest * 1000:.3f} {self._most_cpu * 1000:.3f}\n")
                 sys.stdout.flush()
 
     def _late(self) -> float:
