@@ -7,7 +7,10 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from flow_worker.flows.input_schema import compile_schema, size_of
 from flow_worker.settings.json_schema import UNBOUNDED, weigh
 
 DRAFT_4 = "http://json-schema.org/draft-04/schema#"
@@ -110,3 +113,43 @@ def test_no_file_is_opened_for_a_reference(tmp_path: Path) -> None:
     schema.write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match="leads to no part"):
         weigh({"$ref": schema.as_uri()})
+
+
+_DEFINITIONS = [{"$ref": f"#/$defs/d{n}"} for n in range(3)]
+
+
+def schemas(references: list[dict[str, str]]) -> st.SearchStrategy[Any]:
+    """Generate schemas that apply many parts to one value."""
+
+    def nested(below: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        several = st.lists(below, min_size=1, max_size=3)
+        return (
+            st.builds(lambda word, each: {word: each}, st.sampled_from(["allOf", "anyOf", "oneOf"]), several)
+            | st.builds(lambda word, each: {word: each}, st.sampled_from(["items", "not", "contains"]), below)
+            | st.builds(lambda a, b, c: {"if": a, "then": b, "else": c}, below, below, below)
+            | st.builds(lambda a, b: {"properties": {"a": a}, "additionalProperties": b}, below, below)
+            | st.builds(lambda a, b: {"prefixItems": [a], "items": b}, below, below)
+            | st.builds(lambda a, b: {"dependentSchemas": {"a": a}, "propertyNames": b}, below, below)
+        )
+
+    leaves = st.sampled_from([True, False, {"type": "string"}, {"enum": [1, "a"]}, {"minItems": 1}, *references])
+    return st.recursive(leaves, nested, max_leaves=8)
+
+
+values = st.recursive(
+    st.sampled_from([None, 1, "a"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None)
+@given(schemas(_DEFINITIONS[:1]), schemas(_DEFINITIONS[1:2]), schemas(_DEFINITIONS[2:]), schemas([]), values)
+def test_a_check_applies_no_more_parts_than_the_weight_says(
+    root: Any, first: Any, second: Any, third: Any, value: Any
+) -> None:
+    schema = {"$defs": {"d0": first, "d1": second, "d2": third}, "allOf": [root]}
+    validator = compile_schema(schema)
+    with patch.object(type(validator), "evolve", autospec=True, side_effect=type(validator).evolve) as applied:
+        list(validator.iter_errors(value))
+    assert applied.call_count <= weigh(schema) * size_of(value, 1000) < UNBOUNDED
