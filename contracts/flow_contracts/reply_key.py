@@ -19,7 +19,8 @@ KEY_PROPERTY = "reply_key"
 MAC_PROPERTY = "reply_mac"
 """The application property of a result: 64 lower-case hexadecimal digits."""
 
-_FORM = re.compile(r"[A-Za-z0-9_-]{22,128}")
+KEY_PATTERN = "[A-Za-z0-9_-]{22,128}"
+_FORM = re.compile(KEY_PATTERN)
 RULE = "must be a string of 22 to 128 base64url characters (A-Z, a-z, 0-9, '-', '_'), at least 128 random bits"
 
 _RESULT_CONTRACT = re.compile(r"flow-result/[0-9]{1,9}")

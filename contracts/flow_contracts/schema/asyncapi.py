@@ -12,6 +12,7 @@ from pydantic import BaseModel, JsonValue
 from pydantic.json_schema import models_json_schema
 
 from flow_contracts.message import MAX_ID_CHARACTERS, Message
+from flow_contracts.reply_key import KEY_PATTERN, KEY_PROPERTY, MAC_PROPERTY
 from flow_contracts.request import CONTRACT as REQUEST_CONTRACT
 from flow_contracts.request import RequestBody
 from flow_contracts.result import CONTRACT as RESULT_CONTRACT
@@ -149,6 +150,14 @@ def _request_message() -> Document:
     application: Document = {
         "contract": {"const": REQUEST_CONTRACT, "description": "Name and version of this contract."},
         "traceparent": _string("W3C trace context. The worker also reads the SDKs' own property Diagnostic-Id."),
+        KEY_PROPERTY: {
+            "type": "string",
+            "pattern": f"^{KEY_PATTERN}$",
+            "description": (
+                "A secret of the sender, with at least 128 random bits. The result then has a MAC under it. Use a new "
+                "key for each request."
+            ),
+        },
     }
     return _message(
         RequestBody,
@@ -170,6 +179,15 @@ def _result_message() -> Document:
         "contract": {"const": RESULT_CONTRACT, "description": "Name and version of this contract."},
         "status": {"enum": [status.value for status in Status], "description": "The payload's status."},
         "flow": _string("The payload's flow; absent if the worker could not read the request."),
+        MAC_PROPERTY: {
+            "type": "string",
+            "pattern": "^[0-9a-f]{64}$",
+            "description": (
+                f"Present if the request has a {KEY_PROPERTY}: HMAC-SHA256, in lower-case hexadecimal, with the ASCII "
+                "bytes of that key, over the contract, a line feed, the message-id, a line feed, and the bytes of the "
+                "body. Ignore a result with a missing or wrong MAC."
+            ),
+        },
     }
     required = ["message-id", "correlation-id", "group-id", "content-type"]
     return _message(

@@ -12,6 +12,7 @@ from flow_contracts.result import FlowError, FlowResult, FlowRun, Status, Times
 
 _MESSAGE_ID = "0d3c9a1e-7f0b-4a53-9d0c-3e6f0a8b5c21"
 _CORRELATION_ID = "6f1f7d5e-9a44-4f0f-8a3e-2f6f4b1c9d77"
+_REPLY_KEY = SecretStr("an-example-key-and-no-secret-0123456789")
 _ACCEPTED = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 
 
@@ -28,6 +29,7 @@ def requests() -> dict[str, Message]:
             reply_to_session_id=_CORRELATION_ID,
             time_to_live=timedelta(minutes=10),
             traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            reply_key=_REPLY_KEY,
         ).to_message(),
         "a request with the required fields only": FlowRequest(
             flow="notify-team",
@@ -40,7 +42,10 @@ def requests() -> dict[str, Message]:
 
 def results() -> dict[str, Message]:
     """Return result messages by name."""
-    return {name: result.to_message(_CORRELATION_ID, timedelta(days=1)) for name, result in _results().items()}
+    return {
+        name: result.to_message(_CORRELATION_ID, timedelta(days=1), reply_key=_REPLY_KEY)
+        for name, result in _results().items()
+    }
 
 
 def _results() -> dict[str, FlowResult]:
