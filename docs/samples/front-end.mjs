@@ -20,10 +20,11 @@ const credential = new InteractiveBrowserCredential({ tenantId: TENANT, clientId
 const bus = new ServiceBusClient(NAMESPACE, credential);
 const returned = new Set(); // the message IDs of returned results; the ID identifies a result
 
-/** Post a request. Its message ID is random, so that only this page knows it and nobody can forge the result. */
+/** Post a request. Only this page and the worker know its reply key, so nobody else can forge the result. */
 export async function startFlow(flow, input, { messageId = crypto.randomUUID() } = {}) {
   const { token } = await credential.getToken(WORKER_SCOPE);
   const correlationId = crypto.randomUUID();
+  const replyKey = newReplyKey();
   const sender = bus.createSender(REQUESTS);
   try {
     await sender.sendMessages({
@@ -34,18 +35,20 @@ export async function startFlow(flow, input, { messageId = crypto.randomUUID() }
       replyTo: REPLIES,
       replyToSessionId: correlationId,
       timeToLive: 10 * 60 * 1000, // milliseconds; the claim stays in the queue no longer
-      applicationProperties: { contract: "flow-request/1" },
+      applicationProperties: { contract: "flow-request/1", reply_key: replyKey },
     });
   } finally {
     await sender.close();
   }
-  return { messageId, correlationId };
+  return { messageId, correlationId, replyKey };
 }
 
 /** Return the result of a request, or null if it does not arrive in time. */
-export async function resultOf({ messageId, correlationId }, { timeout = 180_000 } = {}) {
+export async function resultOf({ messageId, correlationId, replyKey }, { timeout = 180_000 } = {}) {
   const deadline = Date.now() + timeout;
-  const session = await bus.acceptSession(REPLIES, correlationId, { maxAutoLockRenewalDurationInMs: timeout });
+  // Without parsing: the MAC covers the bytes of the body.
+  const options = { maxAutoLockRenewalDurationInMs: timeout, skipParsingBodyAsJson: true };
+  const session = await bus.acceptSession(REPLIES, correlationId, options);
   try {
     while (Date.now() < deadline) {
       const [message] = await session.receiveMessages(1, { maxWaitTimeInMs: deadline - Date.now() });
@@ -54,18 +57,20 @@ export async function resultOf({ messageId, correlationId }, { timeout = 180_000
         await session.completeMessage(message); // a copy: a worker can publish a result twice after a crash
         continue;
       }
-      if (isOfLaterVersion(message)) {
+      if (!(await isAuthentic(message, replyKey))) {
+        // Any sender can name this session as the place of its result.
+        await session.deadLetterMessage(message, { deadLetterReason: "unexpected_result" });
+        continue;
+      }
+      if (message.applicationProperties.contract !== CONTRACT) {
         await session.abandonMessage(message); // a page of a later version can still read it
         throw new Error(`This page reads ${CONTRACT}, not ${message.applicationProperties.contract}: reload it.`);
       }
-      if (answers(message, messageId)) {
-        await session.completeMessage(message);
-        returned.add(message.messageId);
-        if (returned.size > 10_000) returned.delete(returned.values().next().value);
-        return message.body;
-      }
-      // Any sender can name this session as the place of its result.
-      await session.deadLetterMessage(message, { deadLetterReason: "unexpected_result" });
+      const body = JSON.parse(new TextDecoder().decode(message.body));
+      await session.completeMessage(message);
+      returned.add(message.messageId);
+      if (returned.size > 10_000) returned.delete(returned.values().next().value);
+      if (answers(body, messageId)) return body;
     }
     return null;
   } finally {
@@ -73,15 +78,29 @@ export async function resultOf({ messageId, correlationId }, { timeout = 180_000
   }
 }
 
-/** Return whether a message is a result in a form that this page does not know. */
-function isOfLaterVersion({ applicationProperties }) {
-  const contract = String(applicationProperties?.contract);
-  return contract.startsWith("flow-result/") && contract !== CONTRACT;
+/** Return a random reply key: 256 bits as base64url. */
+function newReplyKey() {
+  const text = btoa(String.fromCharCode(...crypto.getRandomValues(new Uint8Array(32))));
+  return text.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
-/** Return whether a message is the result of this request, or of its replay by an operator. */
-function answers({ body, applicationProperties }, messageId) {
-  if (applicationProperties?.contract !== CONTRACT) return false;
+/** Return whether a worker made this message for the request with this reply key. */
+async function isAuthentic({ body, messageId, applicationProperties }, replyKey) {
+  const { contract, reply_mac: mac } = applicationProperties ?? {};
+  if (!/^flow-result\/\d+$/.test(contract) || !/^[0-9a-f]{64}$/.test(mac)) return false;
+  if (!(body instanceof Uint8Array)) return false;
+  const head = new TextEncoder().encode(`${contract}\n${messageId}\n`);
+  const text = new Uint8Array(head.length + body.length);
+  text.set(head);
+  text.set(body, head.length);
+  const bytes = Uint8Array.from(mac.match(/../g), (digits) => parseInt(digits, 16));
+  const algorithm = { name: "HMAC", hash: "SHA-256" };
+  const key = await crypto.subtle.importKey("raw", new TextEncoder().encode(replyKey), algorithm, false, ["verify"]);
+  return crypto.subtle.verify("HMAC", key, bytes, text);
+}
+
+/** Return whether a result is that of this request, or of its replay by an operator. */
+function answers(body, messageId) {
   return body?.request_message_id === messageId || body?.replay_of === messageId;
 }
 

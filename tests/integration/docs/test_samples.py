@@ -38,9 +38,9 @@ export class ServiceBusClient {
     globalThis.recorded.session = { queue, session };
     return {
       receiveMessages: async () => waiting.splice(0, 1),
-      completeMessage: async ({ body }) => { globalThis.recorded.completed = body.request_message_id; },
-      deadLetterMessage: async ({ body }, { deadLetterReason }) => {
-        globalThis.recorded.deadLettered.push([body.request_message_id, deadLetterReason]);
+      completeMessage: async ({ name }) => { globalThis.recorded.completed = name; },
+      deadLetterMessage: async ({ name }, { deadLetterReason }) => {
+        globalThis.recorded.deadLettered.push([name, deadLetterReason]);
       },
       close: async () => { globalThis.recorded.closed = true; },
     };
@@ -48,12 +48,24 @@ export class ServiceBusClient {
 }
 """
 SCRIPT = """
+import { createHmac } from "node:crypto";
 globalThis.recorded = { deadLettered: [] };
-const result = (id) => ({
-  body: { status: "succeeded", request_message_id: id, replay_of: null, output: { for: id } },
-  applicationProperties: { contract: "RESULT_CONTRACT" },
-});
-globalThis.results = ({ messageId }) => [result("another's"), result(messageId)];
+const result = (name, id, key, changes = {}) => {
+  const body = Buffer.from(JSON.stringify({ status: "succeeded", request_message_id: id, output: { for: id } }));
+  const mac = createHmac("sha256", key).update(`RESULT_CONTRACT\\nresult-${id}\\n`).update(body).digest("hex");
+  const message = { name, body, messageId: `result-${id}`, ...changes };
+  return { ...message, applicationProperties: { contract: "RESULT_CONTRACT", reply_mac: mac, ...changes.properties } };
+};
+globalThis.results = ({ messageId, applicationProperties: { reply_key: key } }) => [
+  result("another's", "another's", "another key"),
+  result("unsigned", messageId, key, { properties: { reply_mac: undefined } }),
+  result("wrong MAC", messageId, key, { properties: { reply_mac: "0".repeat(64) } }),
+  result("wrong ID", messageId, key, { messageId: "result-0" }),
+  result("wrong body", messageId, key, { body: Buffer.from("{}") }),
+  result("text", messageId, key, { body: "{}" }),
+  result("other contract", messageId, key, { properties: { contract: "flow-result/9" } }),
+  result("own", messageId, key),
+];
 const { createQuote } = await import("./front-end.mjs");
 recorded.output = await createQuote("Contoso", 125);
 console.log(JSON.stringify(recorded));
@@ -92,13 +104,16 @@ def test_the_front_end_sends_a_valid_request(recorded: Any) -> None:
     assert request.claim.get_secret_value().startswith("token for api://")
     assert recorded["session"] == {"queue": request.reply_to, "session": request.reply_to_session_id}
     assert request.message_id != request.correlation_id  # the flow and its owner know the correlation ID
+    assert request.reply_key is not None
+    assert len(request.reply_key.get_secret_value()) == 43
 
 
 @needs_node
 def test_the_front_end_dead_letters_the_result_of_another_request(recorded: Any) -> None:
     own = recorded["sent"]["message"]["messageId"]
-    assert recorded["deadLettered"] == [["another's", "unexpected_result"]]
-    assert (recorded["completed"], recorded["output"]) == (own, {"for": own})
+    forged = ["another's", "unsigned", "wrong MAC", "wrong ID", "wrong body", "text", "other contract"]
+    assert recorded["deadLettered"] == [[name, "unexpected_result"] for name in forged]
+    assert (recorded["completed"], recorded["output"]) == ("own", {"for": own})
     assert recorded["closed"]
 
 
