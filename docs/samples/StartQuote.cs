@@ -1,7 +1,9 @@
 // The plug-in of the Custom API new_StartQuote. It posts a request for the calling user and returns at once.
 //
-// The Custom API: unbound; ExecutePrivilegeName = prvCreatenew_quote; request parameters RequestId (Guid), Customer
-// (String), Amount (Decimal); response property MessageId (String); this class as its plug-in type.
+// The Custom API: unbound; ExecutePrivilegeName = prvCreatenew_quote; request parameters RequestId (Guid), ResultId
+// (Guid), ReplyKey (String), Customer (String), Amount (Decimal); response property MessageId (String); this class as its
+// plug-in type. The caller makes both IDs and the key at random, with the ReplyKey.cs beside this file or its like, and
+// keeps them for a repeated attempt. It finds its result in the session ResultId, and checks it with the key.
 // The assembly: signed and bound to a managed identity (Microsoft Learn, "Set up Power Platform managed identity").
 // The identity: "Azure Service Bus Data Sender" on the one queue, and its object ID in the worker's `claims.asserters`.
 
@@ -30,6 +32,9 @@ public sealed class StartQuote : IPlugin
         var user = context.InitiatingUserAzureActiveDirectoryObjectId;
         if (user == Guid.Empty) throw new InvalidPluginExecutionException("The caller has no Entra object ID.");
 
+        var replyKey = (string)context.InputParameters["ReplyKey"];
+        if (!ReplyKey.IsValid(replyKey)) throw new InvalidPluginExecutionException("ReplyKey has not the form of a key.");
+
         // With RequestId a repeated attempt is the same request. The user's ID keeps others from using it.
         var messageId = $"{user:D}/{(Guid)context.InputParameters["RequestId"]:D}";
         var request = new FlowRequest
@@ -43,19 +48,25 @@ public sealed class StartQuote : IPlugin
             Claim = identity.AcquireToken(new[] { WorkerScope }),
             OnBehalfOf = user.ToString("D"),
         };
-        Post(request, messageId, identity.AcquireToken(new[] { BusScope }));
-        context.OutputParameters["MessageId"] = messageId; // also the correlation ID of the result
+        var properties = new BrokerProperties
+        {
+            MessageId = messageId,
+            CorrelationId = ((Guid)context.InputParameters["ResultId"]).ToString("D"), // and the session of the result
+            TimeToLive = 600,
+        };
+        Post(request, properties, replyKey, identity.AcquireToken(new[] { BusScope }));
+        context.OutputParameters["MessageId"] = messageId;
     }
 
-    private static void Post(FlowRequest request, string messageId, string token)
+    private static void Post(FlowRequest request, BrokerProperties properties, string replyKey, string token)
     {
-        var properties = new BrokerProperties { MessageId = messageId, CorrelationId = messageId, TimeToLive = 600 };
         using (var client = new HttpClient { Timeout = TimeSpan.FromSeconds(10) }) // the sandbox allows 15
         using (var message = new HttpRequestMessage(HttpMethod.Post, Queue + "/messages"))
         {
             message.Headers.Authorization = new AuthenticationHeaderValue("Bearer", token);
             message.Headers.TryAddWithoutValidation("BrokerProperties", Json(properties));
             message.Headers.TryAddWithoutValidation("contract", "\"flow-request/1\""); // with quotation marks
+            message.Headers.TryAddWithoutValidation("reply_key", $"\"{replyKey}\"");
             message.Headers.ConnectionClose = true;
             message.Content = new StringContent(Json(request), Encoding.UTF8, "application/json");
             using (var response = Send(client, message))

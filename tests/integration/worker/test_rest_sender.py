@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flow_contracts.client import FlowClient
+from flow_contracts.client import FlowClient, new_reply_key
 from servicebus_emulator.admin.server import running_admin
 from tests.support.system import WAIT, System
 
@@ -22,12 +22,18 @@ REST = re.compile(r"```http\nPOST https://[^/]+(?P<path>\S+)\n(?P<headers>.*?)\n
 async def test_a_request_that_is_posted_over_rest_gets_a_result(system: System, client: FlowClient) -> None:
     form = REST.search(PAGE.read_text(encoding="utf-8"))
     assert form is not None
-    name, claim = str(uuid.uuid4()), system.claim()
-    headers = dict(line.split(": ", 1) for line in form["headers"].replace("<id>", name).splitlines())
+    ids = {"<message ID>": str(uuid.uuid4()), "<correlation ID>": str(uuid.uuid4())}
+    claim, key = system.claim(), new_reply_key()
+    text = form["headers"].replace("<reply key>", key.get_secret_value())
+    for place, value in ids.items():
+        assert place in text
+        text = text.replace(place, value)
+    headers = dict(line.split(": ", 1) for line in text.splitlines())
     headers["Authorization"] = "Bearer a.b.c"  # the system asks for no more than the form of one
     body = form["body"].replace("<token for the worker>", claim)
     async with running_admin(system.emulator.broker) as url, httpx.AsyncClient() as http:
         posted = await http.post(f"{url}{form['path']}", headers=headers, content=body)
         assert posted.status_code == 201, posted.text
-    result = await client.wait(name, WAIT)
-    assert (result.status, result.request_message_id) == ("succeeded", name)
+    message_id, correlation_id = ids.values()
+    result = await client.wait(correlation_id, WAIT, message_id=message_id, reply_key=key)
+    assert (result.status, result.request_message_id) == ("succeeded", message_id)

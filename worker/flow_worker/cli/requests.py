@@ -12,6 +12,7 @@ import typer
 from pydantic import JsonValue, SecretStr
 
 from flow_contracts.client import FlowClient, MessageTooLarge, ResultTimeout, ServiceBusFailure
+from flow_contracts.reply_key import ReplyKey
 from flow_contracts.request import InvalidRequest
 from flow_contracts.result import FlowResult, InvalidResult
 from flow_worker.cli import terminal
@@ -34,12 +35,13 @@ class SenderError(Exception):
 
 
 class SenderSettings(Layered):
-    """The part of the worker's settings that a sender needs, and the claim it sends."""
+    """The part of the worker's settings that a sender needs, and its secrets."""
 
     servicebus: ServiceBusSettings
     request_queues: tuple[RequestQueue, ...] = (RequestQueue(name="flow-requests"),)
     replies: ReplySettings = ReplySettings()
     claim: SecretStr | None = None
+    reply_key: ReplyKey | None = None
 
 
 def send(
@@ -73,7 +75,10 @@ def result(
     config: Config = None,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Poll for a result; exit with 0 if the flow succeeded, 1 for another status, 3 if there is no result yet."""
+    """Poll for a result; exit with 0 if the flow succeeded, 1 for another status, 3 if there is no result yet.
+
+    With the key of $FLOW_WORKER_REPLY_KEY, which `send` must have had too, it ignores forged results.
+    """
     try:
         settings = load_as(SenderSettings, config, env_file)
         flow_result = asyncio.run(_receive(settings, correlation_id, wait, take=take))
@@ -99,7 +104,9 @@ async def _send(
     """Post a request; return its correlation ID, and the result if it arrives in time. Raise `SenderError`."""
     try:
         async with _client(settings) as client:
-            sent_id = await client.submit(flow, value, claim=settings.claim, correlation_id=correlation_id)
+            sent_id = await client.submit(
+                flow, value, claim=settings.claim, correlation_id=correlation_id, reply_key=settings.reply_key
+            )
             return sent_id, await _wait(client, sent_id, wait_seconds) if wait_seconds > 0 else None
     except (ServiceBusFailure, InvalidRequest, InvalidResult, MessageTooLarge) as error:
         raise SenderError(str(error)) from error
@@ -111,18 +118,21 @@ async def _receive(
     """Return the result of a request; None if it does not arrive in time. Raise `SenderError`."""
     try:
         async with _client(settings) as client:
+            key = settings.reply_key
             if take:
-                return await client.take(correlation_id, timeout=wait_seconds)
+                return await client.take(correlation_id, timeout=wait_seconds, reply_key=key)
             if wait_seconds > 0:
-                return await _wait(client, correlation_id, wait_seconds)
-            return await client.poll(correlation_id)
+                return await _wait(client, correlation_id, wait_seconds, key)
+            return await client.poll(correlation_id, reply_key=key)
     except (ServiceBusFailure, InvalidResult) as error:
         raise SenderError(str(error)) from error
 
 
-async def _wait(client: FlowClient, correlation_id: str, seconds: float) -> FlowResult | None:
+async def _wait(
+    client: FlowClient, correlation_id: str, seconds: float, reply_key: SecretStr | None = None
+) -> FlowResult | None:
     try:
-        return await client.wait(correlation_id, timeout=seconds)
+        return await client.wait(correlation_id, timeout=seconds, reply_key=reply_key)
     except ResultTimeout:
         return None
 

@@ -22,7 +22,7 @@ from pydantic_settings import (
 PREFIX = "FLOW_WORKER_"
 CONFIG_VARIABLE = "FLOW_WORKER_CONFIG"
 DEFAULT_CONFIG = Path("flow-worker.toml")
-_OTHER_VARIABLES = {CONFIG_VARIABLE, "FLOW_WORKER_CLAIM"}
+_OTHER_VARIABLES = {CONFIG_VARIABLE, "FLOW_WORKER_CLAIM", "FLOW_WORKER_REPLY_KEY"}
 """Variables with the prefix that are not settings."""
 _MESSAGES = {
     "dict_type": "must be a table",
