@@ -69,7 +69,7 @@ class _ResultModel(BaseModel):
 class FlowError(_ResultModel):
     """The error of a request that did not succeed."""
 
-    code: str = Field(min_length=1, description="Stable, for programs.", examples=["role_missing"])
+    code: str = Field(min_length=1, description="Stable, for programs.", examples=["flow_not_allowed"])
     message: str = Field(description="One sentence for a person.")
     retryable: bool = Field(default=False, description="True if the same request may succeed later.")
 

@@ -127,6 +127,8 @@ FLOWS = {
     "quote": flow_settings(schema=SCHEMA),
     "again": flow_settings(idempotent=True),
     "admin": FlowSettings(url=SecretStr("https://flow.example/x"), role="Admin.All"),
+    "typed-admin": FlowSettings(url=SecretStr("https://flow.example/x"), role="Admin.All", input_schema=SCHEMA),
+    "bound-admin": FlowSettings(url=SecretStr("https://flow.example/x"), role="Admin.All", bind_claim=True),
 }
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 FLOW_NOT_ALLOWED = "flow_not_allowed"
 """The one result code for a flow that does not exist and for a flow that the sender may not start."""
-_NOT_ALLOWED = "This sender may start no flow of this name; check the name, or ask an administrator for access."
+_NOT_ALLOWED = "This sender may start no flow of this name. Check the name, or ask an administrator."
 
 
 class Refused(Exception):

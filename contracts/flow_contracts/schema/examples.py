@@ -73,7 +73,10 @@ def _results() -> dict[str, FlowResult]:
         "a sender without the role": FlowResult(
             status=Status.REFUSED,
             flow="create-quote",
-            error=FlowError(code="role_missing", message="The flow requires a role that the claim does not contain."),
+            error=FlowError(
+                code="flow_not_allowed",
+                message="This sender may start no flow of this name. Check the name, or ask an administrator.",
+            ),
             times=Times(accepted=_ACCEPTED, finished=_ACCEPTED + timedelta(milliseconds=20)),
             correlation_id=_CORRELATION_ID,
             request_message_id=_MESSAGE_ID,

@@ -99,6 +99,17 @@ def test_a_refusal_names_the_result_code_that_the_sender_would_get(emulator: Emu
     assert "the app roles Other.Role" in " ".join(ended.stdout.split())
 
 
+def test_a_reason_that_the_sender_does_not_get_is_told_to_the_administrator(
+    emulator: EmulatorClient, check: Check
+) -> None:
+    token, hidden = emulator.mint("ada", "Other.Role"), {"FLOW_WORKER_EXPLAIN_REFUSALS": "false"}
+    ended = check("--flow", "create-quote", "--token", token, env=hidden)
+    said = " ".join(ended.stdout.split())
+    assert "would not call 'create-quote': 'role_missing'. The sender would get 'flow_not_allowed'" in said
+    explanation = json.loads(check("--flow", "nosuch", "--token", token, "--json", env=hidden).stdout)
+    assert (explanation["code"], explanation["sender_code"]) == ("unknown_flow", "flow_not_allowed")
+
+
 def test_the_claims_of_a_bad_token_are_shown_as_unproven(emulator: EmulatorClient, check: Check) -> None:
     token = emulator.mint("ada", ROLE, claims={"aud": "https://graph.microsoft.com"})
     ended = check("--flow", "create-quote", "--json", env={"FLOW_WORKER_CLAIM": token})

@@ -18,7 +18,7 @@ from flow_contracts.message import Message
 from flow_contracts.request import CONTRACT
 from flow_contracts.result import FlowResult
 from flow_worker.service_bus import open_service_bus
-from flow_worker.settings import Settings
+from flow_worker.settings import InvalidSettings, Settings
 from servicebus_emulator.cloud.entra.bad_tokens import mint_bad_tokens
 from servicebus_emulator.cloud.entra.issuer import TokenRequest
 from tests.support.system import ROLE, WAIT, JsonObject, System, running_system, until, worker_settings
@@ -30,6 +30,8 @@ ON_BEHALF = "Flow.Invoke.OnBehalf"
 PRIVILEGE = "prvCreatenew_quote"
 BROKER_BYTES = 256_000
 POSTS = "dataverse-requests"
+CLIENT = "77777777-0000-4000-8000-000000000007"
+"""The client ID of the worker's API, which has a signing key of its own."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -48,7 +50,11 @@ async def system() -> AsyncIterator[System]:
 async def settings(system: System) -> Settings:
     web = system.emulator.web
     known = worker_settings(system.emulator, {})["claims"]
-    claims = known | {"asserter_role": ON_BEHALF, "unknown_key_cooldown_seconds": 1}
+    claims = known | {
+        "asserter_role": ON_BEHALF,
+        "unknown_key_cooldown_seconds": 1,
+        "audiences": [*known["audiences"], CLIENT],
+    }
     organization = str(web.dataverse.directory.definition.organization_id)
     native = {"name": POSTS, "authority": "dataverse", "organization": organization, "lanes": 1}
     flows = {"new_StartQuote": "private", "Update:contact": "deep", "new_Both": "both"}
@@ -157,6 +163,29 @@ async def test_a_bound_claim_is_valid_for_one_request_only(system: System, backg
     assert outcome(await background.request("bound", QUOTE, WAIT, claim=claim, message_id=name)) == ("succeeded", None)
     stolen = await background.request("bound", {"customer": "Mallory"}, WAIT, claim=claim)
     assert outcome(stolen) == ("refused", "claim_not_bound")
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("audience", [CLIENT, None])
+async def test_a_token_signed_with_the_applications_own_key_is_accepted(
+    system: System, background: Background, version: str, audience: str | None
+) -> None:
+    changes: JsonObject = {"version": version, "audience": audience, "application_key": CLIENT}
+    good = await background.request("both", QUOTE, WAIT, claim=system.claim(**changes))
+    assert outcome(good) == ("succeeded", None)
+    foreign = {**changes, "application_key": str(uuid.uuid4())}
+    bad = await background.request("both", QUOTE, WAIT, claim=system.claim(**foreign))
+    assert outcome(bad) == ("refused", "claim_invalid")
+
+
+async def test_a_worker_does_not_start_with_the_dataverse_of_another_organization(
+    system: System, settings: Settings
+) -> None:
+    [entra, native] = settings.request_queues
+    other = native.model_copy(update={"organization": str(uuid.uuid4())})
+    with pytest.raises(InvalidSettings, match="dataverse_url"):
+        async with system.worker(settings.model_copy(update={"request_queues": (entra, other)})):
+            pass
 
 
 # --- native messages ---------------------------------------------------------------------------------------------

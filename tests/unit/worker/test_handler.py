@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from flow_contracts.message import ReceivedMessage
-from flow_contracts.result import Status
+from flow_contracts.result import FlowError, Status
 from flow_worker.dead_letters.actions import replay_job
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
 from flow_worker.journal import open_journal
+from flow_worker.pipeline import decode
 from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, Outcome
 from flow_worker.settings import JournalSettings
 from tests.support.pipeline import (
@@ -94,6 +95,25 @@ async def test_each_kind_of_refusal_has_a_code_and_calls_no_flow(
     assert reply.queue == "flow-replies"
     assert flow.calls == []
     assert reply.result.attempts == 0
+
+
+async def test_the_whole_result_is_the_same_for_no_such_flow_and_not_for_you(worker: Worker) -> None:
+    """Also for a dead letter, which the worker answers without checking the rights."""
+    for dead in (False, True):
+        documents = []
+        for number, flow in enumerate(("admin", "nothing", "typed-admin", "bound-admin")):
+            message = request(flow, input={"n": "no number"}, sequence_number=number, message_id=f"m-{flow}")
+            handler, read = worker.handler(ScriptedFlow()), decode.requests_of("flow-requests")
+            if dead:
+                error = FlowError(code="request_expired", message="late")
+                outcome = await handler.answer_dead_letter(message, read, Status.EXPIRED, error)
+            else:
+                outcome = await handler.handle(message, read, "flow-requests")
+            document = reply_of(outcome).result.model_dump(mode="json")
+            assert document.pop("flow") == flow
+            assert document.pop("request_message_id") == document.pop("correlation_id") == f"m-{flow}"
+            documents.append(document)
+        assert all(document == documents[0] for document in documents)
 
 
 async def test_a_schema_refusal_names_the_field_of_the_input_but_not_its_value(worker: Worker) -> None:

@@ -271,6 +271,18 @@ async def test_an_applications_key_stays_in_use_while_the_issuer_is_down() -> No
         await keys.find(V2, "own")
 
 
+async def test_no_applications_key_takes_the_place_of_the_issuers_key() -> None:
+    issuer = Publisher(of_applications={"a": ["own", "k1"]})
+    keys = issuer.keys("a")
+    await keys.find(V2, "k1")
+    issuer.now = HOUR - 1
+    await keys.find(V2, "own")
+    issuer.now = HOUR + 1  # the issuer's own set is old, the application's is not
+    found = await keys.find(V2, "k1")
+    assert found is not None
+    assert found.client_id is None
+
+
 async def test_a_withdrawn_key_of_an_application_is_unknown_after_the_refresh() -> None:
     issuer = Publisher(of_applications={"a": ["own"]})
     keys = issuer.keys("a")

@@ -23,6 +23,8 @@ _MAX_KID_CHARACTERS = 256
 _MAX_VERIFIED = 2000
 """Verified tokens in the cache; each takes about 3 KB."""
 _MAX_TIME = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
+_BACKDATED_SECONDS = 300
+"""Entra dates `iat` and `nbf` back by five minutes; a managed identity's token of 24 hours spans 24 h and 5 min."""
 _NOT_OF_A_BEARER_TOKEN = ("cnf", "events")
 """Token claims of proof-of-possession tokens (RFC 7800) and of logout and security-event tokens (RFC 8417).
 
@@ -39,7 +41,7 @@ class ClaimLimits:
     clients: frozenset[str] = frozenset()
     """The client IDs of the applications that may get tokens for the worker; empty: any."""
     lifetime_seconds: int = 86_400
-    """The longest lifetime of a token. The clock skew is added, because Entra dates `nbf` back by five minutes."""
+    """The longest time from now to a token's expiry when Entra issues it."""
 
 
 _NO_LIMITS = ClaimLimits()
@@ -172,7 +174,7 @@ class EntraAuthority:
         if token.exp <= token.valid_from:
             # The skew could otherwise make a token valid that never was.
             raise Refused("claim_invalid", "The claim expires ('exp') before it becomes valid ('nbf', 'iat').")
-        if token.lifetime_seconds > self._limits.lifetime_seconds + self._skew:
+        if token.lifetime_seconds > self._limits.lifetime_seconds + _BACKDATED_SECONDS:
             limit = f"{self._limits.lifetime_seconds} s"
             raise Refused("claim_invalid", f"The claim is valid for longer than {limit}; send a token of Entra.")
 

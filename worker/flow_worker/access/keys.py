@@ -89,9 +89,10 @@ class IssuerKeys:
         key_sets = self._cache.get(issuer)
         if key_sets is None:
             key_sets = self._cache[issuer] = tuple(_CachedKeys(client) for client in (None, *self._client_ids))
-        for cached in key_sets:
-            if kid in cached.keys and self._now() - cached.fetched_at <= self._refresh:
-                return cached.keys[kid]
+        # The first key set with the `kid` decides, so that no application's key takes the place of the issuer's.
+        known = next((cached for cached in key_sets if kid in cached.keys), None)
+        if known is not None and self._now() - known.fetched_at <= self._refresh:
+            return known.keys[kid]
         outage: TemporarilyUnavailable | None = None
         for cached in key_sets:
             try:
