@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from typing import Literal
 
 from pydantic import JsonValue
@@ -11,22 +12,33 @@ from flow_contracts import strict_json
 
 OutputEncoding = Literal["json", "text", "base64"]
 
+MAX_VALUES = 100_000
+"""The values of a JSON output. A short text can hold millions, each of which costs a program more than its text."""
+
+_CHARSETS = {
+    **dict.fromkeys(("utf-8", "utf8"), "utf-8"),
+    **{name: name for name in ("utf-16", "utf-16le", "utf-16be")},
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "iso_8859-1", "latin-1", "latin1"), "latin-1"),
+    **dict.fromkeys(("us-ascii", "ascii"), "ascii"),
+    **{f"{prefix}{page}": f"cp{page}" for prefix in ("windows-", "cp") for page in range(1250, 1259)},
+}
+"""Python's codec for each character set that is decoded. Others can take quadratic time, such as punycode and idna."""
+
 
 def encode_output(body: bytes, content_type: str | None) -> tuple[JsonValue, str | None, OutputEncoding | None]:
     """Return the output, the flow's own media type and the encoding of the output; three None for an empty body.
 
-    Every byte survives. A body that is declared JSON and is not strict JSON becomes text. Text in an unknown or wrong
-    character set becomes base64.
+    Every byte survives. A body that is declared JSON becomes text if it is not strict JSON or has more than
+    `MAX_VALUES` values. Text in a wrong character set, or in one that is not in the list, becomes base64.
     """
     if not body:
         return None, None, None
     media_type, charset = _split_content_type(content_type or "")
     if _is_json(media_type):
-        try:
-            return strict_json.parse(body), content_type, "json"
-        except strict_json.NotJson:
-            # Text instead of base64, so that a person can read the faulty JSON.
-            charset = charset or "utf-8"
+        with contextlib.suppress(strict_json.NotJson):
+            return strict_json.parse(body, max_values=MAX_VALUES), content_type, "json"
+        # Text instead of base64, so that a person can read the faulty JSON.
+        charset = charset or "utf-8"
     if charset or _is_text(media_type):
         text = _decode(body, charset or "utf-8")
         if text is not None:
@@ -52,11 +64,11 @@ def _is_text(media_type: str) -> bool:
 
 
 def _decode(body: bytes, charset: str) -> str | None:
-    """Return the text; None if the character set is unknown or wrong, or if UTF-8 cannot express the text."""
-    try:
-        text = body.decode(charset)
-        # Some character sets, such as UTF-7, yield lone surrogates, which no result could carry.
-        text.encode("utf-8")
-    except (LookupError, ValueError):
+    """Return the text; None if the character set is not in the list, or wrong."""
+    codec = _CHARSETS.get(charset)
+    if codec is None:
         return None
-    return text
+    try:
+        return body.decode(codec)
+    except UnicodeDecodeError:
+        return None

@@ -201,7 +201,8 @@ class FlowResult(_ResultModel):
         return self.model_copy(update={"output": None, "output_encoding": None, "error": self.error or too_large})
 
     def _body(self) -> bytes:
-        return strict_json.dump(self.model_dump(mode="json"))
+        # Pydantic's own encoder takes a tenth of the time of `strict_json.dump`; the output is strict JSON already.
+        return self.model_dump_json().encode()
 
 
 def reply_message_id(

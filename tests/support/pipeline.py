@@ -16,8 +16,8 @@ from flow_worker.access.authorities import Evidence, ProvenSender
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
 from flow_worker.errors import Refused
+from flow_worker.flows.answer import Answer, decode_body
 from flow_worker.flows.input_checks import InputChecks
-from flow_worker.flows.invoker import Answer
 from flow_worker.flows.limits import CallLimiter, FlowLimits
 from flow_worker.flows.registry import Flow, Registry
 from flow_worker.flows.status_url import StatusHosts
@@ -112,7 +112,7 @@ def flow_answer(
 ) -> Answer:
     raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = RUN_HEADERS if run else {}
-    return Answer(status, content_type, raw, run, headers, **more)
+    return Answer(status, decode_body(raw, content_type), run, headers, **more)
 
 
 def flow_settings(*, idempotent: bool = False, schema: dict[str, JsonValue] | None = None) -> FlowSettings:

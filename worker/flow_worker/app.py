@@ -290,6 +290,7 @@ def _invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:
         keepalive_seconds=settings.http.keepalive_seconds,
         status_seconds=settings.http.status_seconds,
         max_response_bytes=settings.http.max_response_bytes,
+        decode_seconds=settings.http.decode_seconds,
     )
 
 

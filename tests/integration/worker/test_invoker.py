@@ -9,7 +9,8 @@ import pytest
 
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.errors import CallFailed
-from flow_worker.flows.invoker import Answer, Invoker
+from flow_worker.flows.answer import Answer
+from flow_worker.flows.invoker import Invoker
 from flow_worker.flows.registry import Flow, Registry
 from flow_worker.flows.status_url import StatusHosts
 from tests.support.system import JsonObject, System, running_system
@@ -35,6 +36,7 @@ async def invoker() -> AsyncIterator[Invoker]:
             keepalive_seconds=15,
             status_seconds=10,
             max_response_bytes=10_000,
+            decode_seconds=10,
         ) as invoker,
     ):
         yield invoker

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from flow_contracts.output import encode_output
+from flow_contracts.output import MAX_VALUES, encode_output
 from flow_contracts.result import FlowResult, Status
 
 
@@ -56,6 +57,40 @@ def test_text_is_decoded_in_its_declared_character_set(body: bytes, media_type: 
 )
 def test_every_other_body_is_encoded_as_base64(body: bytes, media_type: str | None) -> None:
     assert encode_output(body, media_type) == (base64.b64encode(body).decode(), media_type, "base64")
+
+
+@pytest.mark.parametrize(
+    ("text", "charset"),
+    [
+        ("grün", "utf-16"),
+        ("grün", "utf-16le"),
+        ("grün", "latin1"),
+        ("grün €", "windows-1252"),
+        ("я", "cp1251"),
+        ("a", "ascii"),
+    ],
+)
+def test_the_character_sets_of_the_list_are_decoded(text: str, charset: str) -> None:
+    assert encode_output(text.encode(charset), f"text/plain; charset={charset}")[0] == text
+
+
+@pytest.mark.parametrize(
+    "charset", ["punycode", "idna", "unicode_escape", "raw_unicode_escape", "utf-7", "utf-32", "rot13"]
+)
+@pytest.mark.parametrize("media_type", ["text/plain", "application/json", "application/octet-stream"])
+def test_no_other_character_set_is_decoded(charset: str, media_type: str) -> None:
+    body = b"a" * 200_000  # punycode would take seconds
+    started = time.process_time()
+    assert encode_output(body, f"{media_type}; charset={charset}")[2] == "base64"
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "1", '{"a":1}', "[[]]", '"a"', '"[,{"'])
+def test_json_of_very_many_values_is_text(value: str) -> None:
+    body = f"[{','.join([value] * (MAX_VALUES + 1))}]"
+    assert encode_output(body.encode(), "application/json") == (body, "application/json", "text")
+    few = f"[{','.join([value] * 100)}]"
+    assert encode_output(few.encode(), "application/json") == (json.loads(few), "application/json", "json")
 
 
 @given(st.binary(), st.none() | st.sampled_from(["application/json", "text/plain", "text/plain; charset=utf-16", "x"]))

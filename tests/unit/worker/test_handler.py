@@ -14,6 +14,7 @@ from flow_contracts.message import ReceivedMessage
 from flow_contracts.result import FlowError, Status
 from flow_worker.dead_letters.actions import replay_job
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
+from flow_worker.flows.answer import TOO_LARGE
 from flow_worker.journal import open_journal
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, Outcome
@@ -152,7 +153,7 @@ async def test_a_request_expires_by_the_time_that_the_broker_has_reached(worker:
 
 
 async def test_an_answer_that_is_too_large_is_a_success_without_output(worker: Worker) -> None:
-    answer = replace(flow_answer(200), body=None)
+    answer = replace(flow_answer(200), content=TOO_LARGE)
     result = reply_of(await worker.take(request(), ScriptedFlow(answer))).result
     assert result.error is not None
     assert (result.status, result.output, result.error.code) == (Status.SUCCEEDED, None, "output_too_large")
@@ -309,6 +310,40 @@ async def test_a_run_whose_polls_all_fail_is_unknown_and_names_its_run_id(worker
         outcome = await worker.resume(outcome, flow)
     result = reply_of(outcome).result
     assert (result.status, result.run and result.run.run_id) == (Status.UNKNOWN, "08585")
+
+
+async def test_a_run_that_answers_202_for_ever_ends_unknown(worker: Worker) -> None:
+    flow = ScriptedFlow(flow_answer(202, location=STATUS_URL, retry_after="86400"))
+    outcome = await worker.take(request(), flow)
+    due = worker.clock.now
+    while isinstance(outcome, Continue):
+        assert due < outcome.due <= NOW + timedelta(seconds=RETRY.max_run_seconds)
+        due = outcome.due
+        outcome = await worker.resume(outcome, flow)
+    result = reply_of(outcome).result
+    assert result.error is not None
+    assert (result.status, result.error.code) == (Status.UNKNOWN, "run_too_long")
+    assert result.run is not None
+    assert result.run.run_id == "08585"
+    assert len(flow.polls) == 30  # once a day, and at the end
+
+
+async def test_a_secret_in_a_flows_error_reaches_no_continuation_dead_letter_or_result(worker: Worker) -> None:
+    text = "Bearer eyJhbGciOi.eyJzdWIiOi.c2ln at https://x.logic.azure.com/workflows/1/runs/2?sig=hushhush"
+    refusal = flow_answer(500, {"error": {"code": "sig=hushhush", "message": text}}, run=None)
+    flow = ScriptedFlow(refusal)
+    outcome = await worker.take(request("again"), flow)
+    while isinstance(outcome, Continue):
+        assert outcome.continuation.cause is not None
+        shown = f"{outcome.continuation.code} {outcome.continuation.cause}"
+        assert "***" in shown
+        assert "hushhush" not in shown + outcome.continuation.to_message().body.decode()
+        assert "eyJ" not in shown
+        outcome = await worker.resume(outcome, flow)
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reply is not None
+    assert outcome.reply.result.error is not None
+    assert "hushhush" not in f"{outcome.reason} {outcome.description} {outcome.reply.result.error}"
 
 
 # --- outages and limits ----------------------------------------------------------------------------------------------

@@ -138,3 +138,12 @@ def test_sdk_messages_that_differ_each_time_are_folded_in_bounded_memory() -> No
     for number in range(5_000):
         handler.emit(logging.LogRecord("azure.x", logging.WARNING, "", 0, f"Refused: {number}", (), None))
     assert len(timers) == stream.lines < 300
+
+
+@pytest.mark.parametrize("formatter", [TEXT, JSON])
+def test_a_secret_in_the_text_of_an_error_is_masked(logger: logging.Logger, formatter: logging.Formatter) -> None:
+    error = ValueError("https://x.example/runs/1?sig=hushhush")
+    ours = logging.LogRecord("flow_worker.x", logging.ERROR, "", 0, "%s", ("x",), (ValueError, error, None))
+    for line in (formatter.format(ours), from_sdk(formatter, "x", error)):
+        assert "ValueError" in line
+        assert "hushhush" not in line

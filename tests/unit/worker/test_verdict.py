@@ -12,14 +12,16 @@ from pydantic import JsonValue
 
 from flow_worker.errors import CallFailed
 from flow_worker.flows import platform
-from flow_worker.flows.invoker import Answer
+from flow_worker.flows.answer import TOO_LARGE, Answer, decode_body, unread
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.status_url import StatusHosts, is_signed
 from flow_worker.flows.verdict import FlowHealth, Verdict, VerdictKind, judge, judge_failure, judge_poll
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RUN = "08584"
-STATUS_URL = "https://x.environment.api.powerplatform.com/runs/08584/operations/1?api-version=1"
+HOST = "https://x.environment.api.powerplatform.com"
+FLOW_URL = f"{HOST}/powerautomate/automations/direct/workflows/4f/triggers/manual/paths/invoke?api-version=1"
+STATUS_URL = f"{HOST}/powerautomate/automations/direct/workflows/4f/runs/08584/operations/1?api-version=1"
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 JSON = "application/json; charset=utf-8"
 HTML_TYPE = "text/html"
@@ -40,7 +42,7 @@ NO_UPSTREAM = "The server did not receive a response from an upstream server."
 
 def flow(*, idempotent: bool = False) -> Flow:
     hosts = StatusHosts(("*.environment.api.powerplatform.com", "*.logic.azure.com"), {"127.0.0.1:5080"})
-    return Flow("f", "https://x.logic.azure.com/", "Flow.Invoke", 1.0, idempotent, status_hosts=hosts)
+    return Flow("f", FLOW_URL, "Flow.Invoke", 1.0, idempotent, status_hosts=hosts)
 
 
 def answer(
@@ -54,7 +56,7 @@ def answer(
 ) -> Answer:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     tracking = {"x-ms-request-id": "westeurope:1"} | ({"x-ms-workflow-run-id": run} if run else {})
-    return Answer(status, content_type, content, run, tracking, retry_after, location)
+    return Answer(status, decode_body(content, content_type), run, tracking, retry_after, location)
 
 
 def error(code: str, message: str) -> JsonValue:
@@ -321,8 +323,25 @@ def test_an_idempotent_flow_that_answers_429_itself_is_called_again() -> None:
 
 @pytest.mark.parametrize(("status", "kind"), [(200, VerdictKind.SUCCEEDED), (500, VerdictKind.FAILED)])
 def test_an_answer_larger_than_the_worker_reads_is_not_a_lost_answer(status: int, kind: VerdictKind) -> None:
-    verdict = judged(Answer(status, JSON, None, RUN, {}))
+    verdict = judged(Answer(status, TOO_LARGE, RUN, {}))
     assert kind_and_code(verdict) == (kind, "output_too_large")
+
+
+@pytest.mark.parametrize(
+    ("status", "run", "kind", "code"),
+    [
+        (200, None, VerdictKind.SUCCEEDED, "output_encoding_unsupported"),
+        (422, RUN, VerdictKind.FAILED, "output_encoding_unsupported"),
+        (400, None, VerdictKind.FAILED, "http_400"),
+        (500, None, VerdictKind.UNKNOWN, "http_500"),
+        (502, RUN, VerdictKind.UNKNOWN, "http_502"),
+    ],
+)
+def test_a_body_that_cannot_be_read_may_be_a_gateways(
+    status: int, run: str | None, kind: VerdictKind, code: str
+) -> None:
+    verdict = judged(Answer(status, unread("output_encoding_unsupported", "No."), run, {}))
+    assert kind_and_code(verdict) == (kind, code)
 
 
 @pytest.mark.parametrize(
@@ -347,8 +366,8 @@ def test_long_codes_and_messages_are_cut() -> None:
     [
         STATUS_URL,
         STATUS_URL + "&sp=%2Fruns&sv=1.0&sig=abc",
-        "https://prod-7.westeurope.logic.azure.com:443/workflows/4f/runs/1/operations/2",
-        "http://127.0.0.1:5080/runs/1",
+        "https://prod-7.westeurope.logic.azure.com:443/workflows/4f/runs/1/operations/2?sig=a",
+        "http://127.0.0.1:5080/runs/1?sig=a",
     ],
 )
 def test_an_accepted_call_is_polled_at_its_status_url(url: str) -> None:
@@ -498,7 +517,7 @@ def test_a_flow_that_is_not_idempotent_is_never_called_again_after_a_run(status:
 
 
 def test_lone_surrogates_in_an_error_are_replaced() -> None:
-    body = platform.read_error(b'{"error": {"code": "Bad\\ud800", "message": "\\udfff!"}}')
+    body = platform.read_error(decode_body(b'{"error": {"code": "Bad\\ud800", "message": "\\udfff!"}}', JSON))
     assert (body.code, body.message) == ("Bad?", "?!")
 
 

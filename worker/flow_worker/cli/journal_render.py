@@ -12,9 +12,9 @@ from rich.text import Text
 
 from flow_contracts.result import FlowResult
 from flow_worker.cli.terminal import json_text, plain, utc
-from flow_worker.dead_letters.masking import masked, masked_all
 from flow_worker.journal import Entry
 from flow_worker.journal.entry import State
+from flow_worker.masking import masked, masked_all
 
 _OUTPUT = "output"
 _entries = TypeAdapter(Entry)

@@ -12,7 +12,7 @@ from flow_contracts.message import PropertyValue, ReceivedMessage
 from flow_contracts.reply_key import KEY_PROPERTY
 from flow_contracts.request import InvalidRequest, Unanswerable
 from flow_contracts.servicebus import DeadLetteredMessage
-from flow_worker.dead_letters.masking import MASK, masked
+from flow_worker.masking import MASK, masked
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuation
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Protocol, Self
@@ -18,30 +17,16 @@ from pydantic import JsonValue
 from pydantic_core import to_json
 
 from flow_worker.errors import CallFailed
+from flow_worker.flows.answer import Answer
+from flow_worker.flows.answer_reader import AnswerReader
+from flow_worker.flows.content_encoding import ACCEPT_ENCODING
 from flow_worker.flows.registry import Flow
-from flow_worker.flows.status_url import is_signed
+from flow_worker.flows.status_url import PollAccess
 
 STATUS_URL_NOT_ALLOWED = "status_url_not_allowed"
+STATUS_URL_NOT_SIGNED = "status_url_not_signed"
 
-_TRACKING_PREFIX = "x-ms-"
-_RUN_ID = "x-ms-workflow-run-id"
-_MAX_TRACKING_HEADERS = 32
-_HEADERS = {"accept-encoding": "gzip, deflate", "user-agent": "flow-worker"}
-_MAX_HEADER_CHARACTERS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer of a flow. `body` is None if it was larger than the worker reads."""
-
-    status: int
-    content_type: str | None
-    body: bytes | None
-    run_id: str | None
-    tracking: Mapping[str, str]
-    retry_after: str | None = None
-    location: str | None = field(default=None, repr=False)
-    """Absolute. A secret, since it may carry a signature."""
+_HEADERS = {"accept-encoding": ACCEPT_ENCODING, "user-agent": "flow-worker"}
 
 
 class TokenSource(Protocol):
@@ -67,10 +52,11 @@ class Invoker:
         keepalive_seconds: float,
         status_seconds: float,
         max_response_bytes: int,
+        decode_seconds: float,
     ) -> None:
         self._identity = identity
         self._status_seconds = status_seconds
-        self._max_response_bytes = max_response_bytes
+        self._reader = AnswerReader(max_bytes=max_response_bytes, decode_seconds=decode_seconds)
         # The bare transport, without httpx's client: redirects, cookies and authentication are unwanted here. The
         # client also costs as much CPU as the call.
         self._transport = http_transport(max_connections=max_connections, keepalive_seconds=keepalive_seconds)
@@ -84,6 +70,7 @@ class Invoker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._reader.close()
         await self._transport.aclose()
 
     async def token(self, *, fresh: bool = False) -> str:
@@ -110,22 +97,25 @@ class Invoker:
         url = self._urls.get(flow.url)
         if url is None:  # cached: there are few registered flows, and httpx parses slowly
             url = self._urls[flow.url] = httpx.URL(flow.url)
-        return await self._request("POST", url, flow.timeout_seconds, headers, to_json(input_))
+        return await self._request("POST", url, flow.timeout_seconds, headers, token, to_json(input_))
 
     async def poll(self, flow: Flow, status_url: str, *, token: str) -> Answer:
         """GET the status of a run. Raises `CallFailed`; a status poll may be repeated for every flow.
 
-        The bearer token is sent only if the URL carries no signature.
+        The bearer token is sent only to the flow's own workflow, and only if the URL carries no signature.
         """
-        if not flow.status_hosts.allow(status_url):
-            raise CallFailed(
-                STATUS_URL_NOT_ALLOWED, "The status URL leads to a host that is not allowed.", may_have_run=False
-            )
+        access = flow.status_hosts.access(status_url, flow.url)
+        if access is PollAccess.REFUSED:
+            text = "The status URL is malformed, or leads to a host that is not allowed."
+            raise CallFailed(STATUS_URL_NOT_ALLOWED, text, may_have_run=False)
+        if access is PollAccess.NOT_SIGNED:
+            text = "The status URL leads to another workflow and carries no signature."
+            raise CallFailed(STATUS_URL_NOT_SIGNED, text, may_have_run=False)
         headers = {"accept": "application/json, */*;q=0.5"}
-        if not is_signed(status_url):
+        if access is PollAccess.WITH_TOKEN:
             headers["authorization"] = f"Bearer {token}"
         try:
-            return await self._request("GET", status_url, self._status_seconds, headers)
+            return await self._request("GET", status_url, self._status_seconds, headers, token)
         except CallFailed as failure:
             # A poll runs nothing, whether or not it reached the flow.
             raise CallFailed(failure.code, failure.message, may_have_run=False) from failure
@@ -136,6 +126,7 @@ class Invoker:
         url: str | httpx.URL,
         seconds: float,
         headers: Mapping[str, str],
+        token: str,
         content: bytes | None = None,
     ) -> Answer:
         try:
@@ -145,7 +136,7 @@ class Invoker:
                 )
                 response = await self._transport.handle_async_request(request)
                 try:
-                    return await self._read(response)
+                    received = await self._reader.receive(response)
                 finally:
                     await response.aclose()
         except TimeoutError:
@@ -155,15 +146,11 @@ class Invoker:
             ) from None
         except (httpx.HTTPError, aiohttp.ClientError) as error:
             raise _call_failed(error) from error
-
-    async def _read(self, response: httpx.Response) -> Answer:
-        body = bytearray()
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > self._max_response_bytes:
-                # Not an error: the flow ran, and the sender must learn its status.
-                return _answer(response, None)
-        return _answer(response, bytes(body))
+        except httpx.InvalidURL:
+            text = "The URL cannot be called: it is malformed."
+            raise CallFailed(STATUS_URL_NOT_ALLOWED, text, may_have_run=False) from None
+        # Beyond the flow's own time: the answer is here, and decoding it has its own deadline.
+        return await self._reader.answer(received, token)
 
 
 def http_transport(*, max_connections: int, keepalive_seconds: float) -> AiohttpTransport:
@@ -190,37 +177,6 @@ def http_client(*, connect_seconds: float, max_connections: int, keepalive_secon
         follow_redirects=False,
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
     )
-
-
-def _answer(response: httpx.Response, body: bytes | None) -> Answer:
-    # One pass over the raw headers: each lookup in httpx's mapping would go through all of them.
-    headers = {_text(name).lower(): _text(value) for name, value in response.headers.raw}
-    tracking = {
-        name: value[:_MAX_HEADER_CHARACTERS] for name, value in headers.items() if name.startswith(_TRACKING_PREFIX)
-    }
-    return Answer(
-        status=response.status_code,
-        content_type=headers.get("content-type"),
-        body=body,
-        run_id=tracking.get(_RUN_ID),
-        tracking=dict(sorted(tracking.items())[:_MAX_TRACKING_HEADERS]),
-        retry_after=headers.get("retry-after"),
-        location=_location(response.url, headers.get("location")),
-    )
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
-
-
-def _location(url: httpx.URL, location: str | None) -> str | None:
-    if not location:
-        return None
-    try:
-        return str(url.join(location))
-    except httpx.InvalidURL:
-        # Not None, which would mean a run without a status URL. `StatusHosts` refuses this one.
-        return location
 
 
 def _call_failed(error: httpx.HTTPError | aiohttp.ClientError) -> CallFailed:

@@ -6,6 +6,7 @@ the same status; `is_from_platform` tells their answers apart.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from enum import StrEnum
 
 from pydantic import JsonValue
 
-from flow_worker.flows.invoker import Answer
+from flow_worker.flows.answer import Answer, Content
+from flow_worker.masking import masked
 
 
 class PlatformCode(StrEnum):
@@ -106,6 +108,8 @@ _NEW_TOKEN_CODES = frozenset(
 _GATEWAY_CODES = frozenset({"NoResponse", "GatewayTimeout", "RequestTimeout", "BadGateway", "ServiceUnavailable"})
 """Codes that the platform returns although a run may have begun."""
 _DOWN_STATUSES = frozenset({503, 504})
+_MAX_TEXT_CHARACTERS = 10_000
+_MAX_UNDECLARED_BYTES = 16 * 1024
 _UNANSWERED_STATUSES = frozenset({408, 502, 503, 504})
 
 
@@ -120,10 +124,12 @@ class ErrorBody:
     """The body is a gateway's `{"statusCode", "message"}`."""
 
 
-def read_error(body: bytes) -> ErrorBody:
+def read_error(content: Content) -> ErrorBody:
     """Return the code and the message of `{"error": {"code", "message"}}` or of `{"statusCode", "message"}`."""
+    if content.unread is not None:
+        return ErrorBody(None, None, is_json=False)  # perhaps a gateway's page: a run may have begun behind it
     try:
-        document: JsonValue = json.loads(body)
+        document = content.output if content.encoding == "json" else _parsed(content)
     except (ValueError, RecursionError):
         return ErrorBody(None, None, is_json=False)
     if not isinstance(document, dict):
@@ -134,6 +140,18 @@ def read_error(body: bytes) -> ErrorBody:
     is_gateway_error = isinstance(document.get("statusCode"), int) and isinstance(document.get("message"), str)
     message = _text(document["message"]) if is_gateway_error else None
     return ErrorBody(None, message, is_json=True, is_gateway_error=is_gateway_error)
+
+
+def _parsed(content: Content) -> JsonValue:
+    """Parse a body that is JSON without saying so, or that is not strict JSON. Raises `ValueError`."""
+    output = content.output if isinstance(content.output, str) else ""
+    if content.size > _MAX_UNDECLARED_BYTES:
+        if output.lstrip()[:1] in ("{", "["):
+            return None  # JSON, but too large for an error of the platform
+        raise ValueError("not JSON")
+    body: str | bytes = base64.b64decode(output) if content.encoding == "base64" else output
+    document: JsonValue = json.loads(body)
+    return document
 
 
 def is_from_platform(answer: Answer, error: ErrorBody) -> bool:
@@ -182,5 +200,11 @@ def _known(code: str | None) -> PlatformCode | None:
 
 
 def _text(value: JsonValue) -> str | None:
-    """Return a text that can be encoded: JSON can express a lone surrogate, UTF-8 cannot."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
+    """Return a text that can be encoded, with secrets masked: it reaches logs, results, continuations, dead letters.
+
+    JSON can express a lone surrogate, UTF-8 cannot.
+    """
+    if not isinstance(value, str) or not value:
+        return None
+    # Masked before anything shortens it: a cut can leave of a secret what no expression recognizes.
+    return masked(value[:_MAX_TEXT_CHARACTERS]).encode("utf-8", "replace").decode()

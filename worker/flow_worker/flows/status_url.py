@@ -1,12 +1,53 @@
-"""Decides which status URLs the worker may poll, and whether it must send its token there."""
+"""Decides which status URLs the worker may poll, and where its token may go: to the flow's own workflow only."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlsplit
+from enum import Enum, auto
+from urllib.parse import parse_qsl, urljoin
 
 from flow_worker.settings.clouds import host_matches
+
+_URL = re.compile(
+    r"(?P<scheme>https?)://"
+    r"(?P<host>[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>(?:/(?:[\w.~!$&'()*+,;=:@-]|%[0-9a-f]{2})*)*)"
+    r"(?:\?(?P<query>(?:[\w.~!$&'()*+,;=:@/?-]|%[0-9a-f]{2})*))?",
+    re.ASCII | re.IGNORECASE,
+)
+"""The URLs of RFC 3986 that every parser reads alike: no user information, fragment, backslash, space or control."""
+_REFERENCE = re.compile(r"[\w.~!$&'()*+,;=:@/?%-]+", re.ASCII)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_AMBIGUOUS_PATH = re.compile(r"/\.{1,2}(?:/|$)|%(?:2e|2f|5c|25)", re.IGNORECASE)
+"""Parsers differ on when they remove dot segments, and on whether an escaped slash separates segments."""
+_WORKFLOW = re.compile(r".*?/workflows/[^/]+(?=/|$)", re.IGNORECASE)
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+
+
+class PollAccess(Enum):
+    """The worker's way to poll a status URL."""
+
+    REFUSED = auto()
+    """The URL is malformed, or leads to a host or a port that the worker may not poll."""
+    NOT_SIGNED = auto()
+    """The URL leads to another workflow and carries no signature. The worker's token must not go there."""
+    SIGNED = auto()
+    """The URL carries its own authorization; flows refuse a bearer token beside it."""
+    WITH_TOKEN = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        return self.scheme, self.host, self.port
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,32 +57,71 @@ class StatusHosts:
     patterns: tuple[str, ...] = ()
     plain: Collection[str] = ()
 
-    def allow(self, url: str) -> bool:
-        """Return whether the worker may poll this URL.
+    def access(self, url: str, flow_url: str) -> PollAccess:
+        """Return the way to poll a status URL of the flow at `flow_url`.
 
-        The URL comes from a flow's answer and could name any host, even one inside the worker's network.
+        The URL comes from a flow's answer and could name any host, even one inside the worker's network. Two flows may
+        have different owners, so only the called flow gets a token for its run.
         """
-        try:
-            parts = urlsplit(url)
-            # The port is parsed only when it is read, and raises ValueError if it is not a number.
-            host, _ = parts.hostname, parts.port
-        except ValueError:
-            return False
-        # User information before an "@" makes a URL show one host and lead to another.
-        if not host or "@" in parts.netloc:
-            return False
-        if parts.scheme != "https":
-            return parts.scheme == "http" and parts.netloc in self.plain
-        return any(host_matches(host, pattern) for pattern in self.patterns)
+        parsed, flow = _parse(url), _parse(flow_url)
+        if parsed is None or _AMBIGUOUS_PATH.search(parsed.path):
+            return PollAccess.REFUSED
+        is_own_origin = flow is not None and parsed.origin == flow.origin
+        if not (is_own_origin or self._allow(parsed)):
+            return PollAccess.REFUSED
+        if is_signed(url):
+            return PollAccess.SIGNED
+        if flow is None or not is_own_origin or not _is_below(parsed.path, _workflow_path(flow.path)):
+            return PollAccess.NOT_SIGNED
+        return PollAccess.WITH_TOKEN
+
+    def _allow(self, url: _Parsed) -> bool:
+        if url.scheme == "http":
+            names = {f"{url.host}:{url.port}"} | ({url.host} if url.port == _DEFAULT_PORTS["http"] else set())
+            return any(plain.lower() in names for plain in self.plain)
+        # Another port may belong to another service on the host.
+        return url.port == _DEFAULT_PORTS["https"] and any(host_matches(url.host, pattern) for pattern in self.patterns)
 
 
 NOWHERE = StatusHosts()
 
 
+def resolve(base: str, location: str) -> str:
+    """Return the absolute URL of a `Location`. An unusable one is returned as it is: `StatusHosts` refuses it.
+
+    It is not None, which would mean a run without a status URL.
+    """
+    is_absolute = _SCHEME.match(location) is not None
+    if is_absolute or not _REFERENCE.fullmatch(location):
+        return location
+    if location.startswith("//"):
+        return base.partition(":")[0] + ":" + location
+    return urljoin(base, location)
+
+
 def is_signed(url: str) -> bool:
     """Return whether the URL carries its own authorization (`sig=`): flows refuse a bearer token beside it."""
-    try:
-        parameters = parse_qsl(urlsplit(url).query, keep_blank_values=True)
-    except ValueError:
+    if _parse(url) is None:
         return True  # An unreadable URL must not get the token.
-    return any(name.lower() == "sig" for name, _ in parameters)
+    return any(name.lower() == "sig" for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True))
+
+
+def _parse(url: str) -> _Parsed | None:
+    """Return the parts of a URL that every parser reads alike, else None."""
+    match = _URL.fullmatch(url)
+    if match is None:
+        return None
+    scheme = match["scheme"].lower()
+    port = int(match["port"] or _DEFAULT_PORTS[scheme])
+    return _Parsed(scheme, match["host"].lower(), port, match["path"]) if 0 < port < 65536 else None
+
+
+def _workflow_path(path: str) -> str:
+    """Return the path of the flow's workflow, below which its runs are; without one, the path of its trigger."""
+    match = _WORKFLOW.match(path)
+    return match[0] if match else path.rstrip("/")
+
+
+def _is_below(path: str, folder: str) -> bool:
+    # Azure ignores case in paths. A path differs from its workflow's by more than case.
+    return path.lower().startswith(folder.lower() + "/")

@@ -7,19 +7,22 @@ a call that went out and got no answer only for an idempotent flow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
 from pydantic import JsonValue
 
-from flow_contracts.result import FlowError, FlowRun, OutputEncoding, encode_output
+from flow_contracts.result import FlowError, FlowRun, OutputEncoding
 from flow_worker.clock import retry_after
 from flow_worker.errors import CallFailed
 from flow_worker.flows import platform
-from flow_worker.flows.invoker import STATUS_URL_NOT_ALLOWED, Answer
+from flow_worker.flows.answer import TOO_LARGE, Answer
+from flow_worker.flows.invoker import STATUS_URL_NOT_ALLOWED, STATUS_URL_NOT_SIGNED
 from flow_worker.flows.platform import ErrorBody
 from flow_worker.flows.registry import Flow
+from flow_worker.flows.status_url import PollAccess
 
 _MAX_CODE_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
@@ -27,6 +30,16 @@ _MAX_MESSAGE_CHARACTERS = 1000
 ACCEPTED_WITHOUT_RESPONSE = "accepted_without_response"
 _OUTAGES = frozenset({"flow_unreachable", "flow_timeout"})
 """The failures of a call that no answer of the flow can cause."""
+_STATUS_URL_REFUSALS: Mapping[str, str] = {
+    STATUS_URL_NOT_ALLOWED: (
+        "The flow was started, but its status URL is malformed, or leads to a host or a port that the worker may not "
+        "poll: check the flow's run history. If the host is right, add it to the worker's setting 'flow_hosts'."
+    ),
+    STATUS_URL_NOT_SIGNED: (
+        "The flow was started, but its status URL leads to another workflow and carries no signature. The worker sends "
+        "its token to the flow's own workflow only: check the flow's run history."
+    ),
+}
 _RUN_NOT_READABLE = frozenset({401, 403, 404, 410})
 
 
@@ -74,6 +87,8 @@ class Verdict:
     fresh_token: bool = False
     """For RETRY: the next call needs a new token that comes from no cache."""
     status_url: str | None = field(default=None, repr=False)
+    output_bytes: int = 0
+    """A lower bound of the output's size in a result; see `Content.output_bytes`."""
     health: FlowHealth = FlowHealth.HEALTHY
 
 
@@ -81,10 +96,10 @@ def judge(answer: Answer, flow: Flow, *, now: datetime, fresh_token: bool) -> Ve
     """Return the verdict on the answer to a call. `fresh_token`: the call carried a token that came from no cache."""
     if answer.status == 202 and answer.location is not None:
         return _accepted(answer, flow, answer.location, now)
-    # A body of None was too large to read. The platform's errors are small, so the flow wrote it.
-    if 200 <= answer.status < 300 or answer.body is None:
+    # A large body comes from the flow: the platform's errors are small.
+    if 200 <= answer.status < 300 or answer.content is TOO_LARGE:
         return _flow_answer(answer)
-    error = platform.read_error(answer.body)
+    error = platform.read_error(answer.content)
     if not platform.is_from_platform(answer, error):
         return _flow_error(answer, flow, error, now)
     # Before the status: "NoResponse" and its like come with several statuses, and a run may have begun behind them.
@@ -122,8 +137,8 @@ def judge_poll(
     makes sure that polling ends.
     """
     if isinstance(response, CallFailed):
-        if response.code == STATUS_URL_NOT_ALLOWED:
-            return _status_url_not_allowed(None)
+        if response.code in _STATUS_URL_REFUSALS:
+            return _status_url_refused(response.code, None)
         error = FlowError(code=response.code, message=response.message)
         return Verdict(VerdictKind.RETRY, error, health=FlowHealth.NEUTRAL)
     verdict = _judge_status(response, flow, status_url, now, fresh_token=fresh_token)
@@ -134,9 +149,9 @@ def judge_poll(
 def _judge_status(answer: Answer, flow: Flow, status_url: str, now: datetime, *, fresh_token: bool) -> Verdict:
     if answer.status == 202:
         return _accepted(answer, flow, answer.location or status_url, now)
-    if 200 <= answer.status < 300 or answer.body is None:
+    if 200 <= answer.status < 300 or answer.content is TOO_LARGE:
         return _flow_answer(answer)
-    error = platform.read_error(answer.body)
+    error = platform.read_error(answer.content)
     if not platform.is_from_platform(answer, error):
         return _flow_answer(answer, error)
     if answer.status == 429 or platform.may_hide_a_run(answer, error):
@@ -155,22 +170,29 @@ def _judge_status(answer: Answer, flow: Flow, status_url: str, now: datetime, *,
 
 
 def _flow_answer(answer: Answer, error: ErrorBody | None = None) -> Verdict:
-    """Return the flow's Response, unchanged. An error replaces a body that is larger than the worker reads."""
+    """Return the flow's Response, unchanged. An error replaces a body that the worker did not read."""
     succeeded = 200 <= answer.status < 300
     kind = VerdictKind.SUCCEEDED if succeeded else VerdictKind.FAILED
-    if answer.body is None:
-        too_large = FlowError(code="output_too_large", message="The flow's answer is larger than the worker reads.")
-        return Verdict(kind, too_large, http_status=answer.status, run=_run(answer))
-    output, output_type, encoding = encode_output(answer.body, answer.content_type)
+    if answer.content.unread is not None:
+        return Verdict(kind, answer.content.unread, http_status=answer.status, run=_run(answer))
+    verdict = _with_output(kind, answer)
+    if not succeeded:
+        return replace(verdict, error=_error_of_flow(answer, error or platform.read_error(answer.content)))
+    is_empty = answer.status == 202 and answer.content.size == 0
+    return replace(verdict, note=ACCEPTED_WITHOUT_RESPONSE) if is_empty else verdict
+
+
+def _with_output(kind: VerdictKind, answer: Answer, error: FlowError | None = None) -> Verdict:
+    content = answer.content
     return Verdict(
         kind,
-        None if succeeded else _error_of_flow(answer, error or platform.read_error(answer.body)),
-        output,
-        output_type,
-        encoding,
+        error,
+        content.output,
+        content.output_type,
+        content.encoding,
         answer.status,
         _run(answer),
-        note=ACCEPTED_WITHOUT_RESPONSE if answer.status == 202 and not answer.body else None,
+        output_bytes=content.output_bytes,
     )
 
 
@@ -192,8 +214,11 @@ def _error_of_flow(answer: Answer, error: ErrorBody) -> FlowError:
 
 
 def _accepted(answer: Answer, flow: Flow, status_url: str, now: datetime) -> Verdict:
-    if not flow.status_hosts.allow(status_url):
-        return _status_url_not_allowed(answer)
+    access = flow.status_hosts.access(status_url, flow.url)
+    if access is PollAccess.REFUSED:
+        return _status_url_refused(STATUS_URL_NOT_ALLOWED, answer)
+    if access is PollAccess.NOT_SIGNED:
+        return _status_url_refused(STATUS_URL_NOT_SIGNED, answer)
     return Verdict(
         VerdictKind.ACCEPTED,
         http_status=answer.status,
@@ -203,12 +228,8 @@ def _accepted(answer: Answer, flow: Flow, status_url: str, now: datetime) -> Ver
     )
 
 
-def _status_url_not_allowed(answer: Answer | None) -> Verdict:
-    error = _error(
-        STATUS_URL_NOT_ALLOWED,
-        "The flow was started, but its status URL leads to a host that the worker may not poll: check the flow's run "
-        "history. If the host is right, add it to the worker's setting 'flow_hosts'.",
-    )
+def _status_url_refused(code: str, answer: Answer | None) -> Verdict:
+    error = _error(code, _STATUS_URL_REFUSALS[code])
     if answer is None:
         return Verdict(VerdictKind.UNKNOWN, error)
     return Verdict(VerdictKind.UNKNOWN, error, http_status=answer.status, run=_run(answer))
@@ -241,9 +262,7 @@ def _platform_error(
 ) -> Verdict:
     """Return a verdict on the platform's error. It keeps the body, since the body's writer is never certain."""
     message = f"{advice} (Power Automate: {error.message})" if error.message else advice
-    flow_error = _error(error.code or _status_code(answer), message, retryable=retryable)
-    output, output_type, encoding = encode_output(answer.body or b"", answer.content_type)
-    return Verdict(kind, flow_error, output, output_type, encoding, answer.status, _run(answer))
+    return _with_output(kind, answer, _error(error.code or _status_code(answer), message, retryable=retryable))
 
 
 def _error(code: str, message: str, *, retryable: bool = False) -> FlowError:

@@ -83,9 +83,15 @@ class Conclusions:
                 again = self._poll_again if job.kind == "poll" else self._call_again
                 return await again(job, lease, verdict)
             case VerdictKind.SUCCEEDED | VerdictKind.FAILED | VerdictKind.UNKNOWN:
-                return await self._conclude(job, lease, results.answered(job, verdict, self._now()))
+                return await self._conclude(job, lease, self._answered(job, verdict))
             case _:
                 assert_never(verdict.kind)
+
+    def _answered(self, job: Job, verdict: Verdict) -> FlowResult:
+        """Return the result, without an output that its reply queue certainly refuses: nothing keeps that."""
+        result = results.answered(job, verdict, self._now())
+        max_bytes = self._max_message_bytes(self._rules.reply_queue(job.address))
+        return result if max_bytes is None or verdict.output_bytes <= max_bytes else result.without_output()
 
     async def conclude_lost_call(self, job: Job, lease: Lease) -> Reply | AlreadyHandled:
         """Conclude `unknown`: an earlier call may have run the flow, and the worker that made it was lost."""
@@ -143,16 +149,19 @@ class Conclusions:
         if exhausted is None:
             return await self._wait(job, lease, due, cause, fresh_token=verdict.fresh_token)
         error = cause.model_copy(update={"message": f"The worker gave up {exhausted}. {cause.message}"})
-        result = results.answered(job, verdict, self._now()).model_copy(update={"error": error})
+        result = self._answered(job, replace(verdict, error=error))
         reply = await self._conclude(job, lease, result)
         return DeadLetter(cause.code, error.message, reply) if isinstance(reply, Reply) else reply
 
     async def _poll_later(self, job: Job, lease: Lease, verdict: Verdict) -> Outcome:
+        ends = self._run_ends(job)
+        if self._now() >= ends:
+            return await self._conclude(job, lease, self._run_too_long(job))
         running = self._now() - (job.started or self._now())
         return await self._wait(
             job,
             lease,
-            self._due(verdict, poll_pause(self._retry_settings(job), running)),
+            min(self._due(verdict, poll_pause(self._retry_settings(job), running)), ends),
             FlowError(code="flow_running", message="The flow is still running."),
             kind="poll",
             input=None,
@@ -162,14 +171,24 @@ class Conclusions:
             fresh_token=False,
         )
 
+    def _run_ends(self, job: Job) -> datetime:
+        """Return the time of the last poll: a flow may answer 202 for ever."""
+        return (job.started or self._now()) + timedelta(seconds=self._retry_settings(job).max_run_seconds)
+
+    def _run_too_long(self, job: Job) -> FlowResult:
+        seconds = self._retry_settings(job).max_run_seconds
+        message = f"The flow's run did not end within {seconds:g} s: check its run history."
+        return self._unknown(job, "run_too_long", message)
+
     async def _poll_again(self, job: Job, lease: Lease, verdict: Verdict) -> Outcome:
         retry = self._retry_settings(job)
         cause, failures = _cause(verdict), job.poll_failures + 1
-        if failures >= retry.max_poll_failures:
+        ends = self._run_ends(job)
+        if failures >= retry.max_poll_failures or self._now() >= ends:
             message = f"The worker gave up after {failures} failed status polls of the run. {cause.message}"
             return await self._conclude(job, lease, self._unknown(job, cause.code, message))
         pause = max(retry_pause(retry, failures), timedelta(seconds=retry.poll_seconds))
-        due = self._due(verdict, pause)
+        due = min(self._due(verdict, pause), ends)
         return await self._wait(job, lease, due, cause, poll_failures=failures, fresh_token=verdict.fresh_token)
 
     async def _wait(self, job: Job, lease: Lease, due: datetime, cause: FlowError, **changes: object) -> Outcome:

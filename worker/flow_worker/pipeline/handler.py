@@ -18,7 +18,7 @@ from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import InvalidRequest, Unanswerable
 from flow_contracts.result import FlowError, Status
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
-from flow_worker.flows.invoker import Answer
+from flow_worker.flows.answer import Answer
 from flow_worker.flows.limits import CallLimiter, Postponement, status_poll_key
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.verdict import FlowHealth, Verdict, judge, judge_failure, judge_poll

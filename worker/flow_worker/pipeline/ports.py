@@ -6,7 +6,7 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from flow_worker.flows.invoker import Answer
+from flow_worker.flows.answer import Answer
 from flow_worker.flows.registry import Flow
 
 

@@ -230,10 +230,12 @@ class Lane:
                 self._log(logging.INFO, "request.completed", sentence, delivery, flow=result.flow, code=code)
             case DeadLetter(reason=reason, description=description):
                 await receiver.dead_letter(delivery, reason, description)
-                self._log(logging.WARNING, "request.dead_lettered", description, delivery, reason=reason)
+                # The code only: the description may quote a flow or a sender.
+                sentence = "A request is dead-lettered; the dead letter has the description."
+                self._log(logging.WARNING, "request.dead_lettered", sentence, delivery, reason=reason)
             case Continue(continuation=following, due=due):
                 await receiver.complete(delivery)
-                sentence = f"A request waits until {due:%H:%M:%S}: {following.cause}"
+                sentence = f"A request waits until {due:%H:%M:%S}."
                 self._log(
                     logging.INFO,
                     "request.rescheduled",

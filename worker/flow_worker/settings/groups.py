@@ -258,6 +258,7 @@ class RetrySettings(_Group):
     max_pause_seconds: Annotated[float, Field(ge=0.01, le=86_400)] = 300.0
     poll_seconds: Annotated[float, Field(ge=0.01, le=3600)] = 20.0
     max_poll_failures: Annotated[int, Field(ge=1, le=1000)] = 20
+    max_run_seconds: Annotated[int, Field(ge=1, le=90 * 86_400)] = 30 * 86_400
 
 
 class LimitSettings(_Group):
@@ -349,6 +350,7 @@ class HttpSettings(_Group):
     max_connections: Annotated[int, Field(ge=1, le=10_000)] = 100
     keepalive_seconds: Annotated[float, Field(ge=1, le=300)] = 15.0
     max_response_bytes: Annotated[int, Field(ge=1024, le=120 * 1024 * 1024)] = 8 * 1024 * 1024
+    decode_seconds: Seconds = 10.0
 
 
 class HealthSettings(_Group):

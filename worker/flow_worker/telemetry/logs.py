@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, assert_never
 
+from flow_worker.masking import masked
 from flow_worker.telemetry.folding import FoldingHandler, is_from_sdk
 
 Field = str | int | float | bool | None
@@ -59,7 +60,7 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = _within_limits(partial(self._line, record))
         if record.exc_info and _shows_traceback(record):
-            line += "\n" + _indented(self.formatException(record.exc_info))
+            line += "\n" + _indented(masked(self.formatException(record.exc_info)))
         return line
 
     def _line(self, record: logging.LogRecord, limit: int) -> str:
@@ -88,7 +89,8 @@ def _shows_traceback(record: logging.LogRecord) -> bool:
 
 def _cause(record: logging.LogRecord) -> str:
     kind, error, _ = record.exc_info or (None, None, None)
-    return f"{kind.__name__}: {error}" if kind is not None else ""
+    # An error of a library may quote a URL or a header.
+    return masked(f"{kind.__name__}: {error}") if kind is not None else ""
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@$+,~-]+")
@@ -149,7 +151,7 @@ class _Json(logging.Formatter):
         }
         if record.exc_info and _shows_traceback(record):
             # The end names the error.
-            line["traceback"] = _json_value(self.formatException(record.exc_info)[-2 * limit :], 2 * limit)
+            line["traceback"] = _json_value(masked(self.formatException(record.exc_info))[-2 * limit :], 2 * limit)
         elif record.exc_info:
             line["error"] = _json_value(_cause(record), limit)
         return json.dumps(line).replace("\x7f", "\\u007f")

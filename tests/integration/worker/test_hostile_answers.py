@@ -1,0 +1,224 @@
+"""The invoker against a server that sends any bytes: bombs, half answers, and places where no token may go."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import threading
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from flow_contracts.output import MAX_VALUES
+from flow_worker.errors import CallFailed
+from flow_worker.flows import answer_reader
+from flow_worker.flows.answer import Answer, Content, decode_body
+from flow_worker.flows.invoker import Invoker
+from flow_worker.flows.registry import Flow
+from flow_worker.flows.status_url import StatusHosts
+
+TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJvaWQiOiJ3b3JrZXIifQ." + "s1gnature" * 8
+MAX_BYTES = 4 * 1024 * 1024
+WORKFLOW = "/workflows/4f"
+
+
+@dataclass
+class Server:
+    """Answers each connection with the bytes in `response`, and records the requests."""
+
+    url: str = ""
+    response: bytes = b""
+    requests: list[str] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(self.response)
+        writer.close()
+
+    @property
+    def flow(self) -> Flow:
+        hosts = StatusHosts((), {self.url.removeprefix("http://")})
+        return Flow("f", f"{self.url}{WORKFLOW}/triggers/m", "R", 10.0, idempotent=False, status_hosts=hosts)
+
+
+class _Identity:
+    async def token(self, *, fresh: bool = False) -> str:
+        return TOKEN
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server.url = "http://{}:{}".format(*listening.sockets[0].getsockname())
+    async with listening:
+        yield server
+
+
+@pytest.fixture
+async def invoker() -> AsyncIterator[Invoker]:
+    async with Invoker(
+        _Identity(),
+        connect_seconds=5,
+        max_connections=4,
+        keepalive_seconds=15,
+        status_seconds=10,
+        max_response_bytes=MAX_BYTES,
+        decode_seconds=60,
+    ) as invoker:
+        yield invoker
+
+
+def response(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+async def call(invoker: Invoker, server: Server, answer: bytes) -> Answer:
+    server.response = answer
+    return await invoker.invoke(server.flow, 1, token=TOKEN, correlation_id="c", traceparent=None)
+
+
+JSON = "Content-Type: application/json"
+
+
+BOMB = gzip.compress(b"\0" * 50_000_000)
+
+
+@pytest.mark.parametrize("bomb", [gzip.compress(BOMB), BOMB], ids=["double", "single"])
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "gzip\r\nContent-Encoding: gzip", "gzip"], ids=range(3))
+async def test_a_bomb_costs_no_more_than_the_limit(
+    invoker: Invoker, server: Server, bomb: bytes, encoding: str
+) -> None:
+    answer = await call(invoker, server, response(bomb, JSON, f"Content-Encoding: {encoding}"))
+    if encoding != "gzip":
+        assert answer.content.unread is not None
+        assert answer.content.unread.code == "output_encoding_unsupported"
+    elif len(bomb) > 1000:
+        assert answer.content.unread is not None
+        assert answer.content.unread.code == "output_too_large"
+    else:
+        assert answer.content.encoding == "base64"  # the inner gzip, undecoded
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(b'{"n": 1}')),
+        ("x-gzip", gzip.compress(b'{"n":') + gzip.compress(b" 1}")),
+        ("deflate", zlib.compress(b'{"n": 1}')),
+        ("deflate", zlib.compress(b'{"n": 1}', wbits=-15)),
+        ("identity", b'{"n": 1}'),
+    ],
+    ids=["gzip", "gzip members", "zlib", "raw deflate", "identity"],
+)
+async def test_a_whole_answer_is_read_and_half_of_it_is_none(
+    invoker: Invoker, server: Server, encoding: str, body: bytes
+) -> None:
+    header = f"Content-Encoding: {encoding}"
+    answer = await call(invoker, server, response(body, JSON, header))
+    assert (answer.content.output, answer.content.encoding) == ({"n": 1}, "json")
+    if encoding != "identity":
+        for part in (body[: len(body) // 2], body[:-1], body + b"x"):
+            with pytest.raises(CallFailed) as failure:
+                await call(invoker, server, response(part, JSON, header))
+            assert (failure.value.code, failure.value.may_have_run) == ("flow_no_answer", True)
+    with pytest.raises(CallFailed, match="broke"):
+        await call(invoker, server, response(body, JSON, header)[:-1])
+
+
+async def test_a_compressed_body_without_a_length_that_is_empty_is_half_an_answer(
+    invoker: Invoker, server: Server
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Encoding: gzip\r\n"
+    with pytest.raises(CallFailed):
+        await call(invoker, server, head + b"\r\n")
+    answer = await call(invoker, server, head + b"Content-Length: 0\r\n\r\n")
+    assert answer.content == Content()
+
+
+async def test_a_large_body_is_decoded_in_a_thread_under_a_deadline(
+    invoker: Invoker, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    decode = decode_body
+
+    def recording(body: bytes, content_type: str | None, *, token: str = "") -> Content:
+        threads.append(threading.current_thread())
+        return decode(body, content_type, token=token)
+
+    monkeypatch.setattr(answer_reader, "decode_body", recording)
+    large = b"[" + b"1," * 50_000 + b"1]"
+    for body in (
+        response(b"[1]", JSON),
+        response(large, JSON),
+        response(gzip.compress(large), JSON, "Content-Encoding: gzip"),
+    ):
+        assert (await call(invoker, server, body)).content.encoding == "json"
+    assert [thread is threading.main_thread() for thread in threads] == [True, False, False]
+
+
+async def test_a_body_that_takes_too_long_to_decode_is_reported_without_output(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+
+    def stuck(body: bytes, content_type: str | None, *, token: str = "") -> Content:
+        release.wait(60)
+        return Content()
+
+    monkeypatch.setattr(answer_reader, "decode_body", stuck)
+    limits = {"connect_seconds": 5.0, "keepalive_seconds": 15.0, "status_seconds": 10.0, "decode_seconds": 0.05}
+    async with Invoker(_Identity(), max_connections=4, max_response_bytes=MAX_BYTES, **limits) as invoker:
+        answer = await call(invoker, server, response(b" " * 100_000, JSON))
+        release.set()
+    assert answer.content.unread is not None
+    assert (answer.status, answer.content.unread.code) == (200, "output_not_decoded")
+
+
+async def test_an_answer_of_very_many_values_is_text(invoker: Invoker, server: Server) -> None:
+    most = b"[" + b"[]," * (MAX_VALUES // 2 - 2) + b"[]]"
+    assert (await call(invoker, server, response(most, JSON))).content.encoding == "json"
+    more = b"[" + b"[]," * MAX_VALUES + b"[]]"
+    content = (await call(invoker, server, response(more, JSON))).content
+    assert (content.encoding, content.output) == ("text", more.decode())
+
+
+async def test_the_workers_token_does_not_come_back_in_an_answer(invoker: Invoker, server: Server) -> None:
+    signature = TOKEN.rpartition(".")[2]
+    echo = f'{{"Authorization": "Bearer {TOKEN}", "part": "{signature}"}}'.encode()
+    for body, headers in (
+        (echo, [JSON]),
+        (echo, ["Content-Type: text/plain"]),
+        (echo.decode().encode("utf-16"), ["Content-Type: text/plain; charset=utf-16"]),
+        (gzip.compress(echo), [JSON, "Content-Encoding: gzip"]),
+    ):
+        answer = await call(invoker, server, response(body, *headers, f"x-ms-echo: Bearer {TOKEN}"))
+        assert signature not in f"{answer.content.output} {answer.tracking}"
+        assert "***" in f"{answer.content.output}"
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "bearer"),
+    [
+        (f"{WORKFLOW}/runs/1", None, True),
+        (f"{WORKFLOW}/runs/1?sig=a", None, False),
+        ("/workflows/5a/runs/1?sig=a", None, False),
+        ("/workflows/5a/runs/1", "status_url_not_signed", None),
+        (f"{WORKFLOW}/../5a/runs/1", "status_url_not_allowed", None),
+        ("/workflows\\4f/runs/1", "status_url_not_allowed", None),
+    ],
+)
+async def test_a_poll_carries_the_token_to_the_flows_own_workflow_only(
+    invoker: Invoker, server: Server, path: str, code: str | None, bearer: bool | None
+) -> None:
+    server.response = response(b"1", JSON)
+    if code is None:
+        await invoker.poll(server.flow, server.url + path, token=TOKEN)
+        assert ("authorization: bearer" in server.requests[-1].lower()) is bearer
+    else:
+        with pytest.raises(CallFailed) as failure:
+            await invoker.poll(server.flow, server.url + path, token=TOKEN)
+        assert (failure.value.code, server.requests) == (code, [])

@@ -1,0 +1,164 @@
+"""Reads a flow's HTTP response into an answer: bounded in bytes, values and time, and large bodies in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import httpx
+
+from flow_worker.errors import CallFailed
+from flow_worker.flows.answer import TOO_LARGE, Answer, Content, decode_body, unread
+from flow_worker.flows.content_encoding import (
+    BodyTooLarge,
+    Encoding,
+    IncompleteBody,
+    UnsupportedEncoding,
+    decompress,
+    encoding_of,
+)
+from flow_worker.flows.status_url import resolve
+from flow_worker.masking import masked
+
+_TRACKING_PREFIX = "x-ms-"
+_RUN_ID = "x-ms-workflow-run-id"
+_MAX_TRACKING_HEADERS = 32
+_MAX_HEADER_CHARACTERS = 512
+_MAX_INLINE_BYTES = 32 * 1024
+"""A larger body is decoded in a thread. A thread costs about a tenth of a millisecond, decoding up to one for 2 KB."""
+_THREADS = 2
+_UNSUPPORTED = unread(
+    "output_encoding_unsupported",
+    "The flow's answer has another Content-Encoding than gzip or deflate, or more than one; let the flow send one of "
+    "them, or none.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A response that was received as a whole, and not decoded yet."""
+
+    status: int
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | Content = field(repr=False)
+    """A `Content` if the worker did not read the body."""
+    encoding: Encoding = Encoding.IDENTITY
+
+
+class AnswerReader:
+    """Receives and decodes responses."""
+
+    def __init__(self, *, max_bytes: int, decode_seconds: float) -> None:
+        self._max_bytes = max_bytes
+        self._decode_seconds = decode_seconds
+        # Threads of their own: the loop's default ones also resolve host names.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="flow-answer")
+
+    def close(self) -> None:
+        """Let the threads end after their present work."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def receive(self, response: httpx.Response) -> Received:
+        """Read the body as it was sent, up to the limit. Raises `httpx.HTTPError` if the connection breaks."""
+        status, url, headers = response.status_code, str(response.url), _headers(response)
+        try:
+            encoding = encoding_of(
+                headers.get("content-encoding", "").split(","), headers.get("transfer-encoding", "").split(",")
+            )
+        except UnsupportedEncoding:
+            return Received(status, url, headers, _UNSUPPORTED)
+        # A compressed body may be a little larger than its content.
+        limit = self._max_bytes if encoding is Encoding.IDENTITY else self._max_bytes + self._max_bytes // 1000 + 1024
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in response.aiter_raw():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                # Not an error: the flow ran, and the sender must learn its status.
+                return Received(status, url, headers, TOO_LARGE)
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return Received(status, url, headers, body, encoding)
+
+    async def answer(self, received: Received, token: str) -> Answer:
+        """Decode a response. `token`: the worker's own, which is masked wherever the flow sends it back.
+
+        Raises `CallFailed` if the compressed body does not end: that is half an answer.
+        """
+        content = received.body if isinstance(received.body, Content) else await self._content(received, token)
+        headers = received.headers
+        tracking = {
+            name: masked(value[:_MAX_HEADER_CHARACTERS])
+            for name, value in headers.items()
+            if name.startswith(_TRACKING_PREFIX)
+        }
+        location = headers.get("location")
+        return Answer(
+            status=received.status,
+            content=content,
+            run_id=tracking.get(_RUN_ID),
+            tracking=dict(sorted(tracking.items())[:_MAX_TRACKING_HEADERS]),
+            retry_after=headers.get("retry-after"),
+            location=resolve(received.url, location) if location else None,
+        )
+
+    async def _content(self, received: Received, token: str) -> Content:
+        body = received.body
+        assert isinstance(body, bytes)  # noqa: S101 - for the type checker
+        work = partial(_decode, body, received, token)
+        try:
+            if len(body) <= _MAX_INLINE_BYTES:
+                try:
+                    return work(_MAX_INLINE_BYTES)
+                except BodyTooLarge:
+                    pass  # a compressed body: a few bytes may become many
+            async with asyncio.timeout(self._decode_seconds):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._max_bytes)
+        except BodyTooLarge:
+            return TOO_LARGE
+        except IncompleteBody:
+            raise CallFailed(
+                "flow_no_answer",
+                "The flow's answer is incomplete: its compressed body is cut off or damaged.",
+                may_have_run=True,
+            ) from None
+        except TimeoutError:
+            seconds = f"{self._decode_seconds:g} s"
+            return unread("output_not_decoded", f"The worker could not decode the flow's answer within {seconds}.")
+
+
+def _decode(body: bytes, received: Received, token: str, max_bytes: int) -> Content:
+    if not body and received.encoding is not Encoding.IDENTITY and not _has_length(received.headers):
+        raise IncompleteBody
+    decompressed = decompress(body, received.encoding, max_bytes) if body else body
+    return decode_body(decompressed, received.headers.get("content-type"), token=token)
+
+
+def _has_length(headers: Mapping[str, str]) -> bool:
+    """Return whether the response says where its body ends. Otherwise an empty body may be one that is cut off."""
+    return "content-length" in headers or "transfer-encoding" in headers
+
+
+def _headers(response: httpx.Response) -> dict[str, str]:
+    """Return the headers in one pass: each lookup in httpx's mapping would go through all of them.
+
+    Several lines of one header are one list (RFC 9110, 5.3). Two locations become none that a parser accepts.
+    """
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in response.headers.raw:
+        name, value = _text(raw_name).lower(), _text(raw_value)
+        before = headers.get(name)
+        headers[name] = value if before is None or name in _SINGLE else f"{before}, {value}"
+    return headers
+
+
+_SINGLE = frozenset({"content-type", "retry-after", "set-cookie"})
+"""Headers of one value, of which the last line counts."""
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
