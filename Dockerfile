@@ -4,7 +4,8 @@
 # Allow 2 s more to stop than shutdown_seconds (38 s by default; docker's own default is 10 s). Otherwise docker kills
 # the worker during calls: Service Bus redelivers those requests when their locks expire, and the calls end
 # `unknown`.
-# The volume /var/lib/flow-worker holds the journal: keep it, or set FLOW_WORKER_JOURNAL__BACKEND=table.
+# The volume /var/lib/flow-worker holds the journal and the key of continuation messages: keep it, or set
+# FLOW_WORKER_JOURNAL__BACKEND=table and FLOW_WORKER_CONTINUATIONS__SEAL_KEY.
 # The digest pins the bytes, and the tag says what they are. To update, take the digest that this command prints:
 #   docker buildx imagetools inspect python:3.13-slim --format '{{.Manifest.Digest}}'
 ARG BASE_IMAGE=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b

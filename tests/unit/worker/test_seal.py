@@ -321,12 +321,13 @@ def unjournalled() -> Job:
 
 async def test_a_postponement_of_an_earlier_version_is_left_to_its_workers_and_never_acted_on(worker: Worker) -> None:
     flow, message = ScriptedFlow(flow_answer(200)), unjournalled().to_message()
-    outcome = await deliver(worker, message, flow)
+    outcome, passes = await deliver(worker, message, flow), 0
     while isinstance(outcome, PassOn):
+        passes += 1
         worker.clock.now = max(worker.clock.now, outcome.due)
         outcome = await deliver(worker, outcome.message, flow)
     require_unproven(outcome)
-    assert flow.calls == []
+    assert (flow.calls, passes < 40) == ([], True), "a stranger's message must not come back hundreds of times"
     assert timedelta(seconds=UNREADABLE_SECONDS) <= worker.clock.now - NOW < timedelta(seconds=1.2 * UNREADABLE_SECONDS)
 
 

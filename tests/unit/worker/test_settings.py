@@ -7,7 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flow_worker.cli.main import cli
+from flow_worker.pipeline.seal import SealKey
 from flow_worker.settings import InvalidSettings, Settings, load
 from flow_worker.settings.clouds import CLOUDS
 
@@ -58,6 +61,29 @@ def test_a_file_with_only_the_required_settings_is_enough(nowhere: Path) -> None
     assert settings.facts.flow_scope == "https://service.flow.microsoft.com//.default"
     assert settings.authority == "https://login.microsoftonline.com"
     assert settings.flows["create-quote"].idempotent is False
+
+
+def test_workers_with_a_table_journal_need_a_common_key_for_their_continuations(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = GOOD + '[journal]\nbackend = "table"\ntable_endpoint = "https://contoso.table.core.windows.net"\n'
+    assert "FLOW_WORKER_CONTINUATIONS__SEAL_KEY" in fault(nowhere, table)
+    monkeypatch.setenv("FLOW_WORKER_CONTINUATIONS__SEAL_KEY", "hushhush" * 8)
+    settings = loaded(nowhere, table)
+    assert "hush" not in json.dumps(settings.echo()) + repr(settings)
+
+
+def test_check_shows_the_key_of_the_continuations_by_a_short_hash_and_makes_none(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nowhere / "flow-worker.toml").write_text(GOOD, encoding="utf-8")
+    done = CliRunner().invoke(cli, ["check"])
+    assert (done.exit_code, [one.name for one in nowhere.iterdir()]) == (0, ["flow-worker.toml"])
+    assert "creates the key" in done.output
+    monkeypatch.setenv("FLOW_WORKER_CONTINUATIONS__SEAL_KEY", "hushhush" * 8)
+    done = CliRunner().invoke(cli, ["check"])
+    assert SealKey(b"hushhush" * 8).id in done.output
+    assert "hush" not in done.output
 
 
 def test_a_file_in_the_working_directory_is_found(nowhere: Path) -> None:

@@ -15,10 +15,25 @@ from flow_worker.pipeline.seal import PASSED_ON
 SINCE, PASSES = "unreadable_since", "unreadable_passes"
 """Application properties of a message that was passed on: the time of its first delivery, and the number of passes."""
 
-_PAUSE = ExponentialBackoff(first_seconds=0.5, max_seconds=15.0, growth=1.5)
+PROVEN_PAUSES = ExponentialBackoff(first_seconds=0.5, max_seconds=15.0, growth=1.5)
 
 
-def pass_on(message: ReceivedMessage, cause: str, now: datetime, not_before: datetime | None = None) -> PassOn:
+def unproven_pauses(wait: timedelta) -> ExponentialBackoff:
+    """Return the pauses of messages that may be a stranger's and are passed on for `wait`: some thirty passes.
+
+    With the shorter pauses of proven messages, a stranger's messages would come back hundreds of times, before others'.
+    """
+    return ExponentialBackoff(first_seconds=0.5, max_seconds=max(15.0, wait.total_seconds() / 20), growth=2.0)
+
+
+def pass_on(
+    message: ReceivedMessage,
+    cause: str,
+    now: datetime,
+    not_before: datetime | None = None,
+    *,
+    pauses: ExponentialBackoff = PROVEN_PAUSES,
+) -> PassOn:
     """Return the outcome that schedules the same message again, under an ID that follows from this delivery's.
 
     Each pass needs another ID, because duplicate detection would drop the same one. A pass that is repeated after
@@ -34,7 +49,7 @@ def pass_on(message: ReceivedMessage, cause: str, now: datetime, not_before: dat
         "application_properties": {**message.application_properties, **marks},
         "scheduled_at": None,
     }
-    due = now + timedelta(seconds=_PAUSE.seconds(passes))
+    due = now + timedelta(seconds=pauses.seconds(passes))
     return PassOn(Message(**fields), max(due, not_before or due), cause)
 
 

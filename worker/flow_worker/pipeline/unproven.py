@@ -14,8 +14,8 @@ from flow_contracts.message import ReceivedMessage
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Entry, Journal, NextStep
 from flow_worker.pipeline.job import Job, UnprovenContinuation
-from flow_worker.pipeline.outcome import DeadLetter, Outcome
-from flow_worker.pipeline.passing_on import pass_on, waited
+from flow_worker.pipeline.outcome import DeadLetter, Outcome, PassOn
+from flow_worker.pipeline.passing_on import pass_on, unproven_pauses, waited
 from flow_worker.pipeline.seal import SealState, digest_of, own_properties
 from flow_worker.telemetry.logs import log
 
@@ -39,6 +39,7 @@ class UnprovenContinuations:
         """`wait_seconds`: the time for which the message is left to other workers that may have a proof."""
         self._journal = journal
         self._wait = timedelta(seconds=wait_seconds)
+        self._pauses = unproven_pauses(self._wait)
         self._now = now
 
     async def examine(self, message: ReceivedMessage, unproven: UnprovenContinuation) -> Job | Outcome:
@@ -47,10 +48,13 @@ class UnprovenContinuations:
             if (job := await self._proven(message, unproven)) is not None:
                 return job
         except TemporarilyUnavailable as outage:
-            return pass_on(message, f"its seal is {unproven.seal}, and {outage.message}", self._now())
+            return self._pass_on(message, f"its seal is {unproven.seal}, and {outage.message}")
         if _is_provable_elsewhere(unproven) and waited(message) < self._wait:
-            return pass_on(message, f"its seal is {unproven.seal}, and the journal does not prove it", self._now())
+            return self._pass_on(message, f"its seal is {unproven.seal}, and the journal does not prove it")
         return dead_letter_unproven(message, unproven.seal)
+
+    def _pass_on(self, message: ReceivedMessage, cause: str) -> PassOn:
+        return pass_on(message, cause, self._now(), pauses=self._pauses)
 
     async def examine_dead_letter(self, message: ReceivedMessage, unproven: UnprovenContinuation) -> Job | DeadLetter:
         """Return the job of a dead letter if the journal proves it, else the outcome without an answer.

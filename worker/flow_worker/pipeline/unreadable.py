@@ -21,14 +21,13 @@ from flow_worker.pipeline.conclude import ConclusionRules
 from flow_worker.pipeline.fragment import Fragment
 from flow_worker.pipeline.job import InvalidContinuation
 from flow_worker.pipeline.outcome import AlreadyHandled, DeadLetter, JournalledResult, Outcome, PassOn, Reply
-from flow_worker.pipeline.passing_on import first_delivery, pass_on, waited
+from flow_worker.pipeline.passing_on import first_delivery, pass_on, unproven_pauses, waited
 from flow_worker.pipeline.seal import SealState
 from flow_worker.pipeline.unproven import dead_letter_unproven
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
 
-_PASSED_ON = frozenset({SealState.VALID, SealState.UNKNOWN_KEY})
 _ANSWER = FlowError(
     code="continuation_unreadable",
     message="No worker could read the continuation of the request; its flow may have run.",
@@ -57,12 +56,13 @@ class UnreadableContinuations:
     async def handle(self, message: ReceivedMessage, error: InvalidContinuation) -> Outcome:
         """Return the outcome of a message that a lane received. Raises only `CancelledError`."""
         passed_on_for = waited(message)
-        # A worker with the other key may read a message of an unknown key, in whatever version.
-        readable_elsewhere = error.other_version or error.seal is SealState.UNKNOWN_KEY
-        if readable_elsewhere and error.seal in _PASSED_ON and passed_on_for < self._wait:
-            return self._pass_on(message, f"this version cannot read it ({error})")
+        if error.seal is SealState.UNKNOWN_KEY and passed_on_for < self._wait:
+            cause = f"its seal is {error.seal}, and this version cannot read it ({error})"
+            return pass_on(message, cause, self._now(), pauses=unproven_pauses(self._wait))
         if error.seal is not SealState.VALID:
             return dead_letter_unproven(message, error.seal)
+        if error.other_version and passed_on_for < self._wait:
+            return self._pass_on(message, f"this version cannot read it ({error})")
         try:
             return await self._end(message, error)
         except TemporarilyUnavailable as outage:

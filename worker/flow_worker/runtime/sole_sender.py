@@ -1,4 +1,4 @@
-"""Checks that only the worker may send to the continuation queue, because it trusts those messages without proof.
+"""Checks that only the worker may send to the continuation queue: a second wall beside the seal of its messages.
 
 Service Bus reveals a queue's shared access policies to holders of the Manage right. It does not reveal role assignments
 and the namespace's policies to a worker; the operator has to check them (`docs/how-to/configure-queues.md`).
@@ -25,8 +25,8 @@ async def require_sole_sender(
     others = await policies.other_senders(queue)
     if others:
         raise InvalidSettings(
-            f"continuations.queue: the policies {', '.join(others)} of '{queue}' may send to it, but the worker trusts "
-            "its messages without proof; remove their Send and Manage rights, or name another queue"
+            f"continuations.queue: the policies {', '.join(others)} of '{queue}' may send to it, but only the worker "
+            "should; remove their Send and Manage rights, or name another queue"
         )
     if others is None and rule == "required":
         raise InvalidSettings(
