@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from flow_contracts.request import RequestBody
+from flow_contracts.request import FlowRequest
 from flow_contracts.result import FlowResult
 from tests.unit.docs.code_names import AUDIT_LOGGER, audit_fields, log_events, setting_names
 from tests.unit.docs.pages import first_cells, section, text
@@ -24,7 +24,7 @@ def test_every_dotted_name_is_a_setting_or_an_event() -> None:
 def test_every_name_in_snake_case_is_a_code_a_setting_or_a_field() -> None:
     codes = first_cells(section("reference/result-codes.md", "Codes"))
     settings = {name.rsplit(".", 1)[-1] for name in setting_names()}
-    known = codes | settings | set(RequestBody.model_fields) | set(FlowResult.model_fields) | audit_fields()
+    known = codes | settings | set(FlowRequest.model_fields) | set(FlowResult.model_fields) | audit_fields()
     assert set(_SNAKE.findall(text(PAGE))) <= known
 
 
