@@ -14,7 +14,7 @@ import pytest_asyncio
 from flow_worker.access.build import Access, build_access, verify_organizations
 from flow_worker.access.principal import Principal
 from flow_worker.access.privileges import DataversePrivileges, OrganizationPrivileges, PrivilegeCacheTimes
-from flow_worker.access.rights import Asserters, Rights
+from flow_worker.access.rights import Asserters, QueuePrivileges, Rights
 from flow_worker.access.user import User
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.errors import Refused, TemporarilyUnavailable
@@ -104,9 +104,9 @@ async def test_the_queue_of_a_request_selects_the_organization_that_decides() ->
         Asserters(),
         copy.privileges(),
         of_queues={
-            "production": OrganizationPrivileges(production.privileges(), A),
-            "copy": OrganizationPrivileges(copy.privileges(), B),
-            "none": None,
+            "production": QueuePrivileges(OrganizationPrivileges(production.privileges(), A)),
+            "copy": QueuePrivileges(OrganizationPrivileges(copy.privileges(), B)),
+            "none": QueuePrivileges(None),
         },
     )
     await rights.of("copy").require(NATIVE, FLOW)
@@ -194,3 +194,22 @@ def test_a_queue_needs_an_organization_for_its_privileges() -> None:
 def test_a_queues_url_is_an_organizations_bare_url(url: str) -> None:
     with pytest.raises(ValueError, match="dataverse"):
         settings(default=None, queues={A: url})
+
+
+async def test_a_refusal_queries_only_privileges_of_its_own_organization() -> None:
+    """No document says what Dataverse answers for a privilege that it does not know."""
+    here, there = Organization(id=A), Organization(id=B)
+    rights = Rights(
+        Asserters(),
+        None,
+        of_queues={
+            "here": QueuePrivileges(here.privileges(), ["prvHere"]),
+            "there": QueuePrivileges(there.privileges(), []),
+        },
+    )
+    application = Principal(A, ROW, "app", frozenset(), "entra")
+    with pytest.raises(TemporarilyUnavailable, match="another privilege"):  # the stand-in answers for another one
+        await rights.of("here").query_any(NATIVE, "nothing")
+    await rights.of("there").query_any(NATIVE, "nothing")
+    await rights.of("here").query_any(application, "nothing")
+    assert (len(here.asked), there.asked) == (1, [])

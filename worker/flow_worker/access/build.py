@@ -18,7 +18,7 @@ from flow_worker.access.entra import ClaimLimits, EntraAuthority, SigningKeys
 from flow_worker.access.issuer import issuers_of
 from flow_worker.access.keys import IssuerKeys
 from flow_worker.access.privileges import DataversePrivileges, OrganizationPrivileges, PrivilegeCacheTimes
-from flow_worker.access.rights import Asserters, Privileges, Rights
+from flow_worker.access.rights import Asserters, QueuePrivileges, Rights
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.invoker import http_client
@@ -74,7 +74,6 @@ async def build_access(
                 of_queues={
                     queue.name: _privileges_of(queue, settings, organizations) for queue in settings.request_queues
                 },
-                known_privileges=[flow.privilege for flow in settings.flows.values() if flow.privilege],
             ),
             registry=Registry(settings.flows, hosts),
             organizations=organizations,
@@ -108,13 +107,19 @@ async def _verify_organization(queue: RequestQueue, dataverse: DataversePrivileg
 
 def _privileges_of(
     queue: RequestQueue, settings: Settings, organizations: Mapping[str, DataversePrivileges]
-) -> Privileges | None:
+) -> QueuePrivileges:
     """Return the source of the privileges of one queue's senders."""
     url = settings.dataverse_url(queue)
     if url is None:
-        return None
+        return QueuePrivileges(None)
     source = organizations[url]
-    return source if queue.organization is None else OrganizationPrivileges(source, queue.organization)
+    others = [other for other in settings.request_queues if settings.dataverse_url(other) != url]
+    elsewhere = {name for other in others for name in other.flows.values()}
+    names = set(queue.flows.values()) if queue.authority == "dataverse" else settings.flows.keys() - elsewhere
+    known = frozenset(privilege for name in names if (privilege := settings.flows[name].privilege))
+    if queue.organization is None:
+        return QueuePrivileges(source, known)
+    return QueuePrivileges(OrganizationPrivileges(source, queue.organization), known)
 
 
 @asynccontextmanager

@@ -37,6 +37,15 @@ class Asserters:
         return principal.oid in self.oids or (self.role is not None and self.role in principal.roles)
 
 
+@dataclass(frozen=True, slots=True)
+class QueuePrivileges:
+    """The source of the privileges of one request queue's senders."""
+
+    source: Privileges | None
+    known: Collection[str] = ()
+    """The privileges that the queue's flows require."""
+
+
 class Rights:
     """The authorisation rules of one worker."""
 
@@ -45,25 +54,22 @@ class Rights:
         asserters: Asserters,
         privileges: Privileges | None,
         *,
-        of_queues: Mapping[str, Privileges | None] | None = None,
         known_privileges: Collection[str] = (),
+        of_queues: Mapping[str, QueuePrivileges] | None = None,
     ) -> None:
         """`privileges`: None if the settings name no Dataverse organization.
 
-        `of_queues`: the privileges by request queue; None: `privileges` decide for every queue. `known_privileges`: the
-        privileges that flows require, for `query_any`.
+        `known_privileges`: the privileges that `query_any` may query. `of_queues`: the same two by request queue; None:
+        they are the same for every queue.
         """
         self._asserters = asserters
         self._privileges = privileges
         self._known = tuple(sorted(set(known_privileges)))
-        self._of_queues = (
-            None
-            if of_queues is None
-            else {
-                queue: Rights(asserters, source, known_privileges=known_privileges)
-                for queue, source in of_queues.items()
+        self._of_queues: dict[str, Rights] | None = None
+        if of_queues is not None:
+            self._of_queues = {
+                name: Rights(asserters, queue.source, known_privileges=queue.known) for name, queue in of_queues.items()
             }
-        )
 
     def of(self, queue: str) -> Rights:
         """Return the rules for the requests of one queue: its own Dataverse organization decides.
@@ -72,7 +78,7 @@ class Rights:
         """
         if self._of_queues is None:
             return self
-        return self._of_queues.get(queue) or Rights(self._asserters, _UnknownQueue(queue), known_privileges=self._known)
+        return self._of_queues.get(queue) or Rights(self._asserters, _UnknownQueue(queue))
 
     def acting_for(self, principal: Principal, user: str | None) -> Principal:
         """Return the principal, acting for the user that the request names, if it names one.
@@ -104,9 +110,11 @@ class Rights:
         """Query one privilege of the user and ignore the answer. Raises `TemporarilyUnavailable`.
 
         A refusal without a query would be faster than one with a query, and would not wait for Dataverse. The sender
-        could tell by that which flows exist and which of them require a privilege.
+        could tell by that which flows exist and which of them require a privilege. Only users count: no document says
+        what Dataverse answers for an application without a user of its own, and its refusal must not wait for that.
         """
-        if self._privileges is not None and self._known:
+        is_user = principal.kind == "user" or principal.on_behalf_of is not None
+        if is_user and self._privileges is not None and self._known:
             chosen = self._known[zlib.crc32(flow.encode("utf-8", "surrogatepass")) % len(self._known)]
             await self._privileges.depth(user_of(principal), chosen)
 
