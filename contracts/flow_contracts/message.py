@@ -41,6 +41,8 @@ class ReceivedMessage(Message):
     delivery_count: int = 0
     """The number of deliveries before this one."""
     sequence_number: int = 0
+    undecodable: tuple[str, ...] = ()
+    """The parts with AMQP values that the adapter cannot decode, for example `body`. It left out those values."""
 
 
 def fits_id(text: str) -> bool:

@@ -8,6 +8,8 @@ The rules of the SDK that shape this package:
 - A sender is open before its first use and serves one task at a time, because concurrent first sends fail.
 - Every SDK call has its own deadline. A frozen broker looks like an empty queue, and a send can hang for minutes. After
   a missed deadline the state of the link is unknown, so the adapter discards that receiver or sender.
+- The SDK's decoder breaks a link at a message that it cannot decode, so the adapter decodes by itself. A received
+  message names the parts that it lacks.
 """
 
 from flow_contracts.servicebus.bus import ServiceBus
@@ -21,7 +23,6 @@ from flow_contracts.servicebus.errors import (
     ServiceBusMisconfigured,
     ServiceBusUnavailable,
     SessionInUse,
-    Undecodable,
 )
 from flow_contracts.servicebus.locks import MAX_LOCK_SECONDS, ClockEvidence, drift
 from flow_contracts.servicebus.receiver import Delivery, Receiver
@@ -48,7 +49,6 @@ __all__ = [
     "ServiceBusUnavailable",
     "SessionInUse",
     "SessionReceiver",
-    "Undecodable",
     "drift",
     "unconditionally",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 import time
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -30,7 +29,6 @@ from flow_contracts.servicebus.errors import (
     ServiceBusMisconfigured,
     ServiceBusUnavailable,
     SessionInUse,
-    Undecodable,
 )
 from flow_contracts.servicebus.events import log_event
 
@@ -70,8 +68,6 @@ def _translated(error: Exception, operation: str) -> Exception:
             return ServiceBusMisconfigured(f"{operation}: the queue is disabled; enable it")
         case ServiceBusAuthenticationError() | ServiceBusAuthorizationError():
             return ServiceBusMisconfigured(f"{operation}: {_refusal(error)}")
-        case _ if _is_decoding(error):
-            return Undecodable(f"{operation}: a message cannot be decoded: {error}")
         case _:
             # The SDK's own errors, and the built-in ones that its broken state causes after a dropped connection
             # ("'NoneType' object has no attribute …"). All have the same remedy: a new connection.
@@ -87,21 +83,20 @@ def _refusal(error: ServiceBusAuthenticationError | ServiceBusAuthorizationError
 
 
 async def receive_batch(
-    sdk: ServiceBusReceiver, max_messages: int, deadlines: Deadlines
+    sdk: ServiceBusReceiver, max_messages: int, wait_seconds: float, deadlines: Deadlines
 ) -> list[ServiceBusReceivedMessage]:
-    """Receive up to `max_messages`; the list is empty if no message came within `receive_wait_seconds`.
+    """Receive up to `max_messages`; the list is empty if no message came within `wait_seconds`.
 
-    Raises `ServiceBusFailure`, and `Undecodable` if the link is dead. If its decoder raises `ValueError`, the SDK takes
+    Raises `ServiceBusFailure`, also if the link is dead. If a `ValueError` rises in the SDK's connection, the SDK takes
     that for the end of the wait. It then answers every later receive at once with an empty list. A caller that kept
     polling such a link would spin and never receive again.
     """
     began = time.monotonic()
-    wait = deadlines.receive_wait_seconds
-    receiving = sdk.receive_messages(max_message_count=max_messages, max_wait_time=wait)
-    messages = await bounded(receiving, wait + deadlines.settle_seconds, "receive")
+    receiving = sdk.receive_messages(max_message_count=max_messages, max_wait_time=wait_seconds)
+    messages = await bounded(receiving, wait_seconds + deadlines.settle_seconds, "receive")
     # A live link returns an empty list only after the whole wait; half of it leaves room for an early timer.
-    if not messages and time.monotonic() - began < wait / 2:
-        raise Undecodable("receive: the SDK stopped receiving, as it does at a message that it cannot decode")
+    if not messages and time.monotonic() - began < wait_seconds / 2:
+        raise ServiceBusUnavailable("receive: the SDK stopped receiving, after an answer that it did not understand")
     return messages
 
 
@@ -112,18 +107,6 @@ async def close_quietly(closeable: ServiceBusClient | ServiceBusReceiver | Servi
             await closeable.close()
     except Exception as error:  # noqa: BLE001 - closing a broken connection makes the SDK raise any built-in error
         log_event(_log, logging.DEBUG, "servicebus.close_failed", f"Closing failed: {type(error).__name__}: {error}")
-
-
-def _is_decoding(error: Exception) -> bool:
-    """Return whether the SDK's decoder failed: it raises built-in errors, which the SDK wraps in a `ServiceBusError`.
-
-    A dropped connection can cause the same errors. A caller that needs certainty repeats the call on a new link.
-    """
-    cause = error.inner_exception if type(error) is ServiceBusError else None
-    # Some OSErrors are ValueErrors, too (io.UnsupportedOperation): those are the connection's.
-    return isinstance(
-        cause, ValueError | TypeError | LookupError | ArithmeticError | RecursionError | struct.error
-    ) and not isinstance(cause, OSError)
 
 
 def _is_missing(error: ServiceBusError) -> bool:

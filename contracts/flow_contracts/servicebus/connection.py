@@ -10,6 +10,7 @@ import certifi
 from azure.servicebus.aio import ServiceBusClient
 
 from flow_contracts.servicebus.credentials import AsyncCredential
+from flow_contracts.servicebus.tolerant_transport import use_tolerant_transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,10 @@ def connect(endpoint: Endpoint, *, sdk_retries: int) -> ServiceBusClient:
     }
     match endpoint:
         case ConnectionString(text):
-            return ServiceBusClient.from_connection_string(text, **options)
+            client = ServiceBusClient.from_connection_string(text, **options)
         case Namespace(host, credential):
-            return ServiceBusClient(host, credential, **options)
+            client = ServiceBusClient(host, credential, **options)
         case _:
             assert_never(endpoint)
+    use_tolerant_transport(client)
+    return client

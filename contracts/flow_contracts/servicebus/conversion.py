@@ -63,6 +63,7 @@ def from_sdk(received: ServiceBusReceivedMessage) -> ReceivedMessage:
         expires_at=received.expires_at_utc,
         delivery_count=received.delivery_count or 0,
         sequence_number=received.sequence_number or 0,
+        undecodable=getattr(received._message, "undecodable", ()),
     )
 
 
@@ -77,7 +78,7 @@ def _body(received: ServiceBusReceivedMessage) -> bytes:
         return b""
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body)
-    return body.encode() if isinstance(body, str) else json.dumps(_json_value(body)).encode()
+    return body.encode() if isinstance(body, str) else json.dumps(_json_value(body), ensure_ascii=False).encode()
 
 
 def _json_value(value: object) -> object:
@@ -100,4 +101,10 @@ def _text(value: object) -> str | None:
     """Return the text of a value: the SDK yields str, undecoded bytes, or another AMQP type such as a UUID."""
     if value is None:
         return None
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        # Not by the error handler "backslashreplace", which takes a second for a megabyte.
+        return repr(value)[2:-1]

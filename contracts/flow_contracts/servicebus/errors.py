@@ -19,10 +19,6 @@ class SessionInUse(ServiceBusFailure):
     """Another reader holds the session: retry when that reader is done."""
 
 
-class Undecodable(ServiceBusUnavailable):
-    """The SDK cannot decode a message that the broker sent, and its link receives nothing from then on."""
-
-
 class LockLost(Exception):
     """The message lock expired before the settlement: the broker delivers the message again."""
 

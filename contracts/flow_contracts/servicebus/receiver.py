@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from flow_contracts.message import ReceivedMessage
 from flow_contracts.servicebus.calls import bounded, receive_batch
 from flow_contracts.servicebus.conversion import from_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
-from flow_contracts.servicebus.errors import Undecodable
 from flow_contracts.servicebus.locks import LockTimes, broker_decides
 
 MAX_DEAD_LETTER_CHARACTERS = 4096
@@ -51,7 +49,7 @@ class Receiver:
         Raises `ServiceBusFailure`.
         """
         began = time.monotonic()
-        messages = await receive_batch(self._sdk, 1, self._deadlines)
+        messages = await receive_batch(self._sdk, 1, self._deadlines.receive_wait_seconds, self._deadlines)
         if not messages:
             await self._probe_when_quiet()
             return None
@@ -92,6 +90,5 @@ class Receiver:
         """Peek if the broker was silent for long: an empty receive does not prove that the connection still works."""
         if time.monotonic() - self._last_answer_at < self._deadlines.probe_interval_seconds:
             return
-        with contextlib.suppress(Undecodable):  # the broker answered, which is enough for the probe
-            await bounded(self._sdk.peek_messages(max_message_count=1), self._deadlines.settle_seconds, "probe")
+        await bounded(self._sdk.peek_messages(max_message_count=1), self._deadlines.settle_seconds, "probe")
         self._last_answer_at = time.monotonic()

@@ -9,11 +9,12 @@ from typing import TypeVar
 from azure.servicebus.aio import ServiceBusReceiver
 
 from flow_contracts.message import ReceivedMessage
-from flow_contracts.servicebus.calls import bounded
+from flow_contracts.servicebus.calls import bounded, receive_batch
 from flow_contracts.servicebus.conversion import from_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import LockLost, ServiceBusUnavailable
 from flow_contracts.servicebus.locks import broker_decides_session
+from flow_contracts.servicebus.peeking import peek
 from flow_contracts.servicebus.receiver import MAX_DEAD_LETTER_CHARACTERS, Delivery
 
 _T = TypeVar("_T")
@@ -40,26 +41,19 @@ class SessionReceiver:
 
     async def find(self, matches: Callable[[ReceivedMessage], bool]) -> ReceivedMessage | None:
         """Peek for the first message that `matches`; it stays in the queue."""
-        from_sequence = 1
-        while page := await self._peek(from_sequence):
-            for message in page:
+        from_sequence, last = 1, None
+        while last != from_sequence:
+            last = from_sequence
+            async for raw in peek(self._sdk, _PEEK_PAGE, from_sequence, self._deadlines.settle_seconds):
+                message = from_sdk(raw)
                 if matches(message):
                     return message
-            from_sequence = page[-1].sequence_number + 1
+                from_sequence = max(from_sequence, message.sequence_number + 1)
         return None
-
-    async def _peek(self, from_sequence: int) -> list[ReceivedMessage]:
-        # Always with a sequence number. Without one, the SDK peeks on from the last message that it peeked or received,
-        # and a second call of `find` would skip the messages of the first.
-        peeking = self._sdk.peek_messages(_PEEK_PAGE, sequence_number=from_sequence)
-        return [from_sdk(raw) for raw in await self._bounded(peeking, "peek")]
 
     async def receive(self, wait_seconds: float) -> Delivery | None:
         """Return the next message; None if no message came within `wait_seconds`."""
-        # Not `receive_batch`, which gives up a link at an undecodable message. In a session the same message would come
-        # first again on the next link, and the results behind it would never arrive.
-        receiving = self._sdk.receive_messages(max_message_count=1, max_wait_time=wait_seconds)
-        messages = await bounded(receiving, wait_seconds + self._deadlines.settle_seconds, "receive")
+        messages = await receive_batch(self._sdk, 1, wait_seconds, self._deadlines)
         return Delivery(from_sdk(messages[0]), messages[0]) if messages else None
 
     async def complete(self, delivery: Delivery) -> None:

@@ -297,8 +297,8 @@ def test_a_message_that_another_receiver_has_locked_is_left(broker: DeadLetterBr
     assert "another receiver has locked it" in words(done.stdout)
 
 
-async def test_an_undecodable_message_is_listed_and_blocks_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body nested too deeply fails each receive that contains it, and the peek of its whole page."""
+async def test_an_undecodable_message_is_listed_and_discarded_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK fails each receive that contains a body nested too deeply, and the peek of its whole page."""
     async with running_system(monkeypatch) as system:
         await asyncio.to_thread(_send_two_requests_around_an_undecodable_one, system.emulator.connection_string)
         await until(lambda: system.depth("dead_lettered") == 3)
@@ -312,13 +312,14 @@ async def test_an_undecodable_message_is_listed_and_blocks_no_other(monkeypatch:
 
         listed = json.loads((await run("list", "--json")).stdout)
         assert [one["message_id"] for one in listed] == ["first-message", "deep", "second-message"]
-        assert "cannot decode" in listed[1]["not_replayable"]
+        assert "can decode" in listed[1]["not_replayable"]
+        replayed = json.loads((await run("replay", "deep", "--yes", "--json")).stdout)
+        assert "can decode" in replayed[0]["left"]
         one = await run("discard", "second-message")
         assert (one.exit_code, one.stdout) == (0, "Discarded 1 message, left 0.\n")
         rest = json.loads((await run("discard", "--all", "--yes", "--json")).stdout)
-        assert [(one["message_id"], one["done"]) for one in rest] == [("first-message", True), ("deep", False)]
-        assert "with another tool" in rest[1]["left"]
-        assert system.depth("dead_lettered") == 1
+        assert [(one["message_id"], one["done"]) for one in rest] == [("first-message", True), ("deep", True)]
+        assert system.depth("dead_lettered") == 0
 
 
 def _send_two_requests_around_an_undecodable_one(connection_string: str) -> None:

@@ -29,7 +29,6 @@ class FakeQueue:
 
     found: ReceivedMessage
     completed: list[Delivery] = field(default_factory=list)
-    undecodable: set[int] = field(default_factory=set)
 
     @asynccontextmanager
     async def dead_letter_queue(self, queue: str) -> AsyncIterator[FakeQueue]:

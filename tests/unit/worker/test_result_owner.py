@@ -187,7 +187,7 @@ def test_a_replay_keeps_the_key() -> None:
 def test_no_view_of_a_dead_letter_shows_the_key(name: str) -> None:
     properties: dict[str, Any] = {"contract": CONTRACT, name: KEY.get_secret_value()}
     message = request(**IDS, application_properties=properties)
-    dead = DeadLetteredMessage(message, "reason", "description", decoded=True)
+    dead = DeadLetteredMessage(message, "reason", "description")
     reader = decode.requests_of("flow-requests")
     view = DeadLetterView.of("flow-requests", dead, reader)
     details = view_details(view, message, reader, with_input=True)

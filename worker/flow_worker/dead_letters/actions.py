@@ -29,7 +29,6 @@ from flow_worker.pipeline.seal import Seal
 _REPLAYS = uuid.UUID("5b0d3f5e-8a53-4f0e-9c33-6a0f1f0c7d11")
 """The namespace of the message IDs of replays (RFC 9562, section 5.5)."""
 
-_UNDECODABLE = "The worker's AMQP library cannot decode it. Remove it with another tool, for example the Azure portal."
 _NOT_RECEIVED = "It is no longer there, or another receiver has locked it."
 _REPLACED = "Another message has its sequence number now: the queue was created again. List the dead letters again."
 _LOCK_LOST = "Its lock expired before the command could delete it. Repeat the command; that is safe."
@@ -137,7 +136,6 @@ async def settle_all(
     """
     for queue, group in groupby(views, key=lambda view: view.queue):
         open_ = {view.sequence_number: view for view in group}
-        undecodable: set[int] = set()
         reason = _NOT_RECEIVED
         try:
             async with bus.dead_letter_queue(queue) as dead_letter_queue:
@@ -145,11 +143,10 @@ async def settle_all(
                     number = delivery.message.sequence_number
                     report(await _settle(dead_letter_queue, open_[number], delivery, action))
                     del open_[number]
-                undecodable = dead_letter_queue.undecodable
         except ServiceBusFailure as error:
             reason = f"Service Bus: {error}"
         for view in open_.values():
-            report(DeadLetterOutcome(view, left=_UNDECODABLE if view.sequence_number in undecodable else reason))
+            report(DeadLetterOutcome(view, left=reason))
 
 
 async def _settle(

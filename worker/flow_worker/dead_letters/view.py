@@ -19,8 +19,6 @@ from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuat
 _SHOWN_SEPARATELY = ("DeadLetterReason", "DeadLetterErrorDescription")
 """Service Bus stores reason and description as application properties."""
 
-_UNDECODABLE_BODY = "The worker's AMQP library cannot decode its body: it is nested too deeply, or has an unknown type."
-
 
 class Unreadable(Exception):
     """The message is neither a request nor a continuation. The message of the error quotes nothing of it."""
@@ -48,7 +46,7 @@ class DeadLetterView:
     def of(cls, queue: str, dead: DeadLetteredMessage, reader: Reader) -> Self:
         """Return the view of a message in the dead-letter queue of `queue`. `reader` decodes that queue's messages."""
         message = dead.message
-        flow, not_replayable = _flow_and_obstacle(message, reader) if dead.decoded else (None, _UNDECODABLE_BODY)
+        flow, not_replayable = _flow_and_obstacle(message, reader)
         return cls(
             queue=queue,
             sequence_number=message.sequence_number,

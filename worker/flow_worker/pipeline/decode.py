@@ -9,12 +9,18 @@ from dataclasses import replace
 from typing import assert_never
 
 from flow_contracts.dataverse import ExecutionContext
+from flow_contracts.dataverse.message_body import unreadable
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import FlowRequest, InvalidRequest
 from flow_worker.access.authorities import DataverseSender
 from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuation
 from flow_worker.pipeline.seal import Seal, SealState
 from flow_worker.settings import RequestQueue
+
+_UNDECODABLE_BODY = (
+    "The message's body is no AMQP value that the worker can decode: it is broken, has an unknown type, more than 64 "
+    "levels or more than 5,000 values. Send the JSON as the bytes of a data section."
+)
 
 Reader = Callable[[ReceivedMessage], Job]
 """Decodes a message of one queue.
@@ -59,6 +65,7 @@ def requests_of(queue: str) -> Reader:
     """Return the reader of the request queue `queue`. It raises `InvalidRequest` and `Unanswerable`."""
 
     def read(message: ReceivedMessage) -> Job:
+        _require_body(message)
         return Job.from_request(FlowRequest.from_message(message), message, queue)
 
     return read
@@ -72,6 +79,7 @@ def posts_of(queue: RequestQueue) -> Reader:
 
     def read(message: ReceivedMessage) -> Job:
         try:
+            _require_body(message)
             context = ExecutionContext.from_message(message)
         except InvalidRequest as refusal:
             address = refusal.address and replace(refusal.address, queue=queue.reply_to)
@@ -107,6 +115,12 @@ def continuations_of(seal: Seal) -> Reader:
 def unproven_continuation(message: ReceivedMessage) -> Job:
     """Decode a continuation without its proof, to show it to a person. Raises `InvalidContinuation`."""
     return Job.from_message(message)
+
+
+def _require_body(message: ReceivedMessage) -> None:
+    """Raise `InvalidRequest` or `Unanswerable` if the adapter could not decode the message's body."""
+    if "body" in message.undecodable:
+        raise unreadable("malformed_request", _UNDECODABLE_BODY, message)
 
 
 def _flow_of(context: ExecutionContext, queue: RequestQueue) -> str:

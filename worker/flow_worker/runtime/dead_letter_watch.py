@@ -154,7 +154,7 @@ class DeadLetterWatch:
         return is_answered
 
     async def _answer(self, dead_letter: DeadLetteredMessage, status: Status, error: FlowError) -> None:
-        if not dead_letter.decoded:
+        if dead_letter.message.undecodable:
             self._log_undecodable(dead_letter)
         outcome = await self._handler.answer_dead_letter(dead_letter.message, self._read, status, error)
         if _is_open(outcome):
@@ -181,8 +181,9 @@ class DeadLetterWatch:
             _log,
             logging.WARNING,
             "dead_letter.undecodable",
-            "The SDK cannot decode a dead-lettered message; its body is left out.",
+            "Parts of a dead-lettered message cannot be decoded; the worker answers it without them.",
             queue=self._queue,
+            parts=", ".join(dead_letter.message.undecodable),
             message_id=dead_letter.message.message_id,
             sequence_number=dead_letter.message.sequence_number,
         )

@@ -170,6 +170,9 @@ class Lane:
 
     async def _outcome(self, delivery: Delivery) -> Outcome:
         outcome = None
+        if parts := delivery.message.undecodable:
+            sentence = "Parts of a message cannot be decoded; the lane handles it without them."
+            self._log(logging.WARNING, "request.undecodable", sentence, delivery, parts=", ".join(parts))
         if not self._interrupted:  # the receive that was pending when the interrupt came may still deliver a request
             journey = self._journey.handle(delivery.message, self._read, self._queue, lock_held=_lock_held(delivery))
             outcome = await self._interruptible(journey)

@@ -214,12 +214,20 @@ def set_dead_letter_reason(
 
 
 def modify_properties(message: BrokeredMessage, properties: Mapping[str, object]) -> None:
-    """Add or replace application properties. Encodes the section again only if there is something to change."""
+    """Add or replace application properties. Encodes the section again only if there is something to change.
+
+    Properties that cannot be decoded are lost. The broker accepted them, so it must also dead-letter their message.
+    """
     if properties:
-        section = message.application_properties
-        current = _section_value(section) if section else None
-        modified = {**(current if isinstance(current, dict) else {}), **properties}
+        modified = {**_decodable_properties(message.application_properties), **properties}
         message.application_properties = encode_section(APPLICATION_PROPERTIES, modified)
+
+
+def _decodable_properties(section: bytes) -> dict[str, object]:
+    try:
+        return {name: value for name, value in _map(section).items() if isinstance(name, str)}
+    except DecodeError:
+        return {}
 
 
 # --- decoding ----------------------------------------------------------------------------------------------------

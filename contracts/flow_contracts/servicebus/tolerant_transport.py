@@ -1,0 +1,136 @@
+"""Replaces the SDK's decoder of received and peeked messages, for this adapter's clients only.
+
+The SDK decodes a message inside its link. A message that it cannot decode breaks the link: the broker keeps the lock
+until it expires, delivers the message again, and delays every message behind it. One sender could so stop a queue.
+
+The SDK takes its transport from the client. This transport adds two functions to each receiving link. The link keeps
+its whole work, credit and settlement included, but its decoder gets no bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus._pyamqp.message import Message
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
+from azure.servicebus.aio._transport._pyamqp_transport_async import PyamqpTransportAsync
+
+from flow_contracts.servicebus.events import log_event
+from flow_contracts.servicebus.message_decoder import DecodedMessage, decode_message
+
+_log = logging.getLogger(__name__)
+
+_MORE, _PAYLOAD = 5, 11
+"""The places of two fields in the SDK's transfer frame (AMQP 1.0 part 2, 2.7.5; the payload follows the fields)."""
+
+_Frame = list[Any]  # the SDK's form of a frame: its fields in the order of AMQP
+
+
+class DecodedByUs(Message):
+    """A message of the SDK with the names of the parts that were left out."""
+
+    undecodable: tuple[str, ...] = ()
+
+
+class EncodedMessage:
+    """A peeked message whose decoding waits for its turn: a page of messages may be large."""
+
+    sequence_number: int | None = None
+    """The SDK reads this from each message that it peeked, to peek on from there. The adapter says from where."""
+
+    def __init__(self, payload: bytes, receiver: ServiceBusReceiver) -> None:
+        self._payload = payload
+        self._receiver = receiver
+
+    def decode(self) -> ServiceBusReceivedMessage:
+        """Return the message. It raises for no content."""
+        return ServiceBusReceivedMessage(decoded_by_us(self._payload), receiver=self._receiver, is_peeked_message=True)
+
+
+class TolerantTransport(PyamqpTransportAsync):
+    """The SDK's transport, whose receiving links decode by `decode_message`."""
+
+    @staticmethod
+    def create_receive_client_async(receiver: Any, **kwargs: Any) -> Any:
+        """Return the SDK's client of one link, changed so that its links decode by `decode_message`."""
+        client: Any = PyamqpTransportAsync.create_receive_client_async(receiver, **kwargs)  # the SDK types little of it
+        open_link = client._client_ready_async
+
+        async def open_tolerant_link() -> bool:
+            before = client._link
+            ready: bool = await open_link()
+            # The SDK has created a link, which has no credit yet, so no transfer can have come.
+            if client._link is not None and client._link is not before:
+                _Transfers(client._link)
+            return ready
+
+        # The SDK itself replaces a method of this object in the same way.
+        client._client_ready_async = open_tolerant_link
+        return client
+
+    @staticmethod
+    async def mgmt_client_request_async(mgmt_client: Any, mgmt_msg: Message, **kwargs: Any) -> Any:
+        """Send a request, and let this transport parse its answer; the SDK's own method passes the SDK's transport."""
+        parse = kwargs.pop("callback")
+
+        def parse_by_this_transport(*answer: Any, amqp_transport: object) -> Any:
+            return parse(*answer, amqp_transport=TolerantTransport)
+
+        return await PyamqpTransportAsync.mgmt_client_request_async(
+            mgmt_client, mgmt_msg, callback=parse_by_this_transport, **kwargs
+        )
+
+    @staticmethod
+    def parse_received_message(message: Message, message_type: type[Any], **kwargs: Any) -> list[Any]:
+        """Return the messages of a peek, still encoded."""
+        if kwargs.get("is_deferred_message"):
+            raise NotImplementedError("The adapter receives no deferred messages.")
+        return [
+            EncodedMessage(bytes(entry[b"message"]), kwargs["receiver"]) for entry in (message.value or {})[b"messages"]
+        ]
+
+
+def use_tolerant_transport(client: ServiceBusClient) -> None:
+    """Let every receiver that the client creates from now on decode by `decode_message`."""
+    client._amqp_transport = TolerantTransport
+
+
+class _Transfers:
+    """Collects the bytes of the messages of one link, and decodes them in place of the SDK."""
+
+    def __init__(self, link: Any) -> None:
+        self._payload = bytearray()
+        self._is_complete = False
+        self._transfer: Callable[[_Frame], Awaitable[None]] = link._incoming_transfer
+        self._deliver: Callable[[_Frame, Message], Awaitable[object]] = link._on_transfer
+        link._incoming_transfer = self.transfer
+        link._on_transfer = self.deliver
+
+    async def transfer(self, frame: _Frame) -> None:
+        """Take the bytes of one frame; a message may have many. The SDK gets the frame without its bytes."""
+        self._payload += frame[_PAYLOAD]
+        self._is_complete = not frame[_MORE]
+        await self._transfer([*frame[:_PAYLOAD], memoryview(b"")])
+
+    async def deliver(self, frame: _Frame, message: Message) -> object:
+        """Deliver the decoded message in place of the empty one."""
+        if not self._is_complete:  # this version of the SDK delivers in another way: its own message is the right one
+            return await self._deliver(frame, message)
+        payload, self._payload, self._is_complete = bytes(self._payload), bytearray(), False
+        return await self._deliver(frame, decoded_by_us(payload))
+
+
+def decoded_by_us(payload: bytes) -> DecodedByUs:
+    """Return the message in the SDK's form. It raises for no content."""
+    try:
+        decoded = decode_message(payload)
+    except Exception as error:  # noqa: BLE001 - an internal error: it must not break the link, which delays all others
+        sentence = f"An internal error in the decoder of messages: {type(error).__name__}"
+        log_event(_log, logging.ERROR, "servicebus.decoder_failed", sentence)
+        decoded = DecodedMessage(Message(), ("message",))
+    message = DecodedByUs(*decoded.message)
+    message.undecodable = decoded.undecodable
+    return message
