@@ -196,6 +196,15 @@ def test_a_queues_url_is_an_organizations_bare_url(url: str) -> None:
         settings(default=None, queues={A: url})
 
 
+async def test_a_continuation_of_the_queues_former_organization_is_refused() -> None:
+    organization = Organization(id=B)
+    source = QueuePrivileges(OrganizationPrivileges(organization.privileges(), B), organization=B)
+    with pytest.raises(Refused) as refused:
+        await Rights(Asserters(), None, of_queues={"native": source}).of("native").require(NATIVE, FLOW)
+    assert refused.value.code == "organization_unknown"
+    assert organization.asked == []
+
+
 async def test_a_refusal_queries_only_privileges_of_its_own_organization() -> None:
     """No document says what Dataverse answers for a privilege that it does not know."""
     here, there = Organization(id=A), Organization(id=B)

@@ -119,7 +119,7 @@ def _privileges_of(
     known = frozenset(privilege for name in names if (privilege := settings.flows[name].privilege))
     if queue.organization is None:
         return QueuePrivileges(source, known)
-    return QueuePrivileges(OrganizationPrivileges(source, queue.organization), known)
+    return QueuePrivileges(OrganizationPrivileges(source, queue.organization), known, queue.organization)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from flow_contracts.guid import NIL_GUID, NotGuid, parse_guid
+from flow_worker.access.dataverse import FOREIGN_ORGANIZATION
 from flow_worker.access.principal import Principal
 from flow_worker.access.user import User
 from flow_worker.errors import Refused, TemporarilyUnavailable
@@ -44,6 +45,8 @@ class QueuePrivileges:
     source: Privileges | None
     known: Collection[str] = ()
     """The privileges that the queue's flows require."""
+    organization: str | None = None
+    """Authority `dataverse`: the only organization whose users these are."""
 
 
 class Rights:
@@ -56,19 +59,22 @@ class Rights:
         *,
         known_privileges: Collection[str] = (),
         of_queues: Mapping[str, QueuePrivileges] | None = None,
+        organization: str | None = None,
     ) -> None:
         """`privileges`: None if the settings name no Dataverse organization.
 
         `known_privileges`: the privileges that `query_any` may query. `of_queues`: the same two by request queue; None:
-        they are the same for every queue.
+        they are the same for every queue. `organization`: the only one whose users the native senders may be.
         """
+        self._organization = organization
         self._asserters = asserters
         self._privileges = privileges
         self._known = tuple(sorted(set(known_privileges)))
         self._of_queues: dict[str, Rights] | None = None
         if of_queues is not None:
             self._of_queues = {
-                name: Rights(asserters, queue.source, known_privileges=queue.known) for name, queue in of_queues.items()
+                name: Rights(asserters, queue.source, known_privileges=queue.known, organization=queue.organization)
+                for name, queue in of_queues.items()
             }
 
     def of(self, queue: str) -> Rights:
@@ -93,6 +99,10 @@ class Rights:
 
     async def require(self, principal: Principal, flow: Flow) -> None:
         """Require the flow's app role, its privilege, or both. Raises `Refused`, `TemporarilyUnavailable`."""
+        is_native = principal.authority == "dataverse"
+        if is_native and self._organization is not None and principal.tenant != self._organization:
+            # A continuation, proven before the settings gave its queue to another organization.
+            raise Refused("organization_unknown", FOREIGN_ORGANIZATION)
         # The role first: it is in the token, while the privilege costs a query.
         self.require_role(principal, flow)
         await self.require_privilege(principal, flow)
