@@ -42,6 +42,7 @@ from flow_worker.runtime.schedule import Schedule
 from flow_worker.runtime.seal_keys import open_seal
 from flow_worker.runtime.sole_sender import require_sole_sender
 from flow_worker.runtime.supervisor import OnStop, Service, Supervisor
+from flow_worker.runtime.unproven_dead_letters import UnprovenDeadLetters
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import Settings
 from flow_worker.telemetry.health import Health, serve_health
@@ -186,6 +187,11 @@ def _dead_letter_watches(
 ) -> list[PeriodicTask]:
     if not settings.dead_letters.watch:
         return []
+    # Half, so that the journal still remembers the request while the watch publishes its result.
+    max_age = timedelta(seconds=settings.journal.retention_seconds / 2)
+    # Shorter than that, because the watch passes over the older ones.
+    retention = min(timedelta(seconds=settings.dead_letters.unproven_retention_seconds), 0.9 * max_age)
+    max_count = settings.dead_letters.unproven_max_count
     watches = {
         queue: DeadLetterWatch(
             queue,
@@ -194,8 +200,8 @@ def _dead_letter_watches(
             handler=handler,
             dispatcher=dispatcher,
             answered=AnsweredDeadLetters(queue, ports.journal),
-            # Half, so that the journal still remembers the request while the watch publishes its result.
-            max_age=timedelta(seconds=settings.journal.retention_seconds / 2),
+            unproven=UnprovenDeadLetters(queue, retention=retention, max_count=max_count, now=now),
+            max_age=max_age,
             now=now,
         )
         for queue, read, _ in queues

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.servicebus import ServiceBusReceivedMessage
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.result import FlowResult, Status
-from flow_contracts.servicebus import BeforeSend, DeadLetteredMessage, MessageTooLarge, unconditionally
+from flow_contracts.servicebus import BeforeSend, DeadLetteredMessage, Delivery, MessageTooLarge, unconditionally
 from flow_worker.errors import Refused, TemporarilyUnavailable
-from flow_worker.journal import Acquisition, Entry, JobKey, Journal, open_journal
+from flow_worker.journal import Entry, Journal, open_journal
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.outcome import Continue
 from flow_worker.runtime.answered_dead_letters import AnsweredDeadLetters
@@ -26,9 +28,11 @@ from flow_worker.runtime.outbox import Outbox
 from flow_worker.runtime.ports import QueueReceiver
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
+from flow_worker.runtime.unproven_dead_letters import UnprovenDeadLetters
 from flow_worker.settings import JournalSettings
 from tests.support.pipeline import NOW, SEAL, Clock, KnownSenders, ScriptedFlow, Worker, flow_answer, reply_of, request
 
+RETENTION = timedelta(hours=12)
 THROTTLED = flow_answer(429, run=None, retry_after="30")
 
 
@@ -65,6 +69,18 @@ class FakeBus:
         for dead_letter in sorted(self.dead_letters, key=lambda each: each.message.sequence_number):
             yield dead_letter
 
+    async def take(self, sequence_numbers: Iterable[int]) -> AsyncIterator[Delivery]:
+        taken = set(sequence_numbers)
+        for dead_letter in list(self.dead_letters):
+            if dead_letter.message.sequence_number in taken:
+                yield Delivery(dead_letter.message, ServiceBusReceivedMessage.__new__(ServiceBusReceivedMessage))
+
+    async def complete(self, delivery: Delivery) -> None:
+        self.dead_letters = [each for each in self.dead_letters if each.message != delivery.message]
+
+    async def release(self) -> None:
+        pass
+
     def results(self) -> list[FlowResult]:
         """The results that were published."""
         return [FlowResult.from_message(message) for queue, message in self.sent if queue == "flow-replies"]
@@ -85,12 +101,10 @@ class CountingJournal:
             raise TemporarilyUnavailable("journal_unavailable", "the journal did not answer")
         return await self.journal.find(message_id)
 
-    async def acquire(
-        self, job: JobKey, *, duration: timedelta, calls: int, repeatable: bool = False, ending: bool = False
-    ) -> Acquisition:
+    async def keep_mark(self, key: str, *, note: str = "") -> None:
         if self.is_full:
             raise TemporarilyUnavailable("journal_unavailable", "the disk is full")
-        return await self.journal.acquire(job, duration=duration, calls=calls, repeatable=repeatable, ending=ending)
+        await self.journal.keep_mark(key, note=note)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.journal, name)
@@ -108,7 +122,11 @@ def dead(message: ReceivedMessage, reason: str = "MaxDeliveryCountExceeded") -> 
 
 
 def watch_of(
-    worker: Worker, bus: FakeBus, journal: Journal | None = None, senders: KnownSenders | None = None
+    worker: Worker,
+    bus: FakeBus,
+    journal: Journal | None = None,
+    senders: KnownSenders | None = None,
+    max_count: int = 10_000,
 ) -> DeadLetterWatch:
     """Return the watch of a new worker process. `journal`: the journal as the watch's memory sees it."""
     handler = worker.handler(ScriptedFlow(), senders)
@@ -128,6 +146,7 @@ def watch_of(
             reply_retention=timedelta(hours=1),
         ),
         answered=AnsweredDeadLetters("flow-requests", journal or worker.journal),
+        unproven=UnprovenDeadLetters("flow-requests", retention=RETENTION, max_count=max_count, now=worker.clock),
         max_age=timedelta(days=1),
         now=worker.clock,
     )
@@ -312,6 +331,88 @@ async def test_an_absent_journal_ends_the_round_after_a_few_dead_letters(worker:
     journal.is_away = False
     await watch.answer_all()
     assert len(bus.sent) == 30
+
+
+# --- dead letters of senders whom nobody has proven ---------------------------------------------------------------
+
+
+UNPROVEN: dict[str, dict[str, Any]] = {
+    "no claim": {"claim": None},
+    "a junk claim": {"claim": "junk"},
+    "an unreadable body": {"body": b"["},
+    "no contract": {"application_properties": {}},
+}
+UNPROVEN_KINDS = pytest.mark.parametrize("change", UNPROVEN.values(), ids=UNPROVEN.keys())
+
+
+def unproven(change: dict[str, Any], count: int) -> list[DeadLetteredMessage]:
+    each = (request(sequence_number=n, message_id=f"m-{n}", **change) for n in range(1, count + 1))
+    return [dead(message, "TTLExpiredException") for message in each]
+
+
+@UNPROVEN_KINDS
+async def test_an_unproven_dead_letter_costs_one_small_entry_and_is_answered_once(
+    worker: Worker, change: dict[str, Any], tmp_path: Path
+) -> None:
+    bus = FakeBus(unproven(change, 5))
+    for _ in range(3):  # three processes, long after any window of duplicate detection
+        await watch_of(worker, bus).answer_all()
+        worker.clock.now += timedelta(hours=1)
+    assert len(bus.results()) == len(bus.dead_letters) == 5
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite3")) as file:
+        sizes = [size for (size,) in file.execute("SELECT length(document) FROM entry WHERE length(document) > 0")]
+    assert len(sizes) == 5
+    assert max(sizes) < 400
+
+
+@UNPROVEN_KINDS
+async def test_an_answered_unproven_dead_letter_is_deleted_after_its_retention(
+    worker: Worker, change: dict[str, Any]
+) -> None:
+    bus = FakeBus(unproven(change, 3))
+    watch = watch_of(worker, bus)
+    await watch.answer_all()
+    worker.clock.now += RETENTION
+    await watch_of(worker, bus).answer_all()  # after a restart the record in the journal says that it is unproven
+    assert (len(bus.results()), bus.dead_letters) == (3, [])
+
+
+@UNPROVEN_KINDS
+async def test_unproven_dead_letters_beyond_the_maximum_are_answered_and_deleted_at_once(
+    worker: Worker, change: dict[str, Any]
+) -> None:
+    bus, watch = FakeBus(unproven(change, 10)), None
+    for _ in range(3):
+        watch = watch_of(worker, bus, max_count=4)
+        await watch.answer_all()
+    assert len(bus.results()) == 10
+    assert [each.message.sequence_number for each in bus.dead_letters] == [1, 2, 3, 4], "the first ones are the sample"
+
+
+async def test_dead_letters_that_name_no_address_are_deleted_too(worker: Worker) -> None:
+    bus = FakeBus([dead(request(sequence_number=n, message_id=None), "message_id_missing") for n in range(1, 6)])
+    await watch_of(worker, bus, max_count=2).answer_all()
+    assert (len(bus.dead_letters), bus.sent) == (2, [])
+
+
+async def test_dead_letters_of_proven_senders_stay(worker: Worker) -> None:
+    proven = [dead(request(sequence_number=n, message_id=f"m-{n}"), "TTLExpiredException") for n in range(1, 6)]
+    bus = FakeBus([*proven, dead(request(sequence_number=6), "flow_throttled")])
+    for _ in range(2):
+        await watch_of(worker, bus, max_count=0).answer_all()
+    assert (len(bus.results()), len(bus.dead_letters)) == (5, 6)
+
+
+async def test_a_message_that_a_lane_answered_is_not_answered_again_when_it_expires(worker: Worker) -> None:
+    """The lane's settlement failed, so the broker dead-lettered the message."""
+    for number, change in enumerate(UNPROVEN.values(), 1):
+        message = request(sequence_number=number, message_id=f"m-{number}", **change)
+        reply = reply_of(await worker.take(message))
+        assert reply.stand_in is not None
+        await worker.journal.keep_published(reply.stand_in, reply.result, retention=timedelta(hours=1))
+        bus = FakeBus([dead(message, "TTLExpiredException")])
+        await watch_of(worker, bus).answer_all()
+        assert bus.sent == [], change
 
 
 # --- what a round costs ------------------------------------------------------------------------------------------

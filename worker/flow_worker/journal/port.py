@@ -136,6 +136,13 @@ class Journal(Protocol):
         """
         ...
 
+    async def keep_mark(self, key: str, *, note: str = "") -> None:
+        """Keep a small entry without a request: its existence is the record. `note` becomes its `fingerprint`.
+
+        A mark survives the death of the process, but perhaps not a power cut.
+        """
+        ...
+
     async def recall(self, job: JobKey) -> Concluded | Pending | None:
         """Return the state of the job's request; None if it was never begun or the message ID is another request's."""
         ...

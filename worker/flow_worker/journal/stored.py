@@ -168,6 +168,11 @@ class StoredJournal:
         # Once, without repetition: a refusal needs no journal, and must not hold its lane during an outage.
         await self._until_deadline(self._mark(key_of(job.message_id), change))
 
+    async def keep_mark(self, key: str, *, note: str = "") -> None:
+        """See `Journal.keep_mark`."""
+        entry = Entry(key, note, "", "released", 0, self._now() + self._rules.retention)
+        await self._until_deadline(self._write(key_of(key), entry, None, durable=False))
+
     async def _mark(self, key: str, change: Callable[[Entry | None], Entry | None]) -> None:
         current, version = self._recent.get(key) or await self._read(key)
         await self._swap(key, current, version, change)

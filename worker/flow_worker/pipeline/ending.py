@@ -129,6 +129,28 @@ class Endings:
             return AlreadyHandled("superseded", "Another message continues the request.")
         return await self._end_apart(job, _Ending(Status.UNKNOWN, _NOT_PROVEN), never_sole)
 
+    async def end_unproven_dead_letter(self, job: Job, status: Status, error: FlowError) -> Outcome:
+        """End a dead-lettered request whose sender can never be proven. The journal gets no entry of its own for it.
+
+        Anyone can send such requests. So if the journal knows nothing of this one, the reply is all: no worker can
+        have called a flow for it.
+        """
+        delivered = await self._recall.at_delivered_origin(job)
+        if delivered.origin != job.origin or await self._recall.begun_key(job) is not None:
+            return await self.end_dead_letter(job, status, error)
+        if await self._recall.is_published(stand_in(job.origin)):
+            return AlreadyHandled("already_answered", "The request already has its result.")
+        reply = self._conclusions.reply_uncalled(job, status, error)
+        return replace(reply, stand_in=None, is_unproven=True)
+
+    async def undecodable_dead_letter(self, outcome: Reply | DeadLetter, origin: str) -> Outcome:
+        """Return the outcome of an undecodable dead letter, unless a lane answered the message before."""
+        if not isinstance(outcome, Reply):
+            return outcome
+        if await self._recall.is_published(stand_in(origin)):
+            return AlreadyHandled("already_answered", "The request already has its result.")
+        return replace(outcome, is_unproven=True)
+
     async def once(self, reply: Reply, origin: str, sole: Sole) -> Reply | None:
         """Return the reply to an undecodable message; None if the journal knows that it was published before."""
         key = stand_in(origin)

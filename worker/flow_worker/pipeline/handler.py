@@ -6,7 +6,6 @@ The handler reaches Service Bus, HTTP and the clock only through its ports, so t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -37,6 +36,9 @@ from flow_worker.pipeline.unreadable import UnreadableContinuations
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
+
+_PROVABLE_EARLIER = frozenset({"request_too_old"})
+"""The refusals of an authority that a request met only later: an earlier delivery may have proven its sender."""
 
 _INTERRUPTED = CallFailed(
     "interrupted", "The worker stopped before the flow answered.", may_have_run=True, counts_against_flow=False
@@ -158,11 +160,12 @@ class Handler:
             return await self._endings.postpone(job, "internal_error", cause, None, sole)
 
     async def answer_dead_letter(
-        self, message: ReceivedMessage, read: Reader, status: Status, error: FlowError
+        self, message: ReceivedMessage, read: Reader, status: Status, error: FlowError, *, queue: str = ""
     ) -> Outcome:
         """Return the outcome of a message that Service Bus dead-lettered: `status`, unless the journal has another.
 
-        This calls no flow. Raises `TemporarilyUnavailable` if keys, Dataverse or the journal are unavailable.
+        `queue` is the request queue whose dead-letter queue holds it. This calls no flow. Raises
+        `TemporarilyUnavailable` if keys, Dataverse or the journal are unavailable.
         """
         try:
             job = await decode(message, read)
@@ -174,10 +177,15 @@ class Handler:
         except InvalidContinuation as unreadable:
             return await self._unreadable.answer_dead_letter(message, unreadable)
         except (InvalidRequest, Unanswerable) as undecodable:
-            return self._conclusions.undecodable(message, undecodable)
+            return await self._endings.undecodable_dead_letter(
+                self._conclusions.undecodable(message, undecodable), origin_of(message, queue)
+            )
         # A sender that cannot be proven, any more, is answered too.
-        with contextlib.suppress(Refused):
+        try:
             job = await self._admission.authenticate(job)
+        except Refused as refusal:
+            if job.principal is None and refusal.code not in _PROVABLE_EARLIER:
+                return await self._endings.end_unproven_dead_letter(job, status, error)
         return await self._endings.end_dead_letter(job, status, error)
 
     async def end_oversized(self, job: Job) -> Outcome:

@@ -38,6 +38,8 @@ class Reply:
     """
     stand_in: JobKey | None = None
     """The key under which the journal records the publication of a result that it does not hold, or may not hold."""
+    is_unproven: bool = False
+    """Nobody has proven to be the sender of the request, and nobody can: the journal keeps as little as possible."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Answers requests that Service Bus itself dead-lettered, and leaves them in the dead-letter queue.
 
+Those whose sender nobody has proven stay for a limited time only; see `UnprovenDeadLetters`.
+
 The worker publishes a result before it dead-letters a request. Service Bus publishes no result when it dead-letters a
 request after its time to live or after too many deliveries. The sender would wait in vain.
 """
@@ -29,9 +31,10 @@ from flow_worker.pipeline.outcome import (
     Reply,
     reply_of,
 )
-from flow_worker.runtime.answered_dead_letters import AnsweredDeadLetters
+from flow_worker.runtime.answered_dead_letters import Answered, AnsweredDeadLetters
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.ports import Bus, DeadLetterReader
+from flow_worker.runtime.unproven_dead_letters import UnprovenDeadLetters
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -47,6 +50,12 @@ _BY_BROKER: dict[str, tuple[Status, FlowError]] = {
 }
 """The results by the broker's own reasons (Microsoft Learn, "Service Bus dead-letter queues")."""
 
+
+_UNANSWERABLE = frozenset(
+    {"message_id_missing", "message_id_too_long", "correlation_id_too_long", "reply_to_session_id_too_long"}
+)
+"""The worker's reasons for requests that name no address: they have no result, and nobody is proven to be their sender.
+"""
 
 _PAUSE_PER_BUSY_SECOND = 9.0
 """With this pause, reading takes at most a tenth of the time, however many dead letters the queue holds."""
@@ -71,6 +80,7 @@ class DeadLetterWatch:
         handler: Handler,
         dispatcher: Dispatcher,
         answered: AnsweredDeadLetters,
+        unproven: UnprovenDeadLetters,
         max_age: timedelta,
         now: Callable[[], datetime],
     ) -> None:
@@ -81,6 +91,7 @@ class DeadLetterWatch:
         self._handler = handler
         self._dispatcher = dispatcher
         self._answered = answered
+        self._unproven = unproven
         self._max_age = max_age
         self._now = now
         self._busy_seconds = 0.0
@@ -113,10 +124,15 @@ class DeadLetterWatch:
         """
         self._busy_seconds = self._sending_seconds = 0.0
         self._journal_failures = 0
+        self._unproven.begin_round()
         self._reading = asyncio.current_task()
         try:
             async with self._bus.dead_letter_queue(self._queue) as dead_letters:
                 await self._answer_each(dead_letters)
+                if self._unproven.has_surplus and not self._stopping:
+                    began = time.monotonic()
+                    await self._unproven.delete(dead_letters)
+                    self._busy_seconds += time.monotonic() - began
         finally:
             self._reading = None
         if not self._stopping:
@@ -135,28 +151,35 @@ class DeadLetterWatch:
 
     async def _answer_or_postpone(self, dead_letter: DeadLetteredMessage) -> None:
         ending = _BY_BROKER.get(dead_letter.reason)
-        if ending is None or dead_letter.message.enqueued_at < self._now() - self._max_age:
+        if dead_letter.message.enqueued_at < self._now() - self._max_age:
             return
         try:
-            if not await self._is_answered(dead_letter):
+            if ending is None:
+                if dead_letter.reason in _UNANSWERABLE:
+                    self._unproven.keeps(dead_letter.message)
+            elif (answered := await self._known(dead_letter)) is None:
                 await self._answer(dead_letter, *ending)
+            elif answered.is_unproven:
+                self._unproven.keeps(dead_letter.message)
         except Exception as error:
             if isinstance(error, TemporarilyUnavailable) and self._journal_failures >= _MAX_JOURNAL_FAILURES:
                 raise
             sentence = f"The worker answers a dead-lettered request later: {error}"
             log(_log, logging.WARNING, "dead_letter.postponed", sentence, queue=self._queue)
 
-    async def _is_answered(self, dead_letter: DeadLetteredMessage) -> bool:
+    async def _known(self, dead_letter: DeadLetteredMessage) -> Answered | None:
         # One failure may concern one record. After several in a row, each further one would cost a deadline.
         self._journal_failures += 1
-        is_answered = await self._answered.contains(dead_letter.message)
+        answered = await self._answered.find(dead_letter.message)
         self._journal_failures = 0
-        return is_answered
+        return answered
 
     async def _answer(self, dead_letter: DeadLetteredMessage, status: Status, error: FlowError) -> None:
         if dead_letter.message.undecodable:
             self._log_undecodable(dead_letter)
-        outcome = await self._handler.answer_dead_letter(dead_letter.message, self._read, status, error)
+        outcome = await self._handler.answer_dead_letter(
+            dead_letter.message, self._read, status, error, queue=self._queue
+        )
         if _is_open(outcome):
             return
         sent = await self._send(outcome)
@@ -167,7 +190,11 @@ class DeadLetterWatch:
             return
         # A dead letter that nobody can answer needs no record: another version of the worker may be able to read it.
         is_unanswerable = isinstance(sent, DeadLetter) and sent.reply is None
-        await self._answered.add(dead_letter.message, journalled=not is_unanswerable)
+        is_unproven = isinstance(sent, Reply) and sent.is_unproven
+        leaves = is_unproven and not self._unproven.keeps(dead_letter.message)
+        await self._answered.add(
+            dead_letter.message, journalled=not is_unanswerable, is_unproven=is_unproven, leaves=leaves
+        )
 
     async def _send(self, outcome: Outcome) -> Outcome:
         began = time.monotonic()

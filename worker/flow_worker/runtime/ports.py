@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -51,10 +51,22 @@ class QueueReceiver(Protocol):
 
 
 class DeadLetterReader(Protocol):
-    """Reads one dead-letter queue without locking its messages."""
+    """Reads one dead-letter queue without locking its messages, and deletes some of them."""
 
     def peek(self) -> AsyncIterator[DeadLetteredMessage]:
         """Yield the messages from the front on. Raises `ServiceBusFailure`."""
+        ...
+
+    def take(self, sequence_numbers: Iterable[int]) -> AsyncIterator[Delivery]:
+        """Yield these messages, locked. Raises `ServiceBusFailure`."""
+        ...
+
+    async def complete(self, delivery: Delivery) -> None:
+        """Delete a taken message. Raises `LockLost`, `ServiceBusFailure`."""
+        ...
+
+    async def release(self) -> None:
+        """Unlock the messages that were taken or met, and not completed."""
         ...
 
 

@@ -290,6 +290,8 @@ class DeadLetterSettings(_Group):
 
     watch: bool = True
     interval_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 30.0
+    unproven_retention_seconds: Annotated[float, Field(ge=0, le=90 * 86_400)] = 86_400.0
+    unproven_max_count: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
 
 
 class DataverseSettings(_Group):
