@@ -79,6 +79,10 @@ MESSAGES: Mapping[str, Build] = {
     "120,000 fields": lambda claim: (
         [with_input("good", "{" + ",".join(f'"{n}":0' for n in range(90_000)) + "}", claim)] * 3
     ),
+    "49,000 fields": lambda claim: (
+        [with_input("good", "{" + ",".join(f'"key-{n:010}":0' for n in range(49_000)) + "}", claim)] * 3
+    ),
+    "24,000 objects, without a claim": lambda _: [with_input("good", f"[{'{},' * 24_000}0]", None)] * 20,
     "a pattern, 40 characters": lambda claim: [request(PATTERN_FLOW, {"name": "a" * 40 + "!"}, claim)] * 3,
     "oneOf, 30 levels": lambda claim: [with_input(ONE_OF_FLOW, '{"a":' * 30 + "{}" + "}" * 30, claim)] * 3,
     "uniqueItems, 60,000 rows": lambda claim: (
