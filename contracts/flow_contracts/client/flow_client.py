@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -15,13 +15,14 @@ from flow_contracts.client.background import Background
 from flow_contracts.client.errors import ResultTimeout
 from flow_contracts.client.request_builder import RequestOptions, build_request
 from flow_contracts.client.result_check import ResultCheck
+from flow_contracts.client.result_search import ResultSearch
 from flow_contracts.client.returned_results import ReturnedResults
 from flow_contracts.client.sending import send_until_accepted
 from flow_contracts.client.sent_requests import SentRequest, SentRequests
 from flow_contracts.client.taking import drop_copies, take_result
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.reply_key import checked_reply_key
-from flow_contracts.result import FlowResult, InvalidResult
+from flow_contracts.result import FlowResult
 from flow_contracts.servicebus import (
     ConnectionString,
     Deadlines,
@@ -142,9 +143,9 @@ class FlowClient:
         Raises `InvalidResult`, and `SessionInUse` while another reader holds the session. Raises `UnsupportedResult`
         for a result of a later version, which stays in the queue.
         """
-        sent = self._sent_request(correlation_id, message_id, reply_key)
+        search = self._search(correlation_id, self._sent_request(correlation_id, message_id, reply_key))
         async with self._session(correlation_id) as session:
-            message = await session.find(self._matcher(correlation_id, sent))
+            message = await search.find(session)
         return FlowResult.from_message(message) if message else None
 
     async def wait(
@@ -163,13 +164,13 @@ class FlowClient:
         """
         failure: ServiceBusFailure | None = None
         rejected = self._check.rejected
-        matches = self._matcher(correlation_id, self._sent_request(correlation_id, message_id, reply_key))
+        search = self._search(correlation_id, self._sent_request(correlation_id, message_id, reply_key))
         try:
             async with asyncio.timeout(timeout):
                 for pause in ExponentialBackoff(0.2, 3.0, growth=1.6).pauses():
                     try:
                         async with self._session(correlation_id) as session:
-                            message = await _wait_for(session, matches)
+                            message = await search.wait(session)
                         return FlowResult.from_message(message)
                     except SessionInUse as error:
                         # After a failure this client itself holds the session: the broker has not noticed the broken
@@ -202,14 +203,14 @@ class FlowClient:
         of a later version in the queue, and raises `UnsupportedResult`.
         """
         sent = self._sent_request(correlation_id, message_id, reply_key)
-        matches = self._matcher(correlation_id, sent)
+        search = self._search(correlation_id, sent)
         async with self._session(correlation_id) as session:
-            message = await session.find(matches)
+            message = await search.find(session)
             if message is None and timeout > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(timeout):
-                        message = await _wait_for(session, matches)
-            result = await take_result(session, message, self._forgeries(correlation_id, sent)) if message else None
+                        message = await search.wait(session)
+            result = await take_result(session, message, search.is_forged) if message else None
             if message is not None:
                 self._taken.add(message.message_id)
             # A result that was deleted must reach the caller, whatever happens to its copies.
@@ -240,23 +241,8 @@ class FlowClient:
         """Return the request whose result the caller wants. Raises `ValueError` for a malformed key."""
         return self._sent.find(correlation_id, message_id, None if reply_key is None else checked_reply_key(reply_key))
 
-    def _matcher(self, correlation_id: str, sent: SentRequest) -> Callable[[ReceivedMessage], bool]:
-        def matches(message: ReceivedMessage) -> bool:
-            if message.correlation_id != correlation_id or self._is_copy(message):
-                return False
-            # The check comes before the parser, which is the expensive part: any sender can fill a session.
-            return self._check.accepts(message, sent.reply_key) and _may_answer(message, sent)
-
-        return matches
-
-    def _forgeries(self, correlation_id: str, sent: SentRequest) -> Callable[[ReceivedMessage], bool]:
-        def is_forged(message: ReceivedMessage) -> bool:
-            """Return whether a message names this very request, but no worker made it for this request."""
-            if message.correlation_id != correlation_id or sent.message_id is None:
-                return False
-            return not self._check.accepts(message, sent.reply_key) and _names(message, sent)
-
-        return is_forged
+    def _search(self, correlation_id: str, sent: SentRequest) -> ResultSearch:
+        return ResultSearch(correlation_id, sent, self._check, self._is_copy)
 
     @contextlib.asynccontextmanager
     async def _session(self, correlation_id: str) -> AsyncIterator[SessionReceiver]:
@@ -265,33 +251,3 @@ class FlowClient:
                 yield session
         except SessionInUse as error:
             raise SessionInUse(f"correlation ID '{correlation_id}': {error}") from error
-
-
-def _may_answer(message: ReceivedMessage, sent: SentRequest) -> bool:
-    """Return whether a message may be the result. An unreadable message may: its reader gets `InvalidResult`."""
-    try:
-        return sent.is_answered_by(FlowResult.from_message(message))
-    except InvalidResult:
-        return True
-
-
-def _names(message: ReceivedMessage, sent: SentRequest) -> bool:
-    """Return whether a message is a readable result that names the request."""
-    try:
-        return sent.is_answered_by(FlowResult.from_message(message))
-    except InvalidResult:
-        return False
-
-
-async def _wait_for(session: SessionReceiver, matches: Callable[[ReceivedMessage], bool]) -> ReceivedMessage:
-    """Peek until a message matches.
-
-    Receiving and abandoning would find the message sooner, but each round costs one of its deliveries.
-    """
-    for pause in ExponentialBackoff(0.05, 1.0, growth=1.6).pauses():
-        message = await session.find(matches)
-        if message is not None:
-            return message
-        await asyncio.sleep(pause)
-        await session.keep_locked()
-    raise AssertionError("backoff is endless")

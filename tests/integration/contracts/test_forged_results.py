@@ -128,3 +128,14 @@ async def test_a_background_client_removes_forged_results_and_returns_the_true_o
     after = broker.count("flow-replies")
     assert after["active"] == before["active"]
     assert after["dead_lettered"] == before["dead_lettered"] + 3, "a flood does not fill the queue with dead letters"
+
+
+async def test_an_unreadable_message_does_not_hide_the_result_from_a_reader_without_the_key(
+    broker: BrokerThread, client: FlowClient
+) -> None:
+    name = str(uuid.uuid4())
+    bad = Message(body=b"hello", session_id=name, correlation_id=name, message_id=str(uuid.uuid4()))
+    await publish(broker, bad, result_of(name))
+    for result in (await client.poll(name), await client.wait(name, timeout=20), await client.take(name)):
+        assert result is not None
+        assert result.output == "true"
