@@ -191,9 +191,12 @@ class FlowResult(_ResultModel):
                 raise UnsupportedResult(f"the result has {unknown}") from None
             raise InvalidResult(f"the body is not a flow result: {_first_problem(error)}") from None
 
-    def without_output(self) -> Self:
-        """Return the result without its output, for a queue that does not accept a message of that size."""
-        size = len(self._body())
+    def without_output(self, *, output_bytes: int = 0) -> Self:
+        """Return the result without its output, for a queue that does not accept a message of that size.
+
+        `output_bytes`: a lower bound of the output's size, where it is known. It saves encoding a large output.
+        """
+        size = f"more than {output_bytes}" if output_bytes else str(len(self._body()))
         too_large = FlowError(
             code="output_too_large",
             message=f"The reply queue does not accept the output: with it, the result has {size} bytes.",

@@ -8,6 +8,7 @@ import threading
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import pytest
 
@@ -18,10 +19,12 @@ from flow_worker.flows.answer import Answer, Content, decode_body
 from flow_worker.flows.invoker import Invoker
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.status_url import StatusHosts
+from flow_worker.flows.verdict import VerdictKind, judge, judge_failure
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJvaWQiOiJ3b3JrZXIifQ." + "s1gnature" * 8
 MAX_BYTES = 4 * 1024 * 1024
 WORKFLOW = "/workflows/4f"
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
 @dataclass
@@ -222,3 +225,30 @@ async def test_a_poll_carries_the_token_to_the_flows_own_workflow_only(
         with pytest.raises(CallFailed) as failure:
             await invoker.poll(server.flow, server.url + path, token=TOKEN)
         assert (failure.value.code, server.requests) == (code, [])
+
+
+ODD_RESPONSES = {
+    "a reason that is not UTF-8": b"HTTP/1.1 200 \xff\xfe\r\nContent-Length: 1\r\n\r\n1",
+    "a cookie": b"HTTP/1.1 200 OK\r\nSet-Cookie: =;a\x01=b\r\nContent-Length: 1\r\n\r\n1",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n12",
+    "a chunk without end": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n12\r\n",
+    "a compressed transfer": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n12\r\n0\r\n\r\n",
+    "very many headers": b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 5000 + b"Content-Length: 1\r\n\r\n1",
+    "a status that does not exist": b"HTTP/1.1 000 OK\r\nContent-Length: 1\r\n\r\n1",
+    "another protocol": b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n1",
+    "no HTTP": b"\0" * 1000,
+    "headers not in UTF-8": b"HTTP/1.1 200 OK\r\nContent-Type: \xff\r\nX-MS-a: \xff\r\nContent-Length: 1\r\n\r\n1",
+    **{
+        f"location {location!r}": b"HTTP/1.1 202 OK\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % location
+        for location in (b"\\x", b"/a\tb", b"//[::1", b"https://[v1.a]/", b"/%", b"\xff", b"#", b"../" * 2000, b"//@")
+    },
+}
+
+
+async def test_no_response_of_a_flow_is_an_internal_error(invoker: Invoker, server: Server) -> None:
+    for name, odd in ODD_RESPONSES.items():
+        try:
+            verdict = judge(await call(invoker, server, odd), server.flow, now=NOW, fresh_token=False)
+        except CallFailed as failure:
+            verdict = judge_failure(failure, server.flow)
+        assert verdict.kind in (VerdictKind.SUCCEEDED, VerdictKind.FAILED, VerdictKind.UNKNOWN), name

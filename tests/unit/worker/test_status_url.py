@@ -25,6 +25,8 @@ def test_a_run_of_the_flows_own_workflow_is_polled_with_the_token(url: str) -> N
         RUN.replace("/4f/", "/4f5/"),
         f"{HOST}/collect",
         f"{HOST}{WORKFLOW}",
+        FLOW_URL,
+        f"{HOST}{WORKFLOW}/Triggers/manual/run",
         RUN.replace("//x.", "//y."),
         "https://evil.logic.azure.com/workflows/4f/runs/1",
         f"http://127.0.0.1:5080{WORKFLOW}/runs/1",

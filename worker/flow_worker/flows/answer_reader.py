@@ -29,7 +29,8 @@ _MAX_TRACKING_HEADERS = 32
 _MAX_HEADER_CHARACTERS = 512
 _MAX_INLINE_BYTES = 32 * 1024
 """A larger body is decoded in a thread. A thread costs about a tenth of a millisecond, decoding up to one for 2 KB."""
-_THREADS = 2
+_THREADS = 1
+"""Decoding holds the interpreter lock, so a second thread would only let the event loop wait twice."""
 _UNSUPPORTED = unread(
     "output_encoding_unsupported",
     "The flow's answer has another Content-Encoding than gzip or deflate, or more than one; let the flow send one of "

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import aiohttp
 import httpx
+from aiohttp.connector import Connection
 from httpx_aiohttp import AiohttpTransport
 from pydantic import JsonValue
 from pydantic_core import to_json
@@ -153,6 +154,16 @@ class Invoker:
         return await self._reader.answer(received, token)
 
 
+class _AsciiReason(aiohttp.ClientResponse):
+    """A response whose reason phrase is ASCII: `httpx_aiohttp` fails on others, and then leaves its connection open."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Read the status line and the headers."""
+        await super().start(connection)
+        self.reason = (self.reason or "").encode("ascii", "replace").decode()
+        return self
+
+
 def http_transport(*, max_connections: int, keepalive_seconds: float) -> AiohttpTransport:
     """Return aiohttp's transport for httpx: it takes about a tenth of the CPU of httpx's own. It keeps no cookies."""
     limits = httpx.Limits(max_connections=max_connections, keepalive_expiry=keepalive_seconds)
@@ -161,7 +172,9 @@ def http_transport(*, max_connections: int, keepalive_seconds: float) -> Aiohttp
         connector = aiohttp.TCPConnector(
             limit=max_connections, keepalive_timeout=keepalive_seconds, ssl=httpx.create_ssl_context()
         )
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        return aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_AsciiReason
+        )
 
     return AiohttpTransport(client=session, limits=limits)
 

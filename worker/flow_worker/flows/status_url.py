@@ -71,9 +71,9 @@ class StatusHosts:
             return PollAccess.REFUSED
         if is_signed(url):
             return PollAccess.SIGNED
-        if flow is None or not is_own_origin or not _is_below(parsed.path, _workflow_path(flow.path)):
-            return PollAccess.NOT_SIGNED
-        return PollAccess.WITH_TOKEN
+        if flow is not None and is_own_origin and _is_run_of(flow.path, parsed.path):
+            return PollAccess.WITH_TOKEN
+        return PollAccess.NOT_SIGNED
 
     def _allow(self, url: _Parsed) -> bool:
         if url.scheme == "http":
@@ -116,12 +116,12 @@ def _parse(url: str) -> _Parsed | None:
     return _Parsed(scheme, match["host"].lower(), port, match["path"]) if 0 < port < 65536 else None
 
 
-def _workflow_path(path: str) -> str:
-    """Return the path of the flow's workflow, below which its runs are; without one, the path of its trigger."""
-    match = _WORKFLOW.match(path)
-    return match[0] if match else path.rstrip("/")
+def _is_run_of(flow_path: str, path: str) -> bool:
+    """Return whether the path is below that of the flow's workflow, and not below its triggers, which start runs.
 
-
-def _is_below(path: str, folder: str) -> bool:
-    # Azure ignores case in paths. A path differs from its workflow's by more than case.
-    return path.lower().startswith(folder.lower() + "/")
+    Without a workflow in the flow's path, its runs are below the path of its trigger.
+    """
+    match = _WORKFLOW.match(flow_path)
+    # Azure ignores case in paths. The paths of two workflows differ by more than case.
+    folder = (match[0] if match else flow_path.rstrip("/")).lower()
+    return path.lower().startswith(f"{folder}/") and not (match and path.lower().startswith(f"{folder}/triggers"))

@@ -91,7 +91,9 @@ class Conclusions:
         """Return the result, without an output that its reply queue certainly refuses: nothing keeps that."""
         result = results.answered(job, verdict, self._now())
         max_bytes = self._max_message_bytes(self._rules.reply_queue(job.address))
-        return result if max_bytes is None or verdict.output_bytes <= max_bytes else result.without_output()
+        if max_bytes is None or verdict.output_bytes <= max_bytes:
+            return result
+        return result.without_output(output_bytes=verdict.output_bytes)
 
     async def conclude_lost_call(self, job: Job, lease: Lease) -> Reply | AlreadyHandled:
         """Conclude `unknown`: an earlier call may have run the flow, and the worker that made it was lost."""
