@@ -195,6 +195,8 @@ def _plain_related_pair(pair: JsonValue) -> JsonValue:
     by, related = (pair.get("key"), pair.get("value")) if isinstance(pair, dict) else (None, None)
     if not isinstance(by, dict) or not isinstance(related, dict):
         raise NotDataverse("has an item that is not a relationship and its entities")
+    if isinstance(by.get("PrimaryEntityRole"), bool):
+        raise NotDataverse("has a boolean as the role of a relationship")
     return {
         "relationship": by.get("SchemaName"),
         "role": by.get("PrimaryEntityRole"),

@@ -419,6 +419,22 @@ def test_an_algorithm_other_than_rsa_signatures_cannot_be_allowed(nowhere: Path,
     assert "claims.algorithms" in fault(nowhere, text)
 
 
+@pytest.mark.parametrize(
+    ("setting", "good", "bad"),
+    [
+        ("scopes", "access_as_user", ["api://flow-worker/access_as_user", "a b", "", " ", "a\\u00a0b"]),
+        ("clients", TENANT.upper(), ["my-front-end", "", f"{{{TENANT}}}", f"api://{TENANT}"]),
+    ],
+)
+def test_scopes_and_clients_have_the_form_that_tokens_have(
+    nowhere: Path, setting: str, good: str, bad: list[str]
+) -> None:
+    text = GOOD.replace("[claims]", f'[claims]\n{setting} = ["VALUE"]')
+    assert getattr(loaded(nowhere, text.replace("VALUE", good)).claims, setting) == (good.lower(),)
+    for value in bad:
+        assert f"claims.{setting}" in fault(nowhere, text.replace("VALUE", value))
+
+
 def test_asserters_must_be_object_ids(nowhere: Path) -> None:
     text = GOOD.replace("[claims]", '[claims]\nasserters = ["my-plug-in"]')
     assert "claims.asserters" in fault(nowhere, text)

@@ -27,8 +27,8 @@ from flow_worker.pipeline.seal import SealState, digest_of
 
 CONTRACT = "flow-continuation/1"
 CONTENT_TYPE = "application/json"
-_UNBOUND = "unbound"
-"""The application property of `Job.unbound`. Workers up to 0.1 would not read it as a field of the body."""
+_UNBOUND = "fw-unbound"
+"""The application property of `Job.unbound`. The seal covers it, and workers up to 0.1 would refuse it in the body."""
 
 REPLY_KEY = "fw-reply-key"
 """The application property of a continuation with the request's reply key. Workers of earlier versions ignore it."""
