@@ -367,6 +367,15 @@ async def test_an_unreadable_message_without_a_seal_answers_nobody(
     assert await entry_of(worker) == before
 
 
+async def test_an_unsealed_message_of_too_many_values_is_not_parsed(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Job, "from_message", lambda _: pytest.fail("the message was parsed"))
+    body = b'{"input": [' + b"[]," * 60_000 + b"0]}"
+    message = Message(body=body, message_id="x", application_properties={"contract": "flow-continuation/1"})
+    require_unproven(await deliver(worker, message))
+
+
 # --- dead letters ----------------------------------------------------------------------------------------------------
 
 

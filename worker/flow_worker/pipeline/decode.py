@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import assert_never
 
+from flow_contracts import strict_json
 from flow_contracts.dataverse import ExecutionContext
 from flow_contracts.dataverse.message_body import unreadable
 from flow_contracts.message import ReceivedMessage
@@ -29,6 +30,9 @@ Raises `InvalidRequest` and `Unanswerable`, or for a continuation `InvalidContin
 """
 
 _MAX_LOOP_BYTES = 1 << 16
+
+_MAX_UNPROVEN_VALUES = strict_json.MAX_VALUES + 1_000
+"""The values of a continuation that may be a stranger's: those of a request's body, and the fields of the job."""
 
 _large_bodies = ThreadPoolExecutor(1, "decode")
 """One thread: several would take the interpreter's lock from the event loop in turn."""
@@ -101,10 +105,14 @@ def continuations_of(seal: Seal) -> Reader:
         if state is SealState.BROKEN:
             raise InvalidContinuation("another program changed or moved it", other_version=False, seal=state)
         try:
+            if state is not SealState.VALID:
+                strict_json.require_few_values(message.body, _MAX_UNPROVEN_VALUES)
             job = Job.from_message(message)
         except InvalidContinuation as error:
             error.seal = state
             raise
+        except strict_json.NotJson as error:
+            raise InvalidContinuation(f"its body {error}", other_version=False, seal=state) from None
         if state is not SealState.VALID:
             raise UnprovenContinuation(job, state)
         return job
