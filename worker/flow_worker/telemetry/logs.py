@@ -93,8 +93,10 @@ def _cause(record: logging.LogRecord) -> str:
     return masked(f"{kind.__name__}: {error}") if kind is not None else ""
 
 
-_PLAIN = re.compile(r"[A-Za-z0-9_.:/@$+,~-]+")
-"""The values that need no quotes."""
+_NUMBERS = (int, float)
+_is_plain = re.compile(r"[A-Za-z0-9_.:/@$+,~-]+").fullmatch
+"""Matches the values that need no quotes."""
+_DELIMITERS = frozenset("[]=")
 _ESCAPED_IN_VALUES = str.maketrans({character: f"\\u{ord(character):04x}" for character in "[]=\x7f"})
 _ESCAPED_IN_SENTENCES = str.maketrans({"[": r"\x5b", "]": r"\x5d"})
 _ESCAPED_BEFORE_EVENTS = str.maketrans({"[": r"\x5b", "]": r"\x5d", "=": r"\x3d"})
@@ -106,14 +108,16 @@ def _as_value(value: object, limit: int) -> str:
     Senders choose IDs and flow names. A bracket, an equals sign or a space in one of them could forge another field
     or event, and letters that are written from right to left could show the fields in another order.
     """
-    if value is None or isinstance(value, int | float):
+    if value is None or isinstance(value, _NUMBERS):
         return str(value)
     text = _shortened(str(value), limit)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text).translate(_ESCAPED_IN_VALUES)
+    return text if _is_plain(text) else json.dumps(text).translate(_ESCAPED_IN_VALUES)
 
 
 def _as_sentence(text: str, event: str | None) -> str:
     """Return the text on one line, without the characters that delimit events and, before an event, its fields."""
+    if _DELIMITERS.isdisjoint(text):
+        return _on_one_line(text)
     return _on_one_line(text.translate(_ESCAPED_BEFORE_EVENTS if event else _ESCAPED_IN_SENTENCES))
 
 
@@ -159,7 +163,7 @@ class _Json(logging.Formatter):
 
 def _json_value(value: object, limit: int) -> object:
     """Return a value that every JSON parser reads: half a surrogate pair is an error to some."""
-    if value is None or isinstance(value, int | float):
+    if value is None or isinstance(value, _NUMBERS):
         return value
     text = _shortened(str(value), limit)
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
