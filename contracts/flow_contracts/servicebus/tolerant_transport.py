@@ -26,6 +26,13 @@ _log = logging.getLogger(__name__)
 _MORE, _PAYLOAD = 5, 11
 """The places of two fields in the SDK's transfer frame (AMQP 1.0 part 2, 2.7.5; the payload follows the fields)."""
 
+MAX_PAYLOAD_BYTES = 4 << 20
+"""The adapter keeps this much of a message, outside sessions. A request may have 1 MiB, a message of Premium 100 MB."""
+_NO_LIMIT = 0
+"""As the max-message-size of a link (AMQP 1.0 part 2, 2.7.3). The SDK declares 1 MiB: a broker that obeys could deliver
+no larger message over such a link, and could not go on to the next one.
+"""
+
 _Frame = list[Any]  # the SDK's form of a frame: its fields in the order of AMQP
 
 
@@ -56,7 +63,9 @@ class TolerantTransport(PyamqpTransportAsync):
     @staticmethod
     def create_receive_client_async(receiver: Any, **kwargs: Any) -> Any:
         """Return the SDK's client of one link, changed so that its links decode by `decode_message`."""
+        kwargs["max_message_size"] = _NO_LIMIT
         client: Any = PyamqpTransportAsync.create_receive_client_async(receiver, **kwargs)  # the SDK types little of it
+        max_bytes = None if receiver.session else MAX_PAYLOAD_BYTES
         open_link = client._client_ready_async
 
         async def open_tolerant_link() -> bool:
@@ -64,7 +73,7 @@ class TolerantTransport(PyamqpTransportAsync):
             ready: bool = await open_link()
             # The SDK has created a link, which has no credit yet, so no transfer can have come.
             if client._link is not None and client._link is not before:
-                _Transfers(client._link)
+                Transfers(client._link, max_bytes)
             return ready
 
         # The SDK itself replaces a method of this object in the same way.
@@ -98,10 +107,12 @@ def use_tolerant_transport(client: ServiceBusClient) -> None:
     client._amqp_transport = TolerantTransport
 
 
-class _Transfers:
+class Transfers:
     """Collects the bytes of the messages of one link, and decodes them in place of the SDK."""
 
-    def __init__(self, link: Any) -> None:
+    def __init__(self, link: Any, max_bytes: int | None) -> None:
+        """`max_bytes`: of each message; the rest is dropped, so that the message lacks its body. None: all."""
+        self._max_bytes = max_bytes
         self._payload = bytearray()
         self._is_complete = False
         self._transfer: Callable[[_Frame], Awaitable[None]] = link._incoming_transfer
@@ -111,7 +122,8 @@ class _Transfers:
 
     async def transfer(self, frame: _Frame) -> None:
         """Take the bytes of one frame; a message may have many. The SDK gets the frame without its bytes."""
-        self._payload += frame[_PAYLOAD]
+        room = None if self._max_bytes is None else self._max_bytes - len(self._payload)
+        self._payload += frame[_PAYLOAD][:room]
         self._is_complete = not frame[_MORE]
         await self._transfer([*frame[:_PAYLOAD], memoryview(b"")])
 

@@ -14,11 +14,12 @@ from pydantic import JsonValue
 
 from flow_contracts.result import FlowResult
 from flow_contracts.servicebus import Receiver, ServiceBus
+from flow_contracts.servicebus.tolerant_transport import MAX_PAYLOAD_BYTES
 from flow_worker.service_bus import open_service_bus
 from servicebus_emulator.amqp import Char
 from servicebus_emulator.amqp.sections import AMQP_VALUE, DATA
 from tests.support.poison import BAD_BODIES, BAD_PROPERTIES, deep, forwarded, request_payload, section
-from tests.support.system import WAIT, System, dead_letters, running_system, until
+from tests.support.system import WAIT, System, configured, dead_letters, running_system, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,7 +30,8 @@ QUOTE: JsonValue = {"customer": "Contoso", "amount": 1}
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def system(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[System]:
-    async with running_system(monkeypatch) as running:
+    premium = configured({"flow-requests": {"MaxMessageSizeInKilobytes": 10_240}})
+    async with running_system(monkeypatch, premium) as running:
         yield running
 
 
@@ -68,9 +70,10 @@ async def test_poison_messages_cost_one_delivery_each_and_no_connection(
         for kind, value in BAD_PROPERTIES.items()
     )
     large = forwarded([request_payload("large", section(AMQP_VALUE, "x" * 200_000), reply_session=SESSION)])
+    large += forwarded([request_payload("large-2", section(DATA, bytes(MAX_PAYLOAD_BYTES)), reply_session=SESSION)])
     nameless = forwarded(request_payload(name, section(DATA, good)) for name in ([], deep(5), {"a": Char("b")}))
     assert len(bad) >= POISON
-    assert (len(marred), len(large), len(nameless)) == (len(BAD_PROPERTIES), 1, 3)
+    assert (len(marred), len(large), len(nameless)) == (len(BAD_PROPERTIES), 2, 3)
     queue = system.emulator.broker.find("flow-requests")
     queue.send([*bad[:100], *marred, *large, *nameless, *bad[100:]])
 
@@ -85,14 +88,14 @@ async def test_poison_messages_cost_one_delivery_each_and_no_connection(
     assert codes == {
         "bad": {"malformed_request": len(bad)},
         "good": {"succeeded": len(marred)},
-        "large": {"malformed_request": 1},
+        "large": {"malformed_request": 2},
     }
     assert len(await system.calls("create-quote")) == len(marred) + 1
     async with open_service_bus(system.settings().servicebus) as bus:
         dead = await dead_letters(bus, "flow-requests")
     assert [one.reason for one in dead] == ["message_id_missing"] * len(nameless)
     logged = Counter(event for record in caplog.records if (event := getattr(record, "event", None)))
-    assert logged["request.undecodable"] == len(bad) + len(marred) + len(nameless), "each was delivered once"
+    assert logged["request.undecodable"] == len(bad) + len(marred) + len(nameless) + 1, "each was delivered once"
     assert not logged.keys() & {"lane.reconnecting", "request.lock_lost", "request.internal_error"}
 
 

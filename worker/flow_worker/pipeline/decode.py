@@ -19,8 +19,8 @@ from flow_worker.pipeline.seal import Seal, SealState
 from flow_worker.settings import RequestQueue
 
 _UNDECODABLE_BODY = (
-    "The message's body is no AMQP value that the worker can decode: it is broken, has an unknown type, more than 64 "
-    "levels or more than 5,000 values. Send the JSON as the bytes of a data section."
+    "The message's body is no AMQP value that the worker can decode: it is broken or too large, has an unknown type, "
+    "more than 64 levels or more than 5,000 values. Send the JSON as the bytes of a data section."
 )
 
 Reader = Callable[[ReceivedMessage], Job]
