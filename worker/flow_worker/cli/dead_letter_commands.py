@@ -103,6 +103,8 @@ def replay(
     replayable = [view for view in views if view.not_replayable is None]
     if dry_run:
         _finish([*map(DeadLetterOutcome, replayable), *left], "Would replay", as_json=as_json)
+    if not replayable:
+        _finish(left, "Replayed", as_json=as_json)
     _confirm(replayable, "Replay", "The worker calls their flows again, even if they ran before.", yes=yes)
     continuations, readers, seal = settings.continuations.queue, _readers(settings), _require_seal(settings)
     outcomes = _settle(settings, replayable, lambda bus: replay_with(bus, continuations, readers, seal), "replaying")
