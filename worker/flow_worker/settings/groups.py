@@ -341,7 +341,7 @@ class InputCheckSettings(_Group):
     processes: Annotated[int, Field(ge=1, le=64)] = 2
     wait_seconds: Annotated[float, Field(ge=0, le=60)] = 1.0
     start_seconds: Seconds = 30.0
-    max_memory_bytes: Annotated[int, Field(ge=64 * 1024 * 1024, le=8 * 1024**3)] = 256 * 1024 * 1024
+    max_memory_bytes: Annotated[int, Field(ge=64 * 1024 * 1024, le=8 * 1024**3)] = 128 * 1024 * 1024
 
 
 class HttpSettings(_Group):
