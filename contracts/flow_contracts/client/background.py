@@ -89,7 +89,10 @@ class Background:
 
         Raises `ValueError` if a request with this correlation ID is outstanding already.
         """
-        request = build_request(flow, input, options, reply_to=self._reply_queue, session_id=self.session_id)
+        earlier = self._mailbox.sent(options.get("correlation_id"))
+        request = build_request(
+            flow, input, options, reply_to=self._reply_queue, session_id=self.session_id, earlier=earlier
+        )
         # Before the send: the result may arrive before the send returns.
         self._mailbox.expect(request)
         try:

@@ -125,7 +125,8 @@ class FlowClient:
 
         Raises `InvalidRequest` and `MessageTooLarge`.
         """
-        request = build_request(flow, input, options, reply_to=self._reply_queue)
+        earlier = self._sent.last(options.get("correlation_id"))
+        request = build_request(flow, input, options, reply_to=self._reply_queue, earlier=earlier)
         self._sent.remember(request)
         self._taken.expect_again(request)
         await send_until_accepted(self._bus, self._request_queue, request.to_message(), self._deadlines.send_seconds)

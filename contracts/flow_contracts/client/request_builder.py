@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from pydantic import JsonValue, SecretStr, ValidationError
 
+from flow_contracts.client.sent_requests import SentRequest
 from flow_contracts.reply_key import new_reply_key
 from flow_contracts.request import FlowRequest, InvalidRequest, describe_problems
 
@@ -31,17 +32,30 @@ class RequestOptions(TypedDict, total=False):
     reply_key: SecretStr | str | None
     """The key under which the worker authenticates the result; by default a new random one.
 
-    A program that reads the result in another process makes the key with `new_reply_key`, and keeps it secret.
+    A program that reads the result in another process, or sends the same request again from one, makes the key with
+    `new_reply_key`, keeps it beside the message ID, and keeps it secret.
     """
     traceparent: str | None
     """The W3C trace context that the flow call continues."""
 
 
 def build_request(
-    flow: str, value: JsonValue, options: RequestOptions, *, reply_to: str, session_id: str | None = None
+    flow: str,
+    value: JsonValue,
+    options: RequestOptions,
+    *,
+    reply_to: str,
+    session_id: str | None = None,
+    earlier: SentRequest | None = None,
 ) -> FlowRequest:
-    """Build the request; its result goes to `session_id` (default: the correlation ID). Raises `InvalidRequest`."""
+    """Build the request; its result goes to `session_id` (default: the correlation ID). Raises `InvalidRequest`.
+
+    `earlier` is the last request under the correlation ID. The same request that is sent again keeps its key: duplicate
+    detection may drop the second message, and the result then has a MAC under the key of the first.
+    """
     claim, reply_key = options.get("claim"), options.get("reply_key")
+    if reply_key is None and earlier is not None and earlier.message_id == options.get("message_id"):
+        reply_key = earlier.reply_key
     correlation_id = options.get("correlation_id") or str(uuid.uuid4())
     try:
         return FlowRequest(

@@ -44,6 +44,10 @@ class SentRequests:
         while len(self._requests) > _MAX_REMEMBERED:
             self._requests.popitem(last=False)
 
+    def last(self, correlation_id: str | None) -> SentRequest | None:
+        """Return the last request under the correlation ID, if the client remembers one."""
+        return None if correlation_id is None else self._requests.get(correlation_id)
+
     def find(self, correlation_id: str, message_id: str | None, reply_key: SecretStr | None) -> SentRequest:
         """Return the request whose result a reader wants: by default the last one under that correlation ID.
 

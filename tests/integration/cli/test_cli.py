@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from flow_contracts.reply_key import new_reply_key
 from flow_worker.demo.environment import ROLE, DemoEnvironment, running_demo
 from tests.support.processes import CHECKOUT
 
@@ -57,6 +58,21 @@ def test_send_prints_the_correlation_id_for_result(tmp_path: Path, sender: dict[
     polled_again = flow_worker("result", sent.stdout.strip(), cwd=tmp_path, env=sender)
     assert (polled_again.returncode, polled_again.stdout) == (3, "")
     assert "There is no result for" in polled_again.stderr
+
+
+def test_result_accepts_only_what_a_worker_signed_with_the_senders_key(tmp_path: Path, sender: dict[str, str]) -> None:
+    with_key = sender | {"FLOW_WORKER_REPLY_KEY": new_reply_key().get_secret_value()}
+    with_another = sender | {"FLOW_WORKER_REPLY_KEY": new_reply_key().get_secret_value()}
+    sent = flow_worker("send", "create-quote", "customer=Contoso", "amount:=125", cwd=tmp_path, env=with_key)
+    polled = flow_worker("result", sent.stdout.strip(), "--wait", "30", cwd=tmp_path, env=with_key)
+    assert polled.returncode == 0, polled.stderr
+    foreign = flow_worker("result", sent.stdout.strip(), cwd=tmp_path, env=with_another)
+    assert (foreign.returncode, foreign.stdout) == (3, "")
+    assert "has a wrong MAC" in foreign.stderr
+    malformed = flow_worker("result", "c", cwd=tmp_path, env=sender | {"FLOW_WORKER_REPLY_KEY": "s3cret"})
+    assert malformed.returncode == 2
+    assert "reply_key" in malformed.stderr
+    assert "s3cret" not in malformed.stderr
 
 
 def test_send_with_wait_exits_with_1_for_a_refusal(tmp_path: Path, sender: dict[str, str]) -> None:
