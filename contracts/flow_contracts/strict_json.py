@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
-from pydantic import AfterValidator, JsonValue
+from pydantic import AfterValidator, JsonValue, ValidationInfo
 
 MAX_DEPTH = 100
 """Levels of nested arrays and objects. The default limits of other parsers begin not far beyond it."""
@@ -125,7 +125,15 @@ def _require_shallow(value: JsonValue, text: str | bytes, max_depth: int) -> Non
     raise NotJson(f"is nested more than {max_depth} deep")
 
 
-Json = Annotated[JsonValue, AfterValidator(validate)]
+TRUSTED: Final = "values that this program has validated before"
+"""The validation context for such documents: checking the values of a large one again would take most of the time."""
+
+
+def _validated(value: JsonValue, info: ValidationInfo) -> JsonValue:
+    return value if info.context is TRUSTED else validate(value)
+
+
+Json = Annotated[JsonValue, AfterValidator(_validated)]
 """A field of a model that holds any value with a strict JSON form."""
 
 

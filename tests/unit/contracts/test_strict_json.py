@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from flow_contracts.strict_json import MAX_DEPTH, NotJson, count_values, dump, parse, validate
+from flow_contracts.strict_json import MAX_DEPTH, TRUSTED, Json, NotJson, count_values, dump, parse, validate
 from tests.unit.contracts.strategies import json_values
 
 
@@ -122,3 +122,11 @@ def test_an_integer_has_as_many_digits_as_the_largest_double(sign: bytes) -> Non
     assert parse(b'["' + b"9" * 5000 + b'", 1, -2]') == ["9" * 5000, 1, -2]
     with pytest.raises(NotJson, match="too many digits"):
         parse(b"[1, " + sign + b"1" * 310 + b"]")
+
+
+def test_a_trusted_document_is_not_checked_a_second_time() -> None:
+    adapter: TypeAdapter[JsonValue] = TypeAdapter(Json)
+    deep = b"[" * 150 + b"]" * 150
+    with pytest.raises(ValidationError):
+        adapter.validate_json(deep)
+    adapter.validate_json(deep, context=TRUSTED)

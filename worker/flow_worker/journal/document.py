@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from flow_contracts import strict_json
 from flow_contracts.result import FlowError, Status
 from flow_worker.journal.entry import Entry
 
@@ -31,7 +32,7 @@ def load(document: bytes) -> Entry:
     result must stay readable, because it keeps every worker from calling the flow again.
     """
     try:
-        return _entries.validate_json(document, strict=True)
+        return _entries.validate_json(document, strict=True, context=strict_json.TRUSTED)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         if {problem["loc"][0] if problem["loc"] else None for problem in problems} <= {"history", "result"}:
@@ -50,7 +51,7 @@ def _load_essentials(document: bytes, unreadable: list[tuple[int | str, ...]]) -
     elif faulty:
         entry["history"] = [event for number, event in enumerate(entry["history"]) if number not in faulty]
     try:
-        return _entries.validate_json(json.dumps(entry), strict=True)
+        return _entries.validate_json(json.dumps(entry), strict=True, context=strict_json.TRUSTED)
     except ValidationError as error:
         raise _unreadable(error) from None
 
