@@ -35,6 +35,8 @@ def weigh(schema: Schema) -> int:
     The weight is `UNBOUNDED` if the schema is recursive, or has a regular expression or another keyword whose cost may
     grow faster than the input. Raises `ValueError` if the schema is invalid, or a reference leads out of it.
     """
+    if isinstance(schema, dict) and not isinstance(schema.get("$schema", ""), str):
+        raise ValueError("has a $schema that is not text; use the URI of a draft")  # noqa: TRY004 - pydantic reports it with the setting
     try:
         return _Analysis(schema).weight()
     except SchemaError as error:
