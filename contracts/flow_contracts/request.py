@@ -20,7 +20,7 @@ CONTRACT = "flow-request/1"
 CONTENT_TYPE = "application/json"
 
 MAX_BODY_BYTES = 1 << 20
-"""The largest message that azure-servicebus for Python receives (its links declare a max-message-size of 1 MiB)."""
+"""The largest body of a request: the message size that Service Bus accepts by default in the Premium tier."""
 
 _MAX_FIELDS = 20
 """More fields than a request has. A body with more is refused for one of them."""

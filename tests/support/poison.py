@@ -80,6 +80,7 @@ BAD_BODIES: dict[str, bytes] = {
     "good section, then noise": section(DATA, BODY) + b"\xff",
     "good section, then a bad one": section(DATA, BODY) + section(DATA, ["no binary"]),
     "more sections than a message has": section(DATA, b"x") * 100_000,
+    "one large value": section(AMQP_VALUE, [b"\xff" * (1 << 20)]),
     "more values than a body has": section(AMQP_VALUE, [None] * (MAX_BODY_VALUES + 1)),
     "more values in all sections together": section(AMQP_SEQUENCE, [None] * 600) * 9,
 }

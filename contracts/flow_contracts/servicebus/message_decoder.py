@@ -25,6 +25,8 @@ from flow_contracts.servicebus.amqp_values import (
 
 MAX_BODY_VALUES = 5_000
 """The AMQP values in a body. JSON in a data section, or in one string, is one value."""
+_MAX_VALUE_BYTES = 1 << 20
+"""The bytes of a body that is no data section: as JSON, bytes that are no text take five times as many."""
 MAX_PROPERTIES = 1_000
 """The entries of each map before the body. Service Bus accepts 64 KB of properties."""
 _MAX_SECTIONS = 1_000
@@ -141,6 +143,8 @@ class _MessageDecoder:
         return {"data" if kind == _DATA else "sequence": values} if kind else {}
 
     def _body_value(self, section: _Section) -> object:
+        if section.kind != _DATA and section.end - section.start > _MAX_VALUE_BYTES:
+            raise BadValue("the value is too large")
         value, _ = self._body_values.value(section.start, section.end)
         if not isinstance(value, {_DATA: bytes, _SEQUENCE: list}.get(section.kind or _VALUE, object)):
             raise BadValue("a section of the body has a value of another type")
