@@ -26,6 +26,7 @@ from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.journal_share import JournalShare
 from flow_worker.pipeline.ports import Caller
+from flow_worker.pipeline.proof_lanes import ProofLanes
 from flow_worker.pipeline.recall import Recall
 from flow_worker.pipeline.seal import Seal
 from flow_worker.pipeline.unproven import UnprovenContinuations
@@ -278,6 +279,7 @@ def _handler(settings: Settings, ports: Ports, access: Access, checks: InputChec
         unproven=UnprovenContinuations(ports.journal, wait_seconds=settings.continuations.unreadable_seconds, now=now),
         now=now,
         reached=clock.reached,
+        proof_lanes=ProofLanes(_lane_counts(settings)),
     )
 
 

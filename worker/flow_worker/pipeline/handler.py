@@ -30,6 +30,7 @@ from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuat
 from flow_worker.pipeline.keys import LockHeld, Sole, always_held, sender_of
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Outcome, Reply
 from flow_worker.pipeline.ports import Caller
+from flow_worker.pipeline.proof_lanes import ProofLanes
 from flow_worker.pipeline.recall import LeasedJob, Recall
 from flow_worker.pipeline.unproven import UnprovenContinuations
 from flow_worker.pipeline.unreadable import UnreadableContinuations
@@ -83,8 +84,12 @@ class Handler:
         unproven: UnprovenContinuations,
         now: Callable[[], datetime],
         reached: Callable[[], datetime] | None = None,
+        proof_lanes: ProofLanes | None = None,
     ) -> None:
-        """`reached`: returns a time that has provably come, by which requests expire; default `now`."""
+        """`reached`: returns a time that has provably come, by which requests expire; default `now`.
+
+        `proof_lanes` limits the lanes in which requests wait for the proof of their senders.
+        """
         self._admission = admission
         self._recall = recall
         self._endings = endings
@@ -95,6 +100,7 @@ class Handler:
         self._unproven = unproven
         self._now = now
         self._reached = reached or now
+        self._proof_lanes = proof_lanes or ProofLanes({})
 
     async def handle(
         self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: LockHeld = always_held
@@ -130,7 +136,7 @@ class Handler:
     async def _journey(self, job: Job, queue: str, sole: Sole) -> Outcome:
         try:
             try:
-                job = await self._admission.authenticate(job)
+                job = await self._authenticated(job, queue)
                 flow = await self._admission.authorize(job)
             except Refused as refusal:
                 reason = FlowError(code=refusal.code, message=refusal.message)
@@ -158,6 +164,13 @@ class Handler:
             log(_log, logging.ERROR, "request.internal_error", "An internal error postponed a request.")
             cause = f"an internal error ({type(error).__name__})"
             return await self._endings.postpone(job, "internal_error", cause, None, sole)
+
+    async def _authenticated(self, job: Job, queue: str) -> Job:
+        """Return the job with its proven sender; see `Admission.authenticate`."""
+        proof = self._admission.authenticate(job)
+        if job.principal is not None:
+            return await proof
+        return await self._proof_lanes.prove(queue, proof)
 
     async def answer_dead_letter(
         self, message: ReceivedMessage, read: Reader, status: Status, error: FlowError, *, queue: str = ""
