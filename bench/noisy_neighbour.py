@@ -1,8 +1,9 @@
-"""Measures how much failing flows slow down the other flows: `python -m bench.noisy_neighbour`.
+"""Measures how much failing flows and a flooding sender slow down the others: `python -m bench.noisy_neighbour`.
 
 Each round has its own emulator and worker, and two phases on the same queues. First, good requests run alone. Then they
-run beside as many *noise* requests: half for a flow that never answers, half for a flow that throttles. The result is
-the ratio of the good requests' median times from submit to result, over whole phases and second by second. The worker
+run beside as many *noise* requests: half for a flow that never answers, half for a flow that throttles. At the same
+time another sender floods the queue: half of its requests call the good flow, half carry no claim. The result is the
+ratio of the good requests' median times from submit to result, over whole phases and second by second. The worker
 has its default settings, except for the number of lanes, and it does not wait for running calls when it stops.
 """
 
@@ -51,6 +52,8 @@ class Load:
 
     seconds: float
     good_per_second: float
+    flood_per_second: float
+    """The requests of the flooding sender."""
     lanes: int
 
 
@@ -81,9 +84,11 @@ async def _run_phase(emulator: EmulatorClient, load: Load, *, noisy: bool) -> Ph
         await asyncio.gather(*(_timed(good, claim) for _ in range(_WARM_UP)))
         async with asyncio.TaskGroup() as tasks:
             noise = tasks.create_task(_send_noise(client, claim, load)) if noisy else None
+            flood = tasks.create_task(_send_flood(client, emulator, load)) if noisy else None
             samples = await _send_good(good, claim, load)
-            sent = await noise if noise is not None else None
-        return Phase(samples, await _count_noise(emulator, sent) if sent is not None else None)
+            sent = await noise if noise is not None else 0
+            flooded = await flood if flood is not None else 0
+        return Phase(samples, await _count_noise(emulator, sent, flooded) if noisy else None)
 
 
 async def _send_good(good: Background, claim: SecretStr, load: Load) -> list[Sample]:
@@ -118,13 +123,24 @@ async def _send_noise(client: FlowClient, claim: SecretStr, load: Load) -> int:
     return requests
 
 
-async def _count_noise(emulator: EmulatorClient, sent: int) -> Noise:
+async def _send_flood(client: FlowClient, emulator: EmulatorClient, load: Load) -> int:
+    """Send requests of another sender, in turn for the good flow and without a claim, and do not wait for results."""
+    claim = SecretStr(emulator.mint("bob", ROLE))
+    began = time.perf_counter()
+    requests = round(load.seconds * load.flood_per_second)
+    for number in range(requests):
+        await asyncio.sleep(began + number / load.flood_per_second - time.perf_counter())
+        await client.submit(GOOD, _INPUT, claim=None if number % 2 else claim)
+    return requests
+
+
+async def _count_noise(emulator: EmulatorClient, sent: int, flooded: int) -> Noise:
     """Count the calls that reached the failing flows."""
     async with httpx.AsyncClient(base_url=f"{emulator.web_url}/emulator/flows") as control:
         answers = [await control.get(f"/{flow}/calls") for flow in (HANGS, THROTTLED)]
     calls = [call for answer in answers for call in answer.raise_for_status().json()["calls"]]
     called = {call["client_tracking_id"] for call in calls}
-    return Noise(sent, len(called), sum(call["status"] is None for call in calls))
+    return Noise(sent, len(called), sum(call["status"] is None for call in calls), flooded)
 
 
 def _settings(emulator: EmulatorClient, health_port: int, lanes: int) -> str:
@@ -157,14 +173,15 @@ port = {health_port}
 
 def _show(comparison: Comparison, load: Load, console: Console) -> None:
     rate = load.good_per_second
-    console.print(f"{rate:g} good requests/s, alone and beside {rate:g} noise requests/s; {load.lanes} lanes")
+    noise = f"{rate:g} noise requests/s and a flood of {load.flood_per_second:g}/s"
+    console.print(f"{rate:g} good requests/s, alone and beside {noise}; {load.lanes} lanes")
     console.print(_phase_table(comparison))
     console.print(_second_table(comparison))
     console.print(f"Ratio of the medians: {comparison.ratio:.2f} (goal: at most {GOAL:g})")
 
 
 def _phase_table(comparison: Comparison) -> Table:
-    table = _table("round", "phase", "requests", "median", "p99", "noise: sent", "called", "hanging")
+    table = _table("round", "phase", "requests", "median", "p99", "noise: sent", "called", "hanging", "flood")
     for number, (alone, with_noise) in enumerate(zip(comparison.alone, comparison.with_noise, strict=True), 1):
         table.add_row(str(number), "alone", *_summary_cells(alone.summary))
         noise_cells = _noise_cells(with_noise.noise)
@@ -196,7 +213,7 @@ def _summary_cells(summary: Summary) -> tuple[str, str, str]:
 
 
 def _noise_cells(noise: Noise | None) -> tuple[str, ...]:
-    return (str(noise.sent), str(noise.called), str(noise.hanging)) if noise else ()
+    return (str(noise.sent), str(noise.called), str(noise.hanging), str(noise.flooded)) if noise else ()
 
 
 def _ms(seconds: float) -> str:
@@ -209,12 +226,13 @@ def main(
     rate: Annotated[
         float, typer.Option(min=1, help="Good requests a second, and as many noise requests a second.")
     ] = 15.0,
+    flood: Annotated[float, typer.Option(min=1, help="Requests a second of the flooding sender.")] = 15.0,
     lanes: Annotated[int, typer.Option(min=2, help="Lanes of the request queue.")] = 8,
     check: Annotated[bool, typer.Option("--check", help=f"Exit with 1 if the ratio is above {GOAL:g}.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Measure how much failing flows slow down the other flows, as a ratio of median times."""
-    load = Load(seconds, rate, lanes)
+    """Measure how much failing flows and a flooding sender slow down the others, as a ratio of median times."""
+    load = Load(seconds, rate, flood, lanes)
     console = Console(stderr=json_)
     console.width = max(console.width, _MIN_WIDTH)
     comparison = measure(rounds, load, console)

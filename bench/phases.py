@@ -28,6 +28,8 @@ class Noise:
     """Requests for which the worker called a flow at least once. It postponed the others each time they arrived."""
     hanging: int
     """Calls without an answer. Each occupies a lane until the call times out."""
+    flooded: int = 0
+    """Requests of the flooding sender."""
 
 
 @dataclass(frozen=True, slots=True)

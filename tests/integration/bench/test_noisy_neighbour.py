@@ -22,6 +22,6 @@ async def test_the_benchmark_measures_both_phases_and_prints_their_ratio() -> No
     assert (document["alone"]["count"], document["with_noise"]["count"]) == (8, 8)
     assert [phase["noise"] for phase in document["alone"]["phases"]] == [None]
     [with_noise] = document["with_noise"]["phases"]
-    assert with_noise["noise"]["sent"] == 8
+    assert (with_noise["noise"]["sent"], with_noise["noise"]["flooded"]) == (8, 8)
     assert 0 < with_noise["noise"]["hanging"] < 16, "some calls hang, but not in all 16 lanes"
     assert document["ratio"] == document["with_noise"]["median"] / document["alone"]["median"]

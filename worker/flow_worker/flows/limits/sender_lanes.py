@@ -15,15 +15,15 @@ _MIN_LANES = 4
 class SenderLanes:
     """Counts the lanes that the calls of each sender hold in each queue.
 
-    A sender's calls leave a quarter of a queue's lanes to other senders. The calls of one of its flows leave one lane
-    more, for the sender's other flows. Quick calls may hold more lanes, because they soon free them again. The last
+    A sender's calls leave a quarter of a queue's lanes to other senders. Those of one of its flows hold at most half
+    of the lanes, if there are other flows. Quick calls may hold more lanes, because they soon free them again. The last
     lane is always for a sender without one. A queue with less than four lanes has no reserve.
     """
 
     def __init__(self, lanes: Mapping[str, int], *, several_flows: bool) -> None:
         """`lanes` is the number of lanes of each queue."""
         self._lanes = {queue: count for queue, count in lanes.items() if count >= _MIN_LANES}
-        self._for_other_flows = int(several_flows)
+        self._several_flows = several_flows
         self._taken: Counter[str] = Counter()
         self._held: Counter[tuple[str, ...]] = Counter()
         """By queue and sender, and by queue, sender and flow; without zeros, because senders are many."""
@@ -39,7 +39,8 @@ class SenderLanes:
             return False
         if is_quick:
             return True
-        return held < common and self._held[queue, sender, flow] < common - self._for_other_flows
+        of_flow = lanes // 2 if self._several_flows else common
+        return held < common and self._held[queue, sender, flow] < of_flow
 
     def max_waiting(self, queue: str) -> int:
         """Return how many lanes of the queue may hold requests of one sender that wait for a place."""
