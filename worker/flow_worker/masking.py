@@ -37,8 +37,7 @@ _URL = re.compile(r"(https?://)([^\s\"'<>/?#]*)([^\s\"'<>]*)", re.I)
 
 def masked(text: str) -> str:
     """Return the text with tokens, signatures, keys, cookies and the paths of flows masked. Linear in its length."""
-    lower = text.lower()
-    if not any(hint in lower for hint in _HINTS):
+    if not may_hold_secret(text):
         return text
     text = _URL.sub(_masked_url, text)
     text = _JWT.sub(MASK, text)
@@ -46,6 +45,15 @@ def masked(text: str) -> str:
     for expression in (_SCHEME, _ASSIGNED, _NAMED):
         text = expression.sub(rf"\1{MASK}", text)
     return text
+
+
+def may_hold_secret(text: str) -> bool:
+    """Return whether masking could change the text: a quick check, for several texts at a time."""
+    lower = text.lower()
+    for hint in _HINTS:  # noqa: SIM110 - a generator would take twice as long
+        if hint in lower:
+            return True
+    return False
 
 
 def masked_all(value: JsonValue) -> JsonValue:

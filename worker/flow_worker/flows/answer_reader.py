@@ -21,7 +21,7 @@ from flow_worker.flows.content_encoding import (
     encoding_of,
 )
 from flow_worker.flows.status_url import resolve
-from flow_worker.masking import masked
+from flow_worker.masking import masked, may_hold_secret
 
 _TRACKING_PREFIX = "x-ms-"
 _RUN_ID = "x-ms-workflow-run-id"
@@ -93,10 +93,10 @@ class AnswerReader:
         content = received.body if isinstance(received.body, Content) else await self._content(received, token)
         headers = received.headers
         tracking = {
-            name: masked(value[:_MAX_HEADER_CHARACTERS])
-            for name, value in headers.items()
-            if name.startswith(_TRACKING_PREFIX)
+            name: value[:_MAX_HEADER_CHARACTERS] for name, value in headers.items() if name.startswith(_TRACKING_PREFIX)
         }
+        if may_hold_secret("\n".join(tracking.values())):
+            tracking = {name: masked(value) for name, value in tracking.items()}
         location = headers.get("location")
         return Answer(
             status=received.status,
