@@ -13,6 +13,9 @@ from flow_contracts.message import ReceivedMessage
 from flow_contracts.result import FlowResult, InvalidResult
 from flow_contracts.servicebus import SessionReceiver
 
+_MAX_FORGED_BYTES = 1 << 16
+"""A larger message is not parsed to see if it is forged: parsing could block the event loop for seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class ResultSearch:
@@ -59,6 +62,8 @@ class ResultSearch:
     def is_forged(self, message: ReceivedMessage) -> bool:
         """Return whether a message names this very request, but no worker made it for this request."""
         if not self._is_addressed(message) or self.sent.message_id is None:
+            return False
+        if len(message.body) > _MAX_FORGED_BYTES:
             return False
         return not self.check.accepts(message, self.sent.reply_key) and self._answers(message) is True
 

@@ -73,7 +73,7 @@ def health(
         response = httpx.get(f"{url}/health/ready", timeout=5)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         terminal.fail(f"No worker answers at {url} ({type(error).__name__}).", 1)
-    typer.echo(response.text)
+    typer.echo(terminal.visible(response.text, multiline=True))
     raise typer.Exit(0 if response.status_code == 200 else 1)
 
 
