@@ -197,6 +197,7 @@ async def test_the_workers_token_does_not_come_back_in_an_answer(invoker: Invoke
         (echo, ["Content-Type: text/plain"]),
         (echo.decode().encode("utf-16"), ["Content-Type: text/plain; charset=utf-16"]),
         (gzip.compress(echo), [JSON, "Content-Encoding: gzip"]),
+        (echo.replace(b".", b"\\u002e").replace(b"s1", b"\\u00731"), [JSON]),
     ):
         answer = await call(invoker, server, response(body, *headers, f"x-ms-echo: Bearer {TOKEN}"))
         assert signature not in f"{answer.content.output} {answer.tracking}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from flow_contracts.output import encode_output
 from flow_contracts.result import FlowError, OutputEncoding
@@ -63,6 +63,8 @@ def decode_body(body: bytes, content_type: str | None, *, token: str = "") -> Co
     if encoding == "text" and isinstance(output, str):
         for secret in secrets:  # UTF-16 hides it from the search in the bytes
             output = output.replace(secret, MASK)
+    if encoding == "json" and secrets and b"\\u" in body:
+        output = _without_escaped(output, secrets)
     kind = None if output_type is None else masked(output_type[:_MAX_TYPE_CHARACTERS])
     return Content(len(body), output, kind, encoding, _output_bytes(body, output))
 
@@ -70,6 +72,16 @@ def decode_body(body: bytes, content_type: str | None, *, token: str = "") -> Co
 def _secrets(token: str) -> tuple[str, ...]:
     """Return the token, and its signature in case that the flow splits the token."""
     return tuple(secret for secret in (token, token.rpartition(".")[2]) if len(secret) >= _MIN_TOKEN_CHARACTERS)
+
+
+def _without_escaped(output: JsonValue, secrets: tuple[str, ...]) -> JsonValue:
+    """Mask the secrets that the JSON text spells with escapes."""
+    text = to_json(output)
+    masked_text = text
+    for secret in secrets:
+        masked_text = masked_text.replace(secret.encode(), MASK.encode())
+    # Not by the strict parser: two names may have become the same one.
+    return output if masked_text == text else from_json(masked_text)
 
 
 def _output_bytes(body: bytes, output: JsonValue) -> int:
