@@ -3,8 +3,8 @@
 Each attack has its own emulator and worker with default settings. An ordinary sender sends ten requests a second
 beside it. The figures are:
 
-- the longest time for which the worker's event loop ran nothing else, and the most processor time that the loop's
-  thread used meanwhile;
+- the longest time for which the worker's event loop ran nothing else, and the most processor time that the worker's
+  threads used meanwhile, which other programs on the machine do not prolong;
 - the peak of the worker's memory, above that before the attack;
 - the times of the ordinary sender, from submit to result.
 """

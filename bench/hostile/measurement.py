@@ -62,7 +62,8 @@ class Cost:
     loop_ms: float | None
     """The longest time for which the loop ran nothing else; None if the worker was stuck at the end."""
     cpu_ms: float | None
-    """The most processor time that the loop's thread used meanwhile; other programs on the machine do not add to it."""
+    """The most processor time that the worker used meanwhile, in all threads. Other programs do not add to it, so on a
+    busy machine it tells the worker's own part of `loop_ms`."""
     added_mb: float
     """The peak of the worker's memory, its child processes included, above that before the attack."""
     others: list[float] = field(repr=False)

@@ -1,7 +1,7 @@
 """Runs the worker and watches its event loop: `python -m bench.hostile.worker SETTINGS.json`.
 
 A line `begin` on stdin starts a measurement. A line `end` prints two numbers in milliseconds: the longest time for
-which the loop ran nothing else, and the most processor time that the loop's thread used between two turns of a timer.
+which the loop ran nothing else, and the most processor time that the process used between two turns of a timer.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class LoopWatch:
     async def watch(self) -> None:
         """Measure until cancelled."""
         while True:
-            cpu = time.thread_time()
+            cpu = time.process_time()
             await asyncio.sleep(_EVERY_SECONDS)
             self._longest = max(self._longest, self._late())
-            self._most_cpu = max(self._most_cpu, time.thread_time() - cpu)
+            self._most_cpu = max(self._most_cpu, time.process_time() - cpu)
             self._woke_at = time.perf_counter()
 
     def obey(self) -> None:
