@@ -71,6 +71,12 @@ ANSWERS: Mapping[str, Callable[[], Answer]] = {
 }
 
 
+@cache
+def encoded_answer(name: str) -> bytes:
+    """Return the HTTP response. The first call builds it, which takes seconds for a bomb."""
+    return ANSWERS[name]().encoded()
+
+
 @asynccontextmanager
 async def hostile_flow() -> AsyncIterator[str]:
     """Serve the answers; yield the URL before their names."""
@@ -81,13 +87,9 @@ async def hostile_flow() -> AsyncIterator[str]:
                 head = await reader.readuntil(b"\r\n\r\n")
                 await reader.readexactly(_content_length(head))
                 name = head.split(b" ", 2)[1].split(b"?")[0].rsplit(b"/", 1)[-1].decode()
-                writer.write(_encoded(name))
+                writer.write(encoded_answer(name))
                 await writer.drain()
         writer.close()
-
-    @cache
-    def _encoded(name: str) -> bytes:
-        return ANSWERS[name]().encoded()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     try:

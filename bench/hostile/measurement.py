@@ -8,7 +8,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,13 +17,14 @@ from tempfile import TemporaryDirectory
 import psutil
 from pydantic import JsonValue, SecretStr
 
-from bench.hostile.answers import ANSWERS, hostile_flow
+from bench.hostile.answers import ANSWERS, encoded_answer, hostile_flow
 from bench.hostile.messages import MESSAGES, SCHEMAS
 from flow_contracts.client import Background, FlowClient
 from flow_worker.demo.environment import ROLE
 from servicebus_emulator import config
 from servicebus_emulator.cloud.entra.issuer import TokenRequest
 from servicebus_emulator.host import Emulator, Endpoints, running_emulator
+from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.entities.message_encoding import parse_message
 
 NOTHING = "nothing"
@@ -97,9 +98,12 @@ async def cost_of(attack: Attack, seconds: float) -> Cost:
             good = SecretStr(claim)
             for _ in range(_WARM_UP):
                 await _timed(background, good)
+            # Built before the measurement: this process serves the broker and the ordinary sender too.
+            hostile_claim = _claim_of(emulator, "mallory")
+            messages = [parse_message(one) for one in _payloads(attack, hostile_claim)]
             return await _measured(
                 worker,
-                lambda: _strike(attack, emulator, client, _claim_of(emulator, "mallory")),
+                lambda: _strike(attack, emulator, client, messages, hostile_claim),
                 lambda: _ordinary(background, good, seconds),
             )
 
@@ -130,13 +134,21 @@ def _claim_of(emulator: Emulator, user: str) -> str:
     return emulator.web.tokens.mint(TokenRequest(user=user, roles=(ROLE,), audience=emulator.web.audience))
 
 
-async def _strike(attack: Attack, emulator: Emulator, client: FlowClient, claim: str) -> None:
+def _payloads(attack: Attack, claim: str) -> Sequence[bytes]:
+    if attack.source == "flow":
+        encoded_answer(attack.name)
+    return MESSAGES[attack.name](claim) if attack.source == "sender" else ()
+
+
+async def _strike(
+    attack: Attack, emulator: Emulator, client: FlowClient, messages: Sequence[BrokeredMessage], claim: str
+) -> None:
     """Send the attack's messages, or call the flow whose answer is the attack."""
     match attack.source:
         case "sender":
             queue = emulator.broker.find(_QUEUE)
-            for payload in MESSAGES[attack.name](claim):
-                queue.send([parse_message(payload)])
+            for message in messages:
+                queue.send([message])
                 await asyncio.sleep(0)
         case "flow":
             for _ in range(_CALLS):
