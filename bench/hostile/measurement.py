@@ -18,7 +18,7 @@ import psutil
 from pydantic import JsonValue, SecretStr
 
 from bench.hostile.answers import ANSWERS, encoded_answer, hostile_flow
-from bench.hostile.messages import MESSAGES, SCHEMAS
+from bench.hostile.messages import MESSAGES, SCHEMAS, request
 from flow_contracts.client import Background, FlowClient
 from flow_worker.demo.environment import ROLE
 from servicebus_emulator import config
@@ -94,16 +94,14 @@ async def cost_of(attack: Attack, seconds: float) -> Cost:
             queue = emulator.broker.find(_QUEUE)
             emulator.broker.update(replace(queue.settings, max_message_bytes=MAX_MESSAGE_BYTES))
             emulator.web.flows.put("good", {"response": {"echo": True}})
-            claim = emulator.web.tokens.mint(TokenRequest(user="ada", roles=(ROLE,), audience=emulator.web.audience))
-            good = SecretStr(claim)
+            good = SecretStr(_claim_of(emulator, "ada"))
             for _ in range(_WARM_UP):
                 await _timed(background, good)
             # Built before the measurement: this process serves the broker and the ordinary sender too.
-            hostile_claim = _claim_of(emulator, "mallory")
-            messages = [parse_message(one) for one in _payloads(attack, hostile_claim)]
+            messages = [parse_message(one) for one in _payloads(attack, _claim_of(emulator, "mallory"))]
             return await _measured(
                 worker,
-                lambda: _strike(attack, emulator, client, messages, hostile_claim),
+                lambda: _strike(emulator, messages),
                 lambda: _ordinary(background, good, seconds),
             )
 
@@ -135,26 +133,22 @@ def _claim_of(emulator: Emulator, user: str) -> str:
 
 
 def _payloads(attack: Attack, claim: str) -> Sequence[bytes]:
-    if attack.source == "flow":
-        encoded_answer(attack.name)
-    return MESSAGES[attack.name](claim) if attack.source == "sender" else ()
-
-
-async def _strike(
-    attack: Attack, emulator: Emulator, client: FlowClient, messages: Sequence[BrokeredMessage], claim: str
-) -> None:
-    """Send the attack's messages, or call the flow whose answer is the attack."""
+    """Return the attack's messages, or calls of the flow whose answer is the attack."""
     match attack.source:
         case "sender":
-            queue = emulator.broker.find(_QUEUE)
-            for message in messages:
-                queue.send([message])
-                await asyncio.sleep(0)
+            return MESSAGES[attack.name](claim)
         case "flow":
-            for _ in range(_CALLS):
-                await client.submit(attack.name, {"customer": "Contoso"}, claim=SecretStr(claim))
+            encoded_answer(attack.name)
+            return [request(attack.name, {"customer": "Contoso"}, claim) for _ in range(_CALLS)]
         case _:
-            pass
+            return ()
+
+
+async def _strike(emulator: Emulator, messages: Sequence[BrokeredMessage]) -> None:
+    queue = emulator.broker.find(_QUEUE)
+    for message in messages:
+        queue.send([message])
+        await asyncio.sleep(0)
 
 
 async def _ordinary(background: Background, claim: SecretStr, seconds: float) -> list[float]:

@@ -76,7 +76,7 @@ MESSAGES: Mapping[str, Build] = {
     "the same with a claim": lambda claim: [with_input("good", f"[{'[],' * (_FILL // 3)}0]", claim)] * 3,
     "996 KB of [": lambda claim: [with_input("good", "[" * _FILL, claim)] * 3,
     "996 KB of digits": lambda claim: [with_input("good", "1" * _FILL, claim)] * 3,
-    "120,000 fields": lambda claim: (
+    "90,000 fields": lambda claim: (
         [with_input("good", "{" + ",".join(f'"{n}":0' for n in range(90_000)) + "}", claim)] * 3
     ),
     "49,000 fields": lambda claim: (
