@@ -193,7 +193,8 @@ def _dead_letter_watches(
     # Half, so that the journal still remembers the request while the watch publishes its result.
     max_age = timedelta(seconds=settings.journal.retention_seconds / 2)
     # Shorter than that, because the watch passes over the older ones.
-    retention = min(timedelta(seconds=settings.dead_letters.unproven_retention_seconds), 0.9 * max_age)
+    longest = settings.max_unproven_retention_seconds
+    retention = timedelta(seconds=min(settings.dead_letters.unproven_retention_seconds, longest))
     max_count = settings.dead_letters.unproven_max_count
     watches = {
         queue: DeadLetterWatch(

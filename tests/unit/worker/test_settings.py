@@ -309,6 +309,74 @@ def test_a_url_that_is_not_an_organizations_is_reported_with_its_setting(nowhere
         assert "dataverse.url is not" in fault(nowhere, GOOD + f'[dataverse]\nurl = "{url}"\n')
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://contoso.crm4.dynamics.com/api/data/v9.2", "leave it out: https://contoso.crm4.dynamics.com"),
+        ("https://contoso.crm4.dynamics.com:70000", "a port out of range 70000; a port is a number from 1 to 65535"),
+        ("https://contoso.crm4.dynamics.com:0", "a port out of range 0;"),
+        ("contoso.crm4.dynamics.com", "not an absolute URL, but 'contoso.crm4.dynamics.com'"),
+        ("https://ada:hush@contoso.crm4.dynamics.com", "but 'https://contoso.crm4.dynamics.com'"),
+        ("https://contoso.crm4.dynamics.com?code=hush", "but 'https://contoso.crm4.dynamics.com'"),
+        ("http://ada:hush@contoso.crm4.dynamics.com/hush", "but 'http://contoso.crm4.dynamics.com/"),
+    ],
+)
+def test_the_error_of_a_dataverse_url_shows_it_without_its_secrets(nowhere: Path, url: str, expected: str) -> None:
+    text = fault(nowhere, GOOD + f'[dataverse]\nurl = "{url}"\n')
+    assert "dataverse.url" in text
+    assert expected in text
+    assert "ada" not in text
+    assert ":hush" not in text
+    assert "=hush" not in text
+    queue = f'[[request_queues]]\nname = "a"\ndataverse_url = "{url}"\n'
+    assert "request_queues: queue 'a': dataverse_url" in fault(nowhere, queue + GOOD)
+
+
+def test_the_dataverse_url_of_the_emulator_may_have_a_path(nowhere: Path) -> None:
+    text = GOOD + '[dataverse]\nurl = "http://127.0.0.1:5380/dataverse"\n'
+    assert "dataverse.url is 'http://127.0.0.1:5380/dataverse'" in fault(nowhere, text)
+    loaded(nowhere, 'plain_http_hosts = ["127.0.0.1:5380"]\n' + text)
+
+
+def test_a_flow_url_with_a_port_out_of_range_is_not_repeated(nowhere: Path) -> None:
+    text = fault(nowhere, GOOD.replace("powerplatform.com/", "powerplatform.com:70000/hush"))
+    assert "flows.create-quote.url has a port out of range; a port is a number from 1 to 65535" in text
+    assert "70000" not in text
+
+
+@pytest.mark.parametrize(
+    ("flow", "worker", "expected"),
+    [
+        ("", "[journal]\nretention_seconds = 172_799\n", "retry.max_age_seconds (86400) + "),
+        ("", "[retry]\nmax_age_seconds = 604_800\n", "retry.max_age_seconds (604800) + "),
+        ("", "[journal]\nmax_outage_seconds = 1_000_000\n", "journal.max_outage_seconds (1000000) = 1086400"),
+        ("retry = { max_age_seconds = 600_000 }\n", "", "flows.create-quote.retry.max_age_seconds (600000) + "),
+    ],
+)
+def test_the_journal_must_remember_every_request_that_can_still_arrive(
+    nowhere: Path, flow: str, worker: str, expected: str
+) -> None:
+    text = fault(nowhere, GOOD + flow + worker)
+    assert "journal.retention_seconds: " in text
+    assert expected in text
+
+
+def test_a_retention_as_long_as_the_longest_wait_is_enough(nowhere: Path) -> None:
+    loaded(nowhere, GOOD + "[journal]\nretention_seconds = 172_800\n")
+    loaded(
+        nowhere, GOOD + "[journal]\nretention_seconds = 3600\nmax_outage_seconds = 0\n[retry]\nmax_age_seconds = 3600\n"
+    )
+
+
+def test_a_retention_of_unproven_dead_letters_that_cannot_hold_is_refused(nowhere: Path) -> None:
+    short = "[journal]\nretention_seconds = 172_800\n"
+    assert loaded(nowhere, GOOD + short).max_unproven_retention_seconds == 77_760
+    loaded(nowhere, GOOD + short + "[dead_letters]\nunproven_retention_seconds = 77_760\n")
+    text = fault(nowhere, GOOD + short + "[dead_letters]\nunproven_retention_seconds = 77_761\n")
+    assert "dead_letters.unproven_retention_seconds: 77761 is more than 77760" in text
+    assert "journal.retention_seconds (172800)" in text
+
+
 def test_another_host_is_allowed_only_in_flow_hosts(nowhere: Path) -> None:
     here = GOOD.replace(FLOW_URL, "https://flows.contoso.example/x")
     assert "name the host in flow_hosts" in fault(nowhere, here)
@@ -396,6 +464,9 @@ def test_a_privilege_name_that_could_change_the_query_is_refused(nowhere: Path, 
         "https://contoso.crm4.dynamics.com/",
         "https://user@contoso.crm4.dynamics.com",
         "https://contoso.crm4.dynamics.com?x=1",
+        "https://contoso.crm4.dynamics.com?",
+        "https://contoso.crm4.dynamics.com/api/data/v9.2",
+        "https://@contoso.crm4.dynamics.com",
         "contoso.crm4.dynamics.com",
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -30,9 +30,16 @@ from flow_worker.settings.groups import (
     ServiceBusSettings,
 )
 from flow_worker.settings.loading import Layered, load_checked
+from flow_worker.settings.urls import not_https, shown, split
 
 _AFTER_GRACE_SECONDS = 8.0
 """After the grace period: the time for interrupted requests to publish and settle, and for closing the connections."""
+
+_UNPROVEN_SHARE = 0.45
+"""The part of the journal's retention after which an answered dead letter without a proven sender is deleted.
+
+The dead-letter watch passes over dead letters older than half of it.
+"""
 
 
 class Settings(Layered):
@@ -141,6 +148,42 @@ class Settings(Layered):
         return self
 
     @model_validator(mode="after")
+    def _require_retention_beyond_every_retry(self) -> Self:
+        """The journal must still know a request when its last delivery arrives, or that one calls the flow again."""
+        ages = {"retry.max_age_seconds": self.retry.max_age_seconds} | {
+            f"flows.{name}.retry.max_age_seconds": flow.retry.max_age_seconds
+            for name, flow in self.flows.items()
+            if flow.retry is not None
+        }
+        retention, outage = self.journal.retention_seconds, self.journal.max_outage_seconds
+        for setting, age in ages.items():
+            if retention < age + outage:
+                raise ValueError(
+                    f"journal.retention_seconds: {retention} is less than {setting} ({_plain(age)}) + "
+                    f"journal.max_outage_seconds ({_plain(outage)}) = {_plain(age + outage)}; the journal would "
+                    "forget a request that can still arrive, and the worker would call its flow again; raise the "
+                    "first, or lower the others"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _require_deletion_before_the_journal_forgets(self) -> Self:
+        """The watch passes over older dead letters, so it would never delete them. The default adapts instead."""
+        chosen, longest = self.dead_letters.unproven_retention_seconds, self.max_unproven_retention_seconds
+        if "unproven_retention_seconds" in self.dead_letters.model_fields_set and chosen > longest:
+            raise ValueError(
+                f"dead_letters.unproven_retention_seconds: {_plain(chosen)} is more than {_plain(longest)}, which is "
+                f"{_UNPROVEN_SHARE:g} times journal.retention_seconds ({self.journal.retention_seconds}); lower it, or "
+                "raise journal.retention_seconds"
+            )
+        return self
+
+    @property
+    def max_unproven_retention_seconds(self) -> float:
+        """The longest time for which the worker can keep an answered dead letter without a proven sender."""
+        return _UNPROVEN_SHARE * self.journal.retention_seconds
+
+    @model_validator(mode="after")
     def _require_host_names(self) -> Self:
         for setting, hosts in (("flow_hosts", self.flow_hosts), ("plain_http_hosts", self.plain_http_hosts)):
             for host in hosts:
@@ -207,9 +250,10 @@ class Settings(Layered):
     def _require_safe_urls(self) -> Self:
         for name, flow in self.flows.items():
             self._check_flow_url(name, flow.url.get_secret_value())
-        parts = _split("claims.authority", self.authority, "use one such as https://login.microsoftonline.com")
+        remedy = "use one such as https://login.microsoftonline.com"
+        parts = split("claims.authority", self.authority, remedy, is_secret=False)
         if parts.scheme != "https" and parts.netloc not in self.plain_http_hosts:
-            raise ValueError(_not_https("claims.authority", parts))
+            raise ValueError(not_https("claims.authority", parts))
         if self.dataverse.url is not None:
             self._check_dataverse_url("dataverse.url", self.dataverse.url)
         for queue in self.request_queues:
@@ -220,20 +264,26 @@ class Settings(Layered):
     def _check_dataverse_url(self, setting: str, url: str) -> None:
         """The worker sends its Dataverse token to this URL, and uses it as the token's audience.
 
-        So the URL has to be the bare origin: with a trailing slash it would be another audience.
+        So the URL has to be the bare origin: with a trailing slash it would be another audience. The emulator has no
+        host of its own for Dataverse, so the URL of a host in `plain_http_hosts` may have a path.
         """
         remedy = "use one such as https://contoso.crm4.dynamics.com"
-        parts = _split(setting, url, remedy)
-        if parts.username or parts.query or parts.fragment or url.endswith("/"):
-            raise ValueError(f"{setting} is not an organization's bare URL; {remedy}")
+        parts = split(setting, url, remedy, is_secret=False)
+        if parts.username is not None or parts.query or parts.fragment or url[-1] in "/?#":
+            raise ValueError(f"{setting} is not an organization's bare URL, but '{shown(url)}'; {remedy}")
+        if parts.path and parts.netloc not in self.plain_http_hosts:
+            bare = f"{parts.scheme}://{parts.netloc}"
+            raise ValueError(
+                f"{setting} is '{shown(url)}', with the path '{shown(parts.path)}'; leave it out: {shown(bare)}"
+            )
         if not self._is_allowed_scheme(parts):
-            raise ValueError(_not_https(setting, parts))
+            raise ValueError(not_https(setting, parts))
 
     def _check_flow_url(self, name: str, url: str) -> None:
         """Refuse a URL that the managed-identity token must not reach. The URL is a secret: no message repeats it."""
         remedy = "copy it from the flow's trigger"
-        parts = _split(f"flows.{name}.url", url, remedy)
-        if parts.username:
+        parts = split(f"flows.{name}.url", url, remedy, is_secret=True)
+        if parts.username is not None:
             raise ValueError(f"flows.{name}.url is not an absolute URL without a user name; {remedy}")
         if "sig" in parse_qs(parts.query, keep_blank_values=True):
             raise ValueError(
@@ -241,7 +291,7 @@ class Settings(Layered):
                 "call with both; set the trigger to 'Specific users in my tenant' and copy its new URL"
             )
         if not self._is_allowed_scheme(parts):
-            raise ValueError(_not_https(f"flows.{name}.url", parts))
+            raise ValueError(not_https(f"flows.{name}.url", parts))
         if not any(host_matches(parts.hostname or "", pattern) for pattern in self.known_flow_hosts):
             raise ValueError(
                 f"flows.{name}.url points to '{parts.hostname}', which is not a flow host of the {self.cloud} cloud "
@@ -256,20 +306,9 @@ class Settings(Layered):
         return self.model_dump(mode="json")
 
 
-def _split(setting: str, url: str, remedy: str) -> SplitResult:
-    """Return the parts of an absolute URL. Raises `ValueError` that names the setting, never the URL."""
-    try:
-        parts = urlsplit(url)
-        is_absolute = bool(parts.scheme and parts.hostname) and parts.port != 0
-    except ValueError:  # brackets without an IPv6 address, or a port that is not a number
-        is_absolute = False
-    if not is_absolute:
-        raise ValueError(f"{setting} is not an absolute URL; {remedy}")
-    return parts
-
-
-def _not_https(setting: str, parts: SplitResult) -> str:
-    return f"{setting} is not https but {parts.scheme}; use https, or name '{parts.netloc}' in plain_http_hosts"
+def _plain(number: float) -> str:
+    """Return the number without an exponent, as one writes it in the settings."""
+    return str(int(number)) if number == int(number) else str(number)
 
 
 _S = TypeVar("_S", bound=Layered)
