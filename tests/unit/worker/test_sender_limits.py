@@ -188,7 +188,16 @@ def test_the_shares_of_many_senders_take_bounded_memory(monkeypatch: pytest.Monk
     share = JournalShare(1000, Clock())
     for n in range(100):
         share.take(f"minted{n}", 1)
-    assert len(share._senders) == 10
+    assert len(share._senders) <= 10
+
+
+def test_many_identities_do_not_empty_the_used_share_of_a_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_share, "MAX_SENDERS", 10)
+    share = JournalShare(1000, Clock())
+    assert share.take("mallory", 1000)
+    for n in range(100):
+        share.take(f"minted{n}", 1)
+    assert not share.take("mallory", 1)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
