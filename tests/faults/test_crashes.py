@@ -28,11 +28,13 @@ from tests.support.crashing_worker import POINTS
 from tests.support.processes import CHECKOUT
 from tests.support.system import ROLE, SEAL_KEY, short_lock, until, worker_settings
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 
 LOCK_SECONDS = 5
 SIDE_BY_SIDE = 4
-WAIT = 90.0
+WAIT = 120.0
+FLOW_SECONDS = 5.0
+"""The time of the call during which the worker is killed: the kill must come before the answer."""
 DURING = "during the call"
 THROTTLED_AT = ("before the schedule", "between schedule and complete")
 FLOWS = {"once": False, "again": True}
@@ -123,7 +125,7 @@ async def _play(scene: Path, point: str, journal: Journal) -> dict[str, Ending]:
         for flow in FLOWS:
             # Longer than both requests need to reach the point, else the doomed worker itself makes the second call.
             throttled: JsonValue = [{"kind": "throttle", "next_calls": 1, "retry_after": "5"}]
-            slow = 1.0 if point == DURING else 0.0
+            slow = FLOW_SECONDS if point == DURING else 0.0
             faults: JsonValue = throttled if point in THROTTLED_AT else []
             emulator.web.flows.put(flow, {"delay_seconds": slow, "faults": faults})
         async with FlowClient.from_connection_string(emulator.connection_string) as client:
@@ -151,7 +153,9 @@ def _effects(emulator: Emulator, flow: str) -> int:
 
 
 def _settings(emulator: Emulator, scene: Path, journal: Journal) -> Path:
-    flows = {name: {"idempotent": idempotent, "timeout_seconds": 4} for name, idempotent in FLOWS.items()}
+    flows = {
+        name: {"idempotent": idempotent, "timeout_seconds": 2 * FLOW_SECONDS} for name, idempotent in FLOWS.items()
+    }
     document = worker_settings(emulator, flows) | {
         "journal": journal | {"lease_margin_seconds": 0.5},
         "request_queues": [{"name": "flow-requests", "lanes": 2}],

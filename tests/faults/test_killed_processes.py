@@ -36,11 +36,11 @@ def test_a_worker_reconnects_after_its_broker_was_killed_and_restarted(tmp_path:
     wait_ready(worker, health_port, ready=False)
     second, emulator = start_emulator(tmp_path, amqp_port, http_port)
     cleanup.callback(second.kill)
-    wait_ready(worker, health_port, seconds=30)
+    wait_ready(worker, health_port, seconds=60)
 
     with FlowClientSync.from_connection_string(emulator.connection_string) as client:
         sent = client.submit("notify-team", {}, claim=emulator.mint("ada", ROLE))
-        assert client.wait(sent, timeout=30).status == "succeeded"
+        assert client.wait(sent, timeout=60).status == "succeeded"
     assert worker.stop() == 0
     assert second.stop() == 0
 
@@ -66,12 +66,12 @@ async def test_sigterm_during_a_burst_loses_no_request(tmp_path: Path, cleanup: 
             await background.submit("create-quote", {"customer": "x", "amount": n + 1}, claim=claim)
             for n in range(count)
         ]
-        await background.wait(sent[0], timeout=30)
+        await background.wait(sent[0], timeout=60)
         assert await asyncio.to_thread(first.stop) == 0
         done_before = await depth(emulator.web_url)
         second = start_worker(tmp_path, emulator, health_port)
         cleanup.callback(second.kill)
-        results = await asyncio.gather(*(background.wait(one, timeout=60) for one in sent[1:]))
+        results = await asyncio.gather(*(background.wait(one, timeout=120) for one in sent[1:]))
     assert done_before > 0, "the first worker did them all: the burst was too small to be interrupted"
     assert [result.status for result in results] == ["succeeded"] * (count - 1)
     async with httpx.AsyncClient() as http:

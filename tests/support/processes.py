@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from flow_worker.demo import environment as demo
+from servicebus_emulator import config
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -62,9 +64,15 @@ def start(arguments: list[str], log: Path, env: Mapping[str, str] = os.environ, 
 
 
 def start_emulator(folder: Path, amqp_port: int = 0, http_port: int = 0) -> tuple[Process, demo.EmulatorClient]:
-    """Start an emulator and wait until it listens."""
+    """Start an emulator and wait until it listens. A second one in the folder accepts the worker of the first one."""
+    document = json.loads(config.DEFAULT.read_text(encoding="utf-8"))
+    document["FlowWorker"]["Identity"]["IdentityHeader"] = "the same after a restart"
+    configuration = folder / "emulator.json"
+    configuration.write_text(json.dumps(document), encoding="utf-8")
     ports = ["--amqp-port", str(amqp_port), "--http-port", str(http_port)]
-    process = start(["servicebus_emulator", "serve", *ports], folder / "emulator.log")
+    process = start(
+        ["servicebus_emulator", "serve", "--config", str(folder / "emulator.json"), *ports], folder / "emulator.log"
+    )
     assert process.popen.stdout is not None
     line = process.popen.stdout.readline()
     assert line.startswith("ready "), process.log.read_text(encoding="utf-8")
@@ -87,7 +95,7 @@ def is_ready(health_port: int) -> bool:
         return False
 
 
-def wait_ready(process: Process, health_port: int, *, ready: bool = True, seconds: float = 30) -> float:
+def wait_ready(process: Process, health_port: int, *, ready: bool = True, seconds: float = 60) -> float:
     """Wait until the worker is ready (or not ready) and return the seconds it took."""
     began = time.monotonic()
     while is_ready(health_port) is not ready:

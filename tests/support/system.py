@@ -24,7 +24,7 @@ from servicebus_emulator.cloud.entra.issuer import TokenRequest
 from servicebus_emulator.host import Emulator, Endpoints, running_emulator
 
 ROLE = "Quotes.Create"
-WAIT = 30.0
+WAIT = 45.0
 SEAL_KEY = "the key of the workers of the tests"
 """For workers with a table journal; one with an SQLite journal makes its own."""
 

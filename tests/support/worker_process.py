@@ -67,7 +67,7 @@ async def worker_process(
         )
         worker = WorkerProcess(process, log, port)
         try:
-            async with asyncio.timeout(WAIT):
+            async with asyncio.timeout(2 * WAIT):
                 while (await worker.health())[0] != 200:  # noqa: ASYNC110 - no event announces it
                     await asyncio.sleep(0.1)
             yield worker
