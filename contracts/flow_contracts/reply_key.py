@@ -26,6 +26,7 @@ RULE = "must be a string of 22 to 128 base64url characters (A-Z, a-z, 0-9, '-', 
 _RESULT_CONTRACT = re.compile(r"flow-result/[0-9]{1,9}")
 """The first line of each text that a MAC covers. No other use of the key begins a text in this way."""
 _ID_DOMAIN = "flow-result-id/1"
+_DERIVATION_DOMAIN = "flow-reply-key/1"
 
 
 def _validate(key: SecretStr) -> SecretStr:
@@ -46,6 +47,14 @@ def checked_reply_key(key: SecretStr | str) -> SecretStr:
 def new_reply_key() -> SecretStr:
     """Return a random key of 256 bits."""
     return SecretStr(secrets.token_urlsafe(32))
+
+
+def derived_reply_key(secret: SecretStr, correlation_id: str) -> SecretStr:
+    """Return the key of the requests that the holder of `secret` sends under a correlation ID: 64 hexadecimal digits.
+
+    It depends on the correlation ID only, so that a reader who knows just that ID can derive it again.
+    """
+    return SecretStr(_hmac(secret, f"{_DERIVATION_DOMAIN}\n{correlation_id}".encode("utf-8", "surrogatepass")))
 
 
 def read_reply_key(value: object) -> SecretStr | None:

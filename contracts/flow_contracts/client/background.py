@@ -16,6 +16,7 @@ from flow_contracts.client.mailbox import Mailbox
 from flow_contracts.client.request_builder import RequestOptions, build_request
 from flow_contracts.client.result_check import ResultCheck
 from flow_contracts.client.sending import send_until_accepted
+from flow_contracts.client.sent_requests import SentRequests
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.result import CONTRACT, FlowResult, InvalidResult, UnsupportedResult
 from flow_contracts.servicebus import Delivery, ServiceBus, ServiceBusFailure, SessionReceiver
@@ -56,6 +57,7 @@ class Background:
         send_seconds: float,
         max_unclaimed: int,
         check: ResultCheck,
+        sent: SentRequests,
     ) -> None:
         self._bus = bus
         self._send_seconds = send_seconds
@@ -63,6 +65,7 @@ class Background:
         self._reply_queue = reply_queue
         self._mailbox = Mailbox(max_unclaimed)
         self._check = check
+        self._sent = sent
         self._dead_lettered = 0
         self._stopping = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
@@ -89,12 +92,13 @@ class Background:
 
         Raises `ValueError` if a request with this correlation ID is outstanding already.
         """
-        earlier = self._mailbox.sent(options.get("correlation_id"))
         request = build_request(
-            flow, input, options, reply_to=self._reply_queue, session_id=self.session_id, earlier=earlier
+            flow, input, options, reply_to=self._reply_queue, session_id=self.session_id, key_for=self._sent.key_for
         )
         # Before the send: the result may arrive before the send returns.
         self._mailbox.expect(request)
+        # Also for `FlowClient.poll`, whose caller may take the wrong object: it must not accept a forged result.
+        self._sent.remember(request)
         try:
             await send_until_accepted(self._bus, self._request_queue, request.to_message(), self._send_seconds)
         except BaseException:

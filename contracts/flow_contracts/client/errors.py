@@ -15,8 +15,8 @@ class ResultTimeout(TimeoutError):
         because = f"; Service Bus could not be reached: {failure}" if failure else ""
         if rejected:
             because += (
-                f"; {rejected} messages without a valid MAC were ignored: somebody forges results, the request was "
-                "sent before under another reply key, or a worker of a version without reply keys still runs"
+                f"; {rejected} messages without a valid MAC were ignored: somebody forges results, the request has "
+                "another reply key (give it as reply_key), or a worker of a version without reply keys still runs"
             )
         super().__init__(f"no result for correlation ID '{correlation_id}' within {seconds:g} s{because}")
         self.correlation_id = correlation_id

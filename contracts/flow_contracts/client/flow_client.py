@@ -40,8 +40,9 @@ from flow_contracts.servicebus.credentials import AsyncCredential
 class FlowClient:
     """Posts requests to run flows and finds their results. An async context manager; its methods may run concurrently.
 
-    Each request has a random reply key. The client ignores every message without a valid MAC under it: only a worker
-    that got the request can make its result. A client that does not know the key accepts any result.
+    Each request has a secret reply key. The client ignores every message without a valid MAC under it: only a worker
+    that got the request can make its result. A client that neither sent the request nor knows its key accepts any
+    result. After more than 10,000 requests it accepts only its own and those whose key the caller gives.
 
     Every method raises `ServiceBusUnavailable` if Service Bus does not answer, and `ServiceBusMisconfigured` if it
     refuses.
@@ -125,8 +126,7 @@ class FlowClient:
 
         Raises `InvalidRequest` and `MessageTooLarge`.
         """
-        earlier = self._sent.last(options.get("correlation_id"))
-        request = build_request(flow, input, options, reply_to=self._reply_queue, earlier=earlier)
+        request = build_request(flow, input, options, reply_to=self._reply_queue, key_for=self._sent.key_for)
         self._sent.remember(request)
         self._taken.expect_again(request)
         await send_until_accepted(self._bus, self._request_queue, request.to_message(), self._deadlines.send_seconds)
@@ -139,7 +139,8 @@ class FlowClient:
 
         A poll takes about a second, because it opens the session and closes it. `message_id` and `reply_key` are those
         of the request; by default those that this client sent. `poll` ignores forged results and those of other
-        requests in the session. A client that knows neither accepts any result with the correlation ID.
+        requests in the session. A client that knows neither accepts any result with the correlation ID, unless it
+        sent more than 10,000 requests: then it may have forgotten this one, and ignores results of other clients.
 
         Raises `InvalidResult`, and `SessionInUse` while another reader holds the session. Raises `UnsupportedResult`
         for a result of a later version, which stays in the queue.
@@ -234,6 +235,7 @@ class FlowClient:
             send_seconds=self._deadlines.send_seconds,
             max_unclaimed=max_unclaimed,
             check=self._check,
+            sent=self._sent,
         )
 
     def _sent_request(

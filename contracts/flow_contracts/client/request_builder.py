@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TypedDict
 
 from pydantic import JsonValue, SecretStr, ValidationError
 
-from flow_contracts.client.sent_requests import SentRequest
-from flow_contracts.reply_key import new_reply_key
 from flow_contracts.request import FlowRequest, InvalidRequest, describe_problems
 
 
@@ -30,7 +29,7 @@ class RequestOptions(TypedDict, total=False):
     time_to_live: timedelta | None
     """After this time the worker does not run the request any more; by default the queue's time to live."""
     reply_key: SecretStr | str | None
-    """The key under which the worker authenticates the result; by default a new random one.
+    """The key under which the worker authenticates the result; by default the client derives one from a random secret.
 
     A program that reads the result in another process, or sends the same request again from one, makes the key with
     `new_reply_key`, keeps it beside the message ID, and keeps it secret.
@@ -45,18 +44,19 @@ def build_request(
     options: RequestOptions,
     *,
     reply_to: str,
+    key_for: Callable[[str, str | None], SecretStr],
     session_id: str | None = None,
-    earlier: SentRequest | None = None,
 ) -> FlowRequest:
     """Build the request; its result goes to `session_id` (default: the correlation ID). Raises `InvalidRequest`.
 
-    `earlier` is the last request under the correlation ID. The same request that is sent again keeps its key: duplicate
-    detection may drop the second message, and the result then has a MAC under the key of the first.
+    `key_for` returns the default reply key for a correlation ID and the sender's message ID. The same request that is
+    sent again must keep its key: duplicate detection may drop the second message, and the result then has a MAC under
+    the key of the first.
     """
     claim, reply_key = options.get("claim"), options.get("reply_key")
-    if reply_key is None and earlier is not None and earlier.message_id == options.get("message_id"):
-        reply_key = earlier.reply_key
     correlation_id = options.get("correlation_id") or str(uuid.uuid4())
+    if reply_key is None:
+        reply_key = key_for(correlation_id, options.get("message_id"))
     try:
         return FlowRequest(
             flow=flow,
@@ -69,7 +69,7 @@ def build_request(
             reply_to_session_id=session_id or correlation_id,
             time_to_live=options.get("time_to_live"),
             traceparent=options.get("traceparent"),
-            reply_key=SecretStr(reply_key) if isinstance(reply_key, str) else reply_key or new_reply_key(),
+            reply_key=SecretStr(reply_key) if isinstance(reply_key, str) else reply_key,
         )
     except ValidationError as error:  # `from None`: pydantic's error quotes the values, the claim among them
         raise InvalidRequest("malformed_request", describe_problems(error)) from None

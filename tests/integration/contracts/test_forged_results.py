@@ -10,13 +10,13 @@ import pytest
 from azure.servicebus.aio import ServiceBusClient
 from pydantic import SecretStr
 
-from flow_contracts.client import FlowClient, ResultTimeout, new_reply_key
+from flow_contracts.client import FlowClient, ResultTimeout, new_reply_key, sent_requests
 from flow_contracts.client import background as background_module
 from flow_contracts.client.background import Background
 from flow_contracts.message import Message
 from flow_contracts.result import FlowResult, Status
 from flow_contracts.servicebus.conversion import to_sdk
-from tests.integration.contracts.broker_thread import SILENT, BrokerThread
+from tests.integration.contracts.broker_thread import SILENT, BrokerThread, WorkerThread
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -104,6 +104,26 @@ async def test_another_process_needs_the_key(broker: BrokerThread, client: FlowC
         with pytest.raises(ValueError, match="22 to 128") as refusal:
             await other.poll(name, reply_key="s3cret")
         assert "s3cret" not in str(refusal.value)
+
+
+async def test_a_forgotten_request_does_not_accept_a_forged_result(
+    broker: BrokerThread, answering: WorkerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sent_requests, "_MAX_REMEMBERED", 1)
+    async with FlowClient.from_connection_string(broker.connection_string) as short, short.background() as background:
+        name = str(uuid.uuid4())
+        await publish(broker, *forged(name))
+        await short.submit("echo", 1, correlation_id=name, message_id=f"{name}-m")
+        unanswered = await short.submit(SILENT, correlation_id=f"{name}-2", message_id=f"{name}-2-m")
+        elsewhere = await background.submit(SILENT, correlation_id=f"{name}-3", message_id=f"{name}-3-m")
+        await publish(broker, *forged(unanswered), *forged(elsewhere))
+        assert (await short.wait(name, timeout=20)).output != "forged"
+        for result in (await short.poll(name), await short.take(name, message_id=f"{name}-m")):
+            assert result is not None
+            assert result.output != "forged"
+        for other in (unanswered, elsewhere):
+            assert await short.poll(other) is None
+            assert await short.poll(other, message_id=f"{other}-m") is None
 
 
 async def test_results_of_workers_without_reply_keys_need_a_consent(broker: BrokerThread) -> None:
