@@ -110,22 +110,57 @@ def test_a_reason_that_the_sender_does_not_get_is_told_to_the_administrator(
     assert (explanation["code"], explanation["sender_code"]) == ("unknown_flow", "flow_not_allowed")
 
 
-def test_the_claims_of_a_bad_token_are_shown_as_unproven(emulator: EmulatorClient, check: Check) -> None:
+def test_the_claims_of_a_token_are_unproven_only_without_a_valid_signature(
+    emulator: EmulatorClient, check: Check
+) -> None:
     token = emulator.mint("ada", ROLE, claims={"aud": "https://graph.microsoft.com"})
     ended = check("--flow", "create-quote", "--json", env={"FLOW_WORKER_CLAIM": token})
     assert ended.returncode == 1
     explanation = json.loads(ended.stdout)
     assert explanation["code"] == "claim_audience"
     assert "aud=https://graph.microsoft.com" in explanation["steps"][-1]["because"]
-    assert "unproven" in explanation["steps"][-1]["because"]
+    assert "The token claims (signed by the issuer): " in explanation["steps"][-1]["because"]
+    assert "claims.audiences allows: " in explanation["steps"][-1]["because"]
     assert token.split(".")[2] not in ended.stdout
+    head, payload, signature = token.split(".")
+    forged = f"{head}.{payload}.{'A' * len(signature)}"
+    ended = check("--flow", "create-quote", "--json", env={"FLOW_WORKER_CLAIM": forged})
+    assert json.loads(ended.stdout)["code"] == "claim_invalid"
+    assert "The token claims (unproven): " in json.loads(ended.stdout)["steps"][-1]["because"]
+
+
+def test_a_refused_client_or_scope_names_its_setting_and_the_allowed_values(
+    emulator: EmulatorClient, check: Check
+) -> None:
+    allowed = "11111111-2222-3333-4444-555555555555"
+    for setting, value, code in (("clients", allowed, "claim_client"), ("scopes", "quotes", "claim_scope")):
+        limits = {f"FLOW_WORKER_CLAIMS__{setting.upper()}": json.dumps([value])}
+        ended = check("--flow", "create-quote", "--token", emulator.mint("ada", ROLE), "--json", env=limits)
+        explanation = json.loads(ended.stdout)
+        assert explanation["code"] == code
+        assert f"claims.{setting} allows: {value}." in explanation["steps"][-1]["because"]
+        assert "unproven" not in ended.stdout
+
+
+def test_the_explanation_begins_with_the_queue_that_it_is_about(emulator: EmulatorClient, check: Check) -> None:
+    queues = [{"name": "first"}, {"name": "second", "dataverse_url": "https://contoso.crm4.dynamics.com"}]
+    env = {"FLOW_WORKER_REQUEST_QUEUES": json.dumps(queues)}
+    arguments = ["--flow", "create-quote", "--user", emulator.object_id("ada"), "--json"]
+    explanation = json.loads(check(*arguments, env=env).stdout)
+    assert explanation["queue"] == "first"
+    assert "--queue names another" in explanation["steps"][0]["because"]
+    explanation = json.loads(check(*arguments, "--queue", "SECOND", env=env).stdout)
+    assert explanation["queue"] == "second"
+    assert explanation["steps"][0]["because"] == (
+        "'second', authority 'entra'; its privileges come from https://contoso.crm4.dynamics.com."
+    )
 
 
 def test_the_claim_is_judged_before_the_flow_lookup(emulator: EmulatorClient, check: Check) -> None:
     ended = check("--flow", "nosuch", "--token", "garbage", "--json")
     assert json.loads(ended.stdout)["code"] == "claim_invalid"
     ended = check("--flow", "nosuch", "--token", emulator.mint("ada", ROLE), "--json")
-    assert steps(ended) == [("Is the claim valid?", "allowed"), ("Is the flow registered?", "refused")]
+    assert steps(ended)[1:] == [("Is the claim valid?", "allowed"), ("Is the flow registered?", "refused")]
     assert json.loads(ended.stdout)["code"] == "unknown_flow"
 
 

@@ -68,21 +68,40 @@ def test_a_key_of_the_settings_and_one_of_a_file_are_the_same(tmp_path: Path) ->
     file = tmp_path / "key"
     file.write_text(f"{KEY}\n", encoding="ascii")
     by_value = find_seal(ContinuationSettings(seal_key=SecretStr(KEY)), journal(tmp_path))
-    by_file = find_seal(ContinuationSettings(seal_key_file=file, previous_seal_key_file=file), journal(tmp_path))
+    by_file = find_seal(ContinuationSettings(seal_key_file=file), journal(tmp_path))
+    other = ContinuationSettings(seal_key=SecretStr(KEY[::-1]), previous_seal_key_file=file)
+    by_previous_file = find_seal(other, journal(tmp_path))
     assert by_value is not None
     assert by_file is not None
-    assert by_file.previous is not None
-    assert by_value.key.id == by_file.key.id == by_file.previous.id
+    assert by_previous_file is not None
+    assert by_previous_file.previous is not None
+    assert by_value.key.id == by_file.key.id == by_previous_file.previous.id
 
 
-@pytest.mark.parametrize("content", [None, "", "short", " " * 80])
+def test_a_previous_key_that_is_the_key_itself_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite3-seal-key"
+    file.write_text(f"{KEY}\n", encoding="ascii")
+    key = SecretStr(KEY)
+    for settings in (
+        ContinuationSettings(seal_key=key, previous_seal_key=key),
+        ContinuationSettings(seal_key=key, previous_seal_key_file=file),
+        ContinuationSettings(previous_seal_key=key),  # beside the journal there is the same
+    ):
+        with pytest.raises(InvalidSettings, match=r"continuations\.previous_seal_key is the same key") as error:
+            find_seal(settings, journal(tmp_path))
+        assert "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, "", "short", " " * 80, "x" * 64])
 def test_a_file_without_a_key_is_named_and_not_quoted(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "key"
     if content is not None:
         file.write_text(content, encoding="ascii")
-    with pytest.raises(InvalidSettings, match=r"continuations\.previous_seal_key: '.*key'") as error:
+    with pytest.raises(InvalidSettings, match=r"continuations\.previous_seal_key_file: '.*key'") as error:
         find_seal(ContinuationSettings(seal_key=SecretStr(KEY), previous_seal_key_file=file), JournalSettings())
     assert "short" not in str(error.value)
+    with pytest.raises(InvalidSettings, match=r"continuations\.seal_key_file: '.*key'"):
+        find_seal(ContinuationSettings(seal_key_file=file), JournalSettings())
 
 
 @pytest.mark.parametrize(
@@ -91,6 +110,8 @@ def test_a_file_without_a_key_is_named_and_not_quoted(tmp_path: Path, content: s
         {"seal_key": "hush"},
         {"seal_key": KEY[:31]},
         {"seal_key": " " * 64},
+        {"seal_key": "0" * 64},
+        {"previous_seal_key": f" {'a' * 64}\n"},
         {"previous_seal_key": "hush"},
         {"seal_key": KEY, "seal_key_file": "key"},
         {"previous_seal_key": KEY, "previous_seal_key_file": "key"},

@@ -84,6 +84,27 @@ def test_check_shows_the_key_of_the_continuations_by_a_short_hash_and_makes_none
     done = CliRunner().invoke(cli, ["check"])
     assert SealKey(b"hushhush" * 8).id in done.output
     assert "hush" not in done.output
+    monkeypatch.setenv("FLOW_WORKER_CONTINUATIONS__PREVIOUS_SEAL_KEY", "hush" * 8)
+    done = CliRunner().invoke(cli, ["check"])
+    assert SealKey(b"hush" * 8).id in done.output
+    assert "hush" not in done.output
+
+
+def test_check_warns_of_a_queue_without_the_dataverse_that_a_flow_needs(nowhere: Path) -> None:
+    queues = """
+[[request_queues]]
+name = "with"
+dataverse_url = "https://contoso.crm4.dynamics.com"
+[[request_queues]]
+name = "without"
+"""
+    by_privilege = GOOD.replace('role = "Quotes.Create"', 'privilege = "prvCreatenew_quote"')
+    for text, is_warned in ((queues + by_privilege, True), (queues + GOOD, False), (by_privilege + DATAVERSE, False)):
+        (nowhere / "flow-worker.toml").write_text(text, encoding="utf-8")
+        done = CliRunner().invoke(cli, ["check"])
+        assert done.exit_code == 0
+        assert ("Warning: queue 'without' has no Dataverse" in done.stderr) == is_warned
+        assert "queue 'with'" not in done.stderr
 
 
 def test_a_file_in_the_working_directory_is_found(nowhere: Path) -> None:

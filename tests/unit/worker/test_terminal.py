@@ -71,7 +71,7 @@ DETAILS: dict[str, JsonValue] = VIEW.as_json() | {
     "application_properties": {TEXT: TEXT, "n": [TEXT]},
     "input": {TEXT: TEXT},
 }
-EXPLANATION = AccessExplanation(TEXT, [AccessStep("Is it?", "refused", TEXT, "code")])
+EXPLANATION = AccessExplanation(TEXT, "flow-requests", [AccessStep("Is it?", "refused", TEXT, "code")])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, Protocol
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from flow_contracts.guid import NIL_GUID, parse_guid
 from flow_worker.access import jws
@@ -100,6 +100,14 @@ class EntraAuthority:
         self._require(verified, enqueued_at.timestamp())
         return ProvenSender(verified.principal, verified.claims, verified.token.exp)
 
+    async def is_signed(self, claim: SecretStr) -> bool:
+        """Return whether one of the issuers signed the claim, valid here or not. Raises `TemporarilyUnavailable`."""
+        try:
+            await self._signed(jws.read(claim.get_secret_value()))
+        except (jws.BadToken, Refused):
+            return False
+        return True
+
     async def _verified(self, text: str) -> _VerifiedToken:
         """Return the token once its signature is verified.
 
@@ -118,17 +126,21 @@ class EntraAuthority:
         return verified
 
     async def _verify(self, text: str) -> _VerifiedToken:
-        token = jws.read(text)
+        issuer, key, claims = await self._signed(jws.read(text))
+        # Only now has the issuer vouched for the claims; before, they served to select the key.
+        access = _access_token(claims)
+        self._require_client(access)
+        return _VerifiedToken(issuer, key, access, _principal(access), claims)
+
+    async def _signed(self, token: jws.Jws) -> tuple[Issuer, jws.SigningKey, TokenClaims]:
+        """Return the issuer, its key and the claims, once the signature is verified."""
         token.require_access_token_type()
         claims = jws.members(token.payload)
         # The unproven issuer only selects one of the tenants in the settings. No URL is taken from the token.
         issuer = self._issuer(claims)
         key = await self._key(token, issuer)
         token.require_signature(key, self._algorithms)
-        # Only now has the issuer vouched for the claims; before, they served to select the key.
-        access = _access_token(claims)
-        self._require_client(access)
-        return _VerifiedToken(issuer, key, access, _principal(access), claims)
+        return issuer, key, claims
 
     def _issuer(self, claims: TokenClaims) -> Issuer:
         name = claims.get("iss")

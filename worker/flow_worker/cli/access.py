@@ -96,6 +96,7 @@ def _object_id(option: str, value: str | None) -> str | None:
 def _document(explanation: AccessExplanation) -> dict[str, JsonValue]:
     return {
         "flow": explanation.flow,
+        "queue": explanation.queue,
         "outcome": explanation.outcome,
         "code": explanation.deciding_step.code,
         "sender_code": explanation.deciding_step.sender_code,

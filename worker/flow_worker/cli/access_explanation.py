@@ -24,6 +24,15 @@ _SHOWN_TOKEN_CLAIMS = ("iss", "ver", "aud", "tid", "azp", "appid", "scp", "iat",
 _MAX_ROLES = 20
 _MAX_CHARACTERS = 200
 
+_SETTINGS_OF_CODES = {
+    "claim_audience": "audiences",
+    "claim_client": "clients",
+    "claim_issuer": "tenants",
+    "claim_scope": "scopes",
+}
+"""By result code, the setting in `claims` that lists the allowed values."""
+_CHOSEN = " It is the first with an organization, or else the first; --queue names another."
+
 StepOutcome = Literal["allowed", "refused", "not known"]
 _BY_PRECEDENCE: tuple[StepOutcome, ...] = ("refused", "not known", "allowed")
 
@@ -61,6 +70,8 @@ class AccessExplanation:
     """The checks up to the first refusal, which ends them as it would end a request."""
 
     flow: str
+    queue: str
+    """The request queue that the checks are about."""
     steps: list[AccessStep] = field(default_factory=list)
 
     @property
@@ -86,7 +97,7 @@ async def explain(settings: Settings, question: AccessQuestion) -> AccessExplana
             checks.record("refused", refusal.message, refusal.code, shown.code)
         except TemporarilyUnavailable as error:
             checks.record("not known", f"The worker would retry a request later: {error.message}.", error.code)
-        return AccessExplanation(question.flow, checks.steps)
+        return AccessExplanation(question.flow, checks.queue, checks.steps)
 
 
 class _Checks:
@@ -101,6 +112,11 @@ class _Checks:
         self._question = ""
         self._remark = ""
 
+    @property
+    def queue(self) -> str:
+        """The name of the request queue that the checks are about."""
+        return self._queue.name
+
     def record(
         self, outcome: StepOutcome, because: str, code: str | None = None, sender_code: str | None = None
     ) -> None:
@@ -113,6 +129,7 @@ class _Checks:
 
     async def run(self) -> None:
         """Run all checks, in the worker's order."""
+        self._name_queue()
         proven = await self._authenticate()
         principal = self._check_on_behalf_of(proven.principal if proven is not None else self._user())
         flow = self._find_flow()
@@ -121,6 +138,13 @@ class _Checks:
         if flow.bind_claim:
             self._check_binding(proven)
 
+    def _name_queue(self) -> None:
+        self._ask("Which request queue does the check assume?")
+        url = self._settings.dataverse_url(self._queue)
+        dataverse = f"its privileges come from {url}" if url else "it has no Dataverse organization for privileges"
+        chosen = "" if self._request.queue is not None or len(self._settings.request_queues) == 1 else _CHOSEN
+        self.record("allowed", f"'{self.queue}', authority '{self._queue.authority}'; {dataverse}.{chosen}")
+
     async def _authenticate(self) -> ProvenSender | None:
         """Return the proven sender; None if the question has no claim."""
         token = self._request.token
@@ -128,8 +152,13 @@ class _Checks:
             self._ask("Who is the sender?")
             self.record("allowed", f"There is no claim; the check assumes that the sender is {self._request.user}.")
             return None
-        self._ask("Is the claim valid?", _unproven(token))
-        proven = await self._access.entra.authenticate(Evidence(token, clock.now()))
+        self._ask("Is the claim valid?", _shown(token, "unproven"))
+        try:
+            proven = await self._access.entra.authenticate(Evidence(token, clock.now()))
+        except Refused as refusal:
+            state = "signed by the issuer" if await self._access.entra.is_signed(token) else "unproven"
+            self._ask(self._question, " ".join([*_allowed(self._settings, refusal.code), _shown(token, state)]))
+            raise
         self._ask(self._question)  # the token claims are proven now, so the remark about them goes
         self.record("allowed", _describe(proven))
         return proven
@@ -201,7 +230,7 @@ def _queue_of(settings: Settings, question: AccessQuestion) -> RequestQueue:
 def _requirements(flow: Flow) -> str:
     role = f"the app role '{flow.role}'" if flow.role else None
     depth = flow.privilege_depth.name.lower()
-    privilege = f"the privilege '{flow.privilege}' at least at depth {depth}" if flow.privilege else None
+    privilege = f"the privilege '{flow.privilege}' at depth {depth} or farther" if flow.privilege else None
     return " and ".join(part for part in (role, privilege) if part)
 
 
@@ -216,11 +245,20 @@ def _describe(proven: ProvenSender) -> str:
     )
 
 
-def _unproven(token: SecretStr) -> str:
+def _allowed(settings: Settings, code: str) -> list[str]:
+    """Return the setting that refused the claim, with its values, as a sentence; an empty list for other reasons."""
+    name = _SETTINGS_OF_CODES.get(code)
+    if name is None:
+        return []
+    values: tuple[str, ...] = getattr(settings.claims, name)
+    return [f"claims.{name} allows: {', '.join(values)}."]
+
+
+def _shown(token: SecretStr, state: str) -> str:
     """Return the token's own claims as a remark; an empty string for an unreadable token."""
     try:
         claims = jws.members(jws.read(token.get_secret_value()).payload)
     except jws.BadToken:
         return ""
     shown = ", ".join(f"{name}={str(claims[name])[:_MAX_CHARACTERS]}" for name in _SHOWN_TOKEN_CLAIMS if name in claims)
-    return f"The token claims (unproven): {shown}." if shown else ""
+    return f"The token claims ({state}): {shown}." if shown else ""

@@ -11,7 +11,7 @@ import typer
 
 from flow_worker import settings
 from flow_worker.cli import terminal
-from flow_worker.cli.terminal import Config
+from flow_worker.cli.terminal import Config, plain
 from flow_worker.settings import InvalidSettings, Settings
 
 
@@ -51,9 +51,25 @@ def check(config: Config = None) -> None:
         terminal.err.print("The worker creates the key that seals continuation messages at its first start.")
     else:
         terminal.err.print(f"Key that seals continuation messages: {seal.key.id}. All workers must show the same.")
+        if seal.previous is not None:
+            terminal.err.print(f"Previous key, of which the worker accepts seals: {seal.previous.id}.")
         if seal.accepts_unsealed:
             terminal.err.print("Unsealed continuation messages are accepted from anybody who may send to their queue.")
+    for warning in _warnings(loaded):
+        terminal.err.print(plain(f"Warning: {warning}", "yellow"), soft_wrap=True)
     terminal.err.print("The settings are valid.")
+
+
+def _warnings(loaded: Settings) -> list[str]:
+    """Return the settings that are valid, and refuse requests that somebody probably wants to allow."""
+    flows = [f"'{name}'" for name, flow in loaded.flows.items() if flow.privilege is not None]
+    return [
+        f"queue '{queue.name}' has no Dataverse organization, so the worker refuses every request there for a flow "
+        f"with a privilege ({', '.join(flows)}): 'privilege_missing'. Set its dataverse_url in request_queues, or "
+        "dataverse.url, unless these flows are for other queues."
+        for queue in loaded.request_queues
+        if flows and queue.authority == "entra" and loaded.dataverse_url(queue) is None
+    ]
 
 
 def health(

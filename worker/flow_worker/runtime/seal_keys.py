@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from flow_worker.journal.reserve import FULL_DISK
 from flow_worker.pipeline.seal import Seal, SealKey
 from flow_worker.settings import ContinuationSettings, InvalidSettings, JournalSettings
-from flow_worker.settings.groups import MIN_SEAL_KEY_CHARACTERS
+from flow_worker.settings.groups import MIN_SEAL_KEY_CHARACTERS, seal_key_fault
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -52,15 +52,21 @@ async def open_seal(continuations: ContinuationSettings, journal: JournalSetting
 
 def find_seal(continuations: ContinuationSettings, journal: JournalSettings) -> Seal | None:
     """Return the seal by the existing key; None if no worker has created the key yet. Raises `InvalidSettings`."""
-    key = _key("seal_key", continuations.seal_key, continuations.seal_key_file)
-    if key is None and (file := key_file(continuations, journal)) is not None and file.exists():
-        key = _read("seal_key", file)
-    if key is None:
+    secret = _secret("seal_key", continuations.seal_key, continuations.seal_key_file)
+    if secret is None and (file := key_file(continuations, journal)) is not None and file.exists():
+        secret = _read("seal_key", file)
+    if secret is None:
         return None
+    previous = _secret("previous_seal_key", continuations.previous_seal_key, continuations.previous_seal_key_file)
+    if previous == secret:
+        raise InvalidSettings(
+            "continuations.previous_seal_key is the same key as continuations.seal_key; set the key that was in use "
+            "before, or remove it"
+        )
     return Seal(
         continuations.queue,
-        key,
-        _key("previous_seal_key", continuations.previous_seal_key, continuations.previous_seal_key_file),
+        SealKey(secret),
+        SealKey(previous) if previous is not None else None,
         valid_for=timedelta(seconds=journal.retention_seconds),
         accept_unsealed=continuations.unsealed == "accept",
     )
@@ -72,25 +78,23 @@ def key_file(continuations: ContinuationSettings, journal: JournalSettings) -> P
     return None if named or journal.backend != "sqlite" else Path(f"{journal.path}-seal-key").absolute()
 
 
-def _key(setting: str, value: SecretStr | None, file: Path | None) -> SealKey | None:
+def _secret(setting: str, value: SecretStr | None, file: Path | None) -> bytes | None:
     if value is not None:
-        return SealKey(value.get_secret_value().strip().encode())
-    return None if file is None else _read(setting, file)
+        return value.get_secret_value().strip().encode()
+    return None if file is None else _read(f"{setting}_file", file)
 
 
-def _read(setting: str, file: Path) -> SealKey:
+def _read(setting: str, file: Path) -> bytes:
     """Return the key in the file. No message repeats a part of it."""
     try:
         with file.open("rb") as opened:
             secret = opened.read(_MAX_FILE_BYTES).strip()
     except OSError as error:
-        raise InvalidSettings(f"continuations.{setting}: '{file}' cannot be read ({error.strerror})") from None
-    if len(secret) < MIN_SEAL_KEY_CHARACTERS:
-        raise InvalidSettings(
-            f"continuations.{setting}: '{file}' has {len(secret)} characters, and a key needs "
-            f"{MIN_SEAL_KEY_CHARACTERS} random ones or more; make one with: openssl rand -hex 32"
-        )
-    return SealKey(secret)
+        cause = f"'{file}' cannot be read ({error.strerror}); name a file that the worker's user may read"
+        raise InvalidSettings(f"continuations.{setting}: {cause}") from None
+    if fault := seal_key_fault(secret):
+        raise InvalidSettings(f"continuations.{setting}: '{file}' {fault}")
+    return secret
 
 
 def ensure_key(file: Path) -> None:

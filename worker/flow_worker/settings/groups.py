@@ -169,12 +169,13 @@ class IdentitySettings(_Group):
     token_seconds: Seconds = 30.0
 
 
-def _check_seal_key(secret: str) -> None:
-    """Refuse a key that can be guessed. No message repeats a part of it."""
-    if len(secret.strip()) < MIN_SEAL_KEY_CHARACTERS:
-        raise ValueError(
-            f"must have {MIN_SEAL_KEY_CHARACTERS} random characters or more; make one with: openssl rand -hex 32"
-        )
+def seal_key_fault(key: str | bytes) -> str | None:
+    """Return what is wrong with a key that can be guessed, and the remedy. It repeats no part of the key."""
+    remedy = f"{MIN_SEAL_KEY_CHARACTERS} random characters or more; make one with: openssl rand -hex 32"
+    key = key.strip()
+    if len(key) < MIN_SEAL_KEY_CHARACTERS:
+        return f"has {len(key)} characters, and a key needs {remedy}"
+    return f"repeats one character, and a key needs {remedy}" if len(set(key)) == 1 else None
 
 
 class ContinuationSettings(_Group):
@@ -194,8 +195,8 @@ class ContinuationSettings(_Group):
     @field_validator("seal_key", "previous_seal_key", mode="after")
     @classmethod
     def _require_a_random_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            _check_seal_key(value.get_secret_value())
+        if value is not None and (fault := seal_key_fault(value.get_secret_value())):
+            raise ValueError(fault)
         return value
 
     @model_validator(mode="after")
@@ -205,7 +206,7 @@ class ContinuationSettings(_Group):
             ("previous_seal_key", self.previous_seal_key, self.previous_seal_key_file),
         ):
             if key is not None and file is not None:
-                raise ValueError(f"set {name} or {name}_file, not both")
+                raise ValueError(f"{name} and {name}_file are both set; keep one of them, and remove the other")
         return self
 
 
