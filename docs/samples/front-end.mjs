@@ -18,13 +18,25 @@ const CONTRACT = "flow-result/1";
 
 const credential = new InteractiveBrowserCredential({ tenantId: TENANT, clientId: FRONT_END });
 const bus = new ServiceBusClient(NAMESPACE, credential);
-const returned = new Set(); // the message IDs of returned results; the ID identifies a result
+const returned = new Map(); // by the request's message ID: the message ID of the result, for returned results
+const MAX_SKIPPED = 100; // messages of others that one search leaves in the session
 
-/** Post a request. Only this page and the worker know its reply key, so nobody else can forge the result. */
-export async function startFlow(flow, input, { messageId = crypto.randomUUID() } = {}) {
+/** Return the identity of a new request. Only this page and the worker know its key: nobody else can forge a result. */
+export function newRequest() {
+  return { messageId: crypto.randomUUID(), correlationId: crypto.randomUUID(), replyKey: newReplyKey() };
+}
+
+/**
+ * Post a request, and return its identity for resultOf. To send the same request again, for example after a lost
+ * connection, pass the same identity: with another one, the result of the first message answers nobody.
+ */
+export async function startFlow(flow, input, request = newRequest()) {
+  const { messageId, correlationId, replyKey } = request;
+  if (!messageId || !correlationId || !replyKey) {
+    throw new TypeError("Pass messageId, correlationId and replyKey, as newRequest returns them, or none of them.");
+  }
   const { token } = await credential.getToken(WORKER_SCOPE);
-  const correlationId = crypto.randomUUID();
-  const replyKey = newReplyKey();
+  returned.delete(messageId); // a request that is sent again gets its result again
   const sender = bus.createSender(REQUESTS);
   try {
     await sender.sendMessages({
@@ -43,23 +55,34 @@ export async function startFlow(flow, input, { messageId = crypto.randomUUID() }
   return { messageId, correlationId, replyKey };
 }
 
-/** Return the result of a request, or null if it does not arrive in time. */
+/**
+ * Return the result of a request, or null if it does not arrive in time.
+ *
+ * Messages without a valid MAC, and those that answer another request, stay in the queue. So with a wrong replyKey the
+ * result waits for a reader with the right one. After the first 100 such messages in the session, resultOf deletes the
+ * others: somebody floods the session.
+ */
 export async function resultOf({ messageId, correlationId, replyKey }, { timeout = 180_000 } = {}) {
   const deadline = Date.now() + timeout;
   // Without parsing: the MAC covers the bytes of the body.
   const options = { maxAutoLockRenewalDurationInMs: timeout, skipParsingBodyAsJson: true };
   const session = await bus.acceptSession(REPLIES, correlationId, options);
+  let skipped = 0;
+  const skip = async (message) => {
+    // A skipped message stays locked until the session closes: after abandonMessage, the next receive would return it.
+    skipped += 1;
+    if (skipped > MAX_SKIPPED) await session.completeMessage(message);
+  };
   try {
     while (Date.now() < deadline) {
       const [message] = await session.receiveMessages(1, { maxWaitTimeInMs: deadline - Date.now() });
       if (message === undefined) continue;
-      if (returned.has(message.messageId)) {
+      if (returned.get(messageId) === message.messageId) {
         await session.completeMessage(message); // a copy: a worker can publish a result twice after a crash
         continue;
       }
       if (!(await isAuthentic(message, replyKey))) {
-        // Any sender can name this session as the place of its result.
-        await session.deadLetterMessage(message, { deadLetterReason: "unexpected_result" });
+        await skip(message); // any sender can name this session as the place of its result
         continue;
       }
       if (message.applicationProperties.contract !== CONTRACT) {
@@ -67,10 +90,14 @@ export async function resultOf({ messageId, correlationId, replyKey }, { timeout
         throw new Error(`This page reads ${CONTRACT}, not ${message.applicationProperties.contract}: reload it.`);
       }
       const body = JSON.parse(new TextDecoder().decode(message.body));
+      if (!answers(body, messageId)) {
+        await skip(message); // of another request with the same key
+        continue;
+      }
       await session.completeMessage(message);
-      returned.add(message.messageId);
-      if (returned.size > 10_000) returned.delete(returned.values().next().value);
-      if (answers(body, messageId)) return body;
+      returned.set(messageId, message.messageId);
+      if (returned.size > 10_000) returned.delete(returned.keys().next().value);
+      return body;
     }
     return null;
   } finally {

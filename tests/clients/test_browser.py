@@ -168,6 +168,14 @@ def test_a_page_gets_results_in_any_order(outcomes: JsonObject) -> None:
     assert value(outcomes, "several") == [3, 2, 1]
 
 
+def test_a_page_with_the_wrong_key_leaves_the_result_to_a_reader_with_the_right_one(outcomes: JsonObject) -> None:
+    assert value(outcomes, "wrong_key") == [None, 4]
+
+
+def test_a_page_sends_a_request_again_and_gets_its_result(outcomes: JsonObject) -> None:
+    assert value(outcomes, "sent_again") == 5
+
+
 def test_a_page_gets_the_reason_of_a_refusal(outcomes: JsonObject) -> None:
     assert value(outcomes, "refusal") == "refused: role_missing"
 

@@ -1,6 +1,6 @@
 // The page of a front end: runs scenarios with the functions of the sample and posts the outcomes to the test.
 import "./websocket.mjs";
-import { createQuote, resultOf, startFlow } from "../../../docs/samples/front-end.mjs";
+import { createQuote, newRequest, resultOf, startFlow } from "../../../docs/samples/front-end.mjs";
 
 const scenarios = {
   async quote() {
@@ -11,6 +11,17 @@ const scenarios = {
     const started = await Promise.all(amounts.map((amount) => startFlow("create-quote", { customer: "c", amount })));
     const results = await Promise.all(started.reverse().map((request) => resultOf(request, { timeout: 20_000 })));
     return results.map(({ output }) => output.amount);
+  },
+  async wrong_key() {
+    const request = await startFlow("create-quote", { customer: "c", amount: 4 });
+    const unread = await resultOf({ ...request, replyKey: newRequest().replyKey }, { timeout: 3_000 });
+    return [unread, (await resultOf(request, { timeout: 20_000 })).output.amount];
+  },
+  async sent_again() {
+    const request = newRequest();
+    await startFlow("create-quote", { customer: "c", amount: 5 }, request);
+    await startFlow("create-quote", { customer: "c", amount: 5 }, request);
+    return (await resultOf(request, { timeout: 20_000 })).output.amount;
   },
   async refusal() {
     config.claim = config.otherClaim;
