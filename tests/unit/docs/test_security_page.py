@@ -21,10 +21,11 @@ def test_every_dotted_name_is_a_setting_or_an_event() -> None:
     assert named <= setting_names() | log_events() | {AUDIT_LOGGER}
 
 
-def test_every_name_in_snake_case_is_a_code_a_setting_or_a_field() -> None:
+def test_every_name_in_snake_case_is_a_code_a_reason_a_setting_or_a_field() -> None:
     codes = first_cells(section("reference/result-codes.md", "Codes"))
     settings = {name.rsplit(".", 1)[-1] for name in setting_names()}
-    known = codes | settings | set(FlowRequest.model_fields) | set(FlowResult.model_fields) | audit_fields()
+    reasons = first_cells(section("how-to/handle-dead-letters.md", "Dead-letter reasons"))
+    known = codes | reasons | settings | set(FlowRequest.model_fields) | set(FlowResult.model_fields) | audit_fields()
     assert set(_SNAKE.findall(text(PAGE))) <= known
 
 

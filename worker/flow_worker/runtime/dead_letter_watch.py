@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 _DELIVERIES_EXCEEDED = FlowError(
     code="deliveries_exceeded",
-    message="The request was delivered too often without a result; the dead-letter queue keeps it.",
+    message="The request was delivered too often without a result; it is in the dead-letter queue.",
     retryable=True,
 )
 _BY_BROKER: dict[str, tuple[Status, FlowError]] = {
