@@ -175,7 +175,7 @@ def test_a_byte_order_mark_does_not_hide_the_first_variable_of_dotenv(nowhere: P
         (
             "[claims]",
             "[health]\nport = 70000\n[claims]",
-            "health.port: must be less than or equal to 65535, not 70000; "
+            "health.port: must be a whole number from 0 to 65535, not 70000; "
             "set FLOW_WORKER_HEALTH__PORT or health.port in the TOML file",
         ),
         (
@@ -187,23 +187,25 @@ def test_a_byte_order_mark_does_not_hide_the_first_variable_of_dotenv(nowhere: P
         (
             "namespace =",
             "namspace =",
-            "servicebus.namspace: no such setting; docs/reference/settings.md lists all settings",
+            "servicebus.namspace: no such setting (did you mean 'namespace'?); "
+            "docs/reference/settings.md lists all settings",
         ),
         (
             f'["{TENANT}"]',
             f'"{TENANT}"',
-            "claims.tenants: must be a list; set FLOW_WORKER_CLAIMS__TENANTS or claims.tenants in the TOML file",
+            f'claims.tenants: must be a list, such as ["{TENANT}"]; '
+            "set FLOW_WORKER_CLAIMS__TENANTS or claims.tenants in the TOML file",
         ),
         (
             TENANT,
             "contoso.example",
-            "claims.tenants.0: must be an ID such as 11111111-2222-3333-4444-555555555555, not a name; "
-            "set FLOW_WORKER_CLAIMS__TENANTS (as JSON) or claims.tenants.0 in the TOML file",
+            "entry 1 of claims.tenants: must be an ID such as 11111111-2222-3333-4444-555555555555, not a name; "
+            "found 'contoso.example'; set FLOW_WORKER_CLAIMS__TENANTS (as JSON) or claims.tenants in the TOML file",
         ),
         (
             'role = "Quotes.Create"',
             'role = "a"\ntimeout_seconds = 0',
-            "flows.create-quote.timeout_seconds: must be greater than 0, not 0; "
+            "flows.create-quote.timeout_seconds: must be a number above 0 and at most 3600, not 0; "
             "set FLOW_WORKER_FLOWS (as JSON) or flows.create-quote.timeout_seconds in the TOML file",
         ),
         (
@@ -220,10 +222,7 @@ def test_a_fault_is_one_line_with_field_value_bounds_and_remedy(
     assert fault(nowhere, GOOD.replace(before, after)).splitlines() in ([expected], [expected, _NEITHER])
 
 
-_NEITHER = (
-    "servicebus: set exactly one of connection_string and namespace (namespace uses the managed identity); "
-    "set FLOW_WORKER_SERVICEBUS or servicebus in the TOML file"
-)
+_NEITHER = "servicebus: set exactly one of connection_string and namespace (namespace uses the managed identity)"
 
 
 def test_a_value_that_can_be_a_secret_in_the_wrong_place_is_not_repeated(nowhere: Path) -> None:
@@ -235,7 +234,62 @@ def test_a_value_that_can_be_a_secret_in_the_wrong_place_is_not_repeated(nowhere
 def test_a_list_that_is_not_json_is_reported_with_its_variable(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOW_WORKER_CLAIMS__TENANTS", TENANT)
     text = fault(nowhere, GOOD)
-    assert "FLOW_WORKER_CLAIMS or FLOW_WORKER_CLAIMS__…: not JSON" in text
+    assert "FLOW_WORKER_CLAIMS__TENANTS: not JSON; write a list" in text
+    monkeypatch.setenv("FLOW_WORKER_CLAIMS__TENANTS", f'["{TENANT}"]')
+    monkeypatch.setenv("FLOW_WORKER_FLOWS", "hush")
+    assert "FLOW_WORKER_FLOWS: not JSON; write a table" in fault(nowhere, GOOD)
+    monkeypatch.delenv("FLOW_WORKER_FLOWS")
+    (nowhere / ".env").write_text("FLOW_WORKER_REPLIES__QUEUES=hush\n", encoding="utf-8")
+    assert "FLOW_WORKER_REPLIES__QUEUES: not JSON; write a list" in fault(nowhere, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[retry]\nmax_calls = "many"', "retry.max_calls: must be a whole number from 1 to 1000, not 'many'; set "),
+        ("[retry]\nmax_calls = 1.5", "retry.max_calls: must be a whole number from 1 to 1000, not 1.5; set "),
+        ("[retry]\nbase_seconds = nan", "retry.base_seconds: must be a number from 0.01 to 3600, not nan; set "),
+        ('shutdown_seconds = "x"', "shutdown_seconds: must be a number above 0 and at most 7200, not 'x'; set "),
+        ("[journal]\nreserve_bytes = -1", "reserve_bytes: must be a whole number from 0 to 4294967296, not -1; set "),
+        ('[dead_letters]\nwatch = "maybe"', "dead_letters.watch: must be true or false, not 'maybe'; set "),
+        ("retry = 5", "retry: must be a table, not 5; set FLOW_WORKER_RETRY or retry in the TOML file"),
+        ("[health]\nhost = 5", "health.host: must be text in quotes, not 5; set "),
+        ('flow_hosts = "x"', 'flow_hosts: must be a list, such as ["x"]; set FLOW_WORKER_FLOW_HOSTS or flow_hosts in '),
+        ('[replies]\nqueues = [""]', "entry 1 of replies.queues: must not be empty; set FLOW_WORKER_REPLIES__QUEUES "),
+        (
+            '[[request_queues]]\nname = "a"\n[[request_queues]]\nname = "b"\nlanes = 0',
+            "lanes in entry 2 of request_queues: must be a whole number from 1 to 256, not 0; "
+            "set FLOW_WORKER_REQUEST_QUEUES (as JSON) or request_queues in the TOML file",
+        ),
+        ("[retry]\nmax_call = 1", "retry.max_call: no such setting (did you mean 'max_calls'?); docs"),
+        ("shutdown_second = 1", "shutdown_second: no such setting (did you mean 'shutdown_seconds'?); known: "),
+        ('[continuations]\nseal_key = "hush"', "continuations.seal_key: has 4 characters, and a key needs 32 "),
+        (
+            f'[continuations]\nseal_key = "{"hu" * 16}"\nseal_key_file = "x"',
+            "continuations: seal_key and seal_key_file are both set; keep one of them, and remove the other",
+        ),
+    ],
+)
+def test_a_fault_says_what_is_allowed_and_what_was_found(nowhere: Path, text: str, expected: str) -> None:
+    lines = fault(nowhere, text + "\n" + GOOD).splitlines()
+    assert len(lines) == 1
+    assert expected in lines[0]
+    assert "hush" not in lines[0]
+
+
+def test_a_schema_of_the_wrong_type_is_one_fault(nowhere: Path) -> None:
+    text = fault(nowhere, GOOD + 'input_schema = "x"\n')
+    assert text.startswith("flows.create-quote.input_schema: must be a table, true or false, not 'x'; set ")
+    assert len(text.splitlines()) == 1
+
+
+def test_a_rule_of_a_group_ends_with_its_own_remedy(nowhere: Path) -> None:
+    assert fault(nowhere, GOOD.replace("[claims]", 'connection_string = "x"\n[claims]')) == _NEITHER
+
+
+def test_a_misspelt_variable_gets_a_suggestion(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOW_WORKER_SERVICE_BUS__NAMESPACE", "x")
+    assert "SERVICE_BUS__NAMESPACE: no such setting (did you mean 'SERVICEBUS'?); known" in fault(nowhere, GOOD)
 
 
 def test_a_queue_has_one_purpose(nowhere: Path) -> None:

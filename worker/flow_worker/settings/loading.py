@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,21 +16,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-PREFIX = "FLOW_WORKER_"
+from flow_worker.settings.faults import PREFIX, fault_lines, not_json
+from flow_worker.settings.outline import suggestion
+
 CONFIG_VARIABLE = "FLOW_WORKER_CONFIG"
 DEFAULT_CONFIG = Path("flow-worker.toml")
 _OTHER_VARIABLES = {CONFIG_VARIABLE, "FLOW_WORKER_CLAIM", "FLOW_WORKER_REPLY_KEY"}
 """Variables with the prefix that are not settings."""
-_MESSAGES = {
-    "dict_type": "must be a table",
-    "extra_forbidden": "no such setting; docs/reference/settings.md lists all settings",
-    "model_type": "must be a table",
-    "missing": "required",
-    "too_short": "must not be empty",
-    "tuple_type": "must be a list",
-}
-_MAX_SHOWN_CHARACTERS = 20
-"""A longer value can be a secret in the wrong place, so messages do not repeat it."""
 
 
 class InvalidSettings(Exception):
@@ -84,9 +73,9 @@ def load_checked(kind: type[_S], config: Path | None, env_file: Path, known: set
         loaded: _S = with_file(_env_file=env_file)
         return loaded
     except ValidationError as error:
-        raise InvalidSettings("\n".join(_fault_lines(error))) from None
+        raise InvalidSettings("\n".join(fault_lines(error, kind))) from None
     except SettingsError as error:
-        raise InvalidSettings(_not_json(error)) from None
+        raise InvalidSettings(not_json(error, kind, env_file)) from None
     except UnicodeDecodeError:
         raise InvalidSettings(f"{env_file}: not UTF-8; save it as UTF-8") from None
     except OSError as error:
@@ -95,17 +84,18 @@ def load_checked(kind: type[_S], config: Path | None, env_file: Path, known: set
 
 def _refuse_unknown(path: Path | None, known: set[str]) -> None:
     """Refuse a misspelt name: it would silently leave the default in force."""
-    faults = [
-        f"{name}: no such setting; known after {PREFIX}: {', '.join(sorted(known)).upper()}"
-        for name in os.environ
-        if name.startswith(PREFIX)
-        and name not in _OTHER_VARIABLES
-        and name.removeprefix(PREFIX).split("__")[0].lower() not in known
-    ]
+    faults = []
+    for variable in os.environ:
+        name = variable.removeprefix(PREFIX).split("__")[0].lower()
+        if variable.startswith(PREFIX) and variable not in _OTHER_VARIABLES and name not in known:
+            names = [each.upper() for each in sorted(known)]
+            similar = suggestion(name.upper(), names)
+            faults.append(f"{variable}: no such setting{similar}; known after {PREFIX}: {', '.join(names)}")
     if path:
-        table = _table(path)
         faults += [
-            f"{path}: {name}: no such setting; known: {', '.join(sorted(known))}" for name in table if name not in known
+            f"{path}: {name}: no such setting{suggestion(name, known)}; known: {', '.join(sorted(known))}"
+            for name in _table(path)
+            if name not in known
         ]
     if faults:
         raise InvalidSettings("\n".join(faults))
@@ -122,51 +112,3 @@ def _table(path: Path) -> dict[str, object]:
         raise InvalidSettings(f"{path}: not valid TOML: {reason}") from None
     except OSError as error:
         raise InvalidSettings(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _not_json(error: SettingsError) -> str:
-    """Translate the error of pydantic-settings, which names a field and a source class, into the variable's name."""
-    found = re.search(r'field "(\w+)"', str(error))
-    variable = PREFIX + (found[1].upper() if found else "…")
-    return f'{variable} or {variable}__…: not JSON; write lists and tables in variables as JSON, such as \'["a", "b"]\''
-
-
-def _fault_lines(error: ValidationError) -> list[str]:
-    faults = error.errors()
-    return [_fault_line(fault) for fault in faults if not _is_consequence(fault, faults)]
-
-
-def _is_consequence(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
-    """Return whether another fault causes this one: pydantic drops invalid items and then calls the list too short."""
-    place = fault["loc"]
-    return fault["type"] == "too_short" and any(
-        other["loc"][: len(place)] == place for other in faults if other["loc"] != place
-    )
-
-
-def _fault_line(fault: ErrorDetails) -> str:
-    location, kind = fault["loc"], fault["type"]
-    field = ".".join(str(part) for part in location)
-    text = _MESSAGES.get(kind) or fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if not field:
-        return text
-    if kind == "extra_forbidden":
-        return f"{field}: {text}"
-    return f"{field}: {text}{_found(fault)}; set {_variable(location)} or {field} in the TOML file"
-
-
-def _found(fault: ErrorDetails) -> str:
-    """Return the value found, unless the message already covers it or it can be a secret."""
-    value = fault["input"]
-    is_covered = fault["type"] in {*_MESSAGES, "value_error"} or not isinstance(value, str | int | float)
-    return "" if is_covered or len(str(value)) > _MAX_SHOWN_CHARACTERS else f", not {value!r}"
-
-
-def _variable(location: tuple[str | int, ...]) -> str:
-    """Return the variable that sets the field.
-
-    A variable cannot address an item of a list, and a flow's name can hold characters that a variable's cannot.
-    """
-    whole = next((at for at, part in enumerate(location) if isinstance(part, int)), len(location))
-    path = location[:1] if location[0] == "flows" else location[:whole]
-    return PREFIX + "__".join(str(part) for part in path).upper() + (" (as JSON)" if len(path) < len(location) else "")
