@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flow_contracts.reply_key import new_reply_key
+from flow_worker.cli.requests import key_hint
 from flow_worker.demo.environment import ROLE, DemoEnvironment, running_demo
 from tests.support.processes import CHECKOUT
 
@@ -53,6 +54,8 @@ def test_send_prints_the_correlation_id_for_result(tmp_path: Path, sender: dict[
     polled = flow_worker("result", sent.stdout.strip(), "--wait", "30", cwd=tmp_path, env=sender)
     assert polled.returncode == 0, polled.stderr
     assert json.loads(polled.stdout)["output"]["amount"] == 125
+    assert "The reply key is not printed here" in sent.stderr
+    assert polled.stderr.startswith("The result is not verified")
     taken = flow_worker("result", sent.stdout.strip(), "--take", cwd=tmp_path, env=sender)
     assert json.loads(taken.stdout) == json.loads(polled.stdout)
     polled_again = flow_worker("result", sent.stdout.strip(), cwd=tmp_path, env=sender)
@@ -64,15 +67,35 @@ def test_result_accepts_only_what_a_worker_signed_with_the_senders_key(tmp_path:
     with_key = sender | {"FLOW_WORKER_REPLY_KEY": new_reply_key().get_secret_value()}
     with_another = sender | {"FLOW_WORKER_REPLY_KEY": new_reply_key().get_secret_value()}
     sent = flow_worker("send", "create-quote", "customer=Contoso", "amount:=125", cwd=tmp_path, env=with_key)
+    assert sent.stderr == "", "the sender knows the key"
     polled = flow_worker("result", sent.stdout.strip(), "--wait", "30", cwd=tmp_path, env=with_key)
     assert polled.returncode == 0, polled.stderr
+    assert polled.stderr == ""
     foreign = flow_worker("result", sent.stdout.strip(), cwd=tmp_path, env=with_another)
     assert (foreign.returncode, foreign.stdout) == (3, "")
     assert "has a wrong MAC" in foreign.stderr
     malformed = flow_worker("result", "c", cwd=tmp_path, env=sender | {"FLOW_WORKER_REPLY_KEY": "s3cret"})
     assert malformed.returncode == 2
     assert "reply_key" in malformed.stderr
+    assert malformed.stderr.strip().endswith("set FLOW_WORKER_REPLY_KEY"), "the TOML file refuses it"
     assert "s3cret" not in malformed.stderr
+
+
+def test_send_prints_the_reply_key_for_a_program(tmp_path: Path, sender: dict[str, str]) -> None:
+    sent = flow_worker("send", "create-quote", "customer=C", "amount:=7", "--json", cwd=tmp_path, env=sender)
+    assert (sent.returncode, sent.stderr) == (0, "")
+    printed = json.loads(sent.stdout)
+    assert printed.keys() == {"correlation_id", "reply_key"}
+    with_key = sender | {"FLOW_WORKER_REPLY_KEY": printed["reply_key"]}
+    polled = flow_worker("result", printed["correlation_id"], "--wait", "30", cwd=tmp_path, env=with_key)
+    assert (polled.returncode, polled.stderr) == (0, "")
+    assert json.loads(polled.stdout)["output"]["amount"] == 7
+
+
+def test_send_prints_the_key_on_a_terminal_and_not_into_a_log() -> None:
+    key = new_reply_key()
+    assert f"FLOW_WORKER_REPLY_KEY={key.get_secret_value()} " in key_hint(key, on_terminal=True)
+    assert key.get_secret_value() not in key_hint(key, on_terminal=False)
 
 
 def test_send_with_wait_exits_with_1_for_a_refusal(tmp_path: Path, sender: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from pydantic import JsonValue, SecretStr
 
-from flow_contracts.client import FlowClient, MessageTooLarge, ResultTimeout, ServiceBusFailure
+from flow_contracts.client import FlowClient, MessageTooLarge, ResultTimeout, ServiceBusFailure, new_reply_key
 from flow_contracts.reply_key import ReplyKey
 from flow_contracts.request import InvalidRequest
 from flow_contracts.result import FlowResult, InvalidResult
@@ -28,6 +28,10 @@ from flow_worker.settings import (
 
 _MAX_INPUT_LEVELS = 100
 """The contract's limit on nesting, for the error message."""
+_UNVERIFIED = (
+    "The result is not verified: any sender to the reply queue can have made it. Set FLOW_WORKER_REPLY_KEY to the "
+    "reply key of the request."
+)
 
 
 class SenderError(Exception):
@@ -54,17 +58,40 @@ def send(
     config: Config = None,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Post a request as a front end would and print its correlation ID. The claim comes from $FLOW_WORKER_CLAIM."""
+    """Post a request as a front end would and print its correlation ID. The claim comes from $FLOW_WORKER_CLAIM.
+
+    With --json and without --wait, print a JSON object with the correlation ID and the reply key.
+    """
     try:
         value = parse_input(fields or [], input_)
         settings = load_as(SenderSettings, config, env_file)
-        sent_id, flow_result = asyncio.run(_send(settings, flow, value, correlation_id, wait))
+        key = settings.reply_key or new_reply_key()
+        sent_id, flow_result = asyncio.run(_send(settings, flow, value, correlation_id, wait, key))
     except (InvalidSettings, SenderError) as error:
         terminal.fail(str(error), 2)
-    # With --wait stdout is for the result, so that a program can parse it.
-    typer.echo(sent_id, err=wait > 0)
+    in_json = as_json and wait == 0
+    if in_json:
+        typer.echo(terminal.json_text({"correlation_id": sent_id, "reply_key": key.get_secret_value()}))
+    else:
+        # With --wait stdout is for the result, so that a program can parse it.
+        typer.echo(sent_id, err=wait > 0)
+    if flow_result is None and not in_json and settings.reply_key is None:
+        typer.echo(key_hint(key, on_terminal=sys.stderr.isatty()), err=True)
     if wait > 0:
         _print_result(flow_result, sent_id, as_json=as_json)
+
+
+def key_hint(key: SecretStr, *, on_terminal: bool) -> str:
+    """Return the line that says how a later `result` verifies the result of a request with a new key."""
+    if on_terminal:
+        return (
+            f"To verify the result later, set FLOW_WORKER_REPLY_KEY={key.get_secret_value()} for `flow-worker result`."
+        )
+    # Not the key: a log may keep stderr.
+    return (
+        "The reply key is not printed here, so `flow-worker result` cannot verify the result. Use --json without "
+        "--wait, which prints the key, or set FLOW_WORKER_REPLY_KEY for both commands."
+    )
 
 
 def result(
@@ -77,13 +104,16 @@ def result(
 ) -> None:
     """Poll for a result; exit with 0 if the flow succeeded, 1 for another status, 3 if there is no result yet.
 
-    With the key of $FLOW_WORKER_REPLY_KEY, which `send` must have had too, it ignores forged results.
+    With the key of $FLOW_WORKER_REPLY_KEY, which `send` used too, it ignores forged results. Without, it prints any
+    result with the correlation ID, and says on stderr that it is not verified.
     """
     try:
         settings = load_as(SenderSettings, config, env_file)
         flow_result = asyncio.run(_receive(settings, correlation_id, wait, take=take))
     except (InvalidSettings, SenderError) as error:
         terminal.fail(str(error), 2)
+    if flow_result is not None and settings.reply_key is None:
+        typer.echo(_UNVERIFIED, err=True)
     _print_result(flow_result, correlation_id, as_json=as_json)
 
 
@@ -99,14 +129,18 @@ def _print_result(flow_result: FlowResult | None, correlation_id: str, *, as_jso
 
 
 async def _send(
-    settings: SenderSettings, flow: str, value: JsonValue, correlation_id: str | None, wait_seconds: float
+    settings: SenderSettings,
+    flow: str,
+    value: JsonValue,
+    correlation_id: str | None,
+    wait_seconds: float,
+    key: SecretStr,
 ) -> tuple[str, FlowResult | None]:
     """Post a request; return its correlation ID, and the result if it arrives in time. Raise `SenderError`."""
     try:
         async with _client(settings) as client:
-            sent_id = await client.submit(
-                flow, value, claim=settings.claim, correlation_id=correlation_id, reply_key=settings.reply_key
-            )
+            claim = settings.claim
+            sent_id = await client.submit(flow, value, claim=claim, correlation_id=correlation_id, reply_key=key)
             return sent_id, await _wait(client, sent_id, wait_seconds) if wait_seconds > 0 else None
     except (ServiceBusFailure, InvalidRequest, InvalidResult, MessageTooLarge) as error:
         raise SenderError(str(error)) from error

@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsError
 from flow_worker.settings.outline import Location, Outline, suggestion
 
 PREFIX = "FLOW_WORKER_"
+SENDER_VARIABLES = {"FLOW_WORKER_CLAIM", "FLOW_WORKER_REPLY_KEY"}
+"""Secrets of one request, which no TOML file may contain."""
 _TABLE = "must be a table"
 _BOOLEAN = "must be true or false"
 _MESSAGES = {
@@ -62,8 +64,10 @@ def _line(fault: ErrorDetails, outline: Outline) -> str:
     text = f"{_place(location)}: {_text(fault, location, outline)}"
     if fault["type"] == "value_error" and isinstance(fault["input"], Mapping) and outline.names(location):
         return text  # a rule of the whole group, which says which of its settings to change
-    head = _head(location)
-    return f"{text}; set {_variable(location)} or {'.'.join(map(str, head))} in the TOML file"
+    variable = _variable(location)
+    if variable in SENDER_VARIABLES:
+        return f"{text}; set {variable}"
+    return f"{text}; set {variable} or {'.'.join(map(str, _head(location)))} in the TOML file"
 
 
 def _text(fault: ErrorDetails, location: Location, outline: Outline) -> str:

@@ -16,12 +16,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from flow_worker.settings.faults import PREFIX, fault_lines, not_json
+from flow_worker.settings.faults import PREFIX, SENDER_VARIABLES, fault_lines, not_json
 from flow_worker.settings.outline import suggestion
 
 CONFIG_VARIABLE = "FLOW_WORKER_CONFIG"
 DEFAULT_CONFIG = Path("flow-worker.toml")
-_OTHER_VARIABLES = {CONFIG_VARIABLE, "FLOW_WORKER_CLAIM", "FLOW_WORKER_REPLY_KEY"}
+_OTHER_VARIABLES = {CONFIG_VARIABLE, *SENDER_VARIABLES}
 """Variables with the prefix that are not settings."""
 
 
