@@ -58,8 +58,14 @@ class Senders:
             self.leave(sender, ticket, flow)
         return code
 
-    def leave(self, sender: str, ticket: str, flow: str = "f") -> None:
-        self.limiter.leave(flow, ticket, QUEUE, health=FlowHealth.HEALTHY, until=None, sender=sender)
+    def leave(self, sender: str, ticket: str, flow: str = "f", health: FlowHealth = FlowHealth.HEALTHY) -> None:
+        self.limiter.leave(flow, ticket, QUEUE, health=health, until=None, sender=sender)
+
+    def times_out(self, sender: str, flow: str = "f", person: str = "") -> None:
+        """Let a call of the sender end without an answer, perhaps because of its input."""
+        assert self.asks(sender, flow, ticket="slow") is None
+        health = FlowHealth.RUN_FAILED
+        self.limiter.leave(flow, "slow", QUEUE, health=health, until=None, sender=sender, person=person)
 
 
 def test_a_sender_has_a_limited_number_of_calls_in_flight_over_all_flows() -> None:
@@ -141,6 +147,24 @@ def test_hanging_calls_of_one_sender_leave_lanes_to_its_other_flows_and_to_other
     assert senders.floods("mallory", "g") == of_sender - of_flow
     assert senders.floods("mallory", "h") == 0
     assert senders.asks("ada", "h") is None
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_hanging_flows_of_one_sender_leave_a_lane_of_a_narrow_queue_to_others(lanes: int) -> None:
+    """Such a queue has no reserve for senders, and one sender's failures open no circuit breaker."""
+    senders = Senders(lanes=lanes)
+    for flow in "fg":
+        senders.times_out("mallory", flow)
+    assert senders.floods("mallory", "f") + senders.floods("mallory", "g") == lanes - 1
+    assert senders.asks("ada", "g") is None, "the failures of another sender cost nothing"
+
+
+@pytest.mark.parametrize(("person", "code"), [("", "flow_circuit_open"), ("ada", None)])
+def test_one_person_is_not_two_senders_to_the_circuit_breaker(person: str, code: str | None) -> None:
+    senders = Senders()
+    for sender in ("entra ada", "dataverse ada", "entra ada"):
+        senders.times_out(sender, person=person)
+    assert senders.asks("bob") == code
 
 
 def test_the_only_flow_leaves_lanes_to_other_senders() -> None:

@@ -211,7 +211,6 @@ DOWN: list[tuple[Answer, str]] = [
     (answer(502, HTML, HTML_TYPE), "http_502"),
     (answer(502, HTML, JSON), "http_502"),
     (answer(504, b"504 GATEWAY TIMEOUT", "text/plain"), "http_504"),
-    (answer(504, error("GatewayTimeout", "504 GATEWAY TIMEOUT")), "GatewayTimeout"),
     (answer(503, {"statusCode": 503, "message": "Service Unavailable"}), "http_503"),
     (answer(502, b'{"error": {"code": "NoResponse", "mess', JSON), "http_502"),
 ]
@@ -220,6 +219,10 @@ RUN_FAILED: list[tuple[Answer, str]] = [
     (answer(502, error("NoResponse", NO_UPSTREAM), run=RUN), "NoResponse"),
     (answer(502, error("NoResponse", NO_UPSTREAM)), "NoResponse"),
     (answer(504, error("NoResponse", NO_UPSTREAM)), "NoResponse"),
+    (answer(504, error("GatewayTimeout", "504 GATEWAY TIMEOUT")), "GatewayTimeout"),
+    (answer(503, error("GatewayTimeout", "504 GATEWAY TIMEOUT")), "GatewayTimeout"),
+    (answer(504, {"statusCode": 504, "message": "The gateway did not receive a response."}), "http_504"),
+    (answer(504, json.dumps(error("GatewayTimeout", "No.")).encode(), "text/plain"), "GatewayTimeout"),
     (answer(502, HTML, HTML_TYPE, run=RUN), "http_502"),
     (answer(503, HTML, HTML_TYPE, run=RUN), "http_503"),
     (answer(504, error("GatewayTimeout", "504 GATEWAY TIMEOUT"), run=RUN), "GatewayTimeout"),
@@ -256,7 +259,7 @@ def test_retry_after_of_a_gateway_error_is_respected() -> None:
 
 @pytest.mark.parametrize(("idempotent", "kind"), [(True, VerdictKind.RETRY), (False, VerdictKind.UNKNOWN)])
 @pytest.mark.parametrize(
-    ("code", "health"), [("flow_timeout", FlowHealth.UNHEALTHY), ("flow_no_answer", FlowHealth.RUN_FAILED)]
+    ("code", "health"), [("flow_timeout", FlowHealth.RUN_FAILED), ("flow_no_answer", FlowHealth.RUN_FAILED)]
 )
 def test_a_call_whose_answer_was_lost_is_repeated_only_for_an_idempotent_flow(
     code: str, health: FlowHealth, idempotent: bool, kind: VerdictKind

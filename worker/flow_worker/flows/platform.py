@@ -107,10 +107,12 @@ _NEW_TOKEN_CODES = frozenset(
 )
 _GATEWAY_CODES = frozenset({"NoResponse", "GatewayTimeout", "RequestTimeout", "BadGateway", "ServiceUnavailable"})
 """Codes that the platform returns although a run may have begun."""
-_DOWN_STATUSES = frozenset({503, 504})
+_TIMEOUT_CODES = frozenset({"NoResponse", "GatewayTimeout", "RequestTimeout"})
+"""The platform's words for a run that took too long, which its input may have caused."""
 _MAX_TEXT_CHARACTERS = 10_000
 _MAX_UNDECLARED_BYTES = 16 * 1024
 _UNANSWERED_STATUSES = frozenset({408, 502, 503, 504})
+_GATEWAY_STATUSES = frozenset({502, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +176,12 @@ def may_hide_a_run(answer: Answer, error: ErrorBody) -> bool:
 def is_down(answer: Answer, error: ErrorBody) -> bool:
     """Return whether an error of the platform says that the flow or its host is down.
 
-    Behind an error that names a run, or says that a run gave no answer, the flow works: the input may have made the run
-    fail. A page that is no JSON comes from a gateway that reaches nothing behind it.
+    Behind an error that names a run, or says that a run gave no answer in time, the flow works: the input may have
+    made the run fail or take too long. A page that is no JSON comes from a gateway that reaches nothing behind it.
     """
-    if answer.run_id is not None or error.code == PlatformCode.NO_RESPONSE:
+    if answer.run_id is not None or error.code in _TIMEOUT_CODES:
         return False
-    return answer.status in _DOWN_STATUSES or (answer.status == 502 and not error.is_json)
+    return answer.status == 503 or (answer.status in _GATEWAY_STATUSES and not error.is_json)
 
 
 def may_need_new_token(error: ErrorBody) -> bool:

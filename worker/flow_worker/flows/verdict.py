@@ -28,8 +28,8 @@ _MAX_CODE_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
 
 ACCEPTED_WITHOUT_RESPONSE = "accepted_without_response"
-_OUTAGES = frozenset({"flow_unreachable", "flow_timeout"})
-"""The failures of a call that no answer of the flow can cause."""
+_OUTAGES = frozenset({"flow_unreachable"})
+"""The failures of a call that no input can cause. An input can cause a timeout: it may make the flow slow."""
 _STATUS_URL_REFUSALS: Mapping[str, str] = {
     STATUS_URL_NOT_ALLOWED: (
         "The flow was started, but its status URL is malformed, or leads to a host or a port that the worker may not "

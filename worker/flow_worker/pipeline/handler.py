@@ -27,7 +27,7 @@ from flow_worker.pipeline.conclude import Conclusions
 from flow_worker.pipeline.decode import Reader, decode
 from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuation, origin_of
-from flow_worker.pipeline.keys import LockHeld, Sole, always_held, sender_of
+from flow_worker.pipeline.keys import LockHeld, Sole, always_held, person_of, sender_of
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Outcome, Reply
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.proof_lanes import ProofLanes
@@ -228,7 +228,15 @@ class Handler:
             yield place
         finally:
             if place.postponement is None:
-                self._limiter.leave(key, job.origin, queue, health=place.health, until=place.not_before, sender=sender)
+                self._limiter.leave(
+                    key,
+                    job.origin,
+                    queue,
+                    health=place.health,
+                    until=place.not_before,
+                    sender=sender,
+                    person=person_of(job),
+                )
 
     async def _verdict(self, leased: LeasedJob, flow: Flow, token: str) -> Verdict:
         match leased.job.kind:

@@ -53,3 +53,15 @@ def sender_of(job: Job) -> str:
         return ""
     oid = principal.oid or principal.system_user
     return f"{principal.authority} {principal.tenant} {oid} {principal.on_behalf_of or ''}"
+
+
+def person_of(job: Job) -> str:
+    """Return the text that identifies the person behind the job's principal; empty if the sender is not proven.
+
+    One person may send through several authorities, and through an asserter. The circuit breaker asks for the failures
+    of two senders, and one person must not be both. Object IDs are unique across tenants.
+    """
+    principal = job.principal
+    if principal is None:
+        return ""
+    return principal.on_behalf_of or principal.oid or sender_of(job)

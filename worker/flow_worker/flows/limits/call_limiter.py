@@ -111,18 +111,26 @@ class CallLimiter:
         return self.try_enter(flow, ticket, queue, sender=sender)
 
     def leave(
-        self, flow: str, ticket: str, queue: str, *, health: FlowHealth, until: datetime | None, sender: str = ""
+        self,
+        flow: str,
+        ticket: str,
+        queue: str,
+        *,
+        health: FlowHealth,
+        until: datetime | None,
+        sender: str = "",
+        person: str = "",
     ) -> None:
         """Record the end of a call, even if the request never made it. Call this once for each entry, in a `finally`.
 
         `health` is NEUTRAL for a call that was cancelled or not made. `until` is the time that the flow named in a 429.
-        `sender` is that of the entry.
+        `sender` is that of the entry. `person` is the same for one person's senders; if empty, it is the sender.
         """
         now = self._now()
         self._lanes.release(queue, flow)
         self._sender_lanes.release(queue, sender, flow)
-        self._senders.end(sender, flow, ticket, now, answered=health is not FlowHealth.NEUTRAL)
-        self._flows[flow].end(ticket, health, until, now, sender=sender)
+        self._senders.end(sender, flow, ticket, now, health=health)
+        self._flows[flow].end(ticket, health, until, now, sender=person or sender)
         # Last, because the waiters compete for the lane and the place that this call has just left.
         self._wake_waiters()
 
@@ -155,7 +163,9 @@ class CallLimiter:
 
     def _has_lane(self, key: str, queue: str, now: datetime, sender: str) -> bool:
         flow = self._flows[key]
-        condition = FlowCondition(is_slow=flow.is_slow(now), has_failed=flow.has_failed)
+        # One sender's failures may be due to its inputs: they cost only this sender the flow's lane of the reserve.
+        has_failed = flow.has_failed or self._senders.has_failed(sender, key)
+        condition = FlowCondition(is_slow=flow.is_slow(now), has_failed=has_failed)
         is_quick = flow.is_quick(MAX_WAIT_SECONDS, now)
         return self._lanes.has_lane(queue, key, condition) and self._sender_lanes.has_lane(
             queue, sender, key, is_quick=is_quick

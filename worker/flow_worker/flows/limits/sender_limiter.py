@@ -16,6 +16,7 @@ _RESERVED_PART = 4
 """A sender leaves one in four places and calls of a flow to the others, if the flow has at least four."""
 _NEVER = 1_000_000_000
 _BUSY = LimitReached("sender_busy", "the sender has as many calls in flight or waiting as it may")
+_OWN_HEALTH = {FlowHealth.THROTTLED: FlowHealth.HEALTHY, FlowHealth.RUN_FAILED: FlowHealth.UNHEALTHY}
 _RATE_LIMITED = LimitReached("sender_rate_limited", "the sender called as often as its rate limit allows")
 
 
@@ -92,11 +93,18 @@ class SenderLimiter:
         for limiter in self._limiters(sender, key, now):
             limiter.begin(ticket, now)
 
-    def end(self, sender: str, key: str, ticket: str, now: datetime, *, answered: bool) -> None:
-        """Record that the call ended. `answered`: its duration says how long the sender's calls take."""
-        health = FlowHealth.HEALTHY if answered else FlowHealth.NEUTRAL
+    def end(self, sender: str, key: str, ticket: str, now: datetime, *, health: FlowHealth) -> None:
+        """Record that the call ended. Unless `health` is NEUTRAL, its duration says how long the sender's calls are."""
+        # A sender has no pause and no breaker. Its limiter of the flow only remembers whether the last call failed.
+        own = _OWN_HEALTH.get(health, health)
         for limiter in self._limiters(sender, key, now):
-            limiter.end(ticket, health, None, now)
+            limiter.end(ticket, own, None, now)
+
+    def has_failed(self, sender: str, key: str) -> bool:
+        """Return whether the sender's last call of the flow failed, perhaps because of its input."""
+        known = self._senders.get(sender)
+        limiter = None if known is None else known.by_flow.get(key)
+        return limiter is not None and limiter.has_failed
 
     def forget(self, sender: str, key: str, ticket: str, now: datetime) -> None:
         """Take a request that now waits for its flow out of the sender's own queues."""
