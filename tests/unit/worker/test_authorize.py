@@ -326,10 +326,17 @@ async def test_only_a_sender_with_the_right_learns_that_a_claim_must_be_bound_or
     assert "a-secret-member" not in hidden.message
 
 
-async def test_an_unbound_claim_never_becomes_a_proven_continuation_while_dataverse_is_away() -> None:
-    away = Queried(error=TemporarilyUnavailable("dataverse_unavailable", "away"))
-    _, refusal = await refused(admission(Tokens(USER), away, explain_refusals=False), job("bound-privately"))
-    assert refusal.code == "flow_not_allowed"
+@pytest.mark.parametrize("code", ["dataverse_unavailable", "dataverse_throttled"])
+async def test_an_unbound_claim_waits_for_dataverse_like_one_for_no_flow_and_is_refused_then(code: str) -> None:
+    away = Queried(error=TemporarilyUnavailable(code, "away"))
+    of = admission(Tokens(USER), away, explain_refusals=False)
+    for flow in ("bound-privately", "unheard-of"):
+        proven = await of.authenticate(job(flow))
+        with pytest.raises(TemporarilyUnavailable):
+            await of.authorize(proven)
+    back = admission(Tokens(USER), Queried(Depth.GLOBAL), explain_refusals=False)
+    waited = Job.from_message((await of.authenticate(job("bound-privately"))).to_message())
+    assert await refusal_code(back, waited) == "claim_not_bound"
 
 
 async def test_a_continuation_of_an_unbound_claim_stays_unbound() -> None:

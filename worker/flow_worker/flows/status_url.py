@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, auto
-from urllib.parse import parse_qsl, urljoin
+from urllib.parse import parse_qsl, unquote, urljoin
 
 from flow_worker.settings.clouds import host_matches
 
@@ -23,6 +23,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _AMBIGUOUS_PATH = re.compile(r"/\.{1,2}(?:/|$)|%(?:2e|2f|5c|25)", re.IGNORECASE)
 """Parsers differ on when they remove dot segments, and on whether an escaped slash separates segments."""
 _WORKFLOW = re.compile(r".*?/workflows/[^/]+(?=/|$)", re.IGNORECASE)
+_NOT_LETTER = re.compile(r"[^a-z]", re.IGNORECASE | re.ASCII)
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
@@ -117,11 +118,18 @@ def _parse(url: str) -> _Parsed | None:
 
 
 def _is_run_of(flow_path: str, path: str) -> bool:
-    """Return whether the path is below that of the flow's workflow, and not below its triggers, which start runs.
+    """Return whether the path is below that of the flow's workflow, and not below triggers, which start runs.
 
-    Without a workflow in the flow's path, its runs are below the path of its trigger.
+    Without a workflow in the flow's path, its runs are below the path of its trigger. Servers differ on whether they
+    drop an empty segment, decode a segment, or cut its parameters, so this accepts no spelling of a trigger.
     """
     match = _WORKFLOW.match(flow_path)
     # Azure ignores case in paths. The paths of two workflows differ by more than case.
     folder = (match[0] if match else flow_path.rstrip("/")).lower()
-    return path.lower().startswith(f"{folder}/") and not (match and path.lower().startswith(f"{folder}/triggers"))
+    if not path.lower().startswith(f"{folder}/"):
+        return False
+    return not any(_may_be_trigger(segment) for segment in path[len(folder) + 1 :].removesuffix("/").split("/"))
+
+
+def _may_be_trigger(segment: str) -> bool:
+    return not segment or _NOT_LETTER.sub("", unquote(segment)).lower().startswith("triggers")

@@ -93,11 +93,8 @@ class Admission:
             if refusal.is_hidden and refusal.code != "privilege_missing" and not self._explains:
                 await rights.query_any(principal, job.flow)
             raise
-        except TemporarilyUnavailable:
-            if job.unbound:
-                # Whatever Dataverse would answer, the request must not run. A continuation would need no claim.
-                raise _not_bound(job.flow, self._binding_claim, is_hidden=True) from None
-            raise
+        # An unbound request waits for Dataverse too: a refusal at once would tell that the flow exists. The request's
+        # continuation stays unbound.
         if job.unbound:
             raise _not_bound(job.flow, self._binding_claim)
         return flow
@@ -152,12 +149,12 @@ class Admission:
         return bound_to == (job.digest if is_digest else job.replay_of or job.message_id)
 
 
-def _not_bound(flow: str, name: str, *, is_hidden: bool = False) -> Refused:
+def _not_bound(flow: str, name: str) -> Refused:
     sentence = (
         f"'{flow}' takes only claims that name the request's message ID or digest in '{name}'; request a token for "
         "this request."
     )
-    return Refused("claim_not_bound", sentence, is_hidden=is_hidden)
+    return Refused("claim_not_bound", sentence)
 
 
 def _turn_of(principal: Principal) -> tuple[str | None, ...]:
