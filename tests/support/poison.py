@@ -21,12 +21,17 @@ def section(code: int, value: object) -> bytes:
 
 
 def request_payload(
-    message_id: object, body: bytes, *, bad_property: bytes = b"\x40", reply_session: str | None = None
+    message_id: object,
+    body: bytes,
+    *,
+    bad_property: bytes = b"\x40",
+    name: str = "mine",
+    reply_session: str | None = None,
 ) -> bytes:
-    """Return the encoded request that a sender would send, with a property `mine` of any encoding."""
+    """Return the encoded request that a sender would send, with an application property of any encoding."""
     properties = [message_id, None, None, None, None, None, "application/json"]
     properties += [None] * 5 + [reply_session] if reply_session else []
-    entries = encode("contract") + encode("flow-request/1") + encode("mine") + bad_property
+    entries = encode("contract") + encode("flow-request/1") + encode(name) + bad_property
     return section(PROPERTIES, properties) + raw_section(APPLICATION_PROPERTIES, large(0xD1, 4, entries)) + body
 
 
@@ -98,3 +103,15 @@ BAD_PROPERTIES: dict[str, bytes] = {
     "described list": b"\x00\x53\x07\x45",
 }
 """Encoded values that are no simple value of a property."""
+
+TRACE_PROPERTIES = ("traceparent", "tracestate", "Diagnostic-Id")
+"""The application properties that azure-servicebus reads for its tracing at each settlement."""
+BAD_TRACES: dict[str, bytes] = {
+    "no ASCII": encode("00-\u00e9"),
+    "a surrogate": b"\xa1\x03\xed\xa0\x80",
+    "no UTF-8": b"\xa0\x02\xff\xfe",
+    "a symbol without ASCII": b"\xa3\x02\xc3\xa9",
+    "a number": encode(7),
+    "a list": encode(["a"]),
+}
+"""Encoded values of such a property that are no ASCII text."""

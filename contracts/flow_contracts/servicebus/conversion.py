@@ -12,6 +12,8 @@ from azure.servicebus.amqp import AmqpMessageBodyType
 
 from flow_contracts.message import Message, PropertyValue, ReceivedMessage
 
+MAX_DEAD_LETTER_CHARACTERS = 4096
+"""Service Bus takes a dead-letter reason and a description of up to this many characters each."""
 _MAX_TTL_MS = 2**32 - 1
 """The header's ttl is an AMQP uint of milliseconds (AMQP 1.0 part 3, 3.2.1): at most 49.7 days."""
 
@@ -58,13 +60,21 @@ def from_sdk(received: ServiceBusReceivedMessage) -> ReceivedMessage:
         reply_to_session_id=_text(received.reply_to_session_id),
         subject=_text(received.subject),
         time_to_live=received.time_to_live,
-        application_properties=_properties(received.application_properties),
+        application_properties=_properties(_sender_properties(received)),
         enqueued_at=received.enqueued_time_utc or datetime.now(UTC),
         expires_at=received.expires_at_utc,
         delivery_count=received.delivery_count or 0,
         sequence_number=received.sequence_number or 0,
         undecodable=getattr(received._message, "undecodable", ()),
     )
+
+
+def dead_letter_text(text: str) -> str:
+    """Return a dead-letter reason or description as Service Bus accepts it: short enough, and without lone surrogates.
+
+    It may quote the sender. The SDK could not encode a surrogate, and the message could not be settled.
+    """
+    return text[:MAX_DEAD_LETTER_CHARACTERS].encode(errors="replace").decode()
 
 
 def _body(received: ServiceBusReceivedMessage) -> bytes:
@@ -87,6 +97,12 @@ def _json_value(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_json_value(item) for item in value]
     return value if isinstance(value, int | float | bool | None) else _text(value)
+
+
+def _sender_properties(received: ServiceBusReceivedMessage) -> Mapping[str | bytes, object] | None:
+    """Return the application properties, which our own decoder keeps from the SDK; see `DecodedByUs`."""
+    properties: Mapping[str | bytes, object] | None = getattr(received._message, "sender_properties", None)
+    return received.application_properties if properties is None else properties
 
 
 def _properties(properties: Mapping[str | bytes, object] | None) -> dict[str, PropertyValue]:

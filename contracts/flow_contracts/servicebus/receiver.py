@@ -11,12 +11,9 @@ from azure.servicebus.aio import ServiceBusReceiver
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.servicebus.calls import bounded, receive_batch
-from flow_contracts.servicebus.conversion import from_sdk
+from flow_contracts.servicebus.conversion import dead_letter_text, from_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.locks import LockTimes, broker_decides
-
-MAX_DEAD_LETTER_CHARACTERS = 4096
-"""Service Bus takes a dead-letter reason and a description of up to this many characters each."""
 
 
 @dataclass(slots=True)
@@ -70,8 +67,8 @@ class Receiver:
         """Move the message to the dead-letter queue. Raises `LockLost`, `ServiceBusFailure`."""
         settling = self._sdk.dead_letter_message(
             delivery.raw,
-            reason=reason[:MAX_DEAD_LETTER_CHARACTERS],
-            error_description=description[:MAX_DEAD_LETTER_CHARACTERS],
+            reason=dead_letter_text(reason),
+            error_description=dead_letter_text(description),
         )
         await self._settle(settling, "dead-letter")
 

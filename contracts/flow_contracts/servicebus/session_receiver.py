@@ -10,12 +10,12 @@ from azure.servicebus.aio import ServiceBusReceiver
 
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.servicebus.calls import bounded, receive_batch
-from flow_contracts.servicebus.conversion import from_sdk
+from flow_contracts.servicebus.conversion import dead_letter_text, from_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import LockLost, ServiceBusUnavailable
 from flow_contracts.servicebus.locks import broker_decides_session
 from flow_contracts.servicebus.peeking import peek
-from flow_contracts.servicebus.receiver import MAX_DEAD_LETTER_CHARACTERS, Delivery
+from flow_contracts.servicebus.receiver import Delivery
 
 _T = TypeVar("_T")
 
@@ -68,8 +68,8 @@ class SessionReceiver:
         """Move the message to the dead-letter queue."""
         settling = self._sdk.dead_letter_message(
             delivery.raw,
-            reason=reason[:MAX_DEAD_LETTER_CHARACTERS],
-            error_description=description[:MAX_DEAD_LETTER_CHARACTERS],
+            reason=dead_letter_text(reason),
+            error_description=dead_letter_text(description),
         )
         await self._bounded(settling, "dead-letter")
 

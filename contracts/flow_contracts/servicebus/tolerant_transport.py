@@ -10,7 +10,7 @@ its whole work, credit and settlement included, but its decoder gets no bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from azure.servicebus import ServiceBusReceivedMessage
@@ -37,9 +37,15 @@ _Frame = list[Any]  # the SDK's form of a frame: its fields in the order of AMQP
 
 
 class DecodedByUs(Message):
-    """A message of the SDK with the names of the parts that were left out."""
+    """A message of the SDK with the names of the parts that were left out.
+
+    The application properties are not among its fields. The SDK decodes some of them as ASCII for its tracing, at
+    each settlement, even with tracing off: other bytes would make the message impossible to settle.
+    """
 
     undecodable: tuple[str, ...] = ()
+    sender_properties: Mapping[str | bytes, Any] | None = None
+    """The application properties."""
 
 
 class EncodedMessage:
@@ -143,6 +149,7 @@ def decoded_by_us(payload: bytes) -> DecodedByUs:
         sentence = f"An internal error in the decoder of messages: {type(error).__name__}"
         log_event(_log, logging.ERROR, "servicebus.decoder_failed", sentence)
         decoded = DecodedMessage(Message(), ("message",))
-    message = DecodedByUs(*decoded.message)
+    message = DecodedByUs(*decoded.message._replace(application_properties=None))
+    message.sender_properties = decoded.message.application_properties
     message.undecodable = decoded.undecodable
     return message

@@ -18,7 +18,16 @@ from flow_contracts.servicebus.tolerant_transport import MAX_PAYLOAD_BYTES
 from flow_worker.service_bus import open_service_bus
 from servicebus_emulator.amqp import Char
 from servicebus_emulator.amqp.sections import AMQP_VALUE, DATA
-from tests.support.poison import BAD_BODIES, BAD_PROPERTIES, deep, forwarded, request_payload, section
+from tests.support.poison import (
+    BAD_BODIES,
+    BAD_PROPERTIES,
+    BAD_TRACES,
+    TRACE_PROPERTIES,
+    deep,
+    forwarded,
+    request_payload,
+    section,
+)
 from tests.support.system import WAIT, System, configured, dead_letters, running_system, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -69,13 +78,23 @@ async def test_poison_messages_cost_one_delivery_each_and_no_connection(
         request_payload(f"good-{kind}", section(DATA, good), bad_property=value, reply_session=SESSION)
         for kind, value in BAD_PROPERTIES.items()
     )
+    traced = [(name, value) for name in TRACE_PROPERTIES for value in BAD_TRACES.values()]
+    marred += forwarded(
+        request_payload(
+            f"good-trace-{number}", section(DATA, good), name=name, bad_property=value, reply_session=SESSION
+        )
+        for number, (name, value) in enumerate(traced)
+    )
     large = forwarded([request_payload("large", section(AMQP_VALUE, "x" * 200_000), reply_session=SESSION)])
     large += forwarded([request_payload("large-2", section(DATA, bytes(MAX_PAYLOAD_BYTES)), reply_session=SESSION)])
     nameless = forwarded(request_payload(name, section(DATA, good)) for name in ([], deep(5), {"a": Char("b")}))
+    traced_nameless = forwarded(
+        request_payload([], section(DATA, good), name=name, bad_property=value) for name, value in traced
+    )
     assert len(bad) >= POISON
-    assert (len(marred), len(large), len(nameless)) == (len(BAD_PROPERTIES), 2, 3)
+    assert (len(marred), len(large), len(nameless)) == (len(BAD_PROPERTIES) + len(traced), 2, 3)
     queue = system.emulator.broker.find("flow-requests")
-    queue.send([*bad[:100], *marred, *large, *nameless, *bad[100:]])
+    queue.send([*bad[:100], *marred, *large, *nameless, *traced_nameless, *bad[100:]])
 
     async with system.client() as client:
         sent = await client.submit("create-quote", QUOTE, claim=system.claim())
@@ -93,9 +112,14 @@ async def test_poison_messages_cost_one_delivery_each_and_no_connection(
     assert len(await system.calls("create-quote")) == len(marred) + 1
     async with open_service_bus(system.settings().servicebus) as bus:
         dead = await dead_letters(bus, "flow-requests")
-    assert [one.reason for one in dead] == ["message_id_missing"] * len(nameless)
+        assert [one.reason for one in dead] == ["message_id_missing"] * len(nameless + traced_nameless)
+        async with bus.dead_letter_queue("flow-requests") as queue_of_dead:
+            async for delivery in queue_of_dead.take(one.message.sequence_number for one in dead):
+                await queue_of_dead.complete(delivery)
+        assert await dead_letters(bus, "flow-requests") == []
     logged = Counter(event for record in caplog.records if (event := getattr(record, "event", None)))
-    assert logged["request.undecodable"] == len(bad) + len(marred) + len(nameless) + 1, "each was delivered once"
+    undecodable = len(bad) + len(BAD_PROPERTIES) + len(nameless + traced_nameless) + 1 + len(TRACE_PROPERTIES)
+    assert logged["request.undecodable"] == undecodable, "each was delivered once"
     assert not logged.keys() & {"lane.reconnecting", "request.lock_lost", "request.internal_error"}
 
 

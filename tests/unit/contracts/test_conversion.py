@@ -15,7 +15,7 @@ from hypothesis import given
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.request import FlowRequest
-from flow_contracts.servicebus.conversion import from_sdk, to_sdk
+from flow_contracts.servicebus.conversion import MAX_DEAD_LETTER_CHARACTERS, dead_letter_text, from_sdk, to_sdk
 from tests.unit.contracts.strategies import requests
 
 
@@ -135,3 +135,8 @@ def test_the_brokers_annotations_are_read() -> None:
     assert (received.delivery_count, received.sequence_number) == (3, 42)
     assert received.enqueued_at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
     assert received.expires_at == received.enqueued_at + timedelta(minutes=1)
+
+
+def test_a_dead_letter_text_is_one_that_the_sdk_can_encode() -> None:
+    assert dead_letter_text("the flow '\ud800\u00e9'") == "the flow '?\u00e9'"
+    assert len(dead_letter_text("x" * 5000)) == MAX_DEAD_LETTER_CHARACTERS

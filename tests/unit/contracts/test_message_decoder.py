@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus._common.tracing import get_span_link_from_message
 from azure.servicebus._pyamqp._decode import decode_payload
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +43,18 @@ from servicebus_emulator.amqp.sections import (
     MESSAGE_ANNOTATIONS,
     PROPERTIES,
 )
-from tests.support.poison import BAD_BODIES, BAD_PROPERTIES, BODY, deep, large, raw_section, section
+from tests.support.poison import (
+    BAD_BODIES,
+    BAD_PROPERTIES,
+    BAD_TRACES,
+    BODY,
+    TRACE_PROPERTIES,
+    deep,
+    large,
+    raw_section,
+    request_payload,
+    section,
+)
 from tests.unit.emulator.amqp.strategies import any_scalar, symbols, values
 
 NUMBER, ENQUEUED = Symbol("x-opt-sequence-number"), Symbol("x-opt-enqueued-time")
@@ -104,6 +116,18 @@ def test_a_property_that_cannot_be_decoded_is_left_out_alone(value: bytes) -> No
     assert (message.body, message.undecodable) == (BODY, ("application properties",))
     assert message.application_properties == {"contract": "flow-request/1", "mine": None, "yes": True}
     assert_sound(message)
+
+
+@pytest.mark.parametrize("name", TRACE_PROPERTIES)
+@pytest.mark.parametrize("value", BAD_TRACES.values(), ids=BAD_TRACES.keys())
+def test_the_sdk_reads_no_trace_of_a_sender_when_it_settles(name: str, value: bytes) -> None:
+    receiver: Any = None
+    encoded = request_payload("id-1", section(DATA, BODY), name=name, bad_property=value)
+    raw = ServiceBusReceivedMessage(decoded_by_us(encoded), receiver=receiver)
+    link = get_span_link_from_message(raw)
+    assert link is None or link.headers == {}
+    assert from_sdk(raw).application_properties.keys() == {"contract", name}
+    assert not raw.application_properties, "no function of the SDK can fail for what a sender wrote there"
 
 
 @pytest.mark.parametrize("value", BAD_PROPERTIES.values(), ids=BAD_PROPERTIES.keys())
