@@ -89,7 +89,8 @@ async def test_poison_messages_cost_one_delivery_each_and_no_connection(
     large += forwarded([request_payload("large-2", section(DATA, bytes(MAX_PAYLOAD_BYTES)), reply_session=SESSION)])
     nameless = forwarded(request_payload(name, section(DATA, good)) for name in ([], deep(5), {"a": Char("b")}))
     traced_nameless = forwarded(
-        request_payload([], section(DATA, good), name=name, bad_property=value) for name, value in traced
+        request_payload(["trace", number], section(DATA, good), name=name, bad_property=value)
+        for number, (name, value) in enumerate(traced)
     )
     assert len(bad) >= POISON
     assert (len(marred), len(large), len(nameless)) == (len(BAD_PROPERTIES) + len(traced), 2, 3)

@@ -16,7 +16,14 @@ from azure.servicebus import ServiceBusReceivedMessage
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.result import FlowResult, Status
-from flow_contracts.servicebus import BeforeSend, DeadLetteredMessage, Delivery, MessageTooLarge, unconditionally
+from flow_contracts.servicebus import (
+    BeforeSend,
+    DeadLetteredMessage,
+    Delivery,
+    MessageTooLarge,
+    ServiceBusUnavailable,
+    unconditionally,
+)
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.journal import Entry, Journal, open_journal
 from flow_worker.pipeline import decode
@@ -44,6 +51,9 @@ class FakeBus:
     too_small: set[str] = field(default_factory=set)
     sent: list[tuple[str, Message]] = field(default_factory=list)
     rounds: int = 0
+    stuck: set[int] = field(default_factory=set)
+    """The sequence numbers of the dead letters whose deletion fails."""
+    completions: int = 0
 
     async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
         await before()
@@ -76,6 +86,9 @@ class FakeBus:
                 yield Delivery(dead_letter.message, ServiceBusReceivedMessage.__new__(ServiceBusReceivedMessage))
 
     async def complete(self, delivery: Delivery) -> None:
+        self.completions += 1
+        if delivery.message.sequence_number in self.stuck:
+            raise ServiceBusUnavailable("complete: the SDK failed")
         self.dead_letters = [each for each in self.dead_letters if each.message != delivery.message]
 
     async def release(self) -> None:
@@ -395,6 +408,80 @@ async def test_dead_letters_that_name_no_address_are_deleted_too(worker: Worker)
     assert (len(bus.dead_letters), bus.sent) == (2, [])
 
 
+@pytest.mark.parametrize(
+    "change", [{"correlation_id": "c" * 200}, {"message_id": None}, {"reply_to_session_id": "s" * 200}]
+)
+async def test_a_request_without_an_address_that_the_broker_dead_lettered_is_deleted_too(
+    worker: Worker, change: dict[str, Any]
+) -> None:
+    """Its reason is the broker's own, and it can get no answer."""
+    each = [request(sequence_number=n, **{"message_id": f"m-{n}", **change}) for n in range(1, 6)]
+    bus = FakeBus([dead(message, "TTLExpiredException") for message in each])
+    watch = watch_of(worker, bus, max_count=2)
+    await watch.answer_all()
+    assert (len(bus.dead_letters), bus.sent) == (2, [])
+    worker.clock.now += RETENTION
+    await watch.answer_all()
+    assert (bus.dead_letters, bus.sent) == ([], [])
+
+
+@pytest.mark.parametrize("reason", ["continuation_unproven", "malformed_request", "message_id_too_long"])
+async def test_unproven_dead_letters_of_the_worker_have_the_same_retention_and_maximum(
+    worker: Worker, reason: str
+) -> None:
+    bus = FakeBus([dead(request(sequence_number=n, message_id=f"m-{n}"), reason) for n in range(1, 6)])
+    watch = watch_of(worker, bus, max_count=2)
+    await watch.answer_all()
+    assert [each.message.sequence_number for each in bus.dead_letters] == [1, 2]
+    worker.clock.now += timedelta(days=2)  # older than any that the watch answers
+    await watch.answer_all()
+    assert (bus.dead_letters, bus.sent) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "change", [{"claim": None}, {"body": b"["}, {"application_properties": {}}, {"correlation_id": "c" * 200}]
+)
+async def test_old_dead_letters_that_prove_no_sender_are_deleted_unanswered(
+    worker: Worker, change: dict[str, Any]
+) -> None:
+    """No worker ran for longer than the journal remembers."""
+    bus = FakeBus(unproven({**change, "enqueued_at": NOW - timedelta(days=2)}, 3))
+    claimed = dead(request(sequence_number=9, enqueued_at=NOW - timedelta(days=2)), "TTLExpiredException")
+    bus.dead_letters.append(claimed)
+    journal = CountingJournal(worker.journal)
+    watch = watch_of(worker, bus, journal)
+    for _ in range(2):
+        await watch.answer_all()
+    assert (bus.dead_letters, bus.sent, journal.reads) == ([claimed], [], 0)
+
+
+async def test_an_unproven_dead_letter_that_grew_old_before_its_deletion_is_deleted(worker: Worker) -> None:
+    bus = FakeBus(unproven({"claim": "junk"}, 3))
+    watch = watch_of(worker, bus)
+    await watch.answer_all()
+    worker.clock.now += timedelta(days=2)
+    await watch.answer_all()
+    assert bus.dead_letters == []
+
+
+async def test_a_dead_letter_that_cannot_be_deleted_keeps_no_other_one(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = FakeBus(unproven({"claim": "junk"}, 10), stuck={1, 4})
+    watch = watch_of(worker, bus, max_count=0)
+    for _ in range(2):
+        await watch.answer_all()
+    assert [each.message.sequence_number for each in bus.dead_letters] == [1, 4]
+    assert "deletes a dead letter later" in caplog.text
+
+
+async def test_a_lost_connection_ends_the_deletion_after_a_few_dead_letters(worker: Worker) -> None:
+    bus = FakeBus(unproven({"claim": "junk"}, 10), stuck=set(range(1, 11)))
+    with pytest.raises(ServiceBusUnavailable):
+        await watch_of(worker, bus, max_count=0).answer_all()
+    assert bus.completions == 5
+
+
 async def test_dead_letters_of_proven_senders_stay(worker: Worker) -> None:
     proven = [dead(request(sequence_number=n, message_id=f"m-{n}"), "TTLExpiredException") for n in range(1, 6)]
     bus = FakeBus([*proven, dead(request(sequence_number=6), "flow_throttled")])
@@ -447,7 +534,8 @@ async def test_the_pause_grows_with_the_time_that_a_round_takes(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = iter(range(100))
-    bus = FakeBus(_many(5, NOW - timedelta(days=2)))  # nothing is sent: the watch reads the time once for each
+    old = NOW - timedelta(days=2)  # nothing is sent or deleted: the watch reads the time once for each
+    bus = FakeBus([dead(request(sequence_number=n, message_id=f"m-{n}", enqueued_at=old)) for n in range(1, 6)])
     watch = watch_of(worker, bus)
     assert watch.pause_seconds() == 0
     monkeypatch.setattr("flow_worker.runtime.dead_letter_watch.time.monotonic", lambda: float(next(seconds)))

@@ -29,6 +29,8 @@ from flow_worker.pipeline.seal import Seal
 _REPLAYS = uuid.UUID("5b0d3f5e-8a53-4f0e-9c33-6a0f1f0c7d11")
 """The namespace of the message IDs of replays (RFC 9562, section 5.5)."""
 
+_MAX_FAILURES = 3
+"""The failures of Service Bus in a row after which the command leaves the rest of a queue."""
 _NOT_RECEIVED = "It is no longer there, or another receiver has locked it."
 _REPLACED = "Another message has its sequence number now: the queue was created again. List the dead letters again."
 _LOCK_LOST = "Its lock expired before the command could delete it. Repeat the command; that is safe."
@@ -132,17 +134,22 @@ async def settle_all(
 ) -> None:
     """Apply the action to each dead letter, delete it, and report its outcome at once.
 
-    A failure of Service Bus leaves the rest of its queue; their outcomes say so.
+    One failure of Service Bus may concern one dead letter. Several in a row leave the rest of the queue; their outcomes
+    say so.
     """
     for queue, group in groupby(views, key=lambda view: view.queue):
         open_ = {view.sequence_number: view for view in group}
-        reason = _NOT_RECEIVED
+        reason, failures = _NOT_RECEIVED, 0
         try:
             async with bus.dead_letter_queue(queue) as dead_letter_queue:
                 async for delivery in dead_letter_queue.take(open_):
                     number = delivery.message.sequence_number
-                    report(await _settle(dead_letter_queue, open_[number], delivery, action))
+                    outcome, failure = await _settle(dead_letter_queue, open_[number], delivery, action)
+                    report(outcome)
                     del open_[number]
+                    failures = failures + 1 if failure else 0
+                    if failure and failures >= _MAX_FAILURES:
+                        raise failure
         except ServiceBusFailure as error:
             reason = f"Service Bus: {error}"
         for view in open_.values():
@@ -151,16 +158,19 @@ async def settle_all(
 
 async def _settle(
     dead_letter_queue: DeadLetterQueue, view: DeadLetterView, delivery: Delivery, action: DeadLetterAction
-) -> DeadLetterOutcome:
+) -> tuple[DeadLetterOutcome, ServiceBusFailure | None]:
+    """Return the outcome, and the failure of Service Bus that caused it, if any."""
     if (delivery.message.message_id, delivery.message.enqueued_at) != (view.message_id, view.enqueued_at):
-        return DeadLetterOutcome(view, left=_REPLACED)
+        return DeadLetterOutcome(view, left=_REPLACED), None
     try:
         # The action comes before the deletion: a crash in between leaves a duplicate, which the message ID reveals.
         # The other order could lose the request.
         new_message_id = await action(view, delivery.message)
         await dead_letter_queue.complete(delivery)
     except DeadLetterLeft as reason:
-        return DeadLetterOutcome(view, left=str(reason))
+        return DeadLetterOutcome(view, left=str(reason)), None
     except LockLost:
-        return DeadLetterOutcome(view, left=_LOCK_LOST)
-    return DeadLetterOutcome(view, new_message_id)
+        return DeadLetterOutcome(view, left=_LOCK_LOST), None
+    except ServiceBusFailure as failure:
+        return DeadLetterOutcome(view, left=f"Service Bus: {failure}"), failure
+    return DeadLetterOutcome(view, new_message_id), None

@@ -81,6 +81,20 @@ class AnsweredDeadLetters:
             answered = Answered(is_recorded=not journalled, is_unproven=is_unproven)
         self._remember(_memory_key(key), answered)
 
+    def remembered(self, message: ReceivedMessage) -> Answered | None:
+        """Return what this process remembers of a dead letter, without the journal."""
+        memory = _memory_key(self._key_of(message))
+        known = self._current.get(memory, self._before.get(memory))
+        if known is not None:
+            self._remember(memory, known)
+        return known
+
+    def pass_over(self, message: ReceivedMessage, *, is_unproven: bool) -> Answered:
+        """Remember, in this process only, a dead letter that gets no answer."""
+        known = Answered(is_recorded=True, is_unproven=is_unproven)
+        self._remember(_memory_key(self._key_of(message)), known)
+        return known
+
     def end_round(self) -> None:
         """Forget the dead letters that this round did not meet. Call it only if the round read the whole queue."""
         self._before, self._current = self._current, {}

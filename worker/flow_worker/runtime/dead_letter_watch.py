@@ -13,14 +13,17 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import assert_never
+from typing import assert_never, get_args
 
+from flow_contracts.message import ReceivedMessage
+from flow_contracts.request import InvalidRequest, InvalidRequestCode, Unanswerable
 from flow_contracts.result import FlowError, Status
 from flow_contracts.servicebus import DeadLetteredMessage
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.pipeline import results
-from flow_worker.pipeline.decode import Reader
+from flow_worker.pipeline.decode import Reader, decode
 from flow_worker.pipeline.handler import Handler
+from flow_worker.pipeline.job import InvalidContinuation, UnprovenContinuation
 from flow_worker.pipeline.outcome import (
     Abandon,
     AlreadyHandled,
@@ -31,6 +34,7 @@ from flow_worker.pipeline.outcome import (
     Reply,
     reply_of,
 )
+from flow_worker.pipeline.seal import SealState
 from flow_worker.runtime.answered_dead_letters import Answered, AnsweredDeadLetters
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.ports import Bus, DeadLetterReader
@@ -51,11 +55,14 @@ _BY_BROKER: dict[str, tuple[Status, FlowError]] = {
 """The results by the broker's own reasons (Microsoft Learn, "Service Bus dead-letter queues")."""
 
 
-_UNANSWERABLE = frozenset(
-    {"message_id_missing", "message_id_too_long", "correlation_id_too_long", "reply_to_session_id_too_long"}
+_UNPROVEN = frozenset(
+    {
+        *("message_id_missing", "message_id_too_long", "correlation_id_too_long", "reply_to_session_id_too_long"),
+        "continuation_unproven",
+        *get_args(InvalidRequestCode),  # with an address, such a request is answered and not dead-lettered
+    }
 )
-"""The worker's reasons for requests that name no address: they have no result, and nobody is proven to be their sender.
-"""
+"""The worker's reasons for messages that have no result, and whose sender nobody has proven."""
 
 _PAUSE_PER_BUSY_SECOND = 9.0
 """With this pause, reading takes at most a tenth of the time, however many dead letters the queue holds."""
@@ -84,7 +91,7 @@ class DeadLetterWatch:
         max_age: timedelta,
         now: Callable[[], datetime],
     ) -> None:
-        """`max_age`: the watch ignores older dead letters, because the journal may have forgotten their requests."""
+        """`max_age`: the watch answers no older dead letters, because the journal may have forgotten their requests."""
         self._queue = queue
         self._read = read
         self._bus = bus
@@ -151,12 +158,12 @@ class DeadLetterWatch:
 
     async def _answer_or_postpone(self, dead_letter: DeadLetteredMessage) -> None:
         ending = _BY_BROKER.get(dead_letter.reason)
-        if dead_letter.message.enqueued_at < self._now() - self._max_age:
-            return
         try:
             if ending is None:
-                if dead_letter.reason in _UNANSWERABLE:
+                if dead_letter.reason in _UNPROVEN:
                     self._unproven.keeps(dead_letter.message)
+            elif dead_letter.message.enqueued_at < self._now() - self._max_age:
+                await self._inspect_old(dead_letter.message)
             elif (answered := await self._known(dead_letter)) is None:
                 await self._answer(dead_letter, *ending)
             elif answered.is_unproven:
@@ -166,6 +173,25 @@ class DeadLetterWatch:
                 raise
             sentence = f"The worker answers a dead-lettered request later: {error}"
             log(_log, logging.WARNING, "dead_letter.postponed", sentence, queue=self._queue)
+
+    async def _inspect_old(self, message: ReceivedMessage) -> None:
+        """Let an unproven dead letter leave that is too old for an answer. Its body is decoded once."""
+        if (known := self._answered.remembered(message)) is None:
+            known = self._answered.pass_over(message, is_unproven=await self._names_no_sender(message))
+        if known.is_unproven:
+            self._unproven.keeps(message)
+
+    async def _names_no_sender(self, message: ReceivedMessage) -> bool:
+        """Return whether nobody can have proven to be the sender: the message is no request, or has no claim."""
+        try:
+            job = await decode(message, self._read)
+        except (InvalidRequest, Unanswerable):
+            return True
+        except UnprovenContinuation as unproven:  # a key is replaced, and a seal outdated, without a stranger
+            return unproven.seal in (SealState.MISSING, SealState.BROKEN)
+        except InvalidContinuation:  # another version of the worker may be able to read it
+            return False
+        return job.principal is None and job.claim is None and job.dataverse_sender is None
 
     async def _known(self, dead_letter: DeadLetteredMessage) -> Answered | None:
         # One failure may concern one record. After several in a row, each further one would cost a deadline.
@@ -190,7 +216,7 @@ class DeadLetterWatch:
             return
         # A dead letter that nobody can answer needs no record: another version of the worker may be able to read it.
         is_unanswerable = isinstance(sent, DeadLetter) and sent.reply is None
-        is_unproven = isinstance(sent, Reply) and sent.is_unproven
+        is_unproven = sent.is_unproven if isinstance(sent, Reply) else _is_unproven_dead_letter(sent)
         leaves = is_unproven and not self._unproven.keeps(dead_letter.message)
         await self._answered.add(
             dead_letter.message, journalled=not is_unanswerable, is_unproven=is_unproven, leaves=leaves
@@ -226,6 +252,10 @@ class DeadLetterWatch:
             message_id=dead_letter.message.message_id,
             correlation_id=reply.address.correlation_id,
         )
+
+
+def _is_unproven_dead_letter(outcome: Outcome) -> bool:
+    return isinstance(outcome, DeadLetter) and outcome.reply is None and outcome.reason in _UNPROVEN
 
 
 def _is_open(outcome: Outcome) -> bool:

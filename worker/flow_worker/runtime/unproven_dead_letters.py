@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from flow_contracts.message import ReceivedMessage
-from flow_contracts.servicebus import LockLost
+from flow_contracts.servicebus import LockLost, ServiceBusFailure
 from flow_worker.runtime.ports import DeadLetterReader
 from flow_worker.telemetry.logs import log
 
@@ -15,6 +15,8 @@ _log = logging.getLogger(__name__)
 
 _MAX_DELETED = 5_000
 """Dead letters that one round deletes; the next round deletes the rest."""
+_MAX_FAILURES = 5
+"""The failures in a row after which a round ends: the connection is lost, and each further one costs a deadline."""
 
 
 class UnprovenDeadLetters:
@@ -51,8 +53,11 @@ class UnprovenDeadLetters:
         return False
 
     async def delete(self, dead_letters: DeadLetterReader) -> None:
-        """Delete the dead letters that do not stay. Raises `ServiceBusFailure`."""
-        surplus, deleted = dict(self._surplus), 0
+        """Delete the dead letters that do not stay.
+
+        One failure may concern one dead letter, so the others are deleted. Raises `ServiceBusFailure` after several.
+        """
+        surplus, deleted, failures = dict(self._surplus), 0, 0
         self._surplus.clear()
         async for delivery in dead_letters.take(surplus):
             message = delivery.message
@@ -61,9 +66,15 @@ class UnprovenDeadLetters:
                 continue
             try:
                 await dead_letters.complete(delivery)
-                deleted += 1
+                deleted, failures = deleted + 1, 0
             except LockLost:  # the next round meets it again
                 continue
+            except ServiceBusFailure as error:
+                failures += 1
+                if failures >= _MAX_FAILURES:
+                    raise
+                sentence = f"The worker deletes a dead letter later: {error}"
+                log(_log, logging.WARNING, "dead_letter.postponed", sentence, queue=self._queue)
         await dead_letters.release()
         sentence = f"The worker deleted {deleted} answered dead letters of requests without a proven sender."
         log(_log, logging.INFO, "dead_letter.deleted", sentence, queue=self._queue, count=deleted)
