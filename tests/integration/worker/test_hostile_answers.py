@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import threading
 import zlib
@@ -99,6 +100,7 @@ async def test_a_bomb_costs_no_more_than_the_limit(
     if encoding != "gzip":
         assert answer.content.unread is not None
         assert answer.content.unread.code == "output_encoding_unsupported"
+        assert base64.b64decode(str(answer.content.output)) == bomb, "undecoded"
     elif len(bomb) > 1000:
         assert answer.content.unread is not None
         assert answer.content.unread.code == "output_too_large"
@@ -140,6 +142,35 @@ async def test_a_compressed_body_without_a_length_that_is_empty_is_half_an_answe
         await call(invoker, server, head + b"\r\n")
     answer = await call(invoker, server, head + b"Content-Length: 0\r\n\r\n")
     assert answer.content == Content()
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "205 Reset Content", "304 Not Modified"])
+async def test_an_answer_that_has_no_body_by_its_status_is_whole(invoker: Invoker, server: Server, status: str) -> None:
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Encoding: gzip\r\nVary: Accept-Encoding\r\n\r\n"
+    answer = await call(invoker, server, head.encode())
+    assert (answer.status, answer.content) == (int(status[:3]), Content())
+
+
+@pytest.mark.parametrize("name", ["utf-8", "none", "binary", "aws-chunked"])
+async def test_an_encoding_that_does_not_exist_leaves_the_body_plain(
+    invoker: Invoker, server: Server, name: str
+) -> None:
+    answer = await call(invoker, server, response(b'{"n": 1}', JSON, f"Content-Encoding: {name}"))
+    assert (answer.content.output, answer.content.unread) == ({"n": 1}, None)
+
+
+@pytest.mark.parametrize("name", ["br", "zstd", "compress", "gzip, gzip"])
+async def test_the_bytes_of_an_encoding_that_the_worker_does_not_decode_survive(
+    invoker: Invoker, server: Server, name: str
+) -> None:
+    for body in (b"\x1b\x07\x00", b"a" * 100_000):
+        answer = await call(invoker, server, response(body, JSON, f"Content-Encoding: {name}"))
+        verdict = judge(answer, server.flow, now=NOW, fresh_token=False)
+        assert (verdict.kind, verdict.output_encoding) == (VerdictKind.SUCCEEDED, "base64")
+        assert verdict.error is not None
+        assert verdict.error.code == "output_encoding_unsupported"
+        assert base64.b64decode(str(verdict.output)) == body
+        assert verdict.output_type == "application/json"
 
 
 async def test_a_large_body_is_decoded_in_a_thread_under_a_deadline(
@@ -202,6 +233,36 @@ async def test_the_workers_token_does_not_come_back_in_an_answer(invoker: Invoke
         answer = await call(invoker, server, response(body, *headers, f"x-ms-echo: Bearer {TOKEN}"))
         assert signature not in f"{answer.content.output} {answer.tracking}"
         assert "***" in f"{answer.content.output}"
+
+
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-16", "utf-32"])
+@pytest.mark.parametrize("kind", ["application/octet-stream", "text/plain", "application/json"])
+def test_the_token_is_masked_in_the_bytes_of_any_character_set(codec: str, kind: str) -> None:
+    content = decode_body(f"x{TOKEN}y".encode(codec), kind, token=TOKEN)
+    output = str(content.output)
+    body = base64.b64decode(output) if content.encoding == "base64" else output.encode()
+    assert body == "x***y".encode(codec)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/octet-stream", "text/html"])
+def test_the_token_is_masked_where_escapes_spell_it(kind: str) -> None:
+    escaped = "".join(f"\\u{ord(letter):04x}" if at % 3 else letter for at, letter in enumerate(TOKEN))
+    content = decode_body(f'{{"a": 1, "a": "{escaped}"}}'.encode(), kind, token=TOKEN)
+    output = str(content.output)
+    text = base64.b64decode(output).decode() if content.encoding == "base64" else output
+    assert text == '{"a": 1, "a": "***"}'
+
+
+def test_escapes_without_the_token_stay_as_they_are() -> None:
+    body = b'{"a": 1, "a": "\\u0041\\u00e4"}'
+    assert decode_body(body, "text/plain", token=TOKEN).output == body.decode()
+
+
+async def test_a_part_of_the_token_is_masked_in_a_header_that_is_cut(invoker: Invoker, server: Server) -> None:
+    signature = TOKEN.rpartition(".")[2]
+    header = f"x-ms-echo: {'a' * 480}{signature}"
+    answer = await call(invoker, server, response(b"1", JSON, header, f"x-ms-part: {signature}"))
+    assert answer.tracking == {"x-ms-echo": "a" * 480 + "***", "x-ms-part": "***"}
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,12 @@ def test_output_that_the_last_byte_leaves_in_the_decompressor_is_not_lost() -> N
         (["gzip"], Encoding.GZIP),
         ([" X-GZip "], Encoding.GZIP),
         (["identity, deflate"], Encoding.DEFLATE),
+        (["utf-8"], Encoding.IDENTITY),
+        (["UTF-8, none", "binary", "base64;q=1"], Encoding.IDENTITY),
+        (["utf-8, gzip"], Encoding.GZIP),
     ],
 )
-def test_one_encoding_is_read(headers: list[str], expected: Encoding) -> None:
+def test_one_encoding_is_read_and_a_name_that_is_no_coding_means_none(headers: list[str], expected: Encoding) -> None:
     assert encoding_of(headers) is expected
 
 

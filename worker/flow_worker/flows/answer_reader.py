@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import httpx
 
 from flow_worker.errors import CallFailed
-from flow_worker.flows.answer import TOO_LARGE, Answer, Content, decode_body, unread
+from flow_worker.flows.answer import TOO_LARGE, Answer, Content, decode_body, masked_type, unread
 from flow_worker.flows.content_encoding import (
     BodyTooLarge,
     Encoding,
@@ -21,6 +21,7 @@ from flow_worker.flows.content_encoding import (
     encoding_of,
 )
 from flow_worker.flows.status_url import resolve
+from flow_worker.flows.token_echo import may_repeat, without_token
 from flow_worker.masking import masked, may_hold_secret
 
 _TRACKING_PREFIX = "x-ms-"
@@ -33,9 +34,11 @@ _THREADS = 1
 """Decoding holds the interpreter lock, so a second thread would only let the event loop wait twice."""
 _UNSUPPORTED = unread(
     "output_encoding_unsupported",
-    "The flow's answer has another Content-Encoding than gzip or deflate, or more than one; let the flow send one of "
-    "them, or none.",
-)
+    "The flow's answer has another Content-Encoding than gzip or deflate, or more than one, so the output is the body "
+    "as the flow sent it; let the flow send one of them, or none.",
+).unread
+_NO_BODY = frozenset({*range(100, 200), 204, 205, 304})
+"""Statuses without a body, whatever the headers say about its encoding (RFC 9112, 6.3; RFC 9110, 15.3.6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ class Received:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | Content = field(repr=False)
     """A `Content` if the worker did not read the body."""
-    encoding: Encoding = Encoding.IDENTITY
+    encoding: Encoding | None = Encoding.IDENTITY
+    """None for a coding that the worker does not decode."""
 
 
 class AnswerReader:
@@ -66,14 +70,14 @@ class AnswerReader:
     async def receive(self, response: httpx.Response) -> Received:
         """Read the body as it was sent, up to the limit. Raises `httpx.HTTPError` if the connection breaks."""
         status, url, headers = response.status_code, str(response.url), _headers(response)
+        encoding: Encoding | None
         try:
-            encoding = encoding_of(
-                headers.get("content-encoding", "").split(","), headers.get("transfer-encoding", "").split(",")
-            )
+            encoding = encoding_of((headers.get("content-encoding", ""),), (headers.get("transfer-encoding", ""),))
         except UnsupportedEncoding:
-            return Received(status, url, headers, _UNSUPPORTED)
-        # A compressed body may be a little larger than its content.
-        limit = self._max_bytes if encoding is Encoding.IDENTITY else self._max_bytes + self._max_bytes // 1000 + 1024
+            encoding = None
+        limit = self._max_bytes
+        if encoding not in (None, Encoding.IDENTITY):  # a compressed body may be a little larger than its content
+            limit += limit // 1000 + 1024
         chunks: list[bytes] = []
         size = 0
         async for chunk in response.aiter_raw():
@@ -92,9 +96,10 @@ class AnswerReader:
         """
         content = received.body if isinstance(received.body, Content) else await self._content(received, token)
         headers = received.headers
-        tracking = {
-            name: value[:_MAX_HEADER_CHARACTERS] for name, value in headers.items() if name.startswith(_TRACKING_PREFIX)
-        }
+        tracking = {name: value for name, value in headers.items() if name.startswith(_TRACKING_PREFIX)}
+        if may_repeat(token, "\n".join(tracking.values())):  # before the cut, which may leave half a token
+            tracking = {name: without_token(value, token) for name, value in tracking.items()}
+        tracking = {name: value[:_MAX_HEADER_CHARACTERS] for name, value in tracking.items()}
         if may_hold_secret("\n".join(tracking.values())):
             tracking = {name: masked(value) for name, value in tracking.items()}
         location = headers.get("location")
@@ -133,15 +138,22 @@ class AnswerReader:
 
 
 def _decode(body: bytes, received: Received, token: str, max_bytes: int) -> Content:
-    if not body and received.encoding is not Encoding.IDENTITY and not _has_length(received.headers):
-        raise IncompleteBody
-    decompressed = decompress(body, received.encoding, max_bytes) if body else body
-    return decode_body(decompressed, received.headers.get("content-type"), token=token)
+    content_type = received.headers.get("content-type")
+    if received.encoding is None and (body or not _has_end(received)):
+        # The bytes are not what the media type says. The sender can still decode them, and must not call again.
+        kind = None if content_type is None else masked_type(content_type, token)
+        return replace(decode_body(body, None, token=token), output_type=kind, unread=_UNSUPPORTED)
+    if not body:
+        if received.encoding is not Encoding.IDENTITY and not _has_end(received):
+            raise IncompleteBody
+        return decode_body(body, content_type, token=token)
+    return decode_body(decompress(body, received.encoding or Encoding.IDENTITY, max_bytes), content_type, token=token)
 
 
-def _has_length(headers: Mapping[str, str]) -> bool:
+def _has_end(received: Received) -> bool:
     """Return whether the response says where its body ends. Otherwise an empty body may be one that is cut off."""
-    return "content-length" in headers or "transfer-encoding" in headers
+    headers = received.headers
+    return received.status in _NO_BODY or "content-length" in headers or "transfer-encoding" in headers
 
 
 def _headers(response: httpx.Response) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable
 from enum import Enum
@@ -10,6 +11,7 @@ _PIECE_BYTES = 64 * 1024
 _MAX_MEMBERS = 1000
 """gzip members of one body. An empty one takes 20 bytes, and more time than bytes of a long member."""
 _GZIP_MAGIC = b"\x1f\x8b"
+_WORD = re.compile(r"[\w-]+")
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
@@ -24,8 +26,17 @@ class Encoding(Enum):
 ACCEPT_ENCODING = f"{Encoding.GZIP.value}, {Encoding.DEFLATE.value}"
 
 
+_REGISTERED = frozenset(
+    {
+        *("aes128gcm", "br", "brotli", "bzip2", "compress", "dcb", "dcz", "deflate", "exi", "gzip", "lz4", "lzma"),
+        *("pack200-gzip", "sdch", "snappy", "x-bzip2", "x-compress", "x-gzip", "xz", "zstd"),
+    }
+)
+"""The codings of the IANA registry and those in use beside it. Any other name is a mistake for a plain body."""
+
+
 class UnsupportedEncoding(Exception):
-    """The body has another encoding, or more than one. Each further one multiplies what a few bytes can become."""
+    """The body has another coding, or more than one. Each further one multiplies what a few bytes can become."""
 
 
 class IncompleteBody(Exception):
@@ -37,9 +48,12 @@ class BodyTooLarge(Exception):
 
 
 def encoding_of(content_encodings: Iterable[str], transfer_encodings: Iterable[str] = ()) -> Encoding:
-    """Return the one encoding that the headers name, each in any number of lines. Raises `UnsupportedEncoding`."""
+    """Return the one encoding that the headers name, each in any number of lines. Raises `UnsupportedEncoding`.
+
+    Flows also send names that are no coding, such as `utf-8`, `none` or `binary`: their bodies are plain.
+    """
     names = [*_names(content_encodings), *_names(transfer_encodings)]
-    applied = [name for name in names if name not in ("", "identity", "chunked")]
+    applied = [name for name in names if _REGISTERED.intersection(_WORD.findall(name))]
     match applied:
         case []:
             return Encoding.IDENTITY

@@ -170,11 +170,11 @@ def _judge_status(answer: Answer, flow: Flow, status_url: str, now: datetime, *,
 
 
 def _flow_answer(answer: Answer, error: ErrorBody | None = None) -> Verdict:
-    """Return the flow's Response, unchanged. An error replaces a body that the worker did not read."""
+    """Return the flow's Response, unchanged. An error says why the worker did not read its body."""
     succeeded = 200 <= answer.status < 300
     kind = VerdictKind.SUCCEEDED if succeeded else VerdictKind.FAILED
     if answer.content.unread is not None:
-        return Verdict(kind, answer.content.unread, http_status=answer.status, run=_run(answer))
+        return _with_output(kind, answer, answer.content.unread)
     verdict = _with_output(kind, answer)
     if not succeeded:
         return replace(verdict, error=_error_of_flow(answer, error or platform.read_error(answer.content)))
