@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -21,7 +22,7 @@ from flow_worker.dead_letters.actions import replay_job
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.privilege import Depth
-from flow_worker.flows.registry import Registry
+from flow_worker.flows.registry import Flow, Registry
 from flow_worker.pipeline import decode, results
 from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.job import Job
@@ -347,3 +348,21 @@ async def test_a_continuation_of_an_unbound_claim_stays_unbound() -> None:
     again = await of.authenticate(Job.from_message(sent))
     assert again.principal == USER
     assert await refusal_code(of, again) == "claim_not_bound"
+
+
+async def test_an_asserters_inputs_take_one_turn_whomever_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[tuple[object, str]] = []
+
+    async def require(_: InputChecks, flow: Flow, value: JsonValue, sender: object, queue: str) -> None:
+        checked.append((sender, queue))
+
+    async def permit(_: Rights, principal: Principal, flow: Flow) -> None: ...
+
+    monkeypatch.setattr(InputChecks, "require", require)
+    monkeypatch.setattr(Rights, "require", permit)
+    of = admission(Tokens(USER))
+    for principal in (*(replace(APP, roles=USER.roles, on_behalf_of=user) for user in (None, ADA, "other")), USER):
+        await of.authorize(job("typed").model_copy(update={"principal": principal}), "continuations")
+    assert len({sender for sender, _ in checked[:3]}) == 1
+    assert checked[3][0] != checked[0][0]
+    assert {queue for _, queue in checked} == {"continuations"}

@@ -14,11 +14,14 @@ import pytest
 from pydantic import JsonValue
 
 from flow_worker.errors import Refused, TemporarilyUnavailable
+from flow_worker.flows import input_checks
+from flow_worker.flows.check_usage import CheckUsage
 from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.registry import Flow, Registry
 from flow_worker.flows.schema_worker import SchemaWorker
 from flow_worker.settings import FlowSettings, InputCheckSettings
 
+QUEUE = "flow-requests"
 ENDLESS = "a" * 60 + "!"
 BACKTRACKING: dict[str, Any] = {"type": "string", "pattern": "^(a+)+$"}
 TREE: dict[str, Any] = {
@@ -39,24 +42,24 @@ def deep(levels: int) -> JsonValue:
 class Checks:
     """Checks of the flow `f`, and the flow."""
 
-    def __init__(self, schema: dict[str, Any], **settings: float) -> None:
+    def __init__(self, schema: dict[str, Any], lanes: int = 8, **settings: float) -> None:
         url = "https://x.logic.azure.com/y"
         flows = {"f": FlowSettings.model_validate({"url": url, "role": "r", "input_schema": schema})}
         self.flow: Flow = Registry(flows).find("f")
-        self.checks = InputChecks(flows, InputCheckSettings.model_validate(settings))
+        self.checks = InputChecks(flows, InputCheckSettings.model_validate(settings), {QUEUE: lanes})
 
     async def code(self, value: JsonValue, sender: str = "ada") -> str | None:
         """Return the code of the refusal or postponement; None if the input is accepted."""
         try:
-            await self.checks.require(self.flow, value, sender)
+            await self.checks.require(self.flow, value, sender, QUEUE)
         except (Refused, TemporarilyUnavailable) as error:
             return error.code
         return None
 
 
 @asynccontextmanager
-async def checking(schema: dict[str, Any], **settings: float) -> AsyncIterator[Checks]:
-    made = Checks(schema, **settings)
+async def checking(schema: dict[str, Any], lanes: int = 8, **settings: float) -> AsyncIterator[Checks]:
+    made = Checks(schema, lanes, **settings)
     async with made.checks:
         yield made
 
@@ -121,9 +124,9 @@ async def test_another_senders_check_does_not_wait_for_a_slow_one() -> None:
         await asyncio.sleep(0)
         for _ in range(3):
             assert await asyncio.wait_for(checks.code("a", "bob"), 8) is None
-        assert not any(task.done() for task in slow)
-        for task in slow:
-            task.cancel()
+        assert [task.done() for task in slow] == [False] + [True] * 7  # the others left their lanes meanwhile
+        assert {task.result() for task in slow[1:]} == {"input_check_busy"}
+        slow[0].cancel()
         await asyncio.wait(slow)
 
 
@@ -203,3 +206,117 @@ async def test_a_process_knows_no_secret_of_the_worker(monkeypatch: pytest.Monke
                 assert b"hush" not in environment.read()
     finally:
         await process.end()
+
+
+class GatedProcess:
+    """Checks an input when its gate opens."""
+
+    gate: asyncio.Event
+
+    async def fault(self, flow: str, value: JsonValue) -> None:
+        await self.gate.wait()
+
+    async def end(self) -> None:
+        pass
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Opens the processes that check inputs."""
+    opened = GatedProcess.gate = asyncio.Event()
+
+    async def start(*_: object) -> GatedProcess:
+        return GatedProcess()
+
+    monkeypatch.setattr(SchemaWorker, "start", start)
+    return opened
+
+
+async def held(checks: Checks, senders: list[str], gate: asyncio.Event) -> int:
+    """Return how many of these senders' checks still hold lanes after the patience of the others."""
+    tasks = [asyncio.create_task(checks.code("a", sender)) for sender in senders]
+    await asyncio.wait(tasks, timeout=0.3)
+    count = sum(not task.done() for task in tasks)
+    gate.set()
+    assert {await task for task in tasks} <= {None, "input_check_busy"}
+    gate.clear()
+    return count
+
+
+async def test_only_the_running_check_of_a_sender_holds_a_lane(gate: asyncio.Event) -> None:
+    async with checking(BACKTRACKING, lanes=64, processes=8, wait_seconds=60) as checks:
+        assert await held(checks, ["eve"] * 60, gate) == 1
+
+
+@pytest.mark.parametrize(("lanes", "most"), [(1, 1), (2, 2), (4, 2), (8, 2), (32, 8)])
+async def test_checks_of_many_senders_hold_a_quarter_of_the_lanes(lanes: int, most: int, gate: asyncio.Event) -> None:
+    async with checking(BACKTRACKING, lanes=lanes, processes=2, wait_seconds=60) as checks:
+        assert await held(checks, [f"sender {n}" for n in range(60)], gate) == most
+
+
+async def test_a_request_behind_a_long_check_leaves_its_lane_at_once(gate: asyncio.Event) -> None:
+    async with checking(BACKTRACKING, wait_seconds=60) as checks:
+        running = asyncio.create_task(checks.code("a", "eve"))
+        await asyncio.wait([running], timeout=0.15)
+        began = asyncio.get_running_loop().time()
+        for _ in range(200):
+            assert await checks.code("a", "eve") == "input_check_busy"
+        assert asyncio.get_running_loop().time() - began < 1
+        gate.set()
+        assert await running is None
+
+
+async def test_short_checks_of_one_sender_take_turns_in_their_lanes(gate: asyncio.Event) -> None:
+    gate.set()
+    async with checking(BACKTRACKING) as checks:
+        assert await asyncio.gather(*(checks.code("a") for _ in range(8))) == [None] * 8
+
+
+async def test_a_start_that_hangs_holds_few_lanes_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_checks, "_START_PATIENCE_SECONDS", 0.05)
+    GatedProcess.gate = asyncio.Event()
+    GatedProcess.gate.set()
+    started, starts = asyncio.Event(), 0
+
+    async def start(*_: object) -> GatedProcess:
+        nonlocal starts
+        starts += 1
+        await started.wait()
+        return GatedProcess()
+
+    monkeypatch.setattr(SchemaWorker, "start", start)
+    async with checking(BACKTRACKING) as checks:
+        for _ in range(3):
+            assert await checks.code("a") == "input_check_busy"
+        started.set()
+        assert await checks.code("a") is None
+        assert starts == 1
+
+
+def test_seconds_of_checks_make_a_sender_slow_and_time_frees_it() -> None:
+    now = 0.0
+    usage = CheckUsage(lambda: now)
+    for _ in range(3):
+        usage.add("eve", 0.8)
+        now += 0.8
+    assert usage.is_slow("eve")
+    for _ in range(1000):  # 100 checks a second of 2 ms each
+        usage.add("honest", 0.002)
+        now += 0.01
+    assert not usage.is_slow("honest")
+    usage.add("eve", 10_000)
+    now += 61
+    assert not usage.is_slow("eve")
+    usage.exceed("eve")
+    usage.add("eve", 0.1)
+    now += 500
+    assert usage.is_slow("eve")
+
+
+def test_usage_forgets_those_who_used_the_least() -> None:
+    usage = CheckUsage(lambda: 0.0)
+    usage.add("eve", 30)
+    for number in range(10_000):
+        usage.add(f"sender {number}", 0.01)
+    assert len(usage) <= 4096
+    assert usage.is_slow("eve")

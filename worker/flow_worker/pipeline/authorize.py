@@ -62,8 +62,10 @@ class Admission:
             raise
         return job if job.principal is not None else await self._proven(job)
 
-    async def authorize(self, job: Job) -> Flow:
+    async def authorize(self, job: Job, queue: str = "") -> Flow:
         """Return the flow that the proven sender may start. Raises `Refused`, `TemporarilyUnavailable`.
+
+        `queue` is the queue whose lane has the job.
 
         A status poll starts nothing: the call that started the run was authorized.
         """
@@ -74,7 +76,7 @@ class Admission:
         try:
             flow = await self._permitted(job, job.principal)
             # Last, because the message names the place where the input fails the schema: only for permitted senders.
-            await self._input_checks.require(flow, job.input, _turn_of(job.principal))
+            await self._input_checks.require(flow, job.input, _turn_of(job.principal), queue)
         except Refused as refusal:
             _audit_decision(job, job.principal, refusal)
             if self._explains:
@@ -158,8 +160,11 @@ def _not_bound(flow: str, name: str) -> Refused:
 
 
 def _turn_of(principal: Principal) -> tuple[str | None, ...]:
-    """Return the sender whose inputs take turns with those of others: for an asserter, the user that it names."""
-    return (principal.authority, principal.tenant, principal.oid, principal.system_user, principal.on_behalf_of)
+    """Return the sender whose inputs take turns with those of others.
+
+    For an asserter it is the asserter, and not the user: it may name as many users as it likes.
+    """
+    return (principal.authority, principal.tenant, principal.oid, principal.system_user)
 
 
 def _audit_decision(job: Job, principal: Principal | None, refusal: Refused | None) -> None:

@@ -137,7 +137,7 @@ class Handler:
         try:
             try:
                 job = await self._authenticated(job, queue)
-                flow = await self._admission.authorize(job)
+                flow = await self._admission.authorize(job, queue)
             except Refused as refusal:
                 reason = FlowError(code=refusal.code, message=refusal.message)
                 return await self._endings.refuse(job, reason, sole)
