@@ -19,6 +19,7 @@ from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Entry, open_journal
 from flow_worker.pipeline import decode, job
 from flow_worker.pipeline.job import Job
+from flow_worker.pipeline.keys import key_of
 from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, Outcome, PassOn, Reply
 from flow_worker.pipeline.seal import PASSED_ON, Seal, SealKey, SealState, digest_of
 from flow_worker.settings import JournalSettings
@@ -204,6 +205,7 @@ _INPUT = {"customer": "Fabrikam"}
 FORGERIES: dict[str, dict[str, object]] = {
     "another principal": {"principal": ANOTHER},
     "on behalf of a user": {"on_behalf_of": "eve"},
+    "a principal for a user": {"principal": replace(ADA, on_behalf_of="eve")},
     "no principal": {"principal": None, "claim": SecretStr("a-claim-of-eve")},
     "another flow": {"flow": "again"},
     "another input": {"input": _INPUT},
@@ -269,6 +271,17 @@ async def test_a_property_of_the_worker_needs_a_seal(worker: Worker) -> None:
     message = (await waiting(worker)).continuation.to_message()
     marked = {**message.application_properties, "fw-reply-key": "of eve"}
     require_unproven(await deliver(worker, replace(message, application_properties=marked)))
+
+
+@pytest.mark.usefixtures("earlier_version")
+async def test_a_copy_of_a_step_under_way_gets_no_new_seal(worker: Worker) -> None:
+    waits = await waiting(worker)
+    await worker.journal.acquire(key_of(waits.continuation), duration=DAY, calls=1)
+    message = waits.continuation.to_message()
+    outcome = await deliver(worker, message)
+    assert isinstance(outcome, PassOn)
+    assert outcome.message.body == message.body
+    assert "fw-seal" not in outcome.message.application_properties
 
 
 async def test_the_journal_proves_exactly_the_message_that_this_version_sent(worker: Worker) -> None:

@@ -27,7 +27,7 @@ from flow_worker.pipeline.conclude import Conclusions
 from flow_worker.pipeline.decode import Reader, decode
 from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuation, origin_of
-from flow_worker.pipeline.keys import LockHeld, Sole, always_held, person_of, sender_of
+from flow_worker.pipeline.keys import LockHeld, Sole, always_held, never_sole, person_of, sender_of
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Outcome, Reply
 from flow_worker.pipeline.ports import Caller
 from flow_worker.pipeline.proof_lanes import ProofLanes
@@ -124,7 +124,7 @@ class Handler:
             examined = await self._unproven.examine(message, unproven)
             if not isinstance(examined, Job):
                 return examined
-            job = examined
+            return self._unproven.unsealed(message, examined, await self._journey(examined, queue, never_sole))
         except InvalidContinuation as error:
             return await self._unreadable.handle(message, error)
         except (InvalidRequest, Unanswerable) as error:

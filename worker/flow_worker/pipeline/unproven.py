@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from flow_contracts.guid import NotGuid, parse_guid
 from flow_contracts.message import ReceivedMessage
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Entry, Journal, NextStep
 from flow_worker.pipeline.job import Job, UnprovenContinuation
-from flow_worker.pipeline.outcome import DeadLetter, Outcome, PassOn
+from flow_worker.pipeline.outcome import Continue, DeadLetter, Outcome, PassOn
 from flow_worker.pipeline.passing_on import pass_on, unproven_pauses, waited
 from flow_worker.pipeline.seal import SealState, digest_of, own_properties
 from flow_worker.telemetry.logs import log
@@ -52,6 +53,15 @@ class UnprovenContinuations:
         if _is_provable_elsewhere(unproven) and waited(message) < self._wait:
             return self._pass_on(message, f"its seal is {unproven.seal}, and the journal does not prove it")
         return dead_letter_unproven(message, unproven.seal)
+
+    def unsealed(self, message: ReceivedMessage, job: Job, outcome: Outcome) -> Outcome:
+        """Return the outcome of a job that the journal proved, without a new seal for the same step.
+
+        The journal may not know every field of the message, and the seal would prove them all from then on.
+        """
+        if isinstance(outcome, Continue) and outcome.continuation.number == job.number:
+            return pass_on(message, outcome.continuation.cause or "", self._now(), outcome.due)
+        return outcome
 
     def _pass_on(self, message: ReceivedMessage, cause: str) -> PassOn:
         return pass_on(message, cause, self._now(), pauses=self._pauses)
@@ -105,12 +115,23 @@ def _proves(entry: Entry, job: Job, message: ReceivedMessage) -> bool:
 
 def _is_consistent(job: Job) -> bool:
     """Return whether the fields that the fingerprint does not cover agree with those that the journal knows."""
-    if job.kind == "call" and not job.has_its_input:
+    if (job.kind == "call" and not job.has_its_input) or not _acts_for_named_user(job):
         return False
     if job.origin.startswith("replay:"):
         return True
     queue, time = f"{job.request_queue}:", f":{job.accepted.isoformat()}"
     return job.origin.removeprefix(queue).removesuffix(time).isdecimal() and job.origin.startswith(queue)
+
+
+def _acts_for_named_user(job: Job) -> bool:
+    """Return whether the principal acts for the user that the request names; the fingerprint covers only the latter."""
+    named, acting = job.on_behalf_of, job.principal.on_behalf_of if job.principal is not None else None
+    if named is None or acting is None:
+        return named is acting
+    try:
+        return parse_guid(named) == acting
+    except NotGuid:
+        return False
 
 
 def _is_step(job: Job, step: NextStep) -> bool:
