@@ -20,7 +20,7 @@ from flow_worker.flows.answer import Answer, Content, decode_body
 from flow_worker.flows.invoker import Invoker
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.status_url import StatusHosts
-from flow_worker.flows.verdict import VerdictKind, judge, judge_failure
+from flow_worker.flows.verdict import FlowHealth, VerdictKind, judge, judge_failure
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJvaWQiOiJ3b3JrZXIifQ." + "s1gnature" * 8
 MAX_BYTES = 4 * 1024 * 1024
@@ -314,3 +314,30 @@ async def test_no_response_of_a_flow_is_an_internal_error(invoker: Invoker, serv
         except CallFailed as failure:
             verdict = judge_failure(failure, server.flow)
         assert verdict.kind in (VerdictKind.SUCCEEDED, VerdictKind.FAILED, VerdictKind.UNKNOWN), name
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        b"HTTP/1.1 103 Early Hints\r\nx: y\r\n\r\n" * 12 + response(b"1"),
+        CHUNKED + b"1\r\n1\r\n" * 200_000 + b"0\r\n\r\n",
+        CHUNKED + b"1;" + b"a" * 2_000_000 + b"\r\n1\r\n0\r\n\r\n",
+    ],
+    ids=["interim responses", "tiny chunks", "an extension"],
+)
+async def test_bytes_outside_the_body_end_the_call(invoker: Invoker, server: Server, flood: bytes) -> None:
+    with pytest.raises(CallFailed) as failure:
+        await call(invoker, server, flood)
+    verdict = judge_failure(failure.value, server.flow)
+    assert (verdict.kind, verdict.health) == (VerdictKind.UNKNOWN, FlowHealth.RUN_FAILED)
+
+
+async def test_a_large_answer_in_chunks_is_read(invoker: Invoker, server: Server) -> None:
+    body = b"a" * 3_000_000
+    chunks = b"".join(b"20\r\n%b\r\n" % body[at : at + 32] for at in range(0, len(body), 32))
+    for framed in (chunks, b"%x\r\n%b\r\n" % (len(body), body)):
+        answer = await call(invoker, server, b"HTTP/1.1 103 Hints\r\n\r\n" + CHUNKED + framed + b"0\r\n\r\n")
+        assert answer.content.size == len(body)

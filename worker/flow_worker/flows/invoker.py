@@ -21,6 +21,7 @@ from flow_worker.errors import CallFailed
 from flow_worker.flows.answer import Answer
 from flow_worker.flows.answer_reader import AnswerReader
 from flow_worker.flows.content_encoding import ACCEPT_ENCODING
+from flow_worker.flows.framing_limit import limit_framing
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.status_url import PollAccess
 
@@ -173,7 +174,7 @@ def http_transport(*, max_connections: int, keepalive_seconds: float) -> Aiohttp
             limit=max_connections, keepalive_timeout=keepalive_seconds, ssl=httpx.create_ssl_context()
         )
         return aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_AsciiReason
+            connector=limit_framing(connector), cookie_jar=aiohttp.DummyCookieJar(), response_class=_AsciiReason
         )
 
     return AiohttpTransport(client=session, limits=limits)
