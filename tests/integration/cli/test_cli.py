@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flow_contracts.reply_key import new_reply_key
-from flow_worker.cli.requests import key_hint
+from flow_worker.cli.request_commands import key_hint
 from flow_worker.demo.environment import ROLE, DemoEnvironment, running_demo
 from tests.support.processes import CHECKOUT
 
@@ -209,11 +209,3 @@ def test_the_demo_succeeds_and_reports_it_as_json(tmp_path: Path) -> None:
     assert report["queues"]["flow-requests"]["dead_lettered"] == 1
     assert report["queues"]["flow-continuations"]["dead_lettered"] == 0
     assert list(tmp_path.iterdir()) == []  # the demo leaves no files behind
-
-
-def test_the_command_line_of_a_sender_imports_no_part_of_the_worker() -> None:
-    """`flow-worker send` starts faster without them; the parts are imported inside the commands that need them."""
-    program = "import sys; import flow_worker.cli.main; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    parts = ("access", "app", "azure_identity", "flows", "journal", "pipeline", "runtime", "demo.run")
-    assert [module for module in modules if module.startswith(tuple(f"flow_worker.{part}" for part in parts))] == []

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from rich.console import Console
 
 from flow_contracts.result import FlowError, FlowResult, Status
-from flow_worker.cli import journal_render, requests, terminal
+from flow_worker.cli import journal_render, request_commands, terminal
 from flow_worker.cli.access import _print as print_access
 from flow_worker.cli.access_explanation import AccessExplanation, AccessStep
 from flow_worker.cli.dead_letter_render import print_details, print_list, print_outcomes
@@ -101,7 +101,7 @@ def test_json_for_programs_holds_no_control_character_and_the_same_value(indent:
 @pytest.mark.parametrize("as_json", [True, False])
 def test_result_prints_no_escape_sequence_of_a_forged_result(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
     with pytest.raises(typer.Exit):
-        requests._print_result(RESULT, "c", as_json=as_json)
+        request_commands._print_result(RESULT, "c", as_json=as_json)
     output = capsys.readouterr().out
     assert_safe(output)
     assert json.loads(output)["output"] == {TEXT: [TEXT]}

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
-from pydantic import JsonValue, SecretStr
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flow_contracts.guid import NotGuid, parse_typed_guid
-from flow_worker import settings
 from flow_worker.cli import terminal
-from flow_worker.cli.terminal import AsJson, Config, plain
-from flow_worker.settings import InvalidSettings
+from flow_worker.cli.terminal import AsJson, Config, EnvFile, plain
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue, SecretStr
+
     from flow_worker.cli.access_explanation import AccessExplanation, StepOutcome
 
 _CLAIM = "FLOW_WORKER_CLAIM"
@@ -49,17 +46,22 @@ def check_access(
     ] = None,
     as_json: AsJson = False,
     config: Config = None,
+    env_file: EnvFile = None,
 ) -> None:
     """Explain step by step whether a sender may start a flow, without calling the flow.
 
     Exit with 0 if the sender may, with 1 if the worker would refuse, with 3 if a step cannot be decided now.
     """
     # Imported here: it needs the worker's authorization, which `send` does not.
+    import asyncio
+
+    from flow_worker import settings
     from flow_worker.cli.access_explanation import AccessQuestion, UnknownQueue, explain
+    from flow_worker.settings import InvalidSettings
 
     question = AccessQuestion(flow, _claim(token, user), _object_id("--user", user), on_behalf_of, queue)
     try:
-        explanation = asyncio.run(explain(settings.load(config), question))
+        explanation = asyncio.run(explain(settings.load(config, env_file), question))
     except InvalidSettings as error:
         terminal.fail_settings(error)
     except UnknownQueue as error:
@@ -72,6 +74,8 @@ def check_access(
 
 
 def _claim(token: str | None, user: str | None) -> SecretStr | None:
+    from pydantic import SecretStr
+
     if user is not None:
         if token is not None:
             terminal.fail("Give --token or --user, not both: the token already names its user.", 2)
@@ -85,6 +89,8 @@ def _claim(token: str | None, user: str | None) -> SecretStr | None:
 
 
 def _object_id(option: str, value: str | None) -> str | None:
+    from flow_contracts.guid import NotGuid, parse_typed_guid
+
     if value is None:
         return None
     try:

@@ -61,7 +61,7 @@ class Criteria:
     everything: bool = False
 
 
-def load(config: Path | None, env_file: Path) -> DeadLetterCommandSettings:
+def load(config: Path | None, env_file: Path | None) -> DeadLetterCommandSettings:
     """Read the settings; exit with status 2 if they are invalid."""
     try:
         return load_as(DeadLetterCommandSettings, config, env_file)

@@ -5,7 +5,6 @@ Each command imports `dead_letter_commands` itself. That module needs the worker
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,7 +30,7 @@ def list_(
     limit: Annotated[int | None, typer.Option(min=1, help="Print at most this number; count all.")] = None,
     as_json: AsJson = False,
     config: Config = None,
-    env_file: EnvFile = Path(".env"),
+    env_file: EnvFile = None,
 ) -> None:
     """List dead letters and count them by reason."""
     from flow_worker.cli import dead_letter_commands as commands
@@ -47,7 +46,7 @@ def show(
     with_input: Annotated[bool, typer.Option("--input", help="Print the flow's input too.")] = False,
     as_json: AsJson = False,
     config: Config = None,
-    env_file: EnvFile = Path(".env"),
+    env_file: EnvFile = None,
 ) -> None:
     """Print the whole of one dead letter except its claim; exit with 3 if there is no such dead letter."""
     from flow_worker.cli import dead_letter_commands as commands
@@ -67,7 +66,7 @@ def replay(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     config: Config = None,
-    env_file: EnvFile = Path(".env"),
+    env_file: EnvFile = None,
 ) -> None:
     """Create a new request from each dead letter, with the old correlation ID; exit with 1 if any is left.
 
@@ -90,7 +89,7 @@ def discard(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     config: Config = None,
-    env_file: EnvFile = Path(".env"),
+    env_file: EnvFile = None,
 ) -> None:
     """Delete dead letters, the last copy of their requests and inputs; exit with 1 if any is left."""
     from flow_worker.cli import dead_letter_commands as commands

@@ -1,10 +1,12 @@
 """Assembles `flow-worker` from its command groups.
 
-Every module imported here runs at each start, also of `flow-worker send`. So these modules only hold the commands'
-options and import the worker's parts inside the commands.
+Every module imported here runs at each start, also of `--help` and of each completion in a shell. So these modules only
+hold the commands' options, and import pydantic, the settings and the worker's parts inside the commands.
 """
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
@@ -12,10 +14,29 @@ from flow_worker.cli import access, dead_letters, demo, journal, requests, worke
 
 cli = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # rich's tracebacks print local variables, which contain tokens
     help="Calls Power Automate flows for requests from Service Bus, and publishes each result by correlation ID.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # imported here: no other command needs it
+
+        typer.echo(f"flow-worker {version('flow-worker')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    # Without a docstring: the help text of the application stands in its place.
+    pass
+
 
 cli.command()(worker.run)
 cli.command()(worker.check)

@@ -1,51 +1,15 @@
-"""`flow-worker send` and `result`: post one request, poll for one result."""
+"""`flow-worker send` and `result`: the commands and their options.
+
+Each command imports `request_commands` itself. That module needs the client, which `--help` does not.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import JsonValue, SecretStr
 
-from flow_contracts.client import FlowClient, MessageTooLarge, ResultTimeout, ServiceBusFailure, new_reply_key
-from flow_contracts.reply_key import ReplyKey
-from flow_contracts.request import InvalidRequest
-from flow_contracts.result import FlowResult, InvalidResult
-from flow_worker.cli import terminal
 from flow_worker.cli.terminal import AsJson, Config, EnvFile
-from flow_worker.settings import (
-    InvalidSettings,
-    Layered,
-    ReplySettings,
-    RequestQueue,
-    ServiceBusSettings,
-    load_as,
-)
-
-_MAX_INPUT_LEVELS = 100
-"""The contract's limit on nesting, for the error message."""
-_UNVERIFIED = (
-    "The result is not verified: any sender to the reply queue can have made it. Set FLOW_WORKER_REPLY_KEY to the "
-    "reply key of the request."
-)
-
-
-class SenderError(Exception):
-    """The command cannot do its work; the message says what to change."""
-
-
-class SenderSettings(Layered):
-    """The part of the worker's settings that a sender needs, and its secrets."""
-
-    servicebus: ServiceBusSettings
-    request_queues: tuple[RequestQueue, ...] = (RequestQueue(name="flow-requests"),)
-    replies: ReplySettings = ReplySettings()
-    claim: SecretStr | None = None
-    reply_key: ReplyKey | None = None
 
 
 def send(
@@ -56,41 +20,23 @@ def send(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the result; 0: do not wait.")] = 0,
     as_json: AsJson = False,
     config: Config = None,
-    env_file: EnvFile = Path(".env"),
+    env_file: EnvFile = None,
 ) -> None:
     """Post a request as a front end would and print its correlation ID. The claim comes from $FLOW_WORKER_CLAIM.
 
     With --json and without --wait, print a JSON object with the correlation ID and the reply key.
     """
-    try:
-        value = parse_input(fields or [], input_)
-        settings = load_as(SenderSettings, config, env_file)
-        key = settings.reply_key or new_reply_key()
-        sent_id, flow_result = asyncio.run(_send(settings, flow, value, correlation_id, wait, key))
-    except (InvalidSettings, SenderError) as error:
-        terminal.fail(str(error), 2)
-    in_json = as_json and wait == 0
-    if in_json:
-        typer.echo(terminal.json_text({"correlation_id": sent_id, "reply_key": key.get_secret_value()}))
-    else:
-        # With --wait stdout is for the result, so that a program can parse it.
-        typer.echo(sent_id, err=wait > 0)
-    if flow_result is None and not in_json and settings.reply_key is None:
-        typer.echo(key_hint(key, on_terminal=sys.stderr.isatty()), err=True)
-    if wait > 0:
-        _print_result(flow_result, sent_id, as_json=as_json)
+    from flow_worker.cli import request_commands as commands
 
-
-def key_hint(key: SecretStr, *, on_terminal: bool) -> str:
-    """Return the line that says how a later `result` verifies the result of a request with a new key."""
-    if on_terminal:
-        return (
-            f"To verify the result later, set FLOW_WORKER_REPLY_KEY={key.get_secret_value()} for `flow-worker result`."
-        )
-    # Not the key: a log may keep stderr.
-    return (
-        "The reply key is not printed here, so `flow-worker result` cannot verify the result. Use --json without "
-        "--wait, which prints the key, or set FLOW_WORKER_REPLY_KEY for both commands."
+    commands.send(
+        flow,
+        fields or [],
+        input_,
+        correlation_id=correlation_id,
+        wait=wait,
+        as_json=as_json,
+        config=config,
+        env_file=env_file,
     )
 
 
@@ -100,124 +46,13 @@ def result(
     take: Annotated[bool, typer.Option(help="Remove the result from the reply queue. Otherwise it stays.")] = False,
     as_json: AsJson = False,
     config: Config = None,
-    env_file: EnvFile = Path(".env"),
+    env_file: EnvFile = None,
 ) -> None:
     """Poll for a result; exit with 0 if the flow succeeded, 1 for another status, 3 if there is no result yet.
 
     With the key of $FLOW_WORKER_REPLY_KEY, which `send` used too, it ignores forged results. Without, it prints any
     result with the correlation ID, and says on stderr that it is not verified.
     """
-    try:
-        settings = load_as(SenderSettings, config, env_file)
-        flow_result = asyncio.run(_receive(settings, correlation_id, wait, take=take))
-    except (InvalidSettings, SenderError) as error:
-        terminal.fail(str(error), 2)
-    if flow_result is not None and settings.reply_key is None:
-        typer.echo(_UNVERIFIED, err=True)
-    _print_result(flow_result, correlation_id, as_json=as_json)
+    from flow_worker.cli import request_commands as commands
 
-
-def _print_result(flow_result: FlowResult | None, correlation_id: str, *, as_json: bool) -> None:
-    if flow_result is None:
-        terminal.fail(f"There is no result for {correlation_id} yet.", 3)
-    document = flow_result.model_dump(mode="json", exclude_none=True)
-    if as_json or not sys.stdout.isatty():
-        typer.echo(terminal.json_text(document))
-    else:
-        terminal.print_json(terminal.out, document)
-    raise typer.Exit(0 if flow_result.status == "succeeded" else 1)
-
-
-async def _send(
-    settings: SenderSettings,
-    flow: str,
-    value: JsonValue,
-    correlation_id: str | None,
-    wait_seconds: float,
-    key: SecretStr,
-) -> tuple[str, FlowResult | None]:
-    """Post a request; return its correlation ID, and the result if it arrives in time. Raise `SenderError`."""
-    try:
-        async with _client(settings) as client:
-            claim = settings.claim
-            sent_id = await client.submit(flow, value, claim=claim, correlation_id=correlation_id, reply_key=key)
-            return sent_id, await _wait(client, sent_id, wait_seconds) if wait_seconds > 0 else None
-    except (ServiceBusFailure, InvalidRequest, InvalidResult, MessageTooLarge) as error:
-        raise SenderError(str(error)) from error
-
-
-async def _receive(
-    settings: SenderSettings, correlation_id: str, wait_seconds: float, *, take: bool
-) -> FlowResult | None:
-    """Return the result of a request; None if it does not arrive in time. Raise `SenderError`."""
-    try:
-        async with _client(settings) as client:
-            key = settings.reply_key
-            if take:
-                return await client.take(correlation_id, timeout=wait_seconds, reply_key=key)
-            if wait_seconds > 0:
-                return await _wait(client, correlation_id, wait_seconds, key)
-            return await client.poll(correlation_id, reply_key=key)
-    except (ServiceBusFailure, InvalidResult) as error:
-        raise SenderError(str(error)) from error
-
-
-async def _wait(
-    client: FlowClient, correlation_id: str, seconds: float, reply_key: SecretStr | None = None
-) -> FlowResult | None:
-    try:
-        return await client.wait(correlation_id, timeout=seconds, reply_key=reply_key)
-    except ResultTimeout:
-        return None
-
-
-def _client(settings: SenderSettings) -> FlowClient:
-    bus = settings.servicebus
-    requests, replies = settings.request_queues[0].name, settings.replies.default_queue
-    if bus.connection_string:
-        secret = bus.connection_string.get_secret_value()
-        return FlowClient.from_connection_string(secret, request_queue=requests, reply_queue=replies)
-    from flow_worker.azure_identity import credential_for  # imported here: a connection string needs no azure-identity
-
-    credential = credential_for(bus)
-    if bus.namespace is None or credential is None:
-        raise SenderError("Set servicebus.connection_string or servicebus.namespace: neither is set.")
-    return FlowClient(bus.namespace, credential, request_queue=requests, reply_queue=replies)
-
-
-def parse_input(fields: list[str], whole: str | None) -> JsonValue:
-    """Return the input from `name=text` and `name:=json` fields, or from the option `--input`. Raise `SenderError`.
-
-    `whole` is JSON, `@FILE`, or `-` for stdin.
-    """
-    if whole is not None and fields:
-        raise SenderError("Give the input either as fields or as --input, not both.")
-    if whole is not None:
-        return _parse_json(_read(whole), "--input")
-    return dict(_parse_field(field) for field in fields) if fields else None
-
-
-def _parse_field(field: str) -> tuple[str, JsonValue]:
-    name, equals, value = field.partition("=")
-    if not equals or not name.rstrip(":"):
-        raise SenderError(f"'{field}' is no input field; write name=text or name:=json.")
-    return (name[:-1], _parse_json(value, name[:-1])) if name.endswith(":") else (name, value)
-
-
-def _read(whole: str) -> str:
-    try:
-        if whole == "-":
-            return sys.stdin.read()
-        return Path(whole[1:]).read_text(encoding="utf-8") if whole.startswith("@") else whole
-    except (OSError, UnicodeDecodeError) as error:
-        raise SenderError(f"--input {whole}: {error}") from None
-
-
-def _parse_json(text: str, origin: str) -> JsonValue:
-    try:
-        value: JsonValue = json.loads(text)
-    except ValueError as error:
-        raise SenderError(f"{origin} is not JSON: {error}") from None
-    except RecursionError:
-        raise SenderError(f"{origin} is nested too deeply; an input may have {_MAX_INPUT_LEVELS} levels.") from None
-    return value
+    commands.result(correlation_id, wait=wait, take=take, as_json=as_json, config=config, env_file=env_file)

@@ -6,19 +6,26 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from pydantic import JsonValue
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="TOML file with the settings. Default: $FLOW_WORKER_CONFIG, else flow-worker.toml."),
 ]
-EnvFile = Annotated[Path, typer.Option("--env-file", help="File of FLOW_WORKER_… variables to read in addition.")]
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file", help="File of FLOW_WORKER_… variables to read in addition. Default: .env, if it exists."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 out = Console()

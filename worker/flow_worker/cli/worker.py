@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flow_worker import settings
 from flow_worker.cli import terminal
-from flow_worker.cli.terminal import Config, plain
-from flow_worker.settings import InvalidSettings, Settings
+from flow_worker.cli.terminal import Config, EnvFile, plain
+
+if TYPE_CHECKING:
+    from flow_worker.settings import Settings
 
 
-def run(config: Config = None) -> None:
+class LogLevel(StrEnum):
+    """The values of `log.level`."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class LogFormat(StrEnum):
+    """The values of `log.format`."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+Level = Annotated[
+    LogLevel | None,
+    typer.Option("--log-level", case_sensitive=False, help="The lowest level that is logged. Default: log.level."),
+]
+Format = Annotated[
+    LogFormat | None,
+    typer.Option("--log-format", case_sensitive=False, help="The form of a log line. Default: log.format."),
+]
+
+
+def run(config: Config = None, env_file: EnvFile = None, log_level: Level = None, log_format: Format = None) -> None:
     """Process requests until SIGTERM or Ctrl-C; then finish the running requests and exit with 0."""
     # Imported here: `send` and `result` would otherwise import all of the worker.
+    import asyncio
+
     from flow_worker import app
     from flow_worker.runtime.stop_deadline import StopDeadline
+    from flow_worker.settings import InvalidSettings
     from flow_worker.telemetry import logs
 
-    loaded = _load(config)
+    loaded = _with_log(_load(config, env_file), log_level, log_format)
     logs.configure(loaded.log.level, loaded.log.format)
     terminal.err.print_json(json.dumps({"settings": loaded.echo()}), indent=None, highlight=False)
     deadline = StopDeadline(loaded.stop_seconds)
@@ -37,11 +67,19 @@ def run(config: Config = None) -> None:
         deadline.cancel()
 
 
-def check(config: Config = None) -> None:
-    """Validate the settings and print them, with secrets masked."""
-    from flow_worker.runtime.seal_keys import find_seal
+def _with_log(loaded: Settings, level: LogLevel | None, form: LogFormat | None) -> Settings:
+    """Return the settings with the log of the command line's options, which override every other source."""
+    changes = {"level": level and level.value, "format": form and form.value}
+    log = loaded.log.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    return loaded.model_copy(update={"log": log})
 
-    loaded = _load(config)
+
+def check(config: Config = None, env_file: EnvFile = None) -> None:
+    """Validate the settings and print them, with secrets masked. It connects to nothing: see `doctor`."""
+    from flow_worker.runtime.seal_keys import find_seal
+    from flow_worker.settings import InvalidSettings
+
+    loaded = _load(config, env_file)
     try:
         seal = find_seal(loaded.continuations, loaded.journal)
     except InvalidSettings as error:
@@ -57,7 +95,7 @@ def check(config: Config = None) -> None:
             terminal.err.print("Unsealed continuation messages are accepted from anybody who may send to their queue.")
     for warning in _warnings(loaded):
         terminal.err.print(plain(f"Warning: {warning}", "yellow"), soft_wrap=True)
-    terminal.err.print("The settings are valid.")
+    terminal.err.print("The settings are valid. Nothing was connected to; `flow-worker doctor` does that.")
 
 
 def _warnings(loaded: Settings) -> list[str]:
@@ -77,12 +115,13 @@ def health(
     url: Annotated[
         str | None, typer.Option(help="Base URL of the health endpoint. Default: from the settings.")
     ] = None,
+    env_file: EnvFile = None,
 ) -> None:
     """Query the readiness of a running worker; exit with 0 if it is ready, with 1 if not."""
     import httpx  # imported here: no other command needs an HTTP client
 
     if url is None:
-        endpoint = _load(config).health
+        endpoint = _load(config, env_file).health
         host = "127.0.0.1" if endpoint.host in {"0.0.0.0", "::"} else endpoint.host  # noqa: S104 - compared, not bound
         url = f"http://{host}:{endpoint.port}"
     try:
@@ -93,8 +132,11 @@ def health(
     raise typer.Exit(0 if response.status_code == 200 else 1)
 
 
-def _load(config: Path | None) -> Settings:
+def _load(config: Path | None, env_file: Path | None) -> Settings:
+    from flow_worker import settings
+    from flow_worker.settings import InvalidSettings
+
     try:
-        return settings.load(config)
+        return settings.load(config, env_file)
     except InvalidSettings as error:
         terminal.fail_settings(error)

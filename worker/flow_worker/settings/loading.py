@@ -21,6 +21,7 @@ from flow_worker.settings.outline import suggestion
 
 CONFIG_VARIABLE = "FLOW_WORKER_CONFIG"
 DEFAULT_CONFIG = Path("flow-worker.toml")
+DEFAULT_ENV_FILE = Path(".env")
 _OTHER_VARIABLES = {CONFIG_VARIABLE, *SENDER_VARIABLES}
 """Variables with the prefix that are not settings."""
 
@@ -56,16 +57,20 @@ class Layered(BaseSettings):
 _S = TypeVar("_S", bound=Layered)
 
 
-def load_checked(kind: type[_S], config: Path | None, env_file: Path, known: set[str]) -> _S:
+def load_checked(kind: type[_S], config: Path | None, env_file: Path | None, known: set[str]) -> _S:
     """Read and check the settings that `kind` declares; `known` holds the top-level names of all settings.
 
     `config` is the TOML file; default: `$FLOW_WORKER_CONFIG`, then `flow-worker.toml` in the working directory.
+    `env_file` is a file of variables; default: `.env` in the working directory. Only a default may be absent.
     Raises `InvalidSettings`, which names every fault at once.
     """
     explicit = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
     if explicit and not explicit.is_file():
         raise InvalidSettings(f"{explicit}: no such file; name the TOML file with --config or {CONFIG_VARIABLE}")
     path = explicit or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
+    if env_file and not env_file.is_file():
+        raise InvalidSettings(f"{env_file}: no such file; name the file of variables with --env-file")
+    env_file = env_file or DEFAULT_ENV_FILE
     _refuse_unknown(path, known)
     # pydantic-settings takes the TOML file from the class alone, so each call makes a subclass with its own file.
     with_file = type(kind.__name__, (kind,), {"__module__": kind.__module__, "model_config": {"toml_file": path}})

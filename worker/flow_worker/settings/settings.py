@@ -314,15 +314,16 @@ def _plain(number: float) -> str:
 _S = TypeVar("_S", bound=Layered)
 
 
-def load(config: Path | None = None, env_file: Path = Path(".env")) -> Settings:
+def load(config: Path | None = None, env_file: Path | None = None) -> Settings:
     """Read and check all of the worker's settings; see `load_as`."""
     return load_as(Settings, config, env_file)
 
 
-def load_as(kind: type[_S], config: Path | None, env_file: Path) -> _S:
+def load_as(kind: type[_S], config: Path | None, env_file: Path | None) -> _S:
     """Read and check the worker's settings, or the part of them that a command needs.
 
     `config` is the TOML file; default: `$FLOW_WORKER_CONFIG`, then `flow-worker.toml` in the working directory.
+    `env_file` is a file of variables; default: `.env` in the working directory, if it exists.
     Raises `InvalidSettings`, which names every fault at once.
     """
     return load_checked(kind, config, env_file, set(Settings.model_fields))

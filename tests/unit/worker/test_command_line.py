@@ -1,0 +1,100 @@
+"""The command line before any command runs: `--help`, `--version`, completion, and what they import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from flow_worker.cli.main import cli
+
+HEAVY = {
+    "aiohttp",
+    "asyncio",
+    "azure",
+    "cryptography",
+    "httpx",
+    "jsonschema",
+    "jwt",
+    "pydantic",
+    "pydantic_settings",
+    "ssl",
+}
+_PROGRAM = """
+import contextlib, io, json, sys
+from flow_worker.cli.main import cli
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        cli(arguments, prog_name="flow-worker")
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def commands(group: object = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the words of each command and group."""
+    command = group or get_command(cli)
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+def test_the_help_of_every_command_imports_neither_the_worker_nor_its_libraries() -> None:
+    """Time differs between machines. The imports decide it: with them, `--help` took a second of processor time."""
+    asked = [[*command, "--help"] for command in commands()]
+    assert ["deadletters", "replay", "--help"] in asked
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, json.dumps(asked)], capture_output=True, text=True, check=True, timeout=60
+    )
+    modules = json.loads(done.stdout)
+    assert HEAVY & {module.partition(".")[0] for module in modules} == set()
+    assert [one for one in modules if one.startswith("flow_worker.") and not one.startswith("flow_worker.cli")] == []
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_command_has_both_options_for_help(option: str) -> None:
+    for command in commands():
+        result = CliRunner().invoke(cli, [*command, option])
+        assert (result.exit_code, "Usage:" in result.output) == (0, True), command
+
+
+def test_the_version_is_the_installed_one() -> None:
+    result = CliRunner().invoke(cli, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"flow-worker {version('flow-worker')}\n")
+
+
+@pytest.mark.parametrize(
+    ("shell", "request_"),
+    [
+        ("bash", {"COMP_WORDS": "flow-worker deadletters re", "COMP_CWORD": "2"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "flow-worker deadletters re"}),
+        ("pwsh", {"_TYPER_COMPLETE_ARGS": "flow-worker deadletters re", "_TYPER_COMPLETE_WORD_TO_COMPLETE": "re"}),
+    ],
+)
+def test_a_shell_completes_commands(shell: str, request_: dict[str, str]) -> None:
+    env = os.environ | request_ | {"_FLOW_WORKER_COMPLETE": f"complete_{shell}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "flow_worker"], capture_output=True, text=True, env=env, check=False, timeout=60
+    )
+    assert "replay" in done.stdout, done
+    assert "discard" not in done.stdout
+
+
+def test_every_command_with_a_settings_file_also_takes_a_file_of_variables() -> None:
+    def options(command: object) -> set[str]:
+        return {option for parameter in getattr(command, "params", ()) for option in parameter.opts}
+
+    def walk(command: object) -> Iterator[object]:
+        yield command
+        for inner in getattr(command, "commands", {}).values():
+            yield from walk(inner)
+
+    with_config = [command for command in walk(get_command(cli)) if "--config" in options(command)]
+    assert len(with_config) > 5
+    assert all("--env-file" in options(command) for command in with_config)
