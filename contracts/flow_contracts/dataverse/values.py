@@ -12,10 +12,11 @@
 | all-zero ID of an entity or a reference | null |
 | object of an unknown `__type` | object with its `__type`, its members in their plain form |
 
-An entity's other members are `@formattedValues`, `@keyAttributes`, `@relatedEntities` and `@rowVersion`. No attribute's
-name begins with `@`, so none of them hides an attribute. Text that a user entered as `/Date(0)/` becomes a date, too,
-because Dataverse writes both alike. Dataverse omits `__type` where the declaration of the enclosing type implies it, as
-for members of collections. This module recognises such objects by their members.
+An entity's other members are `@formattedValues`, `@keyAttributes`, `@relatedEntities` and `@rowVersion`. No column's
+name begins with `@`, but an attribute of an open-type parameter may have such a name. It is data like any other, and
+takes the place of a member of the same name. The logical name of an open-type entity is null. Text that a user entered
+as `/Date(0)/` becomes a date, too, because Dataverse writes both alike. Dataverse omits `__type` where the declaration
+of the enclosing type implies it, as for members of collections. This module recognises such objects by their members.
 """
 
 from __future__ import annotations
@@ -145,10 +146,7 @@ def _plain_entity(value: Object) -> Object:
             "@rowVersion": value.get("RowVersion"),
         }
     )
-    attributes = to_object(value.get("Attributes"))
-    if any(name.startswith("@") for name in attributes):
-        raise NotDataverse("has an attribute whose name begins with '@'")
-    return own | attributes
+    return own | to_object(value.get("Attributes"))
 
 
 def _plain_reference(value: Object) -> Object:
@@ -161,9 +159,10 @@ def _plain_reference(value: Object) -> Object:
     return named | _without_empty(more)
 
 
-def _table_of(value: Object) -> str:
+def _table_of(value: Object) -> str | None:
+    """Return the table's logical name; None for an entity or a reference that belongs to no table."""
     table = value.get("LogicalName")
-    if not isinstance(table, str):
+    if not isinstance(table, str | None) or "LogicalName" not in value:
         raise NotDataverse("has an entity or a reference without its LogicalName")
     return table
 

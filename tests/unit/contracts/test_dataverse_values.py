@@ -108,6 +108,70 @@ def test_members_of_a_collection_are_recognised_without_a_type() -> None:
     assert to_plain([untyped_reference]) == [{"id": CONTACT, "logicalName": "contact", "name": None}]
 
 
+OPEN = typed(
+    "Entity",
+    Attributes=[
+        {"key": "@odata.type", "value": "#lines"},
+        {"key": "amount", "value": 3},
+        {"key": "@id", "value": {"@": [None]}},
+    ],
+    EntityState=None,
+    FormattedValues=[],
+    Id=ZEROS,
+    KeyAttributes=[],
+    LogicalName=None,
+    RelatedEntities=[],
+    RowVersion=None,
+)
+"""An entity of an open-type parameter of a Custom API: it has no table, and its maker chose the attributes' names."""
+PLAIN_OPEN: JsonValue = {"@id": {"@": [None]}, "@logicalName": None, "@odata.type": "#lines", "amount": 3}
+UNTYPED_OPEN: JsonValue = {name: member for name, member in OPEN.items() if name != "__type"}
+NAMELESS_REFERENCE = typed(
+    "EntityReference", Id=CONTACT, KeyAttributes=pairs(**{"@key": "A"}), LogicalName=None, Name=None, RowVersion=None
+)
+PLAIN_REFERENCE: JsonValue = {"id": CONTACT, "logicalName": None, "name": None, "keyAttributes": {"@key": "A"}}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (OPEN, PLAIN_OPEN),
+        (NAMELESS_REFERENCE, PLAIN_REFERENCE),
+        ({name: member for name, member in NAMELESS_REFERENCE.items() if name != "__type"}, PLAIN_REFERENCE),
+        (typed("EntityCollection", Entities=[OPEN, UNTYPED_OPEN], EntityName=None), [PLAIN_OPEN, PLAIN_OPEN]),
+        ([UNTYPED_OPEN], [PLAIN_OPEN]),
+        (
+            entity("contact", CONTACT, lines=typed("EntityCollection", Entities=[entity("x", CONTACT, inner=OPEN)])),
+            {
+                "@id": CONTACT,
+                "@logicalName": "contact",
+                "lines": [{"@id": CONTACT, "@logicalName": "x", "inner": PLAIN_OPEN}],
+            },
+        ),
+        (
+            typed(
+                "Entity",
+                Attributes=[{"key": "@open", "value": NAMELESS_REFERENCE}],
+                Id=None,
+                LogicalName=None,
+                RelatedEntities=[
+                    {"key": {"PrimaryEntityRole": None, "SchemaName": None}, "value": {"Entities": [UNTYPED_OPEN]}}
+                ],
+            ),
+            {
+                "@id": None,
+                "@logicalName": None,
+                "@relatedEntities": [{"relationship": None, "role": None, "entities": [PLAIN_OPEN]}],
+                "@open": PLAIN_REFERENCE,
+            },
+        ),
+    ],
+    ids=["entity", "reference", "untyped", "collection", "list", "nested", "related"],
+)
+def test_null_names_and_attributes_with_an_at_sign_are_data_at_any_depth(value: JsonValue, expected: JsonValue) -> None:
+    assert to_plain(value) == expected
+
+
 @pytest.mark.parametrize("type_", ["Label:http://schemas.microsoft.com/xrm/2011/Contracts", "Money:urn:other", 7])
 def test_an_object_of_an_unknown_type_is_kept_with_its_type(type_: JsonValue) -> None:
     value: JsonValue = {"__type": type_, "Value": "/Date(0)/", "More": [{"Value": 1}]}
@@ -159,11 +223,10 @@ def test_text_that_only_resembles_a_date_stays_text(text: str) -> None:
         typed("Entity", LogicalName="contact", Attributes={}),
         typed("Entity", LogicalName="contact", Attributes=[{"key": 1, "value": 1}]),
         typed("Entity", LogicalName="contact", Attributes=[{"key": "a"}]),
-        typed("Entity", LogicalName="contact", Attributes=pairs(**{"@id": "another"})),
         typed("Entity", LogicalName="contact", Attributes=[], RelatedEntities={}),
         typed("Entity", LogicalName="contact", Attributes=[], RelatedEntities=[{"key": "a", "value": {}}]),
         typed("EntityReference", LogicalName="contact", Id="7"),
-        typed("EntityReference", LogicalName=None, Id=CONTACT),
+        typed("EntityReference", LogicalName=7, Id=CONTACT),
         typed("Entity", Attributes=[], Id=CONTACT),
     ],
     ids=str,

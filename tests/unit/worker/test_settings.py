@@ -292,6 +292,51 @@ def test_a_misspelt_variable_gets_a_suggestion(nowhere: Path, monkeypatch: pytes
     assert "SERVICE_BUS__NAMESPACE: no such setting (did you mean 'SERVICEBUS'?); known" in fault(nowhere, GOOD)
 
 
+def services_of(service: str, address: str, port: str, name: str) -> dict[str, str]:
+    """Return the variables that Kubernetes makes for a Service with one named port."""
+    prefix = service.upper().replace("-", "_")
+    host = f"[{address}]" if ":" in address else address
+    one = f"{prefix}_PORT_{port}_TCP"
+    return {
+        f"{prefix}_SERVICE_HOST": address,
+        f"{prefix}_SERVICE_PORT": port,
+        f"{prefix}_SERVICE_PORT_{name}": port,
+        f"{prefix}_PORT": f"tcp://{host}:{port}",
+        one: f"tcp://{host}:{port}",
+        f"{one}_PROTO": "tcp",
+        f"{one}_PORT": port,
+        f"{one}_ADDR": address,
+    }
+
+
+@pytest.mark.parametrize("service", ["flow-worker", "flow-worker-gateway", "flow-worker-2", "flow-worker-health"])
+@pytest.mark.parametrize("address", ["10.0.171.239", "fd00:10:96::a"])
+def test_variables_of_kubernetes_for_a_service_of_our_name_are_no_settings(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, service: str, address: str
+) -> None:
+    for name, value in services_of(service, address, "8080", "HTTP_METRICS").items():
+        monkeypatch.setenv(name, value)
+    assert loaded(nowhere, GOOD).servicebus.namespace == "contoso.servicebus.windows.net"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("FLOW_WORKER_SERVICE_HOST", "contoso.servicebus.windows.net"),
+        ("FLOW_WORKER_PORT", "8080"),
+        ("FLOW_WORKER_SERVICE_PORT", "http"),
+        ("FLOW_WORKER_PORT_8080_TCP_ADDR", "gateway"),
+        ("FLOW_WORKER_HEALTH_PORT", "8080"),
+        ("FLOW_WORKER_SERVICE_HOSTS", "10.0.171.239"),
+    ],
+)
+def test_variables_without_the_values_of_kubernetes_are_misspelt_settings(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert f"{variable}: no such setting" in fault(nowhere, GOOD)
+
+
 def test_a_queue_has_one_purpose(nowhere: Path) -> None:
     twice = '[[request_queues]]\nname = "a"\n[[request_queues]]\nname = "A"\n'
     assert "request_queues: two entries are named 'a'" in fault(nowhere, twice + GOOD)

@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from flow_worker.settings.faults import PREFIX, SENDER_VARIABLES, fault_lines, not_json
+from flow_worker.settings.kubernetes import is_of_kubernetes
 from flow_worker.settings.outline import suggestion
 
 CONFIG_VARIABLE = "FLOW_WORKER_CONFIG"
@@ -90,9 +91,11 @@ def load_checked(kind: type[_S], config: Path | None, env_file: Path | None, kno
 def _refuse_unknown(path: Path | None, known: set[str]) -> None:
     """Refuse a misspelt name: it would silently leave the default in force."""
     faults = []
-    for variable in os.environ:
+    for variable, value in os.environ.items():
         name = variable.removeprefix(PREFIX).split("__")[0].lower()
-        if variable.startswith(PREFIX) and variable not in _OTHER_VARIABLES and name not in known:
+        if not variable.startswith(PREFIX) or variable in _OTHER_VARIABLES or name in known:
+            continue
+        if not is_of_kubernetes(variable, value):
             names = [each.upper() for each in sorted(known)]
             similar = suggestion(name.upper(), names)
             faults.append(f"{variable}: no such setting{similar}; known after {PREFIX}: {', '.join(names)}")
