@@ -23,10 +23,10 @@ HEAVY = {
     "httpx",
     "jsonschema",
     "jwt",
-    "pydantic",
     "pydantic_settings",
     "ssl",
 }
+"""Not pydantic, which Typer itself imports for the options of a command."""
 _PROGRAM = """
 import contextlib, io, json, sys
 from flow_worker.cli.main import cli
