@@ -90,6 +90,13 @@ class Times(_ResultModel):
     )
     finished: AwareDatetime | None = Field(default=None, description="The time when the worker decided the result.")
 
+    @property
+    def seconds(self) -> float | None:
+        """The seconds from the acceptance of the request to its result; None if either is unknown."""
+        if self.accepted is None or self.finished is None:
+            return None
+        return round((self.finished - self.accepted).total_seconds(), 3)
+
 
 class FlowResult(_ResultModel):
     """The outcome of a request. The worker publishes exactly one result for each request."""

@@ -7,9 +7,10 @@ import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from flow_worker.access.build import Access, build_access, build_identity, verify_organizations
 from flow_worker.azure_identity import ManagedIdentity
@@ -43,6 +44,7 @@ from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.runtime.seal_keys import open_seal
 from flow_worker.runtime.sole_sender import require_sole_sender
+from flow_worker.runtime.status import WorkerStatus
 from flow_worker.runtime.supervisor import OnStop, Service, Supervisor
 from flow_worker.runtime.unproven_dead_letters import UnprovenDeadLetters
 from flow_worker.service_bus import open_service_bus
@@ -82,13 +84,26 @@ async def run(settings: Settings, on_stop: OnStop = lambda _: None) -> None:
         async with assembled(settings, on_stop=on_stop) as supervisor:
             signals.supervisor = supervisor
             _spare_the_collector()
-            queues = ", ".join(queue.name for queue in settings.request_queues)
-            log(_log, logging.INFO, "worker.started", "The worker receives requests.", queues=queues)
+            supervisor.health.on_connected = _Announcement(settings)
             await supervisor.run()
     except asyncio.CancelledError:
         if not signals.stopped_start:
             raise
         log(_log, logging.INFO, "supervisor.stopped", "The worker stopped while it started.")
+
+
+class _Announcement:
+    """Says once that the worker works, and not before a lane receives requests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._request_queues = {queue.name for queue in settings.request_queues}
+        self._is_made = False
+
+    def __call__(self, queue: str) -> None:
+        if self._is_made or queue not in self._request_queues:
+            return
+        self._is_made = True
+        log(_log, logging.INFO, "worker.started", f"The worker receives requests from '{queue}'.", queue=queue)
 
 
 @asynccontextmanager
@@ -104,7 +119,7 @@ async def assembled(
     health = Health(clock_offset=lambda: clock.offset_seconds)
     async with AsyncExitStack() as stack:
         # First, so that liveness probes get an answer while the other parts open.
-        await stack.enter_async_context(serve_health(health, settings.health.host, settings.health.port))
+        await stack.enter_async_context(_serve_health(health, settings))
         identity = await stack.enter_async_context(build_identity(settings))
         bus = await stack.enter_async_context(
             open_service_bus(settings.servicebus, client_id=settings.identity.client_id, evidence=clock)
@@ -128,14 +143,16 @@ async def assembled(
         await stack.enter_async_context(checks)
         await verify_organizations(settings, access)
         ports = wrap(Ports(bus, journal, caller))
-        handler = _handler(settings, ports, access, checks, clock)
+        limiter = _call_limiter(settings, clock.now)
+        handler = _handler(settings, ports, access, checks, limiter, clock)
         dispatcher = _dispatcher(settings, ports, handler, seal)
         queues = _queues(settings, seal)
         services: list[Service] = [
             *_lanes(settings, queues, ports, handler, dispatcher, health),
-            *_dead_letter_watches(settings, queues, ports, handler, dispatcher, clock.now),
+            *_dead_letter_watches(settings, queues, ports, handler, dispatcher, health, clock.now),
             _purge(settings, ports, clock),
         ]
+        health.status = WorkerStatus(settings, health, limiter, clock.now(), clock.now)
         yield Supervisor(
             services,
             health,
@@ -143,6 +160,11 @@ async def assembled(
             stop_seconds=settings.stop_seconds,
             on_stop=on_stop,
         )
+
+
+def _serve_health(health: Health, settings: Settings) -> AbstractAsyncContextManager[None]:
+    endpoint = settings.health
+    return serve_health(health, endpoint.host, endpoint.port, status_callers=endpoint.status)
 
 
 Queues = list[tuple[str, Reader, int]]
@@ -187,6 +209,7 @@ def _dead_letter_watches(
     ports: Ports,
     handler: Handler,
     dispatcher: Dispatcher,
+    health: Health,
     now: Callable[[], datetime],
 ) -> list[PeriodicTask]:
     if not settings.dead_letters.watch:
@@ -219,9 +242,15 @@ def _dead_letter_watches(
             every_seconds=interval,
             pause_seconds=watch.pause_seconds,
             on_stop=watch.stop,
+            # The lanes report a queue that is not there or not reachable, with the count of their attempts.
+            is_reported=partial(_is_disconnected, health, queue),
         )
         for queue, watch in watches.items()
     ]
+
+
+def _is_disconnected(health: Health, queue: str) -> bool:
+    return not health.is_connected(queue)
 
 
 def _purge(settings: Settings, ports: Ports, clock: BrokerClock) -> PeriodicTask:
@@ -241,7 +270,9 @@ def _dispatcher(settings: Settings, ports: Ports, handler: Handler, seal: Seal) 
     )
 
 
-def _handler(settings: Settings, ports: Ports, access: Access, checks: InputChecks, clock: BrokerClock) -> Handler:
+def _handler(
+    settings: Settings, ports: Ports, access: Access, checks: InputChecks, limiter: CallLimiter, clock: BrokerClock
+) -> Handler:
     now = clock.now
     admission = Admission(
         authorities=access.authorities,
@@ -269,7 +300,7 @@ def _handler(settings: Settings, ports: Ports, access: Access, checks: InputChec
         recall=recall,
         endings=Endings(recall, conclusions),
         caller=ports.caller,
-        limiter=_call_limiter(settings, now),
+        limiter=limiter,
         conclusions=conclusions,
         unreadable=UnreadableContinuations(
             ports.journal,

@@ -147,3 +147,26 @@ def test_a_secret_in_the_text_of_an_error_is_masked(logger: logging.Logger, form
     for line in (formatter.format(ours), from_sdk(formatter, "x", error)):
         assert "ValueError" in line
         assert "hushhush" not in line
+
+
+def test_a_text_line_has_the_date_puts_flow_and_result_first_and_drops_what_is_not_known(
+    logger: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    fields: dict[str, logs.Field] = {
+        "lane": "q#1",
+        "code": None,
+        "message_id": "m",
+        "seconds": 0.25,
+        "attempts": 0,
+        "http_status": 200,
+        "status": "succeeded",
+        "flow": "f",
+    }
+    logs.log(logger, logging.INFO, "test.event", "f: succeeded.", **fields)
+    [record] = caplog.records
+    line = TEXT.format(record)
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} INFO ", line)
+    expected = 'flow=f status=succeeded http_status=200 attempts=0 seconds=0.25 lane="q#1" message_id=m'
+    assert line.endswith(f"f: succeeded. [test.event {expected}]")
+    assert {name: json.loads(JSON.format(record))[name] for name in fields} == fields, "JSON keeps what is not known"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,8 @@ from flow_worker.cli.terminal import Config, EnvFile, plain
 
 if TYPE_CHECKING:
     from flow_worker.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 class LogLevel(StrEnum):
@@ -54,7 +57,7 @@ def run(config: Config = None, env_file: EnvFile = None, log_level: Level = None
 
     loaded = _with_log(_load(config, env_file), log_level, log_format)
     logs.configure(loaded.log.level, loaded.log.format)
-    terminal.err.print_json(json.dumps({"settings": loaded.echo()}), indent=None, highlight=False)
+    _say_start(loaded)
     deadline = StopDeadline(loaded.stop_seconds)
     try:
         asyncio.run(app.run(loaded, deadline.start))
@@ -72,6 +75,17 @@ def _with_log(loaded: Settings, level: LogLevel | None, form: LogFormat | None) 
     changes = {"level": level and level.value, "format": form and form.value}
     log = loaded.log.model_copy(update={name: value for name, value in changes.items() if value is not None})
     return loaded.model_copy(update={"log": log})
+
+
+def _say_start(loaded: Settings) -> None:
+    """Say what starts: a few lines for people, or one line of the log if that is for programs."""
+    from flow_worker.cli import banner
+    from flow_worker.telemetry import logs
+
+    if loaded.log.format == "text":
+        typer.echo(banner.banner(loaded), err=True)
+    else:
+        logs.log(_log, logging.INFO, "worker.starting", "The worker starts.", **banner.summary(loaded))
 
 
 def check(config: Config = None, env_file: EnvFile = None) -> None:

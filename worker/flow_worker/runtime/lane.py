@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar, assert_never
 
 from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import ReceivedMessage
+from flow_contracts.result import FlowResult
 from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure, ServiceBusUnavailable
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, PassOn, Reply
@@ -18,7 +19,7 @@ from flow_worker.runtime.message_lock import kept_locked, set_within
 from flow_worker.runtime.ports import Bus, QueueReceiver
 from flow_worker.runtime.stopping import unless_set
 from flow_worker.telemetry.health import LaneHealth
-from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.logs import Field, log
 from flow_worker.telemetry.outage_log import OutageEvents, OutageLog
 
 _log = logging.getLogger(__name__)
@@ -228,17 +229,20 @@ class Lane:
         match outcome:
             case Reply(result=result):
                 await receiver.complete(delivery)
-                code = result.error.code if result.error else None
-                sentence = f"A request ended {result.status}."
-                self._log(logging.INFO, "request.completed", sentence, delivery, flow=result.flow, code=code)
-            case DeadLetter(reason=reason, description=description):
+                self._health.mark_result(result)
+                sentence = f"{result.flow or 'An unreadable request'}: {result.status}."
+                self._log(logging.INFO, "request.completed", sentence, delivery, **_summary(result))
+            case DeadLetter(reason=reason, description=description, reply=reply):
                 await receiver.dead_letter(delivery, reason, description)
                 # The code only: the description may quote a flow or a sender.
                 sentence = "A request is dead-lettered; the dead letter has the description."
-                self._log(logging.WARNING, "request.dead_lettered", sentence, delivery, reason=reason)
+                summary = {} if reply is None else _summary(reply.result)
+                if reply is not None:
+                    self._health.mark_result(reply.result)
+                self._log(logging.WARNING, "request.dead_lettered", sentence, delivery, reason=reason, **summary)
             case Continue(continuation=following, due=due):
                 await receiver.complete(delivery)
-                sentence = f"A request waits until {due:%H:%M:%S}."
+                sentence = f"{following.flow or 'An unreadable request'}: waits until {due:%H:%M:%S} UTC."
                 self._log(
                     logging.INFO,
                     "request.rescheduled",
@@ -246,6 +250,7 @@ class Lane:
                     delivery,
                     flow=following.flow,
                     code=following.code,
+                    attempts=following.calls,
                 )
             case AlreadyHandled(code=code, sentence=sentence):
                 await receiver.complete(delivery)
@@ -261,7 +266,7 @@ class Lane:
             case _:
                 assert_never(outcome)
 
-    def _log(self, level: int, event: str, sentence: str, delivery: Delivery, **fields: str | None) -> None:
+    def _log(self, level: int, event: str, sentence: str, delivery: Delivery, **fields: Field) -> None:
         message = delivery.message
         log(
             _log,
@@ -274,6 +279,18 @@ class Lane:
             delivery=message.delivery_count + 1,
             **fields,
         )
+
+
+def _summary(result: FlowResult) -> dict[str, Field]:
+    """Return what a reader of the log asks first about a result. It includes no text of the flow and no output."""
+    return {
+        "flow": result.flow,
+        "status": result.status.value,
+        "code": result.error.code if result.error else None,
+        "http_status": result.http_status,
+        "attempts": result.attempts,
+        "seconds": result.times.seconds,
+    }
 
 
 def _lock_held(delivery: Delivery) -> Callable[[], bool]:

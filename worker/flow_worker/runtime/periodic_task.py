@@ -25,16 +25,19 @@ class PeriodicTask:
         every_seconds: float,
         pause_seconds: Callable[[], float] = lambda: 0.0,
         on_stop: Callable[[], None] = lambda: None,
+        is_reported: Callable[[], bool] = lambda: False,
     ) -> None:
         """`pause_seconds` returns the shortest pause after a round, if that is longer than `every_seconds`.
 
-        `on_stop` ends the current round as soon as it is safe.
+        `on_stop` ends the current round as soon as it is safe. `is_reported` returns whether another part of the worker
+        reports the failure of a round already.
         """
         self.name = name
         self._work = work
         self._every = every_seconds
         self._pause = pause_seconds
         self._on_stop = on_stop
+        self._is_reported = is_reported
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[object] | None = None
 
@@ -65,6 +68,7 @@ class PeriodicTask:
                 self._task.result()
         except (ServiceBusFailure, TemporarilyUnavailable) as error:
             sentence = f"The periodic task '{self.name}' failed and runs again later: {error}"
-            log(_log, logging.WARNING, "periodic_task.failed", sentence)
+            level = logging.DEBUG if self._is_reported() else logging.WARNING
+            log(_log, level, "periodic_task.failed", sentence)
         finally:
             self._task.cancel()  # without effect unless this service itself was cancelled during the round

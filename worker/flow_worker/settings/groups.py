@@ -361,6 +361,7 @@ class HealthSettings(_Group):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    status: Literal["loopback", "all", "off"] = "loopback"
 
 
 class LogSettings(_Group):

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
+
+from flow_contracts.result import FlowResult
+from flow_worker.telemetry.recent_results import RecentResults
+from flow_worker.telemetry.status_page import StatusCallers, StatusSource, status_handler
 
 
 @dataclass
@@ -20,10 +24,19 @@ class LaneHealth:
     queue: str
     is_connected: bool = False
     last_error: str | None = None
+    on_connected: Callable[[str], None] = field(default=lambda _: None, repr=False)
+    """Called with the queue's name at each connection."""
+    recent: RecentResults = field(default_factory=RecentResults, repr=False)
+    """The last results of all lanes."""
 
     def mark_connected(self) -> None:
         """The lane has opened its receiver."""
         self.is_connected, self.last_error = True, None
+        self.on_connected(self.queue)
+
+    def mark_result(self, result: FlowResult) -> None:
+        """The lane has published a result and settled its request."""
+        self.recent.add(result)
 
     def mark_disconnected(self, error: str) -> None:
         """The lane's connection has failed."""
@@ -54,6 +67,11 @@ class Health:
     def __init__(self, *, clock_offset: Callable[[], float] = lambda: 0.0) -> None:
         """`clock_offset` returns the seconds by which this machine's clock is ahead of the broker's."""
         self.journal = JournalHealth()
+        self.on_connected: Callable[[str], None] | None = None
+        """Called with the queue's name each time a lane connects."""
+        self.recent = RecentResults()
+        self.status: StatusSource | None = None
+        """Makes the worker's status; None while the worker starts."""
         self.seal: Mapping[str, str | None] | None = None
         """The IDs of the keys that seal the continuation messages; None until the worker has them."""
         self._lanes: list[LaneHealth] = []
@@ -62,9 +80,17 @@ class Health:
 
     def lane(self, queue: str) -> LaneHealth:
         """Register a lane of `queue` and return its entry, disconnected at first."""
-        entry = LaneHealth(queue)
+        entry = LaneHealth(queue, on_connected=self._report_connection, recent=self.recent)
         self._lanes.append(entry)
         return entry
+
+    def _report_connection(self, queue: str) -> None:
+        if self.on_connected is not None:
+            self.on_connected(queue)
+
+    def is_connected(self, queue: str) -> bool:
+        """Return whether a lane of the queue is connected."""
+        return any(lane.is_connected for lane in self._lanes if lane.queue == queue)
 
     def report(self) -> dict[str, object]:
         """Return `ready`, `draining`, the state of the clock and of the journal, and that of each queue's lanes."""
@@ -86,13 +112,19 @@ class Health:
 
 
 @asynccontextmanager
-async def serve_health(health: Health, host: str, port: int) -> AsyncIterator[None]:
-    """Serve the endpoint while the block runs. Port 0 turns it off. Raises `OSError` if the port is in use."""
+async def serve_health(
+    health: Health, host: str, port: int, *, status_callers: StatusCallers = "loopback"
+) -> AsyncIterator[None]:
+    """Serve the endpoint while the block runs. Port 0 turns it off. Raises `OSError` if the port is in use.
+
+    `status_callers`: who gets an answer from `/status`.
+    """
     if port == 0:
         yield
         return
     app = web.Application()
     app.add_routes([web.get("/health/live", _live), web.get("/health/ready", _ready(health))])
+    app.add_routes([web.get("/status", status_handler(lambda: health.status, status_callers))])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:

@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, assert_never
@@ -52,7 +52,9 @@ def _shortened(text: str, limit: int) -> str:
 
 
 class _Text(logging.Formatter):
-    """`12:00:01.123 WARNING flow_worker.lane: The sentence. [event key=value other="a value"]`
+    """`2026-11-30 12:00:01.123 WARNING flow_worker.lane: The sentence. [event flow=name other="a value"]`
+
+    The time is local. Flow and result come first in the fields, and fields without a value are left out.
 
     The first `[` of a line begins the event, and its `]` ends the line, because texts from elsewhere contain neither.
     """
@@ -64,18 +66,28 @@ class _Text(logging.Formatter):
         return line
 
     def _line(self, record: logging.LogRecord, limit: int) -> str:
-        at = time.strftime("%H:%M:%S", time.localtime(record.created))
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         event = getattr(record, "event", None)
         sentence = _shortened(record.getMessage(), limit)
         line = f"{at}.{int(record.msecs):03} {record.levelname:<7} {record.name}: {_as_sentence(sentence, event)}"
         if event:
-            fields = "".join(
-                f" {key}={_as_value(value, limit)}" for key, value in getattr(record, "fields", {}).items()
-            )
+            named = _present(getattr(record, "fields", {}))
+            fields = "".join(f" {key}={_as_value(value, limit)}" for key, value in named)
             line += f" [{event}{fields}]"
         if record.exc_info and not _shows_traceback(record):
             line += f" ({_as_sentence(_shortened(_cause(record), limit), event)})"
         return line
+
+
+_FIRST_FIELDS = ("flow", "status", "code", "reason", "http_status", "attempts", "seconds")
+"""The fields that answer a reader's first question. The IDs are long and would push them off the terminal."""
+
+
+def _present(fields: Mapping[str, Field]) -> list[tuple[str, Field]]:
+    """Return the fields that have a value, the most telling first."""
+    first = [(name, fields[name]) for name in _FIRST_FIELDS if name in fields]
+    others = [(name, value) for name, value in fields.items() if name not in _FIRST_FIELDS]
+    return [(name, value) for name, value in (*first, *others) if value is not None]
 
 
 def _shows_traceback(record: logging.LogRecord) -> bool:

@@ -1,0 +1,71 @@
+"""The first lines of `flow-worker run`: what this worker is and does, at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from flow_worker.cli.terminal import visible
+from flow_worker.runtime.status import worker_version
+
+if TYPE_CHECKING:
+    from flow_worker.settings import Settings
+
+_MAX_CHARACTERS = 50
+"""The characters of the names in one row, so that a row fits in 80 columns with its label and the count of the rest."""
+
+
+def banner(settings: Settings) -> str:
+    """Return the banner, for a log in text."""
+    requests = _names(f"{queue.name} ({queue.lanes} lanes)" for queue in settings.request_queues)
+    rows = {
+        "broker": broker(settings),
+        "requests": requests,
+        "continuations": f"{settings.continuations.queue} ({settings.continuations.lanes} lanes)",
+        "results": _names(settings.replies.queues),
+        "flows": _names(settings.flows),
+        "health": health_url(settings) or "off (health.port = 0)",
+    }
+    lines = [f"flow-worker {worker_version()} starts. `flow-worker check` prints all settings."]
+    lines += [f"  {name:<14} {visible(value)}" for name, value in rows.items()]
+    return "\n".join(lines)
+
+
+def summary(settings: Settings) -> dict[str, str | int]:
+    """Return the same as fields, for a log in JSON."""
+    return {
+        "version": worker_version(),
+        "broker": broker(settings),
+        "queues": ", ".join(queue.name for queue in settings.request_queues),
+        "flows": ", ".join(settings.flows),
+        "health": health_url(settings),
+    }
+
+
+def broker(settings: Settings) -> str:
+    """Return the host of Service Bus, without the rest of a connection string."""
+    bus = settings.servicebus
+    if bus.namespace is not None or bus.connection_string is None:
+        return bus.namespace or ""
+    parts = (part.strip().partition("=") for part in bus.connection_string.get_secret_value().split(";"))
+    endpoint = next((value for name, _, value in parts if name.strip().lower() == "endpoint"), "")
+    return endpoint.partition("://")[2].strip("/").rpartition("@")[2]
+
+
+def health_url(settings: Settings) -> str:
+    """Return the URL of the readiness probe for a caller on this machine; empty if there is none."""
+    endpoint = settings.health
+    if endpoint.port == 0:
+        return ""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(endpoint.host, endpoint.host)  # noqa: S104 - not bound
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"http://{host}:{endpoint.port}/health/ready"
+
+
+def _names(names: Iterable[str]) -> str:
+    every = list(names)
+    shown = every[:1]
+    while len(shown) < len(every) and len(", ".join(every[: len(shown) + 1])) <= _MAX_CHARACTERS:
+        shown.append(every[len(shown)])
+    more = f" and {len(every) - len(shown)} more" if len(every) > len(shown) else ""
+    return ", ".join(shown) + more if every else "none"
