@@ -55,7 +55,7 @@ lock:            ## resolve the dependencies into the lock files (needs uv)
 	$(COMPILE) --group dev -o requirements.lock
 	$(COMPILE) --group build -c requirements.lock -o requirements-build.lock
 	$(COMPILE) --group demo -c requirements.lock -o requirements-demo.lock
-	$(COMPILE) -c requirements.lock worker/pyproject.toml -o requirements-worker.lock
+	$(COMPILE) -c requirements.lock --extra otel worker/pyproject.toml -o requirements-worker.lock
 
 # The demo needs no test tools. pip installs one package after the other on one processor, so three processes share the
 # work: each half of the lock file, and our own packages. Python compiles a module to bytecode when it first imports it.

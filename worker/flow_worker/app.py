@@ -18,6 +18,7 @@ from flow_worker.broker_clock import BrokerClock
 from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.invoker import Invoker
 from flow_worker.flows.limits import CallLimiter, FlowLimits, SenderLimits
+from flow_worker.instrumentation import Instrumentation
 from flow_worker.journal import Journal, open_journal
 from flow_worker.pipeline import decode
 from flow_worker.pipeline.authorize import Admission
@@ -51,6 +52,8 @@ from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import Settings
 from flow_worker.telemetry.health import Health, serve_health
 from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.metrics_page import MetricsPage
+from flow_worker.telemetry.opening import open_telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -118,8 +121,11 @@ async def assembled(
     clock = BrokerClock()
     health = Health(clock_offset=lambda: clock.offset_seconds)
     async with AsyncExitStack() as stack:
-        # First, so that liveness probes get an answer while the other parts open.
-        await stack.enter_async_context(_serve_health(health, settings))
+        telemetry = await stack.enter_async_context(open_telemetry())
+        instrumentation = Instrumentation(telemetry.metrics)
+        instrumentation.watch(health, clock)
+        # Next, so that liveness probes get an answer while the other parts open.
+        await stack.enter_async_context(_serve_health(health, settings, telemetry.page))
         identity = await stack.enter_async_context(build_identity(settings))
         bus = await stack.enter_async_context(
             open_service_bus(settings.servicebus, client_id=settings.identity.client_id, evidence=clock)
@@ -133,6 +139,7 @@ async def assembled(
                 now=clock.now,
                 reached=clock.reached,
                 health=health.journal,
+                metrics=telemetry.metrics,
             )
         )
         seal = await open_seal(settings.continuations, settings.journal)  # after the journal, which makes their folder
@@ -142,7 +149,7 @@ async def assembled(
         checks = InputChecks(settings.flows, settings.input_checks, _lane_counts(settings))
         await stack.enter_async_context(checks)
         await verify_organizations(settings, access)
-        ports = wrap(Ports(bus, journal, caller))
+        ports = wrap(Ports(bus, instrumentation.journal(journal), caller))
         limiter = _call_limiter(settings, clock.now)
         handler = _handler(settings, ports, access, checks, limiter, clock)
         dispatcher = _dispatcher(settings, ports, handler, seal)
@@ -162,9 +169,9 @@ async def assembled(
         )
 
 
-def _serve_health(health: Health, settings: Settings) -> AbstractAsyncContextManager[None]:
+def _serve_health(health: Health, settings: Settings, metrics_page: MetricsPage) -> AbstractAsyncContextManager[None]:
     endpoint = settings.health
-    return serve_health(health, endpoint.host, endpoint.port, status_callers=endpoint.status)
+    return serve_health(health, endpoint.host, endpoint.port, status_callers=endpoint.status, metrics_page=metrics_page)
 
 
 Queues = list[tuple[str, Reader, int]]

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from flow_worker.settings import DataverseSettings, FlowSettings, RequestQueue, Settings
+from flow_worker.telemetry import metrics
+from flow_worker.telemetry.metrics import Definition
 from tests.unit.docs.pages import ROOT
 
 WORKER = ROOT / "worker" / "flow_worker"
@@ -89,6 +91,11 @@ def result_codes() -> set[str]:
             found |= _code_arguments(call, positions.get(callee), constants)
         found |= {value for _, value in _assigned(tree) if value.startswith(("flow_", "status_"))}
     return {code for code in found if _CODE.fullmatch(code)}
+
+
+def metric_definitions() -> list[Definition]:
+    """Return all metrics of the worker."""
+    return [value for value in vars(metrics).values() if isinstance(value, Definition)]
 
 
 def audit_fields() -> set[str]:

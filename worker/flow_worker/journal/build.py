@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import assert_never
 
 from flow_worker import clock
@@ -17,6 +18,7 @@ from flow_worker.journal.stored import StoredJournal
 from flow_worker.journal.transitions import RetentionRules
 from flow_worker.settings import JournalSettings
 from flow_worker.telemetry.health import JournalHealth
+from flow_worker.telemetry.metrics import JOURNAL_LOG_SIZE, Metrics, Sample
 
 
 @asynccontextmanager
@@ -27,10 +29,11 @@ async def open_journal(
     now: Callable[[], datetime] = clock.now,
     reached: Callable[[], datetime] | None = None,
     health: JournalHealth | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Journal]:
     """Open the journal of the settings; close it at the end of the context.
 
-    With `health`, report there if the journal works, also while it is idle.
+    With `health`, report there if the journal works, also while it is idle. `metrics` get the size of its log.
     `client_id` names a user-assigned managed identity. `now` returns the time in UTC. `reached`: see
     `StoredJournal`.
     Raises `InvalidSettings` if these settings can never work. A store that is only unreachable raises nothing here.
@@ -39,6 +42,8 @@ async def open_journal(
         retention=timedelta(seconds=settings.retention_seconds), overdue=timedelta(seconds=settings.overdue_seconds)
     )
     store = await _open_store(settings, client_id)
+    if metrics is not None and isinstance(store, SqliteStore):
+        metrics.gauge(JOURNAL_LOG_SIZE, partial(_log_size, store))
     probing = None
     if health is not None:
         store = observed = ObservedStore(store, health, deadline_seconds=settings.deadline_seconds)
@@ -50,6 +55,10 @@ async def open_journal(
             probing.cancel()
             await asyncio.wait([probing])
         await store.close()
+
+
+def _log_size(store: SqliteStore) -> list[Sample]:
+    return [] if store.log_bytes is None else [(store.log_bytes, {})]
 
 
 async def _open_store(settings: JournalSettings, client_id: str | None) -> Store:

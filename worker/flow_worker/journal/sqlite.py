@@ -113,6 +113,11 @@ class SqliteStore:
                 break
         return purged
 
+    @property
+    def log_bytes(self) -> int | None:
+        """The bytes of the write-ahead log in use; None while the file is not open."""
+        return None if self._transactions is None else self._transactions.log_bytes
+
     async def close(self) -> None:
         """See `Store.close`."""
         self._closed = True  # before the wait, so that no operation begins during it

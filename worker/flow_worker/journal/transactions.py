@@ -106,6 +106,11 @@ class Transactions:
         self._pending.append(pending)
         return await pending.result
 
+    @property
+    def log_bytes(self) -> int:
+        """The bytes of the write-ahead log in use, by an estimate that is never too low."""
+        return self._log.size
+
     async def close(self) -> None:
         """Finish the operations under way, then close the connection."""
         # A loop, because the end of one operation, flush or checkpoint may start the next.

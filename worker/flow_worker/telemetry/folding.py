@@ -19,7 +19,7 @@ _MAX_KINDS = 256
 """The kinds of records that are counted apart. Some SDK messages contain texts of a peer, and each kind has a timer."""
 _MAX_KEY_CHARACTERS = 200
 
-_SDK_LOGGERS = frozenset({"azure", "uamqp", "httpx", "aiohttp"})
+_SDK_LOGGERS = frozenset({"azure", "uamqp", "httpx", "aiohttp", "opentelemetry"})
 
 
 def is_from_sdk(record: logging.LogRecord) -> bool:

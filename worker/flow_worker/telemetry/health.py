@@ -1,7 +1,7 @@
 """The worker's health: the connections of its lanes, its journal, and the HTTP endpoint that reports them.
 
 `/health/live` answers 200 while the event loop runs. `/health/ready` answers 200 while the journal works and each queue
-that the worker receives from has a connected lane, else 503.
+that the worker receives from has a connected lane, else 503. `/metrics` answers a scrape.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from flow_contracts.result import FlowResult
+from flow_worker.telemetry.metrics_page import MetricsPage, no_metrics
 from flow_worker.telemetry.recent_results import RecentResults
 from flow_worker.telemetry.status_page import StatusCallers, StatusSource, status_handler
 
@@ -113,7 +114,12 @@ class Health:
 
 @asynccontextmanager
 async def serve_health(
-    health: Health, host: str, port: int, *, status_callers: StatusCallers = "loopback"
+    health: Health,
+    host: str,
+    port: int,
+    *,
+    status_callers: StatusCallers = "loopback",
+    metrics_page: MetricsPage = no_metrics,
 ) -> AsyncIterator[None]:
     """Serve the endpoint while the block runs. Port 0 turns it off. Raises `OSError` if the port is in use.
 
@@ -125,6 +131,7 @@ async def serve_health(
     app = web.Application()
     app.add_routes([web.get("/health/live", _live), web.get("/health/ready", _ready(health))])
     app.add_routes([web.get("/status", status_handler(lambda: health.status, status_callers))])
+    app.add_routes([web.get("/metrics", _metrics(metrics_page))])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
@@ -142,5 +149,13 @@ def _ready(health: Health) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(_: web.Request) -> web.Response:
         report = health.report()
         return web.json_response(report, status=200 if report["ready"] else 503)
+
+    return answer
+
+
+def _metrics(page: MetricsPage) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(request: web.Request) -> web.Response:
+        found = await page(request.headers.get("accept", ""))
+        return web.Response(body=found.body, status=found.status, headers={"content-type": found.content_type})
 
     return answer

@@ -1,0 +1,5 @@
+"""Wraps the worker's ports, so that metrics are recorded outside the pipeline's own code."""
+
+from flow_worker.instrumentation.installation import Instrumentation
+
+__all__ = ["Instrumentation"]
