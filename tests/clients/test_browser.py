@@ -1,16 +1,17 @@
-"""A browser's page starts flows over WebSocket and gets its results: docs/samples/front-end.mjs, in headless Chromium.
+"""Pages start flows over WebSocket and get their results: the samples `front-end` and `pcf-control`, in Chromium.
 
-Emulator and worker are real, and the page is bundled like a Power Apps control. Only the sign-in with Entra is missing.
+Emulator and worker are real, and each project's own build file bundles it. Only the sign-in with Entra is missing.
 """
 
 from __future__ import annotations
 
 import json
 import queue
+import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,26 +26,33 @@ from flow_worker.demo.processes import free_port
 from servicebus_emulator import config
 from servicebus_emulator.cloud.entra.issuer import object_id_of
 from tests.clients.harness import HERE, JsonObject, node, running
-from tests.support.processes import start_worker, wait_ready
+from tests.support.processes import CHECKOUT, start_worker, wait_ready
 
 NAMES = ("chromium-headless-shell", "chromium", "google-chrome", "msedge")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0")
-PAGE = '<!doctype html><meta charset="utf-8"><script>globalThis.config = {}</script><script src="bundle.js"></script>'
-SECONDS = 30
+PAGE = (
+    '<!doctype html><meta charset="utf-8"><script>globalThis.config = {}</script>'
+    '<script type="module" src="bundle.js"></script>'
+)
+SAMPLES = CHECKOUT / "docs" / "samples"
+PACKAGES = SAMPLES / "pcf-control" / "node_modules"
+SECONDS = 60
 USER = "ada"
 
 
 class Site(ThreadingHTTPServer):
-    """Serves the page and receives its outcomes."""
+    """Serves the page with its files, by path, and receives its outcomes."""
 
-    def __init__(self, port: int, bundle: bytes, config: JsonObject) -> None:
+    def __init__(self, port: int, config: JsonObject, files: Mapping[str, Path]) -> None:
         super().__init__(("127.0.0.1", port), RequestHandler)
-        self.files = {
-            "/": ("text/html", PAGE.replace("{}", json.dumps(config)).encode()),
-            "/bundle.js": ("text/javascript", bundle),
-        }
+        self.files = {path: (_kind(path), file.read_bytes()) for path, file in files.items()}
+        self.files["/"] = ("text/html", PAGE.replace("{}", json.dumps(config)).encode())
         self.outcomes: queue.Queue[JsonObject] = queue.Queue()
+
+
+def _kind(path: str) -> str:
+    return "text/html" if path.endswith(".html") else "text/javascript"
 
 
 class RequestHandler(BaseHTTPRequestHandler):
@@ -105,8 +113,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> JsonObject:
     if CHROMIUM is None:
         pytest.skip("no Chromium; `apt-get install chromium-headless-shell` gets it on Debian")
     folder = tmp_path_factory.mktemp("browser")
-    bundle = folder / "bundle.js"
-    subprocess.run([node(), "build.mjs", str(bundle)], cwd=HERE / "browser", check=True, timeout=SECONDS)
+    files = built(folder)
     port = free_port()
     allowed = ("--allow-origin", f"http://127.0.0.1:{port}")
     with running(folder, None, "--ws-port", "0", "--config", str(configuration(folder)), *allowed) as ready:
@@ -116,14 +123,48 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> JsonObject:
             "busToken": bus_token(emulator.web_url),
             "claim": emulator.mint(USER, ROLE),
             "otherClaim": emulator.mint(USER, "Another.Role"),
+            "control": "/control/bundle.js" in files,
         }
-        site = Site(port, bundle.read_bytes(), page_config)
+        site = Site(port, page_config, files)
         with (
             running_worker_for(folder, emulator),
             serving(site),
             browser_with(f"http://127.0.0.1:{site.server_port}/", folder),
         ):
             return site.outcomes.get(timeout=SECONDS)
+
+
+def built(folder: Path) -> dict[str, Path]:
+    """Build the page of the scenarios and the samples; return their files by path."""
+    front_end = folder / "front-end"
+    shutil.copytree(SAMPLES / "front-end", front_end, ignore=shutil.ignore_patterns("node_modules", "dist"))
+    bundles = {"page": folder / "page.js", "sample": front_end / "dist" / "front-end.mjs"}
+    for name, bundle in bundles.items():
+        subprocess.run([node(), "build.mjs", name, str(bundle)], cwd=HERE / "browser", check=True, timeout=SECONDS)
+    files = {
+        "/bundle.js": bundles["page"],
+        "/sample/index.html": front_end / "index.html",
+        "/sample/dist/front-end.mjs": bundles["sample"],
+    }
+    if PACKAGES.is_dir():
+        files["/control/bundle.js"] = built_control(folder)
+    return files
+
+
+def built_control(folder: Path) -> Path:
+    """Build the control with the front end beside it; return its bundle."""
+    control = folder / "pcf-control"
+    shutil.copytree(PACKAGES.parent, control, ignore=shutil.ignore_patterns("node_modules", "out", "generated"))
+    packages = control / "node_modules"
+    packages.mkdir()
+    for package in PACKAGES.iterdir():
+        if package.name != "quote-front-end":
+            (packages / package.name).symlink_to(package)
+    (packages / "quote-front-end").symlink_to(folder / "front-end")
+    build = [node(), str(PACKAGES / "pcf-scripts" / "bin" / "pcf-scripts.js"), "build", "--buildMode", "production"]
+    process = subprocess.run(build, cwd=control, capture_output=True, text=True, timeout=240, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return control / "out" / "controls" / "QuoteButton" / "bundle.js"
 
 
 def configuration(folder: Path) -> Path:
@@ -176,8 +217,25 @@ def test_a_page_sends_a_request_again_and_gets_its_result(outcomes: JsonObject) 
     assert value(outcomes, "sent_again") == 5
 
 
+def test_a_page_stops_waiting_and_finds_the_result_later(outcomes: JsonObject) -> None:
+    assert value(outcomes, "stopped_wait") == ["AbortError", 6]
+
+
+def test_the_form_of_the_sample_shows_its_quote(outcomes: JsonObject) -> None:
+    assert re.fullmatch(r"Quote Q-\w+", value(outcomes, "form"))
+
+
+def test_the_control_writes_its_quote_and_can_be_used_again(outcomes: JsonObject) -> None:
+    if not PACKAGES.is_dir():
+        pytest.skip("no npm packages; `npm install --prefix docs/samples/pcf-control` gets them")
+    is_output, text, disabled = value(outcomes, "control")
+    assert is_output
+    assert re.fullmatch(r"Q-\w+", text)
+    assert not disabled
+
+
 def test_a_page_gets_the_reason_of_a_refusal(outcomes: JsonObject) -> None:
-    assert value(outcomes, "refusal") == "refused: role_missing"
+    assert value(outcomes, "refusal") == ["refused: role_missing", False]
 
 
 def test_a_missing_result_is_not_an_error(outcomes: JsonObject) -> None:

@@ -1,6 +1,6 @@
-// The page of a front end: runs scenarios with the functions of the sample and posts the outcomes to the test.
-import "./websocket.mjs";
-import { createQuote, newRequest, resultOf, startFlow } from "../../../docs/samples/front-end.mjs";
+// The page of a front end: runs scenarios with the samples and posts the outcomes to the test.
+import { createQuote, flows } from "../../../docs/samples/front-end/front-end.mjs";
+import { newRequest } from "../../../docs/samples/front-end/flows.mjs";
 
 const scenarios = {
   async quote() {
@@ -8,29 +8,86 @@ const scenarios = {
   },
   async several() {
     const amounts = [1, 2, 3];
-    const started = await Promise.all(amounts.map((amount) => startFlow("create-quote", { customer: "c", amount })));
-    const results = await Promise.all(started.reverse().map((request) => resultOf(request, { timeout: 20_000 })));
+    const started = await Promise.all(amounts.map((amount) => flows.start("create-quote", { customer: "c", amount })));
+    const results = await Promise.all(started.reverse().map((request) => flows.result(request, { timeout: 20_000 })));
     return results.map(({ output }) => output.amount);
   },
   async wrong_key() {
-    const request = await startFlow("create-quote", { customer: "c", amount: 4 });
-    const unread = await resultOf({ ...request, replyKey: newRequest().replyKey }, { timeout: 3_000 });
-    return [unread, (await resultOf(request, { timeout: 20_000 })).output.amount];
+    const request = await flows.start("create-quote", { customer: "c", amount: 4 });
+    const unread = await flows.result({ ...request, replyKey: newRequest().replyKey }, { timeout: 3_000 });
+    return [unread, (await flows.result(request, { timeout: 20_000 })).output.amount];
   },
   async sent_again() {
     const request = newRequest();
-    await startFlow("create-quote", { customer: "c", amount: 5 }, request);
-    await startFlow("create-quote", { customer: "c", amount: 5 }, request);
-    return (await resultOf(request, { timeout: 20_000 })).output.amount;
+    await flows.start("create-quote", { customer: "c", amount: 5 }, request);
+    await flows.start("create-quote", { customer: "c", amount: 5 }, request);
+    return (await flows.result(request, { timeout: 20_000 })).output.amount;
+  },
+  async stopped_wait() {
+    const request = await flows.start("create-quote", { customer: "c", amount: 6 });
+    const unread = { ...request, replyKey: newRequest().replyKey };
+    const error = await flows.result(unread, { signal: AbortSignal.timeout(2_000) }).catch(({ name }) => name);
+    return [error, (await flows.result(request, { timeout: 20_000 })).output.amount];
+  },
+  async form() {
+    const frame = document.createElement("iframe");
+    const loaded = new Promise((resolve) => frame.addEventListener("load", resolve));
+    frame.src = "/sample/index.html";
+    document.body.append(frame);
+    await loaded;
+    const page = frame.contentDocument;
+    page.querySelector("button").click();
+    return changed(page.querySelector("#state"));
+  },
+  async control() {
+    if (!config.control) return null;
+    await script("/control/bundle.js");
+    const host = document.createElement("div");
+    document.body.append(host);
+    const context = {
+      mode: { isControlDisabled: false },
+      parameters: { customer: { raw: "Contoso" }, amount: { raw: 7 }, quote: { raw: null } },
+    };
+    const control = new registered["Contoso.QuoteButton"]();
+    const notified = new Promise((resolve) => control.init(context, resolve, {}, host));
+    host.querySelector("button").click();
+    await notified;
+    const outputs = control.getOutputs();
+    const [text, disabled] = [host.querySelector("[role=status]").textContent, host.querySelector("button").disabled];
+    control.destroy();
+    return [outputs.quote === text, text, disabled];
   },
   async refusal() {
     config.claim = config.otherClaim;
-    return createQuote("Contoso", 125).catch(({ message }) => message);
+    return createQuote("Contoso", 125).catch(({ message, retryable }) => [message, retryable]);
   },
   async nothing_yet() {
-    return resultOf({ messageId: "m", correlationId: "unknown" }, { timeout: 500 });
+    return flows.result({ messageId: "m", correlationId: "unknown" }, { timeout: 500 });
   },
 };
+
+// Power Apps calls a control's code this way.
+const registered = {};
+globalThis.ComponentFramework = { registerControl: (name, control) => void (registered[name] = control) };
+
+function script(url) {
+  const element = Object.assign(document.createElement("script"), { src: url });
+  document.head.append(element);
+  return new Promise((resolve, reject) => {
+    element.addEventListener("load", resolve);
+    element.addEventListener("error", () => reject(new Error(`${url} does not load`)));
+  });
+}
+
+/** Return the text of an element when it no longer says that the flow runs. */
+function changed(element) {
+  return new Promise((resolve) => {
+    const observer = new MutationObserver(() => {
+      if (element.textContent !== "" && !element.textContent.startsWith("The flow runs")) resolve(element.textContent);
+    });
+    observer.observe(element, { childList: true, characterData: true, subtree: true });
+  });
+}
 
 async function runAll() {
   const outcomes = {};

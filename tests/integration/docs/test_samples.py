@@ -63,7 +63,8 @@ globalThis.results = ({ messageId, applicationProperties: { reply_key: key } }) 
   result("other contract", messageId, key, { properties: { contract: "flow-result/9" } }),
   result("own", messageId, key),
 ];
-const { createQuote, newRequest, resultOf, startFlow } = await import("./front-end.mjs");
+const { createQuote, flows } = await import("./front-end.mjs");
+const { newRequest } = await import("./flows.mjs");
 recorded.output = await createQuote("Contoso", 125);
 const { sent, session } = recorded;
 
@@ -71,17 +72,17 @@ const [answers, again] = [globalThis.results, newRequest()];
 globalThis.results = (message) => answers(message).slice(-1);
 recorded.again = [];
 for (const attempt of [1, 2]) {
-  await startFlow("create-quote", {}, again);
-  recorded.again.push([recorded.sent.message, await resultOf(again)]);
+  await flows.start("create-quote", {}, again);
+  recorded.again.push([recorded.sent.message, await flows.result(again)]);
 }
-recorded.copy = await resultOf(again, { timeout: 50 });
-const partial = startFlow("create-quote", {}, { messageId: again.messageId });
+recorded.copy = await flows.result(again, { timeout: 50 });
+const partial = flows.start("create-quote", {}, { messageId: again.messageId });
 recorded.partial = await partial.catch(({ message }) => message);
 
 recorded.flood = { completed: recorded.completed.length };
 const forged = Array.from({ length: 103 }, (_, at) => result(`forged ${at}`, "m", "another key"));
 globalThis.results = (message) => [...forged, ...answers(message)].slice(0, 103);
-recorded.flood.output = await resultOf(await startFlow("create-quote", {}), { timeout: 200 });
+recorded.flood.output = await flows.result(await flows.start("create-quote", {}), { timeout: 200 });
 recorded.flood.completed = recorded.completed.splice(recorded.flood.completed);
 Object.assign(recorded, { sent, session });
 console.log(JSON.stringify(recorded));
@@ -97,7 +98,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Any:
         package.mkdir(parents=True)
         (package / "package.json").write_text('{"type": "module", "exports": "./index.mjs"}', encoding="utf-8")
         (package / "index.mjs").write_text(source, encoding="utf-8")
-    shutil.copy(SAMPLES / "front-end.mjs", folder)
+    for name in ("front-end.mjs", "flows.mjs"):
+        shutil.copy(SAMPLES / "front-end" / name, folder)
     (folder / "script.mjs").write_text(SCRIPT.replace("RESULT_CONTRACT", RESULT_CONTRACT), encoding="utf-8")
     return json.loads(run_node(folder / "script.mjs"))
 
@@ -148,14 +150,14 @@ def test_the_front_end_sends_a_request_again_under_the_same_identity(recorded: A
 
 
 def test_the_front_end_reads_only_fields_that_results_have() -> None:
-    source = (SAMPLES / "front-end.mjs").read_text(encoding="utf-8")
+    source = (SAMPLES / "front-end" / "flows.mjs").read_text(encoding="utf-8")
     read_fields = set(re.findall(r"(?:body\?|result)\.(\w+)", source))
     assert {"status", "request_message_id", "replay_of"} <= read_fields <= set(FlowResult.model_fields)
     assert f'"{RESULT_CONTRACT}"' in source
 
 
 def test_the_plug_in_writes_exactly_the_fields_of_a_request() -> None:
-    source = (SAMPLES / "StartQuote.cs").read_text(encoding="utf-8")
+    source = (SAMPLES / "plug-in" / "StartQuote.cs").read_text(encoding="utf-8")
     body = source.split("class FlowRequest", 1)[1].split("\n}", 1)[0]
     written = set(re.findall(r'DataMember\(Name = "(\w+)"\)', body))
     assert written == set(RequestBody.model_fields)

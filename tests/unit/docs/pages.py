@@ -12,7 +12,7 @@ DOCS = ROOT / "docs"
 PAGES = (
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted(ROOT.glob("*/README.md")),
-    *sorted(path for path in DOCS.rglob("*.md") if path != DOCS / "README.md"),
+    *sorted(path for path in DOCS.rglob("*.md") if path != DOCS / "README.md" and "node_modules" not in path.parts),
 )
 _FENCE = re.compile(r"^(```+).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]*`")

@@ -2,7 +2,7 @@
 //
 // The Custom API: unbound; ExecutePrivilegeName = prvCreatenew_quote; request parameters RequestId (Guid), ResultId
 // (Guid), ReplyKey (String), Customer (String), Amount (Decimal); response property MessageId (String); this class as its
-// plug-in type. The caller makes both IDs and the key at random, with the ReplyKey.cs beside this file or its like, and
+// plug-in type. The caller makes both IDs and the key at random, with dotnet-reader/ReplyKey.cs or its like, and
 // keeps them for a repeated attempt. It finds its result in the session ResultId, and checks it with the key.
 // The assembly: signed and bound to a managed identity (Microsoft Learn, "Set up Power Platform managed identity").
 // The identity: "Azure Service Bus Data Sender" on the one queue, and its object ID in the worker's `claims.asserters`.

@@ -1,4 +1,4 @@
-// Stand-ins for the types of Microsoft.Xrm.Sdk that docs/samples/StartQuote.cs uses, with the members it uses.
+// Stand-ins for the types of Microsoft.Xrm.Sdk that docs/samples/plug-in/StartQuote.cs uses, with the members it uses.
 // The signatures are those of the reference, https://learn.microsoft.com/dotnet/api/microsoft.xrm.sdk.
 // The real interfaces have more members. A plug-in calls the interfaces and does not implement them.
 
