@@ -1,41 +1,67 @@
-"""The command line: `servicebus-emulator serve` and `servicebus-emulator token`."""
+"""The command line: `servicebus-emulator serve`, `token` and `settings`.
+
+The commands import their parts themselves, so that `--help` and completion in a shell need none of them.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-
-from servicebus_emulator import config
-from servicebus_emulator.host import CannotListen, Endpoints, serve_until_stopped
-from servicebus_emulator.servicebus.access import AccessMode
-from servicebus_emulator.servicebus.configuration.fields import ConfigError
-from servicebus_emulator.servicebus.entities.storage import DataFolderError
-from servicebus_emulator.transport.connection_rules import ConnectionRules
-from servicebus_emulator.transport.open_files import raise_open_file_limit
-from servicebus_emulator.transport.tls import CertificateFiles
-from servicebus_emulator.transport.tls_context import CertificateError
-from servicebus_emulator.transport.web_callers import WebCallers
 
 DEFAULT_HTTP_PORT = 5380
 
 cli = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # a rich traceback prints local variables, which hold tokens
     help="An Azure emulator: Service Bus over AMQP, managed identity, a token issuer, HTTP-triggered flows.",
 )
 
+
+class Access(StrEnum):
+    """The values of `--access`: see `servicebus.access.AccessMode`."""
+
+    CHECKED = "checked"
+    OPEN = "open"
+
+
+class SettingsForm(StrEnum):
+    """The values of `--format`: see `worker_settings.Form`."""
+
+    ENV = "env"
+    POWERSHELL = "powershell"
+
+
+HttpPort = Annotated[int, typer.Option("--http-port", min=1, max=65535, help="The emulator's HTTP port.")]
+HttpUrl = Annotated[str | None, typer.Option("--url", help="The emulator's HTTP address. It overrides --http-port.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")]
 
 
 def main() -> None:
     """Run the command line: `servicebus-emulator` and `python -m servicebus_emulator`."""
     cli(prog_name="servicebus-emulator")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # imported here: no other command needs it
+
+        typer.echo(f"servicebus-emulator {version('servicebus-emulator')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    # Without a docstring: the help text of the application stands in its place.
+    pass
 
 
 @cli.command()
@@ -95,7 +121,7 @@ def serve(
         ),
     ] = None,
     access: Annotated[
-        AccessMode | None,
+        Access | None,
         typer.Option(
             help="'checked' verifies keys, tokens and rights; 'open' accepts any token. Default: the configuration's "
             "value, or 'checked'. The policy RootManageSharedAccessKey has the key SAS_KEY_VALUE, unless the "
@@ -108,6 +134,20 @@ def serve(
     ] = None,
 ) -> None:
     """Run the emulator until SIGTERM or Ctrl-C. Prints `ready {…}` once it listens. Logs go to stderr."""
+    import asyncio
+    import logging
+
+    from servicebus_emulator import config
+    from servicebus_emulator.host import CannotListen, Endpoints, serve_until_stopped
+    from servicebus_emulator.servicebus.access import AccessMode
+    from servicebus_emulator.servicebus.configuration.fields import ConfigError
+    from servicebus_emulator.servicebus.entities.storage import DataFolderError
+    from servicebus_emulator.transport.connection_rules import ConnectionRules
+    from servicebus_emulator.transport.open_files import raise_open_file_limit
+    from servicebus_emulator.transport.tls import CertificateFiles
+    from servicebus_emulator.transport.tls_context import CertificateError
+    from servicebus_emulator.transport.web_callers import WebCallers
+
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         loaded = config.load(config_file)
@@ -127,7 +167,8 @@ def serve(
     )
     raise_open_file_limit(rules.max_connections)
     try:
-        asyncio.run(serve_until_stopped(loaded, endpoints, ready=_print_ready, data=data, rules=rules, access=access))
+        mode = AccessMode(access) if access is not None else None
+        asyncio.run(serve_until_stopped(loaded, endpoints, ready=_print_ready, data=data, rules=rules, access=mode))
     except CannotListen as error:
         _fail(str(error), status=1)
     except (CertificateError, DataFolderError) as error:
@@ -145,8 +186,8 @@ def token(
         int, typer.Option(metavar="SECONDS", help="The lifetime. A negative number gives an expired token.")
     ] = 3600,
     forged: Annotated[bool, typer.Option("--forged", help="Sign with a key that the issuer does not publish.")] = False,
-    http_port: Annotated[int, typer.Option(min=1, max=65535)] = DEFAULT_HTTP_PORT,
-    url: Annotated[str | None, typer.Option(help="The emulator's HTTP address. It overrides --http-port.")] = None,
+    http_port: HttpPort = DEFAULT_HTTP_PORT,
+    url: HttpUrl = None,
 ) -> None:
     """Print a token for a user, signed by the issuer of the running emulator."""
     request: dict[str, object] = {
@@ -159,12 +200,59 @@ def token(
     typer.echo(_request_token(url or f"http://127.0.0.1:{http_port}", request))
 
 
+@cli.command()
+def settings(
+    worker: Annotated[
+        Path | None,
+        typer.Option(
+            "--worker",
+            help="The worker's TOML file, whose flows move to the emulator. Default: flow-worker.toml, if it exists.",
+            dir_okay=False,
+        ),
+    ] = None,
+    form: Annotated[SettingsForm, typer.Option("--format", help="The form of the lines.")] = SettingsForm.ENV,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the lines to this file instead, in UTF-8.", dir_okay=False)
+    ] = None,
+    http_port: HttpPort = DEFAULT_HTTP_PORT,
+    url: HttpUrl = None,
+) -> None:
+    """Print the settings with which a flow-worker runs on the running emulator, for `.env`."""
+    from servicebus_emulator import worker_settings
+    from servicebus_emulator.worker_settings import UnusableFile, WorkerFile
+
+    default = Path("flow-worker.toml")
+    path = worker or (default if default.is_file() else None)
+    try:
+        file = WorkerFile.read(path) if path is not None else None
+    except UnusableFile as error:
+        _fail(str(error), 2)
+    ready = _ask("GET", "ready", url or f"http://127.0.0.1:{http_port}")
+    if file is not None:
+        for sentence in worker_settings.missing(ready, file):
+            typer.echo(sentence, err=True)
+    text = worker_settings.render(worker_settings.variables(ready, file), worker_settings.Form(form))
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        _fail(f"{output} cannot be written: {error.strerror}", 2)
+
+
 def _request_token(url: str, request: dict[str, object]) -> str:
+    access_token: str = _ask("POST", "token", url, request)["access_token"]
+    return access_token
+
+
+def _ask(method: str, path: str, url: str, body: dict[str, object] | None = None) -> dict[str, Any]:
+    """Return the answer of the running emulator's control API; exit with status 1 if there is none."""
     import httpx  # imported here because `serve` does not need it and must start fast
 
     try:
-        response = httpx.post(f"{url.rstrip('/')}/emulator/token", json=request, timeout=10)
-        body = response.json()
+        response = httpx.request(method, f"{url.rstrip('/')}/emulator/{path}", json=body, timeout=10)
+        answer: dict[str, Any] = response.json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         _fail(
             f"No emulator answers at {url} ({error}); start it with `servicebus-emulator serve`, or set --url",
@@ -173,9 +261,8 @@ def _request_token(url: str, request: dict[str, object]) -> str:
     except ValueError:
         _fail(f"The server at {url} is not the emulator; set its address with --url", 1)
     if response.is_error:
-        _fail(f"The emulator refused: {body.get('error', {}).get('message', response.status_code)}", 1)
-    access_token: str = body["access_token"]
-    return access_token
+        _fail(f"The emulator refused: {answer.get('error', {}).get('message', response.status_code)}", 1)
+    return answer
 
 
 def _print_ready(line: str) -> None:

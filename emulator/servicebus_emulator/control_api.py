@@ -2,17 +2,19 @@
 
 - `GET` returns the faults in force and the broker's time.
 - `PUT` takes a `ControlRequest`. It changes the fields that the request names and leaves the rest alone.
+
+`GET /emulator/ready` returns the ready line, for programs that did not start the emulator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from servicebus_emulator.cloud.fields import Definition, Seconds
 from servicebus_emulator.control import Control
@@ -65,15 +67,26 @@ class ControlRequest(Definition):
     """Abort every connection without a close frame."""
 
 
-def routes(control: Control) -> Sequence[web.RouteDef]:
+Announcement = Callable[[], dict[str, JsonValue] | None]
+"""Returns the emulator's addresses; None while it starts."""
+
+
+def routes(control: Control, announcement: Announcement) -> Sequence[web.RouteDef]:
     """Return the routes for the web server."""
-    api = _Api(control)
-    return [web.get(_PATH, api.get), web.put(_PATH, api.put)]
+    api = _Api(control, announcement)
+    return [web.get(_PATH, api.get), web.put(_PATH, api.put), web.get("/emulator/ready", api.get_ready)]
 
 
 class _Api:
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, announcement: Announcement) -> None:
         self._control = control
+        self._announcement = announcement
+
+    async def get_ready(self, _: web.Request) -> web.Response:
+        announced = self._announcement()
+        if announced is None:
+            return web.json_response({"error": {"code": "Starting", "message": "The emulator starts."}}, status=503)
+        return web.json_response(announced)
 
     async def get(self, _: web.Request) -> web.Response:
         now = datetime.fromtimestamp(self._control.now(), UTC)

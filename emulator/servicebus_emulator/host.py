@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from pydantic import JsonValue
+
 from servicebus_emulator.cloud import urls
 from servicebus_emulator.cloud.definitions import HttpDefinition
 from servicebus_emulator.cloud.web import Web, running_web
@@ -103,6 +105,11 @@ class Emulator:
             "dataverse_organization": str(self.web.organization_id),
         }
 
+    def announcement(self) -> dict[str, JsonValue]:
+        """Return the fields of the ready line, and the names of the flows and queues."""
+        queues = [queue.settings.name for queue in self.broker.entities()]
+        return {**self.ready(), "flows": [*self.web.flows.names()], "queues": [*queues]}
+
 
 @asynccontextmanager
 async def running_emulator(
@@ -120,6 +127,7 @@ async def running_emulator(
     Raises `CertificateError` if TLS has no certificate.
     """
     # The stack closes in reverse order: HTTP first, then AMQP, and the store last, because both write to it.
+    running: list[Emulator] = []
     async with AsyncExitStack() as stack:
         clock = MovableClock()
         broker = stack.enter_context(_broker(config, data, clock))
@@ -140,12 +148,12 @@ async def running_emulator(
                     endpoints.http_port,
                     queue_counts=broker.counts,
                     enqueue=partial(_send, broker),
-                    routes=partial(_control_routes, Control(broker, amqp, clock)),
+                    routes=partial(_control_routes, Control(broker, amqp, clock), running),
                     callers=endpoints.callers,
                 )
             )
         authorizer.jwt_validator = _entra_tokens(config.http, web)
-        yield Emulator(
+        emulator = Emulator(
             connection_string(endpoints.host, amqp_port),
             web,
             broker,
@@ -153,12 +161,14 @@ async def running_emulator(
             addresses,
             *await _administration(stack, broker, authorizer, endpoints, tls),
         )
+        running.append(emulator)
+        yield emulator
 
 
-def _control_routes(control: Control) -> Sequence[RouteDef]:
+def _control_routes(control: Control, running: Sequence[Emulator]) -> Sequence[RouteDef]:
     from servicebus_emulator.control_api import routes  # imported here because it needs aiohttp, see `cloud.web`
 
-    return routes(control)
+    return routes(control, lambda: running[0].announcement() if running else None)
 
 
 async def _administration(

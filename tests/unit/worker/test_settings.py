@@ -159,9 +159,44 @@ def test_a_file_that_a_windows_shell_wrote_in_utf_16_is_named(nowhere: Path) -> 
     (nowhere / "wide.toml").write_text(GOOD, encoding="utf-16")
     with pytest.raises(InvalidSettings, match=r"wide\.toml: not UTF-8"):
         load(nowhere / "wide.toml")
-    (nowhere / "wide.env").write_text("FLOW_WORKER_CLOUD=gcc\n", encoding="utf-16")
-    with pytest.raises(InvalidSettings, match=r"wide\.env: not UTF-8"):
-        load(env_file=nowhere / "wide.env")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_of_variables_is_read_in_every_encoding_that_powershell_writes(nowhere: Path, encoding: str) -> None:
+    (nowhere / "flow-worker.toml").write_text(GOOD, encoding="utf-8")
+    (nowhere / "wide.env").write_text("FLOW_WORKER_LOG__FORMAT=json\n", encoding=encoding)
+    assert load(env_file=nowhere / "wide.env").log.format == "json"
+
+
+def test_a_named_file_of_variables_must_exist(nowhere: Path) -> None:
+    (nowhere / "flow-worker.toml").write_text(GOOD, encoding="utf-8")
+    load()
+    with pytest.raises(InvalidSettings, match=r"absent\.env: no such file; .* --env-file"):
+        load(env_file=nowhere / "absent.env")
+
+
+def test_a_misspelt_variable_in_the_file_of_variables_is_named(nowhere: Path) -> None:
+    (nowhere / ".env").write_text("FLOW_WORKER_SERVICEBUSS__NAMESPACE=x\n", encoding="utf-8")
+    assert "FLOW_WORKER_SERVICEBUSS__NAMESPACE: no such setting (did you mean 'SERVICEBUS'?)" in fault(nowhere, GOOD)
+
+
+def test_null_in_a_variable_unsets_a_setting_of_the_toml_file(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "Endpoint=sb://x/;SharedAccessKeyName=n;SharedAccessKey=k"
+    monkeypatch.setenv("FLOW_WORKER_SERVICEBUS__CONNECTION_STRING", secret)
+    assert "set exactly one of" in fault(nowhere, GOOD)
+    monkeypatch.setenv("FLOW_WORKER_SERVICEBUS__NAMESPACE", "null")
+    assert loaded(nowhere, GOOD).servicebus.namespace is None
+
+
+def test_the_identity_of_a_file_of_variables_reaches_azure_identity(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IDENTITY_ENDPOINT", "set by the platform")
+    monkeypatch.setenv("IDENTITY_HEADER", "restores the variable after the test")
+    monkeypatch.delenv("IDENTITY_HEADER")
+    (nowhere / ".env").write_text("IDENTITY_ENDPOINT=http://x\nIDENTITY_HEADER=h\n", encoding="utf-8")
+    loaded(nowhere, GOOD)
+    assert (os.environ["IDENTITY_ENDPOINT"], os.environ["IDENTITY_HEADER"]) == ("set by the platform", "h")
 
 
 def test_a_byte_order_mark_does_not_hide_the_first_variable_of_dotenv(nowhere: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flow_worker.cli import access, dead_letters, demo, journal, requests, worker
+from flow_worker.cli import access, dead_letters, demo, init, journal, requests, worker
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +38,7 @@ def _options(
     pass
 
 
+cli.command()(init.init)
 cli.command()(worker.run)
 cli.command()(worker.check)
 cli.command()(access.check_access)
@@ -47,3 +48,4 @@ cli.command()(requests.result)
 cli.add_typer(dead_letters.cli, name="deadletters")
 cli.add_typer(journal.cli, name="journal")
 cli.command()(demo.demo)
+cli.add_typer(init.schema_cli, name="schema")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsError
+from pydantic_settings import BaseSettings, SettingsError
 
 from flow_worker.settings.outline import Location, Outline, suggestion
 
@@ -122,16 +120,14 @@ def _variable(location: Location) -> str:
     return PREFIX + "__".join(str(part) for part in path).upper() + (" (as JSON)" if len(path) < len(location) else "")
 
 
-def not_json(error: SettingsError, kind: type[BaseSettings], env_file: Path) -> str:
+def not_json(error: SettingsError, kind: type[BaseSettings], variables: Mapping[str, str]) -> str:
     """Translate the error of pydantic-settings, which names a field and a source class, into the variable's name."""
     found = re.search(r'field "(\w+)"', str(error))
     field = found[1] if found else ""
     outline = Outline(kind)
-    of_file = DotEnvSettingsSource(kind, env_file=env_file).env_vars  # with names in lower case
-    variables = {name.upper(): value for name, value in {**of_file, **os.environ}.items()}
     for name, value in variables.items():
         location = tuple(name.removeprefix(PREFIX).lower().split("__"))
-        if not name.startswith(PREFIX) or location[0] != field or _is_json(value or ""):
+        if not name.startswith(PREFIX) or location[0] != field or _is_json(value):
             continue
         types = outline.types(location) if outline.known(location) == location else set()
         if "array" in types:

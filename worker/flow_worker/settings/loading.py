@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from dotenv import dotenv_values
 from pydantic import ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -25,6 +29,7 @@ DEFAULT_CONFIG = Path("flow-worker.toml")
 DEFAULT_ENV_FILE = Path(".env")
 _OTHER_VARIABLES = {CONFIG_VARIABLE, *SENDER_VARIABLES}
 """Variables with the prefix that are not settings."""
+_IDENTITY_VARIABLES = {"IDENTITY_ENDPOINT", "IDENTITY_HEADER"}
 
 
 class InvalidSettings(Exception):
@@ -37,7 +42,7 @@ class Layered(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter="__",
-        env_file_encoding="utf-8-sig",  # editors on Windows write a byte order mark
+        env_parse_none_str="null",  # a variable can unset a setting of the TOML file
         extra="ignore",  # `load_checked` refuses unknown names with a better message
         frozen=True,
         hide_input_in_errors=True,
@@ -72,26 +77,52 @@ def load_checked(kind: type[_S], config: Path | None, env_file: Path | None, kno
     if env_file and not env_file.is_file():
         raise InvalidSettings(f"{env_file}: no such file; name the file of variables with --env-file")
     env_file = env_file or DEFAULT_ENV_FILE
-    _refuse_unknown(path, known)
+    encoding = _encoding(env_file)
+    variables = _variables(env_file, encoding)
+    _refuse_unknown(path, {**variables, **os.environ}, known)
     # pydantic-settings takes the TOML file from the class alone, so each call makes a subclass with its own file.
     with_file = type(kind.__name__, (kind,), {"__module__": kind.__module__, "model_config": {"toml_file": path}})
     try:
-        loaded: _S = with_file(_env_file=env_file)
-        return loaded
+        loaded: _S = with_file(_env_file=env_file, _env_file_encoding=encoding)
     except ValidationError as error:
         raise InvalidSettings("\n".join(fault_lines(error, kind))) from None
     except SettingsError as error:
-        raise InvalidSettings(not_json(error, kind, env_file)) from None
+        raise InvalidSettings(not_json(error, kind, {**variables, **os.environ})) from None
+    _pass_on_identity(variables)
+    return loaded
+
+
+def _encoding(file: Path) -> str:
+    """Return the encoding by the byte order mark, which editors and PowerShell's `>` write on Windows."""
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        mark = opened.read(2)
+        return "utf-16" if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    return "utf-8-sig"
+
+
+def _variables(env_file: Path, encoding: str) -> dict[str, str]:
+    """Return the variables of the file, with their names in upper case. Raises `InvalidSettings`."""
+    if not env_file.is_file():
+        return {}
+    try:
+        found = dotenv_values(env_file, encoding=encoding)
     except UnicodeDecodeError:
         raise InvalidSettings(f"{env_file}: not UTF-8; save it as UTF-8") from None
     except OSError as error:
         raise InvalidSettings(f"{env_file}: cannot be read: {error.strerror}") from None
+    return {name.upper(): value or "" for name, value in found.items()}
 
 
-def _refuse_unknown(path: Path | None, known: set[str]) -> None:
+def _pass_on_identity(variables: Mapping[str, str]) -> None:
+    """Let azure-identity find the emulator's identity endpoint, of which a file of the emulator's settings tells."""
+    for name in _IDENTITY_VARIABLES & variables.keys():
+        os.environ.setdefault(name, variables[name])
+
+
+def _refuse_unknown(path: Path | None, variables: Mapping[str, str], known: set[str]) -> None:
     """Refuse a misspelt name: it would silently leave the default in force."""
     faults = []
-    for variable, value in os.environ.items():
+    for variable, value in variables.items():
         name = variable.removeprefix(PREFIX).split("__")[0].lower()
         if not variable.startswith(PREFIX) or variable in _OTHER_VARIABLES or name in known:
             continue

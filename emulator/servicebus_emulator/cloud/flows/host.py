@@ -69,6 +69,10 @@ class FlowHost:
         self._flows = {definition.name: Flow(definition) for definition in definitions}
         self._trigger_guard = trigger_guard
 
+    def names(self) -> list[str]:
+        """Return the names of all flows."""
+        return list(self._flows)
+
     def put(self, name: str, patch: Mapping[str, JsonValue]) -> FlowDefinition:
         """Merge fields into a flow's definition, or create the flow. Raise `pydantic.ValidationError` on a mistake."""
         flow = self._flows.get(name)
