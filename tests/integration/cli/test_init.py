@@ -91,12 +91,8 @@ def test_the_written_settings_are_valid_and_point_to_their_schema(project: Path)
     assert json.loads(run("flow-worker schema settings", cwd=project).stdout) == schema
     checker = jsonschema.Draft7Validator(schema)
     assert checker.is_valid({"log": {"level": "INFO"}, "flows": {"a": {"role": "r"}}})
-    for wrong in (
-        {"lgo": {}},
-        {"log": {"levle": "INFO"}},
-        {"health": {"port": 70_000}},
-        {"flows": {"a": {"rol": "r"}}},
-    ):
+    misspelt: list[object] = [{"lgo": {}}, {"log": {"levle": "INFO"}}, {"flows": {"a": {"rol": "r"}}}]
+    for wrong in [*misspelt, {"health": {"port": 70_000}}]:
         assert not checker.is_valid(wrong), wrong
 
 
