@@ -143,7 +143,7 @@ async def running_system(
     """Run an emulator on free ports; the environment variables direct azure-identity to it."""
     with TemporaryDirectory(prefix="flow-worker-system-") as folder:
         async with running_emulator(configuration or config.load(None), Endpoints("127.0.0.1", port, 0)) as emulator:
-            yield _system(emulator, Path(folder), monkeypatch)
+            yield system_of(emulator, Path(folder), monkeypatch)
 
 
 async def dead_letters(bus: ServiceBus, queue: str) -> list[DeadLetteredMessage]:
@@ -152,7 +152,8 @@ async def dead_letters(bus: ServiceBus, queue: str) -> list[DeadLetteredMessage]
         return [message async for message in dead.peek()]
 
 
-def _system(emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> System:
+def system_of(emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> System:
+    """Return the system of a running emulator; the environment variables direct azure-identity to it."""
     for name, value in emulator.web.environment().items():
         monkeypatch.setenv(name, value)
     flows: dict[str, JsonObject] = {

@@ -11,6 +11,7 @@ from typing import Self, assert_never
 from azure.core.exceptions import AzureError
 from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 
+from flow_contracts.servicebus.http_transport import EnvironmentProxyTransport
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.settings import ServiceBusSettings
 
@@ -33,7 +34,7 @@ class ManagedIdentity:
         `deadline_seconds`: the longest wait for one token.
         """
         self._deadline = deadline_seconds
-        self._credential = ManagedIdentityCredential(client_id=client_id)
+        self._credential = ManagedIdentityCredential(client_id=client_id, transport=EnvironmentProxyTransport())
 
     async def __aenter__(self) -> Self:
         await self._credential.__aenter__()
@@ -110,8 +111,8 @@ def credential_for(
         return None
     match settings.credential:
         case "default":
-            return DefaultAzureCredential(managed_identity_client_id=client_id)
+            return DefaultAzureCredential(managed_identity_client_id=client_id, transport=EnvironmentProxyTransport())
         case "managed-identity":
-            return ManagedIdentityCredential(client_id=client_id)
+            return ManagedIdentityCredential(client_id=client_id, transport=EnvironmentProxyTransport())
         case _:
             assert_never(settings.credential)

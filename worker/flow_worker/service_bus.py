@@ -36,10 +36,10 @@ async def open_service_bus(
 
 def _endpoint(settings: ServiceBusSettings, credential: AsyncCredential | None) -> Endpoint:
     if settings.connection_string is not None:
-        return ConnectionString(settings.connection_string.get_secret_value())
+        return ConnectionString(settings.connection_string.get_secret_value(), settings.transport)
     if settings.namespace is None or credential is None:
         raise ValueError("neither a connection string nor a namespace")  # ServiceBusSettings holds one of them
-    return Namespace(settings.namespace, credential)
+    return Namespace(settings.namespace, credential, settings.transport)
 
 
 def _deadlines(settings: ServiceBusSettings) -> Deadlines:

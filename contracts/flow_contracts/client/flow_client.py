@@ -33,6 +33,7 @@ from flow_contracts.servicebus import (
     ServiceBusUnavailable,
     SessionInUse,
     SessionReceiver,
+    Transport,
 )
 from flow_contracts.servicebus.credentials import AsyncCredential
 
@@ -58,6 +59,7 @@ class FlowClient:
         deadlines: Deadlines | None = None,
         senders: int = 4,
         accept_unsigned_results: bool = False,
+        transport: Transport | None = None,
     ) -> None:
         """`credential` needs Azure Service Bus Data Sender on the request queue and Data Receiver on the reply queue.
 
@@ -66,8 +68,13 @@ class FlowClient:
 
         `accept_unsigned_results`: accept results without a MAC, while workers of a version without reply keys still
         run. Anybody who guesses the IDs of a request can then forge its result.
+
+        `transport`: `websocket` connects to port 443, by the proxy that `HTTPS_PROXY` names; by default `amqp`, which
+        connects to port 5671.
+
+        Raises `ValueError` for a name that is no host name, and `TypeError` for a blocking credential.
         """
-        endpoint = Namespace(fully_qualified_namespace, credential)
+        endpoint = Namespace(fully_qualified_namespace, credential, transport)
         self._set_up(endpoint, request_queue, reply_queue, deadlines, senders, accept_unsigned_results)
 
     @classmethod
@@ -80,10 +87,15 @@ class FlowClient:
         deadlines: Deadlines | None = None,
         senders: int = 4,
         accept_unsigned_results: bool = False,
+        transport: Transport | None = None,
     ) -> Self:
-        """Make a client from a connection string, for example the emulator's."""
+        """Make a client from a connection string of the namespace, for example the emulator's.
+
+        `transport`: by default what `TransportType` in the connection string says, else `amqp`. Raises `ValueError` for
+        a connection string that cannot be used.
+        """
         client = cls.__new__(cls)
-        endpoint = ConnectionString(connection_string)
+        endpoint = ConnectionString(connection_string, transport)
         client._set_up(endpoint, request_queue, reply_queue, deadlines, senders, accept_unsigned_results)
         return client
 

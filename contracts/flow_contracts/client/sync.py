@@ -15,8 +15,8 @@ from flow_contracts.client.background import Background
 from flow_contracts.client.flow_client import FlowClient
 from flow_contracts.client.request_builder import RequestOptions
 from flow_contracts.result import FlowResult
-from flow_contracts.servicebus import Deadlines
-from flow_contracts.servicebus.credentials import BlockingCredential, CredentialInThreads
+from flow_contracts.servicebus import Deadlines, Transport
+from flow_contracts.servicebus.credentials import BlockingCredential, for_asyncio
 
 _T = TypeVar("_T")
 
@@ -34,17 +34,20 @@ class FlowClientSync:
         deadlines: Deadlines | None = None,
         senders: int = 4,
         accept_unsigned_results: bool = False,
+        transport: Transport | None = None,
     ) -> None:
         """`credential` is a blocking one, for example `azure.identity.DefaultAzureCredential()`. See `FlowClient`."""
+        asynchronous = for_asyncio(credential)
         self._start(
             lambda: FlowClient(
                 fully_qualified_namespace,
-                CredentialInThreads(credential),
+                asynchronous,
                 request_queue=request_queue,
                 reply_queue=reply_queue,
                 deadlines=deadlines,
                 senders=senders,
                 accept_unsigned_results=accept_unsigned_results,
+                transport=transport,
             )
         )
 
@@ -58,6 +61,7 @@ class FlowClientSync:
         deadlines: Deadlines | None = None,
         senders: int = 4,
         accept_unsigned_results: bool = False,
+        transport: Transport | None = None,
     ) -> Self:
         """Make a client from a connection string, for example the emulator's."""
         client = cls.__new__(cls)
@@ -69,6 +73,7 @@ class FlowClientSync:
                 deadlines=deadlines,
                 senders=senders,
                 accept_unsigned_results=accept_unsigned_results,
+                transport=transport,
             )
         )
         return client

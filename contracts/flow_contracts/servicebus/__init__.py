@@ -12,6 +12,7 @@ The rules of the SDK that shape this package:
   message names the parts that it lacks.
 """
 
+from flow_contracts.connection_string import Transport, check_namespace, parse_connection_string
 from flow_contracts.servicebus.bus import ServiceBus
 from flow_contracts.servicebus.connection import ConnectionString, Endpoint, Namespace
 from flow_contracts.servicebus.dead_letter_queue import DeadLetteredMessage, DeadLetterQueue
@@ -49,6 +50,9 @@ __all__ = [
     "ServiceBusUnavailable",
     "SessionInUse",
     "SessionReceiver",
+    "Transport",
+    "check_namespace",
     "drift",
+    "parse_connection_string",
     "unconditionally",
 ]

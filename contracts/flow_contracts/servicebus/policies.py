@@ -10,8 +10,10 @@ from typing import assert_never
 from azure.core.exceptions import AzureError
 from azure.servicebus.aio.management import ServiceBusAdministrationClient
 
+from flow_contracts.connection_string import parse_connection_string
 from flow_contracts.servicebus.connection import ConnectionString, Endpoint, Namespace
 from flow_contracts.servicebus.events import log_event
+from flow_contracts.servicebus.http_transport import EnvironmentProxyTransport
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +47,12 @@ async def other_senders(endpoint: Endpoint, queue: str, seconds: float) -> list[
 def _administration(endpoint: Endpoint) -> ServiceBusAdministrationClient:
     match endpoint:
         case ConnectionString(text):
-            return ServiceBusAdministrationClient.from_connection_string(text, retry_total=1)
+            return ServiceBusAdministrationClient.from_connection_string(
+                parse_connection_string(text).text, retry_total=1, transport=EnvironmentProxyTransport()
+            )
         case Namespace(host, credential):
-            return ServiceBusAdministrationClient(host, credential, retry_total=1)
+            return ServiceBusAdministrationClient(
+                host, credential, retry_total=1, transport=EnvironmentProxyTransport()
+            )
         case _:
             assert_never(endpoint)

@@ -13,7 +13,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import aiohttp
 from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus._pyamqp.error import AMQPConnectionError, ErrorCondition
 from azure.servicebus._pyamqp.message import Message
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 from azure.servicebus.aio._transport._pyamqp_transport_async import PyamqpTransportAsync
@@ -84,6 +86,14 @@ class TolerantTransport(PyamqpTransportAsync):
 
         # The SDK itself replaces a method of this object in the same way.
         client._client_ready_async = open_tolerant_link
+        close_failed_websocket(client)
+        return client
+
+    @staticmethod
+    def create_send_client_async(config: Any, **kwargs: Any) -> Any:
+        """Return the SDK's client of one link, changed so that it closes a WebSocket that it could not open."""
+        client: Any = PyamqpTransportAsync.create_send_client_async(config, **kwargs)
+        close_failed_websocket(client)
         return client
 
     @staticmethod
@@ -111,6 +121,46 @@ class TolerantTransport(PyamqpTransportAsync):
 def use_tolerant_transport(client: ServiceBusClient) -> None:
     """Let every receiver that the client creates from now on decode by `decode_message`."""
     client._amqp_transport = TolerantTransport
+
+
+def close_failed_websocket(client: Any) -> None:
+    """Let the SDK's client close the HTTP session of a WebSocket that it could not open; otherwise it leaks.
+
+    The client's error then is one of the connection. The SDK takes some for a refused credential. Others quote the
+    request to the proxy, with the password in its headers.
+    """
+    open_client = client.open_async
+
+    async def open_or_close(connection: Any = None) -> None:
+        try:
+            await open_client(connection)
+        except BaseException as error:
+            transport = getattr(client._connection, "_transport", None)
+            session = getattr(transport, "session", None)
+            if session is not None and getattr(transport, "sock", None) is None:
+                await session.close()
+                client._connection = None
+                if (cause := _websocket_cause(error)) is not None:
+                    raise AMQPConnectionError(ErrorCondition.SocketError, description=cause) from None
+            raise
+
+    client.open_async = open_or_close
+
+
+def _websocket_cause(error: BaseException) -> str | None:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, aiohttp.ClientError):
+        cause = cause.__cause__
+    match cause:
+        case aiohttp.ClientHttpProxyError(status=407):
+            return "the proxy refuses the connection (status 407); set its user and password in HTTPS_PROXY"
+        case aiohttp.ClientHttpProxyError(status=status):
+            return f"the proxy refuses the connection (status {status})"
+        case aiohttp.WSServerHandshakeError(status=status):
+            return f"the server refuses a WebSocket (status {status}); check that no proxy on the way forbids it"
+        case aiohttp.ClientError():
+            return f"the WebSocket could not be opened: {cause}"
+    return None
 
 
 class Transfers:

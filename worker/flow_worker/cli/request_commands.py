@@ -163,13 +163,15 @@ def _client(settings: SenderSettings) -> FlowClient:
     requests, replies = settings.request_queues[0].name, settings.replies.default_queue
     if bus.connection_string:
         secret = bus.connection_string.get_secret_value()
-        return FlowClient.from_connection_string(secret, request_queue=requests, reply_queue=replies)
+        return FlowClient.from_connection_string(
+            secret, request_queue=requests, reply_queue=replies, transport=bus.transport
+        )
     from flow_worker.azure_identity import credential_for  # imported here: a connection string needs no azure-identity
 
     credential = credential_for(bus)
     if bus.namespace is None or credential is None:
         raise SenderError("Set servicebus.connection_string or servicebus.namespace: neither is set.")
-    return FlowClient(bus.namespace, credential, request_queue=requests, reply_queue=replies)
+    return FlowClient(bus.namespace, credential, request_queue=requests, reply_queue=replies, transport=bus.transport)
 
 
 def parse_input(fields: list[str], whole: str | None) -> JsonValue:

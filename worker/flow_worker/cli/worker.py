@@ -139,7 +139,7 @@ def health(
         host = "127.0.0.1" if endpoint.host in {"0.0.0.0", "::"} else endpoint.host  # noqa: S104 - compared, not bound
         url = f"http://{host}:{endpoint.port}"
     try:
-        response = httpx.get(f"{url}/health/ready", timeout=5)
+        response = httpx.get(f"{url}/health/ready", timeout=5, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         terminal.fail(f"No worker answers at {url} ({type(error).__name__}).", 1)
     typer.echo(terminal.visible(response.text, multiline=True))

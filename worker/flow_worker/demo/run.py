@@ -31,6 +31,8 @@ KEPT_FOLDER = Path(".demo")
 def run_demo(*, as_json: bool, keep: bool, burst: int) -> int:
     """Run the demo and return its exit status."""
     console = Console(stderr=as_json)
+    # The emulator runs on this machine, which no proxy of the user's reaches. The child processes inherit it.
+    os.environ.update(NO_PROXY="*", no_proxy="*")
     # SystemExit unwinds the context managers below, so that a terminated demo leaves no process behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

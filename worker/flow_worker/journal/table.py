@@ -28,6 +28,7 @@ from azure.data.tables import TableEntity, UpdateMode
 from azure.data.tables.aio import TableClient
 from azure.identity.aio import ManagedIdentityCredential
 
+from flow_contracts.servicebus.http_transport import EnvironmentProxyTransport
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal.store import PROBE_KEY, DocumentTooLarge, StoredDocument
 from flow_worker.settings import InvalidSettings
@@ -66,7 +67,7 @@ class TableStore:
         """Open the table with the managed identity. Raises `InvalidSettings` if the endpoint is not https."""
         if urlsplit(endpoint).scheme != "https":
             raise InvalidSettings("journal.table_endpoint is not https; copy it from the storage account's endpoints")
-        credential = ManagedIdentityCredential(client_id=client_id)
+        credential = ManagedIdentityCredential(client_id=client_id, transport=EnvironmentProxyTransport())
         host = (urlsplit(endpoint).hostname or "").lower()
         audience = next((audience for suffix, audience in _AUDIENCES.items() if host.endswith(suffix)), None)
         client = TableClient(

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from flow_contracts.connection_string import Transport, parse_connection_string
 from flow_contracts.guid import Guid
 from flow_worker.settings.json_schema import weigh
 
@@ -30,28 +31,13 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-def _check_connection_string(secret: str) -> None:
-    """Refuse a connection string that the SDK cannot use. No message repeats a part of it."""
-    parts = [part.partition("=") for part in secret.strip().strip(";").split(";")]
-    values = {name.strip().lower(): value for name, _, value in parts}
-    if not values.get("endpoint", "").lower().startswith("sb://"):
-        raise ValueError("connection_string must hold 'Endpoint=sb://…'; copy it from the access policy")
-    if "entitypath" in values:
-        raise ValueError("connection_string is for one entity (EntityPath=…); copy one of the whole namespace")
-    by_key = values.get("sharedaccesskeyname") and values.get("sharedaccesskey")
-    if not (by_key or values.get("sharedaccesssignature")) or not all(equals for _, equals, _ in parts):
-        raise ValueError(
-            "connection_string must hold 'SharedAccessKeyName=…;SharedAccessKey=…' or 'SharedAccessSignature=…', and "
-            "name=value between semicolons; copy all of it from the access policy and put it in quotes"
-        )
-
-
 class ServiceBusSettings(_Group):
     """The connection to Service Bus, and the deadline of each kind of call."""
 
     connection_string: SecretStr | None = None
     namespace: str | None = Field(default=None, description="fully qualified: contoso.servicebus.windows.net")
     credential: Literal["managed-identity", "default"] = "managed-identity"
+    transport: Transport | None = Field(default=None, description="amqp: port 5671; websocket: port 443, by a proxy")
     open_seconds: Seconds = 30.0
     receive_wait_seconds: Annotated[float, Field(ge=0.5, le=60)] = 3.0
     send_seconds: Seconds = 20.0
@@ -68,12 +54,23 @@ class ServiceBusSettings(_Group):
             raise ValueError("must be a host name such as contoso.servicebus.windows.net, without sb:// and port")
         return value
 
+    @property
+    def effective_transport(self) -> Transport:
+        """The transport that `transport` or the connection string names."""
+        text = self.connection_string.get_secret_value() if self.connection_string else None
+        return self.transport or (parse_connection_string(text).transport if text else None) or "amqp"
+
     @model_validator(mode="after")
     def _require_one_way_to_connect(self) -> Self:
         if (self.connection_string is None) == (self.namespace is None):
             raise ValueError("set exactly one of connection_string and namespace (namespace uses the managed identity)")
         if self.connection_string:
-            _check_connection_string(self.connection_string.get_secret_value())
+            parts = parse_connection_string(self.connection_string.get_secret_value())
+            if None not in (self.transport, parts.transport) and self.transport != parts.transport:
+                raise ValueError(
+                    f"transport is '{self.transport}', and TransportType in connection_string says "
+                    f"'{parts.transport}'; remove one of them"
+                )
         return self
 
 

@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, parse_qs
 
 from pydantic import Field, JsonValue, model_validator
 
+from flow_contracts.proxies import InvalidProxy, Proxies
 from flow_contracts.request import MAX_FLOW_NAME_LENGTH
 from flow_worker.settings.clouds import CLOUDS, Cloud, CloudName, host_matches
 from flow_worker.settings.groups import (
@@ -29,7 +30,7 @@ from flow_worker.settings.groups import (
     SenderSettings,
     ServiceBusSettings,
 )
-from flow_worker.settings.loading import Layered, load_checked
+from flow_worker.settings.loading import InvalidSettings, Layered, load_checked
 from flow_worker.settings.urls import not_https, shown, split
 
 _AFTER_GRACE_SECONDS = 8.0
@@ -326,4 +327,9 @@ def load_as(kind: type[_S], config: Path | None, env_file: Path | None) -> _S:
     `env_file` is a file of variables; default: `.env` in the working directory, if it exists.
     Raises `InvalidSettings`, which names every fault at once.
     """
-    return load_checked(kind, config, env_file, set(Settings.model_fields))
+    loaded = load_checked(kind, config, env_file, set(Settings.model_fields))
+    try:
+        Proxies()
+    except InvalidProxy as error:
+        raise InvalidSettings(str(error)) from None
+    return loaded
