@@ -38,6 +38,7 @@ PAGE = (
 SAMPLES = CHECKOUT / "docs" / "samples"
 PACKAGES = SAMPLES / "pcf-control" / "node_modules"
 SECONDS = 60
+pytestmark = pytest.mark.timeout(300)  # pcf-scripts alone computes for half a minute
 USER = "ada"
 
 
