@@ -12,6 +12,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from servicebus_emulator import streams
+
 DEFAULT_HTTP_PORT = 5380
 
 cli = typer.Typer(
@@ -43,6 +45,7 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port."
 
 def main() -> None:
     """Run the command line: `servicebus-emulator` and `python -m servicebus_emulator`."""
+    streams.prepare()
     cli(prog_name="servicebus-emulator")
 
 
@@ -50,7 +53,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version  # imported here: no other command needs it
 
-        typer.echo(f"servicebus-emulator {version('servicebus-emulator')}")
+        _print(f"servicebus-emulator {version('servicebus-emulator')}")
         raise typer.Exit
 
 
@@ -197,7 +200,7 @@ def token(
         "lifetime_seconds": expires_in,
         "forged": forged,
     }
-    typer.echo(_request_token(url or f"http://127.0.0.1:{http_port}", request))
+    _print(_request_token(url or f"http://127.0.0.1:{http_port}", request))
 
 
 @cli.command()
@@ -230,10 +233,10 @@ def settings(
     ready = _ask("GET", "ready", url or f"http://127.0.0.1:{http_port}")
     if file is not None:
         for sentence in worker_settings.missing(ready, file):
-            typer.echo(sentence, err=True)
+            sys.stderr.write(f"{sentence}\n")
     text = worker_settings.render(worker_settings.variables(ready, file), worker_settings.Form(form))
     if output is None:
-        typer.echo(text, nl=False)
+        sys.stdout.write(text)
         return
     try:
         output.write_text(text, encoding="utf-8")
@@ -266,10 +269,15 @@ def _ask(method: str, path: str, url: str, body: dict[str, object] | None = None
 
 
 def _print_ready(line: str) -> None:
-    typer.echo(f"ready {line}")
+    _print(f"ready {line}")
+
+
+def _print(line: str) -> None:
+    # Not `typer.echo`, which writes UTF-8 to a stream whose encoding is ASCII.
+    sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    typer.echo(message, err=True)
+    sys.stderr.write(f"{message}\n")
     raise typer.Exit(status)

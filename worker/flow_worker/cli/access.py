@@ -67,7 +67,7 @@ def check_access(
     except UnknownQueue as error:
         terminal.fail(f"--queue must be one of the request queues: {error}.", 2)
     if as_json:
-        typer.echo(terminal.json_text(_document(explanation), indent=2))
+        terminal.echo(terminal.json_text(_document(explanation), indent=2))
     else:
         _print(terminal.out, explanation)
     raise typer.Exit(_EXIT_STATUSES[explanation.outcome])

@@ -206,7 +206,7 @@ def _finish(outcomes: Sequence[DeadLetterOutcome], verb: str, *, as_json: bool) 
 
 
 def _print_json(documents: Sequence[JsonValue]) -> None:
-    typer.echo(terminal.json_text([*documents], indent=2))
+    terminal.echo(terminal.json_text([*documents], indent=2))
 
 
 def _on_bus(settings: DeadLetterCommandSettings, work: Callable[[ServiceBus], Awaitable[_T]]) -> _T:

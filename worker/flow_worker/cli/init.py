@@ -23,7 +23,7 @@ def schema_settings() -> None:
     """Print the JSON Schema of flow-worker.toml."""
     from flow_worker.settings.schema import settings_schema
 
-    typer.echo(terminal.json_text(settings_schema(), indent=2))
+    terminal.echo(terminal.json_text(settings_schema(), indent=2))
 
 
 def init(
@@ -43,16 +43,16 @@ def init(
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             state = "created" if _create(folder / name, text) else "exists, unchanged"
-            typer.echo(f"{folder / name}: {state}", err=True)
+            terminal.echo(f"{folder / name}: {state}", to_stderr=True)
     except OSError as error:
         terminal.fail(f"{error.filename or folder} cannot be written: {error.strerror}; name another folder.", 2)
     first, *others = init_files.COMMANDS
     steps = [] if folder.resolve() == Path.cwd() else [f"cd {folder}"]
-    typer.echo("\nNext, start the emulator:\n", err=True)
-    typer.echo("\n".join(f"  {command}" for command in [*steps, first]))
-    typer.echo("\nIn a second terminal:\n", err=True)
-    typer.echo("\n".join(f"  {command}" for command in [*steps, *others]))
-    typer.echo("\n`flow-worker run --env-file emulator.env` then starts the worker.", err=True)
+    terminal.echo("\nNext, start the emulator:\n", to_stderr=True)
+    terminal.echo("\n".join(f"  {command}" for command in [*steps, first]))
+    terminal.echo("\nIn a second terminal:\n", to_stderr=True)
+    terminal.echo("\n".join(f"  {command}" for command in [*steps, *others]))
+    terminal.echo("\n`flow-worker run --env-file emulator.env` then starts the worker.", to_stderr=True)
 
 
 def _create(path: Path, text: str) -> bool:

@@ -36,7 +36,7 @@ def show(message_id: str, *, with_output: bool, as_json: bool, config: Path | No
             3,
         )
     if as_json:
-        typer.echo(terminal.json_text(journal_render.as_json(entry, with_output=with_output), indent=2))
+        terminal.echo(terminal.json_text(journal_render.as_json(entry, with_output=with_output), indent=2))
     else:
         journal_render.print_entry(terminal.out, entry, with_output=with_output)
 

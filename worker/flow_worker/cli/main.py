@@ -24,7 +24,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version  # imported here: no other command needs it
 
-        typer.echo(f"flow-worker {version('flow-worker')}")
+        terminal.echo(f"flow-worker {version('flow-worker')}")
         raise typer.Exit
 
 

@@ -67,12 +67,12 @@ def send(
         terminal.fail(str(error), 2)
     in_json = as_json and wait == 0
     if in_json:
-        typer.echo(terminal.json_text({"correlation_id": sent_id, "reply_key": key.get_secret_value()}))
+        terminal.echo(terminal.json_text({"correlation_id": sent_id, "reply_key": key.get_secret_value()}))
     else:
         # With --wait stdout is for the result, so that a program can parse it.
-        typer.echo(sent_id, err=wait > 0)
+        terminal.echo(sent_id, to_stderr=wait > 0)
     if flow_result is None and not in_json and settings.reply_key is None:
-        typer.echo(key_hint(key, on_terminal=sys.stderr.isatty()), err=True)
+        terminal.echo(key_hint(key, on_terminal=sys.stderr.isatty()), to_stderr=True)
     if wait > 0:
         _print_result(flow_result, sent_id, as_json=as_json)
 
@@ -100,7 +100,7 @@ def result(
     except (InvalidSettings, SenderError) as error:
         terminal.fail(str(error), 2)
     if flow_result is not None and settings.reply_key is None:
-        typer.echo(_UNVERIFIED, err=True)
+        terminal.echo(_UNVERIFIED, to_stderr=True)
     _print_result(flow_result, correlation_id, as_json=as_json)
 
 
@@ -109,7 +109,7 @@ def _print_result(flow_result: FlowResult | None, correlation_id: str, *, as_jso
         terminal.fail(f"There is no result for {correlation_id} yet.", 3)
     document = flow_result.model_dump(mode="json", exclude_none=True)
     if as_json or not sys.stdout.isatty():
-        typer.echo(terminal.json_text(document))
+        terminal.echo(terminal.json_text(document))
     else:
         terminal.print_json(terminal.out, document)
     raise typer.Exit(0 if flow_result.status == "succeeded" else 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -12,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
+
+from flow_worker.cli import streams
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -30,6 +33,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 out = Console()
 err = Console(stderr=True)
+
+
+def echo(text: str, *, to_stderr: bool = False) -> None:
+    """Print one line as it is. Unlike `typer.echo`, it keeps the encoding of the stream, also if that is ASCII."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -62,10 +72,12 @@ def json_text(document: JsonValue, *, indent: int | None = None) -> str:
     """Return the document as JSON in which every character is printable.
 
     `json.dumps` escapes the control characters below 0x20 only. The others (DEL, C1, bidirectional controls, line
-    separators) become JSON escapes here.
+    separators) become JSON escapes here. If stdout has a legacy encoding, so does every character beyond ASCII: the
+    reader of JSON expects UTF-8, and the stream would replace what it cannot encode.
     """
     separators = (",", ":") if indent is None else None
-    text = json.dumps(document, ensure_ascii=False, indent=indent, separators=separators)
+    in_ascii = not streams.is_unicode(getattr(sys.stdout, "encoding", None))
+    text = json.dumps(document, ensure_ascii=in_ascii, indent=indent, separators=separators)
     # Only strings hold such characters, apart from the line feeds of the indentation: in a string, they are escaped.
     return _UNUSUAL.sub(lambda found: _json_escaped(found[0]), text)
 

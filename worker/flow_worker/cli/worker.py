@@ -83,7 +83,7 @@ def _say_start(loaded: Settings) -> None:
     from flow_worker.telemetry import logs
 
     if loaded.log.format == "text":
-        typer.echo(banner.banner(loaded), err=True)
+        terminal.echo(banner.banner(loaded), to_stderr=True)
     else:
         logs.log(_log, logging.INFO, "worker.starting", "The worker starts.", **banner.summary(loaded))
 
@@ -142,7 +142,7 @@ def health(
         response = httpx.get(f"{url}/health/ready", timeout=5, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         terminal.fail(f"No worker answers at {url} ({type(error).__name__}).", 1)
-    typer.echo(terminal.visible(response.text, multiline=True))
+    terminal.echo(terminal.visible(response.text, multiline=True))
     raise typer.Exit(0 if response.status_code == 200 else 1)
 
 

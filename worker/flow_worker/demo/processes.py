@@ -37,8 +37,9 @@ def start(
         stderr=stderr,
         stdin=subprocess.DEVNULL,
         text=True,
+        encoding="utf-8",
         cwd=cwd,
-        env=env,
+        env={**env, "PYTHONIOENCODING": "utf-8"},  # whatever the encoding of this program's own streams
         creationflags=flags,
         start_new_session=new_session,
     )
