@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.client.mailbox import Mailbox
+from flow_contracts.client.other_results import OtherResults
 from flow_contracts.client.request_builder import RequestOptions, build_request
 from flow_contracts.client.result_check import ResultCheck
 from flow_contracts.client.sending import send_until_accepted
@@ -58,12 +59,13 @@ class Background:
         max_unclaimed: int,
         check: ResultCheck,
         sent: SentRequests,
+        others: OtherResults | None = None,
     ) -> None:
         self._bus = bus
         self._send_seconds = send_seconds
         self._request_queue = request_queue
         self._reply_queue = reply_queue
-        self._mailbox = Mailbox(max_unclaimed)
+        self._mailbox = Mailbox(max_unclaimed, others)
         self._check = check
         self._sent = sent
         self._dead_lettered = 0
@@ -107,7 +109,9 @@ class Background:
         return request.correlation_id
 
     async def wait(self, correlation_id: str, timeout: float) -> FlowResult:
-        """Wait for the result. Only one call gets each result.
+        """Wait for the newest result. Only one call gets each result.
+
+        After a person replayed the request, another call returns the result of the replay.
 
         Raises `ResultTimeout` after `timeout` seconds; then the caller may wait again. Raises `NotOutstanding` if this
         client did not submit the request or has returned its result, or dropped it as the oldest of too many. Raises

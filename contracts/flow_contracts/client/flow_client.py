@@ -13,9 +13,10 @@ from pydantic import JsonValue, SecretStr
 from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.client.background import Background
 from flow_contracts.client.errors import ResultTimeout
+from flow_contracts.client.other_results import OtherResults
 from flow_contracts.client.request_builder import RequestOptions, build_request
 from flow_contracts.client.result_check import ResultCheck
-from flow_contracts.client.result_search import ResultSearch
+from flow_contracts.client.result_search import Found, ResultSearch
 from flow_contracts.client.returned_results import ReturnedResults
 from flow_contracts.client.sending import send_until_accepted
 from flow_contracts.client.sent_requests import SentRequest, SentRequests
@@ -115,6 +116,7 @@ class FlowClient:
         self._sent = SentRequests()
         self._check = ResultCheck(accept_unsigned=accept_unsigned)
         self._taken = ReturnedResults()
+        self._others = OtherResults()
 
     async def __aenter__(self) -> Self:
         return self
@@ -128,6 +130,15 @@ class FlowClient:
     def rejected_results(self) -> int:
         """The number of messages that this client ignored because they have no valid MAC under the reply key."""
         return self._check.rejected
+
+    @property
+    def other_results(self) -> int:
+        """The number of results beside those that this client returned.
+
+        A request has several results after a person replayed its dead letter; requests may also share a correlation ID.
+        `take` returns the others in later calls.
+        """
+        return self._others.count
 
     async def close(self) -> None:
         """Close every connection. Submitted requests still run."""
@@ -147,7 +158,9 @@ class FlowClient:
     async def poll(
         self, correlation_id: str, *, message_id: str | None = None, reply_key: SecretStr | str | None = None
     ) -> FlowResult | None:
-        """Return the result, or None if the queue does not have it yet; the message stays in the queue.
+        """Return the newest result, or None if the queue has none yet; the message stays in the queue.
+
+        A request has several results if a person replayed it; see `other_results`.
 
         A poll takes about a second, because it opens the session and closes it. `message_id` and `reply_key` are those
         of the request; by default those that this client sent. `poll` ignores forged results and those of other
@@ -159,8 +172,8 @@ class FlowClient:
         """
         search = self._search(correlation_id, self._sent_request(correlation_id, message_id, reply_key))
         async with self._session(correlation_id) as session:
-            message = await search.find(session)
-        return FlowResult.from_message(message) if message else None
+            found = await search.find(session)
+        return FlowResult.from_message(self._newest(correlation_id, found)) if found else None
 
     async def wait(
         self,
@@ -170,7 +183,7 @@ class FlowClient:
         message_id: str | None = None,
         reply_key: SecretStr | str | None = None,
     ) -> FlowResult:
-        """Return the result as soon as it comes; the message stays in the queue. See `poll`.
+        """Return the newest result as soon as there is one; the message stays in the queue. See `poll`.
 
         The client holds the session meanwhile, and opens it again after a lost connection.
 
@@ -184,8 +197,8 @@ class FlowClient:
                 for pause in ExponentialBackoff(0.2, 3.0, growth=1.6).pauses():
                     try:
                         async with self._session(correlation_id) as session:
-                            message = await search.wait(session)
-                        return FlowResult.from_message(message)
+                            found = await search.wait(session)
+                        return FlowResult.from_message(self._newest(correlation_id, found))
                     except SessionInUse as error:
                         # After a failure this client itself holds the session: the broker has not noticed the broken
                         # connection yet, and keeps the old lock until it expires.
@@ -208,7 +221,9 @@ class FlowClient:
         message_id: str | None = None,
         reply_key: SecretStr | str | None = None,
     ) -> FlowResult | None:
-        """Return the result and delete its message; None if it does not come within `timeout` seconds. See `poll`.
+        """Return the newest result and delete its message; None if none comes within `timeout` seconds. See `poll`.
+
+        The next call returns the next older result.
 
         Of several messages with the same result the client returns one, and deletes the others. It also deletes those
         that come after this call, as soon as `take` reads the session again.
@@ -219,18 +234,24 @@ class FlowClient:
         sent = self._sent_request(correlation_id, message_id, reply_key)
         search = self._search(correlation_id, sent)
         async with self._session(correlation_id) as session:
-            message = await search.find(session)
-            if message is None and timeout > 0:
+            found = await search.find(session)
+            if found is None and timeout > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(timeout):
-                        message = await search.wait(session)
-            result = await take_result(session, message, search.is_forged) if message else None
-            if message is not None:
+                        found = await search.wait(session)
+            result = None
+            if found is not None:
+                message = self._newest(correlation_id, found)
+                result = await take_result(session, message, search.is_forged)
                 self._taken.add(message.message_id)
             # A result that was deleted must reach the caller, whatever happens to its copies.
             with contextlib.suppress(ServiceBusFailure):
                 await drop_copies(session, self._is_copy)
             return result
+
+    def _newest(self, correlation_id: str, found: Found) -> ReceivedMessage:
+        self._others.report(correlation_id, found.message.message_id, found.others)
+        return found.message
 
     def _is_copy(self, message: ReceivedMessage) -> bool:
         return message.message_id in self._taken
@@ -248,6 +269,7 @@ class FlowClient:
             max_unclaimed=max_unclaimed,
             check=self._check,
             sent=self._sent,
+            others=self._others,
         )
 
     def _sent_request(

@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 
 from flow_contracts.client.errors import NotOutstanding, ResultTimeout
+from flow_contracts.client.other_results import OtherResults
 from flow_contracts.client.returned_results import ReturnedResults
 from flow_contracts.client.sent_requests import SentRequest
 from flow_contracts.request import FlowRequest
@@ -17,15 +18,21 @@ _MAX_REMEMBERED = 10_000
 
 
 class Mailbox:
-    """One future for each outstanding request. Keeps at most `max_unclaimed` results for which no caller waited yet."""
+    """One future for each outstanding request. Keeps at most `max_unclaimed` results for which no caller waited yet.
 
-    def __init__(self, max_unclaimed: int) -> None:
+    A request gets a second result if a person replays its dead letter. The newest one that no caller got is returned.
+    """
+
+    def __init__(self, max_unclaimed: int, others: OtherResults | None = None) -> None:
         self._max_unclaimed = max_unclaimed
         self._outstanding: dict[str, asyncio.Future[FlowResult]] = {}
         self._sent: dict[str, SentRequest] = {}
         self._unclaimed: OrderedDict[str, None] = OrderedDict()
         self._returned: OrderedDict[str, SentRequest] = OrderedDict()
         self._accepted = ReturnedResults()
+        self._newer: OrderedDict[str, FlowResult] = OrderedDict()
+        """Results that came after the first one of their requests."""
+        self._others = others or OtherResults()
 
     def expect(self, request: FlowRequest) -> None:
         """Expect the result of a request. Raises `ValueError` if the correlation ID has an outstanding request."""
@@ -34,6 +41,7 @@ class Mailbox:
             raise ValueError(f"a request with correlation ID '{correlation_id}' is outstanding already")
         self._accepted.expect_again(request)
         self._returned.pop(correlation_id, None)
+        self._newer.pop(correlation_id, None)
         self._outstanding[correlation_id] = asyncio.get_running_loop().create_future()
         self._sent[correlation_id] = SentRequest(request.message_id, request.reply_key)
 
@@ -64,13 +72,18 @@ class Mailbox:
         arrival = self._outstanding.get(correlation_id)
         if arrival is None:
             returned = self._returned.get(correlation_id)
-            return returned is not None and returned.is_answered_by(result)
+            if returned is None or not returned.is_answered_by(result):
+                return False
+            self._keep_newer(result, result_id)
+            return True
         if not self._sent[correlation_id].is_answered_by(result):
             return False
         if not arrival.done():
             arrival.set_result(result)
             self._accepted.add(result_id)
             self._keep_unclaimed(correlation_id)
+        else:
+            self._keep_newer(result, result_id)
         return True
 
     def fail(self, correlation_id: str, error: Exception) -> None:
@@ -82,11 +95,14 @@ class Mailbox:
             self._keep_unclaimed(correlation_id)
 
     async def get(self, correlation_id: str, timeout: float) -> FlowResult:
-        """Wait for the result. Only one call gets each result.
+        """Wait for the newest result. Only one call gets each result.
 
         Raises `NotOutstanding`, and `ResultTimeout` after `timeout` seconds; then the caller may wait again. Raises the
         error of `fail`.
         """
+        if (newer := self._newer.pop(correlation_id, None)) is not None:
+            self._finish(correlation_id)
+            return newer
         arrival = self._outstanding.get(correlation_id)
         if arrival is None:
             raise NotOutstanding(
@@ -114,6 +130,18 @@ class Mailbox:
                 arrival.exception()  # marks it as retrieved, or asyncio logs an error for a result without a waiter
         self._outstanding.clear()
         self._unclaimed.clear()
+        self._newer.clear()
+
+    def _keep_newer(self, result: FlowResult, result_id: str | None) -> None:
+        """Keep a result that came after the first one of its request; its caller may get it with another `get`."""
+        self._accepted.add(result_id)
+        if result.replay_of is None:
+            return  # of another request that reused the message ID
+        self._others.report(result.correlation_id, result_id, 1)
+        self._newer[result.correlation_id] = result
+        self._newer.move_to_end(result.correlation_id)
+        while len(self._newer) > self._max_unclaimed:
+            self._newer.popitem(last=False)
 
     def _keep_unclaimed(self, correlation_id: str) -> None:
         self._unclaimed[correlation_id] = None

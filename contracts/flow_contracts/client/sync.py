@@ -110,6 +110,11 @@ class FlowClientSync:
         """See `FlowClient.rejected_results`."""
         return self._client.rejected_results
 
+    @property
+    def other_results(self) -> int:
+        """See `FlowClient.other_results`."""
+        return self._client.other_results
+
     def poll(
         self, correlation_id: str, *, message_id: str | None = None, reply_key: SecretStr | str | None = None
     ) -> FlowResult | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from azure.servicebus.aio import ServiceBusReceiver
@@ -41,15 +41,20 @@ class SessionReceiver:
 
     async def find(self, matches: Callable[[ReceivedMessage], bool]) -> ReceivedMessage | None:
         """Peek for the first message that `matches`; it stays in the queue."""
+        async for message in self.messages():
+            if matches(message):
+                return message
+        return None
+
+    async def messages(self) -> AsyncIterator[ReceivedMessage]:
+        """Peek at all messages of the session, in the order of their arrival; they stay in the queue."""
         from_sequence, last = 1, None
         while last != from_sequence:
             last = from_sequence
             async for raw in peek(self._sdk, _PEEK_PAGE, from_sequence, self._deadlines.settle_seconds):
                 message = from_sdk(raw)
-                if matches(message):
-                    return message
                 from_sequence = max(from_sequence, message.sequence_number + 1)
-        return None
+                yield message
 
     async def receive(self, wait_seconds: float) -> Delivery | None:
         """Return the next message; None if no message came within `wait_seconds`."""

@@ -3,6 +3,7 @@
 
 const REQUEST_CONTRACT = "flow-request/1";
 const RESULT_CONTRACT = "flow-result/1";
+const MORE_RESULTS_MS = 250; // how long a search waits for a newer result behind the one that it has
 const MAX_SKIPPED = 100; // messages of others that one search leaves in the session
 const MAX_REMEMBERED = 10_000;
 
@@ -17,7 +18,7 @@ export class FlowClient {
   #claim;
   #requestQueue;
   #replyQueue;
-  #returned = new Map(); // by the request's message ID: the message ID of the result, for returned results
+  #returned = new Map(); // by the request's message ID: the message IDs of its results that were returned
 
   /** `claim`: returns a promise of an access token for the worker. */
   constructor({ bus, claim, requestQueue = "flow-requests", replyQueue = "flow-replies" }) {
@@ -57,8 +58,9 @@ export class FlowClient {
   }
 
   /**
-   * Return the result of a request, or null if it does not arrive within `timeout` milliseconds. `signal` ends the wait
-   * early, with an AbortError.
+   * Return the newest result of a request, or null if none arrives within `timeout` milliseconds. `signal` ends the wait
+   * early, with an AbortError. A request has several results if an operator replayed it; another call returns an older
+   * one.
    *
    * Messages without a valid MAC, and those that answer another request, stay in the queue. So with a wrong replyKey
    * the result waits for a reader with the right one. After the first 100 such messages in the session, this function
@@ -74,17 +76,21 @@ export class FlowClient {
     };
     const session = await this.#bus.acceptSession(this.#replyQueue, correlationId, options);
     let skipped = 0;
+    let newest = null;
     const skip = async (message) => {
       // A skipped message stays locked until the session closes: after abandonMessage, the next receive would return it.
       skipped += 1;
       if (skipped > MAX_SKIPPED) await session.completeMessage(message);
     };
     try {
-      while (Date.now() < deadline) {
-        const wait = { maxWaitTimeInMs: deadline - Date.now(), abortSignal: signal };
-        const [message] = await session.receiveMessages(1, wait);
-        if (message === undefined) continue;
-        if (this.#returned.get(messageId) === message.messageId) {
+      while (newest !== null || Date.now() < deadline) {
+        const maxWaitTimeInMs = newest === null ? deadline - Date.now() : MORE_RESULTS_MS;
+        const [message] = await session.receiveMessages(1, { maxWaitTimeInMs, abortSignal: signal });
+        if (message === undefined) {
+          if (newest !== null) break;
+          continue;
+        }
+        if (this.#returned.get(messageId)?.has(message.messageId)) {
           await session.completeMessage(message); // a copy: a worker can publish a result twice after a crash
           continue;
         }
@@ -94,6 +100,7 @@ export class FlowClient {
         }
         const { contract } = message.applicationProperties;
         if (contract !== RESULT_CONTRACT) {
+          if (newest !== null) break;
           await session.abandonMessage(message); // a later version of this module can still read it
           throw new Error(`This module reads ${RESULT_CONTRACT}, not ${contract}: update it.`);
         }
@@ -102,18 +109,21 @@ export class FlowClient {
           await skip(message); // of another request with the same key
           continue;
         }
-        await session.completeMessage(message);
-        this.#remember(messageId, message.messageId);
-        return body;
+        // Of several results the newest is that of a replay. The others stay locked until the session closes.
+        if (newest === null || body.replay_of === messageId) newest = { message, body };
       }
-      return null;
+      if (newest === null) return null;
+      await session.completeMessage(newest.message);
+      this.#remember(messageId, newest.message.messageId);
+      return newest.body;
     } finally {
       await session.close();
     }
   }
 
   #remember(messageId, resultId) {
-    this.#returned.set(messageId, resultId);
+    if (!this.#returned.has(messageId)) this.#returned.set(messageId, new Set());
+    this.#returned.get(messageId).add(resultId);
     if (this.#returned.size > MAX_REMEMBERED) this.#returned.delete(this.#returned.keys().next().value);
   }
 }

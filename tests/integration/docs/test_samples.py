@@ -79,6 +79,21 @@ recorded.copy = await flows.result(again, { timeout: 50 });
 const partial = flows.start("create-quote", {}, { messageId: again.messageId });
 recorded.partial = await partial.catch(({ message }) => message);
 
+const replayed = newRequest();
+const older = (id) => ({ status: "succeeded", request_message_id: id, output: "old" });
+const replays = (id) => Buffer.from(JSON.stringify({ ...older(`${id}-2`), replay_of: id, output: "new" }));
+const originals = (id) => Buffer.from(JSON.stringify(older(id)));
+const withBody = (name, body, key) => {
+  const mac = createHmac("sha256", key).update(`RESULT_CONTRACT\\n${name}\\n`).update(body).digest("hex");
+  return { name, body, messageId: name, applicationProperties: { contract: "RESULT_CONTRACT", reply_mac: mac } };
+};
+globalThis.results = ({ messageId: id, applicationProperties: { reply_key: key } }) => [
+  withBody("old", originals(id), key),
+  withBody("new", replays(id), key),
+].filter(({ name }) => !recorded.completed.includes(name));
+await flows.start("create-quote", {}, replayed);
+recorded.several = [await flows.result(replayed), await flows.result(replayed)].map(({ output }) => output);
+
 recorded.flood = { completed: recorded.completed.length };
 const forged = Array.from({ length: 103 }, (_, at) => result(`forged ${at}`, "m", "another key"));
 globalThis.results = (message) => [...forged, ...answers(message)].slice(0, 103);
@@ -137,6 +152,11 @@ def test_the_front_end_skips_messages_that_do_not_answer_its_request(recorded: A
 @needs_node
 def test_the_front_end_deletes_only_what_follows_100_skipped_messages(recorded: Any) -> None:
     assert recorded["flood"] == {"output": None, "completed": ["forged 100", "forged 101", "forged 102"]}
+
+
+@needs_node
+def test_the_front_end_returns_the_result_of_a_replay_before_the_older_one(recorded: Any) -> None:
+    assert recorded["several"] == ["new", "old"]
 
 
 @needs_node

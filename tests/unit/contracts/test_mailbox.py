@@ -7,8 +7,9 @@ import pytest
 
 from flow_contracts.client import NotOutstanding, ResultTimeout, ServiceBusFailure
 from flow_contracts.client.mailbox import Mailbox
+from flow_contracts.client.other_results import OtherResults
 from flow_contracts.request import FlowRequest
-from flow_contracts.result import FlowResult, Status, UnsupportedResult
+from flow_contracts.result import FlowError, FlowResult, Status, UnsupportedResult
 
 
 def result(correlation_id: str, message_id: str = "m", replay_of: str | None = None) -> FlowResult:
@@ -151,3 +152,39 @@ async def test_an_unsupported_result_is_raised_in_the_call_that_waits_for_it() -
         await mailbox.get("a", 0)
     with pytest.raises(NotOutstanding):
         await mailbox.get("a", 0)
+
+
+async def test_the_result_of_a_replay_wins_over_the_unclaimed_one_before() -> None:
+    others = OtherResults()
+    mailbox = Mailbox(10, others)
+    mailbox.expect(sent("a"))
+    assert put(mailbox, result("a"))
+    for _ in range(2):  # and its copy
+        assert put(mailbox, result("a", "replayed", replay_of="m"))
+    assert (await mailbox.get("a", 0)).replay_of == "m"
+    assert others.count == 1
+    with pytest.raises(NotOutstanding):
+        await mailbox.get("a", 0)
+
+
+async def test_the_result_of_a_later_replay_is_returned_by_another_wait_and_blocks_no_new_request() -> None:
+    mailbox = Mailbox(10)
+    mailbox.expect(sent("a"))
+    assert put(mailbox, result("a"))
+    assert (await mailbox.get("a", 0)).replay_of is None
+    assert put(mailbox, result("a", "replayed", replay_of="m"))
+    assert (await mailbox.get("a", 0)).replay_of == "m"
+    assert put(mailbox, result("a", "again", replay_of="m"))
+    mailbox.expect(sent("a", "new"))
+    assert put(mailbox, result("a", "new"))
+    assert (await mailbox.get("a", 0)).request_message_id == "new"
+
+
+async def test_a_refusal_of_a_reused_message_id_does_not_replace_the_result() -> None:
+    mailbox = Mailbox(10)
+    mailbox.expect(sent("a"))
+    assert put(mailbox, result("a"))
+    error = FlowError(code="message_id_conflict", message="")
+    refusal = result("a").model_copy(update={"status": Status.REFUSED, "error": error})
+    assert mailbox.put(refusal, "another ID")
+    assert (await mailbox.get("a", 0)).status == Status.SUCCEEDED

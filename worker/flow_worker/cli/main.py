@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flow_worker.cli import access, dead_letters, demo, init, journal, requests, worker
+from flow_worker.cli import access, dead_letters, demo, init, journal, requests, terminal, worker
 
 cli = typer.Typer(
     no_args_is_help=True,
