@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import typer
-
 from flow_worker.cli import journal_render, terminal
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Entry, open_journal
