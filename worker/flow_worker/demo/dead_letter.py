@@ -37,7 +37,9 @@ async def run_dead_letter_scenarios(
     """Call a failing flow until the worker gives up; repair the flow, and replay the request."""
     claim = SecretStr(emulator.mint("ada", ROLE))
     title = "The flow keeps failing; the worker dead-letters the request"
-    failing = Scenario(title, _FLOW, {"id": 7}, claim, "failed", "NoResponse", calls=2)
+    failing = Scenario(
+        title, _FLOW, {"id": 7}, claim, "failed", "NoResponse", calls=2, brief="flow keeps failing: dead letter"
+    )
     given_up = await run_scenario(emulator, client, failing, correlation_id)
     if not given_up.ok:
         return [given_up]
@@ -47,7 +49,7 @@ async def run_dead_letter_scenarios(
     began = time.perf_counter()
     await _replay(bus, seal)
     title = "The flow is repaired; an operator replays the request"
-    replayed = Scenario(title, _FLOW, {"id": 7}, claim, "succeeded", calls=3)
+    replayed = Scenario(title, _FLOW, {"id": 7}, claim, "succeeded", calls=3, brief="dead letter is replayed")
     return [given_up, await wait_for_outcome(emulator, client, replayed, correlation_id, began)]
 
 

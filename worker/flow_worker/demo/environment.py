@@ -26,6 +26,8 @@ ON_BEHALF = "Flow.Invoke.OnBehalf"
 """The app role of applications that may name a user."""
 JOURNAL = "journal.sqlite3"
 """The worker's journal, in its working directory."""
+SETTINGS = "flow-worker.toml"
+"""The worker's settings, in its working directory."""
 _READY = "ready "
 _TENANT_INDEX = 3  # of http://host:port/{tenant}/v2.0, split at the slashes
 
@@ -145,7 +147,7 @@ def running_worker(
     `settings` returns its TOML file for an emulator and a health port.
     """
     port = processes.free_port()
-    (folder / "flow-worker.toml").write_text(settings(emulator, port), encoding="utf-8")
+    (folder / SETTINGS).write_text(settings(emulator, port), encoding="utf-8")
     log = _worker_log(folder)
     with log.open("w", encoding="utf-8") as errors:
         command = [sys.executable, "-m", "flow_worker", "run"]
@@ -183,7 +185,7 @@ def worker_environment(emulator: EmulatorClient) -> Mapping[str, str]:
         "IDENTITY_ENDPOINT": emulator.identity_endpoint,
         "IDENTITY_HEADER": emulator.identity_header,
         "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": emulator.connection_string,
-        "FLOW_WORKER_CONFIG": "flow-worker.toml",
+        "FLOW_WORKER_CONFIG": SETTINGS,
     }
 
 

@@ -22,12 +22,20 @@ async def run_privilege_scenarios(emulator: EmulatorClient, client: FlowClient, 
     """Run all of them."""
     # The outage comes last: it would also delay the privilege queries of the other scenarios.
     outcomes = await asyncio.gather(
-        _native(emulator, client, "ada", "A native Dataverse message; its user holds the privilege", "succeeded"),
+        _native(
+            emulator,
+            client,
+            "ada",
+            "A native Dataverse message; its user holds the privilege",
+            "Dataverse message",
+            "succeeded",
+        ),
         _native(
             emulator,
             client,
             "bob",
             "A native Dataverse message; its user lacks the privilege",
+            "Dataverse message, no privilege",
             "refused",
             "privilege_missing",
         ),
@@ -37,12 +45,18 @@ async def run_privilege_scenarios(emulator: EmulatorClient, client: FlowClient, 
 
 
 async def _native(
-    emulator: EmulatorClient, client: FlowClient, user: str, title: str, status: str, code: str | None = None
+    emulator: EmulatorClient,
+    client: FlowClient,
+    user: str,
+    title: str,
+    brief: str,
+    status: str,
+    code: str | None = None,
 ) -> ScenarioOutcome:
     """Let Dataverse post the call of a Custom API; its result has the operation's correlation ID."""
     correlation_id = str(uuid.uuid4())
     calls = 1 if status == "succeeded" else 0
-    scenario = Scenario(title, FLOW, _QUOTE, None, status, code, calls=calls)
+    scenario = Scenario(title, FLOW, _QUOTE, None, status, code, calls=calls, brief=brief)
     began = time.perf_counter()
     post: dict[str, JsonValue] = {"user": user, "message": MESSAGE, "input": _QUOTE, "correlation_id": correlation_id}
     await asyncio.to_thread(emulator.control, "POST", "dataverse/post", post)
@@ -53,7 +67,8 @@ async def _on_behalf(emulator: EmulatorClient, client: FlowClient, correlation_i
     """A plug-in sends with its own app-only token and names the user ada."""
     app_only: dict[str, JsonValue] = {"scp": None, "idtyp": "app"}
     claim = SecretStr(emulator.mint("quotes-plug-in", ON_BEHALF, claims=app_only))
-    scenario = Scenario("A plug-in sends a request on behalf of a user", FLOW, _QUOTE, claim, "succeeded")
+    title = "A plug-in sends a request on behalf of a user"
+    scenario = Scenario(title, FLOW, _QUOTE, claim, "succeeded", brief="plug-in on behalf of a user")
     began = time.perf_counter()
     ada = await asyncio.to_thread(emulator.object_id, "ada")
     await client.submit(FLOW, _QUOTE, claim=claim, on_behalf_of=ada, correlation_id=correlation_id)
@@ -64,4 +79,11 @@ async def _outage(emulator: EmulatorClient, client: FlowClient) -> ScenarioOutco
     """The worker neither runs nor refuses the request while Dataverse is unavailable; it runs it afterwards."""
     fault: JsonValue = {"kind": "throttle", "retry_after": "1", "next_calls": 2}
     await asyncio.to_thread(emulator.control, "PUT", "dataverse", {"faults": [fault]})
-    return await _native(emulator, client, "grace", "Dataverse is unavailable; the request waits", "succeeded")
+    return await _native(
+        emulator,
+        client,
+        "grace",
+        "Dataverse is unavailable; the request waits",
+        "Dataverse outage: request waits",
+        "succeeded",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -13,12 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from flow_worker.dead_letters.view import DeadLetterView
-from flow_worker.demo.scenarios import ScenarioOutcome
+from flow_worker.demo.scenarios import MAX_BRIEF, ScenarioOutcome
+from flow_worker.demo.spinner import is_unicode
 
 _MAX_DETAIL = 160
 _NARROW = 100
 """The terminal width in columns below which a correlation ID takes two lines, so that the other columns fit words."""
 _HALF_AN_ID = 18
+_WIDE = 118
+"""The terminal width from which a line has room for the whole title of a scenario."""
+_RESULT = 33
+_MARKS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
+_ASCII_MARKS = {True: "ok", False: "NO"}
 _STYLES = {"succeeded": "green", "refused": "yellow", "failed": "red", "unknown": "magenta"}
 
 
@@ -39,11 +46,13 @@ class DemoReport:
     @property
     def ok(self) -> bool:
         """Whether every outcome is as expected, each request has one result, and one dead letter remains."""
-        return (
-            all(outcome.ok for outcome in self.outcomes)
-            and self.queues["flow-replies"]["active"] == self.expected_results
-            and [view.reason for view in self.dead_letters] == ["correlation_id_too_long"]
-        )
+        return all(outcome.ok for outcome in self.outcomes) and self.queues_ok
+
+    @property
+    def queues_ok(self) -> bool:
+        """Whether each request has one result, and one dead letter remains."""
+        has_results = self.queues["flow-replies"]["active"] == self.expected_results
+        return has_results and [view.reason for view in self.dead_letters] == ["correlation_id_too_long"]
 
     @property
     def expected_results(self) -> int:
@@ -51,18 +60,67 @@ class DemoReport:
         return len({outcome.correlation_id for outcome in self.single})
 
 
-def show(report: DemoReport, console: Console, *, as_json: bool) -> None:
-    """Print the report: tables for people, or JSON on stdout for programs."""
+def show(report: DemoReport, console: Console, *, as_json: bool, verbose: bool = False, keep: bool = False) -> None:
+    """Print the report: a line for each request, tables with `verbose`, or JSON on stdout for programs."""
     if as_json:
         sys.stdout.write(json.dumps(_as_json(report), indent=2) + "\n")
         return
-    console.print(_scenarios(report, narrow=console.width < _NARROW))
-    console.print(_queues(report))
-    console.print(_dead_letters(report))
-    if report.ok:
-        console.print("Every request ended as expected.", style="bold green")
+    if verbose:
+        console.print(_scenarios(report, narrow=console.width < _NARROW))
+        console.print(_queues(report))
+        console.print(_dead_letters(report))
     else:
-        console.print("Some requests did not end as expected: see ✗ above.", style="bold red")
+        for line in _lines(report, console):
+            console.print(line, no_wrap=True, overflow="crop")
+    for text in _summary(report, verbose=verbose, keep=keep):
+        console.print(text, soft_wrap=True)
+
+
+def _lines(report: DemoReport, console: Console) -> Iterator[Text]:
+    """Yield a legend, and one line for each request; below one that did not end as expected, what was expected."""
+    marks = _MARKS if is_unicode(console) else _ASCII_MARKS
+    wide = console.width >= _WIDE
+    title = max(len(outcome.scenario) for outcome in report.outcomes) if wide else MAX_BRIEF
+    yield Text("Seconds: flow = first call to result; all = until the sender has the result,", "dim")
+    legend = f"with about 1 s to open a reply session. {marks[True]}: as expected. {marks[False]}: not."
+    yield Text(legend, "dim")
+    yield Text(f"   {'request':<{title}} {'result':<{_RESULT}} {'flow':>5} {'all':>5}", "bold")
+    for outcome in report.outcomes:
+        name = outcome.scenario if wide else outcome.brief or outcome.scenario
+        flow = "" if outcome.flow_seconds is None else f"{outcome.flow_seconds:.1f}"
+        result = outcome.outcome.replace(":", "", 1) + _effort(outcome)
+        if outcome is report.burst:
+            result = f"{outcome.outcome}, {outcome.detail.replace(' requests/s', '/s')}"
+        yield Text.assemble(
+            (f"{marks[outcome.ok]:<2} ", "green" if outcome.ok else "bold red"),
+            f"{name[:title]:<{title}} ",
+            (f"{result[:_RESULT]:<{_RESULT}} ", _STYLES.get(outcome.outcome.split(":")[0], "")),
+            f"{flow:>5} {outcome.seconds:>5.1f}",
+        )
+        if not outcome.ok:
+            yield Text(f"   expected {outcome.expectation}; {outcome.correlation_id}", "red")
+            yield Text(f"   {outcome.detail}", "red")
+
+
+def _summary(report: DemoReport, *, verbose: bool, keep: bool) -> list[Text]:
+    """Return the summary: the requests, the queues, and what to do next."""
+    expected = sum(outcome.ok for outcome in report.outcomes)
+    count = len(report.outcomes)
+    burst = f" Burst: {report.burst.outcome}, {report.burst.detail}." if report.burst else ""
+    requests = f"{expected} of {count} ended as expected.{burst}"
+    if report.queues_ok:
+        queues = "Each request has one result. The one dead letter has no usable reply address."
+    else:
+        reasons = ", ".join(view.reason for view in report.dead_letters) or "none"
+        results = report.queues["flow-replies"]["active"]
+        queues = f"Results: {results} for {report.expected_results} requests. Dead letters: {reasons}."
+    hints = [] if verbose else ["--verbose: outputs, queues, dead letters."]
+    hints += [] if keep else ["--keep: try it yourself."]
+    return [
+        Text(requests, "bold green" if expected == count else "bold red"),
+        Text(queues, "green" if report.queues_ok else "bold red"),
+        Text(" ".join(hints) or "--json: the same for programs."),
+    ]
 
 
 def _scenarios(report: DemoReport, *, narrow: bool) -> Table:
@@ -73,14 +131,15 @@ def _scenarios(report: DemoReport, *, narrow: bool) -> Table:
         table.add_column("correlation ID", no_wrap=True)
     table.add_column("scenario\nflow", overflow="fold")
     table.add_column("result\noutput or error", overflow="fold")
-    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("flow\nall", justify="right", no_wrap=True)
     for outcome in report.outcomes:
         mark = ("✓ ", "green") if outcome.ok else ("✗ ", "bold red")
         style = _STYLES.get(outcome.outcome.split(":")[0], "")
         detail = textwrap.shorten(outcome.detail, _MAX_DETAIL, placeholder=" …")
         result = Text.assemble(mark, (outcome.outcome, style), _effort(outcome), "\n", (detail, "dim"))
+        flow = "" if outcome.flow_seconds is None else f"{outcome.flow_seconds:.1f} s"
         scenario = Text.assemble(outcome.scenario, "\n", (outcome.flow, "cyan"))
-        table.add_row(outcome.correlation_id, scenario, result, f"{outcome.seconds:.1f} s")
+        table.add_row(outcome.correlation_id, scenario, result, f"{flow}\n{outcome.seconds:.1f} s")
     return table
 
 
@@ -139,6 +198,7 @@ def _outcome_as_json(outcome: ScenarioOutcome) -> dict[str, JsonValue]:
         "outcome": outcome.outcome,
         "detail": outcome.detail,
         "seconds": round(outcome.seconds, 3),
+        "flow_seconds": None if outcome.flow_seconds is None else round(outcome.flow_seconds, 3),
         "ok": outcome.ok,
         "calls": outcome.activity.calls if outcome.activity else None,
         "polls": outcome.activity.polls if outcome.activity else None,

@@ -18,6 +18,7 @@ from flow_contracts.result import FlowResult
 from flow_worker.demo.environment import ROLE, EmulatorClient, FlowActivity
 
 WAIT_SECONDS = 60.0
+MAX_BRIEF = 31
 
 _QUOTE: JsonValue = {"customer": "Contoso", "amount": 1250}
 _INVALID_QUOTE: JsonValue = {"customer": "Contoso", "amount": -1}
@@ -36,6 +37,14 @@ class Scenario:
     calls: int = 1
     polls: int = 0
     """The number of status polls."""
+    brief: str = ""
+    """The title for a narrow terminal: `MAX_BRIEF` characters at most."""
+
+    @property
+    def expectation(self) -> str:
+        """The expected outcome, for a person."""
+        result = self.status if self.code is None else f"{self.status}: {self.code}"
+        return f"{result}, {self.calls} calls, {self.polls} polls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,16 @@ class ScenarioOutcome:
     result: FlowResult | None = None
     activity: FlowActivity | None = None
     """The flow's own counts; None for the burst."""
+    brief: str = ""
+    expectation: str = ""
+
+    @property
+    def flow_seconds(self) -> float | None:
+        """The seconds from the first call of the flow to the result; None without a call."""
+        times = self.result.times if self.result else None
+        if times is None or times.started is None or times.finished is None:
+            return None
+        return (times.finished - times.started).total_seconds()
 
 
 def request_scenarios(emulator: EmulatorClient) -> list[Scenario]:
@@ -62,9 +81,18 @@ def request_scenarios(emulator: EmulatorClient) -> list[Scenario]:
 
 def _answers(ada: SecretStr) -> list[Scenario]:
     return [
-        Scenario("A front end requests a quote", "create-quote", _QUOTE, ada, "succeeded"),
-        Scenario("The flow has no response action", "notify-team", {"text": "hello"}, ada, "succeeded"),
-        Scenario("The flow responds slowly", "slow-report", {"month": "2026-11"}, ada, "succeeded"),
+        Scenario(
+            "A front end requests a quote", "create-quote", _QUOTE, ada, "succeeded", brief="front end requests a quote"
+        ),
+        Scenario(
+            "The flow has no response action",
+            "notify-team",
+            {"text": "hello"},
+            ada,
+            "succeeded",
+            brief="flow without response action",
+        ),
+        Scenario("The flow responds slowly", "slow-report", {"month": "2026-11"}, ada, "succeeded", brief="slow flow"),
         Scenario(
             "The flow responds with a status URL, which the worker polls",
             "long-approval",
@@ -72,22 +100,32 @@ def _answers(ada: SecretStr) -> list[Scenario]:
             ada,
             "succeeded",
             polls=3,
+            brief="long flow, status URL polled",
         ),
     ]
 
 
 def _refusals(emulator: EmulatorClient, ada: SecretStr) -> list[Scenario]:
-    def refused(title: str, flow: str, value: JsonValue, claim: SecretStr | None, code: str) -> Scenario:
-        return Scenario(title, flow, value, claim, "refused", code, calls=0)
+    def refused(title: str, brief: str, flow: str, value: JsonValue, claim: SecretStr | None, code: str) -> Scenario:
+        return Scenario(title, flow, value, claim, "refused", code, calls=0, brief=brief)
 
     bob = _claim(emulator, "bob")
     forged = SecretStr(emulator.mint("mallory", ROLE, forged=True))
     return [
-        refused("The sender lacks the app role", "create-quote", _QUOTE, bob, "role_missing"),
-        refused("The request has no claim", "create-quote", _QUOTE, None, "claim_missing"),
-        refused("The claim is forged", "create-quote", _QUOTE, forged, "claim_invalid"),
-        refused("The flow is not registered", "delete-everything", None, ada, "unknown_flow"),
-        refused("The input violates the worker's schema", "create-quote", _INVALID_QUOTE, ada, "input_schema_mismatch"),
+        refused(
+            "The sender lacks the app role", "sender without the app role", "create-quote", _QUOTE, bob, "role_missing"
+        ),
+        refused("The request has no claim", "request without a claim", "create-quote", _QUOTE, None, "claim_missing"),
+        refused("The claim is forged", "forged claim", "create-quote", _QUOTE, forged, "claim_invalid"),
+        refused("The flow is not registered", "unregistered flow", "delete-everything", None, ada, "unknown_flow"),
+        refused(
+            "The input violates the worker's schema",
+            "input against worker's schema",
+            "create-quote",
+            _INVALID_QUOTE,
+            ada,
+            "input_schema_mismatch",
+        ),
     ]
 
 
@@ -100,8 +138,17 @@ def _faults(ada: SecretStr) -> list[Scenario]:
             ada,
             "failed",
             "TriggerInputSchemaMismatch",
+            brief="input against the flow's schema",
         ),
-        Scenario("The flow fails without a response", "broken-approval", {"id": 7}, ada, "unknown", "NoResponse"),
+        Scenario(
+            "The flow fails without a response",
+            "broken-approval",
+            {"id": 7},
+            ada,
+            "unknown",
+            "NoResponse",
+            brief="flow fails without a response",
+        ),
         Scenario(
             "The flow throttles; the worker calls it again",
             "throttled-sync",
@@ -109,6 +156,7 @@ def _faults(ada: SecretStr) -> list[Scenario]:
             ada,
             "succeeded",
             calls=3,
+            brief="flow throttles, is called again",
         ),
         Scenario(
             "The response is lost; the flow is not idempotent, so no second call",
@@ -117,6 +165,7 @@ def _faults(ada: SecretStr) -> list[Scenario]:
             ada,
             "unknown",
             "flow_no_answer",
+            brief="response lost: no second call",
         ),
         Scenario(
             "The response is lost; the flow is idempotent, so a second call",
@@ -125,6 +174,7 @@ def _faults(ada: SecretStr) -> list[Scenario]:
             ada,
             "succeeded",
             calls=2,
+            brief="response lost, idempotent flow",
         ),
     ]
 
@@ -150,14 +200,36 @@ async def wait_for_outcome(
         result = await client.wait(correlation_id, timeout=WAIT_SECONDS)
     except ResultTimeout as error:
         seconds = time.perf_counter() - began
-        return ScenarioOutcome(correlation_id, title, flow, "no result", str(error), seconds, ok=False)
+        return ScenarioOutcome(
+            correlation_id,
+            title,
+            flow,
+            "no result",
+            str(error),
+            seconds,
+            ok=False,
+            brief=scenario.brief,
+            expectation=scenario.expectation,
+        )
     seconds = time.perf_counter() - began
     code = result.error.code if result.error else None
     activity = await asyncio.to_thread(emulator.activity, flow, correlation_id)
     actual = (result.status, code, activity.calls, activity.polls)
     ok = actual == (scenario.status, scenario.code, scenario.calls, scenario.polls)
     outcome = result.status if code is None else f"{result.status}: {code}"
-    return ScenarioOutcome(correlation_id, title, flow, outcome, _detail(result), seconds, ok, result, activity)
+    return ScenarioOutcome(
+        correlation_id,
+        title,
+        flow,
+        outcome,
+        _detail(result),
+        seconds,
+        ok,
+        result,
+        activity,
+        brief=scenario.brief,
+        expectation=scenario.expectation,
+    )
 
 
 async def run_burst(
@@ -187,6 +259,8 @@ async def run_burst(
         f"{count / seconds:.0f} requests/s",
         seconds,
         succeeded == count,
+        brief=f"burst of {count} requests",
+        expectation=f"{count} of {count} succeeded",
     )
 
 

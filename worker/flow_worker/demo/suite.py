@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import httpx
 from pydantic import SecretStr
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flow_contracts.client import FlowClient
 from flow_contracts.servicebus import ServiceBus
@@ -24,11 +22,13 @@ from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import ServiceBusSettings
 
 _SCENARIOS_BESIDE_REQUESTS = 2
-"""The dead-letter scenarios and the privilege scenarios each advance the progress bar once."""
+"""The dead-letter scenarios and the privilege scenarios each count as one in the progress."""
 _T = TypeVar("_T")
+Say = Callable[[str], None]
+"""Shows one sentence about the progress."""
 
 
-async def run_scenarios(environment: DemoEnvironment, burst: int, console: Console) -> DemoReport:
+async def run_scenarios(environment: DemoEnvironment, burst: int, say: Say) -> DemoReport:
     """Run every scenario and a burst of that many requests; return their outcomes and the state of the queues."""
     emulator = environment.emulator
     settings = ServiceBusSettings(connection_string=SecretStr(emulator.connection_string))
@@ -39,23 +39,27 @@ async def run_scenarios(environment: DemoEnvironment, burst: int, console: Conso
         await bus.send(REQUESTS, unanswerable())
         seal = seal_of(environment.folder)
         name = f"demo-{secrets.token_hex(2)}"
-        with _progress(console) as progress:
-            single = await _run_single(emulator, bus, client, seal, name, progress)
-            many = await _run_burst(emulator, client, name, burst, progress) if burst else None
+        single = await _run_single(emulator, bus, client, seal, name, say)
+        many = await _run_burst(emulator, client, name, burst, say) if burst else None
+        say("Counting results and dead letters ...")
         return DemoReport(single, many, _queue_counts(emulator), await list_dead_letters(bus, seal))
 
 
 async def _run_single(
-    emulator: EmulatorClient, bus: ServiceBus, client: FlowClient, seal: Seal, name: str, progress: Progress
+    emulator: EmulatorClient, bus: ServiceBus, client: FlowClient, seal: Seal, name: str, say: Say
 ) -> list[ScenarioOutcome]:
     """Run the scenarios of single requests concurrently: they mostly wait, each for something else."""
     scenarios = request_scenarios(emulator)
-    task = progress.add_task("single requests", total=len(scenarios) + _SCENARIOS_BESIDE_REQUESTS)
+    total, done = len(scenarios) + _SCENARIOS_BESIDE_REQUESTS, 0
 
     async def counted(scenario: Awaitable[_T]) -> _T:
+        nonlocal done
         outcome = await scenario
-        progress.advance(task)
+        done += 1
+        say(f"Sending single requests: {done} of {total} answered ...")
         return outcome
+
+    say(f"Sending single requests: {done} of {total} answered ...")
 
     requests = (
         run_scenario(emulator, client, scenario, f"{name}-{number}") for number, scenario in enumerate(scenarios, 1)
@@ -68,20 +72,19 @@ async def _run_single(
     return [*by_request, *by_privilege, *by_dead_letter]
 
 
-async def _run_burst(
-    emulator: EmulatorClient, client: FlowClient, name: str, count: int, progress: Progress
-) -> ScenarioOutcome:
-    task = progress.add_task(f"burst of {count}", total=count)
+async def _run_burst(emulator: EmulatorClient, client: FlowClient, name: str, count: int, say: Say) -> ScenarioOutcome:
     claim = SecretStr(emulator.mint("ada", ROLE))
-    return await run_burst(client, claim, count, name, lambda: progress.advance(task))
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        say(f"Sending a burst of {count} requests: {done} answered ...")
+
+    say(f"Sending a burst of {count} requests ...")
+    return await run_burst(client, claim, count, name, step)
 
 
 def _queue_counts(emulator: EmulatorClient) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = httpx.get(f"{emulator.web_url}/emulator/queues", timeout=10).json()
     return counts
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    )
