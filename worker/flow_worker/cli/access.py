@@ -59,9 +59,10 @@ def check_access(
     from flow_worker.cli.access_explanation import AccessQuestion, UnknownQueue, explain
     from flow_worker.settings import InvalidSettings
 
-    question = AccessQuestion(flow, _claim(token, user), _object_id("--user", user), on_behalf_of, queue)
     try:
-        explanation = asyncio.run(explain(settings.load(config, env_file), question))
+        loaded = settings.load(config, env_file)  # first: the file of variables may hold the claim
+        question = AccessQuestion(flow, _claim(token, user), _object_id("--user", user), on_behalf_of, queue)
+        explanation = asyncio.run(explain(loaded, question))
     except InvalidSettings as error:
         terminal.fail_settings(error)
     except UnknownQueue as error:

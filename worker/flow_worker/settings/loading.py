@@ -29,7 +29,8 @@ DEFAULT_CONFIG = Path("flow-worker.toml")
 DEFAULT_ENV_FILE = Path(".env")
 _OTHER_VARIABLES = {CONFIG_VARIABLE, *SENDER_VARIABLES}
 """Variables with the prefix that are not settings."""
-_IDENTITY_VARIABLES = {"IDENTITY_ENDPOINT", "IDENTITY_HEADER"}
+_PASSED_ON = {"IDENTITY_ENDPOINT", "IDENTITY_HEADER", "FLOW_WORKER_CLAIM"}
+"""Variables of the file that azure-identity and `check-access` read from the environment."""
 
 
 class InvalidSettings(Exception):
@@ -70,15 +71,16 @@ def load_checked(kind: type[_S], config: Path | None, env_file: Path | None, kno
     `env_file` is a file of variables; default: `.env` in the working directory. Only a default may be absent.
     Raises `InvalidSettings`, which names every fault at once.
     """
-    explicit = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
-    if explicit and not explicit.is_file():
-        raise InvalidSettings(f"{explicit}: no such file; name the TOML file with --config or {CONFIG_VARIABLE}")
-    path = explicit or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
     if env_file and not env_file.is_file():
         raise InvalidSettings(f"{env_file}: no such file; name the file of variables with --env-file")
     env_file = env_file or DEFAULT_ENV_FILE
     encoding = _encoding(env_file)
     variables = _variables(env_file, encoding)
+    named = os.environ.get(CONFIG_VARIABLE) or variables.get(CONFIG_VARIABLE)
+    explicit = config or (Path(named) if named else None)
+    if explicit and not explicit.is_file():
+        raise InvalidSettings(f"{explicit}: no such file; name the TOML file with --config or {CONFIG_VARIABLE}")
+    path = explicit or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
     _refuse_unknown(path, {**variables, **os.environ}, known)
     # pydantic-settings takes the TOML file from the class alone, so each call makes a subclass with its own file.
     with_file = type(kind.__name__, (kind,), {"__module__": kind.__module__, "model_config": {"toml_file": path}})
@@ -88,7 +90,7 @@ def load_checked(kind: type[_S], config: Path | None, env_file: Path | None, kno
         raise InvalidSettings("\n".join(fault_lines(error, kind))) from None
     except SettingsError as error:
         raise InvalidSettings(not_json(error, kind, {**variables, **os.environ})) from None
-    _pass_on_identity(variables)
+    _pass_on(variables)
     return loaded
 
 
@@ -113,9 +115,9 @@ def _variables(env_file: Path, encoding: str) -> dict[str, str]:
     return {name.upper(): value or "" for name, value in found.items()}
 
 
-def _pass_on_identity(variables: Mapping[str, str]) -> None:
-    """Let azure-identity find the emulator's identity endpoint, of which a file of the emulator's settings tells."""
-    for name in _IDENTITY_VARIABLES & variables.keys():
+def _pass_on(variables: Mapping[str, str]) -> None:
+    """Let azure-identity find the emulator's identity endpoint, which a file of the emulator's settings names."""
+    for name in _PASSED_ON & variables.keys():
         os.environ.setdefault(name, variables[name])
 
 
