@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ from flow_worker.broker_clock import BrokerClock
 from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.invoker import Invoker
 from flow_worker.flows.limits import CallLimiter, FlowLimits, SenderLimits
+from flow_worker.flows.registry import Registry
 from flow_worker.instrumentation import Instrumentation
 from flow_worker.journal import Journal, open_journal
 from flow_worker.pipeline import decode
-from flow_worker.pipeline.authorize import Admission
+from flow_worker.pipeline.authorize import Admission, Decided
 from flow_worker.pipeline.conclude import ConclusionRules, Conclusions
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.ending import Endings
@@ -40,12 +40,13 @@ from flow_worker.runtime.journal_purge import JournalPurge
 from flow_worker.runtime.lane import Lane, reconnection_log
 from flow_worker.runtime.outbox import Outbox
 from flow_worker.runtime.periodic_task import PeriodicTask
-from flow_worker.runtime.ports import Bus
+from flow_worker.runtime.ports import Bus, OutcomeSender
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.runtime.seal_keys import open_seal
 from flow_worker.runtime.sole_sender import require_sole_sender
 from flow_worker.runtime.status import WorkerStatus
+from flow_worker.runtime.stop_signals import StopSignals
 from flow_worker.runtime.supervisor import OnStop, Service, Supervisor
 from flow_worker.runtime.unproven_dead_letters import UnprovenDeadLetters
 from flow_worker.service_bus import open_service_bus
@@ -82,7 +83,7 @@ async def run(settings: Settings, on_stop: OnStop = lambda _: None) -> None:
     `on_stop`: see `Supervisor`. Raises what `assembled` raises, and the error of a lane or periodic task
     that failed.
     """
-    signals = _StopSignals(on_stop)
+    signals = StopSignals(on_stop)
     try:
         async with assembled(settings, on_stop=on_stop) as supervisor:
             signals.supervisor = supervisor
@@ -122,11 +123,11 @@ async def assembled(
     health = Health(clock_offset=lambda: clock.offset_seconds)
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(open_telemetry())
-        instrumentation = Instrumentation(telemetry.metrics)
-        instrumentation.watch(health, clock)
+        metrics = telemetry.metrics
+        instrumentation = Instrumentation(metrics, settings, clock)
         # Next, so that liveness probes get an answer while the other parts open.
         await stack.enter_async_context(_serve_health(health, settings, telemetry.page))
-        identity = await stack.enter_async_context(build_identity(settings))
+        identity = await stack.enter_async_context(build_identity(settings, metrics))
         bus = await stack.enter_async_context(
             open_service_bus(settings.servicebus, client_id=settings.identity.client_id, evidence=clock)
         )
@@ -139,24 +140,34 @@ async def assembled(
                 now=clock.now,
                 reached=clock.reached,
                 health=health.journal,
-                metrics=telemetry.metrics,
+                metrics=metrics,
             )
         )
         seal = await open_seal(settings.continuations, settings.journal)  # after the journal, which makes their folder
         health.seal = seal.summary()
         caller = await stack.enter_async_context(_invoker(settings, identity))
-        access = await stack.enter_async_context(build_access(settings, identity, clock.now))
+        access = await stack.enter_async_context(build_access(settings, identity, clock.now, metrics))
         checks = InputChecks(settings.flows, settings.input_checks, _lane_counts(settings))
         await stack.enter_async_context(checks)
         await verify_organizations(settings, access)
-        ports = wrap(Ports(bus, instrumentation.journal(journal), caller))
+        ports = wrap(
+            Ports(
+                instrumentation.bus(bus, health, bus.open_senders),
+                instrumentation.journal(journal, health),
+                instrumentation.caller(caller),
+            )
+        )
         limiter = _call_limiter(settings, clock.now)
-        handler = _handler(settings, ports, access, checks, limiter, clock)
+        instrumentation.watch_limits(limiter.state)
+        admission = _admission(settings, access, checks, instrumentation.decided)
+        handler = _handler(settings, ports, admission, access.registry, limiter, clock)
         dispatcher = _dispatcher(settings, ports, handler, seal)
+        of_lanes = instrumentation.dispatcher(dispatcher)
+        of_watches = instrumentation.dispatcher(dispatcher, for_dead_letters=True)
         queues = _queues(settings, seal)
         services: list[Service] = [
-            *_lanes(settings, queues, ports, handler, dispatcher, health),
-            *_dead_letter_watches(settings, queues, ports, handler, dispatcher, health, clock.now),
+            *_lanes(settings, queues, ports, handler, of_lanes, health),
+            *_dead_letter_watches(settings, queues, ports, handler, of_watches, health, clock.now),
             _purge(settings, ports, clock),
         ]
         health.status = WorkerStatus(settings, health, limiter, clock.now(), clock.now)
@@ -189,7 +200,7 @@ def _lane_counts(settings: Settings) -> dict[str, int]:
 
 
 def _lanes(
-    settings: Settings, queues: Queues, ports: Ports, handler: Handler, dispatcher: Dispatcher, health: Health
+    settings: Settings, queues: Queues, ports: Ports, handler: Handler, dispatcher: OutcomeSender, health: Health
 ) -> list[Lane]:
     return [
         Lane(
@@ -215,7 +226,7 @@ def _dead_letter_watches(
     queues: Queues,
     ports: Ports,
     handler: Handler,
-    dispatcher: Dispatcher,
+    dispatcher: OutcomeSender,
     health: Health,
     now: Callable[[], datetime],
 ) -> list[PeriodicTask]:
@@ -277,11 +288,8 @@ def _dispatcher(settings: Settings, ports: Ports, handler: Handler, seal: Seal) 
     )
 
 
-def _handler(
-    settings: Settings, ports: Ports, access: Access, checks: InputChecks, limiter: CallLimiter, clock: BrokerClock
-) -> Handler:
-    now = clock.now
-    admission = Admission(
+def _admission(settings: Settings, access: Access, checks: InputChecks, decided: Decided) -> Admission:
+    return Admission(
         authorities=access.authorities,
         rights=access.rights,
         registry=access.registry,
@@ -289,12 +297,24 @@ def _handler(
         reply_queues=settings.replies.queues,
         binding_claim=settings.claims.binding_claim,
         explain_refusals=settings.explain_refusals,
+        decided=decided,
     )
+
+
+def _handler(
+    settings: Settings,
+    ports: Ports,
+    admission: Admission,
+    registry: Registry,
+    limiter: CallLimiter,
+    clock: BrokerClock,
+) -> Handler:
+    now = clock.now
     max_outage = timedelta(seconds=settings.journal.max_outage_seconds)
     rules = ConclusionRules(settings.replies.queues, settings.replies.default_queue, settings.retry, max_outage)
     conclusions = Conclusions(
         ports.journal,
-        access.registry,
+        registry,
         rules,
         now,
         max_message_bytes=ports.bus.max_message_bytes,
@@ -352,35 +372,3 @@ def _spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-class _StopSignals:
-    """Stops the worker on a signal, also one that opens its connections still."""
-
-    def __init__(self, on_stop: OnStop) -> None:
-        self.supervisor: Supervisor | None = None
-        self.stopped_start = False
-        self._on_stop = on_stop
-        self._starting = asyncio.current_task()
-        _on_stop_signal(self._stop)
-
-    def _stop(self) -> None:
-        if self.supervisor is not None:
-            self.supervisor.stop()
-        elif self._starting is not None and not self.stopped_start:
-            self.stopped_start = True
-            self._on_stop(False)
-            self._starting.cancel()
-
-
-def _on_stop_signal(stop: Callable[[], None]) -> None:
-    """Call `stop` in the event loop on SIGTERM and SIGINT, or on Ctrl-C and Ctrl-Break under Windows."""
-    loop = asyncio.get_running_loop()
-    for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
-        number = getattr(signal, name, None)
-        if number is None:
-            continue
-        try:
-            loop.add_signal_handler(number, stop)
-        except NotImplementedError:  # Windows: the loop has no signals; the handler runs between bytecodes
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from types import TracebackType
-from typing import Self, assert_never
+from typing import Literal, Self, assert_never
 
 from azure.core.exceptions import AzureError
 from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
@@ -14,11 +14,15 @@ from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 from flow_contracts.servicebus.http_transport import EnvironmentProxyTransport
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.settings import ServiceBusSettings
+from flow_worker.telemetry.metrics import Metrics, Timer, timing
 
 _MIN_RENEWAL_PAUSE_SECONDS = 30.0
 """Many calls can get a 401 for the same token; the first renewal serves all calls within this time."""
 _CACHE_SECONDS = 10.0
 """The credential has its own cache, but reading it costs as much time as half a flow call."""
+
+
+Audience = Literal["flow", "dataverse"]
 
 
 class ManagedIdentity:
@@ -28,11 +32,12 @@ class ManagedIdentity:
     each call would ask the identity endpoint each time, and that endpoint throttles its callers.
     """
 
-    def __init__(self, *, client_id: str | None, deadline_seconds: float) -> None:
+    def __init__(self, *, client_id: str | None, deadline_seconds: float, metrics: Metrics | None = None) -> None:
         """`client_id`: of a user-assigned identity; None for the system-assigned one.
 
-        `deadline_seconds`: the longest wait for one token.
+        `deadline_seconds`: the longest wait for one token. `metrics` get the duration of each fetch.
         """
+        self._metrics = metrics
         self._deadline = deadline_seconds
         self._credential = ManagedIdentityCredential(client_id=client_id, transport=EnvironmentProxyTransport())
 
@@ -45,16 +50,27 @@ class ManagedIdentity:
     ) -> None:
         await self._credential.close()
 
-    def tokens(self, scope: str) -> Tokens:
+    def tokens(self, scope: str, audience: Audience = "flow") -> Tokens:
         """Return the source of tokens for one audience: `scope` is its resource followed by `/.default`."""
-        return Tokens(self._credential, scope, deadline_seconds=self._deadline)
+        timer = None if self._metrics is None else self._metrics.token_duration
+        return Tokens(self._credential, scope, deadline_seconds=self._deadline, timer=timer, audience=audience)
 
 
 class Tokens:
     """The bearer tokens for one audience."""
 
-    def __init__(self, credential: ManagedIdentityCredential, scope: str, *, deadline_seconds: float) -> None:
+    def __init__(
+        self,
+        credential: ManagedIdentityCredential,
+        scope: str,
+        *,
+        deadline_seconds: float,
+        timer: Timer | None = None,
+        audience: Audience = "flow",
+    ) -> None:
         self._credential = credential
+        self._timer = timer
+        self._audience = audience
         self._scope = scope
         self._deadline = deadline_seconds
         self._renewed_at = -_MIN_RENEWAL_PAUSE_SECONDS
@@ -75,8 +91,9 @@ class Tokens:
         if self._cached is not None and now < self._cached[0] and not renew:
             return self._cached[1]
         try:
-            async with asyncio.timeout(self._deadline):
-                token = await (self._renewed() if renew else self._current())
+            with timing(self._timer, self._audience):
+                async with asyncio.timeout(self._deadline):
+                    token = await (self._renewed() if renew else self._current())
         except (AzureError, TimeoutError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
             raise TemporarilyUnavailable(
                 "identity_unavailable", f"the managed identity's token is unavailable ({type(error).__name__})"

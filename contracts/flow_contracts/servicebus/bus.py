@@ -78,6 +78,10 @@ class ServiceBus:
         pool = self._pools.get(queue)
         return None if pool is None else pool.max_message_bytes
 
+    def open_senders(self) -> dict[str, int]:
+        """Return the number of open senders to each queue that was sent to."""
+        return {queue: pool.open_count for queue, pool in self._pools.items()}
+
     @contextlib.asynccontextmanager
     async def receiver(self, queue: str) -> AsyncIterator[Receiver]:
         """Yield an open receiver on its own connection. Raises `ServiceBusFailure`."""

@@ -45,8 +45,14 @@ class SenderPool:
         A stack: the pool lends the sender used last, so that the senders of a past peak grow stale.
         """
         self._slots = asyncio.Semaphore(max_senders)
+        self._lent = 0
         self.max_message_bytes: int | None = None
         """The largest message that the queue takes, as the latest link announced it."""
+
+    @property
+    def open_count(self) -> int:
+        """The number of open senders, idle and lent."""
+        return len(self._idle) + self._lent
 
     async def send(self, message: Message, before: BeforeSend = unconditionally) -> None:
         """Return once the broker accepted the message. Raises `MessageTooLarge`, `ServiceBusFailure`."""
@@ -63,6 +69,7 @@ class SenderPool:
 
     async def _send(self, message: Message, before: BeforeSend) -> None:
         sender = await self._borrow()
+        self._lent += 1
         try:
             await before()
             sending = sender.send_messages(to_sdk(message))
@@ -73,6 +80,8 @@ class SenderPool:
         except BaseException:  # a cancelled send, too, leaves the link in an unknown state
             await close_quietly(sender)
             raise
+        finally:
+            self._lent -= 1
         self._idle.append((time.monotonic(), sender))
 
     async def close(self) -> None:

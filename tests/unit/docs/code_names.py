@@ -59,12 +59,12 @@ def setting_fields(model: type[BaseModel] = Settings, prefix: str = "") -> Itera
 
 
 def log_events() -> set[str]:
-    """Return the dotted constants that worker and contracts pass to calls, except logger, file and setting names."""
+    """Return the dotted constants that worker and contracts pass to calls, except names of other kinds."""
     dotted = {
         text
         for tree in _trees(WORKER, CONTRACTS)
         for call in _calls(tree)
-        if _callee(call) not in {"getLogger", "with_name"}
+        if _callee(call) not in {"getLogger", "with_name", "Definition"}
         for argument in (*call.args, *(keyword.value for keyword in call.keywords))
         for text in _texts(argument)
         if _EVENT.fullmatch(text) and not text.endswith(_FILE_SUFFIXES)

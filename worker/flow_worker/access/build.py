@@ -26,6 +26,7 @@ from flow_worker.flows.registry import Registry
 from flow_worker.flows.status_url import StatusHosts
 from flow_worker.settings import InvalidSettings, RequestQueue, Settings
 from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
@@ -51,14 +52,17 @@ class Access:
 
 @asynccontextmanager
 async def build_access(
-    settings: Settings, identity: ManagedIdentity, now: Callable[[], datetime] = clock.now
+    settings: Settings,
+    identity: ManagedIdentity,
+    now: Callable[[], datetime] = clock.now,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Access]:
     """Build the parts and open their HTTP clients. The worker queries Dataverse as `identity`.
 
-    `now` returns the time in UTC.
+    `now` returns the time in UTC. `metrics` get the durations of the fetches of keys.
     """
     async with AsyncExitStack() as stack:
-        entra = _entra(settings, await stack.enter_async_context(_keys(settings)), now)
+        entra = _entra(settings, await stack.enter_async_context(_keys(settings, metrics)), now)
         organizations = {
             url: await stack.enter_async_context(_privileges(settings, url, identity, now))
             for url in settings.dataverse_urls
@@ -123,10 +127,10 @@ def _privileges_of(
 
 
 @asynccontextmanager
-async def build_identity(settings: Settings) -> AsyncIterator[ManagedIdentity]:
-    """Open the worker's managed identity."""
+async def build_identity(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[ManagedIdentity]:
+    """Open the worker's managed identity. `metrics` get the durations of its fetches."""
     async with ManagedIdentity(
-        client_id=settings.identity.client_id, deadline_seconds=settings.identity.token_seconds
+        client_id=settings.identity.client_id, deadline_seconds=settings.identity.token_seconds, metrics=metrics
     ) as identity:
         yield identity
 
@@ -172,7 +176,7 @@ async def _privileges(
         yield DataversePrivileges(
             client,
             url,
-            identity.tokens(f"{url}/.default"),
+            identity.tokens(f"{url}/.default", "dataverse"),
             PrivilegeCacheTimes(dataverse.privilege_cache_seconds, dataverse.missing_privilege_cache_seconds),
             request_seconds=dataverse.request_seconds,
             max_concurrent_queries=dataverse.max_concurrent_queries,
@@ -181,7 +185,7 @@ async def _privileges(
 
 
 @asynccontextmanager
-async def _keys(settings: Settings) -> AsyncIterator[IssuerKeys]:
+async def _keys(settings: Settings, metrics: Metrics | None) -> AsyncIterator[IssuerKeys]:
     claims = settings.claims
     client = http_client(connect_seconds=settings.http.connect_seconds, max_connections=8, keepalive_seconds=15)
     async with client:
@@ -191,5 +195,6 @@ async def _keys(settings: Settings) -> AsyncIterator[IssuerKeys]:
             refresh_seconds=claims.keys_refresh_seconds,
             cooldown_seconds=claims.unknown_key_cooldown_seconds,
             fetch_seconds=claims.fetch_seconds,
+            timer=None if metrics is None else metrics.keys_duration,
             client_ids=frozenset[str]().union(*clients_of(claims.audiences, claims.tenants).values()),
         )

@@ -25,6 +25,7 @@ from flow_worker.access.issuer import Issuer
 from flow_worker.access.jws import SigningKey
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.metrics import Timer, timing
 
 _log = logging.getLogger(__name__)
 _MAX_DOCUMENT_BYTES = 1024 * 1024
@@ -63,15 +64,17 @@ class IssuerKeys:
         failure_pause_seconds: float = 5.0,
         client_ids: Collection[str] = (),
         now: Callable[[], float] = time.monotonic,
+        timer: Timer | None = None,
     ) -> None:
         """`lifetime_seconds`: the age up to which keys stay in use without a successful fetch.
 
         `refresh_seconds`: the age at which the worker fetches keys again. `cooldown_seconds`: the age at which an
         unknown `kid` causes a fetch. `fetch_seconds`: the deadline of one fetch. `failure_pause_seconds`: the least
         time between two fetches of one key set, to spare an issuer that is down. `client_ids`: the applications whose
-        own keys may sign, too.
+        own keys may sign, too. `timer` records the duration of each fetch.
         """
         self._client = client
+        self._timer = timer
         self._lifetime = lifetime_seconds
         self._refresh = refresh_seconds
         self._cooldown = cooldown_seconds
@@ -144,8 +147,9 @@ class IssuerKeys:
         # Before the fetch, so that a failed or cancelled fetch also starts the failure pause.
         cached.tried_at = self._now()
         try:
-            async with asyncio.timeout(self._deadline):
-                keys = await self._published_keys(issuer, cached.client_id)
+            with timing(self._timer):
+                async with asyncio.timeout(self._deadline):
+                    keys = await self._published_keys(issuer, cached.client_id)
         except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, TimeoutError, ValueError) as error:
             log(
                 _log,

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from flow_worker.broker_clock import BrokerClock
+from flow_worker.flows.limits import FlowState, status_poll_key
+from flow_worker.instrumentation.bounds import Bounds, bounded_code
+from flow_worker.instrumentation.bus import ObservedBus, lane_states
+from flow_worker.instrumentation.caller import ObservedCaller
 from flow_worker.instrumentation.journal import ObservedJournal
+from flow_worker.instrumentation.outcomes import ObservedDispatcher
 from flow_worker.journal import Journal
+from flow_worker.pipeline.ports import Caller
+from flow_worker.runtime.ports import Bus, OutcomeSender
+from flow_worker.settings import Settings
+from flow_worker.telemetry import metrics as definitions
 from flow_worker.telemetry.health import Health
-from flow_worker.telemetry.metrics import CLOCK_OFFSET, JOURNAL_AVAILABLE, Metrics
+from flow_worker.telemetry.metrics import Definition, Metrics, Sample
+
+_FLOW_GAUGES: Mapping[Definition, Callable[[FlowState], float]] = {
+    definitions.IN_FLIGHT: lambda state: state.in_flight,
+    definitions.WAITING: lambda state: state.waiting,
+    definitions.CALLS_IN_WINDOW: lambda state: state.calls_in_window,
+    definitions.CIRCUIT_OPEN: lambda state: _is_closed_by(state, "flow_circuit_open"),
+    definitions.THROTTLED: lambda state: _is_closed_by(state, "flow_throttled"),
+}
 
 
 class Instrumentation:
@@ -15,14 +34,57 @@ class Instrumentation:
     A tracer can create its spans in the same wrappers: each sees the begin and the end of an operation.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, settings: Settings, clock: BrokerClock) -> None:
         self._metrics = metrics
+        self._bounds = Bounds(settings)
+        self._flows = tuple(settings.flows)
+        self._clock = clock
+        metrics.gauge(definitions.CLOCK_OFFSET, lambda: [(clock.offset_seconds, {})])
 
-    def watch(self, health: Health, clock: BrokerClock) -> None:
-        """Read the gauges of the journal and of the clock."""
-        self._metrics.gauge(JOURNAL_AVAILABLE, lambda: [(int(health.journal.is_available), {})])
-        self._metrics.gauge(CLOCK_OFFSET, lambda: [(clock.offset_seconds, {})])
+    # --- wrappers --------------------------------------------------------------------------------------------------
 
-    def journal(self, journal: Journal) -> Journal:
+    def bus(self, bus: Bus, health: Health, senders: Callable[[], Mapping[str, int]] = dict) -> Bus:
+        """Return the bus with its messages and connections measured. `senders` returns the open senders by queue."""
+        observed = ObservedBus(bus, self._metrics, namespace=self._bounds.namespace, now=self._clock.now)
+        self._metrics.gauge(definitions.LANES, lambda: lane_states(health.lane_counts(), observed.busy))
+        self._metrics.gauge(
+            definitions.SENDERS_OPEN, lambda: [(count, {"queue": queue}) for queue, count in senders().items()]
+        )
+        return observed
+
+    def journal(self, journal: Journal, health: Health) -> Journal:
         """Return the journal with its operations measured."""
+        self._metrics.gauge(definitions.JOURNAL_AVAILABLE, lambda: [(int(health.journal.is_available), {})])
         return ObservedJournal(journal, self._metrics.journal_duration)
+
+    def caller(self, caller: Caller) -> Caller:
+        """Return the caller with its requests measured."""
+        return ObservedCaller(caller, self._metrics, self._bounds)
+
+    def dispatcher(self, dispatcher: OutcomeSender, *, for_dead_letters: bool = False) -> OutcomeSender:
+        """Return the dispatcher with its published results measured."""
+        return ObservedDispatcher(
+            dispatcher, self._metrics, self._bounds, now=self._clock.now, for_dead_letters=for_dead_letters
+        )
+
+    # --- listeners and gauges --------------------------------------------------------------------------------------
+
+    def decided(self, queue: str, authority: str | None, code: str | None) -> None:
+        """Count a decision about a sender from a request queue; without a proven sender, the queue's authority."""
+        self._metrics.decisions.add(authority or self._bounds.authority(queue), bounded_code(code))
+
+    def watch_limits(self, states: Callable[[], Mapping[str, FlowState]]) -> None:
+        """Read the gauges of the flows' limits."""
+        self._metrics.gauges(_FLOW_GAUGES, lambda: self._of_flows(states()))
+
+    def _of_flows(self, states: Mapping[str, FlowState]) -> Mapping[str, list[Sample]]:
+        keys = [
+            (states[key], {"flow": flow, "kind": kind})
+            for flow in self._flows
+            for kind, key in (("call", flow), ("poll", status_poll_key(flow)))
+        ]
+        return {one.name: [(read(state), labels) for state, labels in keys] for one, read in _FLOW_GAUGES.items()}
+
+
+def _is_closed_by(state: FlowState, code: str) -> int:
+    return int(state.closed is not None and state.closed.code == code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from flow_worker.access.authorities import Authority, Evidence, ProvenSender
 from flow_worker.access.principal import Principal
@@ -17,6 +17,9 @@ from flow_worker.telemetry.logs import log
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _audit = logging.getLogger("flow_worker.audit")
+Decided = Callable[[str, str | None, str | None], None]
+"""Learns the request queue, the authority of the proven sender, and the code of the refusal."""
+
 _NOT_MAPPED = (
     "The settings name no flow for this message: name one in the queue's setting 'flows', or narrow the step's filter."
 )
@@ -35,11 +38,13 @@ class Admission:
         reply_queues: Collection[str],
         binding_claim: str,
         explain_refusals: bool = False,
+        decided: Decided = lambda *_: None,
     ) -> None:
         """`authorities`: the authority of each request queue, by the queue's name.
 
         `binding_claim`: the token claim that binds a claim to one request, for flows that require this.
         `explain_refusals`: senders learn why they may not start a flow, and so which flows exist; for development.
+        `decided` is called for each decision.
         """
         self._authorities = authorities
         self._rights = rights
@@ -48,6 +53,7 @@ class Admission:
         self._reply_queues = frozenset(reply_queues)
         self._binding_claim = binding_claim
         self._explains = explain_refusals
+        self._decided = decided
 
     async def authenticate(self, job: Job) -> Job:
         """Return the job with its proven sender and without the evidence, which no later step needs.
@@ -58,7 +64,7 @@ class Admission:
         try:
             self._require_reply_queue(job)
         except Refused as refusal:
-            _audit_decision(job, job.principal, refusal)
+            self._decide(job, job.principal, refusal)
             raise
         return job if job.principal is not None else await self._proven(job)
 
@@ -78,11 +84,11 @@ class Admission:
             # Last, because the message names the place where the input fails the schema: only for permitted senders.
             await self._input_checks.require(flow, job.input, _turn_of(job.principal), queue)
         except Refused as refusal:
-            _audit_decision(job, job.principal, refusal)
+            self._decide(job, job.principal, refusal)
             if self._explains:
                 raise
             raise refusal.for_sender() from None
-        _audit_decision(job, job.principal, None)
+        self._decide(job, job.principal, None)
         return flow
 
     async def _permitted(self, job: Job, principal: Principal) -> Flow:
@@ -115,12 +121,12 @@ class Admission:
         try:
             proven = await self._sender_of(job)
         except Refused as refusal:
-            _audit_decision(job, None, refusal)
+            self._decide(job, None, refusal)
             raise
         try:
             principal = self._rights.acting_for(proven.principal, job.on_behalf_of)
         except Refused as refusal:
-            _audit_decision(job, proven.principal, refusal)
+            self._decide(job, proven.principal, refusal)
             raise
         proven_fields = {"principal": principal, "claim": None, "dataverse_sender": None}
         return job.model_copy(update={**proven_fields, "unbound": not self._is_bound(job, proven)})
@@ -149,6 +155,11 @@ class Admission:
         # another request as message ID, and use that request's claim with any input.
         is_digest = isinstance(bound_to, str) and _DIGEST.fullmatch(bound_to) is not None
         return bound_to == (job.digest if is_digest else job.replay_of or job.message_id)
+
+    def _decide(self, job: Job, principal: Principal | None, refusal: Refused | None) -> None:
+        _audit_decision(job, principal, refusal)
+        authority = None if principal is None else principal.authority
+        self._decided(job.request_queue, authority, None if refusal is None else refusal.code)
 
 
 def _not_bound(flow: str, name: str) -> Refused:

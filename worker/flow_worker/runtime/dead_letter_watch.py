@@ -36,8 +36,7 @@ from flow_worker.pipeline.outcome import (
 )
 from flow_worker.pipeline.seal import SealState
 from flow_worker.runtime.answered_dead_letters import Answered, AnsweredDeadLetters
-from flow_worker.runtime.dispatcher import Dispatcher
-from flow_worker.runtime.ports import Bus, DeadLetterReader
+from flow_worker.runtime.ports import Bus, DeadLetterReader, OutcomeSender
 from flow_worker.runtime.unproven_dead_letters import UnprovenDeadLetters
 from flow_worker.telemetry.logs import log
 
@@ -85,7 +84,7 @@ class DeadLetterWatch:
         *,
         bus: Bus,
         handler: Handler,
-        dispatcher: Dispatcher,
+        dispatcher: OutcomeSender,
         answered: AnsweredDeadLetters,
         unproven: UnprovenDeadLetters,
         max_age: timedelta,

@@ -14,9 +14,8 @@ from flow_contracts.result import FlowResult
 from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure, ServiceBusUnavailable
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, PassOn, Reply
-from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.message_lock import kept_locked, set_within
-from flow_worker.runtime.ports import Bus, QueueReceiver
+from flow_worker.runtime.ports import Bus, OutcomeSender, QueueReceiver
 from flow_worker.runtime.stopping import unless_set
 from flow_worker.telemetry.health import LaneHealth
 from flow_worker.telemetry.logs import Field, log
@@ -63,7 +62,7 @@ class Lane:
         bus: Bus,
         journey: Journey,
         read: Reader,
-        dispatcher: Dispatcher,
+        dispatcher: OutcomeSender,
         health: LaneHealth,
         outages: OutageLog,
         reconnect_max_seconds: float,

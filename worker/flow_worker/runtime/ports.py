@@ -1,4 +1,4 @@
-"""The runtime's ports to Service Bus, as protocols, so that a wrapper can stand before the adapter."""
+"""The runtime's ports, as protocols, so that a wrapper can stand before the adapter or the dispatcher."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Protocol
 
 from flow_contracts.message import Message
 from flow_contracts.servicebus import BeforeSend, DeadLetteredMessage, Delivery, unconditionally
+from flow_worker.pipeline.keys import LockHeld, always_held
+from flow_worker.pipeline.outcome import Outcome
 
 
 class MessageSender(Protocol):
@@ -75,6 +77,21 @@ class PolicyReader(Protocol):
 
     async def other_senders(self, queue: str) -> list[str] | None:
         """Return the names of the queue's policies that may send, without the worker's own; None if unreadable."""
+        ...
+
+
+class OutcomeSender(Protocol):
+    """Carries out outcomes, apart from the settlement of their messages."""
+
+    async def send(self, outcome: Outcome, *, lock_held: LockHeld = always_held) -> Outcome:
+        """Send the messages of an outcome, and return the outcome that took effect.
+
+        Raises `ServiceBusFailure` and `LockLost`.
+        """
+        ...
+
+    async def mark_published(self, outcome: Outcome) -> None:
+        """Record in the journal that the worker published the outcome's result, if there is one; log a failure."""
         ...
 
 

@@ -89,6 +89,14 @@ class Health:
         if self.on_connected is not None:
             self.on_connected(queue)
 
+    def lane_counts(self) -> dict[str, tuple[int, int]]:
+        """Return the number of lanes of each queue, and how many of them are connected."""
+        counts: dict[str, tuple[int, int]] = {}
+        for lane in self._lanes:
+            lanes, connected = counts.get(lane.queue, (0, 0))
+            counts[lane.queue] = lanes + 1, connected + lane.is_connected
+        return counts
+
     def is_connected(self, queue: str) -> bool:
         """Return whether a lane of the queue is connected."""
         return any(lane.is_connected for lane in self._lanes if lane.queue == queue)

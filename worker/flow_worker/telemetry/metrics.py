@@ -6,9 +6,12 @@ and of flows never become values. `docs/reference/metrics.md` lists the metrics 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
@@ -48,6 +51,148 @@ class Definition:
     """Of a histogram."""
 
 
+# --- messaging, by the semantic conventions for Azure Service Bus ----------------------------------------------------
+
+_OPERATION = "messaging.operation.name"
+_OPERATION_TYPE = "messaging.operation.type"
+_DESTINATION = "messaging.destination.name"
+_SYSTEM = "messaging.system"
+_SERVER = "server.address"
+_MESSAGING = (_OPERATION, _SYSTEM, _DESTINATION, _SERVER)
+
+PROCESS_DURATION = Definition(
+    "messaging.process.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Time from the delivery of a message to its settlement; one that was not completed has error.type.",
+    (*_MESSAGING, ERROR_TYPE),
+)
+OPERATION_DURATION = Definition(
+    "messaging.client.operation.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Duration of the requests to Service Bus: receive, settle, send and renew.",
+    (*_MESSAGING, _OPERATION_TYPE, ERROR_TYPE),
+)
+CONSUMED = Definition(
+    "messaging.client.consumed.messages",
+    Kind.COUNTER,
+    "{message}",
+    "Deliveries to this worker, repeated ones included.",
+    _MESSAGING,
+)
+SENT = Definition(
+    "messaging.client.sent.messages",
+    Kind.COUNTER,
+    "{message}",
+    "Attempts to send a message, failed ones included.",
+    (*_MESSAGING, ERROR_TYPE),
+)
+QUEUE_WAIT = Definition(
+    "flow_worker.queue.wait.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Time from the enqueueing of a message to its first delivery, by the broker's clock.",
+    ("queue",),
+    (*SECONDS_BUCKETS, 900, 3600),
+)
+LOCKS_LOST = Definition(
+    "flow_worker.locks.lost", Kind.COUNTER, "{lock}", "Message locks that expired before the settlement.", ("queue",)
+)
+RENEWALS_FAILED = Definition(
+    "flow_worker.lock_renewals.failed", Kind.COUNTER, "{renewal}", "Renewals of message locks that failed.", ("queue",)
+)
+RECONNECTS = Definition(
+    "flow_worker.reconnects", Kind.COUNTER, "{connection}", "Connections of lanes that failed.", ("queue",)
+)
+LANES = Definition(
+    "flow_worker.lanes", Kind.GAUGE, "{lane}", "Lanes by state: busy, idle or disconnected.", ("queue", "state")
+)
+SENDERS_OPEN = Definition("flow_worker.senders.open", Kind.GAUGE, "{link}", "Open links for sending.", ("queue",))
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+REQUESTS = Definition(
+    "flow_worker.requests",
+    Kind.COUNTER,
+    "{request}",
+    "Published results; code is that of the error, or empty.",
+    ("flow", "status", "code"),
+)
+REQUEST_DURATION = Definition(
+    "flow_worker.request.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Time from the enqueueing of a request to its published result, by the broker's clock.",
+    ("flow", "status"),
+    (*SECONDS_BUCKETS, 900, 3600, 86_400),
+)
+DEAD_LETTERS = Definition(
+    "flow_worker.dead_letters.answered",
+    Kind.COUNTER,
+    "{message}",
+    "Results published for requests that Service Bus dead-lettered.",
+    ("status", "code"),
+)
+DECISIONS = Definition(
+    "flow_worker.access.decisions",
+    Kind.COUNTER,
+    "{decision}",
+    "Decisions whether a sender may start a flow; code is empty if it may.",
+    ("authority", "code"),
+)
+
+# --- flows -----------------------------------------------------------------------------------------------------------
+
+CALLS = Definition(
+    "flow_worker.flow.calls",
+    Kind.COUNTER,
+    "{call}",
+    "Calls and status polls by their outcome: the class of the HTTP status, or the code of the failure.",
+    ("flow", "kind", "outcome"),
+)
+HTTP_DURATION = Definition(
+    "http.client.request.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Duration of the HTTP requests to flows, with the answer's body.",
+    ("http.request.method", _SERVER, "server.port", "http.response.status_code", ERROR_TYPE, "flow"),
+)
+IN_FLIGHT = Definition("flow_worker.flow.in_flight", Kind.GAUGE, "{call}", "Calls in flight.", ("flow", "kind"))
+WAITING = Definition(
+    "flow_worker.flow.waiting",
+    Kind.GAUGE,
+    "{request}",
+    "Requests that the flow's limits hold back, and that this worker expects back.",
+    ("flow", "kind"),
+)
+CALLS_IN_WINDOW = Definition(
+    "flow_worker.flow.calls_in_window", Kind.GAUGE, "{call}", "Calls in the rate limit's window.", ("flow", "kind")
+)
+CIRCUIT_OPEN = Definition(
+    "flow_worker.flow.circuit_open", Kind.GAUGE, "1", "1 while the circuit breaker is open, else 0.", ("flow", "kind")
+)
+THROTTLED = Definition(
+    "flow_worker.flow.throttled", Kind.GAUGE, "1", "1 while calls pause after a 429, else 0.", ("flow", "kind")
+)
+
+# --- tokens and keys -------------------------------------------------------------------------------------------------
+
+TOKEN_DURATION = Definition(
+    "flow_worker.token.fetch.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Duration of the requests for the managed identity's token, past the worker's own cache.",
+    ("audience", ERROR_TYPE),
+)
+KEYS_DURATION = Definition(
+    "flow_worker.keys.fetch.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Duration of the fetches of issuers' signing keys.",
+    (ERROR_TYPE,),
+)
+
 # --- the journal and the clock ---------------------------------------------------------------------------------------
 
 JOURNAL_DURATION = Definition(
@@ -73,6 +218,14 @@ CLOCK_OFFSET = Definition(
 
 # --- the process -----------------------------------------------------------------------------------------------------
 
+LOOP_LAG = Definition(
+    "flow_worker.event_loop.lag",
+    Kind.HISTOGRAM,
+    "s",
+    "Time by which a timer of the event loop is late, measured four times a second.",
+    (),
+    SHORT_BUCKETS,
+)
 BUILD_INFO = Definition(
     "flow_worker.build.info", Kind.GAUGE, "", "Always 1; the labels name the versions.", ("version", "python_version")
 )
@@ -81,6 +234,8 @@ Attributes = Mapping[str, str | int]
 Sample = tuple[float, Attributes]
 """A value of a gauge with its attributes."""
 ReadGauge = Callable[[], Iterable[Sample]]
+ReadGauges = Callable[[], Mapping[str, Iterable[Sample]]]
+"""Returns the samples of several gauges by their names."""
 
 
 class Tally:
@@ -128,20 +283,44 @@ class Metrics:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-        self._gauges: dict[str, ReadGauge] = {}
+        self._readers: list[ReadGauges] = []
         self._samples: dict[str, list[Sample]] = {}
+        self.process_duration = Timer(PROCESS_DURATION, meter)
+        self.operation_duration = Timer(OPERATION_DURATION, meter)
+        self.consumed = Tally(CONSUMED, meter)
+        self.sent = Tally(SENT, meter)
+        self.queue_wait = Timer(QUEUE_WAIT, meter)
+        self.locks_lost = Tally(LOCKS_LOST, meter)
+        self.renewals_failed = Tally(RENEWALS_FAILED, meter)
+        self.reconnects = Tally(RECONNECTS, meter)
+        self.requests = Tally(REQUESTS, meter)
+        self.request_duration = Timer(REQUEST_DURATION, meter)
+        self.dead_letters = Tally(DEAD_LETTERS, meter)
+        self.decisions = Tally(DECISIONS, meter)
+        self.calls = Tally(CALLS, meter)
+        self.http_duration = Timer(HTTP_DURATION, meter)
+        self.token_duration = Timer(TOKEN_DURATION, meter)
+        self.keys_duration = Timer(KEYS_DURATION, meter)
         self.journal_duration = Timer(JOURNAL_DURATION, meter)
+        self.loop_lag = Timer(LOOP_LAG, meter)
 
     def gauge(self, definition: Definition, read: ReadGauge) -> None:
         """Register the reader of a gauge. It runs in the event loop, when `sample` does."""
-        name = definition.name
-        self._gauges[name] = read
-        _observe(self._meter.create_observable_gauge, definition, lambda: self._samples.get(name, ()))
+        self.gauges([definition], lambda: {definition.name: read()})
+
+    def gauges(self, definitions: Iterable[Definition], read: ReadGauges) -> None:
+        """Register one reader for several gauges."""
+        self._readers.append(read)
+        for one in definitions:
+            _observe(self._meter.create_observable_gauge, one, partial(self._latest, one.name))
+
+    def _latest(self, name: str) -> Iterable[Sample]:
+        return self._samples.get(name, ())
 
     def sample(self) -> None:
         """Read all gauges. Exporters run in threads of their own, so that they get the values of the latest sample."""
-        for name, read in self._gauges.items():
-            self._samples[name] = list(read())
+        for read in self._readers:
+            self._samples |= {name: list(samples) for name, samples in read().items()}
 
 
 def _observe(create: Callable[..., object], definition: Definition, samples: ReadGauge) -> None:
@@ -161,3 +340,17 @@ def _present(names: Sequence[str], values: Sequence[str | int]) -> dict[str, Any
 def error_type(error: BaseException) -> str:
     """Return the value of `error.type`: the code of the worker's own errors, else the error's class."""
     return error.code if isinstance(error, Refused | TemporarilyUnavailable | CallFailed) else type(error).__name__
+
+
+@contextmanager
+def timing(timer: Timer | None, *values: str) -> Iterator[None]:
+    """Record the duration of the block, with the type of the error that ends it as the last value."""
+    began, failure = time.perf_counter(), ""
+    try:
+        yield
+    except BaseException as error:
+        failure = error_type(error)
+        raise
+    finally:
+        if timer is not None:
+            timer.record(time.perf_counter() - began, *values, failure)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import platform
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_SAMPLE_SECONDS = 1.0
+_LAG_SECONDS = 0.25
+_LAGS_PER_SAMPLE = 4
 _API = "opentelemetry.metrics"
 
 _NOT_INSTALLED = (
@@ -106,7 +108,7 @@ def _page(registry: CollectorRegistry, metrics: Metrics) -> MetricsPage:
 
 @asynccontextmanager
 async def _sampled(provider: MeterProvider) -> AsyncIterator[Metrics]:
-    """Sample the gauges once a second during the block, for the exporters that push."""
+    """Sample the gauges during the block, for the exporters that push."""
     metrics = _metrics(provider)
     sampling = asyncio.create_task(_keep_sampling(metrics), name="sample metrics")
     try:
@@ -117,9 +119,13 @@ async def _sampled(provider: MeterProvider) -> AsyncIterator[Metrics]:
 
 
 async def _keep_sampling(metrics: Metrics) -> None:
+    """Sample the gauges, and measure how late the loop wakes this task; end never."""
     while True:
         metrics.sample()
-        await asyncio.sleep(_SAMPLE_SECONDS)
+        for _ in range(_LAGS_PER_SAMPLE):
+            began = time.perf_counter()
+            await asyncio.sleep(_LAG_SECONDS)
+            metrics.loop_lag.record(time.perf_counter() - began - _LAG_SECONDS)
 
 
 def _metrics(provider: MeterProvider) -> Metrics:

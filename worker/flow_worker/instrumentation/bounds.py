@@ -1,0 +1,72 @@
+"""Bounds the values of labels: names from the settings, and codes from lists of ours. Everything else is one value."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from flow_worker.flows.platform import PlatformCode
+from flow_worker.settings import ServiceBusSettings, Settings
+from flow_worker.telemetry.codes import RESULT_CODES
+from flow_worker.telemetry.metrics import OTHER
+
+_CODES = RESULT_CODES | {code.value for code in PlatformCode}
+_HTTP_CODE = re.compile(r"http_([1-5])[0-9]{2}")
+_ENDPOINT = re.compile(r"(?:^|;)\s*endpoint\s*=\s*sb://([^/;:]+)", re.IGNORECASE)
+_LAST_STATUS = 599
+
+Server = tuple[str, int | str]
+"""Host and port of a flow; `OTHER` and an empty port for hosts that no registered flow has."""
+
+
+class Bounds:
+    """The values that labels of one worker may have."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._flows = frozenset(settings.flows)
+        self._authorities = {queue.name: queue.authority for queue in settings.request_queues}
+        self._servers = frozenset(_server(flow.url.get_secret_value()) for flow in settings.flows.values())
+        self.namespace = _namespace(settings.servicebus)
+
+    def flow(self, name: str | None) -> str:
+        """Return the name of a registered flow."""
+        return name if name is not None and name in self._flows else OTHER
+
+    def authority(self, queue: str) -> str:
+        """Return the authority of a request queue."""
+        return self._authorities.get(queue, OTHER)
+
+    def server(self, url: str) -> Server:
+        """Return the server of a URL if a registered flow is there, without the rest of the URL."""
+        found = _server(url)
+        return found if found in self._servers else (OTHER, "")
+
+
+def bounded_code(code: str | None) -> str:
+    """Return the code if it is of our own list, a class such as `http_4xx`, or an empty text for no code."""
+    if code is None or code in _CODES:
+        return code or ""
+    http = _HTTP_CODE.fullmatch(code)
+    return OTHER if http is None else f"http_{http[1]}xx"
+
+
+def bounded_status(status: int) -> int | str:
+    """Return an HTTP status of RFC 9110's classes."""
+    return status if 100 <= status <= _LAST_STATUS else OTHER
+
+
+@lru_cache(maxsize=1024)
+def _server(url: str) -> Server:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or OTHER, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return OTHER, ""
+
+
+def _namespace(settings: ServiceBusSettings) -> str:
+    if settings.connection_string is None:
+        return settings.namespace or ""
+    found = _ENDPOINT.search(settings.connection_string.get_secret_value())
+    return found[1] if found else ""
