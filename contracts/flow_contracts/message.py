@@ -20,6 +20,8 @@ class Message:
     body: bytes = field(repr=False)
     """Not part of the representation, because it may hold a claim."""
     content_type: str | None = None
+    content_encoding: str | None = None
+    """For example `gzip`. Service Bus has no such field, but AMQP has."""
     message_id: str | None = None
     correlation_id: str | None = None
     session_id: str | None = None

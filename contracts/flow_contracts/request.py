@@ -15,12 +15,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Se
 from flow_contracts import strict_json
 from flow_contracts.message import MAX_ID_CHARACTERS, Message, PropertyValue, fits_id
 from flow_contracts.reply_key import KEY_PROPERTY, RULE, ReplyKey, read_reply_key
+from flow_contracts.request_body import NotOneObject, parse_object
 
 CONTRACT = "flow-request/1"
 CONTENT_TYPE = "application/json"
-
-MAX_BODY_BYTES = 1 << 20
-"""The largest body of a request: the message size that Service Bus accepts by default in the Premium tier."""
 
 _MAX_FIELDS = 20
 """More fields than a request has. A body with more is refused for one of them."""
@@ -196,7 +194,7 @@ class FlowRequest(RequestBody):
         address = ReplyAddress.of(message)
         _require_contract(message)
         _require_valid_reply_key(message)
-        envelope, input_ = _read_body(message.body)
+        envelope, input_ = _read_body(message)
         request = cls(
             **{name: value for name, value in envelope if name != "input"},
             message_id=address.message_id,
@@ -243,19 +241,12 @@ def _require_valid_reply_key(message: Message) -> None:
         raise InvalidRequest("malformed_request", f"The application property '{KEY_PROPERTY}' {RULE}.")
 
 
-def _read_body(data: bytes) -> tuple[RequestBody, JsonValue]:
+def _read_body(message: Message) -> tuple[RequestBody, JsonValue]:
     """Return the body without its input, and the input."""
-    if len(data) > MAX_BODY_BYTES:
-        raise InvalidRequest(
-            "malformed_request", f"The body has {len(data)} bytes, more than the {MAX_BODY_BYTES} a request may have."
-        )
     try:
-        # One level more than `input` may have: the body is the object around it.
-        document = strict_json.parse(data, max_depth=strict_json.MAX_DEPTH + 1, max_values=strict_json.MAX_VALUES)
-    except strict_json.NotJson as error:
-        raise InvalidRequest("malformed_request", f"The body {error}; it must be one JSON object.") from None
-    if not isinstance(document, dict):
-        raise InvalidRequest("malformed_request", "The body must be a JSON object with at least the field 'flow'.")
+        document = parse_object(message)
+    except NotOneObject as error:
+        raise InvalidRequest("malformed_request", str(error)) from None
     input_ = document.pop("input", None)
     # A body may name thousands of unknown fields, and the refusal names the first ones only.
     first = dict(itertools.islice(document.items(), _MAX_FIELDS)) if len(document) > _MAX_FIELDS else document

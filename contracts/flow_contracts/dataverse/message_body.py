@@ -7,7 +7,8 @@ from typing import Literal
 from flow_contracts import strict_json
 from flow_contracts.dataverse.values import Object
 from flow_contracts.message import Message
-from flow_contracts.request import MAX_BODY_BYTES, InvalidRequest, InvalidRequestCode, ReplyAddress, Unanswerable
+from flow_contracts.request import InvalidRequest, InvalidRequestCode, ReplyAddress, Unanswerable
+from flow_contracts.request_body import MAX_BODY_BYTES
 
 Format = Literal["json", "binary", "xml"]
 

@@ -34,6 +34,9 @@ def to_sdk(message: Message) -> ServiceBusMessage:
             name: _sdk_property(value) for name, value in message.application_properties.items() if value is not None
         },
     )
+    properties = sdk.raw_amqp_message.properties
+    if message.content_encoding is not None and properties is not None:
+        properties.content_encoding = message.content_encoding
     header = sdk.raw_amqp_message.header
     if message.time_to_live is not None and header is not None:
         # Not by the SDK's own setter, which truncates to whole seconds: with a ttl of 0 the message never expires.
@@ -53,6 +56,7 @@ def from_sdk(received: ServiceBusReceivedMessage) -> ReceivedMessage:
     return ReceivedMessage(
         body=_body(received),
         content_type=_text(received.content_type),
+        content_encoding=_text(getattr(received._message.properties, "content_encoding", None)),
         message_id=_text(received.message_id),
         correlation_id=_text(received.correlation_id),
         session_id=_text(received.session_id),
@@ -78,12 +82,20 @@ def dead_letter_text(text: str) -> str:
 
 
 def _body(received: ServiceBusReceivedMessage) -> bytes:
-    """Return the bytes of a data body, a string as UTF-8, any other AMQP value or sequence as JSON."""
+    """Return the bytes of a data body, a string as UTF-8, any other AMQP value or sequence as JSON.
+
+    A sequence of one map, one string or one binary is that value: AMQP has no other body of a map in sections.
+    """
     body = received.body
     if received.body_type is AmqpMessageBodyType.DATA:
         return b"".join(bytes(part) for part in body)
     if received.body_type is AmqpMessageBodyType.SEQUENCE:
         body = list(body)
+        only = body[0] if len(body) == 1 else None
+        if isinstance(only, list) and len(only) == 1:
+            only = only[0]
+        if isinstance(only, Mapping | str | bytes):
+            body = only
     if body is None:
         return b""
     if isinstance(body, bytes | bytearray | memoryview):

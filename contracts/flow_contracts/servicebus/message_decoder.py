@@ -131,10 +131,16 @@ class _MessageDecoder:
     # --- the body ----------------------------------------------------------------------------------------------------
 
     def _body(self, sections: list[_Section]) -> dict[str, Any]:
-        """Return the body as arguments of the SDK's message, with the values of all sections of the first kind."""
+        """Return the body as arguments of the SDK's message, with the values of all its sections.
+
+        All have the same kind, and a value is alone (AMQP 1.0 part 3, 3.2). Other bodies have no certain meaning.
+        """
         kind = sections[0].kind if sections else None
+        if any(section.kind != kind for section in sections) or (kind == _VALUE and len(sections) > 1):
+            self._undecodable["body"] = None
+            return {}
         try:
-            values = [self._body_value(section) for section in sections if section.kind == kind]
+            values = [self._body_value(section) for section in sections]
         except BadValue:
             self._undecodable["body"] = None
             return {}

@@ -83,6 +83,11 @@ def test_a_short_time_to_live_never_becomes_endless(requested: timedelta, expect
     assert send(Message(body=b"", time_to_live=requested)).time_to_live == expected
 
 
+def test_the_content_encoding_survives_encoding_and_decoding() -> None:
+    assert send(Message(body=b"", content_encoding="gzip")).content_encoding == "gzip"
+    assert send(Message(body=b"")).content_encoding is None
+
+
 def test_properties_of_other_types_arrive_as_text() -> None:
     key = uuid.UUID(int=7)
     sdk = ServiceBusMessage(b"", application_properties={"key": key, "bytes": b"abc"})

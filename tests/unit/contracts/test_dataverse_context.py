@@ -12,7 +12,8 @@ from pydantic import JsonValue
 
 from flow_contracts.dataverse import ExecutionContext
 from flow_contracts.message import Message
-from flow_contracts.request import MAX_BODY_BYTES, InvalidRequest, ReplyAddress, Unanswerable
+from flow_contracts.request import InvalidRequest, ReplyAddress, Unanswerable
+from flow_contracts.request_body import MAX_BODY_BYTES
 from tests.unit.contracts.dataverse_samples import (
     CONTACT,
     CORRELATION,

@@ -202,6 +202,11 @@ def test_no_annotation_whose_name_is_a_string_replaces_one_of_the_broker() -> No
         (section(AMQP_VALUE, b"\xff"), b"\xff"),
         (section(AMQP_VALUE, None), b""),
         (section(AMQP_SEQUENCE, [1, "two"]), b'[[1, "two"]]'),
+        (section(AMQP_SEQUENCE, [{"flow": "f", "input": [1]}]), b'{"flow": "f", "input": [1]}'),
+        (section(AMQP_SEQUENCE, [BODY.decode()]), BODY),
+        (section(AMQP_SEQUENCE, [BODY]), BODY),
+        (section(AMQP_SEQUENCE, [{"a": 1}]) * 2, b'[[{"a": 1}], [{"a": 1}]]'),
+        (section(AMQP_SEQUENCE, [{"a": 1}, {"a": 1}]), b'[[{"a": 1}, {"a": 1}]]'),
         (section(AMQP_VALUE, {"amounts": [1, 2.5, None], "yes": True}), b'{"amounts": [1, 2.5, null], "yes": true}'),
         (section(AMQP_VALUE, ["x", Char("ä"), *HALF]), '["x", "ä", "1.5", "1.5", "1.5"]'.encode()),
         (section(AMQP_VALUE, Array((1, 2))), b"[1, 2]"),
@@ -217,6 +222,19 @@ def test_a_body_of_any_amqp_type_arrives(body: bytes, expected: bytes) -> None:
     message = received(payload(body))
     assert (message.body, message.undecodable) == (expected, ())
     assert_sound(message)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        section(DATA, BODY) + section(AMQP_VALUE, BODY.decode()),
+        section(AMQP_SEQUENCE, [{"a": 1}]) + section(DATA, BODY),
+        section(AMQP_VALUE, 1) + section(AMQP_VALUE, 2),
+    ],
+)
+def test_a_body_of_several_kinds_or_of_several_values_is_left_out_whole(body: bytes) -> None:
+    message = received(payload(body))
+    assert (message.body, message.undecodable) == (b"", ("body",))
 
 
 def test_properties_of_every_simple_type_arrive() -> None:

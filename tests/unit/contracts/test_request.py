@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from flow_contracts.message import Message
-from flow_contracts.request import CONTRACT, MAX_BODY_BYTES, FlowRequest, InvalidRequest, ReplyAddress, Unanswerable
+from flow_contracts.request import CONTRACT, FlowRequest, InvalidRequest, ReplyAddress, Unanswerable
+from flow_contracts.request_body import MAX_BODY_BYTES
 from tests.unit.contracts.strategies import requests
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -160,3 +161,18 @@ async def test_a_large_body_is_decoded_in_a_thread(size: int, *, in_loop: bool) 
     with pytest.raises(InvalidRequest):
         await decode.decode(received(Message(body=b" " * size)), read)
     assert (threads == [threading.current_thread()]) is in_loop
+
+
+@pytest.mark.parametrize(
+    "fields", [{"content_encoding": "gzip"}, {"application_properties": {"Content-Encoding": "x"}}]
+)
+async def test_a_compressed_body_is_decoded_in_a_thread(fields: dict[str, Any]) -> None:
+    threads = []
+
+    def read(message: ReceivedMessage) -> Job:
+        threads.append(threading.current_thread())
+        raise InvalidRequest("malformed_request", message.body.decode())
+
+    with pytest.raises(InvalidRequest):
+        await decode.decode(received(Message(body=b"{}", **fields)), read)
+    assert threads != [threading.current_thread()]

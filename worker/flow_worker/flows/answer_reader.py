@@ -10,9 +10,7 @@ from functools import partial
 
 import httpx
 
-from flow_worker.errors import CallFailed
-from flow_worker.flows.answer import TOO_LARGE, Answer, Content, decode_body, masked_type, unread
-from flow_worker.flows.content_encoding import (
+from flow_contracts.content_encoding import (
     BodyTooLarge,
     Encoding,
     IncompleteBody,
@@ -20,6 +18,8 @@ from flow_worker.flows.content_encoding import (
     decompress,
     encoding_of,
 )
+from flow_worker.errors import CallFailed
+from flow_worker.flows.answer import TOO_LARGE, Answer, Content, decode_body, masked_type, unread
 from flow_worker.flows.status_url import resolve
 from flow_worker.flows.token_echo import may_repeat, without_token
 from flow_worker.masking import masked, may_hold_secret

@@ -17,11 +17,11 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import JsonValue
 from pydantic_core import to_json
 
+from flow_contracts.content_encoding import ACCEPT_ENCODING
 from flow_contracts.proxies import Proxies
 from flow_worker.errors import CallFailed
 from flow_worker.flows.answer import Answer
 from flow_worker.flows.answer_reader import AnswerReader
-from flow_worker.flows.content_encoding import ACCEPT_ENCODING
 from flow_worker.flows.framing_limit import limit_framing
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.status_url import PollAccess

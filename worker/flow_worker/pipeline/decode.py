@@ -13,6 +13,7 @@ from flow_contracts.dataverse import ExecutionContext
 from flow_contracts.dataverse.message_body import unreadable
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.request import FlowRequest, InvalidRequest
+from flow_contracts.request_body import is_compressed
 from flow_worker.access.authorities import DataverseSender
 from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuation
 from flow_worker.pipeline.seal import Seal, SealState
@@ -20,7 +21,8 @@ from flow_worker.settings import RequestQueue
 
 _UNDECODABLE_BODY = (
     "The message's body is no AMQP value that the worker can decode: it is broken or too large, has an unknown type, "
-    "more than 64 levels or more than 5,000 values. Send the JSON as the bytes of a data section."
+    "more than 64 levels or more than 5,000 values, or sections of several kinds. Send the JSON as the bytes of a data "
+    "section."
 )
 
 Reader = Callable[[ReceivedMessage], Job]
@@ -40,7 +42,7 @@ _large_bodies = ThreadPoolExecutor(1, "decode")
 
 async def decode(message: ReceivedMessage, read: Reader) -> Job:
     """Decode a message; a large one in a thread, so that the other lanes go on meanwhile. Raises what `read` raises."""
-    if len(message.body) <= _MAX_LOOP_BYTES:
+    if len(message.body) <= _MAX_LOOP_BYTES and not is_compressed(message):
         return read(message)
     return await asyncio.get_running_loop().run_in_executor(_large_bodies, read, message)
 

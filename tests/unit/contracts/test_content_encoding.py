@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from flow_worker.flows.content_encoding import (
+from flow_contracts.content_encoding import (
     BodyTooLarge,
     Encoding,
     IncompleteBody,

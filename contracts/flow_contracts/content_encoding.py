@@ -1,4 +1,4 @@
-"""Decompresses a flow's answer piece by piece: bounded in size, and complete or refused."""
+"""Decompresses a body from outside piece by piece: bounded in size, and complete or refused."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from enum import Enum
 _PIECE_BYTES = 64 * 1024
 _MAX_MEMBERS = 1000
 """gzip members of one body. An empty one takes 20 bytes, and more time than bytes of a long member."""
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 _WORD = re.compile(r"[\w-]+")
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
 class Encoding(Enum):
-    """The encodings that the worker asks for, and decodes."""
+    """The encodings that the worker decodes; it asks flows for them."""
 
     IDENTITY = "identity"
     GZIP = "gzip"
@@ -40,7 +40,7 @@ class UnsupportedEncoding(Exception):
 
 
 class IncompleteBody(Exception):
-    """The compressed body is cut off or damaged: half an answer."""
+    """The compressed body is cut off or damaged: half a body."""
 
 
 class BodyTooLarge(Exception):
@@ -88,7 +88,7 @@ def _gzip(data: bytes, max_bytes: int) -> bytes:
         member, end = _member(data, end, _GZIP, left)
         members.append(member)
         left -= len(member)
-        if not data.startswith(_GZIP_MAGIC, end):
+        if not data.startswith(GZIP_MAGIC, end):
             break
     if data[end:].strip(b"\0"):
         raise IncompleteBody
