@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from azure.servicebus import ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusReceiver
@@ -23,6 +23,9 @@ from flow_contracts.servicebus.locks import ClockEvidence, LockTimes, NoEvidence
 from flow_contracts.servicebus.receiver import Receiver
 from flow_contracts.servicebus.sender_pool import BeforeSend, SenderPool, unconditionally
 from flow_contracts.servicebus.session_receiver import SessionReceiver
+
+if TYPE_CHECKING:
+    from flow_contracts.servicebus.depths import QueueDepth
 
 
 class ServiceBus:
@@ -120,6 +123,12 @@ class ServiceBus:
         from flow_contracts.servicebus import policies
 
         return await policies.other_senders(self._endpoint, queue, self._deadlines.open_seconds)
+
+    async def depths(self, queues: Iterable[str]) -> dict[str, QueueDepth]:
+        """See `depths.queue_depths`. Needs aiohttp, as `other_senders` does."""
+        from flow_contracts.servicebus import depths  # imported here: see `other_senders`
+
+        return await depths.queue_depths(self._endpoint, queues, self._deadlines.open_seconds)
 
     @contextlib.asynccontextmanager
     async def _opened(self, sdk: ServiceBusReceiver, operation: str) -> AsyncIterator[None]:

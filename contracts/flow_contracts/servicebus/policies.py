@@ -29,8 +29,8 @@ async def other_senders(endpoint: Endpoint, queue: str, seconds: float) -> list[
     if "usedevelopmentemulator=true" in text.lower():
         return None  # such a broker has no administration over HTTPS
     try:
-        async with asyncio.timeout(seconds), _administration(endpoint) as administration:
-            rules = (await administration.get_queue(queue)).authorization_rules or []
+        async with asyncio.timeout(seconds), administration(endpoint) as client:
+            rules = (await client.get_queue(queue)).authorization_rules or []
     except (AzureError, TimeoutError) as error:
         sentence = f"The policies of a queue are not readable: {type(error).__name__}"
         log_event(_log, logging.DEBUG, "servicebus.policies_unreadable", sentence)
@@ -44,7 +44,8 @@ async def other_senders(endpoint: Endpoint, queue: str, seconds: float) -> list[
     ]
 
 
-def _administration(endpoint: Endpoint) -> ServiceBusAdministrationClient:
+def administration(endpoint: Endpoint) -> ServiceBusAdministrationClient:
+    """Return a client of the broker's administration, which an async context closes."""
     match endpoint:
         case ConnectionString(text):
             return ServiceBusAdministrationClient.from_connection_string(

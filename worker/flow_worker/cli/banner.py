@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from flow_worker.cli.terminal import visible
-from flow_worker.runtime.status import worker_version
+from flow_worker.version import worker_version
 
 if TYPE_CHECKING:
-    from flow_worker.settings import Settings
+    from flow_worker.settings import HealthSettings, Settings
 
 _MAX_CHARACTERS = 50
 """The characters of the names in one row, so that a row fits in 80 columns with its label and the count of the rest."""
@@ -54,12 +54,17 @@ def broker(settings: Settings) -> str:
 
 def health_url(settings: Settings) -> str:
     """Return the URL of the readiness probe for a caller on this machine; empty if there is none."""
-    endpoint = settings.health
+    base = health_base_url(settings.health)
+    return f"{base}/health/ready" if base else ""
+
+
+def health_base_url(endpoint: HealthSettings) -> str:
+    """Return the URL of the health endpoint for a caller on this machine; empty if there is none."""
     if endpoint.port == 0:
         return ""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(endpoint.host, endpoint.host)  # noqa: S104 - not bound
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"http://{host}:{endpoint.port}/health/ready"
+    return f"http://{host}:{endpoint.port}"
 
 
 def _names(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flow_worker.cli import access, dead_letters, demo, init, journal, requests, terminal, worker
+from flow_worker.cli import access, dead_letters, demo, init, journal, requests, status, terminal, worker
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -43,6 +43,7 @@ cli.command()(worker.run)
 cli.command()(worker.check)
 cli.command()(access.check_access)
 cli.command()(worker.health)
+cli.command()(status.status)
 cli.command()(requests.send)
 cli.command()(requests.result)
 cli.add_typer(dead_letters.cli, name="deadletters")

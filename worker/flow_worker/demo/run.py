@@ -98,7 +98,7 @@ def commands_to_try(folder: Path, command: str, message_id: str) -> list[str]:
         f"  {command} check-access --flow create-quote",
         f"  {command} deadletters list",
         f"  {command} journal show {message_id}",
-        f"  {command} health",
+        f"  {command} status",
     ]
 
 

@@ -9,21 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import JsonValue
 
 from flow_worker.flows.limits import CallLimiter, FlowState, status_poll_key
 from flow_worker.settings import LimitSettings, Settings
 from flow_worker.telemetry.health import Health
-
-
-def worker_version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return version("flow-worker")
-    except PackageNotFoundError:  # started from a folder that nobody installed
-        return "unknown"
+from flow_worker.version import worker_version
 
 
 @dataclass(frozen=True, slots=True)

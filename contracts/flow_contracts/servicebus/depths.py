@@ -1,0 +1,57 @@
+"""Reads how many messages queues hold. That needs the Manage right: the broker's administration alone counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from azure.core.exceptions import AzureError, ClientAuthenticationError, ResourceNotFoundError
+
+from flow_contracts.servicebus.connection import ConnectionString, Endpoint
+from flow_contracts.servicebus.policies import administration
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """The numbers of messages in one queue, or the reason why they are unknown."""
+
+    active: int | None = None
+    scheduled: int | None = None
+    dead_lettered: int | None = None
+    unknown: str | None = None
+
+
+async def queue_depths(endpoint: Endpoint, queues: Iterable[str], seconds: float) -> dict[str, QueueDepth]:
+    """Return the depth of each queue. An error leaves a depth unknown, and `seconds` bounds the whole."""
+    if isinstance(endpoint, ConnectionString) and "usedevelopmentemulator=true" in endpoint.text.lower():
+        return {queue: QueueDepth(unknown="an emulator has no administration over HTTPS") for queue in queues}
+    depths: dict[str, QueueDepth] = {}
+    try:
+        async with asyncio.timeout(seconds), administration(endpoint) as client:
+            for queue in queues:
+                depths[queue] = QueueDepth(unknown="no answer in time")
+                try:
+                    counts = await client.get_queue_runtime_properties(queue)
+                except ResourceNotFoundError:
+                    depths[queue] = QueueDepth(unknown="there is no such queue")
+                else:
+                    depths[queue] = QueueDepth(
+                        counts.active_message_count,
+                        counts.scheduled_message_count,
+                        counts.dead_letter_message_count,
+                    )
+    except (AzureError, TimeoutError, OSError, ValueError) as error:
+        unknown = QueueDepth(unknown=_reason(error))
+        return {queue: depths[queue] if _is_known(depths.get(queue)) else unknown for queue in queues}
+    return depths
+
+
+def _is_known(depth: QueueDepth | None) -> bool:
+    return depth is not None and (depth.unknown is None or depth.unknown.startswith("there is no"))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ClientAuthenticationError) or getattr(error, "status_code", None) in (401, 403):
+        return "this identity lacks the Manage right"
+    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__

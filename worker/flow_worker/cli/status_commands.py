@@ -1,0 +1,135 @@
+"""Carries out `flow-worker status`: asks a running worker and the broker, and prints what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import httpx
+import typer
+from pydantic import JsonValue
+from rich.console import Console
+from rich.live import Live
+
+from flow_contracts.servicebus import ServiceBusFailure
+from flow_worker.cli import status_render, terminal
+from flow_worker.cli.banner import health_base_url
+from flow_worker.cli.status_render import StatusReport
+from flow_worker.service_bus import open_service_bus
+from flow_worker.settings import (
+    ContinuationSettings,
+    HealthSettings,
+    IdentitySettings,
+    InvalidSettings,
+    Layered,
+    ReplySettings,
+    RequestQueue,
+    ServiceBusSettings,
+    load_as,
+)
+
+_WORKER_SECONDS = 5.0
+
+
+class StatusSettings(Layered):
+    """The part of the worker's settings that locates it and its queues. Without a broker the depths are unknown."""
+
+    servicebus: ServiceBusSettings | None = None
+    request_queues: tuple[RequestQueue, ...] = (RequestQueue(name="flow-requests"),)
+    continuations: ContinuationSettings = ContinuationSettings()
+    replies: ReplySettings = ReplySettings()
+    identity: IdentitySettings = IdentitySettings()
+    health: HealthSettings = HealthSettings()
+
+    @property
+    def queues(self) -> list[str]:
+        """The names of all queues that the worker receives from or publishes to."""
+        return [*(queue.name for queue in self.request_queues), self.continuations.queue, *self.replies.queues]
+
+
+def status(
+    config: Path | None, env_file: Path | None, *, url: str | None, watch_every: float | None, as_json: bool
+) -> None:
+    """Print the status, with `watch_every` again and again; exit with status 1 if no worker answers."""
+    try:
+        settings = load_as(StatusSettings, config, env_file)
+    except InvalidSettings as error:
+        terminal.fail_settings(error)
+    base = (url or health_base_url(settings.health) or "").rstrip("/")
+    if not base:
+        terminal.fail("The worker has no health endpoint (health.port = 0), so it has no status. Set health.port.", 2)
+    # The SDK logs a traceback for each failure, which the report names in a few words.
+    logging.getLogger("azure").addHandler(logging.NullHandler())
+    report = _read(settings, base)
+    try:
+        if watch_every is not None:
+            _watch(settings, base, report, watch_every, as_json=as_json)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    _print(report, as_json=as_json)
+    raise typer.Exit(0 if report.worker is not None else 1)
+
+
+def _watch(settings: StatusSettings, base: str, report: StatusReport, every: float, *, as_json: bool) -> None:
+    """Print until Ctrl-C: on a terminal always in the same place."""
+    console = terminal.out
+    if as_json or not console.is_terminal:
+        while True:
+            _print(report, as_json=as_json)
+            time.sleep(every)
+            report = _read(settings, base)
+    with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            live.update(status_render.render(report, console, max_lines=console.height), refresh=True)
+            time.sleep(every)
+            report = _read(settings, base)
+
+
+def _print(report: StatusReport, *, as_json: bool) -> None:
+    if as_json:
+        terminal.echo(terminal.json_text(report.as_json()))
+    else:
+        _print_text(terminal.out, report)
+
+
+def _print_text(console: Console, report: StatusReport) -> None:
+    console.print(status_render.render(report, console))
+
+
+def _read(settings: StatusSettings, base: str) -> StatusReport:
+    worker, fault = _worker(base)
+    return StatusReport(base, worker, fault, asyncio.run(_depths(settings)))
+
+
+def _worker(base: str) -> tuple[Mapping[str, JsonValue] | None, str | None]:
+    try:
+        response = httpx.get(f"{base}/status", timeout=_WORKER_SECONDS, trust_env=False)
+        document = response.json() if response.status_code == 200 else None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return None, f"no worker answers ({type(error).__name__}). Is it running, and is this its address?"
+    except ValueError:
+        return None, "the answer is not the status of a worker. Is this the address of its health endpoint?"
+    if isinstance(document, dict) and "flows" in document:
+        return document, None
+    faults = {
+        403: "the worker answers only on its own machine: run the command there, or set health.status = 'all'",
+        404: "there is no status here: health.status is 'off', or this is not a worker of this version",
+        503: "the worker is starting",
+    }
+    return None, faults.get(response.status_code, f"the answer has the HTTP status {response.status_code}")
+
+
+async def _depths(settings: StatusSettings) -> dict[str, dict[str, JsonValue]]:
+    queues = settings.queues
+    if settings.servicebus is None:
+        return {queue: {"unknown": "the settings name no broker"} for queue in queues}
+    try:
+        async with open_service_bus(settings.servicebus, client_id=settings.identity.client_id) as bus:
+            depths = await bus.depths(queues)
+    except (ServiceBusFailure, ValueError) as error:
+        return {queue: {"unknown": type(error).__name__} for queue in queues}
+    return {queue: asdict(depth) for queue, depth in depths.items()}
