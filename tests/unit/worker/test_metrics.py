@@ -35,7 +35,7 @@ from flow_worker.runtime.ports import Bus, OutcomeSender, QueueReceiver
 from flow_worker.settings import JournalSettings, Settings
 from flow_worker.telemetry.codes import RESULT_CODES
 from flow_worker.telemetry.health import Health
-from flow_worker.telemetry.metrics import Metrics
+from flow_worker.telemetry.metrics import LANES, SENDERS_OPEN, Metrics
 from tests.unit.docs.code_names import result_codes
 
 HOST = "canary-flows.environment.api.powerplatform.com"
@@ -387,3 +387,15 @@ async def test_the_size_of_the_journals_log_is_measured(tmp_path: Path) -> None:
     async with open_journal(settings, metrics=recorded.metrics) as journal:
         await journal.keep_mark("mark")
         assert recorded.values("flow_worker.journal.log.size")[()] > 0
+
+
+# --- gauges ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_faulty_gauge_takes_no_other_along(caplog: pytest.LogCaptureFixture) -> None:
+    recorded = Recorded()
+    recorded.metrics.gauge(LANES, Mock(side_effect=ZeroDivisionError))
+    recorded.metrics.gauge(SENDERS_OPEN, lambda: [(1, {"queue": "q"})])
+    for _ in range(2):
+        assert recorded.values("flow_worker.senders.open") == {("q",): 1}
+    assert [record.__dict__["event"] for record in caplog.records] == ["telemetry.gauge_failed"]

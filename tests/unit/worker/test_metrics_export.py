@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as plain_families
@@ -137,3 +141,79 @@ async def test_a_stop_waits_only_a_moment_for_a_collector_that_never_answers(mon
         async with open_telemetry():
             began = time.monotonic()
     assert time.monotonic() - began < 3.0
+
+
+# --- a collector -----------------------------------------------------------------------------------------------------
+
+
+class Collector(ThreadingHTTPServer):
+    """Receives OTLP over HTTP, and answers each request with `status`."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.status = 503
+        self.received: list[ExportMetricsServiceRequest] = []
+
+
+class _Answer(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Collector)
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.server.status == 200:
+            assert self.path == "/v1/metrics"
+            self.server.received.append(ExportMetricsServiceRequest.FromString(body))
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
+        """Write nothing."""
+
+
+@contextmanager
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    with Collector() as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "orders")
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+async def test_the_last_values_reach_the_collector_before_the_worker_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with collector(monkeypatch) as server:
+        server.status = 200
+        async with open_telemetry() as telemetry:
+            telemetry.metrics.journal_duration.record(0.2, "acquire", "")
+            telemetry.metrics.locks_lost.add("flow-requests")
+    [request] = server.received
+    [exported] = request.resource_metrics
+    resource = {one.key: one.value.string_value for one in exported.resource.attributes}
+    assert resource["service.name"] == "orders"
+    assert resource["service.instance.id"]
+    metrics = {metric.name: metric for scope in exported.scope_metrics for metric in scope.metrics}
+    [point] = metrics["flow_worker.journal.operation.duration"].histogram.data_points
+    assert (point.count, point.sum) == (1, 0.2)
+    lost = metrics["flow_worker.locks.lost"]
+    assert (lost.unit, lost.sum.is_monotonic, lost.sum.data_points[0].as_int) == ("{lock}", True, 1)
+    assert metrics["flow_worker.build.info"].gauge.data_points[0].as_int == 1
+
+
+async def test_a_collector_that_recovers_is_reported_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "flow_worker.telemetry.otlp")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "20")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
+    with collector(monkeypatch) as server:
+        async with open_telemetry():
+            await until(lambda: bool(caplog.records))
+            server.status = 200
+            await until(lambda: len(caplog.records) > 1)
+    assert [record.__dict__["event"] for record in caplog.records] == [
+        "telemetry.export_failing",
+        "telemetry.export_recovered",
+    ]

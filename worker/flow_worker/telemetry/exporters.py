@@ -9,16 +9,12 @@ import os
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import (
     ConsoleMetricExporter,
-    MetricExportResult,
     MetricReader,
-    MetricsData,
     PeriodicExportingMetricReader,
 )
 from opentelemetry.sdk.resources import Resource
@@ -93,37 +89,12 @@ class Exporters:
                     collector(registry=self.registry)
                 return PrometheusMetricReader(scope_info_enabled=False, registry=self.registry)
             case "otlp":
-                # The SDK logs several lines for each failed export; `_ReportingExporter` logs one for an outage.
-                logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
-                return PeriodicExportingMetricReader(_ReportingExporter())
+                # Imported here: it takes longer to import than the rest of the SDK.
+                from flow_worker.telemetry.otlp import ReportingExporter
+
+                return PeriodicExportingMetricReader(ReportingExporter())
             case _:
                 return PeriodicExportingMetricReader(ConsoleMetricExporter())
-
-
-class _ReportingExporter(OTLPMetricExporter):
-    """Logs the first failed export of an outage, and its end."""
-
-    _is_failing = False
-
-    def export(
-        self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any
-    ) -> MetricExportResult:
-        """Export over HTTP."""
-        result = super().export(metrics_data, timeout_millis, **kwargs)
-        failed = result is not MetricExportResult.SUCCESS
-        if failed != self._is_failing:
-            self._is_failing = failed
-            self._report(failed)
-        return result
-
-    @staticmethod
-    def _report(failed: bool) -> None:
-        if failed:
-            # Without the error: it quotes the endpoint, which may hold a key.
-            sentence = "The collector does not take the worker's metrics; the worker tries on. Check the OTLP endpoint."
-            log(_log, logging.WARNING, "telemetry.export_failing", sentence)
-        else:
-            log(_log, logging.INFO, "telemetry.export_recovered", "The collector takes the worker's metrics again.")
 
 
 def render(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:

@@ -6,6 +6,7 @@ and of flows never become values. `docs/reference/metrics.md` lists the metrics 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
+from flow_worker.telemetry.logs import log
 
 if TYPE_CHECKING:  # the API takes 50 ms to import, which commands without metrics need not pay for
     from opentelemetry.metrics import Meter
+
+_log = logging.getLogger(__name__)
 
 ERROR_TYPE = "error.type"
 """The attribute that only a failed operation has."""
@@ -319,8 +323,12 @@ class Metrics:
 
     def sample(self) -> None:
         """Read all gauges. Exporters run in threads of their own, so that they get the values of the latest sample."""
-        for read in self._readers:
-            self._samples |= {name: list(samples) for name, samples in read().items()}
+        for read in list(self._readers):
+            try:
+                self._samples |= {name: list(samples) for name, samples in read().items()}
+            except Exception:  # noqa: BLE001 - a faulty gauge must not take the others along
+                self._readers.remove(read)
+                log(_log, logging.ERROR, "telemetry.gauge_failed", "A gauge cannot be read; it keeps its last values.")
 
 
 def _observe(create: Callable[..., object], definition: Definition, samples: ReadGauge) -> None:

@@ -110,6 +110,7 @@ def _page(registry: CollectorRegistry, metrics: Metrics) -> MetricsPage:
 async def _sampled(provider: MeterProvider) -> AsyncIterator[Metrics]:
     """Sample the gauges during the block, for the exporters that push."""
     metrics = _metrics(provider)
+    metrics.sample()
     sampling = asyncio.create_task(_keep_sampling(metrics), name="sample metrics")
     try:
         yield metrics
