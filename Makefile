@@ -27,7 +27,7 @@ demo: $(DEMO_READY)   ## run the main job end to end on the emulator
 	@$(BIN)/flow-worker demo
 
 test: $(TEST_READY) lint  ## check types, style and import rules, then run all tests
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 6
 
 lint: $(TEST_READY)   ## check types, style and import rules
 	$(BIN)/ruff check .

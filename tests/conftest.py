@@ -6,7 +6,6 @@ import importlib
 import pkgutil
 import tracemalloc  # noqa: F401 - pytest's hook for lost warnings imports it late, and two threads at once then fail
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -14,6 +13,19 @@ from hypothesis import settings
 import flow_contracts
 import flow_worker
 import servicebus_emulator
+
+_INDEPENDENT = (
+    "tests/faults/test_dead_letters.py",
+    "tests/faults/test_flow_isolation.py",
+    "tests/faults/test_given_up.py",
+    "tests/faults/test_killed_processes.py",
+    "tests/faults/test_storm.py",
+    "tests/faults/test_two_workers.py",
+    "tests/faults/test_versions.py",
+    "tests/faults/test_wrong_clocks.py",
+    "tests/integration/bench/test_benchmarks.py",
+)
+"""Files of long tests that share no set-up: each test may run in another process."""
 
 settings.register_profile("flow-worker", deadline=None)  # a busy machine is no finding
 settings.load_profile("flow-worker")
@@ -32,15 +44,33 @@ def pytest_sessionstart() -> None:
                 importlib.import_module(module.name)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slowest files: a slow file that begins last keeps one process busy while the others are idle.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Keep the tests of a file in one process, because they share its set-up, except for `_INDEPENDENT` files."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # ships no types
 
-    The limit of a test tells how slow it may be. xdist keeps this order with `--no-loadscope-reorder`.
+    config.option.loadscopereorder = False  # keep the order of `pytest_collection_modifyitems`
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = _unit
+    return scheduler
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slowest tests: a slow one that begins last keeps one process busy while the others are idle.
+
+    The limit of a test tells how slow it may be.
     """
-    slowest: dict[Path, float] = {}
+    slowest: dict[str, float] = {}
     for item in items:
-        slowest[item.path] = max(slowest.get(item.path, 0.0), _limit_seconds(item))
-    items.sort(key=lambda item: -slowest[item.path])
+        unit = _unit(item.nodeid)
+        slowest[unit] = max(slowest.get(unit, 0.0), _limit_seconds(item))
+    items.sort(key=lambda item: -slowest[_unit(item.nodeid)])
+
+
+def _unit(nodeid: str) -> str:
+    """Return the name of the tests that run in one process together: the file, or the test itself."""
+    file = nodeid.partition("::")[0]
+    return nodeid if file in _INDEPENDENT else file
 
 
 def _limit_seconds(item: pytest.Item) -> float:

@@ -37,6 +37,7 @@ async def test_a_storm_of_faults_leaves_every_request_with_one_true_result(journ
     assert report.faults > 5, "too few faults"
 
 
+@pytest.mark.timeout(350)
 @pytest.mark.parametrize(
     ("mutant", "finding", "fault", "pause_seconds"),
     [

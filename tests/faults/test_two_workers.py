@@ -27,9 +27,8 @@ async def test_expiring_locks_cause_neither_a_second_call_nor_a_second_result(
 
 async def _play(monkeypatch: pytest.MonkeyPatch, journal: JsonObject) -> None:
     async with running_system(monkeypatch, short_lock(5)) as system:
-        system.flows["create-quote"] = {
-            "timeout_seconds": 3
-        }  # a lease lasts as long, and after a lost lock the second worker waits for its end
+        # A lease lasts as long, and after a lost lock the second worker waits for its end.
+        system.flows["create-quote"] = {"timeout_seconds": 6}
         await system.put("flows/create-quote", {"delay_seconds": 0.3, "input_schema": None})
         queues = [{"name": "flow-requests", "lanes": 4}]
         settings = system.settings(

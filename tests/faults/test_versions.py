@@ -110,8 +110,7 @@ async def begin_with(system: System, version: Version) -> list[str]:
     """Submit requests, and stop their worker once each waits for its next step. Return the correlation IDs."""
     async with running(version, settings_of(system), system.folder, environment_of(system)):
         sent = await submit(system)
-        await until(lambda: system.depth("scheduled", "flow-continuations") == len(sent))
-        await until(lambda: system.depth("active") == 0)
+        await until(lambda: system.depth("active") == 0, SECONDS)
     # On a slow machine the first version takes some steps of its own while it stops.
     assert system.depth("scheduled", "flow-continuations") >= len(sent) / 2, "the second version must take next steps"
     return sent
@@ -170,7 +169,9 @@ async def effects(system: System) -> list[str]:
 async def check(system: System, sent: list[str], results: list[JsonObject]) -> None:
     """Check that each request has one right result and ran its flow once, and that nothing is left."""
     queues = ("flow-requests", "flow-continuations")
-    await until(lambda: not any(system.depth(state, queue) for queue in queues for state in ("active", "scheduled")))
+    await until(
+        lambda: not any(system.depth(state, queue) for queue in queues for state in ("active", "scheduled")), SECONDS
+    )
     await asyncio.sleep(0.5)  # a worker that is wrong publishes once more
     counted = Counter(result["correlation_id"] for result in await results_of(system, len(results)))
     assert {counted[one] for one in sent} == {1}

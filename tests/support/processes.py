@@ -95,7 +95,7 @@ def is_ready(health_port: int) -> bool:
         return False
 
 
-def wait_ready(process: Process, health_port: int, *, ready: bool = True, seconds: float = 60) -> float:
+def wait_ready(process: Process, health_port: int, *, ready: bool = True, seconds: float = 120) -> float:
     """Wait until the worker is ready (or not ready) and return the seconds it took."""
     began = time.monotonic()
     while is_ready(health_port) is not ready:

@@ -17,7 +17,7 @@ from bench.worker.report import Report, as_json
 from bench.worker.throughput import NoResultError, Observation, Throughput, throughput_of
 from tests.support.processes import CHECKOUT
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 def json_output(module: str, *arguments: str) -> dict[str, list[dict[str, object]]]:
@@ -27,7 +27,7 @@ def json_output(module: str, *arguments: str) -> dict[str, list[dict[str, object
         cwd=CHECKOUT,
         capture_output=True,
         encoding="utf-8",
-        timeout=150,
+        timeout=270,
         check=False,
     )
     assert completed.returncode == 0, completed.stderr

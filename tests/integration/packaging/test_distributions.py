@@ -15,7 +15,7 @@ import pytest
 from servicebus_emulator.testing import QueueSettings, running_service_bus_in_thread
 from tests.integration.packaging.conftest import FOLDERS, ROOT, Built, Installed, install
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("packaging")]
+pytestmark = pytest.mark.timeout(400)
 
 DISTRIBUTIONS = {"contracts": "flow_contracts", "worker": "flow_worker", "emulator": "servicebus_emulator"}
 SENDER_MEGABYTES = 45
