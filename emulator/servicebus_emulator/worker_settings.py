@@ -74,6 +74,8 @@ def variables(ready: Mapping[str, Any], file: WorkerFile | None) -> dict[str, st
         "PLAIN_HTTP_HOSTS": json.dumps([urlsplit(str(ready["flows_url"])).netloc]),
         "FLOWS": json.dumps({name: {"url": f"{ready['flows_url']}/{name}/{_FLOW_PATH}"} | access for name in flows}),
     }
+    if ready.get("admin_url"):
+        found["SERVICEBUS__ADMINISTRATION_URL"] = str(ready["admin_url"])
     if file is not None and any(queue.get("authority") == "dataverse" for queue in file.request_queues):
         found["REQUEST_QUEUES"] = json.dumps([_on_emulator(queue, ready) for queue in file.request_queues])
     return {f"FLOW_WORKER_{name}": value for name, value in found.items()} | {

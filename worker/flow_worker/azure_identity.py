@@ -61,7 +61,7 @@ class Tokens:
 
     def __init__(
         self,
-        credential: ManagedIdentityCredential,
+        credential: ManagedIdentityCredential | DefaultAzureCredential,
         scope: str,
         *,
         deadline_seconds: float,

@@ -26,6 +26,7 @@ from flow_contracts.servicebus.session_receiver import SessionReceiver
 
 if TYPE_CHECKING:
     from flow_contracts.servicebus.depths import QueueDepth
+    from flow_contracts.servicebus.policies import QueueShape
 
 
 class ServiceBus:
@@ -129,6 +130,20 @@ class ServiceBus:
         from flow_contracts.servicebus import depths  # imported here: see `other_senders`
 
         return await depths.queue_depths(self._endpoint, queues, self._deadlines.open_seconds)
+
+    async def shape(self, queue: str, administration_url: str | None = None) -> QueueShape:
+        """See `policies.queue_shape`."""
+        from flow_contracts.servicebus import policies
+
+        return await policies.queue_shape(self._endpoint, queue, self._deadlines.open_seconds, administration_url)
+
+    async def verify_send(self, queue: str) -> None:
+        """Open a sender and close it again: nothing is sent. Raises `ServiceBusFailure`."""
+        sdk = self._client.get_queue_sender(queue)
+        try:
+            await bounded(sdk.__aenter__(), self._deadlines.open_seconds, f"open a sender to '{queue}'")
+        finally:
+            await close_quietly(sdk)
 
     @contextlib.asynccontextmanager
     async def _opened(self, sdk: ServiceBusReceiver, operation: str) -> AsyncIterator[None]:

@@ -149,7 +149,7 @@ class IssuerKeys:
         try:
             with timing(self._timer):
                 async with asyncio.timeout(self._deadline):
-                    keys = await self._published_keys(issuer, cached.client_id)
+                    keys = await self.published_keys(issuer, cached.client_id)
         except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, TimeoutError, ValueError) as error:
             log(
                 _log,
@@ -162,7 +162,8 @@ class IssuerKeys:
             return
         cached.keys, cached.fetched_at = keys, self._now()
 
-    async def _published_keys(self, issuer: Issuer, client_id: str | None) -> dict[str, SigningKey]:
+    async def published_keys(self, issuer: Issuer, client_id: str | None = None) -> dict[str, SigningKey]:
+        """Fetch a key set past the cache. Raises `httpx.HTTPError`, and `ValueError` for an unusable answer."""
         if client_id is None:
             keys = await self._key_set(issuer, None)
             if not keys:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flow_worker.cli import access, dead_letters, demo, init, journal, requests, status, terminal, worker
+from flow_worker.cli import access, dead_letters, demo, doctor, init, journal, requests, status, terminal, worker
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +41,7 @@ def _options(
 cli.command()(init.init)
 cli.command()(worker.run)
 cli.command()(worker.check)
+cli.command()(doctor.doctor)
 cli.command()(access.check_access)
 cli.command()(worker.health)
 cli.command()(status.status)

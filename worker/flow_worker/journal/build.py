@@ -41,7 +41,7 @@ async def open_journal(
     rules = RetentionRules(
         retention=timedelta(seconds=settings.retention_seconds), overdue=timedelta(seconds=settings.overdue_seconds)
     )
-    store = await _open_store(settings, client_id)
+    store = await open_store(settings, client_id)
     if metrics is not None and isinstance(store, SqliteStore):
         metrics.gauge(JOURNAL_LOG_SIZE, partial(_log_size, store))
     probing = None
@@ -61,7 +61,8 @@ def _log_size(store: SqliteStore) -> list[Sample]:
     return [] if store.log_bytes is None else [(store.log_bytes, {})]
 
 
-async def _open_store(settings: JournalSettings, client_id: str | None) -> Store:
+async def open_store(settings: JournalSettings, client_id: str | None) -> Store:
+    """Open the store of the settings; the caller closes it. Raises `InvalidSettings` if it can never work."""
     match settings.backend:
         case "table":
             return await _open_table(settings, client_id)

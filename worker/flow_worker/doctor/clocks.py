@@ -1,0 +1,74 @@
+"""Compares this machine's clock with the broker's, the issuer's, and that of Dataverse or of a flow's host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from functools import partial
+from urllib.parse import urlsplit
+
+import httpx
+
+from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
+from flow_worker.doctor.hosts import broker, is_emulator
+from flow_worker.doctor.queues import administration_url
+from flow_worker.settings import Settings
+
+wall = time.time
+"""This machine's clock; a test replaces it."""
+_TOLERANCE_SECONDS = 5.0
+_REMEDY = "Synchronise this machine's clock (NTP). The worker corrects for the broker's clock only."
+
+_START = "Start the emulator with --admin-port 5300, or set servicebus.administration_url."
+
+
+def checks(settings: Settings, client: httpx.AsyncClient) -> list[Check]:
+    """Return one check for each source."""
+    flow = next(iter(settings.flows.values())).url.get_secret_value()
+    third = settings.dataverse_urls[0] if settings.dataverse_urls else flow
+    sources: Mapping[str, str] = {
+        "broker": administration_url(settings) or f"https://{broker(settings.servicebus).name}",
+        "issuer": settings.authority,
+        "Dataverse" if settings.dataverse_urls else "flow host": third,
+    }
+    seconds = settings.http.connect_seconds + _TOLERANCE_SECONDS
+    hints = {"broker": _START} if is_emulator(settings.servicebus) else {}
+    return [
+        Check("clock", name, partial(_check, client, _origin(url), hints.get(name, "")), seconds)
+        for name, url in sources.items()
+    ]
+
+
+def _origin(url: str) -> str:
+    """Return the URL without its path: no flow and no function is called."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/"
+
+
+async def _check(client: httpx.AsyncClient, url: str, remedy: str) -> Result:
+    began = wall()
+    try:
+        response = await client.head(url)
+    except httpx.HTTPError as error:
+        return unseen(f"no answer from {url} ({type(error).__name__})", remedy)
+    stated = _stated(response.headers.get("date"))
+    if stated is None:
+        return unseen(f"{url} states no time")
+    # The header has whole seconds, and was written at any moment of the exchange.
+    ahead = max(began - stated - 1, 0.0) + min(wall() - stated, 0.0)
+    if abs(ahead) > _TOLERANCE_SECONDS:
+        side = "ahead" if ahead > 0 else "behind"
+        return failed(f"this machine's clock is {abs(ahead):.0f} s {side}", _REMEDY)
+    return ok(f"within {_TOLERANCE_SECONDS:g} s")
+
+
+def _stated(header: str | None) -> float | None:
+    if header is None:
+        return None
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,89 @@
+"""Runs all checks at the same time, each within its deadline, and keeps secrets out of what they found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+from pydantic import BaseModel, SecretStr
+
+from flow_worker.access.build import build_access, build_identity
+from flow_worker.doctor import clocks, dataverse, flows, issuers, journal, local, network, queues, tokens
+from flow_worker.doctor.finding import Check, Finding, Outcome, Result
+from flow_worker.flows.invoker import http_client
+from flow_worker.masking import MASK, masked
+from flow_worker.service_bus import open_service_bus
+from flow_worker.settings import Settings
+
+_SECRET_PARTS = {"sharedaccesskey", "accountkey", "sharedaccesssignature"}
+_MIN_SECRET_CHARACTERS = 8
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Return the findings in the order of the report. It raises for no fault of the installation."""
+    async with AsyncExitStack() as stack:
+        identity = await stack.enter_async_context(build_identity(settings))
+        access = await stack.enter_async_context(build_access(settings, identity))
+        bus = await stack.enter_async_context(
+            open_service_bus(settings.servicebus, client_id=settings.identity.client_id)
+        )
+        client = await stack.enter_async_context(
+            http_client(connect_seconds=settings.http.connect_seconds, max_connections=8, keepalive_seconds=15)
+        )
+        checks = [
+            *local.checks(settings, client),
+            *network.checks(settings),
+            *tokens.checks(settings, identity),
+            *queues.checks(settings, bus),
+            *journal.checks(settings),
+            *issuers.checks(settings, client),
+            *dataverse.checks(settings, access, identity),
+            *flows.checks(settings),
+            *clocks.checks(settings, client),
+        ]
+        secrets = sorted(_secrets(settings), key=len, reverse=True)
+        found = await asyncio.gather(*(_run(check) for check in checks))
+        pairs = zip(checks, found, strict=True)
+        return [_finding(check, result, secrets) for check, results in pairs for result in results]
+
+
+async def _run(check: Check) -> list[Result]:
+    try:
+        async with asyncio.timeout(check.seconds):
+            results = await check.run()
+    except TimeoutError:
+        return [Result(Outcome.FAILED, f"no answer within {check.seconds:g} s", "Check the network between the two.")]
+    except Exception as error:  # noqa: BLE001 - a report of the other checks is worth more than a traceback
+        detail = f"{type(error).__name__}: {error}".splitlines()[0]
+        return [Result(Outcome.FAILED, detail, "If the cause is not clear from this text, report it as a bug.")]
+    return results if isinstance(results, list) else [results]
+
+
+def _finding(check: Check, result: Result, secrets: list[str]) -> Finding:
+    detail, remedy = _without(result.detail, secrets), _without(result.remedy, secrets)
+    return Finding(check.subject, result.aspect or check.name, result.outcome, detail, remedy)
+
+
+def _without(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    return masked(text) if any(hint in text.lower() for hint in ("eyj", "sharedaccess", "sig=")) else text
+
+
+def _secrets(model: BaseModel) -> Iterator[str]:
+    """Yield every secret of the settings, and the values in its connection strings."""
+    for _, value in model:
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,):
+            if isinstance(item, BaseModel):
+                yield from _secrets(item)
+            elif isinstance(item, SecretStr):
+                yield from _parts(item.get_secret_value())
+
+
+def _parts(secret: str) -> Iterator[str]:
+    yield secret
+    for part in secret.split(";"):
+        name, _, value = part.partition("=")
+        if name.strip().lower() in _SECRET_PARTS and len(value) >= _MIN_SECRET_CHARACTERS:
+            yield value
