@@ -262,14 +262,39 @@ async def test_continuations_have_the_same_message_id_exactly_if_they_do_the_sam
     assert len(flow.calls) == 2
 
 
-async def test_a_message_whose_request_another_message_continues_is_completed(worker: Worker) -> None:
+async def test_an_old_message_schedules_the_journalled_step_again(worker: Worker) -> None:
     flow = ScriptedFlow(NOT_SENT)
     second = await worker.resume(await worker.take(request(), flow), flow)
+    again = await worker.take(request(), flow)  # its lock was lost after its continuation was scheduled
     assert isinstance(second, Continue)
-    superseded = await worker.take(request(), flow)
+    assert isinstance(again, Continue)
+    assert again.continuation.continuation_id == second.continuation.continuation_id, "duplicate detection drops it"
+    assert again.due == second.due
+    assert len(flow.calls) == 2
+
+
+async def test_a_message_that_took_an_overdue_step_over_and_failed_again_is_not_lost(worker: Worker) -> None:
+    flow = ScriptedFlow(NOT_SENT)
+    lost = await worker.take(request(), flow)  # step 1 is journalled; the worker dies before it schedules it
+    assert isinstance(lost, Continue)
+    worker.clock.now = lost.due + timedelta(minutes=6)  # overdue
+    lost_again = await worker.take(request(), flow)  # it takes step 1 over, and step 2 meets the same fate
+    delivered_again = await worker.take(request(), flow)
+    assert isinstance(lost_again, Continue)
+    assert isinstance(delivered_again, Continue)
+    assert delivered_again.continuation == lost_again.continuation
+    assert len(flow.calls) == 2
+    last = await worker.resume(delivered_again, ScriptedFlow(flow_answer(200)))
+    assert reply_of(last).result.status is Status.SUCCEEDED
+
+
+async def test_a_copy_of_a_request_that_another_message_continues_is_completed(worker: Worker) -> None:
+    flow = ScriptedFlow(NOT_SENT)
+    await worker.take(request(), flow)
+    superseded = await worker.take(request(sequence_number=2), flow)
     assert isinstance(superseded, AlreadyHandled)
     assert superseded.code == "superseded"
-    assert len(flow.calls) == 2
+    assert len(flow.calls) == 1
 
 
 # --- a flow that answers 202 -------------------------------------------------------------------------------------

@@ -106,6 +106,8 @@ def test_the_seal_of_an_unchanged_message_is_valid(message: ReceivedMessage) -> 
         with_properties(sealed(), fw_reply_key="l"),
         with_properties(sealed(), fw_reply_key=None),
         with_properties(sealed(), fw_novelty=1),
+        with_properties(sealed(), fw_novelty=None),
+        with_properties(sealed(), fw_unbound=None),
         with_properties(sealed(), fw_seal=1),
         with_properties(sealed(), fw_seal=""),
         with_properties(sealed(), fw_seal=";" * 9),

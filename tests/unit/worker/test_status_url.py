@@ -35,7 +35,7 @@ def test_a_run_of_the_flows_own_workflow_is_polled_with_the_token(url: str) -> N
         f"{HOST}{WORKFLOW}/%74riggers/manual/run",
         f"{HOST}{WORKFLOW}/runs/trigger%53/manual/run",
         f"{HOST}{WORKFLOW}/;a=b/triggers;a=b/manual",
-        f"{HOST}{WORKFLOW}/%20triggers%00/manual",
+        f"{HOST}{WORKFLOW}/%20triggers%20/manual",
         RUN.replace("//x.", "//y."),
         "https://evil.logic.azure.com/workflows/4f/runs/1",
         f"http://127.0.0.1:5080{WORKFLOW}/runs/1",
@@ -123,6 +123,29 @@ ODD = [
 @pytest.mark.parametrize("location", ODD, ids=range(len(ODD)))
 def test_a_location_that_parsers_may_read_differently_is_refused(location: str) -> None:
     assert HOSTS.access(resolve(FLOW_URL, location), FLOW_URL) is PollAccess.REFUSED
+
+
+@pytest.mark.parametrize("dots", [".", "..", "..."])
+@pytest.mark.parametrize(
+    "around",
+    ["{}", "{};", "{};a=1", "{}%3b", "{}%3Ba", "{}%20", "%20{}", "{}%00", "{}%09", "%0d{}", "{}%1f", "{}%7F", "%2e{}"],
+)
+def test_a_dot_segment_in_any_spelling_is_refused(around: str, dots: str) -> None:
+    path = f"{WORKFLOW}/runs/{around.format(dots)}/5a/runs/1"
+    for query in ("", "?sig=a"):
+        assert HOSTS.access(f"{HOST}{path}{query}", FLOW_URL) is PollAccess.REFUSED
+
+
+@pytest.mark.parametrize("octets", ["%c0%ae%c0%ae", "%ef%bd%94riggers", "%e3%80%82%e3%80%82", "%ff..", "r%C3%A9sultat"])
+def test_a_path_with_octets_beyond_ascii_gets_no_token(octets: str) -> None:
+    url = f"{HOST}{WORKFLOW}/runs/{octets}/1"
+    assert HOSTS.access(url, FLOW_URL) is PollAccess.NOT_SIGNED
+    assert HOSTS.access(f"{url}?sig=a", FLOW_URL) is PollAccess.SIGNED
+
+
+@pytest.mark.parametrize("run", ["0858..77CU1", "a.b", "a%20b", "a;b=1", ".well-known"])
+def test_a_run_with_dots_in_its_name_is_polled_with_the_token(run: str) -> None:
+    assert HOSTS.access(f"{HOST}{WORKFLOW}/runs/{run}", FLOW_URL) is PollAccess.WITH_TOKEN
 
 
 @pytest.mark.parametrize(

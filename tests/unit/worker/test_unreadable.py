@@ -181,18 +181,22 @@ async def test_a_call_under_way_ends_before_its_request_is_answered(worker: Work
     assert worker.clock.now >= waits.due + timedelta(seconds=UNREADABLE_SECONDS + 60)
 
 
-async def test_a_superseded_continuation_leaves_the_answer_to_its_successor(worker: Worker) -> None:
+async def test_an_old_continuation_leaves_the_answer_to_a_later_one_until_it_is_overdue(worker: Worker) -> None:
     first = await waiting(worker)
     running = flow_answer(202, location="https://flow.example/runs/1?sig=secret")
     third = await worker.resume(await worker.resume(first, ScriptedFlow(THROTTLED)), ScriptedFlow(running))
     assert isinstance(third, Continue)
     message = changed(first.continuation.to_message(), kind="new")
     long_ago = {"unreadable_since": (worker.clock.now - LATE).isoformat()}
-    outcome = await deliver(
-        worker, replace(message, application_properties={**message.application_properties, **long_ago})
-    )
-    assert isinstance(outcome, AlreadyHandled)
-    assert outcome.code == "superseded"
+    old = replace(message, application_properties={**message.application_properties, **long_ago})
+    outcome = await deliver(worker, old)
+    assert isinstance(outcome, PassOn), "the later one may never have been scheduled"
+    assert outcome.due >= third.due
+    worker.clock.now = third.due + timedelta(hours=1)
+    answered = await deliver(worker, old)
+    assert isinstance(answered, DeadLetter)
+    assert answered.reply is not None
+    assert answered.reply.result.status is Status.UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ _URL = re.compile(
 """The URLs of RFC 3986 that every parser reads alike: no user information, fragment, backslash, space or control."""
 _REFERENCE = re.compile(r"[\w.~!$&'()*+,;=:@/?%-]+", re.ASCII)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-_AMBIGUOUS_PATH = re.compile(r"/\.{1,2}(?:/|$)|%(?:2e|2f|5c|25)", re.IGNORECASE)
-"""Parsers differ on when they remove dot segments, and on whether an escaped slash separates segments."""
+_AMBIGUOUS_ESCAPE = re.compile(r"%(?:[01][0-9a-f]|7f|2e|2f|5c|25)", re.IGNORECASE)
+"""Parsers differ on whether an escaped slash separates segments, and on what they do with escaped controls."""
+_ESCAPED_OCTET = re.compile(r"%[89a-f]", re.IGNORECASE)
 _WORKFLOW = re.compile(r".*?/workflows/[^/]+(?=/|$)", re.IGNORECASE)
 _NOT_LETTER = re.compile(r"[^a-z]", re.IGNORECASE | re.ASCII)
 _DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -65,7 +66,7 @@ class StatusHosts:
         have different owners, so only the called flow gets a token for its run.
         """
         parsed, flow = _parse(url), _parse(flow_url)
-        if parsed is None or _AMBIGUOUS_PATH.search(parsed.path):
+        if parsed is None or _AMBIGUOUS_ESCAPE.search(parsed.path) or _has_dot_segment(parsed.path):
             return PollAccess.REFUSED
         is_own_origin = flow is not None and parsed.origin == flow.origin
         if not (is_own_origin or self._allow(parsed)):
@@ -117,12 +118,24 @@ def _parse(url: str) -> _Parsed | None:
     return _Parsed(scheme, match["host"].lower(), port, match["path"]) if 0 < port < 65536 else None
 
 
+def _has_dot_segment(path: str) -> bool:
+    """Return whether a parser may take a segment for `.` or `..`, and then read another path.
+
+    Some cut the parameters of a segment first, or its spaces, or dots at its end.
+    """
+    names = (unquote(segment).partition(";")[0] for segment in path.split("/"))
+    return any("." in name and not name.strip(". ") for name in names)
+
+
 def _is_run_of(flow_path: str, path: str) -> bool:
     """Return whether the path is below that of the flow's workflow, and not below triggers, which start runs.
 
     Without a workflow in the flow's path, its runs are below the path of its trigger. Servers differ on whether they
-    drop an empty segment, decode a segment, or cut its parameters, so this accepts no spelling of a trigger.
+    drop an empty segment, decode a segment, or cut its parameters, so this accepts no spelling of a trigger. They
+    differ on octets beyond ASCII too: overlong and wide forms of letters and dots. Runs have none.
     """
+    if _ESCAPED_OCTET.search(path):
+        return False
     match = _WORKFLOW.match(flow_path)
     # Azure ignores case in paths. The paths of two workflows differ by more than case.
     folder = (match[0] if match else flow_path.rstrip("/")).lower()

@@ -260,7 +260,8 @@ class Job(BaseModel):
             # Without a field the body is no JSON object, which no version writes under this contract.
             raise InvalidContinuation(f"'{field}': {first['msg']}", other_version=bool(field)) from None
         reply_key = read_reply_key(message.application_properties.get(REPLY_KEY))
-        return job.model_copy(update={"reply_key": reply_key, "unbound": _UNBOUND in message.application_properties})
+        unbound = message.application_properties.get(_UNBOUND) is True
+        return job.model_copy(update={"reply_key": reply_key, "unbound": unbound})
 
 
 def origin_of(message: ReceivedMessage, queue: str) -> str:

@@ -209,9 +209,10 @@ class Recall:
                 )
             case Busy(until=until):
                 return self._conclusions.wait_for_holder(job, until)
-            case Waiting(step=step, origin=origin) if origin == job.origin and step.number == job.number + 1:
-                # The step was journalled; a crash may have come before its continuation was scheduled. Scheduling it
-                # twice does no harm: duplicate detection drops the second message.
+            case Waiting(step=step, origin=origin) if origin == job.origin and step.number > job.number:
+                # The step was journalled; a crash may have come before its continuation was scheduled. It is more than
+                # one step ahead if this very message took an overdue step over. Scheduling it twice does no harm:
+                # duplicate detection drops the second message, and the journal lets only one of them act.
                 return Continue(job.at_step(step), step.due)
             case Waiting():
                 return AlreadyHandled("superseded", "Another message continues the request.")

@@ -120,11 +120,11 @@ def digest_of(message: Message) -> str:
 
 
 def own_properties(message: Message) -> dict[str, PropertyValue]:
-    """Return the worker's own application properties, apart from the seal."""
+    """Return the worker's own application properties, apart from the seal. Nulls count: the worker writes none."""
     return {
         name: value
         for name, value in message.application_properties.items()
-        if name.startswith(OWN_PROPERTIES) and name != SEAL and value is not None
+        if name.startswith(OWN_PROPERTIES) and name != SEAL
     }
 
 

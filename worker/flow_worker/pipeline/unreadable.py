@@ -109,7 +109,7 @@ class UnreadableContinuations:
                 return self._dead_letter(error, self._reply(fragment, result, key))
             case Busy(until=until):
                 return self._pass_on(message, "another worker holds the lease of its request", until)
-            case Waiting(step=step, origin=origin) if origin == key.origin and step.number == key.number + 1:
+            case Waiting(step=step, origin=origin) if origin == key.origin and step.number > key.number:
                 # The next step is journalled; a crash may have come before its continuation was scheduled. This worker
                 # cannot schedule it. If it does not come, the journal lets the next pass take over.
                 return self._pass_on(message, "the next continuation of its request is due", step.due)
