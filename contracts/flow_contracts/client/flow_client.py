@@ -25,6 +25,7 @@ from flow_contracts.message import ReceivedMessage
 from flow_contracts.reply_key import checked_reply_key
 from flow_contracts.result import FlowResult
 from flow_contracts.servicebus import (
+    ClockSkew,
     ConnectionString,
     Deadlines,
     Endpoint,
@@ -110,7 +111,8 @@ class FlowClient:
         accept_unsigned: bool,
     ) -> None:
         self._deadlines = deadlines or Deadlines()
-        self._bus = ServiceBus(endpoint, deadlines=self._deadlines, senders_per_queue=senders)
+        self._skew = ClockSkew()
+        self._bus = ServiceBus(endpoint, deadlines=self._deadlines, senders_per_queue=senders, evidence=self._skew)
         self._request_queue = request_queue
         self._reply_queue = reply_queue
         self._sent = SentRequests()
@@ -139,6 +141,14 @@ class FlowClient:
         `take` returns the others in later calls.
         """
         return self._others.count
+
+    @property
+    def clock_skew_seconds(self) -> float:
+        """The seconds by which this machine's clock is ahead of Service Bus's, as far as its answers prove.
+
+        Negative if it is behind; 0 if it agrees. The client reads results whatever its clock shows.
+        """
+        return self._skew.seconds
 
     async def close(self) -> None:
         """Close every connection. Submitted requests still run."""
@@ -210,7 +220,9 @@ class FlowClient:
                     await asyncio.sleep(pause)
         except TimeoutError:
             rejected = self._check.rejected - rejected
-            raise ResultTimeout(correlation_id, timeout, failure, rejected=rejected) from failure
+            raise ResultTimeout(
+                correlation_id, timeout, failure, rejected=rejected, skew=self._skew.sentence
+            ) from failure
         raise AssertionError("backoff is endless")
 
     async def take(

@@ -115,6 +115,11 @@ class FlowClientSync:
         """See `FlowClient.other_results`."""
         return self._client.other_results
 
+    @property
+    def clock_skew_seconds(self) -> float:
+        """See `FlowClient.clock_skew_seconds`."""
+        return self._client.clock_skew_seconds
+
     def poll(
         self, correlation_id: str, *, message_id: str | None = None, reply_key: SecretStr | str | None = None
     ) -> FlowResult | None:

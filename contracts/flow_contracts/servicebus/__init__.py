@@ -14,6 +14,7 @@ The rules of the SDK that shape this package:
 
 from flow_contracts.connection_string import Transport, check_namespace, parse_connection_string
 from flow_contracts.servicebus.bus import ServiceBus
+from flow_contracts.servicebus.clock_skew import ClockSkew
 from flow_contracts.servicebus.connection import ConnectionString, Endpoint, Namespace
 from flow_contracts.servicebus.dead_letter_queue import DeadLetteredMessage, DeadLetterQueue
 from flow_contracts.servicebus.deadlines import Deadlines
@@ -34,6 +35,7 @@ __all__ = [
     "MAX_LOCK_SECONDS",
     "BeforeSend",
     "ClockEvidence",
+    "ClockSkew",
     "ConnectionString",
     "DeadLetterQueue",
     "DeadLetteredMessage",

@@ -112,9 +112,9 @@ class ServiceBus:
 
         Raises `ServiceBusFailure`; `SessionInUse` if another reader still holds the session after `session_seconds`.
         """
-        sdk = await self._lock_session(queue, session_id, prefetch)
+        sdk, began = await self._lock_session(queue, session_id, prefetch)
         try:
-            yield SessionReceiver(sdk, self._deadlines)
+            yield SessionReceiver(sdk, self._deadlines, self._evidence, began)
         finally:
             await close_quietly(sdk)
 
@@ -157,14 +157,16 @@ class ServiceBus:
     def _locks_of(self, queue: str) -> LockTimes:
         return self._locks.setdefault(queue, LockTimes(self._evidence))
 
-    async def _lock_session(self, queue: str, session_id: str, prefetch: int) -> ServiceBusReceiver:
+    async def _lock_session(self, queue: str, session_id: str, prefetch: int) -> tuple[ServiceBusReceiver, float]:
+        """Return the receiver, and the monotonic time at which the last attempt began."""
         give_up_at = time.monotonic() + self._deadlines.session_seconds
         for pause in ExponentialBackoff(0.1, 1.0, growth=1.6).pauses():
             # A new receiver each time: the SDK does not open one again after a refusal.
             sdk = self._client.get_queue_receiver(queue, session_id=session_id, prefetch_count=prefetch)
+            began = time.monotonic()
             try:
                 await bounded(sdk.__aenter__(), self._deadlines.open_seconds, f"open a session of '{queue}'")
-                return sdk
+                return sdk, began
             except SessionInUse:
                 await close_quietly(sdk)
                 if time.monotonic() + pause >= give_up_at:

@@ -79,7 +79,10 @@ def _refusal(error: ServiceBusAuthenticationError | ServiceBusAuthorizationError
         return _NO_QUEUE
     if isinstance(error, ServiceBusAuthorizationError):
         return "not authorised; give the identity Azure Service Bus Data Receiver/Sender on the queue"
-    return f"Service Bus refused the credential; check it and its Service Bus role on the queue: {error}"
+    return (
+        "Service Bus refused the credential; check it, its Service Bus role on the queue, and this machine's clock "
+        f"(a key's signature of a clock that is an hour behind has expired): {error}"
+    )
 
 
 async def receive_batch(
