@@ -13,13 +13,14 @@ from azure.servicebus import ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusReceiver
 
 from flow_contracts.backoff import ExponentialBackoff
-from flow_contracts.message import Message
+from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.servicebus.calls import bounded, close_quietly
 from flow_contracts.servicebus.connection import Endpoint, connect
 from flow_contracts.servicebus.dead_letter_queue import DeadLetterQueue
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import SessionInUse
 from flow_contracts.servicebus.locks import ClockEvidence, LockTimes, NoEvidence
+from flow_contracts.servicebus.peeking import browse
 from flow_contracts.servicebus.receiver import Receiver
 from flow_contracts.servicebus.sender_pool import BeforeSend, SenderPool, unconditionally
 from flow_contracts.servicebus.session_receiver import SessionReceiver
@@ -103,6 +104,13 @@ class ServiceBus:
                 yield dead_letters
             finally:
                 await dead_letters.release()
+
+    @contextlib.asynccontextmanager
+    async def browser(self, queue: str) -> AsyncIterator[AsyncIterator[ReceivedMessage]]:
+        """Yield the messages of a queue, which all stay there unlocked. Raises `ServiceBusFailure`."""
+        sdk = self._client.get_queue_receiver(queue, prefetch_count=0)
+        async with self._opened(sdk, f"open a receiver on '{queue}'"):
+            yield browse(sdk, self._deadlines.settle_seconds)
 
     @contextlib.asynccontextmanager
     async def session_receiver(

@@ -15,10 +15,9 @@ from flow_contracts.servicebus.conversion import from_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import LockLost, ServiceBusFailure
 from flow_contracts.servicebus.locks import broker_decides
-from flow_contracts.servicebus.peeking import peek
+from flow_contracts.servicebus.peeking import browse
 from flow_contracts.servicebus.receiver import Delivery
 
-_PEEK_PAGE = 100
 _RECEIVE_BATCH = 100
 _REASON, _DESCRIPTION = "DeadLetterReason", "DeadLetterErrorDescription"
 """Service Bus stores reason and description as application properties."""
@@ -48,15 +47,8 @@ class DeadLetterQueue:
 
         A message that arrives with a lower number than the current one is not yielded.
         """
-        from_sequence, last = 1, None
-        while last != from_sequence:  # until no message comes, or a page without order: peeking on could never end
-            last = from_sequence
-            next_sequence = from_sequence
-            async for raw in peek(self._sdk, _PEEK_PAGE, from_sequence, self._deadlines.settle_seconds):
-                message = from_sdk(raw)
-                next_sequence = message.sequence_number + 1
-                yield DeadLetteredMessage(message, _text(message, _REASON), _text(message, _DESCRIPTION))
-            from_sequence = max(from_sequence, next_sequence)
+        async for message in browse(self._sdk, self._deadlines.settle_seconds):
+            yield DeadLetteredMessage(message, _text(message, _REASON), _text(message, _DESCRIPTION))
 
     async def take(self, sequence_numbers: Iterable[int]) -> AsyncIterator[Delivery]:
         """Yield each of these messages that exists, locked until its completion. Raises `ServiceBusFailure`.

@@ -9,8 +9,12 @@ from typing import cast
 from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusReceiver
 
+from flow_contracts.message import ReceivedMessage
 from flow_contracts.servicebus.calls import bounded
+from flow_contracts.servicebus.conversion import from_sdk
 from flow_contracts.servicebus.tolerant_transport import EncodedMessage
+
+_PAGE = 100
 
 
 async def peek(
@@ -24,3 +28,18 @@ async def peek(
         yield encoded.decode()
         # A page of large messages takes longer than one turn of the event loop may take.
         await asyncio.sleep(0)
+
+
+async def browse(sdk: ServiceBusReceiver, seconds: float) -> AsyncIterator[ReceivedMessage]:
+    """Yield every message in the order of the sequence numbers; all stay. `seconds` bounds each page.
+
+    Raises the errors of `bounded`.
+    """
+    from_sequence, last = 1, None
+    while last != from_sequence:  # until no message comes, or a page without order: peeking on could never end
+        last = next_sequence = from_sequence
+        async for raw in peek(sdk, _PAGE, from_sequence, seconds):
+            message = from_sdk(raw)
+            next_sequence = message.sequence_number + 1
+            yield message
+        from_sequence = max(from_sequence, next_sequence)

@@ -12,10 +12,10 @@ from typing import NoReturn, TypeVar
 
 import typer
 from pydantic import JsonValue
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flow_contracts.servicebus import DeadLetteredMessage, ServiceBus, ServiceBusFailure
 from flow_worker.cli import dead_letter_render, terminal
+from flow_worker.cli.counter import Counter
 from flow_worker.dead_letters import actions
 from flow_worker.dead_letters.actions import DeadLetterAction, DeadLetterOutcome, replay_with, settle_all
 from flow_worker.dead_letters.filter import DeadLetterFilter
@@ -163,7 +163,13 @@ def _choose(settings: DeadLetterCommandSettings, criteria: Criteria) -> list[Dea
     if not (criteria.everything or criteria.ids or criteria.reason or criteria.flow):
         terminal.fail("Select dead letters: give IDs, --reason, --flow, or --all.", 2)
     dead_letters = _filter(settings, criteria)
-    views = _on_bus(settings, dead_letters.views)
+    with Counter(terminal.err, "reading dead letters") as counter:
+
+        def view(found: DeadLetterView, _: DeadLetteredMessage) -> DeadLetterView:
+            counter.advance()
+            return found
+
+        views = _on_bus(settings, lambda bus: dead_letters.select(bus, view))
     if unmatched := dead_letters.unmatched_ids(views):
         terminal.fail(f"There is no such dead letter: {', '.join(unmatched)}. Nothing was done.", 3)
     return views
@@ -185,13 +191,11 @@ def _settle(
     description: str,
 ) -> list[DeadLetterOutcome]:
     outcomes: list[DeadLetterOutcome] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as progress:
-        bar = progress.add_task(description, total=len(views))
+    with Counter(terminal.err, description, len(views)) as counter:
 
         def report(outcome: DeadLetterOutcome) -> None:
             outcomes.append(outcome)
-            progress.advance(bar)
+            counter.advance()
 
         _on_bus(settings, lambda bus: settle_all(bus, views, action(bus), report))
     return outcomes

@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flow_worker.cli.terminal import json_text, plain, utc
+from flow_worker.cli.short_ids import short_ids
+from flow_worker.cli.terminal import json_text, plain, utc, visible
 from flow_worker.dead_letters.actions import DeadLetterOutcome
 from flow_worker.dead_letters.filter import count_by_reason
 from flow_worker.dead_letters.view import DeadLetterView
 
-_MAX_DESCRIPTION = 160
+_MAX_DESCRIPTION = 1000
+"""The worker's own descriptions are shorter. A sender can dead-letter with any text, and `show` has all of it."""
 _MAX_NEW_IDS = 20
-_UUID = 36
-_MAX_ID = 56
 _WIDE = 110
 """The terminal width in columns from which a time fits on one line."""
 
@@ -45,23 +45,21 @@ def _table(queue: str, views: Sequence[DeadLetterView], *, wide: bool) -> Table:
     )
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("enqueued (UTC)", width=19 if wide else 10)
-    table.add_column("message ID\ncorrelation ID", width=_id_width(views) if wide else _UUID, overflow="fold")
-    table.add_column("flow: reason\ndescription", overflow="fold")
+    short = short_ids(visible(id_) for view in views for id_ in _ids(view))
+    table.add_column("request ID\ncorrelation ID", max_width=36 if wide else 21, overflow="fold")
+    table.add_column("flow: reason\ndescription", overflow="fold", ratio=1)
     for view in views:
-        table.add_row(str(view.sequence_number), utc(view.enqueued_at), _ids(view), _reason(view))
+        request, *correlation = [Text(short[visible(id_)]) for id_ in _ids(view)] or [Text("(no ID)")]
+        for other in correlation:
+            request.append("\n").append_text(other)
+        table.add_row(str(view.sequence_number), utc(view.enqueued_at), request, _reason(view))
     return table
 
 
-def _id_width(views: Sequence[DeadLetterView]) -> int:
-    longest = max(len(id_ or "") for view in views for id_ in (view.message_id, view.correlation_id))
-    return max(_UUID, min(longest, _MAX_ID))
-
-
-def _ids(view: DeadLetterView) -> Text:
-    ids = plain(view.message_id or "(no message ID)")
-    if view.correlation_id != view.message_id:
-        ids.append("\n").append_text(plain(view.correlation_id, "dim"))
-    return ids
+def _ids(view: DeadLetterView) -> list[str]:
+    """Return the IDs by which the sender knows the request. The ID of a continuation message is none of them."""
+    own = [view.request_message_id or view.message_id, view.correlation_id]
+    return list(dict.fromkeys(id_ for id_ in own if id_))
 
 
 def _reason(view: DeadLetterView) -> Text:

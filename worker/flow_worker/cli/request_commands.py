@@ -15,6 +15,7 @@ from flow_contracts.reply_key import ReplyKey
 from flow_contracts.request import InvalidRequest
 from flow_contracts.result import FlowResult, InvalidResult
 from flow_worker.cli import terminal
+from flow_worker.cli.send_hints import SenderClaims, SenderContinuations, no_claim_hint, where_is
 from flow_worker.settings import (
     InvalidSettings,
     Layered,
@@ -42,6 +43,8 @@ class SenderSettings(Layered):
     servicebus: ServiceBusSettings
     request_queues: tuple[RequestQueue, ...] = (RequestQueue(name="flow-requests"),)
     replies: ReplySettings = ReplySettings()
+    continuations: SenderContinuations = SenderContinuations()
+    claims: SenderClaims = SenderClaims()
     claim: SecretStr | None = None
     reply_key: ReplyKey | None = None
 
@@ -62,6 +65,8 @@ def send(
         value = parse_input(fields, input_)
         settings = load_as(SenderSettings, config, env_file)
         key = settings.reply_key or new_reply_key()
+        if settings.claim is None:
+            terminal.echo(no_claim_hint(settings.claims.audiences), to_stderr=True)
         sent_id, flow_result = asyncio.run(_send(settings, flow, value, correlation_id, wait, key))
     except (InvalidSettings, SenderError) as error:
         terminal.fail(str(error), 2)
@@ -74,6 +79,9 @@ def send(
     if flow_result is None and not in_json and settings.reply_key is None:
         terminal.echo(key_hint(key, on_terminal=sys.stderr.isatty()), to_stderr=True)
     if wait > 0:
+        if flow_result is None:
+            requests, continuations = settings.request_queues[0].name, settings.continuations.queue
+            terminal.echo(asyncio.run(where_is(settings.servicebus, requests, continuations, sent_id)), to_stderr=True)
         _print_result(flow_result, sent_id, as_json=as_json)
 
 

@@ -69,4 +69,4 @@ def count_by_reason(views: Iterable[DeadLetterView]) -> list[tuple[str, int]]:
 
 
 def _ids(view: DeadLetterView) -> set[str]:
-    return {str(view.sequence_number), *filter(None, [view.message_id, view.correlation_id])}
+    return {str(view.sequence_number), *filter(None, [view.message_id, view.correlation_id, view.request_message_id])}

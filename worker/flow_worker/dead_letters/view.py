@@ -41,23 +41,29 @@ class DeadLetterView:
     body_bytes: int
     not_replayable: str | None
     """The reason why it cannot be replayed; None if it can."""
+    request_message_id: str | None = None
+    """The message ID that the sender gave the request; None if the message is unreadable.
+
+    A continuation message has an ID of its own, which nobody but the broker knows.
+    """
 
     @classmethod
     def of(cls, queue: str, dead: DeadLetteredMessage, reader: Reader) -> Self:
         """Return the view of a message in the dead-letter queue of `queue`. `reader` decodes that queue's messages."""
         message = dead.message
-        flow, not_replayable = _flow_and_obstacle(message, reader)
+        job, not_replayable = _job_and_obstacle(message, reader)
         return cls(
             queue=queue,
             sequence_number=message.sequence_number,
             enqueued_at=message.enqueued_at,
             message_id=message.message_id,
             correlation_id=message.correlation_id or message.message_id,
-            flow=flow,
+            flow=None if job is None else job.flow,
             reason=masked(dead.reason),
             description=masked(dead.description),
             body_bytes=len(message.body),
             not_replayable=not_replayable,
+            request_message_id=None if job is None else job.replay_of or job.message_id,
         )
 
     def as_json(self) -> dict[str, JsonValue]:
@@ -67,6 +73,7 @@ class DeadLetterView:
             "sequence_number": self.sequence_number,
             "enqueued_at": self.enqueued_at.isoformat(),
             "message_id": self.message_id,
+            "request_message_id": self.request_message_id,
             "correlation_id": self.correlation_id,
             "flow": self.flow,
             "reason": self.reason,
@@ -84,12 +91,12 @@ def decode_job(message: ReceivedMessage, reader: Reader) -> Job:
         raise Unreadable(str(error)) from None
 
 
-def _flow_and_obstacle(message: ReceivedMessage, reader: Reader) -> tuple[str | None, str | None]:
+def _job_and_obstacle(message: ReceivedMessage, reader: Reader) -> tuple[Job | None, str | None]:
     try:
         job = decode_job(message, reader)
     except Unreadable as error:
         return None, masked(str(error))
-    return job.flow, replay_obstacle(job)
+    return job, replay_obstacle(job)
 
 
 def replay_obstacle(job: Job) -> str | None:
