@@ -41,6 +41,7 @@ bench: $(TEST_READY)  ## measure the worker, the emulator, the isolation between
 	$(BIN)/python -m bench.worker --rounds 1 --latencies 0 --flow-ms 200 --lanes 100 --subject flow-worker --subject "flow-worker twice"
 	$(BIN)/python -m bench.worker.soak
 	$(BIN)/python -m bench.journal
+	$(BIN)/python -m bench.metrics
 	$(BIN)/python -m bench.emulator
 	$(BIN)/python -m bench.noisy_neighbour
 	$(BIN)/python -m bench.hostile

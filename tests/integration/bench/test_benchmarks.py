@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,11 @@ def test_without_celery_the_worker_benchmark_says_how_to_install_it() -> None:
     completed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, encoding="utf-8", timeout=60, check=True)
     assert json.loads(completed.stdout)["throughput"] == []
     assert 'pip install "celery[azureservicebus]"' in completed.stderr
+
+
+def test_the_benchmark_of_the_metrics_measures_them_with_and_without_an_exporter() -> None:
+    added: Any = json_output("bench.metrics", "--rounds", "20")
+    assert 0 < added["without SDK"] < added["Prometheus"]
 
 
 def test_the_emulator_benchmark_measures_every_installed_sdk() -> None:
