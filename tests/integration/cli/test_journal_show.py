@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from flow_contracts.result import FlowResult, FlowRun, Status
 from flow_worker.cli.main import cli
 from flow_worker.journal import Acquired, JobKey, NextStep, open_journal
+from flow_worker.pipeline.job import continuation_id
 from flow_worker.settings import JournalSettings
 from tests.support.processes import CHECKOUT
 from tests.support.system import WAIT, running_system
@@ -85,6 +87,88 @@ async def test_a_waiting_request_shows_its_next_step_without_the_status_url(tmp_
     assert f"{due:%H:%M:%S}" in done.stdout
     assert json.loads(as_json.stdout)["step"]["kind"] == "poll"
     assert "hushhush" not in done.stdout + as_json.stdout
+
+
+async def test_every_id_finds_the_request_whatever_its_state_and_the_version_of_its_worker(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.sqlite3"
+    await fill(journal)
+    expected = {
+        "waits": ["waits"],
+        'corr "ü"': ["waits"],
+        "08585-run": ["waits"],
+        continuation_id("q:1:then", "waits", 2, 0): ["waits"],
+        continuation_id("q:1:then", "waits", 2, 3): ["waits"],
+        "old": ["old"],
+        "old done": ["replayed", "old done"],
+        "corr-old": ["replayed", "old done"],
+        "run-2": ["replayed"],
+    }
+    for id_, message_ids in expected.items():
+        found = await asyncio.to_thread(show, f" {id_} ", "--json", journal=journal)
+        assert found.exit_code == 0, (id_, found.output)
+        document = json.loads(found.stdout)
+        assert [one["message_id"] for one in (document if isinstance(document, list) else [document])] == message_ids
+    both = await asyncio.to_thread(show, "corr-old", journal=journal)
+    assert both.stdout.index("2 requests have the ID corr-old") < both.stdout.index("replay of")
+    for unknown in ("a mark", "corr", continuation_id("q:1:then", "another", 2, 0)):
+        missing = await asyncio.to_thread(show, unknown, journal=journal)
+        assert missing.exit_code == 3
+        assert missing.stderr.startswith("Unknown: ")
+        assert "did not call" not in missing.stderr
+
+
+async def test_the_list_has_filters(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.sqlite3"
+    await fill(journal)
+
+    def listed(*arguments: str) -> Result:
+        environment = {"FLOW_WORKER_JOURNAL__PATH": str(journal), "COLUMNS": "80"}
+        return CliRunner(env=environment).invoke(cli, ["journal", "list", *arguments])
+
+    expected: dict[tuple[str, ...], list[str]] = {
+        (): ["replayed", "old done", "waits", "old"],
+        ("--limit", "1"): ["replayed"],
+        ("--flow", "create-quote"): ["waits"],
+        ("--flow", "other"): ["replayed", "old done"],
+        ("--state", "Waiting"): ["waits"],
+        ("--status", "failed"): ["old done"],
+        ("--newer-than", "1h"): ["replayed", "old done", "waits", "old"],
+        ("--older-than", "15 m"): [],
+    }
+    for arguments, message_ids in expected.items():
+        done = await asyncio.to_thread(listed, "--json", *arguments)
+        assert [entry["message_id"] for entry in json.loads(done.stdout)] == message_ids, arguments
+    table = await asyncio.to_thread(listed, "--limit", "3")
+    assert "4 requests" in table.stdout
+    assert "1 more are not shown" in table.stdout
+    assert max(map(len, table.stdout.splitlines())) <= 80
+    wrong = await asyncio.to_thread(listed, "--newer-than", "yesterday")
+    assert wrong.exit_code == 2
+    assert "such as 90s" in wrong.stderr
+
+
+async def fill(journal: Path) -> None:
+    """Write requests of this version, and two as a worker writes them that records no correlation ID."""
+    due = datetime.now(UTC) + timedelta(seconds=90)
+    async with open_journal(JournalSettings(path=journal)) as opened:
+        keys = [
+            JobKey("old", "f", "q:2:then", 0),
+            JobKey("waits", "f", "q:1:then", 0, 'corr "ü"', "create-quote"),
+            JobKey("old done", "f", "q:3:then", 0),
+            JobKey("replayed", "f", "replay:q:3:replayed", 0, "corr-old", "create-quote"),
+        ]
+        leases = []
+        for key in keys:
+            began = await opened.acquire(key, duration=timedelta(seconds=9), calls=0)
+            assert isinstance(began, Acquired)
+            leases.append(began.lease)
+        step = NextStep(2, "poll", due, 1, "still_running", "", run=FlowRun(run_id="08585-run"))
+        await opened.schedule(leases[1], step)
+        done = FlowResult(status=Status.FAILED, correlation_id="corr-old", request_message_id="old done", flow="other")
+        await opened.conclude(leases[2], done)
+        changes = {"request_message_id": "replayed", "replay_of": "old done", "status": Status.SUCCEEDED}
+        await opened.conclude(leases[3], done.model_copy(update={**changes, "run": FlowRun(run_id="run-2")}))
+        await opened.keep_mark("a mark", note="of no request")
 
 
 async def test_an_unknown_request_exits_with_3(tmp_path: Path) -> None:

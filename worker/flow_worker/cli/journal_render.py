@@ -14,9 +14,12 @@ from flow_contracts.result import FlowResult
 from flow_worker.cli.terminal import json_text, plain, utc
 from flow_worker.journal import Entry
 from flow_worker.journal.entry import State
+from flow_worker.journal.search import FoundEntries, correlation_id_of, flow_of, last_event, message_id_of
 from flow_worker.masking import masked, masked_all
 
 _OUTPUT = "output"
+_WIDE = 110
+"""The terminal width in columns from which a time fits on one line."""
 _entries = TypeAdapter(Entry)
 _STATES: Mapping[State, str] = {
     "leased": "a worker acts on it",
@@ -48,9 +51,58 @@ def print_entry(console: Console, entry: Entry, *, with_output: bool) -> None:
     console.print(_timeline(entry))
 
 
+def print_list(console: Console, found: FoundEntries) -> None:
+    """Print one line for each entry, and the number of all."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("last event (UTC)", width=19 if console.width >= _WIDE else 10)
+    table.add_column("flow: state or result", overflow="fold")
+    table.add_column("calls", justify="right", no_wrap=True)
+    table.add_column("message ID\ncorrelation ID", overflow="fold", min_width=min(36, console.width // 2))
+    for entry in found.entries:
+        ids = dict.fromkeys([message_id_of(entry), correlation_id_of(entry)])
+        table.add_row(
+            utc(last_event(entry)),
+            plain(f"{flow_of(entry) or '(unknown flow)'}: ").append_text(_outcome(entry)),
+            str(entry.calls),
+            Text("\n").join(plain(id_) for id_ in ids if id_),
+        )
+    if found.entries:
+        console.print(table)
+    console.print(f"{found.count} request{'' if found.count == 1 else 's'}", style="bold", highlight=False)
+    if found.count > len(found.entries):
+        console.print(f"{found.count - len(found.entries)} more are not shown; see --limit.", highlight=False)
+
+
+def line_as_json(entry: Entry) -> dict[str, JsonValue]:
+    """Return what the list shows of an entry."""
+    result = entry.result
+    return {
+        "message_id": message_id_of(entry),
+        "correlation_id": correlation_id_of(entry),
+        "replay_of": result.replay_of if result else None,
+        "flow": flow_of(entry),
+        "state": entry.state,
+        "status": result.status.value if result else None,
+        "code": result.error.code if result and result.error else None,
+        "calls": entry.calls,
+        "run_id": result.run.run_id if result and result.run else None,
+        "last_event": last_event(entry).isoformat(),
+        "expires": entry.expires.isoformat(),
+    }
+
+
+def _outcome(entry: Entry) -> Text:
+    if entry.result is None:
+        return Text(entry.state, "yellow")
+    code = f" ({entry.result.error.code})" if entry.result.error else ""
+    return plain(f"{entry.result.status.value}{code}", "green" if entry.result.status == "succeeded" else "red")
+
+
 def _facts(entry: Entry, *, with_output: bool) -> list[tuple[str, str | Text]]:
     facts: list[tuple[str, str | Text]] = [
-        ("message ID", entry.message_id),
+        ("message ID", message_id_of(entry)),
+        ("correlation ID", correlation_id_of(entry) or "(not in this entry)"),
+        ("flow", flow_of(entry) or "(not in this entry)"),
         ("origin", entry.origin),
         ("state", f"{entry.state}: {_STATES[entry.state]}"),
         ("calls", str(entry.calls)),
@@ -69,10 +121,10 @@ def _facts(entry: Entry, *, with_output: bool) -> list[tuple[str, str | Text]]:
 def _result(result: FlowResult, *, with_output: bool) -> list[tuple[str, str | Text]]:
     style = "green" if result.status == "succeeded" else "red"
     facts: list[tuple[str, str | Text]] = [
-        ("correlation ID", result.correlation_id),
-        ("flow", result.flow or "(unreadable)"),
         ("result", Text(result.status.value, style)),
     ]
+    if result.replay_of is not None:
+        facts.append(("replay of", result.replay_of))
     if result.error is not None:
         facts.append(("error", masked(f"{result.error.code}: {result.error.message}")))
     if result.note is not None:

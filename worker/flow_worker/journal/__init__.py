@@ -1,6 +1,6 @@
 """Remembers the calls and the result of each request, so that a redelivery causes no second call."""
 
-from flow_worker.journal.build import open_journal
+from flow_worker.journal.build import open_journal, open_listing
 from flow_worker.journal.entry import Entry, JobKey, LeaseHolder, NextStep
 from flow_worker.journal.history import Event
 from flow_worker.journal.port import (
@@ -33,4 +33,5 @@ __all__ = [
     "Pending",
     "Waiting",
     "open_journal",
+    "open_listing",
 ]

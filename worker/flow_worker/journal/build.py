@@ -7,18 +7,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from flow_worker import clock
 from flow_worker.journal.observed import ObservedStore
 from flow_worker.journal.port import Journal
 from flow_worker.journal.sqlite import SqliteLimits, SqliteStore
-from flow_worker.journal.store import Store
+from flow_worker.journal.store import Listing
 from flow_worker.journal.stored import StoredJournal
 from flow_worker.journal.transitions import RetentionRules
 from flow_worker.settings import JournalSettings
 from flow_worker.telemetry.health import JournalHealth
 from flow_worker.telemetry.metrics import JOURNAL_LOG_SIZE, Metrics, Sample
+
+if TYPE_CHECKING:
+    from flow_worker.journal.table import TableStore
 
 
 @asynccontextmanager
@@ -41,7 +44,7 @@ async def open_journal(
     rules = RetentionRules(
         retention=timedelta(seconds=settings.retention_seconds), overdue=timedelta(seconds=settings.overdue_seconds)
     )
-    store = await open_store(settings, client_id)
+    store: SqliteStore | TableStore | ObservedStore = await open_store(settings, client_id)
     if metrics is not None and isinstance(store, SqliteStore):
         metrics.gauge(JOURNAL_LOG_SIZE, partial(_log_size, store))
     probing = None
@@ -61,7 +64,17 @@ def _log_size(store: SqliteStore) -> list[Sample]:
     return [] if store.log_bytes is None else [(store.log_bytes, {})]
 
 
-async def open_store(settings: JournalSettings, client_id: str | None) -> Store:
+@asynccontextmanager
+async def open_listing(settings: JournalSettings, *, client_id: str | None = None) -> AsyncIterator[Listing]:
+    """Open the store of the settings, to list its documents; close it at the end. Raises `InvalidSettings`."""
+    store = await open_store(settings, client_id)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def open_store(settings: JournalSettings, client_id: str | None) -> SqliteStore | TableStore:
     """Open the store of the settings; the caller closes it. Raises `InvalidSettings` if it can never work."""
     match settings.backend:
         case "table":
@@ -79,7 +92,7 @@ async def open_store(settings: JournalSettings, client_id: str | None) -> Store:
             assert_never(settings.backend)
 
 
-async def _open_table(settings: JournalSettings, client_id: str | None) -> Store:
+async def _open_table(settings: JournalSettings, client_id: str | None) -> TableStore:
     # Imported here: a worker with an SQLite journal need not load the Azure Tables SDK.
     from flow_worker.journal.table import TableStore
 

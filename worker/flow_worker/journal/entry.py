@@ -28,6 +28,9 @@ class JobKey:
     """The broker's own identity of the message that began the request."""
     number: int
     """0: the request itself; n: its n-th continuation."""
+    correlation_id: str | None = field(default=None, compare=False)
+    flow: str | None = field(default=None, compare=False)
+    """For people who look the request up; they do not identify it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,9 @@ class Entry:
     published_for: str | None = None
     """The origin of the message that the result was last published for."""
     history: tuple[Event, ...] = ()
+    correlation_id: str | None = None
+    flow: str | None = None
+    """None in an entry that a worker of an earlier version wrote last."""
 
     version: Literal[1] = 1
     """The number of the format. A later version of the worker may add optional fields; another change raises it."""

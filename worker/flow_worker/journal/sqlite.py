@@ -11,7 +11,7 @@ import logging
 import random
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -36,6 +36,8 @@ _PURGED_ENTRY_BYTES = 8 * 1024
 _SMALL_PURGE = 20
 """Entries of one transaction on a full disk, where the log has little room."""
 _REOPEN_EVERY_SECONDS = 0.5
+_PAGE = 100
+"""Documents of one step of a listing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,13 @@ class SqliteStore:
         cost = Cost(log_bytes, durable, slow=len(document) > _SLOW_BYTES, is_new=version is None)
         written: str | None = await self._run(operation, cost)
         return written
+
+    async def documents(self) -> AsyncIterator[bytes]:
+        """See `Listing.documents`. It reads in small steps: a long read keeps the workers from emptying their log."""
+        last = 0
+        while rows := await self._run(partial(_page, after=last), Cost()):
+            for last, document in rows:  # noqa: B007 - the last one of the page begins the next
+                yield document
 
     async def probe(self, expires: datetime) -> None:
         """See `Store.probe`."""
@@ -186,6 +195,11 @@ def _write(
         statement = "UPDATE entry SET document = ?, version = ?, expires = ? WHERE key = ? AND version = ?"
         changed = connection.execute(statement, (*values, int(version)))
     return str(new) if changed.rowcount == 1 else None
+
+
+def _page(connection: sqlite3.Connection, after: int) -> list[tuple[int, bytes]]:
+    statement = "SELECT rowid, document FROM entry WHERE rowid > ? ORDER BY rowid LIMIT ?"
+    return connection.execute(statement, (after, _PAGE)).fetchall()
 
 
 def _probe(connection: sqlite3.Connection, expires: datetime) -> bool:

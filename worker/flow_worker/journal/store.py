@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -30,6 +31,14 @@ class StoreReplaced(TemporarilyUnavailable):
 
     A worker that wrote on would keep its leases where no other worker finds them.
     """
+
+
+class Listing(Protocol):
+    """Yields all documents of a store, for a command that searches them. It holds up no worker that writes."""
+
+    def documents(self) -> AsyncIterator[bytes]:
+        """Yield every document, in no particular order. Raises `TemporarilyUnavailable`."""
+        ...
 
 
 class Store(Protocol):

@@ -42,6 +42,8 @@ _MAX_PARTS = 12
 _PARTITION_DIGITS = 2
 """The leading hex digits of the key, a hash: 256 partitions, which the service can spread over its servers."""
 _MAX_CONCURRENT_DELETES = 16
+_PAGE = 200
+"""Entities of one step of a listing; each has up to 1 MiB."""
 _AUDIENCES = {
     ".usgovcloudapi.net": "https://storage.azure.us",
     ".chinacloudapi.cn": "https://storage.azure.cn",
@@ -137,6 +139,19 @@ class TableStore:
         return await self._client.update_entity(
             entity, UpdateMode.REPLACE, etag=version, match_condition=MatchConditions.IfNotModified
         )
+
+    async def documents(self) -> AsyncIterator[bytes]:
+        """See `Listing.documents`."""
+        with self._errors_translated():
+            await self._within_deadline(self._ensure_table)
+            pages = self._client.list_entities(results_per_page=_PAGE).by_page()
+            while True:
+                try:
+                    page = await self._within_deadline(pages.__anext__)
+                except StopAsyncIteration:
+                    return
+                async for entity in page:
+                    yield _document_of(entity)
 
     async def probe(self, expires: datetime) -> None:
         """See `Store.probe`."""

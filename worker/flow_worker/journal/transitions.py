@@ -137,6 +137,8 @@ def _granted(
         holder=LeaseHolder(request.token, number, until, after_lost_call=may_have_called, ending=ending),
         call_lost=False,
         step=step,
+        correlation_id=job.correlation_id or entry.correlation_id,
+        flow=job.flow or entry.flow,
     )
     return Granted(changed, calls, interrupted, step)
 

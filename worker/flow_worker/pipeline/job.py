@@ -241,7 +241,7 @@ class Job(BaseModel):
         The ID derives from the broker's origin, not only from the sender's own IDs. Otherwise a sender could choose IDs
         that make another sender's continuation a duplicate.
         """
-        return f"continuation-{_hash(json.dumps([self.origin, self.message_id, self.number, self.waits]))}"
+        return continuation_id(self.origin, self.message_id, self.number, self.waits)
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
@@ -262,6 +262,11 @@ class Job(BaseModel):
         reply_key = read_reply_key(message.application_properties.get(REPLY_KEY))
         unbound = message.application_properties.get(_UNBOUND) is True
         return job.model_copy(update={"reply_key": reply_key, "unbound": unbound})
+
+
+def continuation_id(origin: str, message_id: str, number: int, waits: int) -> str:
+    """Return the message ID of a continuation; see `Job.continuation_id`."""
+    return f"continuation-{_hash(json.dumps([origin, message_id, number, waits]))}"
 
 
 def origin_of(message: ReceivedMessage, queue: str) -> str:

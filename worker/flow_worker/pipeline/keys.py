@@ -30,7 +30,14 @@ def never_sole() -> bool:
 
 def key_of(job: Job) -> JobKey:
     """Return the key of a job whose sender is proven."""
-    return JobKey(message_id=job.message_id, fingerprint=job.fingerprint, origin=job.origin, number=job.number)
+    return JobKey(
+        message_id=job.message_id,
+        fingerprint=job.fingerprint,
+        origin=job.origin,
+        number=job.number,
+        correlation_id=job.correlation_id,
+        flow=job.flow,
+    )
 
 
 def stand_in(origin: str) -> JobKey:
