@@ -47,6 +47,18 @@ class ReceivedMessage(Message):
     """The parts with AMQP values that the adapter cannot decode, for example `body`. It left out those values."""
 
 
+def property_of(message: Message, name: str) -> PropertyValue:
+    """Return an application property that a sender wrote, whatever the case of its name; None if there is none.
+
+    A sender over HTTP writes it as a header. Clients and proxies change the case of headers, and HTTP/2 lowers it.
+    """
+    properties = message.application_properties
+    if (value := properties.get(name)) is not None:
+        return value
+    lower = name.lower()
+    return next((value for key, value in properties.items() if key.lower() == lower and value is not None), None)
+
+
 def fits_id(text: str) -> bool:
     """Return whether `text` is short enough for an ID in Service Bus."""
     # "surrogatepass": the text may come from a sender, and a lone surrogate must not raise here.

@@ -10,10 +10,20 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from flow_contracts import strict_json
-from flow_contracts.message import MAX_ID_CHARACTERS, Message, PropertyValue, fits_id
+from flow_contracts.claim import clean_claim
+from flow_contracts.message import MAX_ID_CHARACTERS, Message, PropertyValue, fits_id, property_of
 from flow_contracts.reply_key import KEY_PROPERTY, RULE, ReplyKey, read_reply_key
 from flow_contracts.request_body import NotOneObject, parse_object
 
@@ -85,7 +95,7 @@ class ReplyAddress:
         _require_short("message ID", message.message_id)
         _require_short("correlation ID", correlation_id)
         _require_short("reply-to session ID", session_id)
-        reply_key = read_reply_key(message.application_properties.get(KEY_PROPERTY))
+        reply_key = read_reply_key(property_of(message, KEY_PROPERTY))
         return cls(message.message_id, correlation_id, session_id, message.reply_to or None, reply_key)
 
 
@@ -142,6 +152,18 @@ class RequestBody(BaseModel):
         max_length=256,
         description="The user for whom a trusted sender acts. The worker refuses it from every other sender.",
     )
+
+    @field_validator("claim", mode="after")
+    @classmethod
+    def _clean_claim(cls, claim: SecretStr | None) -> SecretStr | None:
+        """Take a claim for what it is although its sender copied more than the token."""
+        if claim is None:
+            return None
+        text = claim.get_secret_value()
+        token = clean_claim(text)
+        if not token:
+            raise ValueError("has no token")
+        return claim if token is text else SecretStr(token)
 
 
 class FlowRequest(RequestBody):
@@ -227,7 +249,7 @@ def request_digest(flow: str, value: JsonValue, on_behalf_of: str | None) -> str
 
 
 def _require_contract(message: Message) -> None:
-    if message.application_properties.get("contract") != CONTRACT:
+    if property_of(message, "contract") != CONTRACT:
         raise InvalidRequest(
             "unsupported_contract",
             f"The application property 'contract' must be '{CONTRACT}'; it is missing or has another value.",
@@ -236,7 +258,7 @@ def _require_contract(message: Message) -> None:
 
 def _require_valid_reply_key(message: Message) -> None:
     """Refuse a malformed key: the sender expects an authenticated result and would wait in vain for it."""
-    value = message.application_properties.get(KEY_PROPERTY)
+    value = property_of(message, KEY_PROPERTY)
     if value is not None and read_reply_key(value) is None:
         raise InvalidRequest("malformed_request", f"The application property '{KEY_PROPERTY}' {RULE}.")
 
@@ -271,7 +293,7 @@ def describe_problems(error: ValidationError) -> str:
 def _traceparent(message: Message) -> str | None:
     """Return the sender's trace context; None if it is malformed. azure-servicebus writes it as `Diagnostic-Id`."""
     for name in ("traceparent", "Diagnostic-Id"):
-        value = message.application_properties.get(name)
+        value = property_of(message, name)
         if isinstance(value, str) and _TRACEPARENT.fullmatch(value):
             return value
     return None

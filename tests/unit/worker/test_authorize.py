@@ -157,6 +157,11 @@ async def test_a_refusal_of_a_proven_sender_names_the_sender(requested: Job, cap
     assert line["fields"]["caller"] == USER.oid
 
 
+@pytest.mark.parametrize("queue", ["Flow-Replies", "FLOW-REPLIES", "flow-replies"])
+async def test_a_reply_queue_is_allowed_in_any_case(queue: str) -> None:
+    assert await admission(Tokens(USER)).authenticate(job(reply_to=queue))
+
+
 async def test_an_outage_is_not_audited_as_a_decision(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flow_worker.audit")
     with pytest.raises(TemporarilyUnavailable):

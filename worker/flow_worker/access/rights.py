@@ -73,7 +73,9 @@ class Rights:
         self._of_queues: dict[str, Rights] | None = None
         if of_queues is not None:
             self._of_queues = {
-                name: Rights(asserters, queue.source, known_privileges=queue.known, organization=queue.organization)
+                name.lower(): Rights(
+                    asserters, queue.source, known_privileges=queue.known, organization=queue.organization
+                )
                 for name, queue in of_queues.items()
             }
 
@@ -84,7 +86,7 @@ class Rights:
         """
         if self._of_queues is None:
             return self
-        return self._of_queues.get(queue) or Rights(self._asserters, _UnknownQueue(queue))
+        return self._of_queues.get(queue.lower()) or Rights(self._asserters, _UnknownQueue(queue))
 
     def acting_for(self, principal: Principal, user: str | None) -> Principal:
         """Return the principal, acting for the user that the request names, if it names one.

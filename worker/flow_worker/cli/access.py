@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, assert_never
 
@@ -77,16 +76,22 @@ def check_access(
 def _claim(token: str | None, user: str | None) -> SecretStr | None:
     from pydantic import SecretStr
 
+    from flow_worker.cli import inputs
+
     if user is not None:
         if token is not None:
             terminal.fail("Give --token or --user, not both: the token already names its user.", 2)
         return None
-    if token == "-":  # noqa: S105 - the option's value for stdin
-        token = sys.stdin.read()
-    token = token or os.environ.get(_CLAIM)
-    if not token or not token.strip():
+    origin = "--token" if token else _CLAIM
+    try:
+        if token == "-":  # noqa: S105 - the option's value for stdin
+            token, origin = inputs.read_stdin(), "stdin"
+        claim = inputs.claim_of(token or os.environ.get(_CLAIM) or "", origin)
+    except inputs.UnusableInput as error:
+        terminal.fail(str(error), 2)
+    if not claim:
         terminal.fail(f"The sender is missing. Give --token (or set {_CLAIM}), or --user.", 2)
-    return SecretStr(token.strip())
+    return SecretStr(claim)
 
 
 def _object_id(option: str, value: str | None) -> str | None:

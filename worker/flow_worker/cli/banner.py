@@ -62,9 +62,7 @@ def health_base_url(endpoint: HealthSettings) -> str:
     """Return the URL of the health endpoint for a caller on this machine; empty if there is none."""
     if endpoint.port == 0:
         return ""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(endpoint.host, endpoint.host)  # noqa: S104 - not bound
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"http://{host}:{endpoint.port}"
+    return endpoint.url
 
 
 def _names(names: Iterable[str]) -> str:

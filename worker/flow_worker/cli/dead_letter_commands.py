@@ -125,9 +125,11 @@ def discard(
 
 def _filter(settings: DeadLetterCommandSettings, criteria: Criteria) -> DeadLetterFilter:
     readers = _readers(settings)
-    if unknown := set(criteria.queues).difference(readers):
+    # In lower case: Service Bus ignores the case of queue names.
+    asked, known = {queue.lower() for queue in criteria.queues}, {queue.lower() for queue in readers}
+    if unknown := [queue for queue in criteria.queues if queue.lower() not in known]:
         terminal.fail(f"--queue {', '.join(sorted(unknown))}: the worker's queues are {', '.join(readers)}.", 2)
-    chosen = {queue: reader for queue, reader in readers.items() if not criteria.queues or queue in criteria.queues}
+    chosen = {queue: reader for queue, reader in readers.items() if not asked or queue.lower() in asked}
     return DeadLetterFilter(chosen, frozenset(criteria.ids), criteria.reason, criteria.flow)
 
 

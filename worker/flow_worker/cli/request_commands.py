@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import uuid
 from pathlib import Path
 
 import typer
@@ -14,7 +15,7 @@ from flow_contracts.client import FlowClient, MessageTooLarge, ResultTimeout, Se
 from flow_contracts.reply_key import ReplyKey
 from flow_contracts.request import InvalidRequest
 from flow_contracts.result import FlowResult, InvalidResult
-from flow_worker.cli import terminal
+from flow_worker.cli import inputs, terminal
 from flow_worker.cli.send_hints import SenderClaims, SenderContinuations, no_claim_hint, where_is
 from flow_worker.settings import (
     InvalidSettings,
@@ -67,15 +68,22 @@ def send(
         key = settings.reply_key or new_reply_key()
         if settings.claim is None:
             terminal.echo(no_claim_hint(settings.claims.audiences), to_stderr=True)
-        sent_id, flow_result = asyncio.run(_send(settings, flow, value, correlation_id, wait, key))
+        message_id = str(uuid.uuid4())
+        sent_id, flow_result = asyncio.run(_send(settings, flow, value, message_id, correlation_id, wait, key))
     except (InvalidSettings, SenderError) as error:
         terminal.fail(str(error), 2)
     in_json = as_json and wait == 0
     if in_json:
-        terminal.echo(terminal.json_text({"correlation_id": sent_id, "reply_key": key.get_secret_value()}))
+        terminal.echo(
+            terminal.json_text(
+                {"correlation_id": sent_id, "message_id": message_id, "reply_key": key.get_secret_value()}
+            )
+        )
     else:
         # With --wait stdout is for the result, so that a program can parse it.
         terminal.echo(sent_id, to_stderr=wait > 0)
+        # On stdout is only what `result` needs: `flow-worker result $(flow-worker send …)`.
+        terminal.echo(f"Message ID: {message_id}", to_stderr=True)
     if flow_result is None and not in_json and settings.reply_key is None:
         terminal.echo(key_hint(key, on_terminal=sys.stderr.isatty()), to_stderr=True)
     if wait > 0:
@@ -127,6 +135,7 @@ async def _send(
     settings: SenderSettings,
     flow: str,
     value: JsonValue,
+    message_id: str,
     correlation_id: str | None,
     wait_seconds: float,
     key: SecretStr,
@@ -134,11 +143,24 @@ async def _send(
     """Post a request; return its correlation ID, and the result if it arrives in time. Raise `SenderError`."""
     try:
         async with _client(settings) as client:
-            claim = settings.claim
-            sent_id = await client.submit(flow, value, claim=claim, correlation_id=correlation_id, reply_key=key)
+            sent_id = await client.submit(
+                flow,
+                value,
+                claim=_claim(settings.claim),
+                message_id=message_id,
+                correlation_id=correlation_id,
+                reply_key=key,
+            )
             return sent_id, await _wait(client, sent_id, wait_seconds) if wait_seconds > 0 else None
     except (ServiceBusFailure, InvalidRequest, InvalidResult, MessageTooLarge) as error:
         raise SenderError(str(error)) from error
+
+
+def _claim(claim: SecretStr | None) -> SecretStr | None:
+    try:
+        return claim and SecretStr(inputs.claim_of(claim.get_secret_value(), "FLOW_WORKER_CLAIM"))
+    except inputs.UnusableInput as error:
+        raise SenderError(str(error)) from None
 
 
 async def _receive(
@@ -204,9 +226,9 @@ def _parse_field(field: str) -> tuple[str, JsonValue]:
 def _read(whole: str) -> str:
     try:
         if whole == "-":
-            return sys.stdin.read()
-        return Path(whole[1:]).read_text(encoding="utf-8") if whole.startswith("@") else whole
-    except (OSError, UnicodeDecodeError) as error:
+            return inputs.read_stdin()
+        return inputs.read_file(Path(whole[1:])) if whole.startswith("@") else whole.removeprefix("\ufeff")
+    except inputs.UnusableInput as error:
         raise SenderError(f"--input {whole}: {error}") from None
 
 

@@ -14,7 +14,7 @@ from flow_worker.cli import terminal
 from flow_worker.cli.terminal import Config, EnvFile, plain
 
 if TYPE_CHECKING:
-    from flow_worker.settings import Settings
+    from flow_worker.settings import HealthSettings, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -135,15 +135,29 @@ def health(
     import httpx  # imported here: no other command needs an HTTP client
 
     if url is None:
-        endpoint = _load(config, env_file).health
-        host = "127.0.0.1" if endpoint.host in {"0.0.0.0", "::"} else endpoint.host  # noqa: S104 - compared, not bound
-        url = f"http://{host}:{endpoint.port}"
+        endpoint = _health_settings(config, env_file)
+        if endpoint.port == 0:
+            terminal.fail("health.port is 0, so the worker has no health endpoint. Set a port, or give --url.", 2)
+        url = endpoint.url
     try:
-        response = httpx.get(f"{url}/health/ready", timeout=5, trust_env=False)
+        response = httpx.get(f"{url.rstrip('/')}/health/ready", timeout=5, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         terminal.fail(f"No worker answers at {url} ({type(error).__name__}).", 1)
     terminal.echo(terminal.visible(response.text, multiline=True))
     raise typer.Exit(0 if response.status_code == 200 else 1)
+
+
+def _health_settings(config: Path | None, env_file: Path | None) -> HealthSettings:
+    """Return the only section that the command needs: a probe may run without the worker's secrets."""
+    from flow_worker.settings import HealthSettings, InvalidSettings, Layered, load_as
+
+    class OnlyHealth(Layered):
+        health: HealthSettings = HealthSettings()
+
+    try:
+        return load_as(OnlyHealth, config, env_file).health
+    except InvalidSettings as error:
+        terminal.fail_settings(error)
 
 
 def _load(config: Path | None, env_file: Path | None) -> Settings:

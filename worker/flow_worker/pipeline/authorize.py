@@ -46,11 +46,12 @@ class Admission:
         `explain_refusals`: senders learn why they may not start a flow, and so which flows exist; for development.
         `decided` is called for each decision.
         """
-        self._authorities = authorities
+        # In lower case: Service Bus ignores the case of queue names.
+        self._authorities = {queue.lower(): authority for queue, authority in authorities.items()}
         self._rights = rights
         self._registry = registry
         self._input_checks = input_checks
-        self._reply_queues = frozenset(reply_queues)
+        self._reply_queues = frozenset(queue.lower() for queue in reply_queues)
         self._binding_claim = binding_claim
         self._explains = explain_refusals
         self._decided = decided
@@ -114,7 +115,7 @@ class Admission:
         return self._registry.find(job.flow)
 
     def _require_reply_queue(self, job: Job) -> None:
-        if job.reply_to is not None and job.reply_to not in self._reply_queues:
+        if job.reply_to is not None and job.reply_to.lower() not in self._reply_queues:
             raise Refused("reply_queue_not_allowed", "The worker must not send results to the queue named in reply-to.")
 
     async def _proven(self, job: Job) -> Job:
@@ -132,7 +133,7 @@ class Admission:
         return job.model_copy(update={**proven_fields, "unbound": not self._is_bound(job, proven)})
 
     async def _sender_of(self, job: Job) -> ProvenSender:
-        authority = self._authorities.get(job.request_queue)
+        authority = self._authorities.get(job.request_queue.lower())
         if authority is None:
             # A change of the settings removed this continuation's queue. Another queue's authority must not judge it.
             raise TemporarilyUnavailable(

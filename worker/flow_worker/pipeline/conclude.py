@@ -43,9 +43,14 @@ class ConclusionRules:
     """How long beyond its own age limit a request waits for a journal that is unavailable."""
 
     def reply_queue(self, address: ReplyAddress) -> str:
-        """Return the queue that the address names, if the settings allow it, else the default queue."""
-        queue = address.queue
-        return queue if queue is not None and queue in self.reply_queues else self.default_reply_queue
+        """Return the queue that the address names, as the settings write it, if they allow it; else the default queue.
+
+        Service Bus ignores the case of queue names.
+        """
+        if address.queue is None or address.queue in self.reply_queues:
+            return address.queue or self.default_reply_queue
+        asked = address.queue.lower()
+        return next((queue for queue in self.reply_queues if queue.lower() == asked), self.default_reply_queue)
 
 
 class Conclusions:

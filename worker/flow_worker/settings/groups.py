@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -362,6 +363,29 @@ class HealthSettings(_Group):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     status: Literal["loopback", "all", "off"] = "loopback"
+
+    @field_validator("host", mode="after")
+    @classmethod
+    def _without_brackets(cls, value: str) -> str:
+        """An IPv6 address is in brackets in a URL only; a socket takes it without."""
+        value = value.strip()
+        if "://" in value or "/" in value:
+            raise ValueError("must be an address or a host name, without scheme and port")
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
+    @property
+    def url(self) -> str:
+        """The URL at which a program on the worker's machine reaches the endpoint.
+
+        Nobody can connect to an address that stands for all of them, `0.0.0.0` or `::`.
+        """
+        try:
+            address = ip_address(self.host)
+        except ValueError:
+            return f"http://{self.host or '127.0.0.1'}:{self.port}"
+        if address.is_unspecified:
+            address = ip_address("127.0.0.1" if address.version == 4 else "::1")
+        return f"http://[{address}]:{self.port}" if address.version == 6 else f"http://{address}:{self.port}"
 
 
 class LogSettings(_Group):

@@ -107,6 +107,8 @@ def _variables(env_file: Path, encoding: str) -> dict[str, str]:
     if not env_file.is_file():
         return {}
     try:
+        if encoding == "utf-8-sig" and b"\0" in env_file.read_bytes():
+            raise InvalidSettings(f"{env_file}: not UTF-8, but UTF-16 or UTF-32 without a mark; save it as UTF-8")
         found = dotenv_values(env_file, encoding=encoding)
     except UnicodeDecodeError:
         raise InvalidSettings(f"{env_file}: not UTF-8; save it as UTF-8") from None
@@ -144,7 +146,10 @@ def _refuse_unknown(path: Path | None, variables: Mapping[str, str], known: set[
 
 def _table(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if "\0" in text:  # text in ASCII is also valid UTF-8 then
+            raise InvalidSettings(f"{path}: not UTF-8, but UTF-16 or UTF-32; save it as UTF-8")
+        return tomllib.loads(text)
     except UnicodeDecodeError:
         raise InvalidSettings(f"{path}: not UTF-8; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:

@@ -242,7 +242,8 @@ class Settings(Layered):
                     f"{where} maps a message to '{bound}', which has bind_claim, and native messages carry no claim; "
                     "map it to a flow without bind_claim"
                 )
-            if queue.reply_to is not None and queue.reply_to not in self.replies.queues:
+            replies = {reply.lower() for reply in self.replies.queues}
+            if queue.reply_to is not None and queue.reply_to.lower() not in replies:
                 allowed = ", ".join(self.replies.queues)
                 raise ValueError(f"{where} has reply_to '{queue.reply_to}', not one of replies.queues: {allowed}")
         return self
