@@ -39,7 +39,7 @@ class ManagedIdentity:
         """
         self._metrics = metrics
         self._deadline = deadline_seconds
-        self._credential = ManagedIdentityCredential(client_id=client_id, transport=EnvironmentProxyTransport())
+        self._credential = ManagedIdentityCredential(client_id=client_id, transport=_transport())
 
     async def __aenter__(self) -> Self:
         await self._credential.__aenter__()
@@ -128,8 +128,13 @@ def credential_for(
         return None
     match settings.credential:
         case "default":
-            return DefaultAzureCredential(managed_identity_client_id=client_id, transport=EnvironmentProxyTransport())
+            return DefaultAzureCredential(managed_identity_client_id=client_id, transport=_transport())
         case "managed-identity":
-            return ManagedIdentityCredential(client_id=client_id, transport=EnvironmentProxyTransport())
+            return ManagedIdentityCredential(client_id=client_id, transport=_transport())
         case _:
             assert_never(settings.credential)
+
+
+def _transport() -> EnvironmentProxyTransport:
+    """Return a transport whose endpoint cannot answer one request with the token of another."""
+    return EnvironmentProxyTransport(keep_alive=False)

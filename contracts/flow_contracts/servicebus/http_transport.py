@@ -6,6 +6,7 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 from azure.core.pipeline.transport import AioHttpTransport
 
 from flow_contracts.proxies import Proxies
@@ -20,11 +21,27 @@ class EnvironmentProxyTransport(AioHttpTransport):  # type: ignore[misc]  # azur
     azure-core's own support sends plain HTTP to the managed identity's endpoint by the proxy, too.
     """
 
-    def __init__(self) -> None:
-        """Raises `InvalidProxy`."""
+    session: aiohttp.ClientSession | None
+
+    def __init__(self, *, keep_alive: bool = True) -> None:
+        """`keep_alive` false: each request gets a connection, so an endpoint's late response answers no other request.
+
+        Raises `InvalidProxy`.
+        """
         super().__init__(use_env_settings=False)
+        self._keep_alive = keep_alive
         self._proxies = Proxies()
         self._own = {urlsplit(url).netloc.lower() for name in _IDENTITY_ENDPOINTS if (url := os.environ.get(name))}
+
+    async def open(self) -> None:
+        """Open the session."""
+        if not self._keep_alive and self.session is None and not self._has_been_opened:
+            self.session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(force_close=True),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        await super().open()
 
     async def send(self, request: Any, **config: Any) -> Any:  # azure-core has two types of requests
         """Send the request."""

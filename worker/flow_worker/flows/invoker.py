@@ -22,13 +22,14 @@ from flow_contracts.proxies import Proxies
 from flow_worker.errors import CallFailed
 from flow_worker.flows.answer import Answer
 from flow_worker.flows.answer_reader import AnswerReader
-from flow_worker.flows.framing_limit import limit_framing
+from flow_worker.flows.framing_limit import ExclusiveRequest, StaleConnection, limit_framing
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.status_url import PollAccess
 
 STATUS_URL_NOT_ALLOWED = "status_url_not_allowed"
 STATUS_URL_NOT_SIGNED = "status_url_not_signed"
 
+_MAX_STALE_CONNECTIONS = 3
 _HEADERS = {"accept-encoding": ACCEPT_ENCODING, "user-agent": "flow-worker"}
 
 
@@ -180,7 +181,12 @@ class ProxiedTransport(AiohttpTransport):
             # The transport reads the proxy before it awaits anything, so concurrent requests cannot mix theirs.
             self.proxy, headers = self._proxy_of(request.url)
             request.headers.update(headers)
-        return await super().handle_async_request(request)
+        for _ in range(_MAX_STALE_CONNECTIONS):
+            try:
+                return await super().handle_async_request(request)
+            except StaleConnection:
+                pass  # nothing was sent, and the connection is closed
+        raise httpx.ConnectError("each connection was broken before the request") from StaleConnection()
 
     def _proxy_of(self, url: httpx.URL) -> tuple[httpx.Proxy | None, Mapping[str, str]]:
         """Return the proxy, and the headers of the request for it: without TLS there is no CONNECT request."""
@@ -205,7 +211,10 @@ def http_transport(*, max_connections: int, keepalive_seconds: float) -> Aiohttp
             limit=max_connections, keepalive_timeout=keepalive_seconds, ssl=httpx.create_ssl_context()
         )
         return aiohttp.ClientSession(
-            connector=limit_framing(connector), cookie_jar=aiohttp.DummyCookieJar(), response_class=_AsciiReason
+            connector=limit_framing(connector),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            request_class=ExclusiveRequest,
+            response_class=_AsciiReason,
         )
 
     return ProxiedTransport(session, limits)
@@ -224,19 +233,22 @@ def http_client(*, connect_seconds: float, max_connections: int, keepalive_secon
     )
 
 
+_NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL, StaleConnection)
+
+
 def _call_failed(error: httpx.HTTPError | aiohttp.ClientError) -> CallFailed:
     """Translate a transport error. `may_have_run` is false only if the worker certainly sent nothing.
 
     aiohttp's own error decides, because the httpx error misleads: if a server closes the connection in the middle, the
     transport raises a *connect* timeout. The worker would then call a flow again that had run. Only aiohttp's connector
-    errors prove that the worker sent nothing.
+    errors, and `StaleConnection`, prove that the worker sent nothing.
     """
     cause = error.__cause__ if isinstance(error, httpx.HTTPError) else error
     if isinstance(cause, aiohttp.ClientHttpProxyError):
         return CallFailed(
             "flow_unreachable", f"The proxy refused the connection to the flow ({cause.status}).", may_have_run=False
         )
-    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL):
+    if isinstance(cause, _NOTHING_SENT):
         return CallFailed(
             "flow_unreachable",
             f"The worker could not connect to the flow ({type(cause).__name__}).",

@@ -69,7 +69,9 @@ class TableStore:
         """Open the table with the managed identity. Raises `InvalidSettings` if the endpoint is not https."""
         if urlsplit(endpoint).scheme != "https":
             raise InvalidSettings("journal.table_endpoint is not https; copy it from the storage account's endpoints")
-        credential = ManagedIdentityCredential(client_id=client_id, transport=EnvironmentProxyTransport())
+        credential = ManagedIdentityCredential(
+            client_id=client_id, transport=EnvironmentProxyTransport(keep_alive=False)
+        )
         host = (urlsplit(endpoint).hostname or "").lower()
         audience = next((audience for suffix, audience in _AUDIENCES.items() if host.endswith(suffix)), None)
         client = TableClient(
