@@ -7,6 +7,7 @@ import logging
 import re
 
 import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, use_span
 
 from flow_worker.telemetry import logs
 from flow_worker.telemetry.folding import FoldingHandler
@@ -170,3 +171,20 @@ def test_a_text_line_has_the_date_puts_flow_and_result_first_and_drops_what_is_n
     expected = 'flow=f status=succeeded http_status=200 attempts=0 seconds=0.25 lane="q#1" message_id=m'
     assert line.endswith(f"f: succeeded. [test.event {expected}]")
     assert {name: json.loads(JSON.format(record))[name] for name in fields} == fields, "JSON keeps what is not known"
+
+
+# --- traces ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_within_a_span_carries_its_ids(logger: logging.Logger) -> None:
+    context = SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, is_remote=False)
+    ids = {"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331"}
+    with use_span(NonRecordingSpan(context)):
+        document = json.loads(written(logger, JSON, "f"))
+        text = written(logger, TEXT, "f")
+    assert {name: document[name] for name in ids} == ids
+    assert text.endswith(f" trace_id={ids['trace_id']} span_id={ids['span_id']}]")
+
+
+def test_a_line_without_a_span_has_no_such_ids(logger: logging.Logger) -> None:
+    assert "trace_id" not in written(logger, JSON, "f") + written(logger, TEXT, "f")

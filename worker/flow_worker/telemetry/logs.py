@@ -14,6 +14,7 @@ from typing import Literal, assert_never
 
 from flow_worker.masking import masked
 from flow_worker.telemetry.folding import FoldingHandler, is_from_sdk
+from flow_worker.telemetry.trace_context import current_ids
 
 Field = str | int | float | bool | None
 
@@ -71,7 +72,7 @@ class _Text(logging.Formatter):
         sentence = _shortened(record.getMessage(), limit)
         line = f"{at}.{int(record.msecs):03} {record.levelname:<7} {record.name}: {_as_sentence(sentence, event)}"
         if event:
-            named = _present(getattr(record, "fields", {}))
+            named = _present({**getattr(record, "fields", {}), **current_ids()})
             fields = "".join(f" {key}={_as_value(value, limit)}" for key, value in named)
             line += f" [{event}{fields}]"
         if record.exc_info and not _shows_traceback(record):
@@ -164,6 +165,7 @@ class _Json(logging.Formatter):
             "message": _json_value(record.getMessage(), limit),
             "event": getattr(record, "event", None),
             **{key: _json_value(value, limit) for key, value in getattr(record, "fields", {}).items()},
+            **current_ids(),
         }
         if record.exc_info and _shows_traceback(record):
             # The end names the error.
