@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +12,7 @@ from pydantic import JsonValue, SecretStr
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.request import CONTRACT
+from flow_contracts.servicebus import BeforeSend, unconditionally
 from flow_worker.access.authorities import Evidence, ProvenSender
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
@@ -204,6 +205,17 @@ class Worker:
         # A broker enqueues a scheduled message when it is due, however late a worker receives it.
         message = delivered(SEAL.sealed(outcome.continuation.to_message(), outcome.due), outcome.due)
         return await self.handler(flow, senders).handle(message, READ_CONTINUATION, CONTINUATIONS)
+
+
+class OneByOne:
+    """The part of a stand-in for Service Bus that sends a batch as its messages."""
+
+    async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
+        raise NotImplementedError
+
+    async def send_all(self, queue: str, messages: Sequence[Message], before: BeforeSend = unconditionally) -> None:
+        for message in messages:
+            await self.send(queue, message, before)
 
 
 def delivered(message: Message, at: datetime, sequence_number: int = 0) -> ReceivedMessage:

@@ -34,6 +34,7 @@ from flow_worker.pipeline.seal import Seal
 from flow_worker.pipeline.unproven import UnprovenContinuations
 from flow_worker.pipeline.unreadable import UnreadableContinuations
 from flow_worker.runtime.answered_dead_letters import AnsweredDeadLetters
+from flow_worker.runtime.burst import Burst
 from flow_worker.runtime.dead_letter_watch import DeadLetterWatch
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.journal_purge import JournalPurge
@@ -202,6 +203,7 @@ def _lane_counts(settings: Settings) -> dict[str, int]:
 def _lanes(
     settings: Settings, queues: Queues, ports: Ports, handler: Handler, dispatcher: OutcomeSender, health: Health
 ) -> list[Lane]:
+    requests = {queue.name for queue in settings.request_queues}
     return [
         Lane(
             f"{queue}#{number}",
@@ -213,10 +215,12 @@ def _lanes(
             health=health.lane(queue),
             is_halted=lambda: health.journal.is_lost,
             outages=outages,
+            burst=burst,
             reconnect_max_seconds=settings.servicebus.reconnect_max_seconds,
         )
         for queue, read, count in queues
         for outages in [reconnection_log(queue)]
+        for burst in [Burst(count if queue in requests else 0)]
         for number in range(count)
     ]
 

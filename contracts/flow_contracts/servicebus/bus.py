@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -72,11 +72,11 @@ class ServiceBus:
 
     async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
         """Make one attempt to send; see `SenderPool.send`."""
-        pool = self._pools.get(queue)
-        if pool is None:
-            pool = SenderPool(self._client, queue, self._deadlines, max_senders=self._senders_per_queue)
-            self._pools[queue] = pool
-        await pool.send(message, before)
+        await self._pool(queue).send(message, before)
+
+    async def send_all(self, queue: str, messages: Sequence[Message], before: BeforeSend = unconditionally) -> None:
+        """Make one attempt to send a batch; see `SenderPool.send_all`."""
+        await self._pool(queue).send_all(messages, before)
 
     def max_message_bytes(self, queue: str) -> int | None:
         """Return the largest message that the queue takes; None while no sender to it was opened."""
@@ -161,6 +161,13 @@ class ServiceBus:
             yield
         finally:
             await close_quietly(sdk)
+
+    def _pool(self, queue: str) -> SenderPool:
+        pool = self._pools.get(queue)
+        if pool is None:
+            pool = SenderPool(self._client, queue, self._deadlines, max_senders=self._senders_per_queue)
+            self._pools[queue] = pool
+        return pool
 
     def _locks_of(self, queue: str) -> LockTimes:
         return self._locks.setdefault(queue, LockTimes(self._evidence))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 
@@ -56,23 +56,32 @@ class SenderPool:
 
     async def send(self, message: Message, before: BeforeSend = unconditionally) -> None:
         """Return once the broker accepted the message. Raises `MessageTooLarge`, `ServiceBusFailure`."""
+        await self.send_all([message], before)
+
+    async def send_all(self, messages: Sequence[Message], before: BeforeSend = unconditionally) -> None:
+        """Return once the broker accepted the messages, all of them or none, as one batch.
+
+        Raises `MessageTooLarge` if they are too large together, and `ServiceBusFailure`.
+        """
         async with self._slots:
             pooled = bool(self._idle)
             try:
-                await self._send(message, before)
+                await self._send(messages, before)
             except ServiceBusMisconfigured:
                 if not pooled:
                     raise
                 # The queue may have been deleted and created again: only the old links are refused.
                 await self.close()
-                await self._send(message, before)
+                await self._send(messages, before)
 
-    async def _send(self, message: Message, before: BeforeSend) -> None:
+    async def _send(self, messages: Sequence[Message], before: BeforeSend) -> None:
         sender = await self._borrow()
         self._lent += 1
         try:
             await before()
-            sending = sender.send_messages(to_sdk(message))
+            converted = [to_sdk(message) for message in messages]
+            # One message goes without the envelope of a batch, which would lower its largest size.
+            sending = sender.send_messages(converted if len(converted) > 1 else converted[0])
             await bounded(sending, self._deadlines.send_seconds, f"send to '{self._queue}'")
         except MessageTooLarge:
             self._idle.append((time.monotonic(), sender))  # the link is sound: only this message was refused

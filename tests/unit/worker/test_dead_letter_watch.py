@@ -37,14 +37,25 @@ from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.runtime.unproven_dead_letters import UnprovenDeadLetters
 from flow_worker.settings import JournalSettings
-from tests.support.pipeline import NOW, SEAL, Clock, KnownSenders, ScriptedFlow, Worker, flow_answer, reply_of, request
+from tests.support.pipeline import (
+    NOW,
+    SEAL,
+    Clock,
+    KnownSenders,
+    OneByOne,
+    ScriptedFlow,
+    Worker,
+    flow_answer,
+    reply_of,
+    request,
+)
 
 RETENTION = timedelta(hours=12)
 THROTTLED = flow_answer(429, run=None, retry_after="30")
 
 
 @dataclass
-class FakeBus:
+class FakeBus(OneByOne):
     """A bus with one dead-letter queue; `too_small` names the queues that take no message."""
 
     dead_letters: list[DeadLetteredMessage]

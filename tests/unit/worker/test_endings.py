@@ -33,6 +33,7 @@ from tests.support.pipeline import (
     SEAL,
     Clock,
     KnownSenders,
+    OneByOne,
     ScriptedFlow,
     Worker,
     flow_answer,
@@ -73,7 +74,7 @@ class BreakableJournal:
 
 
 @dataclass
-class SmallQueue:
+class SmallQueue(OneByOne):
     """Accepts results, but no continuation."""
 
     results: list[FlowResult] = field(default_factory=list)

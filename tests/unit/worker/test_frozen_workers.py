@@ -33,6 +33,7 @@ from tests.support.pipeline import (
     SEAL,
     Clock,
     KnownSenders,
+    OneByOne,
     ScriptedFlow,
     Worker,
     delivered,
@@ -60,7 +61,7 @@ NO_CALL = {Status.FAILED, Status.REFUSED, Status.EXPIRED}
 
 
 @dataclass
-class Queues:
+class Queues(OneByOne):
     """Accepts every message."""
 
     sent: list[tuple[str, Message]] = field(default_factory=list)

@@ -32,6 +32,7 @@ from tests.support.pipeline import (
     NOW,
     Clock,
     KnownSenders,
+    OneByOne,
     ScriptedFlow,
     Worker,
     flow_answer,
@@ -52,7 +53,7 @@ async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
         yield Worker(journal, clock)
 
 
-class Queue:
+class Queue(OneByOne):
     """Records the messages that it accepts."""
 
     def __init__(self) -> None:

@@ -237,6 +237,10 @@ class Conclusions:
             return None
         return self._same_step(job, due, code, cause)
 
+    def sort(self, job: Job) -> Continue:
+        """Return the same step at once, as a continuation: lanes that sort a burst call no flow."""
+        return self._same_step(job, self._now(), "request_burst", "it arrived in a burst of unproven requests")
+
     def wait_for_holder(self, job: Job, until: datetime | None = None) -> Continue:
         """Return the same step again later, without a bound: the holder of the lease knows more about the request."""
         waits = {"waits": job.waits + 1, "code": "call_under_way", "cause": "another worker holds its lease"}

@@ -89,12 +89,16 @@ class Endings:
         ending = _Ending(Status.REFUSED, error)
         if not sole():
             return await self._end_apart(job, ending, sole)
+        reply = self._conclusions.reply_uncalled(job, Status.REFUSED, error)
+        if job.principal is None:
+            # Only an earlier delivery of this very message may have begun the request, and this is the first one.
+            return replace(reply, is_unproven=True)
         # A refusal needs no journal. But another message may have begun the same request: a repetition by the sender.
         with contextlib.suppress(TemporarilyUnavailable):
             key = await self._recall.begun_key(job)
             if key is not None:
                 return await self._end_under(job, key, ending, sole)
-        return self._conclusions.reply_uncalled(job, Status.REFUSED, error)
+        return reply
 
     async def expire(self, job: Job, sole: Sole) -> Outcome:
         """End a request as `expired`, or by its entry if the journal has one.
@@ -157,7 +161,7 @@ class Endings:
         with contextlib.suppress(TemporarilyUnavailable):  # a refusal needs no journal
             if not sole() and await self._recall.is_published(key):
                 return None
-        return replace(reply, stand_in=key)
+        return replace(reply, stand_in=key, is_unproven=True)
 
     # --- through the journal -------------------------------------------------------------------------------------
 

@@ -6,8 +6,9 @@ The handler reaches Service Bus, HTTP and the clock only through its ports, so t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -110,13 +111,28 @@ class Handler:
         `lock_held` returns whether the lane still holds the message's lock. Raises only `CancelledError`, and only if
         no flow was called or the flow is idempotent.
         """
+        return await self._guarded(self._handle(message, read, queue, lock_held))
+
+    async def sort(
+        self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: LockHeld = always_held
+    ) -> Outcome:
+        """Return the outcome of a message in a burst, without a wait and without a call of its flow.
+
+        A request whose sender is proven, or cannot be proven now, goes to the continuation queue.
+        """
+        return await self._guarded(self._handle(message, read, queue, lock_held, sorts=True))
+
+    @staticmethod
+    async def _guarded(handling: Coroutine[None, None, Outcome]) -> Outcome:
         try:
-            return await self._handle(message, read, queue, lock_held)
+            return await handling
         except Exception:  # noqa: BLE001 - an internal error: another delivery may succeed, and none is lost
             log(_log, logging.ERROR, "request.internal_error", "An internal error abandoned a request.")
             return Abandon("internal_error", "an internal error")
 
-    async def _handle(self, message: ReceivedMessage, read: Reader, queue: str, lock_held: LockHeld) -> Outcome:
+    async def _handle(
+        self, message: ReceivedMessage, read: Reader, queue: str, lock_held: LockHeld, *, sorts: bool = False
+    ) -> Outcome:
         first = message.delivery_count == 0
         try:
             job = await decode(message, read)
@@ -131,7 +147,21 @@ class Handler:
             undecodable = self._conclusions.undecodable(message, error)
             return await self._once(undecodable, origin_of(message, queue), lambda: first and lock_held())
         first = first and job.number == job.waits == 0 and job.replay_of is None
+        if sorts:
+            return await self._sorted(job, lambda: first and lock_held())
         return await self._journey(job, queue, lambda: first and lock_held())
+
+    async def _sorted(self, job: Job, sole: Sole) -> Outcome:
+        # Keys or the journal may be unavailable: a lane of the continuation queue then does the same with more time.
+        with contextlib.suppress(TemporarilyUnavailable, LeaseLost):
+            try:
+                job = await self._proof_lanes.prove_at_once(self._admission.authenticate(job))
+            except Refused as refusal:
+                return await self._refuse(job, refusal, sole)
+        return self._conclusions.sort(job)
+
+    async def _refuse(self, job: Job, refusal: Refused, sole: Sole) -> Outcome:
+        return await self._endings.refuse(job, FlowError(code=refusal.code, message=refusal.message), sole)
 
     async def _journey(self, job: Job, queue: str, sole: Sole) -> Outcome:
         try:
@@ -139,8 +169,7 @@ class Handler:
                 job = await self._authenticated(job, queue)
                 flow = await self._admission.authorize(job, queue)
             except Refused as refusal:
-                reason = FlowError(code=refusal.code, message=refusal.message)
-                return await self._endings.refuse(job, reason, sole)
+                return await self._refuse(job, refusal, sole)
             if self._is_expired(job):
                 return await self._endings.expire(job, sole)
             # Before the lease: a lease whose holder fails counts as a call whose answer was lost.

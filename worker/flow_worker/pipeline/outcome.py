@@ -90,6 +90,21 @@ class Abandon:
 Outcome = Reply | DeadLetter | Continue | AlreadyHandled | PassOn | Abandon
 
 
+def is_of_nobody(outcome: Outcome) -> bool:
+    """Return whether nobody has proven to be the sender of the message."""
+    match outcome:
+        case Reply():
+            return outcome.is_unproven
+        case DeadLetter(reply=reply):
+            return reply is None or reply.is_unproven
+        case Continue(continuation=continuation):
+            return continuation.principal is None
+        case AlreadyHandled() | PassOn() | Abandon():
+            return False
+        case _:
+            assert_never(outcome)
+
+
 def reply_of(outcome: Outcome) -> Reply | None:
     """Return the result that an outcome publishes, if there is one."""
     match outcome:

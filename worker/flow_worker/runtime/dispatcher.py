@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
-from flow_contracts.servicebus import BeforeSend, LockLost, MessageTooLarge
+from flow_contracts.servicebus import BeforeSend, LockLost, MessageTooLarge, ServiceBusFailure
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Journal
 from flow_worker.pipeline.job import Job
@@ -79,6 +79,27 @@ class Dispatcher:
             except _AnsweredMeanwhile:
                 return AlreadyHandled("already_answered", "Another delivery of the request published its result.")
         return outcome
+
+    async def send_together(self, outcomes: Sequence[tuple[Reply | Continue, LockHeld]]) -> bool:
+        """Send the messages of these outcomes in one attempt, as one batch for each queue. Return whether it succeeded.
+
+        If not, some of the batches may have been sent. The caller then calls `send` for each outcome.
+        """
+
+        async def require_locks() -> None:
+            if not all(lock_held() for _, lock_held in outcomes):
+                raise LockLost("a lock expired before the worker sent the batch")
+
+        replies = [outcome for outcome, _ in outcomes if isinstance(outcome, Reply)]
+        continuations = [outcome for outcome, _ in outcomes if isinstance(outcome, Continue)]
+        try:
+            await self._replies.publish_together(replies, require_locks)
+            await self._schedule.put_together([(each.continuation, each.due) for each in continuations], require_locks)
+        except (MessageTooLarge, LockLost, ServiceBusFailure) as error:
+            sentence = f"A queue did not accept a batch of messages, so the worker sends each alone: {error}"
+            log(_log, logging.WARNING, "send.batch_failed", sentence)
+            return False
+        return True
 
     async def _without_continuation(self, job: Job) -> Outcome:
         try:

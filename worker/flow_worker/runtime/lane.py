@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar, assert_never
 
 from flow_contracts.backoff import ExponentialBackoff
@@ -14,6 +14,7 @@ from flow_contracts.result import FlowResult
 from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure, ServiceBusUnavailable
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, PassOn, Reply
+from flow_worker.runtime.burst import Burst, Sorting
 from flow_worker.runtime.message_lock import kept_locked, set_within
 from flow_worker.runtime.ports import Bus, OutcomeSender, QueueReceiver
 from flow_worker.runtime.stopping import unless_set
@@ -27,6 +28,8 @@ _T = TypeVar("_T")
 _MIN_LOCK_SECONDS = 2.0
 """A lane does not begin a request whose lock seems to expire sooner: Service Bus may be about to deliver it again."""
 _RECONNECT_FIRST_SECONDS = 0.25
+_DRAINING_PAUSE_SECONDS = 0.05
+_STOPPED = "the worker stopped before a queue accepted the outcome's message"
 _RECONNECTING = OutageEvents(
     failing="lane.reconnecting",
     failing_sentence="The lanes reconnect to '{}'",
@@ -41,6 +44,16 @@ def reconnection_log(queue: str) -> OutageLog:
     return OutageLog(_log, queue, _RECONNECTING)
 
 
+class Decide(Protocol):
+    """Decides the outcome of a message. Raises only `CancelledError`."""
+
+    def __call__(
+        self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: Callable[[], bool]
+    ) -> Coroutine[Any, Any, Outcome]:
+        """Return the outcome."""
+        ...
+
+
 class Journey(Protocol):
     """Decides the outcome of a message."""
 
@@ -48,6 +61,12 @@ class Journey(Protocol):
         self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: Callable[[], bool]
     ) -> Outcome:
         """Raise only `CancelledError`, and only if no flow was called or the flow is idempotent."""
+        ...
+
+    async def sort(
+        self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: Callable[[], bool]
+    ) -> Outcome:
+        """Decide without a wait and without a call. Raise only `CancelledError`."""
         ...
 
 
@@ -65,6 +84,7 @@ class Lane:
         dispatcher: OutcomeSender,
         health: LaneHealth,
         outages: OutageLog,
+        burst: Burst,
         reconnect_max_seconds: float,
         is_halted: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -77,6 +97,7 @@ class Lane:
         self._dispatcher = dispatcher
         self._health = health
         self._outages = outages
+        self._burst = burst
         self._reconnect_max = reconnect_max_seconds
         self._is_halted = is_halted
         self._stopping = asyncio.Event()
@@ -127,14 +148,64 @@ class Lane:
                 await set_within(self._stopping, reconnect_pause(failures, self._reconnect_max))
 
     async def _consume(self, receiver: QueueReceiver) -> None:
-        while not self._stopping.is_set() and not self._is_halted():
+        while not self.is_stopping:
+            if self._burst.enter():
+                try:
+                    await Sorting(self._burst, self, receiver).run()
+                finally:
+                    self._burst.leave()
+                continue
+            if self._burst.is_draining:
+                await set_within(self._stopping, _DRAINING_PAUSE_SECONDS)
+                continue
             # Neither `stop` nor `interrupt` cancels this receive, because that leaves the state of the link unknown.
             # The receive ends by itself after `servicebus.receive_wait_seconds`.
             delivery = await receiver.receive()
             if delivery is not None:
                 await self._process(receiver, delivery)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the lane must receive no more messages."""
+        return self._stopping.is_set() or self._is_halted()
+
     async def _process(self, receiver: QueueReceiver, delivery: Delivery) -> None:
+        await self._finish(receiver, delivery, lambda: self._outcome(delivery, self._journey.handle))
+
+    async def sort(self, delivery: Delivery) -> Outcome:
+        """Return the outcome of a delivery, without a call of its flow."""
+        return await self._outcome(delivery, self._journey.sort)
+
+    async def finish(self, receiver: QueueReceiver, delivery: Delivery, outcome: Outcome) -> None:
+        """Send the message of an outcome that `sort` returned, and settle the delivery."""
+
+        async def decided() -> Outcome:
+            return outcome
+
+        await self._finish(receiver, delivery, decided)
+
+    async def finish_together(self, receiver: QueueReceiver, outcomes: list[tuple[Delivery, Reply | Continue]]) -> bool:
+        """Do the same with a batch. Return False if a queue did not accept it: nothing is settled then."""
+        held = [(outcome, _lock_held(delivery)) for delivery, outcome in outcomes]
+        sent = await self._interruptible(self._dispatcher.send_together(held))
+        if sent is None:
+            raise ServiceBusUnavailable(_STOPPED)
+        if not sent:
+            return False
+        async with self._marking_published() as mark_published:
+            for _, outcome in outcomes:
+                mark_published(outcome)
+            lost = await receiver.complete_all([delivery for delivery, _ in outcomes])
+        for delivery, outcome in outcomes:
+            if any(delivery is each for each in lost):
+                self._log_lost(delivery)
+            else:
+                self._note_settled(delivery, outcome)
+        return True
+
+    async def _finish(
+        self, receiver: QueueReceiver, delivery: Delivery, decide: Callable[[], Awaitable[Outcome]]
+    ) -> None:
         if delivery.lock_seconds_left < _MIN_LOCK_SECONDS and not await self._renewed(receiver, delivery):
             return
         try:
@@ -142,18 +213,13 @@ class Lane:
                 # Renew the lock until a queue has the outcome's message. The renewal ends before the settlement,
                 # because a receiver serves one task at a time.
                 async with kept_locked(receiver, delivery, self._log):
-                    outcome = await self._send(await self._outcome(delivery), delivery)
+                    outcome = await self._send(await decide(), delivery)
                     # At once: the end of a renewal may take until its deadline.
                     mark_published(outcome)
                 await self._settle(receiver, delivery, outcome)
+                self._note_settled(delivery, outcome)
         except LockLost:
-            self._log(
-                logging.WARNING,
-                "request.lock_lost",
-                "A request's lock expired before the lane settled it; Service Bus delivers the request again. Raise "
-                "the queue's lock duration if flows are slow, or check the connection.",
-                delivery,
-            )
+            self._log_lost(delivery)
 
     async def _renewed(self, receiver: QueueReceiver, delivery: Delivery) -> bool:
         """Return whether the broker renewed a lock that seems to expire. With a wrong clock, every lock does.
@@ -168,15 +234,17 @@ class Lane:
             return False
         return True
 
-    async def _outcome(self, delivery: Delivery) -> Outcome:
+    async def _outcome(self, delivery: Delivery, decide: Decide) -> Outcome:
         outcome = None
         if parts := delivery.message.undecodable:
             sentence = "Parts of a message cannot be decoded; the lane handles it without them."
             self._log(logging.WARNING, "request.undecodable", sentence, delivery, parts=", ".join(parts))
         if not self._interrupted:  # the receive that was pending when the interrupt came may still deliver a request
-            journey = self._journey.handle(delivery.message, self._read, self._queue, lock_held=_lock_held(delivery))
-            outcome = await self._interruptible(journey)
-        return outcome or Abandon("interrupted", "the worker stopped")
+            deciding = decide(delivery.message, self._read, self._queue, lock_held=_lock_held(delivery))
+            outcome = await self._interruptible(deciding)
+        outcome = outcome or Abandon("interrupted", "the worker stopped")
+        self._burst.saw(outcome)
+        return outcome
 
     async def _send(self, outcome: Outcome, delivery: Delivery) -> Outcome:
         """Send the outcome's messages; return the outcome that took effect. Raises `LockLost`.
@@ -186,7 +254,7 @@ class Lane:
         """
         sent = await self._interruptible(self._dispatcher.send(outcome, lock_held=_lock_held(delivery)))
         if sent is None:
-            raise ServiceBusUnavailable("the worker stopped before a queue accepted the outcome's message")
+            raise ServiceBusUnavailable(_STOPPED)
         return sent
 
     @contextlib.asynccontextmanager
@@ -226,13 +294,22 @@ class Lane:
 
     async def _settle(self, receiver: QueueReceiver, delivery: Delivery, outcome: Outcome) -> None:
         match outcome:
-            case Reply(result=result):
+            case Reply() | Continue() | AlreadyHandled() | PassOn():
                 await receiver.complete(delivery)
+            case DeadLetter(reason=reason, description=description):
+                await receiver.dead_letter(delivery, reason, description)
+            case Abandon():
+                await receiver.abandon(delivery)
+            case _:
+                assert_never(outcome)
+
+    def _note_settled(self, delivery: Delivery, outcome: Outcome) -> None:
+        match outcome:
+            case Reply(result=result):
                 self._health.mark_result(result)
                 sentence = f"{result.flow or 'An unreadable request'}: {result.status}."
                 self._log(logging.INFO, "request.completed", sentence, delivery, **_summary(result))
-            case DeadLetter(reason=reason, description=description, reply=reply):
-                await receiver.dead_letter(delivery, reason, description)
+            case DeadLetter(reason=reason, reply=reply):
                 # The code only: the description may quote a flow or a sender.
                 sentence = "A request is dead-lettered; the dead letter has the description."
                 summary = {} if reply is None else _summary(reply.result)
@@ -240,7 +317,6 @@ class Lane:
                     self._health.mark_result(reply.result)
                 self._log(logging.WARNING, "request.dead_lettered", sentence, delivery, reason=reason, **summary)
             case Continue(continuation=following, due=due):
-                await receiver.complete(delivery)
                 sentence = f"{following.flow or 'An unreadable request'}: waits until {due:%H:%M:%S} UTC."
                 self._log(
                     logging.INFO,
@@ -252,18 +328,22 @@ class Lane:
                     attempts=following.calls,
                 )
             case AlreadyHandled(code=code, sentence=sentence):
-                await receiver.complete(delivery)
                 self._log(logging.INFO, "request.already_handled", sentence, delivery, code=code)
             case PassOn(due=due, cause=cause):
-                await receiver.complete(delivery)
                 sentence = f"The lane leaves a continuation to another worker, until {due:%H:%M:%S}: {cause}."
                 self._log(logging.WARNING, "request.passed_on", sentence, delivery)
             case Abandon(code=code, cause=cause):
-                await receiver.abandon(delivery)
                 sentence = f"The lane abandons a request: {cause}."
                 self._log(logging.WARNING, "request.abandoned", sentence, delivery, code=code)
             case _:
                 assert_never(outcome)
+
+    def _log_lost(self, delivery: Delivery) -> None:
+        sentence = (
+            "A request's lock expired before the lane settled it; Service Bus delivers the request again. Raise the "
+            "queue's lock duration if flows are slow, or check the connection."
+        )
+        self._log(logging.WARNING, "request.lock_lost", sentence, delivery)
 
     def _log(self, level: int, event: str, sentence: str, delivery: Delivery, **fields: Field) -> None:
         message = delivery.message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Sequence
 
 from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import Message
@@ -22,6 +23,9 @@ _RETRYING = OutageEvents(
 )
 _BACKOFF = ExponentialBackoff(first_seconds=0.2, max_seconds=3.0)
 
+_TOGETHER_SECONDS = 5.0
+"""The time for one batch. Nobody renews the locks of its requests meanwhile."""
+
 
 class Outbox:
     """Delivers messages with deterministic IDs: duplicate detection drops a message that is sent twice."""
@@ -29,6 +33,19 @@ class Outbox:
     def __init__(self, sender: MessageSender) -> None:
         self._sender = sender
         self._outages: dict[str, OutageLog] = {}
+
+    async def deliver_together(
+        self, queue: str, messages: Sequence[Message], *, before: BeforeSend = unconditionally
+    ) -> None:
+        """Make one attempt to deliver the messages as a batch: the caller delivers each of them if it fails.
+
+        Raises `MessageTooLarge`, `ServiceBusFailure`, and whatever `before` raises.
+        """
+        try:
+            async with asyncio.timeout(_TOGETHER_SECONDS):
+                await self._sender.send_all(queue, messages, before)
+        except TimeoutError:
+            raise ServiceBusUnavailable(f"'{queue}' did not accept a batch within {_TOGETHER_SECONDS:g} s") from None
 
     async def deliver(
         self, queue: str, message: Message, *, seconds: float, before: BeforeSend = unconditionally

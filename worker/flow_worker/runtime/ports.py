@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -17,6 +17,10 @@ class MessageSender(Protocol):
 
     async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
         """Return once the queue has accepted the message. Raises `MessageTooLarge`, `ServiceBusFailure`."""
+        ...
+
+    async def send_all(self, queue: str, messages: Sequence[Message], before: BeforeSend = unconditionally) -> None:
+        """Do the same with a batch; the queue accepts all its messages or none."""
         ...
 
 
@@ -35,8 +39,16 @@ class QueueReceiver(Protocol):
         """Return the next delivery; None if no message came within a short wait. Raises `ServiceBusFailure`."""
         ...
 
+    async def receive_many(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+        """Return up to that many deliveries, or none after the wait. Raises `ServiceBusFailure`."""
+        ...
+
     async def complete(self, delivery: Delivery) -> None:
         """Remove the message from its queue. Raises `LockLost`, `ServiceBusFailure`."""
+        ...
+
+    async def complete_all(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Remove the messages; return those of which one or more lost their locks. Raises `ServiceBusFailure`."""
         ...
 
     async def abandon(self, delivery: Delivery) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+from flow_contracts.message import Message
 from flow_contracts.servicebus import BeforeSend, MessageTooLarge
 from flow_worker.pipeline.outcome import Reply
 from flow_worker.runtime.outbox import Outbox
@@ -30,8 +33,19 @@ class Replies:
             await self._deliver(replace(reply, result=reply.result.without_output()), before)
 
     async def _deliver(self, reply: Reply, before: BeforeSend) -> None:
+        message = self._message_of(reply)
+        await self._outbox.deliver(reply.queue, message, seconds=self._publish_seconds, before=before)
+
+    async def publish_together(self, replies: Sequence[Reply], before: BeforeSend) -> None:
+        """Do the same in one attempt, with one batch for each queue; see `Outbox.deliver_together`."""
+        batches: defaultdict[str, list[Message]] = defaultdict(list)
+        for reply in replies:
+            batches[reply.queue].append(self._message_of(reply))
+        for queue, messages in batches.items():
+            await self._outbox.deliver_together(queue, messages, before=before)
+
+    def _message_of(self, reply: Reply) -> Message:
         address = reply.address
-        message = reply.result.to_message(
+        return reply.result.to_message(
             address.session_id, self._time_to_live, variant=reply.variant, reply_key=address.reply_key
         )
-        await self._outbox.deliver(reply.queue, message, seconds=self._publish_seconds, before=before)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from flow_contracts.message import Message
+from flow_contracts.servicebus import BeforeSend
 from flow_worker.pipeline.job import Job
 from flow_worker.pipeline.seal import Seal
 from flow_worker.runtime.outbox import Outbox
@@ -25,7 +27,16 @@ class Schedule:
 
         Raises `MessageTooLarge`, and `ServiceBusUnavailable` after `schedule_seconds`.
         """
-        await self.put_message(self._seal.sealed(continuation.to_message(), due), due)
+        await self.put_message(self._sealed(continuation, due), due)
+
+    async def put_together(self, continuations: Sequence[tuple[Job, datetime]], before: BeforeSend) -> None:
+        """Do the same in one attempt, with one batch; see `Outbox.deliver_together`."""
+        messages = [replace(self._sealed(job, due), scheduled_at=due) for job, due in continuations]
+        if messages:
+            await self._outbox.deliver_together(self._queue, messages, before=before)
+
+    def _sealed(self, continuation: Job, due: datetime) -> Message:
+        return self._seal.sealed(continuation.to_message(), due)
 
     async def put_message(self, message: Message, due: datetime) -> None:
         """Do the same as `put` with a message that another worker may read.
