@@ -90,6 +90,7 @@ MESSAGES: Mapping[str, Build] = {
     ),
     "junk claims, 64 KB each": lambda _: [request("good", None, "eyJ" + "." * 65_000)] * 50,
     "300 requests without a claim": lambda _: [request("good", None, None) for _ in range(300)],
+    "3,000 requests, unproven": lambda _: [request("good", None, (None, "junk")[n % 2]) for n in range(3_000)],
     "50 deep AMQP values": lambda _: [message(b"", value=_deep(_DEPTH)) for _ in range(50)],
     "50 undecodable properties": lambda claim: [
         message(json.dumps({"flow": "good", "claim": claim}).encode(), mine=_deep(_DEPTH)) for _ in range(50)

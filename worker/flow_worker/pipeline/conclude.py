@@ -239,7 +239,9 @@ class Conclusions:
 
     def sort(self, job: Job) -> Continue:
         """Return the same step at once, as a continuation: lanes that sort a burst call no flow."""
-        return self._same_step(job, self._now(), "request_burst", "it arrived in a burst of unproven requests")
+        cause = "it arrived in a burst of unproven requests"
+        waits = {"waits": job.waits + 1, "code": "request_burst", "cause": cause}
+        return Continue(job.model_copy(update=waits), self._now())
 
     def wait_for_holder(self, job: Job, until: datetime | None = None) -> Continue:
         """Return the same step again later, without a bound: the holder of the lease knows more about the request."""

@@ -89,16 +89,13 @@ class Endings:
         ending = _Ending(Status.REFUSED, error)
         if not sole():
             return await self._end_apart(job, ending, sole)
-        reply = self._conclusions.reply_uncalled(job, Status.REFUSED, error)
-        if job.principal is None:
-            # Only an earlier delivery of this very message may have begun the request, and this is the first one.
-            return replace(reply, is_unproven=True)
         # A refusal needs no journal. But another message may have begun the same request: a repetition by the sender.
         with contextlib.suppress(TemporarilyUnavailable):
             key = await self._recall.begun_key(job)
             if key is not None:
                 return await self._end_under(job, key, ending, sole)
-        return reply
+        reply = self._conclusions.reply_uncalled(job, Status.REFUSED, error)
+        return replace(reply, is_unproven=job.principal is None)
 
     async def expire(self, job: Job, sole: Sole) -> Outcome:
         """End a request as `expired`, or by its entry if the journal has one.
