@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +21,6 @@ from flow_worker.pipeline import decode
 from flow_worker.pipeline.job import Job
 from flow_worker.pipeline.outcome import AlreadyHandled, Continue, DeadLetter, Outcome, Reply, is_of_nobody
 from flow_worker.pipeline.results import without_answer
-from flow_worker.runtime import burst as module
 from flow_worker.runtime.burst import BATCH, Burst, Sorting
 from flow_worker.runtime.dispatcher import Dispatcher
 from flow_worker.runtime.outbox import Outbox
@@ -89,12 +89,13 @@ def test_a_burst_ends_with_proven_requests_and_when_no_more_unproven_ones_come()
     seconds = Seconds()
     burst = burst_of(50, seconds)
     seconds.now += 2.5
-    assert not burst.is_on
+    states = [burst.is_on]
     burst.saw(refusal())
-    assert burst.is_on
+    states.append(burst.is_on)
     for _ in range(8):
         burst.saw(PROVEN)
-    assert not burst.is_on
+    states.append(burst.is_on)
+    assert states == [False, True, False]
 
 
 @pytest.mark.parametrize(("lanes", "places"), [(0, 0), (1, 1), (3, 1), (8, 2), (32, 8)])
@@ -109,14 +110,15 @@ def test_a_quarter_of_the_lanes_sorts_and_at_least_one(lanes: int, places: int) 
 def test_the_other_lanes_leave_the_queue_to_a_lane_that_sorts_only_for_as_long_as_it_receives_many() -> None:
     seconds = Seconds()
     burst = burst_of(50, seconds)
-    assert not burst.is_draining
+    states = [burst.is_draining]
     burst.received(BATCH)
-    assert burst.is_draining
+    states.append(burst.is_draining)
     seconds.now += 1.5  # the lane hangs
-    assert not burst.is_draining
+    states.append(burst.is_draining)
     burst.received(BATCH)
     burst.received(3)
-    assert not burst.is_draining
+    states.append(burst.is_draining)
+    assert states == [False, True, False, False]
 
 
 def test_few_messages_wait_until_the_queues_have_accepted_batches_and_none_after_a_failure() -> None:
@@ -134,8 +136,8 @@ def test_few_messages_wait_until_the_queues_have_accepted_batches_and_none_after
 
 
 def test_outcomes_of_nobody_are_those_without_a_proven_sender() -> None:
-    nobody = [refusal(), DeadLetter("r", "d"), DeadLetter("r", "d", refusal()), Continue(JOB, NOW)]
-    somebody = [PROVEN, replace(refusal(), is_unproven=False), AlreadyHandled("c", "s")]
+    nobody: list[Outcome] = [refusal(), DeadLetter("r", "d"), DeadLetter("r", "d", refusal()), Continue(JOB, NOW)]
+    somebody: list[Outcome] = [PROVEN, replace(refusal(), is_unproven=False), AlreadyHandled("c", "s")]
     assert [is_of_nobody(outcome) for outcome in nobody + somebody] == [True] * 4 + [False] * 3
 
 
@@ -145,7 +147,7 @@ def test_outcomes_of_nobody_are_those_without_a_proven_sender() -> None:
 def delivery(number: int, *, lock_seconds: float = 60.0, body: bytes = b"") -> Delivery:
     raw: Any = number
     message = ReceivedMessage(body=body, message_id=f"m-{number}", enqueued_at=NOW)
-    return Delivery(message, raw, module.time.monotonic() + lock_seconds)
+    return Delivery(message, raw, time.monotonic() + lock_seconds)
 
 
 @dataclass
@@ -318,7 +320,7 @@ def dispatcher(worker: Worker, queues: Batches) -> Dispatcher:
 async def test_a_batch_for_each_queue_has_the_messages_that_each_outcome_alone_would_send(worker: Worker) -> None:
     other = replace(refusal(), queue="other-replies")
     queues = Batches()
-    outcomes = [refusal(), other, PROVEN]
+    outcomes: list[Reply | Continue] = [refusal(), other, PROVEN]
     assert await dispatcher(worker, queues).send_together([(each, lambda: True) for each in outcomes])
     assert [queue for queue, _ in queues.sent] == ["flow-replies", "other-replies", "flow-continuations"]
     [answer] = queues.sent[0][1]
@@ -334,6 +336,6 @@ async def test_no_batch_is_sent_if_its_queue_is_away_or_a_lock_expired(
     worker: Worker, error: Exception | None, held: bool
 ) -> None:
     queues = Batches(error)
-    outcomes = [(refusal(), lambda: True), (refusal(), lambda: held)]
+    outcomes: list[tuple[Reply | Continue, Callable[[], bool]]] = [(refusal(), lambda: True), (refusal(), lambda: held)]
     assert not await dispatcher(worker, queues).send_together(outcomes)
     assert not queues.sent

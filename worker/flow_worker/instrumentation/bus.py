@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import TypeVar
@@ -42,15 +42,22 @@ class ObservedBus:
 
     async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
         """See `MessageSender.send`. What `before` refuses was not sent, so it is not counted."""
-        operation = "send" if message.scheduled_at is None else "schedule"
+        await self._observed_send(queue, [message], self._bus.send(queue, message, before))
+
+    async def send_all(self, queue: str, messages: Sequence[Message], before: BeforeSend = unconditionally) -> None:
+        """See `MessageSender.send_all`. A batch is one operation."""
+        await self._observed_send(queue, messages, self._bus.send_all(queue, messages, before))
+
+    async def _observed_send(self, queue: str, messages: Sequence[Message], sending: Awaitable[None]) -> None:
+        operation = "send" if messages[0].scheduled_at is None else "schedule"
         began, failure = time.perf_counter(), ""
         try:
-            await self._bus.send(queue, message, before)
+            await sending
         except (ServiceBusFailure, MessageTooLarge, TimeoutError, asyncio.CancelledError) as error:
             failure = error_type(error)
-            self._sent(operation, queue, began, failure)
+            self._sent(operation, queue, len(messages), began, failure)
             raise
-        self._sent(operation, queue, began, "")
+        self._sent(operation, queue, len(messages), began, "")
 
     def max_message_bytes(self, queue: str) -> int | None:
         """See `SizeReader.max_message_bytes`."""
@@ -81,8 +88,9 @@ class ObservedBus:
             self._metrics.reconnects.add(queue)
             raise
 
-    def _sent(self, operation: str, queue: str, began: float, failure: str) -> None:
-        self._metrics.sent.add(operation, _SYSTEM, queue, self._namespace, failure)
+    def _sent(self, operation: str, queue: str, count: int, began: float, failure: str) -> None:
+        for _ in range(count):
+            self._metrics.sent.add(operation, _SYSTEM, queue, self._namespace, failure)
         self.record_operation(operation, queue, "send", began, failure)
 
     # --- for the receivers ---------------------------------------------------------------------------------------
@@ -125,8 +133,8 @@ class ObservedReceiver:
         self._receiver = receiver
         self._queue = queue
         self._bus = bus
-        self._began: float | None = None
-        """The begin of the current delivery's processing; None between two."""
+        self._began: dict[int, float] = {}
+        """The begin of the processing of each current delivery, by the identity of its object."""
         self._is_lost = False
 
     async def receive(self) -> Delivery | None:
@@ -140,21 +148,44 @@ class ObservedReceiver:
             raise
         if delivery is not None:
             self._bus.record_operation("receive", self._queue, "receive", began, "")
-            self._bus.record_delivery(self._queue, delivery)
-            self._began, self._is_lost = time.perf_counter(), False
+            self._received(delivery)
         return delivery
+
+    async def receive_many(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
+        """See `QueueReceiver.receive_many`. The deliveries before may still wait for their settlement."""
+        began = time.perf_counter()
+        try:
+            deliveries = await self._receiver.receive_many(max_messages, wait_seconds)
+        except ServiceBusFailure as error:
+            self._bus.record_operation("receive", self._queue, "receive", began, error_type(error))
+            raise
+        if deliveries:
+            self._bus.record_operation("receive", self._queue, "receive", began, "")
+        for delivery in deliveries:
+            self._received(delivery)
+        return deliveries
 
     async def complete(self, delivery: Delivery) -> None:
         """See `QueueReceiver.complete`."""
-        await self._settled("complete", self._receiver.complete(delivery))
+        await self._settled("complete", delivery, self._receiver.complete(delivery))
+
+    async def complete_all(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """See `QueueReceiver.complete_all`."""
+        for delivery in deliveries:
+            self._processed(id(delivery), "")
+        lost = await self._timed("complete", "settle", self._receiver.complete_all(deliveries))
+        for _ in lost:
+            self._bus.record_lost_lock(self._queue)
+        return lost
 
     async def abandon(self, delivery: Delivery) -> None:
         """See `QueueReceiver.abandon`."""
-        await self._settled("abandon", self._receiver.abandon(delivery))
+        await self._settled("abandon", delivery, self._receiver.abandon(delivery))
 
     async def dead_letter(self, delivery: Delivery, reason: str, description: str) -> None:
         """See `QueueReceiver.dead_letter`."""
-        await self._settled("dead_letter", self._receiver.dead_letter(delivery, reason, description))
+        settling = self._receiver.dead_letter(delivery, reason, description)
+        await self._settled("dead_letter", delivery, settling)
 
     async def renew(self, delivery: Delivery) -> None:
         """See `QueueReceiver.renew`."""
@@ -165,13 +196,22 @@ class ObservedReceiver:
             raise
 
     def processed(self, failure: str) -> None:
-        """End the processing of the current delivery, if there is one."""
-        if self._began is not None:
-            began, self._began = self._began, None
+        """End the processing of the current deliveries."""
+        for current in tuple(self._began):
+            self._processed(current, failure)
+
+    def _received(self, delivery: Delivery) -> None:
+        self._processed(id(delivery), "unsettled")  # of a delivery that the lane dropped: its object is gone
+        self._bus.record_delivery(self._queue, delivery)
+        self._began[id(delivery)], self._is_lost = time.perf_counter(), False
+
+    def _processed(self, current: int, failure: str) -> None:
+        began = self._began.pop(current, None)
+        if began is not None:
             self._bus.record_processed(self._queue, began, failure)
 
-    async def _settled(self, operation: str, settling: Awaitable[None]) -> None:
-        self.processed(_NOT_COMPLETED.get(operation, ""))
+    async def _settled(self, operation: str, delivery: Delivery, settling: Awaitable[None]) -> None:
+        self._processed(id(delivery), _NOT_COMPLETED.get(operation, ""))
         await self._timed(operation, "settle", settling)
 
     async def _timed(self, operation: str, kind: str, work: Awaitable[_T]) -> _T:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from flow_worker.instrumentation.bounds import Bounds, bounded_code
 from flow_worker.pipeline.keys import LockHeld, always_held
-from flow_worker.pipeline.outcome import Outcome, reply_of
+from flow_worker.pipeline.outcome import Continue, Outcome, Reply, reply_of
 from flow_worker.runtime.ports import OutcomeSender
 from flow_worker.telemetry.metrics import Metrics
 
@@ -34,6 +34,17 @@ class ObservedDispatcher:
     async def send(self, outcome: Outcome, *, lock_held: LockHeld = always_held) -> Outcome:
         """See `OutcomeSender.send`."""
         sent = await self._dispatcher.send(outcome, lock_held=lock_held)
+        self._record(sent)
+        return sent
+
+    async def send_together(self, outcomes: Sequence[tuple[Reply | Continue, LockHeld]]) -> bool:
+        """See `OutcomeSender.send_together`."""
+        are_sent = await self._dispatcher.send_together(outcomes)
+        for outcome, _ in outcomes if are_sent else ():
+            self._record(outcome)
+        return are_sent
+
+    def _record(self, sent: Outcome) -> None:
         if (reply := reply_of(sent)) is not None:
             result = reply.result
             flow, status = self._bounds.flow(result.flow), result.status.value
@@ -44,7 +55,6 @@ class ObservedDispatcher:
             if result.times.accepted is not None:
                 seconds = (self._now() - result.times.accepted).total_seconds()
                 self._metrics.request_duration.record(seconds, flow, status)
-        return sent
 
     async def mark_published(self, outcome: Outcome) -> None:
         """See `OutcomeSender.mark_published`."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from flow_contracts.message import Message
 from flow_contracts.servicebus import BeforeSend, DeadLetteredMessage, Delivery, unconditionally
 from flow_worker.pipeline.keys import LockHeld, always_held
-from flow_worker.pipeline.outcome import Outcome
+from flow_worker.pipeline.outcome import Continue, Outcome, Reply
 
 
 class MessageSender(Protocol):
@@ -100,6 +100,10 @@ class OutcomeSender(Protocol):
 
         Raises `ServiceBusFailure` and `LockLost`.
         """
+        ...
+
+    async def send_together(self, outcomes: Sequence[tuple[Reply | Continue, LockHeld]]) -> bool:
+        """Send the messages of several outcomes in batches. Return whether the queues accepted all of them."""
         ...
 
     async def mark_published(self, outcome: Outcome) -> None:
