@@ -102,8 +102,8 @@ async def side_by_side(system: System, one: Version, other: Version) -> None:
             await check(system, sent, await results_of(system, before + len(sent)))
     for each in (log, other_log):
         text = each.read_text(encoding="utf-8")
-        assert "A request ended succeeded" in text, text
-        assert "A request waits until" in text, text
+        assert "[request.completed " in text, text
+        assert "[request.rescheduled " in text, text
 
 
 async def begin_with(system: System, version: Version) -> list[str]:
