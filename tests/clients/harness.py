@@ -113,7 +113,7 @@ def _run(command: Sequence[str], folder: Path, emulator: JsonObject, environment
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=55,
+        timeout=110,
         check=False,
     )
     assert process.returncode == 0, process.stderr

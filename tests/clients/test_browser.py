@@ -185,7 +185,7 @@ def configuration(folder: Path) -> Path:
 def bus_token(web_url: str) -> str:
     """Return a token for Service Bus, as the page gets it from Entra."""
     claims = {"user": USER, "audience": "https://servicebus.azure.net"}
-    answer = httpx.post(f"{web_url}/emulator/token", json=claims, timeout=10).raise_for_status()
+    answer = httpx.post(f"{web_url}/emulator/token", json=claims, timeout=60).raise_for_status()
     token: str = answer.json()["access_token"]
     return token
 

@@ -97,7 +97,7 @@ def token(emulator: EmulatorClient, resource: str) -> str:
     """Return a token of the managed identity from its endpoint."""
     query = {"api-version": "2019-08-01", "resource": resource}
     secret = {"X-IDENTITY-HEADER": emulator.identity_header}
-    answer = httpx.get(emulator.identity_endpoint, params=query, headers=secret, timeout=10).raise_for_status()
+    answer = httpx.get(emulator.identity_endpoint, params=query, headers=secret, timeout=60).raise_for_status()
     given: str = answer.json()["access_token"]
     return given
 

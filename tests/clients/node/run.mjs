@@ -1,7 +1,7 @@
 // Runs the checks that a module exports, several at a time, and prints each result as a line of JSON.
 // `node run.mjs MODULE [NAME…]`. Each check gets the ready line of the emulator (environment variable EMULATOR) and the
 // name of its queue, which is the name of the check.
-const SECONDS = 20;
+const SECONDS = 45;
 const CONCURRENCY = 16;
 
 const [module, ...names] = process.argv.slice(2);

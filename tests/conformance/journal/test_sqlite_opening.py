@@ -88,6 +88,6 @@ async def test_a_worker_starts_on_a_locked_journal_and_works_once_it_is_free(
                 await journal.acquire(job(), duration=LEASE, calls=0)
             await until(lambda: not health.is_available)
             other.rollback()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 await until(lambda: health.is_available)
             assert isinstance(await journal.acquire(job(), duration=LEASE, calls=0), Acquired)

@@ -88,7 +88,7 @@ def test_a_sender_with_the_role_is_allowed(emulator: EmulatorClient, check: Chec
     assert "Allowed: the worker would call 'create-quote'." in ended.stdout
     assert emulator.object_id("ada") in ended.stdout.replace("\n", "")
     assert token not in ended.stdout + ended.stderr
-    calls = httpx.get(f"{emulator.web_url}/emulator/flows/create-quote/calls", timeout=10).json()["calls"]
+    calls = httpx.get(f"{emulator.web_url}/emulator/flows/create-quote/calls", timeout=60).json()["calls"]
     assert calls == []
 
 

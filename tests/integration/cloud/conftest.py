@@ -19,7 +19,7 @@ async def web() -> AsyncIterator[Web]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=10) as opened:
+    async with httpx.AsyncClient(timeout=60) as opened:
         yield opened
 
 

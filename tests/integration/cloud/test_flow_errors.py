@@ -163,7 +163,7 @@ async def test_a_run_continues_to_its_end_after_its_caller_disconnects(
     began = time.monotonic()
     with pytest.raises(httpx.ReadTimeout):
         await start(web, client, bearer, timeout=0.1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not (await calls(web, client))[0]["finished"]:
             pass  # the awaited answer already yields to the event loop
     assert time.monotonic() - began >= 0.49

@@ -33,7 +33,7 @@ _QUEUES = {
                         "Properties": {
                             "RequiresSession": True,
                             "RequiresDuplicateDetection": True,
-                            "LockDuration": "PT2S",
+                            "LockDuration": "PT4S",
                         },
                     },
                     {"Name": "copied-replies", "Properties": {"RequiresSession": True, "LockDuration": "PT2S"}},

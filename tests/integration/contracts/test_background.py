@@ -34,9 +34,9 @@ async def test_a_caller_may_wait_long_after_submitting_and_gets_a_result_once(cl
     async with client.background() as background:
         sent = [await background.submit("f", number) for number in range(3)]
         for number, correlation_id in reversed(list(enumerate(sent))):
-            assert (await background.wait(correlation_id, timeout=20)).output == number
+            assert (await background.wait(correlation_id, timeout=60)).output == number
         with pytest.raises(NotOutstanding):
-            await background.wait(sent[0], timeout=20)
+            await background.wait(sent[0], timeout=60)
 
 
 @pytest.mark.usefixtures("answering")
@@ -45,7 +45,7 @@ async def test_a_missing_result_does_not_delay_the_other_results(client: FlowCli
         correlation_id = await background.submit(SILENT)
         with pytest.raises(ResultTimeout, match=correlation_id):
             await background.wait(correlation_id, timeout=0.2)
-        assert (await background.request("f", 1, timeout=20)).output == 1
+        assert (await background.request("f", 1, timeout=60)).output == 1
 
 
 @pytest.mark.usefixtures("answering")
@@ -61,7 +61,7 @@ async def test_messages_without_an_outstanding_request_are_dead_lettered_with_a_
             await sender.send_messages(to_sdk(Message(body=b"hello", session_id=background.session_id)))
             foreign = echo(strange).to_message(background.session_id, timedelta(minutes=1))
             await sender.send_messages(to_sdk(foreign))
-        assert (await background.request("f", 1, timeout=20)).output == 1
+        assert (await background.request("f", 1, timeout=60)).output == 1
         async with sdk.get_queue_receiver("flow-replies", sub_queue="deadletter") as dead:
             dead_letters = await receive(dead, 2)
             assert [one.dead_letter_reason for one in dead_letters] == ["invalid_result", "unexpected_result"]
@@ -78,7 +78,7 @@ async def test_results_arrive_in_the_same_session_after_a_restart_of_the_broker(
 ) -> None:
     caplog.set_level(logging.WARNING, "flow_contracts.client")
     async with client.background() as background:
-        assert (await background.request("f", "before", timeout=20)).output == "before"
+        assert (await background.request("f", "before", timeout=60)).output == "before"
         await asyncio.to_thread(broker.down)
         asking = [asyncio.create_task(background.request("f", number, timeout=40)) for number in range(5)]
         await asyncio.to_thread(broker.up)

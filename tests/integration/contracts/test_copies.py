@@ -98,12 +98,12 @@ async def test_a_background_client_completes_copies_of_results_it_returned(
         last = result_of("last", "last", background.session_id)
         await background.submit(SILENT, correlation_id="again", message_id="first", reply_key=KEY)
         await publish(broker, first, first)
-        assert (await background.wait("again", timeout=20)).request_message_id == "first"
+        assert (await background.wait("again", timeout=60)).request_message_id == "first"
         await background.submit(SILENT, correlation_id="again", message_id="second", reply_key=KEY)
         await background.submit(SILENT, correlation_id="last", message_id="last", reply_key=KEY)
         await publish(broker, first, second, first, last)
-        assert (await background.wait("again", timeout=20)).request_message_id == "second"
-        await background.wait("last", timeout=20)
+        assert (await background.wait("again", timeout=60)).request_message_id == "second"
+        await background.wait("last", timeout=60)
     assert broker.count(QUEUE) == before, "each copy is completed; none is dead-lettered"
 
 
@@ -112,7 +112,7 @@ async def test_a_result_of_a_later_version_names_the_versions_and_stays_in_the_q
 ) -> None:
     name, before = str(uuid.uuid4()), broker.count(QUEUE)
     await publish(broker, later(result_of(name)))
-    for read in (client.poll(name), client.wait(name, timeout=20), client.take(name)):
+    for read in (client.poll(name), client.wait(name, timeout=60), client.take(name)):
         with pytest.raises(UnsupportedResult, match=r"'flow-result/2'.*reads 'flow-result/1'"):
             await read
     after = broker.count(QUEUE)
@@ -127,5 +127,5 @@ async def test_a_background_client_raises_and_dead_letters_a_result_of_a_later_v
         sent = await background.submit(SILENT, reply_key=KEY)
         await publish(broker, later(result_of(sent, session=background.session_id)))
         with pytest.raises(UnsupportedResult, match="flow-result/2"):
-            await background.wait(sent, timeout=20)
+            await background.wait(sent, timeout=60)
     assert broker.count(QUEUE)["dead_lettered"] == before["dead_lettered"] + 1

@@ -47,7 +47,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_result_can_be_polled_repeatedly_and_taken_once(client: FlowClient, answering: WorkerThread) -> None:
     correlation_id = await client.submit("create-quote", {"amount": 7}, claim="token", on_behalf_of="ada")
-    waited = await client.wait(correlation_id, timeout=20)
+    waited = await client.wait(correlation_id, timeout=60)
     assert waited.status is Status.SUCCEEDED
     assert waited.output == {"amount": 7}
     assert await client.poll(correlation_id) == waited
@@ -68,7 +68,7 @@ async def test_a_client_that_only_knows_the_correlation_id_can_take_the_result(
     name = f"order-{uuid.uuid4()}"
     assert await client.submit("f", correlation_id=name, message_id=f"{name}-m") == name
     async with FlowClient.from_connection_string(broker.connection_string) as other:
-        taken = await other.take(name, timeout=20)
+        taken = await other.take(name, timeout=60)
     assert taken is not None
     assert (taken.correlation_id, taken.request_message_id) == (name, f"{name}-m")
 
@@ -81,7 +81,7 @@ async def test_a_timeout_names_the_correlation_id_and_the_seconds(client: FlowCl
 
 async def test_a_wait_longer_than_the_session_lock_renews_the_lock(broker: BrokerThread, client: FlowClient) -> None:
     waiting = asyncio.create_task(client.wait("late", timeout=30))
-    await asyncio.sleep(3.5)  # longer than the queue's lock duration, which is under test
+    await asyncio.sleep(5)  # longer than the queue's lock duration, which is under test
     rival = FlowClient.from_connection_string(broker.connection_string, deadlines=Deadlines(session_seconds=0))
     async with rival:
         with pytest.raises(SessionInUse, match=r"'late'.*another reader holds it"):
@@ -144,7 +144,7 @@ async def test_the_error_for_a_missing_queue_names_the_queue(broker: BrokerThrea
         with pytest.raises(ServiceBusMisconfigured, match=r"'requests-of-old'.*no such queue"):
             await lost.submit("f")
         with pytest.raises(ServiceBusMisconfigured, match=r"'replies-of-old'.*no such queue"):
-            await lost.wait("c", timeout=20)
+            await lost.wait("c", timeout=60)
 
 
 @ignore_sockets_left_by_the_sdk

@@ -75,7 +75,7 @@ async def test_no_way_to_read_returns_a_forged_result(
 async def test_a_true_result_behind_forged_ones_is_read_and_taken(broker: BrokerThread, client: FlowClient) -> None:
     name, before = await submitted(client), broker.count("flow-replies")["active"]
     await publish(broker, *forged(name), result_of(name))
-    for result in (await client.poll(name), await client.wait(name, timeout=20), await client.take(name)):
+    for result in (await client.poll(name), await client.wait(name, timeout=60), await client.take(name)):
         assert result is not None
         assert result.output == "true"
     left = broker.count("flow-replies")["active"] - before
@@ -117,7 +117,7 @@ async def test_a_forgotten_request_does_not_accept_a_forged_result(
         unanswered = await short.submit(SILENT, correlation_id=f"{name}-2", message_id=f"{name}-2-m")
         elsewhere = await background.submit(SILENT, correlation_id=f"{name}-3", message_id=f"{name}-3-m")
         await publish(broker, *forged(unanswered), *forged(elsewhere))
-        assert (await short.wait(name, timeout=20)).output != "forged"
+        assert (await short.wait(name, timeout=60)).output != "forged"
         for result in (await short.poll(name), await short.take(name, message_id=f"{name}-m")):
             assert result is not None
             assert result.output != "forged"
@@ -144,7 +144,7 @@ async def test_a_background_client_removes_forged_results_and_returns_the_true_o
     async with client.background() as background:
         name = await submitted(background)
         await publish(broker, *forged(name, background.session_id), result_of(name, background.session_id))
-        assert (await background.wait(name, timeout=20)).output == "true"
+        assert (await background.wait(name, timeout=60)).output == "true"
     after = broker.count("flow-replies")
     assert after["active"] == before["active"]
     assert after["dead_lettered"] == before["dead_lettered"] + 3, "a flood does not fill the queue with dead letters"
@@ -156,6 +156,6 @@ async def test_an_unreadable_message_does_not_hide_the_result_from_a_reader_with
     name = str(uuid.uuid4())
     bad = Message(body=b"hello", session_id=name, correlation_id=name, message_id=str(uuid.uuid4()))
     await publish(broker, bad, result_of(name))
-    for result in (await client.poll(name), await client.wait(name, timeout=20), await client.take(name)):
+    for result in (await client.poll(name), await client.wait(name, timeout=60), await client.take(name)):
         assert result is not None
         assert result.output == "true"

@@ -54,10 +54,10 @@ async def test_every_way_to_read_returns_the_newest_and_take_each_once(
         await publish(broker, message(name, "first"), message(name, "forged", key=None), message(name, "second"))
         # A copy of the first result, which a worker published once more after a crash, is not newer.
         await publish(broker, message(name, "first"), message(name, "forged", key=new_reply_key()))
-        assert outputs(await client.poll(name), await client.wait(name, timeout=20)) == ["second", "second"]
+        assert outputs(await client.poll(name), await client.wait(name, timeout=60)) == ["second", "second"]
         assert client.other_results == 1, "reported once"
         assert "There are 2 results for correlation ID" in caplog.text
-        taken = [await client.take(name, timeout=20), await client.take(name), await client.take(name)]
+        taken = [await client.take(name, timeout=60), await client.take(name), await client.take(name)]
         assert outputs(*taken) == ["second", "first", None]
 
 
@@ -67,7 +67,7 @@ async def test_another_process_with_the_key_and_one_without_it_do_so_too(broker:
 
     def use() -> list[object]:
         with FlowClientSync.from_connection_string(broker.connection_string, reply_queue=QUEUE) as client:
-            found = client.poll(name, reply_key=KEY), client.wait(name, timeout=20), client.take(name)
+            found = client.poll(name, reply_key=KEY), client.wait(name, timeout=60), client.take(name)
             assert client.other_results == 1
             return outputs(*found, client.take(name, reply_key=KEY), client.take(name))
 
@@ -114,8 +114,8 @@ async def test_a_background_client_returns_the_newest_and_that_of_a_later_replay
             await background.submit(SILENT, correlation_id=name, message_id="m", reply_key=KEY)
         await publish(broker, message("early", "first", session), message("early", "second", session))
         await publish(broker, message("end", "first", session))
-        await background.wait("end", timeout=20)
-        assert outputs(await background.wait("early", timeout=20)) == ["second"]
+        await background.wait("end", timeout=60)
+        assert outputs(await background.wait("early", timeout=60)) == ["second"]
         await publish(broker, message("end", "second", session), message("early", "third", session))
         async with asyncio.timeout(20):
             while client.other_results < 3:  # noqa: ASYNC110 - no event announces it

@@ -53,8 +53,8 @@ async def test_a_client_polls_waits_for_and_takes_a_result_among_poison(
     await put(broker, result("poisoned").to_message("poisoned", timedelta(hours=1)))
     poison(broker, "poisoned-2")
     assert await client.poll("poisoned") == result("poisoned")
-    assert await client.wait("poisoned", timeout=20) == result("poisoned")
-    assert await client.take("poisoned", timeout=20) == result("poisoned")
+    assert await client.wait("poisoned", timeout=60) == result("poisoned")
+    assert await client.take("poisoned", timeout=60) == result("poisoned")
     assert await client.poll("poisoned") is None
     assert broker.count("flow-replies")["active"] == 2 * count, "the others stay"
 
@@ -67,8 +67,8 @@ async def test_a_blocking_client_does_so_too(broker: BrokerThread) -> None:
         with FlowClientSync.from_connection_string(broker.connection_string) as client:
             calls: list[Callable[[], FlowResult | None]] = [
                 lambda: client.poll("sync"),
-                lambda: client.wait("sync", timeout=20),
-                lambda: client.take("sync", timeout=20),
+                lambda: client.wait("sync", timeout=60),
+                lambda: client.take("sync", timeout=60),
                 lambda: client.poll("sync"),
             ]
             return [call() for call in calls]

@@ -18,7 +18,7 @@ from tests.integration.contracts.broker_thread import BrokerThread
 def test_the_blocking_client_submits_waits_polls_and_takes(broker: BrokerThread) -> None:
     with FlowClientSync.from_connection_string(broker.connection_string) as client:
         correlation_id = client.submit("f", {"a": 1}, claim="token")
-        waited = client.wait(correlation_id, timeout=20)
+        waited = client.wait(correlation_id, timeout=60)
         assert waited.output == {"a": 1}
         assert client.poll(correlation_id) == waited
         assert client.take(correlation_id) == waited
@@ -48,7 +48,7 @@ def test_several_threads_share_one_background_client(broker: BrokerThread) -> No
     ):
         results = list(pool.map(lambda number: background.request("f", number, timeout=40), range(40)))
         correlation_id = background.submit("f", "apart")
-        assert background.wait(correlation_id, timeout=20).output == "apart"
+        assert background.wait(correlation_id, timeout=60).output == "apart"
     assert [result.output for result in results] == list(range(40))
 
 

@@ -88,7 +88,7 @@ async def client(connection_string: str, bus: Bus) -> AsyncIterator[AsyncClient]
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def http(url: str, client: AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=url, headers=TOKEN, timeout=10) as one:
+    async with httpx.AsyncClient(base_url=url, headers=TOKEN, timeout=60) as one:
         yield one
 
 

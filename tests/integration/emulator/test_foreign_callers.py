@@ -41,7 +41,7 @@ async def test_a_foreign_page_mints_no_token_and_changes_nothing(emulator: Emula
         ("POST", f"{admin}/flow-requests/messages"),
         ("GET", f"{admin}/health"),
     ]
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         for foreign in FOREIGN:
             # A form and a text need no preflight, so a page may send them to any site.
             for kind in ("text/plain", "application/x-www-form-urlencoded", "application/json"):
@@ -58,7 +58,7 @@ async def test_a_foreign_page_mints_no_token_and_changes_nothing(emulator: Emula
 
 
 async def test_programs_and_allowed_pages_are_answered(emulator: Emulator) -> None:
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         for known in ({}, {"Host": "emulator"}, {"Host": "localhost"}, {"Origin": PAGE}, {"Origin": emulator.web.url}):
             answer = await client.post(f"{emulator.web.url}/emulator/token", json={"user": "ada"}, headers=known)
             assert answer.status_code == 200

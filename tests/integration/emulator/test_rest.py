@@ -77,7 +77,7 @@ async def sdk(bus: Bus) -> AsyncIterator[ServiceBusClient]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def http(url: str, bus: Bus) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=url, headers=TOKEN, timeout=10) as one:
+    async with httpx.AsyncClient(base_url=url, headers=TOKEN, timeout=60) as one:
         yield one
     for settings in QUEUES[:2]:  # also removes messages that earlier tests left locked
         bus.broker.delete(settings.name)
@@ -472,7 +472,7 @@ async def test_a_key_with_the_right_send_cannot_receive(bus: Bus, signs: str, en
     policies = (Policy("Sender", Right.SEND, ("SENDER_KEY",), entity),)
     async with (
         running_admin(bus.broker, "127.0.0.1", 0, authorizer=Authorizer(policies)) as url,
-        httpx.AsyncClient(base_url=url, timeout=10) as http,
+        httpx.AsyncClient(base_url=url, timeout=60) as http,
     ):
         token = {"Authorization": signed(f"{url}/{signs}", "Sender", "SENDER_KEY")}
         sent = await http.post("/plain/messages", content=b"x", headers=token)
