@@ -35,9 +35,15 @@ def command(line: str, *more: str) -> list[str]:
     return [sys.executable, "-m", program.replace("-", "_"), *arguments, *more]
 
 
-def run(line: str, *more: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(line: str, *more: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(line, *more), cwd=cwd, env=environment(), capture_output=True, encoding="utf-8", timeout=90, check=False
+        command(line, *more),
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=90,
+        check=False,
     )
 
 
@@ -102,6 +108,15 @@ def test_the_second_command_fits_the_settings_to_the_running_emulator(project: P
     checked = run("flow-worker check --env-file emulator.env", cwd=project)
     assert checked.returncode == 0, checked.stderr
     assert json.loads(checked.stdout)["claims"]["authority"] == emulator_url
+
+
+def test_the_third_command_finds_nothing_wrong(project: Path, emulator_url: str) -> None:
+    assert run(COMMANDS[1], "--url", emulator_url, cwd=project).returncode == 0
+    done = run(COMMANDS[2], "--json", cwd=project, FLOW_WORKER_HEALTH__PORT="0")  # another program may use the port
+    report = json.loads(done.stdout)
+    assert [check for check in report["checks"] if check["outcome"] == "failed"] == []
+    assert [check["subject"] for check in report["checks"] if check["outcome"] == "unseen"] == ["port"]
+    assert done.returncode == 0
 
 
 READY: Mapping[str, object] = {

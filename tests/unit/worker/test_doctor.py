@@ -16,7 +16,7 @@ from flow_worker.doctor import clocks, flows, run, tokens
 from flow_worker.doctor.finding import Check, Outcome, Result
 from flow_worker.doctor.hosts import Host, broker, of_url
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.settings import ServiceBusSettings
+from flow_worker.settings import FlowSettings, ServiceBusSettings
 
 AUDIENCE = "https://service.flow.microsoft.com/"
 
@@ -100,7 +100,8 @@ def test_no_secret_of_the_settings_reaches_the_report() -> None:
     ],
 )
 async def test_legacy_hosts_of_the_public_cloud_are_named(host: str, outcome: Outcome) -> None:
-    assert (await flows._check(host)).outcome is outcome
+    flow = FlowSettings.model_validate({"url": f"https://{host}/workflows/a", "role": "R"})
+    assert (await flows._check(flow)).outcome is outcome
 
 
 @pytest.mark.parametrize(

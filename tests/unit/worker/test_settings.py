@@ -372,6 +372,48 @@ def test_variables_without_the_values_of_kubernetes_are_misspelt_settings(
     assert f"{variable}: no such setting" in fault(nowhere, GOOD)
 
 
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        ("FLOW_WORKER_SERVICEBUS__NAMESPCE", "FLOW_WORKER_SERVICEBUS__NAMESPACE"),
+        ("FLOW_WORKER_RETRY__MAXCALLS", "FLOW_WORKER_RETRY__MAX_CALLS"),
+    ],
+)
+def test_a_misspelt_nested_variable_is_named_as_it_was_written(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, variable: str, expected: str
+) -> None:
+    monkeypatch.setenv(variable, "3")
+    assert f"{variable}: no such setting (did you mean '{expected}'?); docs" in fault(nowhere, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        ("ROLE2 = 'x'\n", "flows.create-quote.ROLE2: no such setting (did you mean 'role'?)"),
+        ("[retry]\nMax-Calls = 3\n", "retry.Max-Calls: no such setting (did you mean 'max_calls'?)"),
+        ("[Journal]\npath = 'x'\n", "Journal: no such setting (did you mean 'journal'?)"),
+        ("plain_http_hosts = []\n", "no such setting (did you mean 'plain_http_hosts', before the first table?)"),
+        ("[health]\nclient_id = 'x'\n", "health.client_id: no such setting (did you mean 'identity.client_id'?)"),
+        ("[health]\nzzz = 1\n", "health.zzz: no such setting; docs"),
+    ],
+)
+def test_a_misspelt_or_misplaced_name_gets_a_suggestion(nowhere: Path, toml: str, expected: str) -> None:
+    assert expected in fault(nowhere, GOOD + toml)
+
+
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        ("privilege = 'Create'\n", "must be the name of a privilege: prv, then letters"),
+        ("[journal]\ntable_name = '1'\n", "must be 3 to 63 letters and digits, and begin with a letter, not '1'"),
+    ],
+)
+def test_a_pattern_is_said_in_words(nowhere: Path, toml: str, expected: str) -> None:
+    text = fault(nowhere, GOOD + toml)
+    assert expected in text
+    assert "pattern" not in text
+
+
 def test_a_queue_has_one_purpose(nowhere: Path) -> None:
     twice = '[[request_queues]]\nname = "a"\n[[request_queues]]\nname = "A"\n'
     assert "request_queues: two entries are named 'a'" in fault(nowhere, twice + GOOD)

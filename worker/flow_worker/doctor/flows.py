@@ -6,21 +6,17 @@ from functools import partial
 
 from flow_worker.doctor.finding import Check, Result, failed, ok
 from flow_worker.doctor.hosts import of_url
-from flow_worker.settings import Settings
-
-_LEGACY = ".logic.azure.com"
+from flow_worker.settings import FlowSettings, Settings
 
 
 def checks(settings: Settings) -> list[Check]:
     """Return one check for each flow."""
-    return [
-        Check("flow", name, partial(_check, of_url(flow.url.get_secret_value()).name))
-        for name, flow in settings.flows.items()
-    ]
+    return [Check("flow", name, partial(_check, flow)) for name, flow in settings.flows.items()]
 
 
-async def _check(host: str) -> Result:
-    if host.lower().endswith(_LEGACY):
+async def _check(flow: FlowSettings) -> Result:
+    host = of_url(flow.url.get_secret_value()).name
+    if flow.has_legacy_url:
         return failed(
             f"{host} is a legacy address, which ended on 30 November 2025",
             "Copy the flow's new URL from its trigger; its host ends in environment.api.powerplatform.com.",

@@ -29,6 +29,11 @@ _MESSAGES = {
     "string_type": "must be text in quotes",
     "too_short": "must not be empty",
 }
+_PATTERNS = {
+    "^[A-Za-z][A-Za-z0-9]{2,62}$": "must be 3 to 63 letters and digits, and begin with a letter",
+    "^prv[A-Za-z0-9_]{1,200}$": "must be the name of a privilege: prv, then letters, digits and underscores",
+}
+"""By pattern, what it means."""
 _WITHOUT_VALUE = {"missing", "string_too_short", "too_short", "tuple_type"}
 _MAX_SHOWN_CHARACTERS = 20
 """A longer value can be a secret in the wrong place, so messages do not repeat it."""
@@ -36,11 +41,13 @@ _ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 """The form of a tenant's or client's ID, which is longer and no secret."""
 
 
-def fault_lines(error: ValidationError, kind: type[BaseModel]) -> list[str]:
-    """Return one line for each fault in the settings of this class."""
+def fault_lines(error: ValidationError, kind: type[BaseModel], variables: Mapping[str, str]) -> list[str]:
+    """Return one line for each fault in the settings of this class. `variables` may have set some of them."""
     outline, faults = Outline(kind), error.errors()
     # Each alternative of a union reports its own fault, and the lines are the same then.
-    return list(dict.fromkeys(_line(fault, outline) for fault in faults if not _is_consequence(fault, faults)))
+    return list(
+        dict.fromkeys(_line(fault, outline, variables) for fault in faults if not _is_consequence(fault, faults))
+    )
 
 
 def _is_consequence(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
@@ -51,13 +58,11 @@ def _is_consequence(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool
     )
 
 
-def _line(fault: ErrorDetails, outline: Outline) -> str:
+def _line(fault: ErrorDetails, outline: Outline, variables: Mapping[str, str]) -> str:
     if not fault["loc"]:
         return _message(fault)
     if fault["type"] == "extra_forbidden":
-        *group, name = fault["loc"]
-        similar = suggestion(str(name), outline.names(tuple(group)))
-        return f"{_place(fault['loc'])}: no such setting{similar}; docs/reference/settings.md lists all settings"
+        return f"{_unknown(fault['loc'], outline, variables)}; docs/reference/settings.md lists all settings"
     location = outline.known(fault["loc"])
     text = f"{_place(location)}: {_text(fault, location, outline)}"
     if fault["type"] == "value_error" and isinstance(fault["input"], Mapping) and outline.names(location):
@@ -66,6 +71,21 @@ def _line(fault: ErrorDetails, outline: Outline) -> str:
     if variable in SENDER_VARIABLES:
         return f"{text}; set {variable}"
     return f"{text}; set {variable} or {'.'.join(map(str, _head(location)))} in the TOML file"
+
+
+def _unknown(location: Location, outline: Outline, variables: Mapping[str, str]) -> str:
+    """Name a misspelt setting as it was written, and the setting that was probably meant."""
+    *group, name = location
+    variable = PREFIX + "__".join(map(str, location)).upper()
+    known = outline.names(tuple(group))
+    if variable in variables:
+        before = variable[: -len(str(name))]
+        return f"{variable}: no such setting{suggestion(variable, [before + each.upper() for each in known])}"
+    hint = suggestion(str(name), known)
+    if not hint and (paths := outline.elsewhere(str(name))):
+        table = "" if "." in paths[0] else ", before the first table"
+        hint = f" (did you mean '{paths[0]}'{table}?)"
+    return f"{_place(location)}: no such setting{hint}"
 
 
 def _text(fault: ErrorDetails, location: Location, outline: Outline) -> str:
@@ -85,6 +105,8 @@ def _text(fault: ErrorDetails, location: Location, outline: Outline) -> str:
 
 def _message(fault: ErrorDetails) -> str:
     text = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "string_pattern_mismatch":
+        return _PATTERNS.get(str(fault["ctx"]["pattern"])) or f"must match {fault['ctx']['pattern']}"
     return _MESSAGES.get(fault["type"]) or re.sub(r"^(Input|String|Value) should", "must", text)
 
 

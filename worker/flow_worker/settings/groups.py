@@ -6,6 +6,7 @@ import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -319,6 +320,11 @@ class FlowSettings(_Group):
     input_schema: dict[str, JsonValue] | bool | None = None
     retry: RetrySettings | None = Field(default=None, description="default: the worker's own `retry`")
     limits: LimitSettings | None = Field(default=None, description="default: the worker's own `limits`")
+
+    @property
+    def has_legacy_url(self) -> bool:
+        """Whether the URL is one of the public cloud's that ended on 30 November 2025 (Microsoft Learn)."""
+        return (urlsplit(self.url.get_secret_value()).hostname or "").endswith(".logic.azure.com")
 
     @model_validator(mode="after")
     def _require_a_role_or_a_privilege(self) -> Self:

@@ -87,7 +87,7 @@ def load_checked(kind: type[_S], config: Path | None, env_file: Path | None, kno
     try:
         loaded: _S = with_file(_env_file=env_file, _env_file_encoding=encoding)
     except ValidationError as error:
-        raise InvalidSettings("\n".join(fault_lines(error, kind))) from None
+        raise InvalidSettings("\n".join(fault_lines(error, kind, {**variables, **os.environ}))) from None
     except SettingsError as error:
         raise InvalidSettings(not_json(error, kind, {**variables, **os.environ})) from None
     _pass_on(variables)

@@ -33,6 +33,11 @@ class Outline:
         """Return the names of the settings in a group."""
         return [name for option in self._at(location) for name in option.get("properties", ())]
 
+    def elsewhere(self, name: str) -> list[str]:
+        """Return the paths of the settings with exactly this name, such as `identity.client_id`."""
+        groups = {group: self.names((group,)) for group in self.names(())}
+        return [*([name] if name in groups else []), *(f"{group}.{name}" for group in groups if name in groups[group])]
+
     def is_secret(self, location: Location) -> bool:
         """Return whether the setting's value is a secret."""
         return any(option.get("writeOnly") for option in self._at(location))
@@ -75,8 +80,15 @@ class Outline:
 
 def suggestion(name: str, known: Collection[str]) -> str:
     """Return the known name that is most similar, in parentheses; an empty string if none is similar."""
-    found = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean '{found[0]}'?)" if found else ""
+    found = similar(name, known)
+    return f" (did you mean '{found}'?)" if found is not None else ""
+
+
+def similar(name: str, known: Collection[str]) -> str | None:
+    """Return the known name that is most similar, without regard to case and hyphens; None if none is similar."""
+    plain = {each.lower().replace("-", "_"): each for each in known}
+    found = difflib.get_close_matches(name.lower().replace("-", "_"), plain, 1)
+    return plain[found[0]] if found else None
 
 
 def _bounds(option: _Option) -> str:
