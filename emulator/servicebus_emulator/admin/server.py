@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -35,9 +36,11 @@ class AdminServer:
     ) -> None:
         """`callers` are allowed beside those that address the loopback or a host of `start`."""
         self._callers = callers or WebCallers()
+        self._broker = broker
         self._administration = Administration(broker, authorizer)
         self._data_plane = DataPlane(broker, authorizer)
         application = web.Application(middlewares=[guard(lambda: self._callers)])
+        application.on_response_prepare.append(self._date)
         application.add_routes([web.get("/health", _health), web.route("*", "/{path:.*}", self._answer)])
         # handler_cancellation ends the receive of a client that disconnects: it must not take a message.
         self._runner = web.AppRunner(
@@ -66,6 +69,10 @@ class AdminServer:
     async def stop(self) -> None:
         """Stop listening and end all requests."""
         await self._runner.cleanup()
+
+    async def _date(self, _: web.Request, response: web.StreamResponse) -> None:
+        """State the broker's time, which a test may have moved, as the service states its own."""
+        response.headers["Date"] = formatdate(self._broker.now(), usegmt=True)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.rel_url.raw_path.lstrip("/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import sqlite3
 import time
@@ -212,6 +213,23 @@ async def test_a_broker_that_is_down_gives_one_line_a_check(monkeypatch: pytest.
     assert any(line.startswith(f"✗ network: 127.0.0.1:{port} (Service Bus)") for line in failed), result.output
     assert "Traceback" not in result.output
     assert "hush-hush" not in result.output
+
+
+async def test_a_moved_clock_of_the_broker_is_said_in_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async with emulator(config.load(None), monkeypatch) as running:
+        await System(running, tmp_path).put("servicebus", {"advance_seconds": 600})
+        result = await doctor(settings_of(running, tmp_path), monkeypatch, tmp_path)
+    (failed,) = lines(result, "✗")
+    assert re.match("✗ clock: broker: this machine's clock is (599|600|601) s behind", failed), result.output
+
+
+async def test_an_unusable_environment_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async with emulator(config.load(None), monkeypatch) as running:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "absent.pem"))
+        result = await doctor(settings_of(running, tmp_path), monkeypatch, tmp_path)
+    assert result.exit_code == 1
+    (failed,) = lines(result, "✗")
+    assert "SSL_CERT_FILE" in failed
 
 
 def test_settings_that_cannot_be_read_end_with_status_2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

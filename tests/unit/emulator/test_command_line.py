@@ -14,7 +14,7 @@ from servicebus_emulator.cli import Access, SettingsForm, cli
 from servicebus_emulator.servicebus.access import AccessMode
 from servicebus_emulator.worker_settings import Form
 
-COMMANDS = ([], ["serve"], ["token"], ["settings"])
+COMMANDS: tuple[list[str], ...] = ([], ["serve"], ["token"], ["settings"])
 _PROGRAM = """
 import contextlib, io, json, sys
 from servicebus_emulator.cli import cli

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from datetime import UTC
@@ -13,8 +14,9 @@ import httpx
 
 from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
 from flow_worker.doctor.hosts import broker, is_emulator
+from flow_worker.doctor.local import health_url
 from flow_worker.doctor.queues import administration_url
-from flow_worker.settings import Settings
+from flow_worker.settings import HealthSettings, Settings
 
 wall = time.time
 """This machine's clock; a test replaces it."""
@@ -34,10 +36,14 @@ def checks(settings: Settings, client: httpx.AsyncClient) -> list[Check]:
         "Dataverse" if settings.dataverse_urls else "flow host": third,
     }
     seconds = settings.http.connect_seconds + _TOLERANCE_SECONDS
+    running = Check("clock", "running worker", partial(_check_worker, client, settings.health), seconds)
     hints = {"broker": _START} if is_emulator(settings.servicebus) else {}
     return [
-        Check("clock", name, partial(_check, client, _origin(url), hints.get(name, "")), seconds)
-        for name, url in sources.items()
+        *([running] if settings.health.port else []),
+        *(
+            Check("clock", name, partial(_check, client, _origin(url), hints.get(name, "")), seconds)
+            for name, url in sources.items()
+        ),
     ]
 
 
@@ -57,7 +63,22 @@ async def _check(client: httpx.AsyncClient, url: str, remedy: str) -> Result:
     if stated is None:
         return unseen(f"{url} states no time")
     # The header has whole seconds, and was written at any moment of the exchange.
-    ahead = max(began - stated - 1, 0.0) + min(wall() - stated, 0.0)
+    return _judged(max(began - stated - 1, 0.0) + min(wall() - stated, 0.0))
+
+
+async def _check_worker(client: httpx.AsyncClient, health: HealthSettings) -> list[Result]:
+    """Return what a running worker learned from the messages of the broker; nothing if no worker runs here."""
+    try:
+        async with asyncio.timeout(_TOLERANCE_SECONDS):
+            response = await client.get(f"{health_url(health)}/health/ready")
+        offset = response.json()["clock"]["offset_seconds"]
+    except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError):
+        return []
+    return [_judged(offset)] if isinstance(offset, int | float) else []
+
+
+def _judged(ahead: float) -> Result:
+    """Judge the seconds by which this machine's clock is ahead."""
     if abs(ahead) > _TOLERANCE_SECONDS:
         side = "ahead" if ahead > 0 else "behind"
         return failed(f"this machine's clock is {abs(ahead):.0f} s {side}", _REMEDY)

@@ -14,7 +14,7 @@ from flow_worker.doctor.finding import Check, Finding, Outcome, Result
 from flow_worker.flows.invoker import http_client
 from flow_worker.masking import MASK, masked
 from flow_worker.service_bus import open_service_bus
-from flow_worker.settings import Settings
+from flow_worker.settings import InvalidSettings, Settings
 
 _SECRET_PARTS = {"sharedaccesskey", "accountkey", "sharedaccesssignature"}
 _MIN_SECRET_CHARACTERS = 8
@@ -22,6 +22,16 @@ _MIN_SECRET_CHARACTERS = 8
 
 async def examine(settings: Settings) -> list[Finding]:
     """Return the findings in the order of the report. It raises for no fault of the installation."""
+    try:
+        return await _examine(settings)
+    except (OSError, ValueError, InvalidSettings) as error:
+        # The worker would not start either.
+        detail = f"the clients of the services cannot be created: {type(error).__name__}: {error}"
+        remedy = "Correct the variables of certificates (SSL_CERT_FILE, SSL_CERT_DIR) and proxies, and the settings."
+        return [Finding("environment", "clients", Outcome.FAILED, _without(detail, _sorted_secrets(settings)), remedy)]
+
+
+async def _examine(settings: Settings) -> list[Finding]:
     async with AsyncExitStack() as stack:
         identity = await stack.enter_async_context(build_identity(settings))
         access = await stack.enter_async_context(build_access(settings, identity))
@@ -42,7 +52,7 @@ async def examine(settings: Settings) -> list[Finding]:
             *flows.checks(settings),
             *clocks.checks(settings, client),
         ]
-        secrets = sorted(_secrets(settings), key=len, reverse=True)
+        secrets = _sorted_secrets(settings)
         found = await asyncio.gather(*(_run(check) for check in checks))
         pairs = zip(checks, found, strict=True)
         return [_finding(check, result, secrets) for check, results in pairs for result in results]
@@ -69,6 +79,11 @@ def _without(text: str, secrets: list[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, MASK)
     return masked(text) if any(hint in text.lower() for hint in ("eyj", "sharedaccess", "sig=")) else text
+
+
+def _sorted_secrets(settings: Settings) -> list[str]:
+    """Return the longest first: one can be a part of another."""
+    return sorted(_secrets(settings), key=len, reverse=True)
 
 
 def _secrets(model: BaseModel) -> Iterator[str]:
