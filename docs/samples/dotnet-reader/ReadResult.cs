@@ -19,6 +19,7 @@ public static class ReadResult
 {
     private const string Replies = "flow-replies";
     private const string Contract = "flow-result/1";
+    private static readonly TimeSpan MoreResults = TimeSpan.FromMilliseconds(250); // the wait for a newer result
     private const int MaxSkipped = 100; // messages of others that one search leaves in the session
 
     public static int Main(string[] arguments)
@@ -54,7 +55,10 @@ public static class ReadResult
         }
     }
 
-    /// <summary>Return the body of the result, or null if it does not arrive in time.</summary>
+    /// <summary>
+    /// Return the body of the newest result, or null if none arrives in time. A request has several results if an
+    /// operator replayed it; another call returns an older one.
+    /// </summary>
     private static async Task<string> Find(
         ServiceBusClient client, string messageId, string correlationId, string key, TimeSpan timeout)
     {
@@ -62,20 +66,27 @@ public static class ReadResult
         var session = await client.AcceptSessionAsync(Replies, correlationId);
         try
         {
-            for (var skipped = 0; clock.Elapsed < timeout;)
+            ServiceBusReceivedMessage newest = null;
+            var skipped = 0;
+            while (newest != null || clock.Elapsed < timeout)
             {
-                var message = await session.ReceiveMessageAsync(timeout - clock.Elapsed);
+                var message = await session.ReceiveMessageAsync(newest == null ? timeout - clock.Elapsed : MoreResults);
+                if (message == null && newest != null) break;
                 if (message == null) continue;
                 var body = message.Body.ToArray();
-                if (IsAuthentic(message, body, key) && Answers(body, messageId))
+                var ids = IsAuthentic(message, body, key) ? IdsOf(body) : new ResultIds();
+                if (ids.RequestMessageId == messageId || ids.ReplayOf == messageId)
                 {
-                    await session.CompleteMessageAsync(message);
-                    return Encoding.UTF8.GetString(body);
+                    // The others stay locked until the session closes.
+                    if (newest == null || ids.ReplayOf == messageId) newest = message;
+                    continue;
                 }
                 // A skipped message stays locked until the session closes. Beyond a hundred, somebody floods the session.
                 if (++skipped > MaxSkipped) await session.CompleteMessageAsync(message);
             }
-            return null;
+            if (newest == null) return null;
+            await session.CompleteMessageAsync(newest);
+            return Encoding.UTF8.GetString(newest.Body.ToArray());
         }
         finally
         {
@@ -91,13 +102,12 @@ public static class ReadResult
             && contract as string == Contract; // a later program can still read other versions
     }
 
-    /// <summary>Return whether a result is that of this request, or of its replay by an operator.</summary>
-    private static bool Answers(byte[] body, string messageId)
+    /// <summary>Return the request of a result and, for a result of a replay, the request that was replayed.</summary>
+    private static ResultIds IdsOf(byte[] body)
     {
         using (var stream = new MemoryStream(body))
         {
-            var ids = (ResultIds)new DataContractJsonSerializer(typeof(ResultIds)).ReadObject(stream);
-            return ids.RequestMessageId == messageId || ids.ReplayOf == messageId;
+            return (ResultIds)new DataContractJsonSerializer(typeof(ResultIds)).ReadObject(stream);
         }
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,11 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "send-from-othe
 REST = re.compile(r"```http\nPOST https://[^/]+(?P<path>\S+)\n(?P<headers>.*?)\n\n(?P<body>.*?)\n```", re.DOTALL)
 
 
-async def test_a_request_that_is_posted_over_rest_gets_a_result(system: System, client: FlowClient) -> None:
+@pytest.mark.parametrize("case", [str, str.title, str.upper, str.lower])
+async def test_a_request_that_is_posted_over_rest_gets_a_result(
+    system: System, client: FlowClient, case: Callable[[str], str]
+) -> None:
+    """Service Bus ignores the case of queue names, and HTTP that of headers, which proxies change."""
     form = REST.search(PAGE.read_text(encoding="utf-8"))
     assert form is not None
     ids = {"<message ID>": str(uuid.uuid4()), "<correlation ID>": str(uuid.uuid4())}
@@ -28,11 +33,13 @@ async def test_a_request_that_is_posted_over_rest_gets_a_result(system: System, 
     for place, value in ids.items():
         assert place in text
         text = text.replace(place, value)
-    headers = dict(line.split(": ", 1) for line in text.splitlines())
+    text = text.replace("BrokerProperties: {", f'BrokerProperties: {{"ReplyTo": "{case("flow-replies")}", ')
+    headers = {case(name): value for name, value in (line.split(": ", 1) for line in text.splitlines())}
     headers["Authorization"] = "Bearer a.b.c"  # the system asks for no more than the form of one
     body = form["body"].replace("<token for the worker>", claim)
     async with running_admin(system.emulator.broker) as url, httpx.AsyncClient() as http:
-        posted = await http.post(f"{url}{form['path']}", headers=headers, content=body)
+        path = form["path"].replace("flow-requests", case("flow-requests"))
+        posted = await http.post(f"{url}{path}", headers=headers, content=body)
         assert posted.status_code == 201, posted.text
     message_id, correlation_id = ids.values()
     result = await client.wait(correlation_id, WAIT, message_id=message_id, reply_key=key)
