@@ -201,6 +201,7 @@ class Lane:
                 self._log_lost(delivery)
             else:
                 self._note_settled(delivery, outcome)
+            await asyncio.sleep(0)  # the other lanes need the loop between the log lines of a batch
         return True
 
     async def _finish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,6 +42,7 @@ class Replies:
         batches: defaultdict[str, list[Message]] = defaultdict(list)
         for reply in replies:
             batches[reply.queue].append(self._message_of(reply))
+            await asyncio.sleep(0)  # the other lanes need the loop meanwhile
         for queue, messages in batches.items():
             await self._outbox.deliver_together(queue, messages, before=before)
 
