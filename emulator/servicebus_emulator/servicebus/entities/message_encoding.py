@@ -7,10 +7,22 @@ protocol guide", "Messages" (the annotations of the service).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from servicebus_emulator.amqp import DecodeError, Described, Int, Long, Symbol, Timestamp, UInt, ULong, decode, encode
+from servicebus_emulator.amqp import (
+    DecodeError,
+    Described,
+    Int,
+    Long,
+    Symbol,
+    Timestamp,
+    UByte,
+    UInt,
+    ULong,
+    decode,
+    encode,
+)
 from servicebus_emulator.amqp.sections import (
     AMQP_SEQUENCE,
     AMQP_VALUE,
@@ -29,6 +41,8 @@ from servicebus_emulator.servicebus.errors import ARGUMENT_ERROR, NOT_ALLOWED, S
 BATCH_FORMAT = 0x80013700
 """The message-format of a transfer that carries a batch."""
 _MAX_UINT = 0xFFFFFFFF
+_LAST_TIME = 253_402_300_799_999
+"""The last millisecond of the year 9999, beyond which clients have no date."""
 _HEADER_FIELDS = 5
 _PROPERTIES_FIELDS = 13
 
@@ -84,7 +98,7 @@ def _parse(payload: bytes) -> BrokeredMessage:
     annotations = _annotations(sections)
     scheduled = annotations.get(_SCHEDULED)
     message = BrokeredMessage(
-        header=(header[0], header[1], header[3]),
+        header=_durability(header),
         delivery_annotations=_delivery_annotations(sections),
         annotations=annotations,
         properties=sections.get(PROPERTIES, b""),
@@ -95,7 +109,7 @@ def _parse(payload: bytes) -> BrokeredMessage:
         session_id=_text(properties[10], "group-id (session ID)"),
         partition_key=_text(annotations.get(_PARTITION_KEY), "partition key"),
         ttl=_time_to_live(header[2], properties[8], properties[9]),
-        scheduled_at=None if scheduled is None else _number(scheduled, "scheduled enqueue time") / 1000,
+        scheduled_at=None if scheduled is None else _whole(scheduled, "scheduled enqueue time", _LAST_TIME) / 1000,
         size=len(payload),
     )
     _check_ids(message)
@@ -145,9 +159,10 @@ def _check_ids(message: BrokeredMessage) -> None:
 
 def _time_to_live(header_ttl: object, absolute_expiry: object, creation: object) -> float | None:
     if header_ttl is not None:
-        return _number(header_ttl, "ttl") / 1000
+        return _whole(header_ttl, "ttl", _MAX_UINT) / 1000
     if absolute_expiry is not None and creation is not None:
-        return max(0.0, (_number(absolute_expiry, "absolute-expiry-time") - _number(creation, "creation-time")) / 1000)
+        expiry = _whole(absolute_expiry, "absolute-expiry-time", _LAST_TIME)
+        return max(0, expiry - _whole(creation, "creation-time", _LAST_TIME)) / 1000
     return None
 
 
@@ -261,7 +276,21 @@ def _text(value: object, name: str) -> str | None:
     raise ServiceBusError(ARGUMENT_ERROR, f"the {name} must be a string")
 
 
-def _number(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ServiceBusError(ARGUMENT_ERROR, f"the {name} must be a number")
-    return float(value)
+def _whole(value: object, name: str, most: int) -> int:
+    """Return a number of milliseconds. A fraction, and what no client can read, would break each delivery."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ServiceBusError(ARGUMENT_ERROR, f"the {name} must be a whole number from 0 to {most}")
+    return value
+
+
+def _durability(header: Sequence[object]) -> tuple[object, object, object]:
+    """Return durable, priority and first-acquirer of the header."""
+    durable, priority, _, first_acquirer = header[:4]
+    for name, value, kind in (
+        ("durable", durable, bool),
+        ("priority", priority, UByte),
+        ("first-acquirer", first_acquirer, bool),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise ServiceBusError(ARGUMENT_ERROR, f"the {name} of the header has the wrong type")
+    return durable, priority, first_acquirer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicebus_emulator.amqp import Described, Int, Long, Symbol, Timestamp, UInt, decode, encode
+from servicebus_emulator.amqp import Described, Int, Long, Symbol, Timestamp, UInt, ULong, decode, encode
 from servicebus_emulator.amqp.sections import (
     AMQP_SEQUENCE,
     AMQP_VALUE,
@@ -142,8 +143,19 @@ def test_the_time_to_live_may_come_from_creation_and_expiry_times() -> None:
         (section(HEADER, {}), "must hold a list"),
         (section(MESSAGE_ANNOTATIONS, []), "must hold a map"),
         (section(PROPERTIES, [None] * 10 + [7]), r"group-id \(session ID\) must be a string"),
-        (section(HEADER, [None, None, "soon"]), "ttl must be a number"),
-        (section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): "soon"}), "enqueue time must be a num"),
+        *(
+            (section(HEADER, [None, None, ttl]), "ttl must be a whole number")
+            for ttl in ("soon", True, math.nan, math.inf, 1.5, Int(-1), ULong(1 << 32))
+        ),
+        *(
+            (section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): time}), "time must be a whole num")
+            for time in ("soon", math.nan, -1.0, Long(-1), Timestamp(253_402_300_800_000))
+        ),
+        (section(PROPERTIES, [None] * 8 + [math.nan, Timestamp(0)]), "absolute-expiry-time must be a whole number"),
+        (section(PROPERTIES, [None] * 8 + [Timestamp(0), math.inf]), "creation-time must be a whole number"),
+        (section(HEADER, ["yes"]), "durable of the header"),
+        (section(HEADER, [None, math.nan]), "priority of the header"),
+        (section(HEADER, [None, None, None, UInt(1)]), "first-acquirer of the header"),
         (section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-partition-key"): 7}), "partition key must be a string"),
     ],
 )
