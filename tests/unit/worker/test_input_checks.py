@@ -151,6 +151,30 @@ async def test_all_slow_senders_together_have_one_process() -> None:
         await running
 
 
+async def test_first_long_checks_of_many_senders_leave_a_process_to_the_others() -> None:
+    async with checking(BACKTRACKING, deadline_seconds=30, wait_seconds=30) as checks:
+        assert await checks.code("a", "bob") is None  # starts a process
+        names = [f"mallory-{number}" for number in range(4)]
+        long = [asyncio.create_task(checks.code(ENDLESS, name)) for name in names]
+        bounced: list[str | None] = []
+        for check in asyncio.as_completed(long, timeout=20):
+            bounced.append(await check)
+            if len(bounced) == 3:
+                break
+        assert set(bounced) == {"input_check_busy"}, "and one of them goes on"
+        for name in ("bob", "carol"):
+            assert await asyncio.wait_for(checks.code("a", name), 20) is None
+        assert sum(not task.done() for task in long) == 1
+        for task in long:
+            task.cancel()
+        await asyncio.wait(long)
+
+
+async def test_with_one_process_a_long_check_goes_on() -> None:
+    async with checking(BACKTRACKING, deadline_seconds=1, processes=1, wait_seconds=10) as checks:
+        assert await checks.code(ENDLESS, "mallory") == "input_too_complex"
+
+
 async def test_a_request_that_finds_no_free_process_is_postponed() -> None:
     async with checking(BACKTRACKING, deadline_seconds=30, processes=1, wait_seconds=0.05) as checks:
         running = asyncio.create_task(checks.code(ENDLESS, "mallory"))

@@ -16,7 +16,7 @@ from typing import Self
 from pydantic import JsonValue
 
 from flow_worker.errors import Refused, TemporarilyUnavailable
-from flow_worker.flows.check_turns import CheckTurns
+from flow_worker.flows.check_turns import CheckTurns, Turn
 from flow_worker.flows.input_schema import size_of
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.schema_worker import LimitExceeded, ProcessEnded, SchemaWorker
@@ -76,9 +76,9 @@ class InputChecks:
             raise Refused("input_schema_mismatch", text)
 
     async def _fault(self, flow: str, value: JsonValue, sender: Hashable, queue: str) -> str | None:
-        async with self._turns.hold(sender, queue):
+        async with self._turns.hold(sender, queue) as turn:
             try:
-                return await self._checked(flow, value, sender)
+                return await self._checked(flow, value, sender, turn)
             except LimitExceeded as exceeded:
                 self._turns.usage.exceed(sender)
                 sentence = "A check of an input took too long or too much memory; its process ended."
@@ -94,17 +94,17 @@ class InputChecks:
                 cause = "the process that checks inputs does not work"
                 raise TemporarilyUnavailable("input_check_unavailable", cause) from None
 
-    async def _checked(self, flow: str, value: JsonValue, sender: Hashable) -> str | None:
+    async def _checked(self, flow: str, value: JsonValue, sender: Hashable, turn: Turn) -> str | None:
         for _ in range(_STARTS - 1):
             with contextlib.suppress(ProcessEnded):
-                return await self._checked_once(flow, value, sender)
-        return await self._checked_once(flow, value, sender)
+                return await self._checked_once(flow, value, sender, turn)
+        return await self._checked_once(flow, value, sender, turn)
 
-    async def _checked_once(self, flow: str, value: JsonValue, sender: Hashable) -> str | None:
+    async def _checked_once(self, flow: str, value: JsonValue, sender: Hashable, turn: Turn) -> str | None:
         worker = await self._process()
         began = time.monotonic()  # after the start, which is not the sender's doing
         try:
-            fault = await worker.fault(flow, value)  # an error ends the process
+            fault = await turn.run(worker.fault(flow, value))  # an error ends the process
         finally:
             self._turns.usage.add(sender, time.monotonic() - began)
         self._idle.append(worker)
