@@ -57,8 +57,8 @@ def decode_body(body: bytes, content_type: str | None, *, token: str = "") -> Co
     """Decode a body. `token`: the worker's own, which no result may repeat, also if the flow sends it back."""
     body = token_echo.without_token_bytes(body, token)
     output, output_type, encoding = encode_output(body, content_type)
-    if b"\\u" in body or encoding == "text":
-        output = token_echo.without_escaped_token(output, encoding, body, token)
+    if encoding == "text" or b"\\" in body or b"%" in body or b"&" in body:
+        output = token_echo.without_spelled_token(output, encoding, body, token)
     kind = None if output_type is None else masked_type(output_type, token)
     return Content(len(body), output, kind, encoding, _output_bytes(body, output))
 

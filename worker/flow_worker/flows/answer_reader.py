@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +20,7 @@ from flow_contracts.content_encoding import (
 )
 from flow_worker.errors import CallFailed
 from flow_worker.flows.answer import TOO_LARGE, Answer, Content, decode_body, masked_type, unread
+from flow_worker.flows.decoding_turns import DecodingTurns
 from flow_worker.flows.status_url import resolve
 from flow_worker.flows.token_echo import may_repeat, without_token
 from flow_worker.masking import masked, may_hold_secret
@@ -60,6 +61,7 @@ class AnswerReader:
     def __init__(self, *, max_bytes: int, decode_seconds: float) -> None:
         self._max_bytes = max_bytes
         self._decode_seconds = decode_seconds
+        self._turns = DecodingTurns()
         # Threads of their own: the loop's default ones also resolve host names.
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="flow-answer")
 
@@ -89,12 +91,14 @@ class AnswerReader:
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return Received(status, url, headers, body, encoding)
 
-    async def answer(self, received: Received, token: str) -> Answer:
+    async def answer(self, received: Received, token: str, *, flow: str = "") -> Answer:
         """Decode a response. `token`: the worker's own, which is masked wherever the flow sends it back.
+
+        `flow`: large answers of one flow are decoded one after another, and other flows' answers between them.
 
         Raises `CallFailed` if the compressed body does not end: that is half an answer.
         """
-        content = received.body if isinstance(received.body, Content) else await self._content(received, token)
+        content = received.body if isinstance(received.body, Content) else await self._content(received, token, flow)
         headers = received.headers
         tracking = {name: value for name, value in headers.items() if name.startswith(_TRACKING_PREFIX)}
         if may_repeat(token, "\n".join(tracking.values())):  # before the cut, which may leave half a token
@@ -112,7 +116,7 @@ class AnswerReader:
             location=resolve(received.url, location) if location else None,
         )
 
-    async def _content(self, received: Received, token: str) -> Content:
+    async def _content(self, received: Received, token: str, flow: str) -> Content:
         body = received.body
         assert isinstance(body, bytes)  # noqa: S101 - for the type checker
         work = partial(_decode, body, received, token)
@@ -122,8 +126,7 @@ class AnswerReader:
                     return work(_MAX_INLINE_BYTES)
                 except BodyTooLarge:
                     pass  # a compressed body: a few bytes may become many
-            async with asyncio.timeout(self._decode_seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._max_bytes)
+            return await self._in_turn(partial(work, self._max_bytes), flow)
         except BodyTooLarge:
             return TOO_LARGE
         except IncompleteBody:
@@ -135,6 +138,25 @@ class AnswerReader:
         except TimeoutError:
             seconds = f"{self._decode_seconds:g} s"
             return unread("output_not_decoded", f"The worker could not decode the flow's answer within {seconds}.")
+
+    async def _in_turn(self, work: Callable[[], Content], flow: str) -> Content:
+        """Decode in the thread. The wait for the turn has its own deadline. Raises `TimeoutError`."""
+        async with asyncio.timeout(self._decode_seconds):
+            await self._turns.take(flow)
+        try:
+            decoding = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError:  # the worker stops
+            self._turns.release()
+            raise
+        decoding.add_done_callback(self._release)
+        async with asyncio.timeout(self._decode_seconds):
+            return await asyncio.shield(decoding)
+
+    def _release(self, decoding: asyncio.Future[Content]) -> None:
+        """Release the turn when the thread is free, which may be after the deadline."""
+        if not decoding.cancelled():
+            decoding.exception()  # else asyncio reports it as never retrieved
+        self._turns.release()
 
 
 def _decode(body: bytes, received: Received, token: str, max_bytes: int) -> Content:

@@ -101,7 +101,7 @@ class Invoker:
         url = self._urls.get(flow.url)
         if url is None:  # cached: there are few registered flows, and httpx parses slowly
             url = self._urls[flow.url] = httpx.URL(flow.url)
-        return await self._request("POST", url, flow.timeout_seconds, headers, token, to_json(input_))
+        return await self._request("POST", url, flow, flow.timeout_seconds, headers, token, to_json(input_))
 
     async def poll(self, flow: Flow, status_url: str, *, token: str) -> Answer:
         """GET the status of a run. Raises `CallFailed`; a status poll may be repeated for every flow.
@@ -119,7 +119,7 @@ class Invoker:
         if access is PollAccess.WITH_TOKEN:
             headers["authorization"] = f"Bearer {token}"
         try:
-            return await self._request("GET", status_url, self._status_seconds, headers, token)
+            return await self._request("GET", status_url, flow, self._status_seconds, headers, token)
         except CallFailed as failure:
             # A poll runs nothing, whether or not it reached the flow.
             raise CallFailed(failure.code, failure.message, may_have_run=False) from failure
@@ -128,6 +128,7 @@ class Invoker:
         self,
         method: str,
         url: str | httpx.URL,
+        flow: Flow,
         seconds: float,
         headers: Mapping[str, str],
         token: str,
@@ -154,7 +155,7 @@ class Invoker:
             text = "The URL cannot be called: it is malformed."
             raise CallFailed(STATUS_URL_NOT_ALLOWED, text, may_have_run=False) from None
         # Beyond the flow's own time: the answer is here, and decoding it has its own deadline.
-        return await self._reader.answer(received, token)
+        return await self._reader.answer(received, token, flow=flow.name)
 
 
 class _AsciiReason(aiohttp.ClientResponse):
