@@ -323,7 +323,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     "flood",
     [
         b"HTTP/1.1 103 Early Hints\r\nx: y\r\n\r\n" * 12 + response(b"1"),
-        CHUNKED + b"1\r\n1\r\n" * 200_000 + b"0\r\n\r\n",
+        CHUNKED + b"1\r\n1\r\n" * 2_500_000 + b"0\r\n\r\n",
         CHUNKED + b"1;" + b"a" * 2_000_000 + b"\r\n1\r\n0\r\n\r\n",
     ],
     ids=["interim responses", "tiny chunks", "an extension"],
@@ -333,6 +333,22 @@ async def test_bytes_outside_the_body_end_the_call(invoker: Invoker, server: Ser
         await call(invoker, server, flood)
     verdict = judge_failure(failure.value, server.flow)
     assert (verdict.kind, verdict.health) == (VerdictKind.UNKNOWN, FlowHealth.RUN_FAILED)
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 300_000), (3, 200_000), (8, 200_000), (24, 100_000)])
+async def test_an_answer_in_small_chunks_is_read(invoker: Invoker, server: Server, size: int, count: int) -> None:
+    chunk = b"%x\r\n%b\r\n" % (size, b"a" * size)
+    assert (await call(invoker, server, CHUNKED + chunk * count + b"0\r\n\r\n")).content.size == size * count
+
+
+@pytest.mark.parametrize("name", ["x-ms-{:02}" + "n" * 4000, "x-ms-{:02}" + "n" * 120, "x-ms-{:02}"])
+async def test_the_headers_of_a_run_stay_small(invoker: Invoker, server: Server, name: str) -> None:
+    headers = [f"{name.format(at)}: {'v' * 900}" for at in range(33)]
+    tracking = (await call(invoker, server, response(b"1", *headers, "x-ms-workflow-run-id: r1"))).tracking
+    assert tracking["x-ms-workflow-run-id"] == "r1"
+    assert 10 < len(tracking) <= 32
+    assert sum(len(name) + len(value) for name, value in tracking.items()) < 10_000
+    assert max(map(len, tracking)) <= 128
 
 
 async def test_a_large_answer_in_chunks_is_read(invoker: Invoker, server: Server) -> None:

@@ -28,7 +28,10 @@ from flow_worker.masking import masked, may_hold_secret
 _TRACKING_PREFIX = "x-ms-"
 _RUN_ID = "x-ms-workflow-run-id"
 _MAX_TRACKING_HEADERS = 32
+_MAX_NAME_CHARACTERS = 128
 _MAX_HEADER_CHARACTERS = 512
+_MAX_TRACKING_CHARACTERS = 8 * 1024
+"""Of all these headers together. A flow sends about 1,500."""
 _MAX_INLINE_BYTES = 32 * 1024
 """A larger body is decoded in a thread. A thread costs about a tenth of a millisecond, decoding up to one for 2 KB."""
 _THREADS = 1
@@ -100,18 +103,13 @@ class AnswerReader:
         """
         content = received.body if isinstance(received.body, Content) else await self._content(received, token, flow)
         headers = received.headers
-        tracking = {name: value for name, value in headers.items() if name.startswith(_TRACKING_PREFIX)}
-        if may_repeat(token, "\n".join(tracking.values())):  # before the cut, which may leave half a token
-            tracking = {name: without_token(value, token) for name, value in tracking.items()}
-        tracking = {name: value[:_MAX_HEADER_CHARACTERS] for name, value in tracking.items()}
-        if may_hold_secret("\n".join(tracking.values())):
-            tracking = {name: masked(value) for name, value in tracking.items()}
+        tracking = _tracking(headers, token)
         location = headers.get("location")
         return Answer(
             status=received.status,
             content=content,
             run_id=tracking.get(_RUN_ID),
-            tracking=dict(sorted(tracking.items())[:_MAX_TRACKING_HEADERS]),
+            tracking=tracking,
             retry_after=headers.get("retry-after"),
             location=resolve(received.url, location) if location else None,
         )
@@ -170,6 +168,27 @@ def _decode(body: bytes, received: Received, token: str, max_bytes: int) -> Cont
             raise IncompleteBody
         return decode_body(body, content_type, token=token)
     return decode_body(decompress(body, received.encoding or Encoding.IDENTITY, max_bytes), content_type, token=token)
+
+
+def _tracking(headers: Mapping[str, str], token: str) -> dict[str, str]:
+    """Return the headers that describe the run, masked and cut."""
+    names = sorted(
+        (name for name in headers if name.startswith(_TRACKING_PREFIX)), key=lambda name: (name != _RUN_ID, name)
+    )
+    kept = {name: headers[name] for name in names[:_MAX_TRACKING_HEADERS]}
+    if may_repeat(token, "\n".join(kept.values())):  # before the cut, which may leave half a token
+        kept = {name: without_token(value, token) for name, value in kept.items()}
+    kept = {name[:_MAX_NAME_CHARACTERS]: value[:_MAX_HEADER_CHARACTERS] for name, value in kept.items()}
+    if may_hold_secret("\n".join((*kept, *kept.values()))):
+        kept = {masked(name): masked(value) for name, value in kept.items()}
+    tracking: dict[str, str] = {}
+    left = _MAX_TRACKING_CHARACTERS
+    for name, value in kept.items():
+        left -= len(name) + len(value)
+        if left < 0:
+            break
+        tracking[name] = value
+    return dict(sorted(tracking.items()))
 
 
 def _has_end(received: Received) -> bool:

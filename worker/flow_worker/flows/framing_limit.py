@@ -20,7 +20,11 @@ from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
 _MAX_FRAMING_BYTES = 512 * 1024
-"""Beside a quarter of the body. aiohttp may hold 256 KiB of a body that it has not parsed yet, and they count too."""
+"""Beside those of chunks. aiohttp may hold 256 KiB of a body that it has not parsed yet, and they count too."""
+_CHUNK_FRAMING = 6
+"""The bytes beside each byte of a body in the smallest chunks. Some servers send each few bytes as a chunk."""
+_MAX_CHUNK_FRAMING_BYTES = 8 * 1024 * 1024
+"""A chunk takes about half a microsecond, whatever its size."""
 _MAX_INTERIM_RESPONSES = 10
 _HEAD_PIECE_BYTES = 16 * 1024
 """Before the final head, in pieces: one read could hold ten thousand interim responses."""
@@ -126,7 +130,8 @@ class FramingLimit(ResponseHandler):
             self._end()
         elif self._received > _MAX_FRAMING_BYTES:
             body = self._payload.total_bytes if self._payload is not None else 0
-            if self._received - body > _MAX_FRAMING_BYTES + body // 4:
+            framing = min(body * _CHUNK_FRAMING, _MAX_CHUNK_FRAMING_BYTES) + body // 4
+            if self._received - body > _MAX_FRAMING_BYTES + framing:
                 self._fail(TooMuchFraming("too many bytes outside the body of the response"))
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:

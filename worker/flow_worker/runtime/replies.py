@@ -9,9 +9,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 from flow_contracts.message import Message
-from flow_contracts.servicebus import BeforeSend, MessageTooLarge
+from flow_contracts.result import FlowResult
+from flow_contracts.servicebus import BeforeSend, MessageTooLarge, ServiceBusMisconfigured
 from flow_worker.pipeline.outcome import Reply
 from flow_worker.runtime.outbox import Outbox
+
+_MAX_MESSAGE_CHARACTERS = 200
 
 
 class Replies:
@@ -25,13 +28,25 @@ class Replies:
     async def publish(self, reply: Reply, before: BeforeSend) -> None:
         """Return once the reply queue has accepted the result; see `Outbox.deliver` for `before`.
 
-        This publishes a result without its output if the queue does not take a message so large. Raises
-        `ServiceBusUnavailable` after `publish_seconds`.
+        This publishes a result without its output, and then without its details, if the queue does not take a message
+        so large. Raises `ServiceBusUnavailable` after `publish_seconds`, and `ServiceBusMisconfigured` if the queue
+        takes none of them.
         """
         try:
             await self._deliver(reply, before)
         except MessageTooLarge:
-            await self._deliver(replace(reply, result=reply.result.without_output()), before)
+            await self._deliver_less(reply, before)
+
+    async def _deliver_less(self, reply: Reply, before: BeforeSend) -> None:
+        less = replace(reply, result=reply.result.without_output())
+        try:
+            await self._deliver(less, before)
+        except MessageTooLarge:
+            try:
+                await self._deliver(replace(less, result=_without_details(less.result)), before)
+            except MessageTooLarge:
+                text = f"'{reply.queue}' accepts no result; raise its maximum message size"
+                raise ServiceBusMisconfigured(text) from None
 
     async def _deliver(self, reply: Reply, before: BeforeSend) -> None:
         message = self._message_of(reply)
@@ -51,3 +66,12 @@ class Replies:
         return reply.result.to_message(
             address.session_id, self._time_to_live, variant=reply.variant, reply_key=address.reply_key
         )
+
+
+def _without_details(result: FlowResult) -> FlowResult:
+    """Return the result without the texts of the flow."""
+    run = None if result.run is None else result.run.model_copy(update={"tracking": {}})
+    error = result.error
+    if error is not None:
+        error = error.model_copy(update={"message": error.message[:_MAX_MESSAGE_CHARACTERS]})
+    return result.model_copy(update={"run": run, "error": error, "output_type": None})
