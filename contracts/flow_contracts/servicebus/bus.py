@@ -133,11 +133,11 @@ class ServiceBus:
 
         return await policies.other_senders(self._endpoint, queue, self._deadlines.open_seconds)
 
-    async def depths(self, queues: Iterable[str]) -> dict[str, QueueDepth]:
+    async def depths(self, queues: Iterable[str], administration_url: str | None = None) -> dict[str, QueueDepth]:
         """See `depths.queue_depths`. Needs aiohttp, as `other_senders` does."""
         from flow_contracts.servicebus import depths  # imported here: see `other_senders`
 
-        return await depths.queue_depths(self._endpoint, queues, self._deadlines.open_seconds)
+        return await depths.queue_depths(self._endpoint, queues, self._deadlines.open_seconds, administration_url)
 
     async def shape(self, queue: str, administration_url: str | None = None) -> QueueShape:
         """See `policies.queue_shape`."""

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from azure.core.exceptions import AzureError, ClientAuthenticationError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, ClientAuthenticationError, ResourceNotFoundError, ServiceRequestError
 
-from flow_contracts.servicebus.connection import ConnectionString, Endpoint
+from flow_contracts.servicebus.connection import Endpoint
 from flow_contracts.servicebus.policies import administration
 
 
@@ -22,13 +22,16 @@ class QueueDepth:
     unknown: str | None = None
 
 
-async def queue_depths(endpoint: Endpoint, queues: Iterable[str], seconds: float) -> dict[str, QueueDepth]:
-    """Return the depth of each queue. An error leaves a depth unknown, and `seconds` bounds the whole."""
-    if isinstance(endpoint, ConnectionString) and "usedevelopmentemulator=true" in endpoint.text.lower():
-        return {queue: QueueDepth(unknown="an emulator has no administration over HTTPS") for queue in queues}
+async def queue_depths(
+    endpoint: Endpoint, queues: Iterable[str], seconds: float, administration_url: str | None = None
+) -> dict[str, QueueDepth]:
+    """Return the depth of each queue. An error leaves a depth unknown, and `seconds` bounds the whole.
+
+    `administration_url`: see `policies.queue_shape`.
+    """
     depths: dict[str, QueueDepth] = {}
     try:
-        async with asyncio.timeout(seconds), administration(endpoint) as client:
+        async with asyncio.timeout(seconds), administration(endpoint, administration_url) as client:
             for queue in queues:
                 depths[queue] = QueueDepth(unknown="no answer in time")
                 try:
@@ -54,4 +57,6 @@ def _is_known(depth: QueueDepth | None) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, ClientAuthenticationError) or getattr(error, "status_code", None) in (401, 403):
         return "this identity lacks the Manage right"
+    if isinstance(error, ServiceRequestError):
+        return "the administration is unreachable"
     return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__

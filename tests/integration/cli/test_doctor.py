@@ -54,14 +54,18 @@ def free_port() -> int:
 
 
 async def doctor(document: JsonObject, monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> Result:
-    """Run the command with these settings, in a thread: the emulator needs this one's event loop."""
+    return await command(document, monkeypatch, folder, "doctor", *options)
+
+
+async def command(document: JsonObject, monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> Result:
+    """Run a command with these settings, in a thread: the emulator needs this one's event loop."""
     monkeypatch.chdir(folder)
     for name in ("SERVICEBUS", "REQUEST_QUEUES", "CONTINUATIONS", "REPLIES", "CLAIMS", "DATAVERSE", "FLOWS", "JOURNAL"):
         monkeypatch.delenv(f"FLOW_WORKER_{name}", raising=False)
     for name, value in document.items():
         text = value if isinstance(value, str) else json.dumps(value)
         monkeypatch.setenv(f"FLOW_WORKER_{name.upper()}", text)
-    return await asyncio.to_thread(CliRunner().invoke, cli, ["doctor", *options])
+    return await asyncio.to_thread(CliRunner().invoke, cli, arguments)
 
 
 def lines(result: Result, mark: str) -> list[str]:
@@ -79,6 +83,9 @@ async def test_a_sound_installation_passes_every_check_and_stays_as_it_is(
             result = await doctor(document, monkeypatch, tmp_path)
             assert (result.exit_code, lines(result, "✗"), lines(result, UNSEEN)) == (0, [], []), result.output
             assert running.broker.counts() == before
+            status = await command(document, monkeypatch, tmp_path, "status", "--json")
+            depths = json.loads(status.stdout)["depths"]
+            assert depths["flow-requests"] == {"active": 0, "scheduled": 0, "dead_lettered": 0, "unknown": None}
         assert "a worker answers at http://127.0.0.1" in result.output
         assert "oid b7a4e2d9-3f58-4c61-8e0b-2f9d6c1a7e33" in result.output
         assert await system.calls("create-quote") == []

@@ -164,11 +164,13 @@ def test_a_worker_without_a_health_endpoint_has_no_status(runner: CliRunner) -> 
     assert "health.port" in done.output
 
 
-async def test_an_emulator_has_unknown_depths() -> None:
+async def test_depths_are_unknown_while_the_administration_is_unreachable() -> None:
     from flow_contracts.servicebus import ConnectionString
     from flow_contracts.servicebus.depths import queue_depths
 
-    endpoint = ConnectionString("Endpoint=sb://127.0.0.1:1;UseDevelopmentEmulator=true;")
-    assert await queue_depths(endpoint, ["q"], 1) == {
-        "q": QueueDepth(unknown="an emulator has no administration over HTTPS")
+    endpoint = ConnectionString(
+        "Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=n;SharedAccessKey=k;UseDevelopmentEmulator=true;"
+    )
+    assert await queue_depths(endpoint, ["q"], 5, "http://127.0.0.1:1") == {
+        "q": QueueDepth(unknown="the administration is unreachable")
     }

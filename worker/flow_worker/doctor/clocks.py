@@ -13,9 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
-from flow_worker.doctor.hosts import broker, is_emulator
+from flow_worker.doctor.hosts import administration_url, broker, is_emulator
 from flow_worker.doctor.local import health_url
-from flow_worker.doctor.queues import administration_url
 from flow_worker.settings import HealthSettings, Settings
 
 wall = time.time
@@ -31,7 +30,7 @@ def checks(settings: Settings, client: httpx.AsyncClient) -> list[Check]:
     flow = next(iter(settings.flows.values())).url.get_secret_value()
     third = settings.dataverse_urls[0] if settings.dataverse_urls else flow
     sources: Mapping[str, str] = {
-        "broker": administration_url(settings) or f"https://{broker(settings.servicebus).name}",
+        "broker": administration_url(settings.servicebus) or f"https://{broker(settings.servicebus).name}",
         "issuer": settings.authority,
         "Dataverse" if settings.dataverse_urls else "flow host": third,
     }

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from flow_contracts.connection_string import parse_connection_string
 from flow_worker.settings import ServiceBusSettings, Settings
 
+_EMULATOR_ADMINISTRATION_PORT = 5300
 _AMQPS_PORT, _AMQP_PORT, _HTTPS_PORT, _HTTP_PORT = 5671, 5672, 443, 80
 
 
@@ -57,6 +58,13 @@ def broker(settings: ServiceBusSettings) -> Host:
     # Over TLS the SDK connects to its own port, whatever the connection string says.
     port = default if tls and not websocket else parts.port or default
     return Host(parts.host, port, tls, is_http=websocket)
+
+
+def administration_url(settings: ServiceBusSettings) -> str | None:
+    """Return the address of the broker's administration; None for the namespace's own, over HTTPS."""
+    if settings.administration_url is not None or not is_emulator(settings):
+        return settings.administration_url
+    return f"http://{broker(settings).name}:{_EMULATOR_ADMINISTRATION_PORT}"
 
 
 def is_emulator(settings: ServiceBusSettings) -> bool:

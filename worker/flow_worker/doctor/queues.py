@@ -13,10 +13,9 @@ from functools import partial
 from flow_contracts.servicebus import ServiceBus, ServiceBusFailure, ServiceBusMisconfigured
 from flow_contracts.servicebus.policies import QueueShape
 from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
-from flow_worker.doctor.hosts import broker, is_emulator
+from flow_worker.doctor.hosts import administration_url, is_emulator
 from flow_worker.settings import Settings
 
-_EMULATOR_ADMINISTRATION_PORT = 5300
 _MIN_LOCK = timedelta(minutes=1)
 _MIN_DELIVERIES = 5
 _FOREVER = timedelta(days=3650)
@@ -53,15 +52,6 @@ def uses_of(settings: Settings) -> list[QueueUse]:
     own = QueueUse(settings.continuations.queue, receives=True, sends=True, sole_sender=True)
     replies = [QueueUse(name, receives=False, sends=True, sessions=True) for name in settings.replies.queues]
     return [*requests, own, *replies]
-
-
-def administration_url(settings: Settings) -> str | None:
-    """Return the address of the broker's administration; None for the namespace's own, over HTTPS."""
-    if settings.servicebus.administration_url is not None:
-        return settings.servicebus.administration_url
-    if not is_emulator(settings.servicebus):
-        return None
-    return f"http://{broker(settings.servicebus).name}:{_EMULATOR_ADMINISTRATION_PORT}"
 
 
 def checks(settings: Settings, bus: ServiceBus) -> list[Check]:
@@ -106,7 +96,7 @@ def _refused(error: ServiceBusFailure, role: str, right: str) -> Result:
 
 async def _check_shape(settings: Settings, bus: ServiceBus, use: QueueUse) -> list[Result]:
     try:
-        shape = await bus.shape(use.name, administration_url(settings))
+        shape = await bus.shape(use.name, administration_url(settings.servicebus))
     except ServiceBusMisconfigured as error:
         if "no queue" in str(error):
             return [failed("the queue does not exist", f"Create it, or correct its name in the settings; {_CREATE}")]

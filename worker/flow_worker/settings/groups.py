@@ -39,7 +39,7 @@ class ServiceBusSettings(_Group):
     connection_string: SecretStr | None = None
     namespace: str | None = Field(default=None, description="fully qualified: contoso.servicebus.windows.net")
     administration_url: str | None = Field(
-        default=None, description="of an emulator's administration, for `doctor`: http://127.0.0.1:5300"
+        default=None, description="of an emulator's administration, for `doctor` and `status`: http://127.0.0.1:5300"
     )
     credential: Literal["managed-identity", "default"] = "managed-identity"
     transport: Transport | None = Field(default=None, description="amqp: port 5671; websocket: port 443, by a proxy")
