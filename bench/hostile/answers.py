@@ -26,13 +26,16 @@ class Answer:
     content_type: str = "application/json"
     status: int = 200
     encoding: str | None = None
+    is_chunked: bool = False
+    """The body has its chunks already."""
 
     def encoded(self) -> bytes:
         """Return the HTTP response."""
         encoding = f"Content-Encoding: {self.encoding}\r\n" if self.encoding else ""
+        length = "Transfer-Encoding: chunked" if self.is_chunked else f"Content-Length: {len(self.body)}"
         head = (
             f"HTTP/1.1 {self.status} Answer\r\nContent-Type: {self.content_type}\r\n{encoding}"
-            f"x-ms-workflow-run-id: 08584000000000000000000000000CU00\r\nContent-Length: {len(self.body)}\r\n\r\n"
+            f"x-ms-workflow-run-id: 08584000000000000000000000000CU00\r\n{length}\r\n\r\n"
         )
         return head.encode() + self.body
 
@@ -62,6 +65,9 @@ ANSWERS: Mapping[str, Callable[[], Answer]] = {
     "objects": lambda: Answer(_repeated(b'{"a":{}},', before=b"[", after=b"0]")),
     "digits": lambda: Answer(b"1" * _ANSWER_BYTES),
     "escapes": lambda: Answer(_repeated(b"\\ud83d\\ude00", before=b'"', after=b'"')),
+    "escape-bomb": lambda: Answer(gzip.compress(_repeated(b"\\u0041")), "application/x-any", encoding="gzip"),
+    "percent-bomb": lambda: Answer(gzip.compress(_repeated(b"%41")), "text/plain", encoding="gzip"),
+    "chunks": lambda: Answer(b"1\r\na\r\n" * (_ANSWER_BYTES // 6) + b"0\r\n\r\n", "text/plain", is_chunked=True),
     "utf-16": lambda: Answer(
         _repeated(b"[\0]\0,\0", before=b"[\0", after=b"0\0]\0"), "application/json; charset=utf-16"
     ),
