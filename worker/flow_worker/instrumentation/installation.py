@@ -27,6 +27,9 @@ _FLOW_GAUGES: Mapping[Definition, Callable[[FlowState], float]] = {
     definitions.THROTTLED: lambda state: _is_closed_by(state, "flow_throttled"),
 }
 
+_DEAD_LETTERS = (("expired", "request_expired"), ("failed", "deliveries_exceeded"))
+"""The usual results of dead letters."""
+
 
 class Instrumentation:
     """The instrumentation of one worker.
@@ -40,6 +43,7 @@ class Instrumentation:
         self._flows = tuple(settings.flows)
         self._clock = clock
         metrics.gauge(definitions.CLOCK_OFFSET, lambda: [(clock.offset_seconds, {})])
+        self._begin_rare_counters(settings)
 
     # --- wrappers --------------------------------------------------------------------------------------------------
 
@@ -66,6 +70,14 @@ class Instrumentation:
         return ObservedDispatcher(
             dispatcher, self._metrics, self._bounds, now=self._clock.now, for_dead_letters=for_dead_letters
         )
+
+    def _begin_rare_counters(self, settings: Settings) -> None:
+        """Export zeros, so that an alert sees the first event."""
+        for queue in (*(queue.name for queue in settings.request_queues), settings.continuations.queue):
+            for counter in (self._metrics.locks_lost, self._metrics.renewals_failed, self._metrics.reconnects):
+                counter.begin(queue)
+        for status, code in _DEAD_LETTERS:
+            self._metrics.dead_letters.begin(status, code)
 
     # --- listeners and gauges --------------------------------------------------------------------------------------
 

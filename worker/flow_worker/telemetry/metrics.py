@@ -253,6 +253,10 @@ class Tally:
         self._totals: dict[tuple[str, ...], int] = {}
         _observe(meter.create_observable_counter, definition, self._samples)
 
+    def begin(self, *values: str) -> None:
+        """Export 0 until the first `add`. Prometheus sees no increase from an absent series to 1."""
+        self._totals.setdefault(values, 0)
+
     def add(self, *values: str) -> None:
         """Count one more with these values of the definition's attributes."""
         self._totals[values] = self._totals.get(values, 0) + 1
