@@ -23,8 +23,8 @@ _MAX_FRAMING_BYTES = 512 * 1024
 """Beside those of chunks. aiohttp may hold 256 KiB of a body that it has not parsed yet, and they count too."""
 _CHUNK_FRAMING = 6
 """The bytes beside each byte of a body in the smallest chunks. Some servers send each few bytes as a chunk."""
-_MAX_CHUNK_FRAMING_BYTES = 1024 * 1024
-"""A chunk takes about half a microsecond of the event loop, whatever its size."""
+_MAX_CHUNK_FRAMING_BYTES = 512 * 1024
+"""A chunk takes about two microseconds of the event loop, whatever its size."""
 _MAX_INTERIM_RESPONSES = 10
 _HEAD_PIECE_BYTES = 16 * 1024
 """Before the final head, in pieces: one read could hold ten thousand interim responses."""
