@@ -34,12 +34,11 @@ def program(name: str) -> str:
 class Prometheus:
     """A running Prometheus."""
 
-    url: str
+    _client: httpx.AsyncClient
 
     async def get(self, path: str, **parameters: str) -> Any:
         """Return the `data` of an answer of its API. Fails with the reason that the API gives."""
-        async with httpx.AsyncClient() as client:
-            answer = (await client.get(f"{self.url}/api/v1/{path}", params=parameters)).json()
+        answer = (await self._client.get(f"/api/v1/{path}", params=parameters)).json()
         assert answer["status"] == "success", (path, parameters, answer)
         return answer["data"]
 
@@ -80,18 +79,19 @@ async def running_prometheus(folder: Path, target: str) -> AsyncIterator[Prometh
             stderr=log,
         )
         try:
-            await _wait_until_ready(f"http://{address}/-/ready")
-            yield Prometheus(f"http://{address}")
+            async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+                await _wait_until_ready(client)
+                yield Prometheus(client)
         finally:
             process.terminate()
             await process.wait()
 
 
-async def _wait_until_ready(url: str) -> None:
-    async with asyncio.timeout(WAIT), httpx.AsyncClient() as client:
+async def _wait_until_ready(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(WAIT):
         while True:
             try:
-                if (await client.get(url)).status_code == httpx.codes.OK:
+                if (await client.get("/-/ready")).status_code == httpx.codes.OK:
                     return
             except httpx.HTTPError:
                 pass

@@ -17,12 +17,14 @@ import pytest_asyncio
 
 from flow_contracts.client import Background
 from flow_worker.demo.processes import free_port
+from tests.support.processes import CHECKOUT
 from tests.support.prometheus import DEPLOY, Prometheus, program, running_prometheus
 from tests.support.system import WAIT, System, running_system, until
 from tests.unit.docs.code_names import metric_definitions
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
 
+PAGE = CHECKOUT / "docs" / "observability.md"
 DASHBOARD = DEPLOY / "grafana" / "flow-worker.json"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 _VARIABLES = {"$__rate_interval": "1m", "$job": "flow-worker", "$instance": ".*", "$flow": ".*"}
@@ -102,6 +104,14 @@ async def test_every_expression_of_the_dashboard_has_data(prometheus: Prometheus
     assert empty == []
 
 
+async def test_the_objectives_of_the_documentation_have_values(prometheus: Prometheus) -> None:
+    objectives = re.findall(r"```promql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(objectives) == 3
+    for objective in objectives:
+        [(_, share)] = await prometheus.samples(objective)
+        assert 0 < share <= 1, objective
+
+
 async def test_the_variables_of_the_dashboard_have_values(prometheus: Prometheus) -> None:
     variables = json.loads(DASHBOARD.read_text(encoding="utf-8"))["templating"]["list"]
     found = {}
@@ -153,6 +163,11 @@ async def test_an_alert_sees_the_first_event_of_a_rare_counter(prometheus: Prome
 async def test_promtool_accepts_the_files_and_each_alert_fires_on_its_fault(arguments: tuple[str, ...]) -> None:
     checked = subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+async def test_the_page_names_every_alert_and_no_other() -> None:
+    shipped = re.findall(r"^ +- alert: (\w+)$", ALERTS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(shipped) == set(re.findall(r"\bFlowWorker[A-Z]\w+", PAGE.read_text(encoding="utf-8")))
 
 
 async def test_the_dashboard_follows_the_conventions_of_grafana() -> None:

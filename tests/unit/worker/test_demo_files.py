@@ -15,7 +15,7 @@ from dotenv import dotenv_values
 from flow_worker.demo.environment import DemoEnvironment
 from flow_worker.demo.folder import KEPT_FOLDER, demo_folder
 from flow_worker.demo.processes import DemoError
-from flow_worker.demo.run import commands_to_try
+from flow_worker.demo.run import commands_to_try, telemetry_lines
 from flow_worker.demo.sender_settings import POWERSHELL, SHELL, write_sender_settings
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows knows no file modes")
@@ -157,3 +157,12 @@ def test_the_commands_to_try_fit_a_terminal_of_80_columns(tmp_path: Path, monkey
     lines = commands_to_try(tmp_path / ".demo-2", "flow-worker", message_id)
     assert max(map(len, lines)) <= 80
     assert any(".demo-2/sender.env" in line and r".demo-2\sender.ps1" in line for line in lines)
+
+
+def test_the_kept_demo_says_where_its_metrics_are_and_keeps_the_endpoint_of_the_collector_to_itself() -> None:
+    url = "http://127.0.0.1:8080/metrics"
+    assert telemetry_lines(url, {}) == [f"Metrics for Prometheus: {url}"]
+    lines = telemetry_lines(url, {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://key@collector"})
+    assert len(lines) == 2
+    assert not any("key" in line for line in lines)
+    assert max(map(len, lines)) <= 80

@@ -98,6 +98,8 @@ class DemoEnvironment:
     emulator: EmulatorClient
     folder: Path
     worker: subprocess.Popen[str]
+    metrics_url: str
+    """The page that Prometheus can scrape."""
 
     def worker_log_tail(self) -> str:
         """Return the last lines of the worker's log."""
@@ -110,8 +112,9 @@ def running_demo(folder: Path) -> Iterator[DemoEnvironment]:
     with ExitStack() as stack:
         emulator = stack.enter_context(running_emulator(folder))
         flows.define(emulator.web_url)
-        worker = stack.enter_context(running_worker(folder, emulator, worker_settings))
-        yield DemoEnvironment(emulator, folder, worker)
+        port = processes.free_port()
+        worker = stack.enter_context(running_worker(folder, emulator, worker_settings, port))
+        yield DemoEnvironment(emulator, folder, worker, f"http://127.0.0.1:{port}/metrics")
 
 
 @contextmanager
@@ -140,13 +143,13 @@ def _wait_for_emulator(process: subprocess.Popen[str], log: Path) -> EmulatorCli
 
 @contextmanager
 def running_worker(
-    folder: Path, emulator: EmulatorClient, settings: Callable[[EmulatorClient, int], str]
+    folder: Path, emulator: EmulatorClient, settings: Callable[[EmulatorClient, int], str], port: int | None = None
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a worker that is ready until the block ends. Raise `DemoError`.
 
-    `settings` returns its TOML file for an emulator and a health port.
+    `settings` returns its TOML file for an emulator and a health port; `port` is that port, by default a free one.
     """
-    port = processes.free_port()
+    port = port or processes.free_port()
     (folder / SETTINGS).write_text(settings(emulator, port), encoding="utf-8")
     log = _worker_log(folder)
     with log.open("w", encoding="utf-8") as errors:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,8 @@ def _wait_for_interrupt(environment: DemoEnvironment, report: DemoReport, consol
     _print(console, "The emulator and the worker keep running. Ctrl-C stops them.", "bold")
     for line in commands_to_try(environment.folder, _own_command(), _most_retried(report)):
         _print(console, line)
+    for line in telemetry_lines(environment.metrics_url, os.environ):
+        _print(console, line)
     never = threading.Event()
     try:
         while environment.worker.poll() is None and not never.wait(0.5):
@@ -100,6 +103,14 @@ def commands_to_try(folder: Path, command: str, message_id: str) -> list[str]:
         f"  {command} journal show {message_id}",
         f"  {command} status",
     ]
+
+
+def telemetry_lines(metrics_url: str, variables: Mapping[str, str]) -> list[str]:
+    """Return the lines about metrics. The endpoint of the collector stays out of them: it may hold a key."""
+    lines = [f"Metrics for Prometheus: {metrics_url}"]
+    if variables.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip():
+        lines.append("The worker also pushes to the collector in OTEL_EXPORTER_OTLP_ENDPOINT.")
+    return lines
 
 
 def _relative(folder: Path) -> str:
