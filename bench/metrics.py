@@ -1,4 +1,4 @@
-"""Measures the processor time that the metrics take of one request: `python -m bench.metrics`.
+"""Measures the processor time that metrics and traces take of one request: `python -m bench.metrics`.
 
 The wrappers stand around ports that do nothing, so that only their own cost counts. The least time of many short rounds
 counts, because other work on the machine only adds to it.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,10 @@ import typer
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk import metrics as sdk
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
@@ -44,12 +48,20 @@ _FLOW = Flow("create-quote", _URL, "Quotes.Create", 10.0, idempotent=False)
 _REQUESTS = 150
 """Of one round: so few that some rounds meet no other work."""
 _NOW = datetime.now(UTC)
-_DELIVERY = Delivery(ReceivedMessage(body=b"", enqueued_at=_NOW), raw=cast(Any, None))
+_TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
+_RECEIVED = ReceivedMessage(
+    body=b"",
+    enqueued_at=_NOW,
+    message_id="m",
+    correlation_id="c",
+    application_properties={"contract": "flow-request/1", "traceparent": _TRACEPARENT},
+)
+_DELIVERY = Delivery(_RECEIVED, raw=cast(Any, None))
 _ANSWER = Answer(200, Content(), None, {})
 _TIMES = Times(accepted=_NOW - timedelta(seconds=1))
 _RESULT = FlowResult(status=Status.SUCCEEDED, flow=_FLOW.name, times=_TIMES, correlation_id="c", request_message_id="m")
 _REPLY = Reply(_RESULT, ReplyAddress("m", "c", "c", None), "flow-replies")
-_MESSAGE = Message(body=b"")
+_MESSAGE = Message(body=b"", application_properties={"contract": "flow-result/1"})
 _JOB, _LEASE = JobKey("m", "f", "o", 0), cast(Lease, None)
 
 
@@ -99,9 +111,9 @@ def _bare() -> _Ports:
     return _Ports(idle, idle, idle, idle)
 
 
-def _wrapped(provider: MeterProvider) -> _Ports:
+def _wrapped(provider: MeterProvider, tracer: Tracer | None = None) -> _Ports:
     bare, health = _bare(), Health()
-    one = Instrumentation(Metrics(provider.get_meter("bench")), _settings(), BrokerClock())
+    one = Instrumentation(Metrics(provider.get_meter("bench")), _settings(), BrokerClock(), tracer)
     bus, journal = one.bus(bare.bus, health), one.journal(bare.journal, health)
     return _Ports(bus, journal, one.caller(bare.caller), one.dispatcher(bare.dispatcher), one.decided)
 
@@ -119,6 +131,18 @@ def _settings() -> Settings:
 def _exporting() -> MeterProvider:
     reader = PrometheusMetricReader(scope_info_enabled=False, registry=CollectorRegistry())
     return sdk.MeterProvider([reader], shutdown_on_exit=False, exemplar_filter=sdk.AlwaysOffExemplarFilter())
+
+
+def _sampling(share: float) -> Tracer:
+    """Return a tracer whose spans go nowhere: the exporter's own thread costs more, or less, with other collectors."""
+    provider = TracerProvider(sampler=TraceIdRatioBased(share), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(_Discarding()))
+    return provider.get_tracer("bench")
+
+
+class _Discarding(SpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
 
 
 async def _round(ports: _Ports) -> float:
@@ -140,7 +164,14 @@ async def _round(ports: _Ports) -> float:
 
 
 async def _measure(rounds: int) -> dict[str, float]:
-    cases = {"none": _bare(), "without SDK": _wrapped(NoOpMeterProvider()), "Prometheus": _wrapped(_exporting())}
+    cases = {
+        "none": _bare(),
+        "without SDK": _wrapped(NoOpMeterProvider()),
+        "Prometheus": _wrapped(_exporting()),
+        "spans, none sampled": _wrapped(NoOpMeterProvider(), _sampling(0.0)),
+        "spans, 10 % sampled": _wrapped(NoOpMeterProvider(), _sampling(0.1)),
+        "spans, all sampled": _wrapped(NoOpMeterProvider(), _sampling(1.0)),
+    }
     least = dict.fromkeys(cases, float("inf"))
     for _ in range(rounds):  # in turns: a change of the machine's load then affects every case
         for name, ports in cases.items():
@@ -152,12 +183,12 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of 150 requests.")] = 150,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure the processor time of the metrics for one request."""
+    """Measure the processor time of metrics and traces for one request."""
     added = asyncio.run(_measure(rounds))
     if json_:
         typer.echo(json.dumps(added, indent=2))
         return
-    table = Table("metrics", "CPU µs/request")
+    table = Table("telemetry", "CPU µs/request")
     for name, us in added.items():
         table.add_row(name, f"{us:g}")
     Console().print(table)

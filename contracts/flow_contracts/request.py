@@ -26,16 +26,13 @@ from flow_contracts.claim import clean_claim
 from flow_contracts.message import MAX_ID_CHARACTERS, Message, PropertyValue, fits_id, property_of
 from flow_contracts.reply_key import KEY_PROPERTY, RULE, ReplyKey, read_reply_key
 from flow_contracts.request_body import NotOneObject, parse_object
+from flow_contracts.trace_context import TRACEPARENT, read_traceparent
 
 CONTRACT = "flow-request/1"
 CONTENT_TYPE = "application/json"
 
 _MAX_FIELDS = 20
 """More fields than a request has. A body with more is refused for one of them."""
-
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-"""W3C Trace Context, section 3.2: version 00, and later versions of the same form."""
-
 
 InvalidRequestCode = Literal[
     "malformed_request",
@@ -194,7 +191,7 @@ class FlowRequest(RequestBody):
             body["on_behalf_of"] = self.on_behalf_of
         properties: dict[str, PropertyValue] = {"contract": CONTRACT}
         if self.traceparent is not None:
-            properties["traceparent"] = self.traceparent
+            properties[TRACEPARENT] = self.traceparent
         if self.reply_key is not None:
             properties[KEY_PROPERTY] = self.reply_key.get_secret_value()
         return Message(
@@ -224,7 +221,7 @@ class FlowRequest(RequestBody):
             reply_to=address.queue,
             reply_to_session_id=address.session_id,
             time_to_live=message.time_to_live or None,
-            traceparent=_traceparent(message),
+            traceparent=read_traceparent(message),
             reply_key=address.reply_key,
         )
         return request.with_checked_input(input_)
@@ -288,12 +285,3 @@ def describe_problems(error: ValidationError) -> str:
         else:
             problems.append(f"field {field!r}: {problem['msg'].removeprefix('Value error, ')}")
     return f"This is not a flow request: {'; '.join(problems[:5])}."
-
-
-def _traceparent(message: Message) -> str | None:
-    """Return the sender's trace context; None if it is malformed. azure-servicebus writes it as `Diagnostic-Id`."""
-    for name in ("traceparent", "Diagnostic-Id"):
-        value = property_of(message, name)
-        if isinstance(value, str) and _TRACEPARENT.fullmatch(value):
-            return value
-    return None

@@ -8,12 +8,13 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from flow_contracts import strict_json
 from flow_contracts.message import Message, PropertyValue
 from flow_contracts.output import OutputEncoding, encode_output
 from flow_contracts.reply_key import MAC_PROPERTY, result_id_digest, result_mac
+from flow_contracts.trace_context import read_traceparent
 
 __all__ = [
     "CONTENT_TYPE",
@@ -152,6 +153,13 @@ class FlowResult(_ResultModel):
         default=None, description="Object ID of the user for whom the flow ran; null if the worker proved no user."
     )
 
+    _traceparent: str | None = PrivateAttr(default=None)
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace context that the worker gave the message of this result. Not part of its JSON."""
+        return self._traceparent
+
     def to_message(
         self, session_id: str, time_to_live: timedelta, *, variant: str = "", reply_key: SecretStr | None = None
     ) -> Message:
@@ -190,7 +198,9 @@ class FlowResult(_ResultModel):
         if contract != CONTRACT:
             raise InvalidResult(f"the application property 'contract' is not '{CONTRACT}'")
         try:
-            return cls.model_validate_json(_normalised(message.body), strict=True)
+            result = cls.model_validate_json(_normalised(message.body), strict=True)
+            result._traceparent = read_traceparent(message)
+            return result
         except strict_json.NotJson as error:
             raise InvalidResult(f"the body {error}") from None
         except ValidationError as error:

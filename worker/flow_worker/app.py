@@ -125,7 +125,7 @@ async def assembled(
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(open_telemetry())
         metrics = telemetry.metrics
-        instrumentation = Instrumentation(metrics, settings, clock)
+        instrumentation = Instrumentation(metrics, settings, clock, telemetry.tracer)
         # Next, so that liveness probes get an answer while the other parts open.
         await stack.enter_async_context(_serve_health(health, settings, telemetry.page))
         identity = await stack.enter_async_context(build_identity(settings, metrics))

@@ -18,6 +18,7 @@ from flow_contracts.request import RequestBody
 from flow_contracts.result import CONTRACT as RESULT_CONTRACT
 from flow_contracts.result import FlowResult, Status
 from flow_contracts.schema import examples
+from flow_contracts.trace_context import TRACEPARENT
 
 Document = dict[str, JsonValue]
 
@@ -149,7 +150,7 @@ def _request_message() -> Document:
     }
     application: Document = {
         "contract": {"const": REQUEST_CONTRACT, "description": "Name and version of this contract."},
-        "traceparent": _string("W3C trace context. The worker also reads the SDKs' own property Diagnostic-Id."),
+        TRACEPARENT: _string("W3C trace context. The worker also reads the SDKs' own property Diagnostic-Id."),
         KEY_PROPERTY: {
             "type": "string",
             "pattern": f"^{KEY_PATTERN}$",
@@ -179,6 +180,7 @@ def _result_message() -> Document:
         "contract": {"const": RESULT_CONTRACT, "description": "Name and version of this contract."},
         "status": {"enum": [status.value for status in Status], "description": "The payload's status."},
         "flow": _string("The payload's flow; absent if the worker could not read the request."),
+        TRACEPARENT: _string("W3C trace context of the worker's send operation. The MAC does not cover it."),
         MAC_PROPERTY: {
             "type": "string",
             "pattern": "^[0-9a-f]{64}$",

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from flow_worker.settings import DataverseSettings, FlowSettings, RequestQueue, Settings
-from flow_worker.telemetry import metrics
+from flow_worker.telemetry import conventions, metrics
 from flow_worker.telemetry.metrics import Definition
 from tests.unit.docs.pages import ROOT
 
@@ -96,6 +96,11 @@ def result_codes() -> set[str]:
 def metric_definitions() -> list[Definition]:
     """Return all metrics of the worker."""
     return [value for value in vars(metrics).values() if isinstance(value, Definition)]
+
+
+def span_attributes() -> set[str]:
+    """Return the names of the attributes and events of spans, and their constant values."""
+    return {value for name, value in vars(conventions).items() if name.isupper() and isinstance(value, str)}
 
 
 def audit_fields() -> set[str]:

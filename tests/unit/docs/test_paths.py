@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.docs.code_names import metric_definitions
+from tests.unit.docs.code_names import metric_definitions, span_attributes
 from tests.unit.docs.pages import PAGES, ROOT
 
 _BASES = (ROOT, ROOT / "worker" / "flow_worker", ROOT / "emulator" / "servicebus_emulator")
@@ -29,8 +29,8 @@ def test_the_files_and_folders_that_a_page_names_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_python_names_of_a_page_can_be_imported(page: Path) -> None:
-    metrics = {one.name for one in metric_definitions()}
-    for name in set(_QUALIFIED.findall(page.read_text(encoding="utf-8"))) - {_AUDIT_LOGGER} - metrics:
+    telemetry = {one.name for one in metric_definitions()} | span_attributes()
+    for name in set(_QUALIFIED.findall(page.read_text(encoding="utf-8"))) - {_AUDIT_LOGGER} - telemetry:
         assert _is_importable(name), name
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
 
 from pydantic import JsonValue
 
-from flow_contracts.message import ReceivedMessage
+from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.servicebus import (
     DeadLetterQueue,
     Delivery,
@@ -20,6 +20,7 @@ from flow_contracts.servicebus import (
     ServiceBus,
     ServiceBusFailure,
 )
+from flow_contracts.trace_context import TRACEPARENT, read_traceparent
 from flow_worker import clock
 from flow_worker.dead_letters.view import DeadLetterView, Unreadable, decode_job, replay_obstacle
 from flow_worker.pipeline.decode import Reader
@@ -82,12 +83,20 @@ def replay_with(bus: ServiceBus, continuations: str, readers: Mapping[str, Reade
             raise DeadLetterLeft(obstacle)
         replayed = replay_job(job, view.queue, view.sequence_number, clock.now())
         try:
-            await bus.send(continuations, seal.sealed(replayed.to_message(), clock.now()))
+            await bus.send(continuations, _in_trace_of(message, seal.sealed(replayed.to_message(), clock.now())))
         except MessageTooLarge:
             raise DeadLetterLeft(f"The queue '{continuations}' does not accept a message of this size.") from None
         return replayed.message_id
 
     return replay
+
+
+def _in_trace_of(message: ReceivedMessage, replay: Message) -> Message:
+    """Return the replay's message with the trace context of the dead letter. The seal does not cover it."""
+    traceparent = read_traceparent(message)
+    if traceparent is None:
+        return replay
+    return replace(replay, application_properties={**replay.application_properties, TRACEPARENT: traceparent})
 
 
 async def discard(view: DeadLetterView, message: ReceivedMessage) -> None:

@@ -1,4 +1,4 @@
-"""Wraps the worker's ports, so that metrics are recorded outside the pipeline's own code."""
+"""Wraps the worker's ports, so that metrics and traces are recorded outside the pipeline's own code."""
 
 from flow_worker.instrumentation.installation import Instrumentation
 

@@ -1,4 +1,4 @@
-"""Records what passes between the worker and Service Bus."""
+"""Records and traces what passes between the worker and Service Bus."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from flow_contracts.message import Message
+from opentelemetry.trace import Span
+
+from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.servicebus import (
     BeforeSend,
+    DeadLetteredMessage,
     Delivery,
     LockLost,
     MessageTooLarge,
     ServiceBusFailure,
     unconditionally,
 )
+from flow_worker.instrumentation.spans import Spans, end, enter
 from flow_worker.runtime.ports import Bus, DeadLetterReader, QueueReceiver
 from flow_worker.telemetry.metrics import Metrics, error_type
 
@@ -29,12 +34,15 @@ _NOT_COMPLETED = {"abandon": "abandoned", "dead_letter": "dead_lettered"}
 
 
 class ObservedBus:
-    """A `Bus` whose messages and connections are counted and timed."""
+    """A `Bus` whose messages and connections are counted, timed and traced."""
 
-    def __init__(self, bus: Bus, metrics: Metrics, *, namespace: str, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, bus: Bus, metrics: Metrics, spans: Spans, *, namespace: str, now: Callable[[], datetime]
+    ) -> None:
         """`namespace`: the host of Service Bus. `now` returns the broker's time."""
         self._bus = bus
         self._metrics = metrics
+        self.spans = spans
         self._namespace = namespace
         self._now = now
         self.busy: Counter[str] = Counter()
@@ -42,22 +50,29 @@ class ObservedBus:
 
     async def send(self, queue: str, message: Message, before: BeforeSend = unconditionally) -> None:
         """See `MessageSender.send`. What `before` refuses was not sent, so it is not counted."""
-        await self._observed_send(queue, [message], self._bus.send(queue, message, before))
+        operation = _sending(message)
+        span, message = self.spans.send(operation, queue, message)
+        await self._observed_send(operation, queue, 1, span, self._bus.send(queue, message, before))
 
     async def send_all(self, queue: str, messages: Sequence[Message], before: BeforeSend = unconditionally) -> None:
         """See `MessageSender.send_all`. A batch is one operation."""
-        await self._observed_send(queue, messages, self._bus.send_all(queue, messages, before))
+        operation, count = _sending(messages[0]), len(messages)
+        span, messages = self.spans.send_all(operation, queue, messages)
+        await self._observed_send(operation, queue, count, span, self._bus.send_all(queue, messages, before))
 
-    async def _observed_send(self, queue: str, messages: Sequence[Message], sending: Awaitable[None]) -> None:
-        operation = "send" if messages[0].scheduled_at is None else "schedule"
+    async def _observed_send(
+        self, operation: str, queue: str, count: int, span: Span | None, sending: Awaitable[None]
+    ) -> None:
         began, failure = time.perf_counter(), ""
         try:
             await sending
         except (ServiceBusFailure, MessageTooLarge, TimeoutError, asyncio.CancelledError) as error:
             failure = error_type(error)
-            self._sent(operation, queue, len(messages), began, failure)
+            self._sent(operation, queue, count, began, failure)
+            end(span, failure)
             raise
-        self._sent(operation, queue, len(messages), began, "")
+        self._sent(operation, queue, count, began, "")
+        end(span)
 
     def max_message_bytes(self, queue: str) -> int | None:
         """See `SizeReader.max_message_bytes`."""
@@ -67,9 +82,11 @@ class ObservedBus:
         """See `PolicyReader.other_senders`."""
         return await self._bus.other_senders(queue)
 
-    def dead_letter_queue(self, queue: str) -> AbstractAsyncContextManager[DeadLetterReader]:
+    @asynccontextmanager
+    async def dead_letter_queue(self, queue: str) -> AsyncIterator[DeadLetterReader]:
         """See `Bus.dead_letter_queue`."""
-        return self._bus.dead_letter_queue(queue)
+        async with self._bus.dead_letter_queue(queue) as reader:
+            yield _TracedDeadLetters(reader, queue, self.spans)
 
     @asynccontextmanager
     async def receiver(self, queue: str) -> AsyncIterator[QueueReceiver]:
@@ -84,6 +101,7 @@ class ObservedBus:
                     raise
                 finally:
                     observed.processed("unsettled")
+                    enter(None)
         except ServiceBusFailure:
             self._metrics.reconnects.add(queue)
             raise
@@ -123,23 +141,46 @@ class ObservedBus:
         self._metrics.renewals_failed.add(queue)
 
 
-class ObservedReceiver:
-    """A `QueueReceiver` whose deliveries are measured from `receive` to their settlement.
+class _TracedDeadLetters:
+    """A `DeadLetterReader` whose messages have their senders' trace contexts, for the results that answer them."""
 
-    A tracer can hold the span of the processing for the same time, because a lane processes one delivery at a time.
+    def __init__(self, reader: DeadLetterReader, queue: str, spans: Spans) -> None:
+        self._reader = reader
+        self._queue = queue
+        self._spans = spans
+        self.take = reader.take
+        self.complete = reader.complete
+        self.release = reader.release
+
+    async def peek(self) -> AsyncIterator[DeadLetteredMessage]:
+        """See `DeadLetterReader.peek`. Most messages were answered before, so none of them has a span."""
+        try:
+            async for dead_letter in self._reader.peek():
+                self._spans.follow(self._queue, dead_letter.message)
+                yield dead_letter
+        finally:
+            enter(None)
+
+
+class ObservedReceiver:
+    """A `QueueReceiver` whose deliveries are measured and traced from `receive` to their settlement.
+
+    The span of the processing is the lane's current span until the next receive, because a lane processes one delivery
+    at a time. In a batch no span is current.
     """
 
     def __init__(self, receiver: QueueReceiver, queue: str, bus: ObservedBus) -> None:
         self._receiver = receiver
         self._queue = queue
         self._bus = bus
-        self._began: dict[int, float] = {}
-        """The begin of the processing of each current delivery, by the identity of its object."""
+        self._current: dict[int, _Current] = {}
+        """The processing of each current delivery, by the identity of its object."""
         self._is_lost = False
 
     async def receive(self) -> Delivery | None:
         """See `QueueReceiver.receive`. A wait without a message is no operation worth a record."""
         self.processed("unsettled")  # the lane skipped the delivery before
+        enter(None)
         began = time.perf_counter()
         try:
             delivery = await self._receiver.receive()
@@ -148,11 +189,12 @@ class ObservedReceiver:
             raise
         if delivery is not None:
             self._bus.record_operation("receive", self._queue, "receive", began, "")
-            self._received(delivery)
+            enter(self._received(delivery))
         return delivery
 
     async def receive_many(self, max_messages: int, wait_seconds: float) -> list[Delivery]:
         """See `QueueReceiver.receive_many`. The deliveries before may still wait for their settlement."""
+        enter(None)
         began = time.perf_counter()
         try:
             deliveries = await self._receiver.receive_many(max_messages, wait_seconds)
@@ -162,7 +204,7 @@ class ObservedReceiver:
         if deliveries:
             self._bus.record_operation("receive", self._queue, "receive", began, "")
         for delivery in deliveries:
-            self._received(delivery)
+            self._bus.spans.wait(delivery.message, self._received(delivery))
         return deliveries
 
     async def complete(self, delivery: Delivery) -> None:
@@ -171,9 +213,13 @@ class ObservedReceiver:
 
     async def complete_all(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """See `QueueReceiver.complete_all`."""
-        for delivery in deliveries:
-            self._processed(id(delivery), "")
-        lost = await self._timed("complete", "settle", self._receiver.complete_all(deliveries))
+        spans = [self._measured(id(delivery), "") for delivery in deliveries]
+        settling = self._bus.spans.settle("complete", self._queue, spans, len(deliveries))
+        try:
+            lost = await self._timed("complete", "settle", self._receiver.complete_all(deliveries), settling)
+        finally:
+            for span in spans:
+                end(span)
         for _ in lost:
             self._bus.record_lost_lock(self._queue)
         return lost
@@ -197,24 +243,39 @@ class ObservedReceiver:
 
     def processed(self, failure: str) -> None:
         """End the processing of the current deliveries."""
-        for current in tuple(self._began):
-            self._processed(current, failure)
+        for current in tuple(self._current):
+            end(self._measured(current, failure), failure)
 
-    def _received(self, delivery: Delivery) -> None:
-        self._processed(id(delivery), "unsettled")  # of a delivery that the lane dropped: its object is gone
+    def _received(self, delivery: Delivery) -> Span | None:
+        # Of a delivery that the lane dropped: its object is gone.
+        end(self._measured(id(delivery), "unsettled"), "unsettled")
         self._bus.record_delivery(self._queue, delivery)
-        self._began[id(delivery)], self._is_lost = time.perf_counter(), False
+        span = self._bus.spans.begin(self._queue, delivery.message)
+        self._current[id(delivery)], self._is_lost = _Current(time.perf_counter(), span, delivery.message), False
+        return span
 
-    def _processed(self, current: int, failure: str) -> None:
-        began = self._began.pop(current, None)
-        if began is not None:
-            self._bus.record_processed(self._queue, began, failure)
+    def _measured(self, current: int, failure: str) -> Span | None:
+        """Record the processing of a delivery. Return its span, which the caller ends after the settlement."""
+        found = self._current.pop(current, None)
+        if found is None:
+            return None
+        self._bus.record_processed(self._queue, found.began, failure)
+        self._bus.spans.forget(found.message, found.span)
+        return found.span
 
-    async def _settled(self, operation: str, delivery: Delivery, settling: Awaitable[None]) -> None:
-        self._processed(id(delivery), _NOT_COMPLETED.get(operation, ""))
-        await self._timed(operation, "settle", settling)
+    async def _settled(self, operation: str, delivery: Delivery, work: Awaitable[None]) -> None:
+        failure = _NOT_COMPLETED.get(operation, "")
+        span = self._measured(id(delivery), failure)
+        settling = self._bus.spans.settle(operation, self._queue, [span])
+        try:
+            await self._timed(operation, "settle", work, settling)
+        except BaseException as error:
+            failure = error_type(error)
+            raise
+        finally:
+            end(span, failure)
 
-    async def _timed(self, operation: str, kind: str, work: Awaitable[_T]) -> _T:
+    async def _timed(self, operation: str, kind: str, work: Awaitable[_T], span: Span | None = None) -> _T:
         began, failure = time.perf_counter(), ""
         try:
             return await work
@@ -226,6 +287,20 @@ class ObservedReceiver:
             raise
         finally:
             self._bus.record_operation(operation, self._queue, kind, began, failure)
+            end(span, failure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Current:
+    """The processing of one delivery."""
+
+    began: float
+    span: Span | None
+    message: ReceivedMessage
+
+
+def _sending(message: Message) -> str:
+    return "send" if message.scheduled_at is None else "schedule"
 
 
 def lane_states(counts: Mapping[str, tuple[int, int]], busy: Mapping[str, int]) -> list[tuple[float, dict[str, str]]]:

@@ -1,4 +1,4 @@
-"""Records the calls of flows and the polls of their runs."""
+"""Records and traces the calls of flows and the polls of their runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable
 
+from opentelemetry.trace import Span
 from pydantic import JsonValue
 
 from flow_worker.errors import CallFailed
@@ -13,6 +14,7 @@ from flow_worker.flows.answer import Answer
 from flow_worker.flows.invoker import STATUS_URL_NOT_ALLOWED, STATUS_URL_NOT_SIGNED
 from flow_worker.flows.registry import Flow
 from flow_worker.instrumentation.bounds import Bounds, bounded_code, bounded_status
+from flow_worker.instrumentation.spans import Spans, end, traceparent_of
 from flow_worker.pipeline.ports import Caller
 from flow_worker.telemetry.metrics import Metrics, error_type
 
@@ -20,11 +22,12 @@ _NOT_SENT = frozenset({STATUS_URL_NOT_ALLOWED, STATUS_URL_NOT_SIGNED})
 
 
 class ObservedCaller:
-    """A `Caller` whose requests are counted and timed. It records a server and a flow, and never a URL."""
+    """A `Caller` whose requests are counted, timed and traced. It records a server and a flow, and never a URL."""
 
-    def __init__(self, caller: Caller, metrics: Metrics, bounds: Bounds) -> None:
+    def __init__(self, caller: Caller, metrics: Metrics, spans: Spans, bounds: Bounds) -> None:
         self._caller = caller
         self._metrics = metrics
+        self._spans = spans
         self._bounds = bounds
 
     async def token(self, *, fresh: bool = False) -> str:
@@ -34,16 +37,29 @@ class ObservedCaller:
     async def invoke(
         self, flow: Flow, input_: JsonValue, *, token: str, correlation_id: str, traceparent: str | None
     ) -> Answer:
-        """See `Caller.invoke`."""
-        calling = self._caller.invoke(flow, input_, token=token, correlation_id=correlation_id, traceparent=traceparent)
-        return await self._timed("call", "POST", flow, flow.url, calling)
+        """See `Caller.invoke`. The flow gets the trace context of the call's span instead of the sender's."""
+        span = self._span("POST", flow, flow.url)
+        calling = self._caller.invoke(
+            flow,
+            input_,
+            token=token,
+            correlation_id=correlation_id,
+            traceparent=traceparent_of(span, traceparent),
+        )
+        return await self._timed("call", "POST", flow, flow.url, span, calling)
 
     async def poll(self, flow: Flow, status_url: str, *, token: str) -> Answer:
         """See `Caller.poll`."""
+        span = self._span("GET", flow, status_url)
         polling = self._caller.poll(flow, status_url, token=token)
-        return await self._timed("poll", "GET", flow, status_url, polling)
+        return await self._timed("poll", "GET", flow, status_url, span, polling)
 
-    async def _timed(self, kind: str, method: str, flow: Flow, url: str, work: Awaitable[Answer]) -> Answer:
+    def _span(self, method: str, flow: Flow, url: str) -> Span | None:
+        return self._spans.call(method, self._bounds.flow(flow.name), self._bounds.server(url))
+
+    async def _timed(
+        self, kind: str, method: str, flow: Flow, url: str, span: Span | None, work: Awaitable[Answer]
+    ) -> Answer:
         began = time.perf_counter()
         status: int | str = ""
         try:
@@ -59,6 +75,7 @@ class ObservedCaller:
         finally:
             name = self._bounds.flow(flow.name)
             self._metrics.calls.add(name, kind, outcome)
+            end(span, failure, status)
             if failure not in _NOT_SENT:
                 seconds = time.perf_counter() - began
                 server = self._bounds.server(url)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from opentelemetry.trace import Tracer
+
 from flow_worker.broker_clock import BrokerClock
 from flow_worker.flows.limits import FlowState, status_poll_key
 from flow_worker.instrumentation.bounds import Bounds, bounded_code
@@ -11,6 +13,7 @@ from flow_worker.instrumentation.bus import ObservedBus, lane_states
 from flow_worker.instrumentation.caller import ObservedCaller
 from flow_worker.instrumentation.journal import ObservedJournal
 from flow_worker.instrumentation.outcomes import ObservedDispatcher
+from flow_worker.instrumentation.spans import Spans
 from flow_worker.journal import Journal
 from flow_worker.pipeline.ports import Caller
 from flow_worker.runtime.ports import Bus, OutcomeSender
@@ -32,14 +35,13 @@ _DEAD_LETTERS = (("expired", "request_expired"), ("failed", "deliveries_exceeded
 
 
 class Instrumentation:
-    """The instrumentation of one worker.
+    """The instrumentation of one worker."""
 
-    A tracer can create its spans in the same wrappers: each sees the begin and the end of an operation.
-    """
-
-    def __init__(self, metrics: Metrics, settings: Settings, clock: BrokerClock) -> None:
+    def __init__(self, metrics: Metrics, settings: Settings, clock: BrokerClock, tracer: Tracer | None = None) -> None:
+        """`tracer` is None without an SDK."""
         self._metrics = metrics
         self._bounds = Bounds(settings)
+        self._spans = Spans(tracer, settings, self._bounds)
         self._flows = tuple(settings.flows)
         self._clock = clock
         metrics.gauge(definitions.CLOCK_OFFSET, lambda: [(clock.offset_seconds, {})])
@@ -49,7 +51,7 @@ class Instrumentation:
 
     def bus(self, bus: Bus, health: Health, senders: Callable[[], Mapping[str, int]] = dict) -> Bus:
         """Return the bus with its messages and connections measured. `senders` returns the open senders by queue."""
-        observed = ObservedBus(bus, self._metrics, namespace=self._bounds.namespace, now=self._clock.now)
+        observed = ObservedBus(bus, self._metrics, self._spans, namespace=self._bounds.namespace, now=self._clock.now)
         self._metrics.gauge(definitions.LANES, lambda: lane_states(health.lane_counts(), observed.busy))
         self._metrics.gauge(
             definitions.SENDERS_OPEN, lambda: [(count, {"queue": queue}) for queue, count in senders().items()]
@@ -63,12 +65,17 @@ class Instrumentation:
 
     def caller(self, caller: Caller) -> Caller:
         """Return the caller with its requests measured."""
-        return ObservedCaller(caller, self._metrics, self._bounds)
+        return ObservedCaller(caller, self._metrics, self._spans, self._bounds)
 
     def dispatcher(self, dispatcher: OutcomeSender, *, for_dead_letters: bool = False) -> OutcomeSender:
         """Return the dispatcher with its published results measured."""
         return ObservedDispatcher(
-            dispatcher, self._metrics, self._bounds, now=self._clock.now, for_dead_letters=for_dead_letters
+            dispatcher,
+            self._metrics,
+            self._spans,
+            self._bounds,
+            now=self._clock.now,
+            for_dead_letters=for_dead_letters,
         )
 
     def _begin_rare_counters(self, settings: Settings) -> None:
@@ -83,7 +90,9 @@ class Instrumentation:
 
     def decided(self, queue: str, authority: str | None, code: str | None) -> None:
         """Count a decision about a sender from a request queue; without a proven sender, the queue's authority."""
-        self._metrics.decisions.add(authority or self._bounds.authority(queue), bounded_code(code))
+        shown, refusal = authority or self._bounds.authority(queue), bounded_code(code)
+        self._metrics.decisions.add(shown, refusal)
+        self._spans.decided(shown, refusal, is_proven=authority is not None)
 
     def watch_limits(self, states: Callable[[], Mapping[str, FlowState]]) -> None:
         """Read the gauges of the flows' limits."""

@@ -1,4 +1,4 @@
-"""Records the published results, and the decisions about senders."""
+"""Records the published results, and adds the outcomes to their spans."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from flow_worker.instrumentation.bounds import Bounds, bounded_code
+from flow_worker.instrumentation.spans import Spans
 from flow_worker.pipeline.keys import LockHeld, always_held
 from flow_worker.pipeline.outcome import Continue, Outcome, Reply, reply_of
 from flow_worker.runtime.ports import OutcomeSender
@@ -19,6 +20,7 @@ class ObservedDispatcher:
         self,
         dispatcher: OutcomeSender,
         metrics: Metrics,
+        spans: Spans,
         bounds: Bounds,
         *,
         now: Callable[[], datetime],
@@ -27,6 +29,7 @@ class ObservedDispatcher:
         """`now` returns the broker's time."""
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._spans = spans
         self._bounds = bounds
         self._now = now
         self._for_dead_letters = for_dead_letters
@@ -45,6 +48,7 @@ class ObservedDispatcher:
         return are_sent
 
     def _record(self, sent: Outcome) -> None:
+        self._spans.sent(sent)
         if (reply := reply_of(sent)) is not None:
             result = reply.result
             flow, status = self._bounds.flow(result.flow), result.status.value

@@ -31,6 +31,7 @@ from flow_worker.settings.groups import (
     ServiceBusSettings,
 )
 from flow_worker.settings.loading import InvalidSettings, Layered, load_checked
+from flow_worker.settings.tracing import TelemetrySettings
 from flow_worker.settings.urls import not_https, shown, split
 
 _AFTER_GRACE_SECONDS = 8.0
@@ -66,6 +67,7 @@ class Settings(Layered):
     http: HttpSettings = HttpSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     explain_refusals: bool = Field(default=False, description="development: results tell which flows exist")
     shutdown_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
     shutdown_seconds: Annotated[float | None, Field(gt=0, le=7200)] = Field(

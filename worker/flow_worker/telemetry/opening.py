@@ -1,4 +1,4 @@
-"""Opens the metrics and their exporters, as the standard `OTEL_…` variables say."""
+"""Opens metrics and traces with their exporters, as the standard `OTEL_…` variables say."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import logging
 import os
 import platform
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import MeterProvider, get_meter_provider
+from opentelemetry.trace import Tracer, TracerProvider, get_tracer_provider
 
 from flow_worker.telemetry.logs import log
 from flow_worker.telemetry.metrics import BUILD_INFO, Metrics
@@ -22,11 +24,14 @@ from flow_worker.telemetry.metrics_page import MetricsPage, Page, absent
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from flow_worker.telemetry.exporters import SpanExporters
+    from flow_worker.telemetry.otlp import CollectorOutage
+
 _log = logging.getLogger(__name__)
 
 _LAG_SECONDS = 0.25
 _LAGS_PER_SAMPLE = 4
-_API = "opentelemetry.metrics"
+_APIS = ("opentelemetry.metrics", "opentelemetry.trace")
 
 _NOT_INSTALLED = (
     "The worker exports no metrics, because their packages are not installed. Install them with: "
@@ -42,46 +47,104 @@ _ELSEWHERE = "The worker's metrics go to the OpenTelemetry SDK that this process
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """The metrics of one worker, and the page on which Prometheus scrapes them."""
+    """The metrics of one worker, the page on which Prometheus scrapes them, and the tracer."""
 
     metrics: Metrics
     page: MetricsPage
+    tracer: Tracer | None = None
+    """None if no SDK takes the spans."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """The parts that the exporters of metrics and of spans share."""
+
+    resource: Any  # of the SDK, which may not be installed
+    outage: Callable[[], CollectorOutage]
 
 
 @asynccontextmanager
 async def open_telemetry() -> AsyncIterator[Telemetry]:
-    """Open the metrics. At the end, export once more and close.
+    """Open metrics and traces. At the end, export once more and close.
 
     A collector that is away costs a log line, and about a second at the end.
     """
+    shared = None if _is_disabled() else _shared()
+    async with _opened_metrics(shared) as telemetry:
+        spans = None if shared is None else _span_exporters(shared)
+        provider = get_tracer_provider() if spans is None else spans.provider
+        tracer = None if _does_nothing(provider) else provider.get_tracer("flow_worker", version("flow-worker"))
+        try:
+            yield replace(telemetry, tracer=tracer)
+        finally:
+            # Beside the end of the metrics, so that a collector that is away costs the time once.
+            closing = None if spans is None else asyncio.create_task(spans.close(), name="close traces")
+    if closing is not None:
+        await closing
+
+
+def _is_disabled() -> bool:
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+def _does_nothing(provider: MeterProvider | TracerProvider) -> bool:
+    """Return whether no SDK is set up: the provider is the API's own."""
+    return type(provider).__module__.startswith(_APIS)
+
+
+def _shared() -> _Shared | None:
+    """Return what the exporters share; None if their packages are not installed."""
+    try:
+        from flow_worker.telemetry import exporters
+    except ImportError:
+        return None
+
+    @cache
+    def outage() -> CollectorOutage:
+        from flow_worker.telemetry.otlp import CollectorOutage
+
+        return CollectorOutage()
+
+    return _Shared(exporters.resource_of(version("flow-worker")), outage)
+
+
+def _span_exporters(shared: _Shared) -> SpanExporters | None:
+    """Return the exporters of spans; None if another SDK of this process has them, or the variables name none."""
+    from flow_worker.telemetry import exporters
+
+    if not _does_nothing(get_tracer_provider()):
+        return None
+    names = exporters.chosen_span_exporters(os.environ)
+    if not names:
+        return None
+    log(_log, logging.INFO, "telemetry.tracing", "The worker exports spans.", exporters=", ".join(names))
+    return exporters.SpanExporters(names, shared.resource, shared.outage)
+
+
+@asynccontextmanager
+async def _opened_metrics(shared: _Shared | None) -> AsyncIterator[Telemetry]:
     provider = get_meter_provider()
     if not _does_nothing(provider):
         async with _sampled(provider) as metrics:
             yield Telemetry(metrics, absent(_ELSEWHERE, 404))
-    elif os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    elif _is_disabled():
         yield Telemetry(_metrics(provider), absent(_DISABLED, 404))
+    elif shared is None:
+        yield Telemetry(_metrics(provider), absent(_NOT_INSTALLED, 501))
     else:
-        async with _exported(provider) as telemetry:
+        async with _exported(provider, shared) as telemetry:
             yield telemetry
 
 
-def _does_nothing(provider: MeterProvider) -> bool:
-    """Return whether no SDK is set up: the provider is the API's own."""
-    return type(provider).__module__.startswith(_API)
-
-
 @asynccontextmanager
-async def _exported(fallback: MeterProvider) -> AsyncIterator[Telemetry]:
-    try:
-        from flow_worker.telemetry import exporters
-    except ImportError:
-        yield Telemetry(_metrics(fallback), absent(_NOT_INSTALLED, 501))
-        return
+async def _exported(fallback: MeterProvider, shared: _Shared) -> AsyncIterator[Telemetry]:
+    from flow_worker.telemetry import exporters
+
     names = exporters.chosen_exporters(os.environ)
     if not names:
         yield Telemetry(_metrics(fallback), absent(_NOT_CHOSEN, 404))
         return
-    opened = exporters.Exporters(names, version("flow-worker"))
+    opened = exporters.Exporters(names, shared.resource, shared.outage)
     sentence = "The worker exports metrics."
     log(_log, logging.INFO, "telemetry.exporting", sentence, exporters=", ".join(names))
     try:

@@ -1,42 +1,83 @@
-"""Pushes the metrics to a collector by OTLP over HTTP. Import it only if the extra `otel` is installed."""
+"""Pushes metrics and spans to a collector by OTLP over HTTP. Import it only if the extra `otel` is installed."""
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
 
-# The SDK logs several lines for each failed export, with the endpoint. `ReportingExporter` logs one for an outage.
-logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
+# The SDK logs several lines for each failed export, with the endpoint. `CollectorOutage` logs one for an outage. The
+# batch processor logs the spans that it drops meanwhile.
+for _name in ("opentelemetry.exporter.otlp", "opentelemetry.sdk._shared_internal"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+class CollectorOutage:
+    """Logs the first failed export of an outage, of metrics or spans, and the end of the outage. For any thread."""
+
+    def __init__(self) -> None:
+        self._failing: set[str] = set()
+        self._lock = threading.Lock()
+
+    def exported(self, signal: str, *, failed: bool) -> None:
+        """Take note of an export of `metrics` or `spans`."""
+        with self._lock:
+            was_failing = bool(self._failing)
+            if failed:
+                self._failing.add(signal)
+            else:
+                self._failing.discard(signal)
+            is_failing = bool(self._failing)
+        if is_failing != was_failing:
+            self._report(is_failing)
+
+    @staticmethod
+    def _report(failing: bool) -> None:
+        if failing:
+            # Without the error: it quotes the endpoint, which may hold a key.
+            sentence = "The collector does not take the telemetry; the worker tries on. Check the OTLP endpoint."
+            log(_log, logging.WARNING, "telemetry.export_failing", sentence)
+        else:
+            sentence = "The collector takes the worker's telemetry again."
+            log(_log, logging.INFO, "telemetry.export_recovered", sentence)
 
 
 class ReportingExporter(OTLPMetricExporter):
-    """Logs the first failed export of an outage, and its end."""
+    """Exports metrics, and reports the outages of its collector."""
 
-    _is_failing = False
+    def __init__(self, outage: CollectorOutage) -> None:
+        super().__init__()
+        self._outage = outage
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any
     ) -> MetricExportResult:
         """Export over HTTP."""
         result = super().export(metrics_data, timeout_millis, **kwargs)
-        failed = result is not MetricExportResult.SUCCESS
-        if failed != self._is_failing:
-            self._is_failing = failed
-            self._report(failed)
+        self._outage.exported("metrics", failed=result is not MetricExportResult.SUCCESS)
         return result
 
-    @staticmethod
-    def _report(failed: bool) -> None:
-        if failed:
-            # Without the error: it quotes the endpoint, which may hold a key.
-            sentence = "The collector does not take the worker's metrics; the worker tries on. Check the OTLP endpoint."
-            log(_log, logging.WARNING, "telemetry.export_failing", sentence)
-        else:
-            log(_log, logging.INFO, "telemetry.export_recovered", "The collector takes the worker's metrics again.")
+
+class ReportingSpanExporter(OTLPSpanExporter):
+    """Exports spans, and reports the outages of its collector."""
+
+    def __init__(self, outage: CollectorOutage) -> None:
+        super().__init__()
+        self._outage = outage
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export over HTTP."""
+        result = super().export(spans)
+        self._outage.exported("spans", failed=result is not SpanExportResult.SUCCESS)
+        return result

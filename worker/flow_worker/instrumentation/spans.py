@@ -1,0 +1,250 @@
+"""Creates the spans of the worker, and carries the trace context from message to message.
+
+Without an SDK there is no span. The trace context of the sender then passes on unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from opentelemetry.context import Context, attach
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
+
+from flow_contracts.message import Message, ReceivedMessage
+from flow_contracts.trace_context import TRACEPARENT, read_traceparent
+from flow_worker.instrumentation.bounds import Bounds, Server, bounded_code
+from flow_worker.pipeline.outcome import Continue, Outcome, reply_of
+from flow_worker.settings import Settings
+from flow_worker.telemetry import conventions as names
+
+_ROOT = Context()
+_MAX_ID_CHARACTERS = 128
+_FAILED = frozenset({"failed", "unknown"})
+"""The results that are the worker's or the flow's failure. The others are the sender's."""
+
+Attributes = dict[str, str | int | bool]
+
+
+class Spans:
+    """Creates spans by the semantic conventions for messaging and HTTP. A method returns None where no span is.
+
+    Attributes have bounded values, apart from the IDs of messages. No span has an exception, because its text may quote
+    a flow or a sender.
+    """
+
+    def __init__(self, tracer: Tracer | None, settings: Settings, bounds: Bounds) -> None:
+        """`tracer` is None without an SDK."""
+        self._tracer = tracer
+        self._bounds = bounds
+        own = settings.continuations.queue
+        self._links_only = {queue.name for queue in settings.request_queues} - {own}
+        if settings.telemetry.parent == "message":
+            self._links_only = set()
+        self._fixed: dict[tuple[str, str, str], Attributes] = {}
+        self._batch: dict[str, Span] = {}
+        """The spans of deliveries that wait in a batch, by correlation ID: none of them is the current span."""
+
+    # --- processing ------------------------------------------------------------------------------------------------
+
+    def begin(self, queue: str, message: ReceivedMessage) -> Span | None:
+        """Return the span of the processing of a delivery, which the caller ends."""
+        creation = _context_of(message)
+        if self._tracer is None:
+            return None if creation is None else NonRecordingSpan(creation)
+        attributes = self._messaging("process", "process", queue) | _of_message(message)
+        attributes[names.DELIVERY_COUNT] = message.delivery_count + 1
+        attributes[names.ENQUEUED_TIME] = int(message.enqueued_at.timestamp())
+        enqueued = {names.LINK_ENQUEUED_TIME: int(message.enqueued_at.timestamp() * 1000)}
+        links = [] if creation is None else [Link(creation, enqueued)]
+        parent = _ROOT if creation is None or queue in self._links_only else _below(NonRecordingSpan(creation))
+        return self._tracer.start_span(f"process {queue}", parent, SpanKind.CONSUMER, attributes, links)
+
+    def follow(self, queue: str, message: ReceivedMessage) -> None:
+        """Make the message's own trace context the current one, without a span."""
+        creation = _context_of(message)
+        enter(None if creation is None or (self._tracer and queue in self._links_only) else NonRecordingSpan(creation))
+
+    def wait(self, message: ReceivedMessage, span: Span | None) -> None:
+        """Remember the span of a delivery that waits in a batch."""
+        if span is not None:
+            self._batch[message.correlation_id or message.message_id or ""] = span
+
+    def forget(self, message: ReceivedMessage, span: Span | None) -> None:
+        """Forget the span of a delivery in a batch."""
+        key = message.correlation_id or message.message_id or ""
+        if span is not None and self._batch.get(key) is span:
+            del self._batch[key]
+
+    def settle(self, operation: str, queue: str, processing: Iterable[Span | None], count: int = 1) -> Span | None:
+        """Return the span of the settlement of a delivery, or of several, below or linked to their processing."""
+        if self._tracer is None:
+            return None
+        spans = [span for span in processing if span is not None]
+        attributes = self._messaging(operation, "settle", queue) | {names.DISPOSITION: operation}
+        if count == 1:
+            parent = _below(spans[0]) if spans else _ROOT
+            return self._tracer.start_span(f"{operation} {queue}", parent, SpanKind.CLIENT, attributes)
+        attributes[names.BATCH_COUNT] = count
+        links = [Link(span.get_span_context()) for span in spans]
+        return self._tracer.start_span(f"{operation} {queue}", _ROOT, SpanKind.CLIENT, attributes, links)
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def send(self, operation: str, queue: str, message: Message) -> tuple[Span | None, Message]:
+        """Return the span of the send operation, and the message with the span's trace context.
+
+        A message that is passed on keeps the context that it has.
+        """
+        parent = self._parent_of(message)
+        has_context = TRACEPARENT in message.application_properties
+        if self._tracer is None:
+            context = parent.get_span_context()
+            return None, message if has_context or not context.is_valid else _injected(message, context)
+        attributes = self._messaging(operation, "send", queue) | _of_message(message)
+        kind = SpanKind.CLIENT if has_context else SpanKind.PRODUCER
+        span = self._tracer.start_span(f"{operation} {queue}", _below(parent), kind, attributes)
+        return span, message if has_context else _injected(message, span.get_span_context())
+
+    def send_all(self, operation: str, queue: str, messages: Sequence[Message]) -> tuple[Span | None, list[Message]]:
+        """Do the same with a batch. Each message continues the trace of its own processing."""
+        parents = [self._parent_of(message).get_span_context() for message in messages]
+        injected = [
+            _injected(message, parent) if parent.is_valid else message
+            for message, parent in zip(messages, parents, strict=True)
+        ]
+        if self._tracer is None:
+            return None, injected
+        attributes = self._messaging(operation, "send", queue) | {names.BATCH_COUNT: len(messages)}
+        links = [Link(parent) for parent in parents if parent.is_valid]
+        name = f"{operation} {queue}"
+        return self._tracer.start_span(name, _ROOT, SpanKind.CLIENT, attributes, links), injected
+
+    def _parent_of(self, message: Message) -> Span:
+        current = get_current_span()
+        if current is INVALID_SPAN and self._batch:
+            return self._batch.get(message.correlation_id or "", INVALID_SPAN)
+        return current
+
+    # --- calls -----------------------------------------------------------------------------------------------------
+
+    def call(self, method: str, flow: str, server: Server) -> Span | None:
+        """Return the span of an HTTP request. It has no URL, because whoever knows the URL of a flow may call it."""
+        if self._tracer is None:
+            return None
+        address, port = server
+        attributes: Attributes = {names.METHOD: method, names.SERVER_ADDRESS: address, names.FLOW: flow}
+        if port != "":
+            attributes[names.SERVER_PORT] = port
+        return self._tracer.start_span(f"{method} {flow}", None, SpanKind.CLIENT, attributes)
+
+    # --- decisions and results -------------------------------------------------------------------------------------
+
+    def decided(self, authority: str, code: str, *, is_proven: bool) -> None:
+        """Add the decision about a sender to the current span."""
+        span = get_current_span()
+        if span.is_recording():
+            attributes = {names.AUTHORITY: authority} | ({names.CODE: code} if code else {})
+            span.add_event(names.AUTHORIZE if is_proven else names.AUTHENTICATE, attributes)
+
+    def sent(self, outcome: Outcome) -> None:
+        """Add an outcome to the span of its processing."""
+        reply = reply_of(outcome)
+        if reply is not None:
+            result = reply.result
+            code = result.error.code if result.error else None
+            self._conclude(reply.address.correlation_id, result.flow, result.status.value, code)
+        elif isinstance(outcome, Continue):
+            job = outcome.continuation
+            self._conclude(job.correlation_id, job.flow, "waiting", job.code)
+
+    def _conclude(self, correlation_id: str, flow: str | None, status: str, code: str | None) -> None:
+        span = get_current_span()
+        if span is INVALID_SPAN:
+            span = self._batch.get(correlation_id, INVALID_SPAN)
+        if not span.is_recording():
+            return
+        attributes = {names.FLOW: self._bounds.flow(flow), names.STATUS: status}
+        if code:
+            attributes[names.CODE] = bounded_code(code)
+        span.set_attributes(attributes)
+        if status in _FAILED:
+            span.set_status(StatusCode.ERROR)
+
+    # --- attributes ------------------------------------------------------------------------------------------------
+
+    def _messaging(self, operation: str, kind: str, queue: str) -> Attributes:
+        key = operation, kind, queue
+        fixed = self._fixed.get(key)
+        if fixed is None:
+            fixed = self._fixed[key] = {
+                names.SYSTEM: names.SERVICE_BUS,
+                names.OPERATION_NAME: operation,
+                names.OPERATION_TYPE: kind,
+                names.DESTINATION: queue,
+                names.SERVER_ADDRESS: self._bounds.namespace,
+                names.NAMESPACE: names.SERVICE_BUS_NAMESPACE,
+            }
+        return dict(fixed)
+
+
+def enter(span: Span | None) -> None:
+    """Make a span the current one of this task; None: no span."""
+    attach(_ROOT if span is None else _below(span))
+
+
+def end(span: Span | None, failure: str = "", status: int | str = "") -> None:
+    """End a span, with the type of the failure and the HTTP status, if any."""
+    if span is None or not span.is_recording():
+        return
+    if status != "":
+        span.set_attribute(names.STATUS_CODE, status)
+    if failure:
+        span.set_attribute(names.ERROR_TYPE, failure)
+        span.set_status(StatusCode.ERROR)
+    span.end()
+
+
+def traceparent_of(span: Span | None, otherwise: str | None) -> str | None:
+    """Return the trace context of a span in the form of W3C Trace Context."""
+    return otherwise if span is None else _text(span.get_span_context())
+
+
+def _below(span: Span) -> Context:
+    return set_span_in_context(span, _ROOT)
+
+
+def _context_of(message: Message) -> SpanContext | None:
+    """Return the trace context of a message. `tracestate` is left out: it is a text of the sender."""
+    text = read_traceparent(message)
+    if text is None:
+        return None
+    _, trace_id, span_id, flags = text.split("-")
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16) & 3))
+
+
+def _injected(message: Message, context: SpanContext) -> Message:
+    properties = {**message.application_properties, TRACEPARENT: _text(context)}
+    return replace(message, application_properties=properties)
+
+
+def _text(context: SpanContext) -> str:
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def _of_message(message: Message) -> dict[str, Any]:
+    ids = ((names.MESSAGE_ID, message.message_id), (names.CONVERSATION_ID, message.correlation_id))
+    return {name: value[:_MAX_ID_CHARACTERS] for name, value in ids if value}
