@@ -37,11 +37,11 @@ Panel = Mapping[str, Any]  # of the dashboard's JSON
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line of a panel. A point without a value is NaN."""
+    """One line of a panel."""
 
     name: str
     points: dict[int, float]
-    """Values by the number of the step."""
+    """Values by the number of the step. A step without a value is absent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,11 @@ class Prometheus:
 
     _client: httpx.AsyncClient
 
+    @property
+    def url(self) -> str:
+        """The URL of its API and pages."""
+        return str(self._client.base_url)
+
     async def get(self, path: str, **parameters: str) -> Any:
         """Return the `data` of an answer of its API. Fails with the reason that the API gives."""
         answer = (await self._client.get(f"/api/v1/{path}", params=parameters)).json()

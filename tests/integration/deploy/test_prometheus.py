@@ -7,14 +7,18 @@ import json
 import math
 import re
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import httpx
 import pytest
 import pytest_asyncio
 
+from bench.dashboard_picture import Source, draw
 from flow_contracts.client import Background
 from flow_worker.demo.processes import free_port
 from tests.support.processes import CHECKOUT
@@ -110,6 +114,19 @@ async def test_the_objectives_of_the_documentation_have_values(prometheus: Prome
     for objective in objectives:
         [(_, share)] = await prometheus.samples(objective)
         assert 0 < share <= 1, objective
+
+
+async def test_the_picture_of_the_dashboard_shows_every_panel(prometheus: Prometheus) -> None:
+    now = time.time()
+
+    def drawn() -> str:
+        with httpx.Client(base_url=prometheus.url) as client:
+            return draw(Source(client, now - 60, now))
+
+    picture = ElementTree.fromstring(await asyncio.to_thread(drawn))  # noqa: S314 - the test drew it
+    texts = [one.text for one in picture.iter() if one.text]
+    assert {panel["title"] for panel in panels()} <= set(texts)
+    assert "create-quote" in texts
 
 
 async def test_the_variables_of_the_dashboard_have_values(prometheus: Prometheus) -> None:
