@@ -169,7 +169,6 @@ async def _measure(rounds: int) -> dict[str, float]:
         "without SDK": _wrapped(NoOpMeterProvider()),
         "Prometheus": _wrapped(_exporting()),
         "spans, none sampled": _wrapped(NoOpMeterProvider(), _sampling(0.0)),
-        "spans, 10 % sampled": _wrapped(NoOpMeterProvider(), _sampling(0.1)),
         "spans, all sampled": _wrapped(NoOpMeterProvider(), _sampling(1.0)),
     }
     least = dict.fromkeys(cases, float("inf"))

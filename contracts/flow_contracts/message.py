@@ -33,6 +33,23 @@ class Message:
     """Service Bus does not deliver the message before this time; None: it delivers at once."""
     application_properties: Mapping[str, PropertyValue] = field(default_factory=dict)
 
+    def with_property(self, name: str, value: PropertyValue) -> Message:
+        """Return the message with another application property. Much faster than `dataclasses.replace`."""
+        return Message(
+            body=self.body,
+            content_type=self.content_type,
+            content_encoding=self.content_encoding,
+            message_id=self.message_id,
+            correlation_id=self.correlation_id,
+            session_id=self.session_id,
+            reply_to=self.reply_to,
+            reply_to_session_id=self.reply_to_session_id,
+            subject=self.subject,
+            time_to_live=self.time_to_live,
+            scheduled_at=self.scheduled_at,
+            application_properties={**self.application_properties, name: value},
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedMessage(Message):

@@ -35,7 +35,7 @@ class RequestOptions(TypedDict, total=False):
     `new_reply_key`, keeps it beside the message ID, and keeps it secret.
     """
     traceparent: str | None
-    """The W3C trace context that the flow call continues."""
+    """The W3C trace context that the worker continues; by default that of the current OpenTelemetry span."""
 
 
 def build_request(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from flow_contracts.backoff import ExponentialBackoff
+from flow_contracts.client.tracing import sending
 from flow_contracts.message import Message
 from flow_contracts.servicebus import ServiceBus, ServiceBusUnavailable
 
@@ -18,6 +19,11 @@ async def send_until_accepted(bus: ServiceBus, queue: str, message: Message, sec
     Raises `ServiceBusUnavailable` after `seconds`. Raises `ServiceBusMisconfigured` and `MessageTooLarge` at once,
     because no retry helps.
     """
+    with sending(queue, message) as traced:
+        await _send(bus, queue, traced.message, seconds)
+
+
+async def _send(bus: ServiceBus, queue: str, message: Message, seconds: float) -> None:
     # The caller gets the failure of the last attempt, which names the cause; this one only if no attempt ended.
     failure = ServiceBusUnavailable(f"'{queue}' did not accept a message within {seconds:g} s")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
@@ -96,7 +96,7 @@ def _in_trace_of(message: ReceivedMessage, replay: Message) -> Message:
     traceparent = read_traceparent(message)
     if traceparent is None:
         return replay
-    return replace(replay, application_properties={**replay.application_properties, TRACEPARENT: traceparent})
+    return replay.with_property(TRACEPARENT, traceparent)
 
 
 async def discard(view: DeadLetterView, message: ReceivedMessage) -> None:

@@ -7,9 +7,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from opentelemetry.trace import Span
 
@@ -290,8 +289,7 @@ class ObservedReceiver:
             end(span, failure)
 
 
-@dataclass(frozen=True, slots=True)
-class _Current:
+class _Current(NamedTuple):
     """The processing of one delivery."""
 
     began: float

@@ -14,7 +14,7 @@ from flow_worker.flows.answer import Answer
 from flow_worker.flows.invoker import STATUS_URL_NOT_ALLOWED, STATUS_URL_NOT_SIGNED
 from flow_worker.flows.registry import Flow
 from flow_worker.instrumentation.bounds import Bounds, bounded_code, bounded_status
-from flow_worker.instrumentation.spans import Spans, end, traceparent_of
+from flow_worker.instrumentation.spans import Spans, end
 from flow_worker.pipeline.ports import Caller
 from flow_worker.telemetry.metrics import Metrics, error_type
 
@@ -38,24 +38,21 @@ class ObservedCaller:
         self, flow: Flow, input_: JsonValue, *, token: str, correlation_id: str, traceparent: str | None
     ) -> Answer:
         """See `Caller.invoke`. The flow gets the trace context of the call's span instead of the sender's."""
-        span = self._span("POST", flow, flow.url)
+        span = self._spans.call("POST", flow.name, flow.url)
         calling = self._caller.invoke(
             flow,
             input_,
             token=token,
             correlation_id=correlation_id,
-            traceparent=traceparent_of(span, traceparent),
+            traceparent=self._spans.traceparent(span, traceparent),
         )
         return await self._timed("call", "POST", flow, flow.url, span, calling)
 
     async def poll(self, flow: Flow, status_url: str, *, token: str) -> Answer:
         """See `Caller.poll`."""
-        span = self._span("GET", flow, status_url)
+        span = self._spans.call("GET", flow.name, status_url)
         polling = self._caller.poll(flow, status_url, token=token)
         return await self._timed("poll", "GET", flow, status_url, span, polling)
-
-    def _span(self, method: str, flow: Flow, url: str) -> Span | None:
-        return self._spans.call(method, self._bounds.flow(flow.name), self._bounds.server(url))
 
     async def _timed(
         self, kind: str, method: str, flow: Flow, url: str, span: Span | None, work: Awaitable[Answer]

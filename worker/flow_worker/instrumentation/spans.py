@@ -6,7 +6,6 @@ Without an SDK there is no span. The trace context of the sender then passes on 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from opentelemetry.context import Context, attach
@@ -26,7 +25,7 @@ from opentelemetry.trace import (
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.trace_context import TRACEPARENT, read_traceparent
-from flow_worker.instrumentation.bounds import Bounds, Server, bounded_code
+from flow_worker.instrumentation.bounds import Bounds, bounded_code
 from flow_worker.pipeline.outcome import Continue, Outcome, reply_of
 from flow_worker.settings import Settings
 from flow_worker.telemetry import conventions as names
@@ -62,9 +61,10 @@ class Spans:
 
     def begin(self, queue: str, message: ReceivedMessage) -> Span | None:
         """Return the span of the processing of a delivery, which the caller ends."""
-        creation = _context_of(message)
         if self._tracer is None:
-            return None if creation is None else NonRecordingSpan(creation)
+            text = read_traceparent(message)
+            return None if text is None else _OfSender(text)
+        creation = _context_of(message)
         attributes = self._messaging("process", "process", queue) | _of_message(message)
         attributes[names.DELIVERY_COUNT] = message.delivery_count + 1
         attributes[names.ENQUEUED_TIME] = int(message.enqueued_at.timestamp())
@@ -93,6 +93,8 @@ class Spans:
         """Return the span of the settlement of a delivery, or of several, below or linked to their processing."""
         if self._tracer is None:
             return None
+        if count == 1 and any(_is_dropped(span) for span in processing):
+            return None
         spans = [span for span in processing if span is not None]
         attributes = self._messaging(operation, "settle", queue) | {names.DISPOSITION: operation}
         if count == 1:
@@ -111,7 +113,9 @@ class Spans:
         """
         parent = self._parent_of(message)
         has_context = TRACEPARENT in message.application_properties
-        if self._tracer is None:
+        if isinstance(parent, _OfSender):
+            return None, message if has_context else message.with_property(TRACEPARENT, parent.text)
+        if self._tracer is None or _is_dropped(parent):
             context = parent.get_span_context()
             return None, message if has_context or not context.is_valid else _injected(message, context)
         attributes = self._messaging(operation, "send", queue) | _of_message(message)
@@ -141,11 +145,18 @@ class Spans:
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
-    def call(self, method: str, flow: str, server: Server) -> Span | None:
-        """Return the span of an HTTP request. It has no URL, because whoever knows the URL of a flow may call it."""
+    def traceparent(self, span: Span | None, sender: str | None) -> str | None:
+        """Return the trace context for a flow: that of the call's span, of the processing, or the sender's own."""
         if self._tracer is None:
+            return sender
+        context = (span or get_current_span()).get_span_context()
+        return _text(context) if context.is_valid else sender
+
+    def call(self, method: str, flow: str, url: str) -> Span | None:
+        """Return the span of an HTTP request. It has no URL, because whoever knows the URL of a flow may call it."""
+        if self._tracer is None or _is_dropped(get_current_span()):
             return None
-        address, port = server
+        flow, (address, port) = self._bounds.flow(flow), self._bounds.server(url)
         attributes: Attributes = {names.METHOD: method, names.SERVER_ADDRESS: address, names.FLOW: flow}
         if port != "":
             attributes[names.SERVER_PORT] = port
@@ -155,6 +166,8 @@ class Spans:
 
     def decided(self, authority: str, code: str, *, is_proven: bool) -> None:
         """Add the decision about a sender to the current span."""
+        if self._tracer is None:
+            return
         span = get_current_span()
         if span.is_recording():
             attributes = {names.AUTHORITY: authority} | ({names.CODE: code} if code else {})
@@ -162,6 +175,8 @@ class Spans:
 
     def sent(self, outcome: Outcome) -> None:
         """Add an outcome to the span of its processing."""
+        if self._tracer is None:
+            return
         reply = reply_of(outcome)
         if reply is not None:
             result = reply.result
@@ -201,6 +216,16 @@ class Spans:
         return dict(fixed)
 
 
+class _OfSender(NonRecordingSpan):
+    """A sender's span, of a worker without an SDK. Only a log line needs its IDs, so it parses them late."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def get_span_context(self) -> SpanContext:
+        return _parsed(self.text)
+
+
 def enter(span: Span | None) -> None:
     """Make a span the current one of this task; None: no span."""
     attach(_ROOT if span is None else _below(span))
@@ -218,9 +243,12 @@ def end(span: Span | None, failure: str = "", status: int | str = "") -> None:
     span.end()
 
 
-def traceparent_of(span: Span | None, otherwise: str | None) -> str | None:
-    """Return the trace context of a span in the form of W3C Trace Context."""
-    return otherwise if span is None else _text(span.get_span_context())
+def _is_dropped(span: Span | None) -> bool:
+    """Return whether the sampler dropped a span of this worker. Its children would be dropped, too, at some cost."""
+    if span is None or span is INVALID_SPAN or span.is_recording():
+        return False
+    context = span.get_span_context()
+    return not context.is_remote and not context.trace_flags.sampled
 
 
 def _below(span: Span) -> Context:
@@ -230,15 +258,16 @@ def _below(span: Span) -> Context:
 def _context_of(message: Message) -> SpanContext | None:
     """Return the trace context of a message. `tracestate` is left out: it is a text of the sender."""
     text = read_traceparent(message)
-    if text is None:
-        return None
+    return None if text is None else _parsed(text)
+
+
+def _parsed(text: str) -> SpanContext:
     _, trace_id, span_id, flags = text.split("-")
     return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16) & 3))
 
 
 def _injected(message: Message, context: SpanContext) -> Message:
-    properties = {**message.application_properties, TRACEPARENT: _text(context)}
-    return replace(message, application_properties=properties)
+    return message.with_property(TRACEPARENT, _text(context))
 
 
 def _text(context: SpanContext) -> str:
