@@ -14,6 +14,7 @@ import aiohttp
 import httpx
 from aiohttp.connector import Connection
 from httpx_aiohttp import AiohttpTransport
+from httpx_aiohttp.transport import AiohttpResponseStream
 from pydantic import JsonValue
 from pydantic_core import to_json
 
@@ -23,6 +24,7 @@ from flow_worker.errors import CallFailed
 from flow_worker.flows.answer import Answer
 from flow_worker.flows.answer_reader import AnswerReader
 from flow_worker.flows.framing_limit import ExclusiveRequest, StaleConnection, limit_framing
+from flow_worker.flows.paced_stream import READ_BUFFER_BYTES, PacedStream
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.status_url import PollAccess
 
@@ -174,6 +176,7 @@ class ProxiedTransport(AiohttpTransport):
     def __init__(self, client: Callable[[], aiohttp.ClientSession], limits: httpx.Limits) -> None:
         super().__init__(client=client, limits=limits)
         self._proxies = Proxies()
+        self._turns = asyncio.Lock()
         self._by_origin: dict[tuple[str, str, int | None], tuple[httpx.Proxy | None, Mapping[str, str]]] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -184,9 +187,12 @@ class ProxiedTransport(AiohttpTransport):
             request.headers.update(headers)
         for _ in range(_MAX_STALE_CONNECTIONS):
             try:
-                return await super().handle_async_request(request)
+                response = await super().handle_async_request(request)
             except StaleConnection:
-                pass  # nothing was sent, and the connection is closed
+                continue  # nothing was sent, and the connection is closed
+            if isinstance(response.stream, AiohttpResponseStream):
+                response.stream = PacedStream(response.stream, self._turns)
+            return response
         raise httpx.ConnectError("each connection was broken before the request") from StaleConnection()
 
     def _proxy_of(self, url: httpx.URL) -> tuple[httpx.Proxy | None, Mapping[str, str]]:
@@ -216,6 +222,7 @@ def http_transport(*, max_connections: int, keepalive_seconds: float) -> Aiohttp
             cookie_jar=aiohttp.DummyCookieJar(),
             request_class=ExclusiveRequest,
             response_class=_AsciiReason,
+            read_bufsize=READ_BUFFER_BYTES,
         )
 
     return ProxiedTransport(session, limits)
