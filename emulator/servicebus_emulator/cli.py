@@ -46,7 +46,12 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port."
 def main() -> None:
     """Run the command line: `servicebus-emulator` and `python -m servicebus_emulator`."""
     streams.prepare()
-    cli(prog_name="servicebus-emulator")
+    try:
+        cli(prog_name="servicebus-emulator")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SystemExit as end:
+        sys.exit(streams.exit_status(end.code))
 
 
 def _print_version(wanted: bool) -> None:

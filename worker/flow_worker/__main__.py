@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
-from flow_worker.cli import streams
+_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -14,14 +15,27 @@ def main() -> None:
     No output may change the exit status, so the streams are prepared first: see `streams`.
 
     A worker that receives SIGTERM while it starts has nothing to finish, and exits with status 0. Without this handler,
-    the first process of a container would ignore SIGTERM until `run` installs its own.
+    the first process of a container would ignore SIGTERM until `run` installs its own. Ctrl-C during the import ends
+    the process at once: a `KeyboardInterrupt` in the middle of an import would print a traceback.
     """
-    streams.prepare()
+    is_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a parent may ignore it
+    if is_interruptible:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     if sys.argv[1:2] == ["run"]:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from flow_worker.cli import streams
+
+    streams.prepare()
     from flow_worker.cli.main import cli  # imported after the handler is installed: the import takes most of the start
 
-    cli(prog_name="flow-worker")
+    try:
+        if is_interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        cli(prog_name="flow-worker")
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except SystemExit as end:
+        sys.exit(streams.exit_status(end.code))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Output in legacy code pages and to closed pipes: no command fails, and none changes its exit status."""
+"""Output in legacy code pages, to closed pipes and streams, and to full disks: no command fails with a traceback."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 from pydantic import JsonValue
@@ -96,3 +97,71 @@ def test_a_command_in_ascii_with_a_reader_that_leaves_exits_with_its_own_status(
     finally:
         os.close(writing)
     assert done.returncode == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no sh")
+@pytest.mark.parametrize(
+    ("module", "command", "status"),
+    [
+        ("flow_worker", "schema settings >&-", 0),
+        ("flow_worker", "send x nofield <&- >&- 2>&-", 2),
+        ("flow_worker", "send x nofield 2>/dev/full", 2),
+        ("flow_worker", "schema settings >/dev/full", streams.EX_IOERR),
+        ("flow_worker", "schema settings >/dev/full 2>&1", streams.EX_IOERR),
+        ("servicebus_emulator", "--version >&-", 0),
+        ("servicebus_emulator", "--version >/dev/full", emulator_streams.EX_IOERR),
+        ("servicebus_emulator", "serve --rule x 2>&-", 2),
+    ],
+)
+def test_a_closed_or_full_stream_gives_no_traceback_and_no_status_of_another_meaning(
+    module: str, command: str, status: int
+) -> None:
+    if "/dev/full" in command and not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" -m {module} {command}', sys.executable],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+    is_told = status == streams.EX_IOERR and "2>" not in command
+    assert done.stderr.startswith("The output is incomplete: stdout cannot be written (No space left") == is_told
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("module", [streams, emulator_streams])
+def test_a_failing_stderr_loses_no_result(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stderr", module.tolerant(full))
+        terminal.echo("a hint", to_stderr=True)
+        terminal.echo("the result")
+        assert module.exit_status(1) == 1
+        monkeypatch.setattr(sys, "stdout", module.tolerant(full))
+        terminal.echo("the result")
+        assert module.exit_status(1) == 74
+    assert capsys.readouterr().out == "the result\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a signal to another process ends it on Windows")
+def test_ctrl_c_while_the_program_starts_prints_no_traceback() -> None:
+    # The signal comes when the handler is there and the import of the commands begins.
+    program = """
+import os, runpy, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "flow_worker.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupting())
+runpy.run_module("flow_worker", run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=CHECKOUT, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "")
