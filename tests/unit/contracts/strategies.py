@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import strategies as st
 from pydantic import JsonValue, SecretStr
 
+from flow_contracts.claim import clean_claim
 from flow_contracts.request import FlowRequest
 from flow_contracts.result import FlowError, FlowResult, FlowRun, OutputEncoding, Status, Times
 
@@ -28,7 +29,7 @@ requests = st.builds(
     FlowRequest,
     flow=st.text(min_size=1, max_size=128),
     input=json_values,
-    claim=st.none() | st.text(min_size=1, max_size=40).map(SecretStr),
+    claim=st.none() | st.text(min_size=1, max_size=40).filter(clean_claim).map(SecretStr),
     on_behalf_of=st.none() | st.text(min_size=1, max_size=40),
     message_id=ids,
     correlation_id=ids,

@@ -13,7 +13,7 @@ from unittest.mock import AsyncMock, Mock
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import DataPointT, InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.metrics.export import DataPointT, Gauge, InMemoryMetricReader, NumberDataPoint
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.request import ReplyAddress
@@ -61,13 +61,20 @@ class Recorded:
         self.instrumentation = Instrumentation(self.metrics, SETTINGS, self.clock)
 
     def values(self, name: str) -> dict[tuple[str, ...], float]:
-        """Return the value, or the count of a histogram, by the values of the attributes."""
+        """Return the value, or the count of a histogram, by the values of the attributes.
+
+        Counters that are still at their beginning, zero, are left out. Gauges are not.
+        """
         self.metrics.sample()
         data = self._reader.get_metrics_data()
         scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics] if data else []
         found = [one for scope in scopes for one in scope.metrics if one.name == name]
-        points = [point for one in found for point in one.data.data_points]
-        return {tuple(map(str, (point.attributes or {}).values())): _value(point) for point in points}
+        return {
+            tuple(map(str, (point.attributes or {}).values())): _value(point)
+            for one in found
+            for point in one.data.data_points
+            if _value(point) or isinstance(one.data, Gauge)
+        }
 
 
 def _value(point: DataPointT) -> float:
