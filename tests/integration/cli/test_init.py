@@ -20,7 +20,7 @@ from servicebus_emulator import worker_settings
 from servicebus_emulator.worker_settings import Form, WorkerFile
 from tests.support.processes import CHECKOUT
 
-FILES = {"flow-worker.toml", "flow-worker.schema.json", ".env.example", "emulator.json"}
+FILES = {"flow-worker.toml", "flow-worker.schema.json", ".env.example", "emulator.json", ".gitignore"}
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import socket
+import sqlite3
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import cast
 
 import httpx
 import pytest
 
+from flow_contracts.servicebus import ServiceBusMisconfigured
 from flow_worker.azure_identity import Tokens
-from flow_worker.doctor import clocks, flows, run, tokens
+from flow_worker.doctor import clocks, dataverse, flows, journal, network, queues, run, tokens
+from flow_worker.doctor.causes import reason, with_proxy
 from flow_worker.doctor.finding import Check, Outcome, Result
-from flow_worker.doctor.hosts import Host, broker, of_url
+from flow_worker.doctor.hosts import Host, broker, has_administration, of_url
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.settings import FlowSettings, ServiceBusSettings
+from flow_worker.journal.opening import open_file
+from flow_worker.settings import FlowSettings, InvalidSettings, ServiceBusSettings
 
 AUDIENCE = "https://service.flow.microsoft.com/"
 
@@ -129,3 +138,147 @@ def test_the_hosts_are_those_that_the_sdks_connect_to() -> None:
     local = broker(ServiceBusSettings.model_validate({"connection_string": development}))
     assert (local.address, local.tls) == ("127.0.0.1:5999", False)
     assert of_url("https://[::1]/x") == Host("::1", 443, tls=True)
+
+
+EMULATOR = "Endpoint=sb://127.0.0.1;SharedAccessKeyName=n;SharedAccessKey=k;UseDevelopmentEmulator=true"
+
+
+def test_the_administration_of_an_emulator_is_never_guessed() -> None:
+    assert has_administration(ServiceBusSettings(namespace="a.servicebus.windows.net"))
+    emulator = {"connection_string": EMULATOR}
+    assert not has_administration(ServiceBusSettings.model_validate(emulator))
+    known = ServiceBusSettings.model_validate(emulator | {"administration_url": "http://127.0.0.1:5300"})
+    assert has_administration(known)
+
+
+@pytest.mark.parametrize(
+    ("text", "by_key", "remedy"),
+    [
+        ("open: Service Bus refused the credential; InvalidSignature", True, "Copy the connection string again"),
+        ("open: Service Bus refused the credential; 'Listen' claim(s) are required", True, "Assign the role 'R'"),
+        ("open: Service Bus refused the credential; expired", False, "Assign the role 'R'"),
+        ("open: not authorised; give the identity the role", True, "Assign the role 'R'"),
+    ],
+)
+def test_a_refused_key_is_copied_again_and_a_missing_right_is_assigned(text: str, by_key: bool, remedy: str) -> None:
+    result = queues._refused(ServiceBusMisconfigured(text), "R", "Listen", by_key=by_key)
+    assert result.remedy.startswith(remedy)
+
+
+async def test_a_stopped_emulator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = TemporarilyUnavailable("identity_unavailable", "the managed identity's token is unavailable (X)")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}/token")
+        assert "Assign the managed identity" in (await checked(error)).remedy, "it answers"
+    result = await checked(error)
+    assert ("refuses the connection" in result.detail, "Start the emulator" in result.remedy) == (True, True)
+
+
+def test_dataverse_without_a_token_points_to_the_token() -> None:
+    url = "https://contoso.crm4.dynamics.com"
+    error = TemporarilyUnavailable("identity_unavailable", "no token")
+    assert "See the line 'token: Dataverse" in dataverse._unavailable(error, url).remedy
+    assert "application user" in dataverse._unavailable(TemporarilyUnavailable("x", "y"), url).remedy
+
+
+@asynccontextmanager
+async def proxy(answer: bytes) -> AsyncIterator[int]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "detail"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", Outcome.OK, "through the proxy"),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", Outcome.FAILED, "refuses this user (407)"),
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", Outcome.FAILED, "(403)"),
+        (b"<html>Sign in</html>\n", Outcome.FAILED, "no HTTP"),
+        (b"", Outcome.FAILED, "no HTTP"),
+    ],
+)
+async def test_the_proxy_that_refuses_is_named(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, outcome: Outcome, detail: str
+) -> None:
+    async with proxy(answer) as port:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        result = await network._check(Host("contoso.example", 443, tls=True), httpx.create_ssl_context())
+    assert (result.outcome, detail in result.detail) == (outcome, True), result
+    assert f"http://127.0.0.1:{port}" in result.detail
+
+
+async def test_a_dead_proxy_is_named_and_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    monkeypatch.setenv("HTTPS_PROXY", url)
+    result = await network._check(Host("contoso.example", 443, tls=True), httpx.create_ssl_context())
+    assert (result.outcome, f"the proxy {url} cannot be used" in result.detail) == (Outcome.FAILED, True)
+    assert url in with_proxy("Correct it.", "https://contoso.example/")
+    assert url in run._unexpected()
+
+
+def test_a_refused_connection_is_never_called_a_timeout() -> None:
+    error = httpx.ConnectTimeout("x")
+    assert reason(error) == "ConnectTimeout"
+    error.__cause__ = ConnectionRefusedError(111, "refused")
+    assert reason(error) == "the connection is refused"
+
+
+@pytest.mark.parametrize(
+    ("left", "text"), [(3630, "expires in 60 min"), (20, "expires in 20 s"), (-5, "expired 5 s ago")]
+)
+def test_an_expiry_is_a_number_with_a_sign_that_fits(left: float, text: str) -> None:
+    assert tokens._expiry(left) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "detail"),
+    [
+        ("journal.sqlite3", Outcome.OK, "does not exist yet"),
+        ("absent/deep/journal.sqlite3", Outcome.UNSEEN, "is the volume mounted?"),
+        ("file/journal.sqlite3", Outcome.FAILED, "is no folder"),
+        ("folder", Outcome.FAILED, "is no file"),
+        ("empty", Outcome.UNSEEN, "has no journal yet"),
+        ("other.sqlite3", Outcome.UNSEEN, "has no journal yet"),
+        ("dangling", Outcome.FAILED, "which does not exist"),
+        ("/proc/flow-worker/journal.sqlite3", Outcome.FAILED, "may not create it in /proc"),
+    ],
+)
+def test_a_path_that_is_no_journal_yet_stays_as_it_is(tmp_path: Path, name: str, outcome: Outcome, detail: str) -> None:
+    if name.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("this machine has no /proc")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with closing(sqlite3.connect(tmp_path / "other.sqlite3")) as other:
+        other.execute("CREATE TABLE mine (a)")
+    before = {path: path.lstat().st_size for path in tmp_path.rglob("*")}
+    result = journal._unready(tmp_path / name)
+    assert result is not None
+    assert (result.outcome, detail in result.detail) == (outcome, True), result
+    assert {path: path.lstat().st_size for path in tmp_path.rglob("*")} == before
+
+
+def test_a_journal_that_may_not_be_written_is_not_moved_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal.sqlite3"
+    path.write_bytes(b"no database " * 1000)
+    with pytest.raises(InvalidSettings, match="move a damaged file away"):
+        open_file(path, busy_seconds=0.1, max_log_bytes=1 << 20, reserve_bytes=0)
+    path.unlink()
+    path.symlink_to(tmp_path / "absent" / "journal")
+    with pytest.raises(InvalidSettings) as refusal:
+        open_file(path, busy_seconds=0.1, max_log_bytes=1 << 20, reserve_bytes=0)
+    assert "move" not in str(refusal.value)
+    path.unlink()
+    path.write_bytes(b"x")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    result = journal._unready(path)
+    assert result is not None
+    assert ("may not write the file" in result.detail, "move" in result.remedy) == (True, False)

@@ -223,7 +223,7 @@ def test_a_byte_order_mark_does_not_hide_the_first_variable_of_dotenv(nowhere: P
             "namespace =",
             "namspace =",
             "servicebus.namspace: no such setting (did you mean 'namespace'?); "
-            "docs/reference/settings.md lists all settings",
+            "`flow-worker schema settings` lists all settings",
         ),
         (
             f'["{TENANT}"]',

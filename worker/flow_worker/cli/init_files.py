@@ -95,6 +95,12 @@ ENV_EXAMPLE = """# Copy this file to .env, which flow-worker reads, and fill in 
 # FLOW_WORKER_CLAIM=
 """
 
+GITIGNORE = """# Secrets, and files of this machine.
+.env
+emulator.env
+*.sqlite3*
+"""
+
 EMULATOR_JSON = """{
   "UserConfig": {
     "Namespaces": [

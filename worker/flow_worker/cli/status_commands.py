@@ -19,7 +19,7 @@ from flow_contracts.servicebus import ServiceBusFailure
 from flow_worker.cli import status_render, terminal
 from flow_worker.cli.banner import health_base_url
 from flow_worker.cli.status_render import StatusReport
-from flow_worker.doctor.hosts import administration_url
+from flow_worker.doctor.hosts import NO_ADMINISTRATION, has_administration
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import (
     ContinuationSettings,
@@ -128,9 +128,11 @@ async def _depths(settings: StatusSettings) -> dict[str, dict[str, JsonValue]]:
     queues = settings.queues
     if settings.servicebus is None:
         return {queue: {"unknown": "the settings name no broker"} for queue in queues}
+    if not has_administration(settings.servicebus):
+        return {queue: {"unknown": NO_ADMINISTRATION} for queue in queues}
     try:
         async with open_service_bus(settings.servicebus, client_id=settings.identity.client_id) as bus:
-            depths = await bus.depths(queues, administration_url(settings.servicebus))
+            depths = await bus.depths(queues, settings.servicebus.administration_url)
     except (ServiceBusFailure, ValueError) as error:
         return {queue: {"unknown": type(error).__name__} for queue in queues}
     return {queue: asdict(depth) for queue, depth in depths.items()}

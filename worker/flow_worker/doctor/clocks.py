@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from flow_worker.doctor.causes import reason, with_proxy
 from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
-from flow_worker.doctor.hosts import administration_url, broker, is_emulator
+from flow_worker.doctor.hosts import NO_ADMINISTRATION, SET_ADMINISTRATION, broker, has_administration, is_emulator
 from flow_worker.doctor.local import health_url
 from flow_worker.settings import HealthSettings, Settings
 
@@ -22,28 +23,32 @@ wall = time.time
 _TOLERANCE_SECONDS = 5.0
 _REMEDY = "Synchronise this machine's clock (NTP). The worker corrects for the broker's clock only."
 
-_START = "Start the emulator with --admin-port 5300, or set servicebus.administration_url."
 
-
-def checks(settings: Settings, client: httpx.AsyncClient) -> list[Check]:
-    """Return one check for each source."""
+def checks(settings: Settings, client: httpx.AsyncClient, local: httpx.AsyncClient) -> list[Check]:
+    """Return one check for each source. `local` is a client that uses no proxy, for a worker on this machine."""
     flow = next(iter(settings.flows.values())).url.get_secret_value()
     third = settings.dataverse_urls[0] if settings.dataverse_urls else flow
     sources: Mapping[str, str] = {
-        "broker": administration_url(settings.servicebus) or f"https://{broker(settings.servicebus).name}",
+        "broker": settings.servicebus.administration_url or f"https://{broker(settings.servicebus).name}",
         "issuer": settings.authority,
         "Dataverse" if settings.dataverse_urls else "flow host": third,
     }
     seconds = settings.http.connect_seconds + _TOLERANCE_SECONDS
-    running = Check("clock", "running worker", partial(_check_worker, client, settings.health), seconds)
-    hints = {"broker": _START} if is_emulator(settings.servicebus) else {}
+    running = Check("clock", "running worker", partial(_check_worker, local, settings.health), seconds)
+    hints = {"broker": SET_ADMINISTRATION} if is_emulator(settings.servicebus) else {}
     return [
         *([running] if settings.health.port else []),
         *(
             Check("clock", name, partial(_check, client, _origin(url), hints.get(name, "")), seconds)
             for name, url in sources.items()
+            if name != "broker" or has_administration(settings.servicebus)
         ),
+        *([] if has_administration(settings.servicebus) else [Check("clock", "broker", _no_administration)]),
     ]
+
+
+async def _no_administration() -> Result:
+    return unseen(NO_ADMINISTRATION, SET_ADMINISTRATION)
 
 
 def _origin(url: str) -> str:
@@ -57,7 +62,7 @@ async def _check(client: httpx.AsyncClient, url: str, remedy: str) -> Result:
     try:
         response = await client.head(url)
     except httpx.HTTPError as error:
-        return unseen(f"no answer from {url} ({type(error).__name__})", remedy)
+        return unseen(f"no answer from {url} ({reason(error)})", with_proxy(remedy, url).strip())
     stated = _stated(response.headers.get("date"))
     if stated is None:
         return unseen(f"{url} states no time")

@@ -8,6 +8,7 @@ from flow_worker.access.build import Access
 from flow_worker.access.privileges import DataversePrivileges
 from flow_worker.access.user import User
 from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.doctor.causes import with_proxy
 from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
 from flow_worker.doctor.tokens import token_claims
 from flow_worker.errors import TemporarilyUnavailable
@@ -30,6 +31,12 @@ def checks(settings: Settings, access: Access, identity: ManagedIdentity) -> lis
     return found
 
 
+def _unavailable(error: TemporarilyUnavailable, url: str) -> Result:
+    if error.code == "identity_unavailable":
+        return failed(error.message, f"See the line 'token: Dataverse {url}': without the token there is no answer.")
+    return failed(error.message, with_proxy(_REMEDY, url))
+
+
 async def _none() -> Result:
     return unseen("no Dataverse organization is configured")
 
@@ -38,7 +45,7 @@ async def _who_am_i(settings: Settings, url: str, dataverse: DataversePrivileges
     try:
         found = await dataverse.organization()
     except TemporarilyUnavailable as error:
-        return failed(error.message, _REMEDY)
+        return _unavailable(error, url)
     for queue in settings.request_queues:
         if settings.dataverse_url(queue) == url and queue.organization not in (None, found):
             return failed(
@@ -61,6 +68,6 @@ async def _privileges(
             return unseen("the worker's own object ID is not known, so there is no user to query")
         depth = await dataverse.depth(User(oid), name)
     except TemporarilyUnavailable as error:
-        return failed(error.message, _REMEDY)
+        return _unavailable(error, url)
     held = "does not hold" if depth is None else "holds"
     return ok(f"the privilege function answers; the worker itself {held} {name}")

@@ -8,7 +8,12 @@ from urllib.parse import urlsplit
 from flow_contracts.connection_string import parse_connection_string
 from flow_worker.settings import ServiceBusSettings, Settings
 
-_EMULATOR_ADMINISTRATION_PORT = 5300
+NO_ADMINISTRATION = "servicebus.administration_url is not set"
+"""Any broker of the machine can listen on an emulator's usual port, so the port proves nothing."""
+SET_ADMINISTRATION = (
+    "Start the emulator with --admin-port 5300, and set servicebus.administration_url to its address; "
+    "`servicebus-emulator settings` prints it."
+)
 _AMQPS_PORT, _AMQP_PORT, _HTTPS_PORT, _HTTP_PORT = 5671, 5672, 443, 80
 
 
@@ -60,11 +65,9 @@ def broker(settings: ServiceBusSettings) -> Host:
     return Host(parts.host, port, tls, is_http=websocket)
 
 
-def administration_url(settings: ServiceBusSettings) -> str | None:
-    """Return the address of the broker's administration; None for the namespace's own, over HTTPS."""
-    if settings.administration_url is not None or not is_emulator(settings):
-        return settings.administration_url
-    return f"http://{broker(settings).name}:{_EMULATOR_ADMINISTRATION_PORT}"
+def has_administration(settings: ServiceBusSettings) -> bool:
+    """Return whether the address of the administration is known: a namespace's own, or the one of the settings."""
+    return settings.administration_url is not None or not is_emulator(settings)
 
 
 def is_emulator(settings: ServiceBusSettings) -> bool:

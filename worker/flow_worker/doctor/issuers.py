@@ -8,6 +8,7 @@ import httpx
 
 from flow_worker.access.issuer import Issuer, issuers_of
 from flow_worker.access.keys import IssuerKeys
+from flow_worker.doctor.causes import reason, with_proxy
 from flow_worker.doctor.finding import Check, Result, failed, ok
 from flow_worker.settings import Settings
 
@@ -37,12 +38,13 @@ def checks(settings: Settings, client: httpx.AsyncClient) -> list[Check]:
 
 
 async def _check(keys: IssuerKeys, issuer: Issuer) -> Result:
+    remedy = with_proxy(_REMEDY, issuer.name)
     try:
         found = await keys.published_keys(issuer)
     except httpx.HTTPStatusError as error:
-        return failed(f"the issuer answered {error.response.status_code}", _REMEDY)
+        return failed(f"the issuer answered {error.response.status_code}", remedy)
     except httpx.HTTPError as error:
-        return failed(f"the issuer is unreachable ({type(error).__name__})", _REMEDY)
+        return failed(f"the issuer is unreachable ({reason(error)})", remedy)
     except ValueError as error:
-        return failed(f"the answer is unusable: {error}", _REMEDY)
+        return failed(f"the answer is unusable: {error}", remedy)
     return ok(f"{len(found)} {'key' if len(found) == 1 else 'keys'}")

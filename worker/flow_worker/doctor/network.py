@@ -9,7 +9,7 @@ from functools import partial
 
 import httpx
 
-from flow_contracts.proxies import InvalidProxy, Proxies
+from flow_contracts.proxies import InvalidProxy, Proxies, Proxy
 from flow_worker.doctor.finding import Check, Result, failed, ok
 from flow_worker.doctor.hosts import Host, hosts_of
 from flow_worker.settings import Settings
@@ -37,8 +37,9 @@ async def _check(host: Host, context: ssl.SSLContext) -> Result:
         proxy = _proxy(host)
     except InvalidProxy as error:
         return failed(str(error), "Correct the variable of the proxy.")
-    name, port, tls = (host.name, host.port, host.tls) if proxy is None else (*proxy, False)
-    through = "" if proxy is None else f" through the proxy {name}:{port}"
+    if proxy is not None:
+        return await _check_proxy(host, proxy, context)
+    name, port, tls = host.name, host.port, host.tls
     try:
         address = await _address(name, port)
     except OSError as error:
@@ -60,7 +61,44 @@ async def _check(host: Host, context: ssl.SSLContext) -> Result:
         return failed(f"{address} refuses the connection ({error.strerror or error})", _open_port(host))
     version = _tls_version(writer)
     writer.close()
-    return ok(f"{address}{', ' + version if version else ', without TLS'}{through}")
+    return ok(f"{address}{', ' + version if version else ', without TLS'}")
+
+
+async def _check_proxy(host: Host, proxy: Proxy, context: ssl.SSLContext) -> Result:
+    """Check that the proxy connects to the host. It is asked as the clients ask it; nothing is sent to the host."""
+    correct = "Correct the variable of the proxy (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY), or name the host in NO_PROXY."
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            answer = await _connect(host, proxy, context)
+    except TimeoutError:
+        return failed(f"the proxy {proxy.url} does not answer within {_CONNECT_SECONDS:g} s", correct)
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or type(error).__name__
+        return failed(f"the proxy {proxy.url} cannot be used ({cause})", f"Start the proxy. {correct}")
+    if answer is None:
+        return ok(f"through the proxy {proxy.url}")
+    if answer == "407":
+        remedy = "Write the proxy's user name and password into its variable: http://USER:PASSWORD@HOST:PORT."
+        return failed(f"the proxy {proxy.url} refuses this user (407)", remedy)
+    return failed(f"the proxy {proxy.url} does not connect to {host.address} ({answer})", f"Allow it there. {correct}")
+
+
+async def _connect(host: Host, proxy: Proxy, context: ssl.SSLContext) -> str | None:
+    """Return why the proxy refuses the host; None if it does not. Plain HTTP has no connection to ask for."""
+    tls = {"ssl": context, "server_hostname": proxy.host} if proxy.scheme == "https" else {}
+    reader, writer = await asyncio.open_connection(proxy.host, proxy.port, **tls)  # type: ignore[arg-type]
+    try:
+        if not host.tls:
+            return None
+        lines = [f"CONNECT {host.address} HTTP/1.1", f"Host: {host.address}"]
+        lines += [f"{name}: {value}" for name, value in proxy.headers.items()]
+        writer.write("\r\n".join([*lines, "", ""]).encode())
+        words = (await reader.readline()).decode("latin-1").split()
+    finally:
+        writer.close()
+    if len(words) < 2 or not words[0].startswith("HTTP/"):
+        return "its answer is no HTTP"
+    return None if words[1].startswith("2") else words[1]
 
 
 def _tls_version(writer: asyncio.StreamWriter) -> str:
@@ -82,9 +120,8 @@ async def _address(name: str, port: int) -> str:
     return str(found[0][4][0])
 
 
-def _proxy(host: Host) -> tuple[str, int] | None:
-    """Return the host and the port of the HTTP proxy; None without one. Raises `InvalidProxy`."""
+def _proxy(host: Host) -> Proxy | None:
+    """Return the HTTP proxy; None without one. Raises `InvalidProxy`."""
     if not host.is_http:
         return None
-    proxy = Proxies().proxy_of(f"{'https' if host.tls else 'http'}://{host.address}/")
-    return None if proxy is None else (proxy.host, proxy.port)
+    return Proxies().proxy_of(f"{'https' if host.tls else 'http'}://{host.address}/")

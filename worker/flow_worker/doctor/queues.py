@@ -13,14 +13,20 @@ from functools import partial
 from flow_contracts.servicebus import ServiceBus, ServiceBusFailure, ServiceBusMisconfigured
 from flow_contracts.servicebus.policies import QueueShape
 from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
-from flow_worker.doctor.hosts import administration_url, is_emulator
+from flow_worker.doctor.hosts import NO_ADMINISTRATION, SET_ADMINISTRATION, has_administration, is_emulator
 from flow_worker.settings import Settings
 
 _MIN_LOCK = timedelta(minutes=1)
 _MIN_DELIVERIES = 5
 _FOREVER = timedelta(days=3650)
-_CREATE = "docs/how-to/configure-queues.md has the command."
+_CREATE = "the page 'Configure the queues' of the documentation has the command."
 _AGAIN = f"Delete the queue and create it again, because this cannot be changed; {_CREATE}"
+
+
+_COPY = (
+    "Copy the connection string again: its key is wrong or was rotated. If it is right, synchronise this machine's "
+    "clock."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,54 +63,65 @@ def uses_of(settings: Settings) -> list[QueueUse]:
 def checks(settings: Settings, bus: ServiceBus) -> list[Check]:
     """Return the checks of all queues."""
     found = []
+    by_key = settings.servicebus.connection_string is not None
     for use in uses_of(settings):
         name = f"queue {use.name}"
         if use.receives:
-            found.append(Check(name, "right to receive", partial(_check_receive, bus, use.name)))
+            found.append(Check(name, "right to receive", partial(_check_receive, bus, use.name, by_key)))
         if use.sends:
-            found.append(Check(name, "right to send", partial(_check_send, bus, use.name)))
+            found.append(Check(name, "right to send", partial(_check_send, bus, use.name, by_key)))
         found.append(Check(name, "shape", partial(_check_shape, settings, bus, use)))
     return found
 
 
-async def _check_receive(bus: ServiceBus, queue: str) -> Result:
+async def _check_receive(bus: ServiceBus, queue: str, by_key: bool) -> Result:
     try:
         async with bus.receiver(queue):
             return ok("a receiver opens; no message was received")
     except ServiceBusFailure as error:
-        return _refused(error, "Azure Service Bus Data Receiver", "Listen")
+        return _refused(error, "Azure Service Bus Data Receiver", "Listen", by_key=by_key)
 
 
-async def _check_send(bus: ServiceBus, queue: str) -> Result:
+async def _check_send(bus: ServiceBus, queue: str, by_key: bool) -> Result:
     try:
         await bus.verify_send(queue)
     except ServiceBusFailure as error:
-        return _refused(error, "Azure Service Bus Data Sender", "Send")
+        return _refused(error, "Azure Service Bus Data Sender", "Send", by_key=by_key)
     return ok("a sender opens; nothing was sent")
 
 
-def _refused(error: ServiceBusFailure, role: str, right: str) -> Result:
+def _refused(error: ServiceBusFailure, role: str, right: str, *, by_key: bool) -> Result:
     text = str(error).split(": ", 1)[-1]
     if "no such queue" in text:
         return failed("the queue does not exist", f"Create it, or correct its name in the settings; {_CREATE}")
     if "requires sessions" in text.lower() or "requiressession" in text.lower():
         return failed("the queue requires sessions, and the worker receives without", _AGAIN)
+    if by_key and "refused the credential" in text and "claim" not in text.lower():
+        # A key that lacks a right is refused too, but Service Bus then names the claim that is missing.
+        return failed("Service Bus refused the key of the connection string", _COPY)
     if isinstance(error, ServiceBusMisconfigured):
         return failed(text, f"Assign the role '{role}' on the queue, or the right {right} to its access policy.")
     return failed(text, "Check the network lines of this report, and that the broker runs.")
 
 
 async def _check_shape(settings: Settings, bus: ServiceBus, use: QueueUse) -> list[Result]:
+    url = settings.servicebus.administration_url
+    if not has_administration(settings.servicebus):
+        return [unseen(f"not visible: {NO_ADMINISTRATION}", SET_ADMINISTRATION)]
     try:
-        shape = await bus.shape(use.name, administration_url(settings.servicebus))
+        shape = await bus.shape(use.name, url)
     except ServiceBusMisconfigured as error:
         if "no queue" in str(error):
-            return [failed("the queue does not exist", f"Create it, or correct its name in the settings; {_CREATE}")]
-        return [unseen(f"not visible, because this identity lacks the Manage right ({error})", _compare(use))]
+            detail = "the queue does not exist" if url is None else f"the queue does not exist at {url}"
+            other = "" if url is None else " and servicebus.administration_url"
+            return [failed(detail, f"Create it, or correct its name{other} in the settings; {_CREATE}")]
+        cause = "the key is wrong or " if settings.servicebus.connection_string is not None else ""
+        detail = f"not visible, because {cause}this identity lacks the Manage right ({error})"
+        return [unseen(detail, _compare(use))]
     except ServiceBusFailure as error:
         remedy = _compare(use)
         if is_emulator(settings.servicebus):
-            remedy = "Start the emulator with --admin-port 5300, or set servicebus.administration_url."
+            remedy = SET_ADMINISTRATION
         return [unseen(f"not visible: {error}", remedy)]
     faults = _faults(settings, shape, use)
     return [*(faults or [ok(_described(shape))]), *_senders(settings, shape, use)]

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
+import httpx
 from pydantic import BaseModel, SecretStr
 
 from flow_worker.access.build import build_access, build_identity
 from flow_worker.doctor import clocks, dataverse, flows, issuers, journal, local, network, queues, tokens
+from flow_worker.doctor.causes import proxy_of
 from flow_worker.doctor.finding import Check, Finding, Outcome, Result
 from flow_worker.flows.invoker import http_client
 from flow_worker.masking import MASK, masked
@@ -41,8 +43,10 @@ async def _examine(settings: Settings) -> list[Finding]:
         client = await stack.enter_async_context(
             http_client(connect_seconds=settings.http.connect_seconds, max_connections=8, keepalive_seconds=15)
         )
+        # A proxy would answer for this machine, or learn of its ports.
+        nearby = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
         checks = [
-            *local.checks(settings, client),
+            *local.checks(settings, nearby),
             *network.checks(settings),
             *tokens.checks(settings, identity),
             *queues.checks(settings, bus),
@@ -50,7 +54,7 @@ async def _examine(settings: Settings) -> list[Finding]:
             *issuers.checks(settings, client),
             *dataverse.checks(settings, access, identity),
             *flows.checks(settings),
-            *clocks.checks(settings, client),
+            *clocks.checks(settings, client, nearby),
         ]
         secrets = _sorted_secrets(settings)
         found = await asyncio.gather(*(_run(check) for check in checks))
@@ -66,8 +70,15 @@ async def _run(check: Check) -> list[Result]:
         return [Result(Outcome.FAILED, f"no answer within {check.seconds:g} s", "Check the network between the two.")]
     except Exception as error:  # noqa: BLE001 - a report of the other checks is worth more than a traceback
         detail = f"{type(error).__name__}: {error}".splitlines()[0]
-        return [Result(Outcome.FAILED, detail, "If the cause is not clear from this text, report it as a bug.")]
+        return [Result(Outcome.FAILED, detail, _unexpected())]
     return results if isinstance(results, list) else [results]
+
+
+def _unexpected() -> str:
+    proxy = proxy_of("https://login.microsoftonline.com/")
+    if proxy is None:
+        return "If the cause is not clear from this text, report it as a bug."
+    return f"The proxy {proxy.url} may have answered instead of the server. Correct HTTPS_PROXY or NO_PROXY."
 
 
 def _finding(check: Check, result: Result, secrets: list[str]) -> Finding:

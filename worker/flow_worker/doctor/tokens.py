@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import errno
 import json
+import os
 import time
 from collections.abc import Mapping
 from functools import partial
+from urllib.parse import urlsplit
 
 from flow_worker.azure_identity import ManagedIdentity, Tokens, credential_for
 from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
@@ -15,6 +19,7 @@ from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.settings import Settings
 
 _SERVICE_BUS_SCOPE = "https://servicebus.azure.net/.default"
+_CONNECT_SECONDS = 3.0
 _SHOWN = ("aud", "oid", "appid", "azp")
 _IDENTITY_REMEDY = (
     "Assign the managed identity to this machine or container, and set identity.client_id if it is user-assigned. On "
@@ -53,7 +58,7 @@ async def _check(tokens: Tokens, audience: str) -> Result:
     try:
         token = await tokens.token()
     except TemporarilyUnavailable as error:
-        return failed(f"{error.message}{_status(error)}", _IDENTITY_REMEDY)
+        return await _unavailable(error)
     claims = token_claims(token)
     if claims is None:
         return unseen("the token is not readable, so its audience and expiry are not known")
@@ -67,6 +72,29 @@ async def _check(tokens: Tokens, audience: str) -> Result:
     if left is not None and left <= 0:
         return failed(f"the token has expired: {shown}", "Synchronise this machine's clock.")
     return ok(shown)
+
+
+async def _unavailable(error: TemporarilyUnavailable) -> Result:
+    endpoint = urlsplit(os.environ.get("IDENTITY_ENDPOINT", ""))
+    address = f"{endpoint.hostname}:{endpoint.port}"
+    if endpoint.hostname and endpoint.port and await _refuses(endpoint.hostname, endpoint.port):
+        detail = f"{error.message}: {address}, the address in IDENTITY_ENDPOINT, refuses the connection"
+        return failed(detail, "Start the emulator (`servicebus-emulator serve`), or correct IDENTITY_ENDPOINT.")
+    if endpoint.hostname and _status_of(error) in (401, 403):
+        remedy = "Set IDENTITY_HEADER to the endpoint's current one; `servicebus-emulator settings` prints it."
+        return failed(f"{error.message}{_status(error)}", remedy)
+    return failed(f"{error.message}{_status(error)}", _IDENTITY_REMEDY)
+
+
+async def _refuses(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError as error:
+        # Several addresses of one name give one error without a number.
+        return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)
+    writer.close()
+    return False
 
 
 def token_claims(token: str) -> Mapping[str, object] | None:
@@ -87,7 +115,13 @@ def _same_audience(found: object, expected: str) -> bool:
 def _shown(claims: Mapping[str, object]) -> str:
     texts = [f"{name} {value}" for name in _SHOWN if isinstance(value := claims.get(name), str)]
     left = _seconds_left(claims)
-    return ", ".join([*texts, *([f"expires in {left / 60:.0f} min"] if left is not None else [])])
+    return ", ".join([*texts, *([_expiry(left)] if left is not None else [])])
+
+
+def _expiry(left: float) -> str:
+    if left <= 0:
+        return f"expired {-left:.0f} s ago"
+    return f"expires in {left / 60:.0f} min" if left >= 60 else f"expires in {left:.0f} s"
 
 
 def _seconds_left(claims: Mapping[str, object]) -> float | None:
@@ -96,6 +130,11 @@ def _seconds_left(claims: Mapping[str, object]) -> float | None:
 
 
 def _status(error: TemporarilyUnavailable) -> str:
+    status = _status_of(error)
+    return "" if status is None else f"; the identity endpoint answered {status}"
+
+
+def _status_of(error: TemporarilyUnavailable) -> int | None:
     response = getattr(error.__cause__, "response", None)
     status = getattr(response, "status_code", None)
-    return f"; the identity endpoint answered {status}" if isinstance(status, int) else ""
+    return status if isinstance(status, int) else None

@@ -31,6 +31,8 @@ CREATE TABLE entry (
 CREATE INDEX entry_expires ON entry (expires);
 """
 _MIN_FREE_BYTES = 64 * 1024
+_NOT_PERMITTED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+"""The file is sound then; without it, requests would run a second time."""
 
 
 class _Replaced(Exception):
@@ -184,7 +186,7 @@ def _failure(path: Path, error: Exception, busy_seconds: float) -> InvalidSettin
         return TemporarilyUnavailable("journal_unavailable", cause)
     if _is_for_lack_of_room(error, path):
         return TemporarilyUnavailable("journal_unavailable", f"the disk of the journal '{path}' is full ({error})")
-    return InvalidSettings(
-        f"journal.path: '{path}' cannot be used as the journal ({error}); name a file on a local disk that the worker "
-        "may write, or move a damaged file away (the worker then calls requests under way as if for the first time)"
-    )
+    remedy = "name a file on a local disk that the worker may write"
+    if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF not in _NOT_PERMITTED:
+        remedy += ", or move a damaged file away (the worker then calls requests under way as if for the first time)"
+    return InvalidSettings(f"journal.path: '{path}' cannot be used as the journal ({error}); {remedy}")

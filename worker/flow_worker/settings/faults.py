@@ -62,7 +62,7 @@ def _line(fault: ErrorDetails, outline: Outline, variables: Mapping[str, str]) -
     if not fault["loc"]:
         return _message(fault)
     if fault["type"] == "extra_forbidden":
-        return f"{_unknown(fault['loc'], outline, variables)}; docs/reference/settings.md lists all settings"
+        return f"{_unknown(fault['loc'], outline, variables)}; `flow-worker schema settings` lists all settings"
     location = outline.known(fault["loc"])
     text = f"{_place(location)}: {_text(fault, location, outline)}"
     if fault["type"] == "value_error" and isinstance(fault["input"], Mapping) and outline.names(location):

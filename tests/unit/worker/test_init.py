@@ -1,0 +1,56 @@
+"""`init`: the folder that it prints and refuses, and what it leaves as it is."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flow_worker.cli.init import quoted
+from flow_worker.cli.main import cli
+
+FOLDERS = ["quotes", "my quotes", "a'b", "$(touch x)", "-x", "~", "a;b&c"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_printed_folder_is_one_word_of_the_shell(folder: str) -> None:
+    (word,) = shlex.split(quoted(folder, powershell=False))
+    assert word.removeprefix("./") == folder
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [(r"C:\a\b", r"C:\a\b"), ("a b", "'a b'"), ("a'b", "'a''b'"), ("$x", "'$x'"), ("-x", "./-x"), ("~", "'~'")],
+)
+def test_powershell_doubles_a_quotation_mark(folder: str, expected: str) -> None:
+    assert quoted(folder, powershell=True) == expected
+
+
+def test_secrets_and_files_of_the_machine_are_ignored(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["init", str(tmp_path / "my quotes")])
+    assert result.exit_code == 0, result.output
+    assert f"cd {shlex.quote(str(tmp_path / 'my quotes'))}" in result.output
+    ignored = (tmp_path / "my quotes" / ".gitignore").read_text().splitlines()
+    assert {".env", "emulator.env", "*.sqlite3*"} <= set(ignored)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_folder_name_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(cli, ["init", name]).exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link"])
+@pytest.mark.parametrize("name", ["flow-worker.toml", ".gitignore"])
+def test_a_name_that_is_taken_by_no_file_is_an_error(tmp_path: Path, kind: str, name: str) -> None:
+    path = tmp_path / name
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "absent")
+    result = CliRunner().invoke(cli, ["init", str(tmp_path)])
+    assert result.exit_code == 2
+    assert [found.name for found in tmp_path.iterdir()] == [name], "nothing is written"
