@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable
@@ -31,6 +30,7 @@ from flow_contracts.servicebus.errors import (
     SessionInUse,
 )
 from flow_contracts.servicebus.events import log_event
+from flow_contracts.servicebus.time_limit import TimeLimit
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -45,7 +45,7 @@ async def bounded(call: Awaitable[_T], seconds: float, operation: str) -> _T:
     Raises the errors of `flow_contracts.servicebus.errors` and no other; `ServiceBusUnavailable` after `seconds`.
     """
     try:
-        async with asyncio.timeout(seconds):
+        async with TimeLimit(seconds):
             return await call
     except TimeoutError as error:
         raise ServiceBusUnavailable(f"{operation}: no answer within {seconds:g} s") from error
@@ -106,7 +106,7 @@ async def receive_batch(
 async def close_quietly(closeable: ServiceBusClient | ServiceBusReceiver | ServiceBusSender) -> None:
     """Close a link or the client, and only log a failure: the broker drops the link by itself later."""
     try:
-        async with asyncio.timeout(_CLOSE_SECONDS):
+        async with TimeLimit(_CLOSE_SECONDS):
             await closeable.close()
     except Exception as error:  # noqa: BLE001 - closing a broken connection makes the SDK raise any built-in error
         log_event(_log, logging.DEBUG, "servicebus.close_failed", f"Closing failed: {type(error).__name__}: {error}")
