@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 Transport = Literal["amqp", "websocket"]
@@ -60,6 +60,7 @@ class ConnectionParts:
 
 def parse_connection_string(text: str) -> ConnectionParts:
     """Check a connection string of a namespace. Raises `InvalidConnectionString`."""
+    _require_text(text)
     values = _values(text)
     endpoint = values.get("endpoint", "")
     if not endpoint.lower().startswith("sb://"):
@@ -72,6 +73,22 @@ def parse_connection_string(text: str) -> ConnectionParts:
     if is_emulator:
         parts.append("UseDevelopmentEmulator=true")  # the SDK knows this spelling only
     return ConnectionParts(";".join(parts), host, port, transport, is_emulator)
+
+
+def _require_text(text: object) -> None:
+    if isinstance(text, str):
+        return
+    kind = "None, as of an environment variable that is not set"
+    found = kind if text is None else f"of type {type(text).__name__}"
+    remedy = "its get_secret_value()" if hasattr(text, "get_secret_value") else "the namespace's connection string"
+    raise InvalidConnectionString(f"connection_string is {found}; pass {remedy}, which begins with 'Endpoint=sb://'")
+
+
+def check_transport(transport: Transport | None) -> None:
+    """Raise `ValueError` for a transport other than those allowed; None leaves the choice to the connection string."""
+    allowed = get_args(Transport)
+    if transport is not None and transport not in allowed:
+        raise ValueError(f"transport must be {' or '.join(repr(name) for name in allowed)}, or None for the default")
 
 
 def _values(text: str) -> dict[str, str]:

@@ -5,11 +5,17 @@ The body of `new BrokeredMessage("{}")` is the element `string` with the namespa
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 _NAMESPACE: Final = b"http://schemas.microsoft.com/2003/10/Serialization/"
-_ELEMENT, _XMLNS, _END = 0x40, 0x08, 0x01
-_NAMES: Final = frozenset({b"string", b"base64Binary"})
+_END = 0x01
+_STARTS: Final = tuple(
+    b"\x40" + bytes([len(name)]) + name + b"\x08" + bytes([len(_NAMESPACE)]) + _NAMESPACE
+    for name in (b"string", b"base64Binary")
+)
+"""The element with its length and name, and the declaration of the namespace."""
+_WRONG_LENGTH = re.compile(rb"@.{0,3}(?:string|base64Binary)\x08.{0,3}" + re.escape(_NAMESPACE[:-2]), re.DOTALL)
 _EMPTY = 0xA8
 _SIZES: Final = {0x98: 1, 0x9A: 2, 0x9C: 4, 0x9E: 1, 0xA0: 2, 0xA2: 4, 0xB6: 1, 0xB8: 2, 0xBA: 4}
 """The bytes of the length, by the record of text: UTF-8, bytes, and UTF-16."""
@@ -18,20 +24,21 @@ _MAX_RECORDS = 1_000
 
 
 class NotText(ValueError):
-    """The data is the binary XML of something else, or damaged."""
+    """The data is the binary XML of something else."""
+
+
+class DamagedText(NotText):
+    """The data is the binary XML of a string or of bytes, but cut off, or with a wrong length."""
 
 
 def text_of(data: bytes) -> bytes:
-    """Return the string in UTF-8, or the bytes. Raises `NotText`."""
-    if data[:1] != bytes([_ELEMENT]):
-        raise NotText
-    name, at = _counted(data, 1)
-    if name not in _NAMES or data[at : at + 1] != bytes([_XMLNS]):
-        raise NotText
-    namespace, at = _counted(data, at + 1)
-    if namespace != _NAMESPACE:
-        raise NotText
-    return _content(data, at)
+    """Return the string in UTF-8, or the bytes. Raises `DamagedText` and `NotText`."""
+    for start in _STARTS:
+        if data.startswith(start):
+            return _content(data, len(start))
+        if start.startswith(data):
+            raise DamagedText
+    raise DamagedText if _WRONG_LENGTH.match(data) else NotText
 
 
 def _content(data: bytes, at: int) -> bytes:
@@ -49,7 +56,7 @@ def _content(data: bytes, at: int) -> bytes:
             if at != len(data):
                 break
             return b"".join(pieces)
-    raise NotText
+    raise DamagedText
 
 
 def _piece(data: bytes, record: int, at: int) -> tuple[bytes, int]:
@@ -57,30 +64,15 @@ def _piece(data: bytes, record: int, at: int) -> tuple[bytes, int]:
         return b"", at
     width = _SIZES.get(record)
     if width is None:
-        raise NotText
+        raise DamagedText
     start = at + width
     end = start + int.from_bytes(data[at:start], "little")
     if start > len(data) or end > len(data):
-        raise NotText
+        raise DamagedText
     piece = data[start:end]
     if record < _UTF_16:
         return piece, end
     try:
         return piece.decode("utf-16-le").encode(), end
     except UnicodeError:
-        raise NotText from None
-
-
-def _counted(data: bytes, at: int) -> tuple[bytes, int]:
-    """Return the text whose length precedes it in groups of seven bits, and the index after it."""
-    length = 0
-    for shift in (0, 7, 14):
-        if at >= len(data):
-            break
-        length |= (data[at] & 0x7F) << shift
-        at += 1
-        if not data[at - 1] & 0x80:
-            if at + length > len(data):
-                break
-            return data[at : at + length], at + length
-    raise NotText
+        raise DamagedText from None

@@ -10,6 +10,7 @@ import base64
 import ipaddress
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -74,7 +75,7 @@ class Proxies:
         """Return the proxy for a URL; None to connect directly."""
         parts = urlsplit(url)
         scheme = _SCHEMES.get(parts.scheme.lower())
-        host = (parts.hostname or "").rstrip(".")
+        host = _in_letters(parts.hostname or "").rstrip(".")
         if scheme is None or (proxy := self._proxies[scheme]) is None or _is_link_local(host):
             return None
         port = parts.port or _DEFAULT_PORTS[scheme]
@@ -110,6 +111,8 @@ def _parse(variable: str, value: str) -> Proxy:
     if not parts.hostname:
         raise InvalidProxy(f"{variable}: not the URL of a proxy; write it as http://proxy.example:3128")
     user = None if parts.username is None else unquote(parts.username)
+    if parts.port == 0:
+        raise InvalidProxy(f"{variable}: port 0 is no port of a proxy; name the port, as in http://proxy.example:3128")
     port = parts.port or _DEFAULT_PORTS[scheme]
     return Proxy(scheme, parts.hostname, port, user, unquote(parts.password or ""))
 
@@ -142,6 +145,23 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 # --- NO_PROXY -------------------------------------------------------------------------------------------------------
 
 
+def _in_letters(host: str) -> str:
+    """Return a host name in the letters of its language: the other form of each label begins with `xn--`."""
+    if host.isascii() and "xn--" not in host:
+        return host
+    normal = unicodedata.normalize("NFKC", host.replace("\u3002", ".")).lower()
+    return ".".join(_label_in_letters(label) for label in normal.split("."))
+
+
+def _label_in_letters(label: str) -> str:
+    if not label.startswith("xn--"):
+        return label
+    try:
+        return label.removeprefix("xn--").encode("ascii").decode("punycode")
+    except UnicodeError:
+        return label
+
+
 def _entries(value: str) -> list[str]:
     return [entry for entry in re.split(r"[,\s]+", value) if entry]
 
@@ -156,7 +176,7 @@ class _Bypass:
 
     @classmethod
     def parse(cls, entry: str) -> _Bypass:
-        host, port = _host_and_port(entry.lower())
+        host, port = _host_and_port(_in_letters(entry.lower()))
         try:
             return cls("", ipaddress.ip_network(host, strict=False), port)
         except ValueError:

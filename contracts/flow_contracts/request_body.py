@@ -28,7 +28,7 @@ from flow_contracts.content_encoding import (
     decompress,
     encoding_of,
 )
-from flow_contracts.dotnet_xml import NotText, text_of
+from flow_contracts.dotnet_xml import DamagedText, NotText, text_of
 from flow_contracts.message import Message
 
 MAX_BODY_BYTES = 1 << 20
@@ -39,6 +39,10 @@ _WIDEST = 4
 _ENCODING_NAMES: Final = frozenset({"content-encoding", "contentencoding", "content_encoding"})
 _BASE64_OF_AN_OBJECT = re.compile(rb"e[ywzA-D][A-Za-z0-9+/_=-]{2,}")
 """`{` is 0x7B, so the first letter is `e`, and the second one depends on the character after it."""
+_JSON_START = re.compile(rb'(?:[ \t\r\n\0]|\xef\xbb\xbf|\xff\xfe|\xfe\xff)*[{"]')
+_DOTNET = b"@"
+"""The first byte of .NET's binary XML."""
+_DOTNET_HEADER_BYTES = 100
 _SEND = "send the JSON object as the bytes of the message"
 
 
@@ -62,25 +66,48 @@ def parse_object(message: Message) -> dict[str, JsonValue]:
 
 def is_compressed(message: Message) -> bool:
     """Return whether the body may become much larger when it is read."""
-    return message.body.startswith(GZIP_MAGIC) or bool(_content_encoding(message))
+    body = message.body
+    if body.startswith(GZIP_MAGIC) or (body.startswith(_DOTNET) and GZIP_MAGIC in body[:_DOTNET_HEADER_BYTES]):
+        return True
+    return bool(_content_encoding(message))
 
 
 def _text(message: Message) -> bytes:
     """Return the body's text in UTF-8. Raises `NotOneObject`."""
     data = message.body
     _require_size(data, _WIDEST * MAX_BODY_BYTES)
+    is_wrapped = data.startswith(_DOTNET)
+    if is_wrapped:
+        data = _unwrapped(data)
     data = _decompressed(data, _content_encoding(message))
-    if data.startswith(b"@"):
-        try:
-            data = text_of(data)
-        except NotText:
-            raise NotOneObject(
-                f"The body is .NET's binary XML of an object, not JSON; {_SEND}, for example with "
-                "Azure.Messaging.ServiceBus, or as a Stream with BrokeredMessage."
-            ) from None
+    if data.startswith(_DOTNET) and not is_wrapped:
+        data = _unwrapped(data)
+    if data.startswith(GZIP_MAGIC):
+        raise NotOneObject("The body is compressed twice; compress it once, or not at all.")
     data = _as_utf8(data)
     _require_size(data, MAX_BODY_BYTES)
     return data
+
+
+def _unwrapped(data: bytes) -> bytes:
+    """Return the string or the bytes in .NET's binary XML. Raises `NotOneObject`."""
+    try:
+        return text_of(data)
+    except DamagedText:
+        raise NotOneObject(
+            "The body is .NET's binary XML of a string or of bytes, but cut off or damaged; send it whole."
+        ) from None
+    except NotText:
+        if _is_plain_text(data):
+            return data  # as of a command that sends the name of a file instead of its content
+        raise NotOneObject(
+            f"The body is .NET's binary XML of an object, not JSON; {_SEND}, for example with "
+            "Azure.Messaging.ServiceBus, or as a Stream with BrokeredMessage."
+        ) from None
+
+
+def _is_plain_text(data: bytes) -> bool:
+    return data.isascii() and data.decode("ascii").rstrip().isprintable()
 
 
 def _require_size(data: bytes, limit: int) -> None:
@@ -113,7 +140,7 @@ def _decompressed(data: bytes, named: str) -> bytes:
             "The body has a content encoding other than gzip and deflate; send it with one of these, or without."
         ) from None
     except IncompleteBody:
-        if data.lstrip()[:1] in (b"{", b'"') and not is_gzip:
+        if _JSON_START.match(data) and not is_gzip:
             return data  # a proxy may have decompressed it, and left the name
         raise NotOneObject("The body is compressed, but cut off or damaged; send it whole.") from None
     except BodyTooLarge:
@@ -161,9 +188,13 @@ def _parse_string(text: str) -> JsonValue:
 
 def _other_format(data: bytes) -> str | None:
     """Return the sentence for a body in a format that is known, and no JSON."""
-    start = data.lstrip()[:60]
+    start = data.replace(b"\xef\xbb\xbf", b"").lstrip()[:60]
     if not start:
         return f"The body is not JSON: it is empty; {_SEND}."
+    if start.startswith("ï»¿".encode()):
+        return "The body is not JSON: its UTF-8 text was read as Latin-1 and encoded once more; encode it once."
+    if start.startswith(_DOTNET):
+        return f"The body is a text that begins with '@', as the name of a file does, not JSON; {_SEND}."
     if start.startswith(b"<"):
         return f"The body is XML, not JSON; {_SEND}."
     if start.startswith((b"{'", b'b"{', b"b'{")):

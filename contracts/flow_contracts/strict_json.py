@@ -27,6 +27,9 @@ _MAX_DIGITS = 309
 _ANY_DIGIT_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _TOO_MANY_DIGITS = b"0" * (_MAX_DIGITS + 1)
 
+_BYTE_ORDER_MARK = "\ufeff"
+_SPACE = " \t\r\n"
+
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -35,7 +38,7 @@ class NotJson(ValueError):
 
 
 def parse(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int | None = None) -> JsonValue:
-    """Parse UTF-8 JSON, with or without a byte order mark.
+    """Parse UTF-8 JSON, with or without byte order marks. Programs that join texts leave several, or space before one.
 
     Raises `NotJson` for anything else. It also raises for duplicate keys, NaN, infinities, numbers beyond a double,
     lone surrogates, more than `max_depth` levels and more than `max_values` values.
@@ -45,6 +48,8 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int | None = N
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise NotJson(f"is not UTF-8 (byte {error.start})") from None
+    if (after_space := text.lstrip(_SPACE)).startswith(_BYTE_ORDER_MARK):
+        text = after_space.lstrip(_BYTE_ORDER_MARK + _SPACE)
     try:
         value: JsonValue = json.loads(
             text,

@@ -22,6 +22,7 @@ from flow_contracts.client.sending import send_until_accepted
 from flow_contracts.client.sent_requests import SentRequest, SentRequests
 from flow_contracts.client.taking import drop_copies, take_result
 from flow_contracts.message import ReceivedMessage
+from flow_contracts.queue_name import check_queue_name
 from flow_contracts.reply_key import checked_reply_key
 from flow_contracts.result import FlowResult
 from flow_contracts.servicebus import (
@@ -74,7 +75,8 @@ class FlowClient:
         `transport`: `websocket` connects to port 443, by the proxy that `HTTPS_PROXY` names; by default `amqp`, which
         connects to port 5671.
 
-        Raises `ValueError` for a name that is no host name, and `TypeError` for a blocking credential.
+        Raises `ValueError` for a name that is no host name, for one that no queue can have, and for an unknown
+        transport. Raises `TypeError` for a blocking credential.
         """
         endpoint = Namespace(fully_qualified_namespace, credential, transport)
         self._set_up(endpoint, request_queue, reply_queue, deadlines, senders, accept_unsigned_results)
@@ -94,7 +96,7 @@ class FlowClient:
         """Make a client from a connection string of the namespace, for example the emulator's.
 
         `transport`: by default what `TransportType` in the connection string says, else `amqp`. Raises `ValueError` for
-        a connection string that cannot be used.
+        a connection string or another value that cannot be used.
         """
         client = cls.__new__(cls)
         endpoint = ConnectionString(connection_string, transport)
@@ -110,11 +112,12 @@ class FlowClient:
         senders: int,
         accept_unsigned: bool,
     ) -> None:
+        self._request_queue = check_queue_name(request_queue, "request_queue", "flow-requests")
+        self._reply_queue = check_queue_name(reply_queue, "reply_queue", "flow-replies")
+        _require_positive(senders, "senders")
         self._deadlines = deadlines or Deadlines()
         self._skew = ClockSkew()
         self._bus = ServiceBus(endpoint, deadlines=self._deadlines, senders_per_queue=senders, evidence=self._skew)
-        self._request_queue = request_queue
-        self._reply_queue = reply_queue
         self._sent = SentRequests()
         self._check = ResultCheck(accept_unsigned=accept_unsigned)
         self._taken = ReturnedResults()
@@ -272,7 +275,9 @@ class FlowClient:
         """Make a client for many requests at a time, with one session for all their results. See `Background`.
 
         It keeps up to `max_unclaimed` results for which no caller waited yet, and drops the oldest of more.
+        Raises `ValueError` for a number below 1.
         """
+        _require_positive(max_unclaimed, "max_unclaimed")
         return Background(
             self._bus,
             self._request_queue,
@@ -300,3 +305,8 @@ class FlowClient:
                 yield session
         except SessionInUse as error:
             raise SessionInUse(f"correlation ID '{correlation_id}': {error}") from error
+
+
+def _require_positive(count: int, parameter: str) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{parameter} must be a whole number of at least 1")

@@ -5,7 +5,7 @@
 | list of `{"key", "value"}` | object |
 | `Entity` | object of its attributes, `@id` and `@logicalName`; unless empty, the other members named below |
 | `EntityReference` | `{"id", "logicalName", "name"}`; `keyAttributes` and `rowVersion` unless empty |
-| `EntityCollection` | array of entities |
+| `EntityCollection` | array of entities; empty if its `Entities` is null |
 | `OptionSetValue`, `Money`, `BooleanManagedProperty`, `AliasedValue` | the bare value |
 | any other array, an `OptionSetValueCollection` among them | array |
 | date `/Date(ms)/`, with or without an offset | `2017-09-26T00:04:07.000Z`; text if beyond the years 1 to 9999 |
@@ -172,7 +172,9 @@ def _without_empty(members: Object) -> Object:
 
 
 def _plain_entities(value: Object) -> JsonValue:
-    entities = value.get("Entities")
+    entities = value.get("Entities", "")
+    if entities is None:
+        return []
     if not isinstance(entities, list):
         raise NotDataverse("has an entity collection without its list of entities")
     return [to_plain(entity) for entity in entities]

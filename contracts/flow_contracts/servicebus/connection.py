@@ -10,7 +10,7 @@ import certifi
 from azure.servicebus import TransportType
 from azure.servicebus.aio import ServiceBusClient
 
-from flow_contracts.connection_string import Transport, check_namespace, parse_connection_string
+from flow_contracts.connection_string import Transport, check_namespace, check_transport, parse_connection_string
 from flow_contracts.proxies import Proxies
 from flow_contracts.servicebus.credentials import AsyncCredential, require_asynchronous
 from flow_contracts.servicebus.tolerant_transport import use_tolerant_transport
@@ -55,6 +55,7 @@ def connect(endpoint: Endpoint, *, sdk_retries: int) -> ServiceBusClient:
         "retry_backoff_factor": 0.2,
         "ssl_context": ssl.create_default_context(cafile=certifi.where()),
     }
+    check_transport(endpoint.transport)
     match endpoint:
         case ConnectionString(text, transport):
             parts = parse_connection_string(text)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from azure.core.credentials import AccessToken, AzureNamedKeyCredential
+from pydantic import SecretStr
 
 from flow_contracts.client import FlowClient, FlowClientSync
 from flow_contracts.connection_string import InvalidConnectionString, parse_connection_string
@@ -143,6 +145,59 @@ def test_two_transports_are_refused(named: str) -> None:
     other: Any = "websocket" if named == "Amqp" else "amqp"
     with pytest.raises(ValueError, match="remove one of them"):
         FlowClient.from_connection_string(f"{START};TransportType={named}", transport=other)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("request_queue", "", "request_queue must be the name of a queue, such as 'flow-requests', but is empty"),
+        ("request_queue", None, "request_queue .* is None"),
+        ("reply_queue", 7, "reply_queue .* of type int"),
+        ("request_queue", "hush b?", "request_queue is not the name of a queue: Service Bus allows"),
+        ("reply_queue", "/hush", "with a letter or a digit at each end"),
+        ("reply_queue", "hush\n", "reply_queue is not the name"),
+        ("reply_queue", "hush\u00fc", "letters A to Z"),
+        ("reply_queue", "r" * 300, "reply_queue has 300 characters; Service Bus allows 260"),
+        ("transport", "ws", "transport must be 'amqp' or 'websocket'"),
+        ("transport", "", "transport must be 'amqp' or 'websocket'"),
+        ("senders", 0, "senders must be a whole number of at least 1"),
+    ],
+)
+def test_each_client_refuses_an_option_that_service_bus_refuses_later(option: str, value: Any, expected: str) -> None:
+    options: Any = {option: value}
+    makers: list[Callable[[], object]] = [
+        lambda: FlowClient(HOST, ASYNCHRONOUS, **options),
+        lambda: FlowClientSync(HOST, Blocking(), **options),
+        lambda: FlowClient.from_connection_string(START, **options),
+        lambda: FlowClientSync.from_connection_string(START, **options),
+    ]
+    for make in makers:
+        with pytest.raises(ValueError, match=expected) as refusal:
+            make()
+        assert "hush" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["q", "A/b.c-d_e~f9", "q" * 260])
+async def test_a_name_that_a_queue_can_have_is_accepted(name: str) -> None:
+    client = FlowClient.from_connection_string(START, request_queue=name, reply_queue=name)
+    with pytest.raises(ValueError, match="max_unclaimed"):
+        client.background(max_unclaimed=0)
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "None, as of an environment variable that is not set; pass the namespace's connection string"),
+        (START.encode(), "of type bytes; pass"),
+        (SecretStr(START), "of type SecretStr; pass its get_secret_value"),
+    ],
+)
+def test_each_client_says_what_to_pass_instead_of_another_type(text: Any, expected: str) -> None:
+    for make in (FlowClient.from_connection_string, FlowClientSync.from_connection_string):
+        with pytest.raises(InvalidConnectionString, match=expected) as refusal:
+            make(text)
+        assert "k==" not in str(refusal.value)
 
 
 def test_the_clients_take_the_same_options() -> None:

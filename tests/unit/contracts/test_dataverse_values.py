@@ -27,6 +27,8 @@ ALIAS = {"AttributeLogicalName": "name", "EntityLogicalName": "account", "NeedFo
         (typed("AliasedValue", Value=typed("Money", Value=3), **ALIAS), 3),
         ([{"Value": 1}, {"Value": 4}], [1, 4]),
         ([], []),
+        (typed("EntityCollection", Entities=None), []),
+        ({"a": typed("EntityCollection", EntityName="contact", Entities=None)}, {"a": []}),
         (["a", "b"], ["a", "b"]),
         (CONTACT.upper(), CONTACT.upper()),
         ([{"key": "a", "value": 1}, {"key": "b", "value": typed("Money", Value=2)}], {"a": 1, "b": 2}),
@@ -219,7 +221,8 @@ def test_text_that_only_resembles_a_date_stays_text(text: str) -> None:
     [
         [{"key": "a", "value": 1}, {"key": "a", "value": 1}],
         typed("OptionSetValue"),
-        typed("EntityCollection", Entities=None),
+        typed("EntityCollection"),
+        typed("EntityCollection", Entities={}),
         typed("Entity", LogicalName="contact", Attributes={}),
         typed("Entity", LogicalName="contact", Attributes=[{"key": 1, "value": 1}]),
         typed("Entity", LogicalName="contact", Attributes=[{"key": "a"}]),

@@ -82,6 +82,13 @@ def test_a_client_of_a_cgi_program_names_no_proxy() -> None:
         ("", "https://a.example", False),
         (",", "https://a.example", False),
         (".", "https://a.example", False),
+        ("bücher.example", "https://xn--bcher-kva.example", True),
+        ("xn--bcher-kva.example", "https://BÜCHER.example", True),
+        (".BÜCHER.example:8443", "https://a.xn--bcher-kva.example:8443", True),
+        ("straße.example", "https://xn--strae-oqa.example", True),
+        ("bu\u0308cher\u3002example", "https://xn--bcher-kva.example", True),
+        ("bücher.example", "https://xn--bcher-kvb.example", False),
+        ("xn--\u00fc.example", "https://xn--zzzzzzzzzz.example", False),
     ],
 )
 def test_no_proxy_names_domains_addresses_ranges_and_ports(no_proxy: str, url: str, is_direct: bool) -> None:
@@ -104,6 +111,8 @@ def test_the_password_is_decoded_and_shown_nowhere() -> None:
         ("ALL_PROXY", "socks5h://hush@proxy.example", "'socks5h' is not supported"),
         ("http_proxy", "http://ada:hush/x@proxy.example:99999", "not the URL of a proxy"),
         ("HTTP_PROXY", "http://", "not the URL of a proxy"),
+        ("HTTPS_PROXY", "http://ada:hush@proxy.example:0", "port 0"),
+        ("ALL_PROXY", "proxy.example:0", "port 0"),
         ("HTTP_PROXY", "http://ada:hush@[proxy", "not the URL of a proxy"),
     ],
 )
