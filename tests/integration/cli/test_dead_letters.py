@@ -379,3 +379,14 @@ async def _send_without_deleting(settings: ServiceBusSettings) -> None:
         async for one in dead.peek():
             view = DeadLetterView.of(REQUESTS, one, READERS[REQUESTS])
             await replay_with(bus, CONTINUATIONS, READERS, SEAL)(view, one.message)
+
+
+def test_show_takes_the_short_form_of_an_id_and_names_the_candidates(broker: DeadLetterBroker) -> None:
+    own = "5c0ffee5-5e44-454d-9b59-52f9bb9e8530"
+    broker.dead_letter("Short", request(f"{own}-a"), request("5c0ffee5-another"))
+    one = broker.run("show", f"{own[:10]}…", "--json")
+    assert one.exit_code == 0, one.output
+    assert [found["message_id"] for found in json.loads(one.stdout)] == [f"{own}-a-message"]
+    several = broker.run("show", "5C0FFEE5…")
+    assert (several.exit_code, "5c0ffee5-another-message" in several.stderr) == (2, True), several.output
+    assert broker.run("show", "5c0ffee…").exit_code == 3

@@ -108,6 +108,8 @@ async def test_every_id_finds_the_request_whatever_its_state_and_the_version_of_
         assert found.exit_code == 0, (id_, found.output)
         document = json.loads(found.stdout)
         assert [one["message_id"] for one in (document if isinstance(document, list) else [document])] == message_ids
+    begun = await asyncio.to_thread(show, "08585-RU", "--json", journal=journal)
+    assert json.loads(begun.stdout)["message_id"] == "waits", "a part of an ID is enough"
     both = await asyncio.to_thread(show, "corr-old", journal=journal)
     assert both.stdout.index("2 requests have the ID corr-old") < both.stdout.index("replay of")
     for unknown in ("a mark", "corr", continuation_id("q:1:then", "another", 2, 0)):

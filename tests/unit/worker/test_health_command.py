@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -61,6 +62,29 @@ def test_a_worker_without_an_endpoint_is_not_reported_as_down(tmp_path: Path, mo
     done = _health()
     assert done.exit_code == 2
     assert "health.port is 0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "message"),
+    [
+        (httpx.Response(200, json={"ready": True, "queues": {}}), 0, '"ready"'),
+        (httpx.Response(503, json={"ready": False, "queues": {}}), 1, '"ready"'),
+        (httpx.Response(200, json={"ready": False, "queues": {}}), 1, '"ready"'),
+        (httpx.Response(503, json={"ready": True, "queues": {}}), 1, '"ready"'),
+        (httpx.Response(200, text="<html>welcome</html>"), 1, "is not that of a worker"),
+        (httpx.Response(200, text=""), 1, "is not that of a worker"),
+        (httpx.Response(200, json=[]), 1, "is not that of a worker"),
+        (httpx.Response(200, json={"ready": "yes", "queues": {}}), 1, "is not that of a worker"),
+        (httpx.Response(200, json={"status": "UP"}), 1, "is not that of a worker"),
+        (httpx.Response(404, text="[" * 100_000), 1, "is not that of a worker"),
+    ],
+)
+def test_only_the_answer_of_a_worker_counts(
+    monkeypatch: pytest.MonkeyPatch, answer: httpx.Response, status: int, message: str
+) -> None:
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: answer)
+    done = CliRunner().invoke(cli, ["health", "--url", "http://127.0.0.1:1"])
+    assert (done.exit_code, message in done.output) == (status, True), done.output
 
 
 def _health() -> Result:

@@ -100,6 +100,17 @@ def test_the_status_shows_queues_lanes_flows_circuit_breakers_and_results(width:
     assert text.index("charge-card") < text.index("create-quote 3/100"), "a paused flow comes first"
 
 
+def test_a_long_error_takes_no_room_from_the_columns() -> None:
+    error = "Service Bus at 127.0.0.1:5672 is unreachable: the connection was refused; the worker tries again " * 2
+    lanes = {"lanes": 8, "connected": 0, "last_error": error}
+    queues = {"flow-requests": lanes, "flow-continuations": lanes}
+    lines = [line.rstrip() for line in printed(STATUS | {"queues": queues}, 80)]
+    assert any(line.split() == ["flow-requests", "0/8", "12", "0", "1"] for line in lines), lines
+    assert any(line.split() == ["queue", "lanes", "active", "scheduled", "dead"] for line in lines)
+    text = " ".join(" ".join(lines).split())
+    assert text.count(f"flow-requests, flow-continuations: {error.strip()}") == 1
+
+
 @pytest.mark.parametrize("height", [24, 40])
 def test_a_watch_fits_the_terminal_and_keeps_the_busiest_flows(height: int) -> None:
     lines = printed(STATUS, 80, height=height)

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -16,6 +17,7 @@ from pydantic import JsonValue
 from flow_contracts.servicebus import DeadLetteredMessage, ServiceBus, ServiceBusFailure
 from flow_worker.cli import dead_letter_render, terminal
 from flow_worker.cli.counter import Counter
+from flow_worker.cli.short_ids import ambiguous, is_meant
 from flow_worker.dead_letters import actions
 from flow_worker.dead_letters.actions import DeadLetterAction, DeadLetterOutcome, replay_with, settle_all
 from flow_worker.dead_letters.filter import DeadLetterFilter
@@ -86,12 +88,27 @@ def show(settings: DeadLetterCommandSettings, criteria: Criteria, *, with_input:
         return view_details(view, dead.message, dead_letters.queues[view.queue], with_input=with_input)
 
     documents = _on_bus(settings, lambda bus: dead_letters.select(bus, details))
+    if not documents and (meant := _meant(settings, criteria)):
+        show(settings, replace(criteria, ids=[meant]), with_input=with_input, as_json=as_json)
+        return
     if not documents:
         terminal.fail(f"There is no dead letter {', '.join(criteria.ids)} in {', '.join(dead_letters.queues)}.", 3)
     if as_json:
         _print_json([*documents])
     for document in [] if as_json else documents:
         dead_letter_render.print_details(terminal.out, document)
+
+
+def _meant(settings: DeadLetterCommandSettings, criteria: Criteria) -> str | None:
+    """Return the ID that the short form or beginning of one means; exit with status 2 if there are several."""
+    [given] = criteria.ids
+    views = _on_bus(settings, _filter(settings, replace(criteria, ids=())).views)
+    ids = [(view.request_message_id, view.message_id, view.correlation_id) for view in views]
+    found = [[id_ for id_ in each if id_ and is_meant(id_, given)] for each in ids]
+    meant = [*dict.fromkeys(chain.from_iterable(found))]
+    if len(meant) > 1 and sum(map(bool, found)) > 1:
+        terminal.fail(ambiguous(given, meant), 2)
+    return meant[0] if meant else None
 
 
 def replay(

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from flow_worker import clock
 from flow_worker.cli import journal_render, terminal
+from flow_worker.cli.short_ids import ambiguous, is_meant
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Entry, open_listing
-from flow_worker.journal.search import FoundEntries, find_all, flow_of, last_event, search
+from flow_worker.journal.search import FoundEntries, find_all, flow_of, ids_of, last_event, search
 from flow_worker.journal.store import Listing
 from flow_worker.pipeline.job import continuation_id
 from flow_worker.settings import IdentitySettings, InvalidSettings, JournalSettings, Layered, load_as
@@ -65,7 +66,11 @@ def parse_age(option: str, text: str | None) -> timedelta | None:
 def show(id_: str, *, with_output: bool, as_json: bool, config: Path | None, env_file: Path | None) -> None:
     """Print the history of the requests with this ID; exit with 3 if the journal knows none."""
     id_ = id_.strip()
-    found = _on_journal(config, env_file, lambda store: find_all(store, id_, _continuations, clock.now()))
+    found = _on_journal(config, env_file, lambda store: _find(store, id_))
+    if meant := _meant(found, id_):
+        if len(meant) > 1 and len(found.entries) > 1:
+            terminal.fail(ambiguous(id_, meant), 2)
+        id_ = meant[0]
     if not found.entries:
         terminal.fail(
             f"Unknown: the journal has no entry for {id_}, as a message, correlation, run or continuation ID."
@@ -85,6 +90,20 @@ def show(id_: str, *, with_output: bool, as_json: bool, config: Path | None, env
         journal_render.print_entry(terminal.out, entry, with_output=with_output)
 
 
+async def _find(store: Listing, id_: str) -> FoundEntries:
+    """Return the entries with this ID; if there is none, those whose ID it may mean."""
+    exact = await find_all(store, id_, _continuations, clock.now())
+    if exact.entries or id_.startswith("continuation-"):
+        return exact
+    return await search(store, lambda entry: any(is_meant(each, id_) for each in ids_of(entry)), clock.now())
+
+
+def _meant(found: FoundEntries, id_: str) -> list[str]:
+    """Return the IDs that this text may mean; none if it is an ID itself."""
+    every = [each for entry in found.entries for each in sorted(ids_of(entry))]
+    return [] if id_ in every else [each for each in dict.fromkeys(every) if is_meant(each, id_)]
+
+
 def list_(criteria: Criteria, *, limit: int, as_json: bool, config: Path | None, env_file: Path | None) -> None:
     """Print the newest entries that meet the criteria."""
     now = clock.now()
@@ -94,7 +113,7 @@ def list_(criteria: Criteria, *, limit: int, as_json: bool, config: Path | None,
     if as_json:
         terminal.echo(terminal.json_text([*map(journal_render.line_as_json, found.entries)], indent=2))
     else:
-        journal_render.print_list(terminal.out, found)
+        journal_render.print_list(terminal.wide_out(), found)
     if found.unreadable:
         terminal.err.print(_unreadable(found).strip(), style="yellow", soft_wrap=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue, TypeAdapter
 from rich import box
@@ -20,6 +20,9 @@ from flow_worker.masking import masked, masked_all
 _OUTPUT = "output"
 _WIDE = 110
 """The terminal width in columns from which a time fits on one line."""
+_NARROW = 72
+"""The terminal width below which the list has no columns, because an ID would not fit."""
+_ID_WIDTH = 36
 _entries = TypeAdapter(Entry)
 _STATES: Mapping[State, str] = {
     "leased": "a worker acts on it",
@@ -53,24 +56,44 @@ def print_entry(console: Console, entry: Entry, *, with_output: bool) -> None:
 
 def print_list(console: Console, found: FoundEntries) -> None:
     """Print one line for each entry, and the number of all."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("last event (UTC)", width=19 if console.width >= _WIDE else 10)
-    table.add_column("flow: state or result", overflow="fold")
-    table.add_column("calls", justify="right", no_wrap=True)
-    table.add_column("message ID\ncorrelation ID", overflow="fold", min_width=min(36, console.width // 2))
-    for entry in found.entries:
-        ids = dict.fromkeys([message_id_of(entry), correlation_id_of(entry)])
-        table.add_row(
-            utc(last_event(entry)),
-            plain(f"{flow_of(entry) or '(unknown flow)'}: ").append_text(_outcome(entry)),
-            str(entry.calls),
-            Text("\n").join(plain(id_) for id_ in ids if id_),
-        )
-    if found.entries:
-        console.print(table)
+    rows = [
+        (utc(last_event(entry)), _flow_and_outcome(entry), str(entry.calls), _ids(entry)) for entry in found.entries
+    ]
+    if console.width < _NARROW:
+        for time, outcome, calls, ids in rows:
+            console.print(
+                Text("\n").join([Text.assemble(time, " ", outcome, f", calls: {calls}"), ids]), soft_wrap=True
+            )
+    elif rows:
+        console.print(_list_table(rows, console.width))
     console.print(f"{found.count} request{'' if found.count == 1 else 's'}", style="bold", highlight=False)
     if found.count > len(found.entries):
         console.print(f"{found.count - len(found.entries)} more are not shown; see --limit.", highlight=False)
+
+
+def _list_table(rows: Sequence[tuple[str, Text, str, Text]], width: int) -> Table:
+    """Return the list as a table of at most this width, in which no ID is cut."""
+    time_width = 19 if width >= _WIDE else 10
+    free = width - time_width - len("calls") - 9  # 9: margins between and around the columns
+    longest = max(len("flow: state or result"), *(len(outcome) for _, outcome, _, _ in rows))
+    flow_width = min(longest, free - _ID_WIDTH)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("last event (UTC)", width=time_width)
+    table.add_column("flow: state or result", overflow="fold", width=flow_width)
+    table.add_column("calls", justify="right", no_wrap=True)
+    table.add_column("message ID\ncorrelation ID", overflow="fold", max_width=free - flow_width)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _flow_and_outcome(entry: Entry) -> Text:
+    return plain(f"{flow_of(entry) or '(unknown flow)'}: ").append_text(_outcome(entry))
+
+
+def _ids(entry: Entry) -> Text:
+    ids = dict.fromkeys([message_id_of(entry), correlation_id_of(entry)])
+    return Text("\n").join(plain(id_) for id_ in ids if id_)
 
 
 def line_as_json(entry: Entry) -> dict[str, JsonValue]:

@@ -43,18 +43,23 @@ class StatusReport:
 def render(report: StatusReport, console: Console, max_lines: int | None = None) -> RenderableType:
     """Return the report, in `max_lines` at most: it leaves out idle flows and older results first."""
     worker = report.worker or {}
-    queues = _queues(report)
+    queues, errors = _queues(report), _errors(report)
     if report.worker is None:
-        return Group(plain(f"{report.url}: {report.fault}", "bold red"), Text(), queues)
+        return Group(plain(f"{report.url}: {report.fault}", "bold red"), Text(), queues, *errors)
     flows, results = _object(worker, "flows"), _object(worker, "results")
     last = [one for one in _list(results, "last") if isinstance(one, Mapping)]
-    free = None if max_lines is None else max_lines - _FRAME_LINES - queues.row_count
+    free = (
+        None
+        if max_lines is None
+        else max_lines - _FRAME_LINES - queues.row_count - sum(-(-len(error) // console.width) for error in errors)
+    )
     shown_flows = len(flows) if free is None else max(1, min(len(flows), free - 3))
     shown_results = _MAX_RESULTS if free is None else max(0, free - shown_flows)
     parts: list[RenderableType] = [
         _head(report.url, worker),
         Text(),
         queues,
+        *errors,
         Text(),
         _flows(flows, shown_flows, names=max(16, min(40, console.width - 56))),
         Text(),
@@ -85,21 +90,25 @@ def _head(url: str, worker: Json) -> Text:
 def _queues(report: StatusReport) -> Table:
     lanes = _object(report.worker or {}, "queues")
     table = _table("queue", "lanes", "active", "scheduled", "dead")
-    reasons: dict[str, None] = {}
     for queue, depth in report.depths.items():
         lane = _object(lanes, queue)
         connected = f"{lane['connected']}/{lane['lanes']}" if lane else ""
         style = "red" if lane and lane["connected"] != lane["lanes"] else ""
-        if unknown := depth.get("unknown"):
-            reasons[str(unknown)] = None
         numbers = [_number(depth.get(name)) for name in ("active", "scheduled", "dead_lettered")]
         table.add_row(plain(queue), Text(connected, style), *numbers)
-        if lane and lane.get("last_error"):
-            table.add_row(plain(f"  {lane['last_error']}", "red"))
-    if reasons:
-        table.caption = plain(f"unknown: {', '.join(reasons)}", "dim")
-        table.caption_justify = "left"
     return table
+
+
+def _errors(report: StatusReport) -> list[Text]:
+    """Return a line for each error, with the queues that have it. In the table it would take the columns' room."""
+    lanes = _object(report.worker or {}, "queues")
+    by_error: dict[str, list[str]] = {}
+    for queue in report.depths:
+        if error := _text(_object(lanes, queue), "last_error"):
+            by_error.setdefault(error, []).append(queue)
+    errors = [plain(f"{', '.join(queues)}: {error}", "red") for error, queues in by_error.items()]
+    reasons = dict.fromkeys(str(depth["unknown"]) for depth in report.depths.values() if depth.get("unknown"))
+    return [*errors, *([plain(f"unknown: {', '.join(reasons)}", "dim")] if reasons else [])]
 
 
 def _flows(flows: Json, count: int, *, names: int) -> Table:

@@ -35,6 +35,15 @@ out = Console()
 err = Console(stderr=True)
 
 
+_PIPE_WIDTH = 4000
+"""The columns of a file or pipe: no program that reads it wants lines that end at the 80th column."""
+
+
+def wide_out() -> Console:
+    """Return the console of stdout; if stdout is no terminal, one that folds no line."""
+    return out if out.is_terminal else Console(width=_PIPE_WIDTH)
+
+
 def echo(text: str, *, to_stderr: bool = False) -> None:
     """Print one line as it is. Unlike `typer.echo`, it keeps the encoding of the stream, also if that is ASCII."""
     stream = sys.stderr if to_stderr else sys.stdout

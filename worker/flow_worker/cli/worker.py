@@ -148,8 +148,25 @@ def health(
         response = httpx.get(f"{url.rstrip('/')}/health/ready", timeout=5, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         terminal.fail(f"No worker answers at {url} ({type(error).__name__}).", 1)
+    ready = _readiness(response.text)
+    if ready is None:
+        terminal.fail(
+            f"The answer of {url} (HTTP status {response.status_code}) is not that of a worker. Is this the address of "
+            "its health endpoint? See health.port, or give --url.",
+            1,
+        )
     terminal.echo(terminal.visible(response.text, multiline=True))
-    raise typer.Exit(0 if response.status_code == 200 else 1)
+    raise typer.Exit(0 if response.status_code == 200 and ready else 1)
+
+
+def _readiness(text: str) -> bool | None:
+    """Return `ready` of a worker's answer; None if another program answered."""
+    try:
+        report = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    ready = report.get("ready") if isinstance(report, dict) and isinstance(report.get("queues"), dict) else None
+    return ready if isinstance(ready, bool) else None
 
 
 def _health_settings(config: Path | None, env_file: Path | None) -> HealthSettings:
