@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 from dotenv import dotenv_values
 
+from flow_worker.demo import run
 from flow_worker.demo.environment import DemoEnvironment
 from flow_worker.demo.folder import KEPT_FOLDER, demo_folder
 from flow_worker.demo.processes import DemoError
@@ -153,10 +154,38 @@ def test_a_demo_without_keep_leaves_no_file(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_commands_to_try_fit_a_terminal_of_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     message_id = "3cc329c1-3178-4cd6-a366-8a33cc2b6f29"
     lines = commands_to_try(tmp_path / ".demo-2", "flow-worker", message_id)
     assert max(map(len, lines)) <= 80
     assert any(".demo-2/sender.env" in line and r".demo-2\sender.ps1" in line for line in lines)
+
+
+def test_the_commands_to_try_begin_with_the_virtual_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    scripts = "Scripts" if os.name == "nt" else "bin"
+    lines = commands_to_try(tmp_path / ".demo", "flow-worker", "m")
+    assert lines[1].startswith(f"  . .venv/{scripts}/activate  ")
+    monkeypatch.setattr(sys, "base_prefix", sys.prefix)
+    assert not any("activate" in line for line in commands_to_try(tmp_path / ".demo", "flow-worker", "m"))
+
+
+def test_the_printed_command_is_that_of_this_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, other = tmp_path / "venv" / "bin", tmp_path / "other"
+    monkeypatch.setattr(sys, "executable", str(here / "python"))
+    monkeypatch.setattr(sys, "argv", [str(here / "flow-worker"), "demo"])
+    for found in (None, str(other / "flow-worker")):
+        monkeypatch.setattr(shutil, "which", lambda _, found=found: found)
+        assert run._own_command() == str(Path("venv", "bin", "flow-worker"))
+    monkeypatch.setattr(shutil, "which", lambda _: str(here / "flow-worker"))
+    assert run._own_command() == "flow-worker", "an activated environment"
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["-m", "demo"])
+    assert run._own_command() == f"{Path('venv', 'bin', 'python')} -m flow_worker"
 
 
 def test_the_kept_demo_says_where_its_metrics_are_and_keeps_the_endpoint_of_the_collector_to_itself() -> None:

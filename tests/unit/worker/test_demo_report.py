@@ -89,6 +89,7 @@ def test_each_request_takes_one_line_and_the_summary_three(width: int) -> None:
         assert line.split()[-2:] == ["0.3", "1.4"], "the flow's own time apart from all of it"
     assert any("200 of 200 succeeded, 67/s" in line for line in lines)
     assert lines[-3].startswith(f"{len(SCENARIOS) + 1} of {len(SCENARIOS) + 1} ended as expected.")
+    assert lines[-2] == "1 result for each request with a usable reply address, 1 dead letter without."
 
 
 def test_a_request_that_ended_otherwise_shows_what_was_expected_and_what_came() -> None:
@@ -122,6 +123,26 @@ def test_the_long_form_prints_outputs_queues_and_dead_letters(width: int) -> Non
     assert max(map(len, lines)) <= width
     for part in ("output or error", "The queues", "The dead letters", "detail"):
         assert part in text
+    assert lines[0].startswith("Seconds: flow = "), "the legend of the last column"
+    assert "flow/all" in text
+    assert "0.3/1.4" in text
+    headers = {cell.strip() for line in lines[2:6] for cell in line.split("\u2503")}
+    assert "flow" not in headers, "no column is called like a part of the legend"
+
+
+def test_the_long_form_shortens_outputs_and_no_errors() -> None:
+    words = " ".join(f"word{number}" for number in range(60))
+    whole = report(outcome="failed: some_code", detail=words)
+    assert "word59" in "\n".join(printed(whole, 120, verbose=True))
+    assert "word59" not in "\n".join(printed(report(outcome="succeeded", detail=words), 120, verbose=True))
+
+
+@pytest.mark.parametrize("command", [".venv/bin/flow-worker", r".venv\Scripts\flow-worker", "flow-worker"])
+def test_the_last_line_is_a_command_that_can_be_pasted(command: str) -> None:
+    line = printed(report(), 80, command=command)[-1]
+    assert line.startswith(f"Try it: {command} demo --keep  ")
+    assert len(line) <= 80
+    assert printed(report(), 80, command=command, keep=True)[-1].endswith(f": {command} demo --keep --verbose")
 
 
 def test_every_brief_title_is_short_and_unique() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,7 @@ import httpx
 from pydantic import JsonValue
 
 from flow_worker.demo import flows, processes
-from flow_worker.demo.processes import DemoError
+from flow_worker.demo.processes import EMULATOR_LOCK, WORKER_LOCK, DemoError
 
 START_SECONDS = 30.0
 
@@ -120,10 +119,12 @@ def running_demo(folder: Path) -> Iterator[DemoEnvironment]:
 @contextmanager
 def running_emulator(folder: Path) -> Iterator[EmulatorClient]:
     """Run an emulator on free ports until the block ends. Raise `DemoError`."""
-    command = [sys.executable, "-m", "servicebus_emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
+    module = ["servicebus_emulator", "serve", "--amqp-port", "0", "--http-port", "0"]
     log = folder / "emulator.log"
     with log.open("w", encoding="utf-8") as errors:
-        process = processes.start(command, stdout=subprocess.PIPE, stderr=errors, cwd=folder, env=os.environ)
+        process = processes.start(
+            module, lock=EMULATOR_LOCK, stdout=subprocess.PIPE, stderr=errors, cwd=folder, env=os.environ
+        )
         try:
             yield _wait_for_emulator(process, log)
         finally:
@@ -153,8 +154,10 @@ def running_worker(
     (folder / SETTINGS).write_text(settings(emulator, port), encoding="utf-8")
     log = _worker_log(folder)
     with log.open("w", encoding="utf-8") as errors:
-        command = [sys.executable, "-m", "flow_worker", "run"]
-        process = processes.start(command, stdout=None, stderr=errors, cwd=folder, env=worker_environment(emulator))
+        environment = worker_environment(emulator)
+        process = processes.start(
+            ["flow_worker", "run"], lock=WORKER_LOCK, stdout=None, stderr=errors, cwd=folder, env=environment
+        )
         try:
             _wait_for_worker(process, port, log)
             yield process

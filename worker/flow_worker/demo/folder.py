@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
-from flow_worker.demo.processes import DemoError
+from flow_worker.demo.locks import is_locked_now
+from flow_worker.demo.processes import CHILD_LOCKS, DemoError
 
 KEPT_FOLDER = ".demo"
 """The folder of `--keep`, below the working directory. A demo beside another one appends a number."""
@@ -49,7 +48,7 @@ def _kept_folder(parent: Path) -> Iterator[Path]:
         except OSError as error:
             raise DemoError(f"{folder} cannot be used: {error.strerror}. Run the demo in another folder.") from None
         with lock:
-            if not _is_locked_now(lock):
+            if not is_locked_now(lock) or _has_children(folder):
                 continue
             _clear(folder)  # what a killed demo left: its journal belongs to an emulator that is gone
             try:
@@ -60,28 +59,21 @@ def _kept_folder(parent: Path) -> Iterator[Path]:
     raise DemoError(f"{_MAX_FOLDERS} demos run in {parent}. Stop one of them, or use another folder.")
 
 
+def _has_children(folder: Path) -> bool:
+    """Return True if a process of another demo runs in the folder: each holds its lock until it ends."""
+    for name in CHILD_LOCKS:
+        with (folder / name).open("a", encoding="utf-8") as lock:
+            if not is_locked_now(lock):
+                return True
+    return False
+
+
 def _clear(folder: Path) -> None:
     """Delete all but the logs, which a person may want to read afterwards, and the lock."""
     for path in folder.iterdir():
         if path.suffix != ".log" and path.name != _LOCK:
             with contextlib.suppress(OSError):  # Windows deletes no open file
                 path.unlink()
-
-
-def _is_locked_now(file: IO[str]) -> bool:
-    """Lock the file until it is closed, or the process ends. Return False if another process has locked it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def write_private(path: Path, text: str) -> None:

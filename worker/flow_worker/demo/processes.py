@@ -15,6 +15,8 @@ from typing import IO
 STOP_SECONDS = 45.0
 _STOP_SIGNAL = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 _LOG_LINES = 15
+EMULATOR_LOCK, WORKER_LOCK = CHILD_LOCKS = ("emulator.lock", "worker.lock")
+"""The locks of the child processes, in their working directory."""
 
 
 class DemoError(Exception):
@@ -22,9 +24,9 @@ class DemoError(Exception):
 
 
 def start(
-    command: list[str], *, stdout: int | None, stderr: IO[str], cwd: Path, env: Mapping[str, str]
+    module: list[str], *, lock: str, stdout: int | None, stderr: IO[str], cwd: Path, env: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    """Start a process in its own process group."""
+    """Start a module with its arguments as a process in its own process group. It ends with this process."""
     # Ctrl-C goes to the terminal's whole foreground group. In their own groups the children do not get it, and the
     # demo can stop the worker before the emulator.
     if sys.platform == "win32":
@@ -32,10 +34,10 @@ def start(
     else:
         flags, new_session = 0, True
     return subprocess.Popen(  # noqa: S603 - the demo's own commands
-        command,
+        [sys.executable, "-m", "flow_worker.demo.child", lock, *module],
         stdout=stdout,
         stderr=stderr,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # its end tells the child that this process is gone
         text=True,
         encoding="utf-8",
         cwd=cwd,
@@ -55,6 +57,9 @@ def stop(process: subprocess.Popen[str], name: str) -> None:
         process.kill()
         process.wait()
         raise DemoError(f"The {name} did not stop within {STOP_SECONDS:g} s; the demo killed it.") from None
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def first_line(stream: IO[str], seconds: float) -> str | None:

@@ -60,11 +60,24 @@ class DemoReport:
         return len({outcome.correlation_id for outcome in self.single})
 
 
-def show(report: DemoReport, console: Console, *, as_json: bool, verbose: bool = False, keep: bool = False) -> None:
-    """Print the report: a line for each request, tables with `verbose`, or JSON on stdout for programs."""
+def show(
+    report: DemoReport,
+    console: Console,
+    *,
+    as_json: bool,
+    verbose: bool = False,
+    keep: bool = False,
+    command: str = "flow-worker",
+) -> None:
+    """Print the report: a line for each request, tables with `verbose`, or JSON on stdout for programs.
+
+    `command` starts this program from the user's shell.
+    """
     if as_json:
         sys.stdout.write(json.dumps(_as_json(report), indent=2) + "\n")
         return
+    for line in _legend(console):
+        console.print(line, no_wrap=True, overflow="crop")
     if verbose:
         console.print(_scenarios(report, narrow=console.width < _NARROW))
         console.print(_queues(report))
@@ -72,18 +85,26 @@ def show(report: DemoReport, console: Console, *, as_json: bool, verbose: bool =
     else:
         for line in _lines(report, console):
             console.print(line, no_wrap=True, overflow="crop")
-    for text in _summary(report, verbose=verbose, keep=keep):
+    for text in _summary(report, command, verbose=verbose, keep=keep):
         console.print(text, soft_wrap=True)
 
 
+def _legend(console: Console) -> Iterator[Text]:
+    marks = _marks(console)
+    yield Text("Seconds: flow = first call to result; all = until the sender has the result,", "dim")
+    legend = f"with about 1 s to open and close a reply session. {marks[True]}: as expected. {marks[False]}: not."
+    yield Text(legend, "dim")
+
+
+def _marks(console: Console) -> dict[bool, str]:
+    return _MARKS if is_unicode(console) else _ASCII_MARKS
+
+
 def _lines(report: DemoReport, console: Console) -> Iterator[Text]:
-    """Yield a legend, and one line for each request; below one that did not end as expected, what was expected."""
-    marks = _MARKS if is_unicode(console) else _ASCII_MARKS
+    """Yield one line for each request; below one that did not end as expected, what was expected."""
+    marks = _marks(console)
     wide = console.width >= _WIDE
     title = max(len(outcome.scenario) for outcome in report.outcomes) if wide else MAX_BRIEF
-    yield Text("Seconds: flow = first call to result; all = until the sender has the result,", "dim")
-    legend = f"with about 1 s to open a reply session. {marks[True]}: as expected. {marks[False]}: not."
-    yield Text(legend, "dim")
     yield Text(f"   {'request':<{title}} {'result':<{_RESULT}} {'flow':>5} {'all':>5}", "bold")
     for outcome in report.outcomes:
         name = outcome.scenario if wide else outcome.brief or outcome.scenario
@@ -102,24 +123,27 @@ def _lines(report: DemoReport, console: Console) -> Iterator[Text]:
             yield Text(f"   {outcome.detail}", "red")
 
 
-def _summary(report: DemoReport, *, verbose: bool, keep: bool) -> list[Text]:
+def _summary(report: DemoReport, command: str, *, verbose: bool, keep: bool) -> list[Text]:
     """Return the summary: the requests, the queues, and what to do next."""
     expected = sum(outcome.ok for outcome in report.outcomes)
     count = len(report.outcomes)
     burst = f" Burst: {report.burst.outcome}, {report.burst.detail}." if report.burst else ""
     requests = f"{expected} of {count} ended as expected.{burst}"
     if report.queues_ok:
-        queues = "Each request has one result. The one dead letter has no usable reply address."
+        queues = "1 result for each request with a usable reply address, 1 dead letter without."
     else:
         reasons = ", ".join(view.reason for view in report.dead_letters) or "none"
         results = report.queues["flow-replies"]["active"]
         queues = f"Results: {results} for {report.expected_results} requests. Dead letters: {reasons}."
-    hints = [] if verbose else ["--verbose: outputs, queues, dead letters."]
-    hints += [] if keep else ["--keep: try it yourself."]
+    hint = f"The same for programs: {command} demo --json"
+    if not keep:
+        hint = f"Try it: {command} demo --keep" + ("" if verbose else "   (--verbose: outputs, queues)")
+    elif not verbose:
+        hint = f"Outputs and queues: {command} demo --keep --verbose"
     return [
         Text(requests, "bold green" if expected == count else "bold red"),
         Text(queues, "green" if report.queues_ok else "bold red"),
-        Text(" ".join(hints) or "--json: the same for programs."),
+        Text(hint),
     ]
 
 
@@ -129,17 +153,18 @@ def _scenarios(report: DemoReport, *, narrow: bool) -> Table:
         table.add_column("correlation ID", overflow="fold", max_width=_HALF_AN_ID)
     else:
         table.add_column("correlation ID", no_wrap=True)
-    table.add_column("scenario\nflow", overflow="fold")
+    table.add_column("scenario\nname of the flow", overflow="fold")
     table.add_column("result\noutput or error", overflow="fold")
-    table.add_column("flow\nall", justify="right", no_wrap=True)
+    table.add_column("seconds\nflow/all", justify="right", no_wrap=True)
     for outcome in report.outcomes:
         mark = ("✓ ", "green") if outcome.ok else ("✗ ", "bold red")
         style = _STYLES.get(outcome.outcome.split(":")[0], "")
-        detail = textwrap.shorten(outcome.detail, _MAX_DETAIL, placeholder=" …")
+        is_output = outcome.outcome == "succeeded"  # an error stays whole: a person needs all of it
+        detail = textwrap.shorten(outcome.detail, _MAX_DETAIL, placeholder=" …") if is_output else outcome.detail
         result = Text.assemble(mark, (outcome.outcome, style), _effort(outcome), "\n", (detail, "dim"))
-        flow = "" if outcome.flow_seconds is None else f"{outcome.flow_seconds:.1f} s"
+        flow = "-" if outcome.flow_seconds is None else f"{outcome.flow_seconds:.1f}"
         scenario = Text.assemble(outcome.scenario, "\n", (outcome.flow, "cyan"))
-        table.add_row(outcome.correlation_id, scenario, result, f"{flow}\n{outcome.seconds:.1f} s")
+        table.add_row(outcome.correlation_id, scenario, result, f"{flow}/{outcome.seconds:.1f}")
     return table
 
 

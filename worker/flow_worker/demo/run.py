@@ -29,8 +29,7 @@ def run_demo(console: Console, spinner: Spinner, *, as_json: bool, keep: bool, b
     """Run the demo and return its exit status."""
     # The emulator runs on this machine, which no proxy of the user's reaches. The child processes inherit it.
     os.environ.update(NO_PROXY="*", no_proxy="*")
-    # SystemExit unwinds the context managers below, so that a terminated demo leaves no process behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _stop_on_signals()
     try:
         with demo_folder(keep=keep) as folder:
             try:
@@ -47,6 +46,23 @@ def run_demo(console: Console, spinner: Spinner, *, as_json: bool, keep: bool, b
     return 0 if report.ok else 1
 
 
+def _stop_on_signals() -> None:
+    """Exit on SIGTERM, and on SIGHUP: a closed terminal sends it, unless `nohup` started the demo.
+
+    SystemExit unwinds the context managers, so that the demo stops its processes and deletes its files.
+    """
+    numbers = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def stop(number: int, _: object) -> None:
+        for each in numbers:  # a terminal may send a second one, which must not end the cleanup
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for number in numbers:
+        signal.signal(number, stop)
+
+
 def _run_in(
     folder: Path, console: Console, spinner: Spinner, *, as_json: bool, keep: bool, burst: int, verbose: bool
 ) -> DemoReport:
@@ -57,7 +73,7 @@ def _run_in(
 
         report = asyncio.run(run_scenarios(environment, burst, spinner.say))
         spinner.stop()
-        show(report, console, as_json=as_json, verbose=verbose, keep=keep)
+        show(report, console, as_json=as_json, verbose=verbose, keep=keep, command=_own_command())
         if keep:
             _wait_for_interrupt(environment, report, console)
         else:
@@ -93,6 +109,7 @@ def commands_to_try(folder: Path, command: str, message_id: str) -> list[str]:
     place = _relative(folder)
     return [
         "In a second terminal, in this folder, load the settings of the demo:",
+        *_activation(),
         f"  set -a; . {place}/{SHELL}; set +a        (PowerShell: . {place}\\{POWERSHELL})",
         "Then try:",
         f"  {command} send create-quote customer=Contoso amount:=125 --wait 30",
@@ -105,6 +122,16 @@ def commands_to_try(folder: Path, command: str, message_id: str) -> list[str]:
     ]
 
 
+def _activation() -> list[str]:
+    """Return the line that activates this program's virtual environment; none outside of one."""
+    if sys.prefix == sys.base_prefix:
+        return []
+    place = _relative(Path(sys.prefix))
+    scripts = "Scripts" if os.name == "nt" else "bin"
+    powershell = f"{place}\\Scripts\\Activate.ps1" if os.name == "nt" else f"{place}/bin/Activate.ps1"
+    return [f"  . {Path(place, scripts, 'activate').as_posix()}        (PowerShell: {powershell})"]
+
+
 def telemetry_lines(metrics_url: str, variables: Mapping[str, str]) -> list[str]:
     """Return the lines about metrics. The endpoint of the collector stays out of them: it may hold a key."""
     lines = [f"Metrics for Prometheus: {metrics_url}"]
@@ -113,8 +140,12 @@ def telemetry_lines(metrics_url: str, variables: Mapping[str, str]) -> list[str]
     return lines
 
 
-def _relative(folder: Path) -> str:
-    return os.path.relpath(folder)
+def _relative(path: Path) -> str:
+    """Return the path from the working directory; on Windows the path itself if it is on another drive."""
+    try:
+        return os.path.relpath(path)
+    except ValueError:
+        return str(path)
 
 
 def _print(console: Console, line: str, style: str = "") -> None:
@@ -129,9 +160,10 @@ def _most_retried(report: DemoReport) -> str:
 
 def _own_command() -> str:
     """Return the command that started this program, so that the printed commands work when pasted."""
-    if shutil.which("flow-worker"):
-        return "flow-worker"
+    found = shutil.which("flow-worker")
+    if found and Path(found).parent.resolve() == Path(sys.executable).parent.resolve():
+        return "flow-worker"  # of this installation, not of another one
     program = Path(sys.argv[0])
     if program.name.startswith("flow-worker"):
-        return os.path.relpath(program) if program.is_absolute() else str(program)
-    return f"{os.path.relpath(sys.executable)} -m flow_worker"
+        return _relative(program) if program.is_absolute() else str(program)
+    return f"{_relative(Path(sys.executable))} -m flow_worker"
