@@ -330,7 +330,8 @@ class FlowSettings(_Group):
     def _require_a_role_or_a_privilege(self) -> Self:
         if self.role is None and self.privilege is None:
             raise ValueError(
-                "anybody could start it; set role (an app role in the sender's token), privilege (in Dataverse), or both"
+                "anybody could start it; set role (an app role in the sender's token), "
+                "privilege (in Dataverse), or both"
             )
         return self
 
