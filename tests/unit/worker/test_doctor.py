@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import os
 import socket
@@ -16,12 +17,14 @@ from typing import cast
 
 import httpx
 import pytest
+from rich.console import Console
 
 from flow_contracts.servicebus import ServiceBusMisconfigured
 from flow_worker.azure_identity import Tokens
+from flow_worker.cli import doctor as command
 from flow_worker.doctor import clocks, dataverse, flows, journal, network, queues, run, tokens
 from flow_worker.doctor.causes import reason, with_proxy
-from flow_worker.doctor.finding import Check, Outcome, Result
+from flow_worker.doctor.finding import Check, Finding, Outcome, Result
 from flow_worker.doctor.hosts import Host, broker, has_administration, of_url
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal.opening import open_file
@@ -282,3 +285,46 @@ def test_a_journal_that_may_not_be_written_is_not_moved_away(tmp_path: Path, mon
     result = journal._unready(path)
     assert result is not None
     assert ("may not write the file" in result.detail, "move" in result.remedy) == (True, False)
+
+
+async def test_a_finding_is_reported_before_slower_checks_end() -> None:
+    reported = asyncio.Event()
+    seen: list[Finding] = []
+
+    async def waits() -> Result:
+        await reported.wait()
+        return Result(Outcome.FAILED, "second\nline")
+
+    def report(finding: Finding) -> None:
+        seen.append(finding)
+        reported.set()
+
+    checks = [Check("a", "quick", lambda: asyncio.sleep(0, Result(Outcome.OK, "first"))), Check("b", "slow", waits, 5)]
+    assert await run._report_all(checks, [], report) == seen
+    assert [finding.detail for finding in seen] == ["first", "second line"]
+
+
+def test_a_line_wraps_at_words_on_a_terminal_and_is_one_line_elsewhere() -> None:
+    finding = Finding("queue", "shape", Outcome.FAILED, "several words " * 12, "Correct the setting " * 5)
+    for is_terminal in (True, False):
+        stream = io.StringIO()
+        console = Console(file=stream, width=80, force_terminal=is_terminal, no_color=True, _environ={})
+        command._print(console, finding)
+        lines = stream.getvalue().splitlines()
+        assert (len(lines) > 1) is is_terminal
+        assert all(len(line) < 100 for line in lines) is is_terminal
+        words = {word for line in lines for word in line.split()}
+        assert {"several", "words", "setting"} <= words
+        assert not {"sever", "wor", "sett"} & words
+
+
+@pytest.mark.parametrize("expiry", [float("nan"), float("inf"), 10**400, "soon", None])
+async def test_an_odd_expiry_is_no_fault_of_the_check(expiry: object) -> None:
+    result = await checked(jwt(aud=AUDIENCE, oid="x" * 5000, exp=expiry))
+    assert (result.outcome, "expires" in result.detail, len(result.detail) < 300) == (Outcome.OK, False, True)
+
+
+@pytest.mark.parametrize("oid", ["ada", "", "../x", "{11111111-2222-3333-4444-555555555555}", "1" * 32])
+def test_an_object_id_that_is_no_guid_is_not_queried(oid: str) -> None:
+    assert not dataverse._is_guid(oid)
+    assert dataverse._is_guid("B7A4E2D9-3f58-4c61-8e0b-2f9d6c1a7e33")

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from flow_worker.cli.init import quoted
 from flow_worker.cli.main import cli
+from flow_worker.settings import load
+from flow_worker.settings.placeholders import placeholders
 
 FOLDERS = ["quotes", "my quotes", "a'b", "$(touch x)", "-x", "~", "a;b&c"]
 
@@ -54,3 +56,17 @@ def test_a_name_that_is_taken_by_no_file_is_an_error(tmp_path: Path, kind: str, 
     result = CliRunner().invoke(cli, ["init", str(tmp_path)])
     assert result.exit_code == 2
     assert [found.name for found in tmp_path.iterdir()] == [name], "nothing is written"
+
+
+def test_the_placeholders_of_the_template_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(cli, ["init"]).exit_code == 0
+    found = placeholders(load(tmp_path / "flow-worker.toml"))
+    assert found == ["servicebus.namespace", "claims.tenants", "flows.create-quote.url"]
+    result = CliRunner().invoke(cli, ["check"])
+    assert result.exit_code == 0
+    assert [name for name in found if f"{name} has the placeholder" not in result.output] == []
+    file = tmp_path / "flow-worker.toml"
+    text = file.read_text(encoding="utf-8").replace("contoso", "fabrikam").replace("0" * 8, "12345678")
+    file.write_text(text.replace("0123456789abcdef0123456789abcd", "1" * 30), encoding="utf-8")
+    assert placeholders(load(file)) == []

@@ -114,19 +114,26 @@ def check(config: Config = None, env_file: EnvFile = None) -> None:
 
 def _warnings(loaded: Settings) -> list[str]:
     """Return the settings that are valid, and with which requests probably fail that somebody wants to succeed."""
+    from flow_worker.settings.placeholders import placeholders
+
     flows = [f"'{name}'" for name, flow in loaded.flows.items() if flow.privilege is not None]
     legacy = [name for name, flow in loaded.flows.items() if flow.has_legacy_url]
-    return [
+    unfilled = [
+        f"{name} has the placeholder of the template; replace it with your own." for name in placeholders(loaded)
+    ]
+    outdated = [
         f"flows.{name}.url is a legacy address (logic.azure.com), which ended on 30 November 2025; copy the flow's new "
         "URL from its trigger."
         for name in legacy
-    ] + [
+    ]
+    without_organization = [
         f"queue '{queue.name}' has no Dataverse organization, so the worker refuses every request there for a flow "
         f"with a privilege ({', '.join(flows)}): 'privilege_missing'. Set its dataverse_url in request_queues, or "
         "dataverse.url, unless these flows are for other queues."
         for queue in loaded.request_queues
         if flows and queue.authority == "entra" and loaded.dataverse_url(queue) is None
     ]
+    return [*unfilled, *outdated, *without_organization]
 
 
 def health(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from uuid import UUID
 
 from flow_worker.access.build import Access
 from flow_worker.access.privileges import DataversePrivileges
@@ -37,6 +38,13 @@ def _unavailable(error: TemporarilyUnavailable, url: str) -> Result:
     return failed(error.message, with_proxy(_REMEDY, url))
 
 
+def _is_guid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
 async def _none() -> Result:
     return unseen("no Dataverse organization is configured")
 
@@ -66,6 +74,8 @@ async def _privileges(
         oid = claims.get("oid")
         if not isinstance(oid, str):
             return unseen("the worker's own object ID is not known, so there is no user to query")
+        if not _is_guid(oid):
+            return unseen("the object ID of the worker's token is no GUID, so there is no user to query")
         depth = await dataverse.depth(User(oid), name)
     except TemporarilyUnavailable as error:
         return _unavailable(error, url)

@@ -11,6 +11,7 @@ import httpx
 
 from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
 from flow_worker.settings import HealthSettings, Settings
+from flow_worker.settings.placeholders import placeholders
 
 _PACKAGES = ("flow-worker", "flow-contracts", "azure-servicebus", "azure-identity", "aiohttp", "pydantic")
 _SERVICE_BUS = "azure-servicebus"
@@ -21,9 +22,14 @@ _ANSWER_SECONDS = 3.0
 def checks(settings: Settings, client: httpx.AsyncClient) -> list[Check]:
     """Return the checks of this machine."""
     return [
+        *(Check("settings", name, _placeholder) for name in placeholders(settings)),
         Check("versions", "Python and packages", _versions),
         Check("port", f"health {settings.health.port}", partial(_health_port, settings.health, client), 10.0),
     ]
+
+
+async def _placeholder() -> Result:
+    return failed("still has the placeholder of the template", "Replace it with your own value.")
 
 
 async def _versions() -> Result:

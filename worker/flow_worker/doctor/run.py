@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 
 import httpx
@@ -22,18 +22,24 @@ _SECRET_PARTS = {"sharedaccesskey", "accountkey", "sharedaccesssignature"}
 _MIN_SECRET_CHARACTERS = 8
 
 
-async def examine(settings: Settings) -> list[Finding]:
-    """Return the findings in the order of the report. It raises for no fault of the installation."""
+async def examine(settings: Settings, report: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
+    """Return the findings in the order of the report. It raises for no fault of the installation.
+
+    `report` gets each finding as soon as it and those before it are known.
+    """
     try:
-        return await _examine(settings)
+        return await _examine(settings, report)
     except (OSError, ValueError, InvalidSettings) as error:
         # The worker would not start either.
         detail = f"the clients of the services cannot be created: {type(error).__name__}: {error}"
         remedy = "Correct the variables of certificates (SSL_CERT_FILE, SSL_CERT_DIR) and proxies, and the settings."
-        return [Finding("environment", "clients", Outcome.FAILED, _without(detail, _sorted_secrets(settings)), remedy)]
+        text = _without(detail, _sorted_secrets(settings))
+        finding = Finding("environment", "clients", Outcome.FAILED, text, remedy)
+        report(finding)
+        return [finding]
 
 
-async def _examine(settings: Settings) -> list[Finding]:
+async def _examine(settings: Settings, report: Callable[[Finding], None]) -> list[Finding]:
     async with AsyncExitStack() as stack:
         identity = await stack.enter_async_context(build_identity(settings))
         access = await stack.enter_async_context(build_access(settings, identity))
@@ -57,9 +63,18 @@ async def _examine(settings: Settings) -> list[Finding]:
             *clocks.checks(settings, client, nearby),
         ]
         secrets = _sorted_secrets(settings)
-        found = await asyncio.gather(*(_run(check) for check in checks))
-        pairs = zip(checks, found, strict=True)
-        return [_finding(check, result, secrets) for check, results in pairs for result in results]
+        return await _report_all(checks, secrets, report)
+
+
+async def _report_all(checks: list[Check], secrets: list[str], report: Callable[[Finding], None]) -> list[Finding]:
+    found = []
+    async with asyncio.TaskGroup() as group:
+        running = [(check, group.create_task(_run(check))) for check in checks]
+        for check, task in running:
+            for result in await task:
+                found.append(_finding(check, result, secrets))
+                report(found[-1])
+    return found
 
 
 async def _run(check: Check) -> list[Result]:
@@ -82,7 +97,7 @@ def _unexpected() -> str:
 
 
 def _finding(check: Check, result: Result, secrets: list[str]) -> Finding:
-    detail, remedy = _without(result.detail, secrets), _without(result.remedy, secrets)
+    detail, remedy = (_without(" ".join(text.split()), secrets) for text in (result.detail, result.remedy))
     return Finding(check.subject, result.aspect or check.name, result.outcome, detail, remedy)
 
 

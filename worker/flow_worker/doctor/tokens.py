@@ -20,6 +20,8 @@ from flow_worker.settings import Settings
 
 _SERVICE_BUS_SCOPE = "https://servicebus.azure.net/.default"
 _CONNECT_SECONDS = 3.0
+_MAX_TIME = 1e12
+_MAX_SHOWN_CHARACTERS = 100
 _SHOWN = ("aud", "oid", "appid", "azp")
 _IDENTITY_REMEDY = (
     "Assign the managed identity to this machine or container, and set identity.client_id if it is user-assigned. On "
@@ -113,7 +115,7 @@ def _same_audience(found: object, expected: str) -> bool:
 
 
 def _shown(claims: Mapping[str, object]) -> str:
-    texts = [f"{name} {value}" for name in _SHOWN if isinstance(value := claims.get(name), str)]
+    texts = [f"{name} {value[:_MAX_SHOWN_CHARACTERS]}" for name in _SHOWN if isinstance(value := claims.get(name), str)]
     left = _seconds_left(claims)
     return ", ".join([*texts, *([_expiry(left)] if left is not None else [])])
 
@@ -126,7 +128,10 @@ def _expiry(left: float) -> str:
 
 def _seconds_left(claims: Mapping[str, object]) -> float | None:
     expiry = claims.get("exp")
-    return expiry - time.time() if isinstance(expiry, int | float) else None
+    # JSON also knows numbers that are no time: NaN, Infinity, and integers that no float holds.
+    if not isinstance(expiry, int | float) or not abs(expiry) < _MAX_TIME:
+        return None
+    return expiry - time.time()
 
 
 def _status(error: TemporarilyUnavailable) -> str:
