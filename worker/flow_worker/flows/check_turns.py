@@ -69,7 +69,9 @@ class Turn:
             return await check
         checking = asyncio.ensure_future(check)
         try:
-            return await asyncio.wait_for(asyncio.shield(checking), _LONG_SECONDS)
+            # Not `wait_for`: before Python 3.12 it drops a cancellation that arrives together with the answer.
+            async with asyncio.timeout(_LONG_SECONDS):
+                return await asyncio.shield(checking)
         except TimeoutError:
             if checking.done():  # with a timeout of its own
                 return checking.result()
