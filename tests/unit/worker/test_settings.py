@@ -296,7 +296,7 @@ def test_a_list_that_is_not_json_is_reported_with_its_variable(nowhere: Path, mo
             "lanes in entry 2 of request_queues: must be a whole number from 1 to 256, not 0; "
             "set FLOW_WORKER_REQUEST_QUEUES (as JSON) or request_queues in the TOML file",
         ),
-        ("[retry]\nmax_call = 1", "retry.max_call: no such setting (did you mean 'max_calls'?); docs"),
+        ("[retry]\nmax_call = 1", "retry.max_call: no such setting (did you mean 'max_calls'?); `flow-worker schema"),
         ("shutdown_second = 1", "shutdown_second: no such setting (did you mean 'shutdown_seconds'?); known: "),
         ('[continuations]\nseal_key = "hush"', "continuations.seal_key: has 4 characters, and a key needs 32 "),
         (
@@ -383,7 +383,7 @@ def test_a_misspelt_nested_variable_is_named_as_it_was_written(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch, variable: str, expected: str
 ) -> None:
     monkeypatch.setenv(variable, "3")
-    assert f"{variable}: no such setting (did you mean '{expected}'?); docs" in fault(nowhere, GOOD)
+    assert f"{variable}: no such setting (did you mean '{expected}'?); `flow-worker schema" in fault(nowhere, GOOD)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_a_misspelt_nested_variable_is_named_as_it_was_written(
         ("[Journal]\npath = 'x'\n", "Journal: no such setting (did you mean 'journal'?)"),
         ("plain_http_hosts = []\n", "no such setting (did you mean 'plain_http_hosts', before the first table?)"),
         ("[health]\nclient_id = 'x'\n", "health.client_id: no such setting (did you mean 'identity.client_id'?)"),
-        ("[health]\nzzz = 1\n", "health.zzz: no such setting; docs"),
+        ("[health]\nzzz = 1\n", "health.zzz: no such setting; `flow-worker schema"),
     ],
 )
 def test_a_misspelt_or_misplaced_name_gets_a_suggestion(nowhere: Path, toml: str, expected: str) -> None:
