@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from flow_contracts.message import ReceivedMessage
 from flow_contracts.servicebus import ServiceBusMisconfigured, ServiceBusUnavailable
 from flow_worker.cli import send_hints
 from flow_worker.cli.request_commands import SenderSettings
-from flow_worker.cli.send_hints import no_claim_hint, where_is
+from flow_worker.cli.send_hints import connecting_hint, failure_text, ignored_hint, no_claim_hint, where_is
 from flow_worker.settings import ServiceBusSettings
 
 SETTINGS = ServiceBusSettings(namespace="contoso.servicebus.windows.net")
@@ -102,3 +103,26 @@ def test_a_sender_reads_the_audience_and_ignores_faults_in_the_rest_of_the_worke
     )
     assert settings.claims.audiences == ("api://x",)
     assert settings.continuations.queue == "later"
+
+
+def test_ignored_messages_are_counted_and_name_the_reply_key() -> None:
+    assert ignored_hint(1).startswith("1 message was ignored: its MAC does not fit this reply key.")
+    assert ignored_hint(2).startswith("2 messages were ignored: their MACs do not fit this reply key.")
+
+
+def test_only_an_unreachable_broker_gets_the_remedy() -> None:
+    assert "`flow-worker doctor`" in failure_text(ServiceBusUnavailable("no answer"))
+    assert failure_text(ServiceBusMisconfigured("no such queue")) == "no such queue"
+
+
+@pytest.mark.parametrize(
+    ("on_terminal", "seconds", "said"), [(True, 0.0, True), (True, 60.0, False), (False, 0.0, False)]
+)
+async def test_a_slow_connection_is_named_on_a_terminal(
+    on_terminal: bool, seconds: float, said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: on_terminal)
+    monkeypatch.setattr(send_hints, "_SILENT_SECONDS", seconds)
+    with connecting_hint("contoso.servicebus.windows.net"):
+        await asyncio.sleep(0.01)
+    assert ("Connecting to contoso.servicebus.windows.net" in capsys.readouterr().err) == said

@@ -9,7 +9,7 @@ from flow_worker.cli.terminal import visible
 from flow_worker.version import worker_version
 
 if TYPE_CHECKING:
-    from flow_worker.settings import HealthSettings, Settings
+    from flow_worker.settings import HealthSettings, ServiceBusSettings, Settings
 
 _MAX_CHARACTERS = 50
 """The characters of the names in one row, so that a row fits in 80 columns with its label and the count of the rest."""
@@ -44,7 +44,11 @@ def summary(settings: Settings) -> dict[str, str | int]:
 
 def broker(settings: Settings) -> str:
     """Return the host of Service Bus, without the rest of a connection string."""
-    bus = settings.servicebus
+    return host_of(settings.servicebus)
+
+
+def host_of(bus: ServiceBusSettings) -> str:
+    """Return the host of Service Bus."""
     if bus.namespace is not None or bus.connection_string is None:
         return bus.namespace or ""
     parts = (part.strip().partition("=") for part in bus.connection_string.get_secret_value().split(";"))

@@ -16,7 +16,16 @@ from flow_contracts.reply_key import ReplyKey
 from flow_contracts.request import InvalidRequest
 from flow_contracts.result import FlowResult, InvalidResult
 from flow_worker.cli import inputs, terminal
-from flow_worker.cli.send_hints import SenderClaims, SenderContinuations, no_claim_hint, where_is
+from flow_worker.cli.banner import host_of
+from flow_worker.cli.send_hints import (
+    SenderClaims,
+    SenderContinuations,
+    connecting_hint,
+    failure_text,
+    ignored_hint,
+    no_claim_hint,
+    where_is,
+)
 from flow_worker.settings import (
     InvalidSettings,
     Layered,
@@ -81,7 +90,7 @@ def send(
         )
     else:
         # With --wait stdout is for the result, so that a program can parse it.
-        terminal.echo(sent_id, to_stderr=wait > 0)
+        terminal.echo(f"Correlation ID: {sent_id}" if wait > 0 else sent_id, to_stderr=wait > 0)
         # On stdout is only what `result` needs: `flow-worker result $(flow-worker send …)`.
         terminal.echo(f"Message ID: {message_id}", to_stderr=True)
     if flow_result is None and not in_json and settings.reply_key is None:
@@ -112,11 +121,13 @@ def result(
     """Print a result and exit with its status; exit with 3 if there is none."""
     try:
         settings = load_as(SenderSettings, config, env_file)
-        flow_result = asyncio.run(_receive(settings, correlation_id, wait, take=take))
+        flow_result, ignored = asyncio.run(_receive(settings, correlation_id, wait, take=take))
     except (InvalidSettings, SenderError) as error:
         terminal.fail(str(error), 2)
     if flow_result is not None and settings.reply_key is None:
         terminal.echo(_UNVERIFIED, to_stderr=True)
+    if ignored:
+        terminal.echo(ignored_hint(ignored), to_stderr=True)
     _print_result(flow_result, correlation_id, as_json=as_json)
 
 
@@ -143,17 +154,18 @@ async def _send(
     """Post a request; return its correlation ID, and the result if it arrives in time. Raise `SenderError`."""
     try:
         async with _client(settings) as client:
-            sent_id = await client.submit(
-                flow,
-                value,
-                claim=_claim(settings.claim),
-                message_id=message_id,
-                correlation_id=correlation_id,
-                reply_key=key,
-            )
+            with connecting_hint(host_of(settings.servicebus)):
+                sent_id = await client.submit(
+                    flow,
+                    value,
+                    claim=_claim(settings.claim),
+                    message_id=message_id,
+                    correlation_id=correlation_id,
+                    reply_key=key,
+                )
             return sent_id, await _wait(client, sent_id, wait_seconds) if wait_seconds > 0 else None
     except (ServiceBusFailure, InvalidRequest, InvalidResult, MessageTooLarge) as error:
-        raise SenderError(str(error)) from error
+        raise SenderError(failure_text(error)) from error
 
 
 def _claim(claim: SecretStr | None) -> SecretStr | None:
@@ -165,18 +177,23 @@ def _claim(claim: SecretStr | None) -> SecretStr | None:
 
 async def _receive(
     settings: SenderSettings, correlation_id: str, wait_seconds: float, *, take: bool
-) -> FlowResult | None:
-    """Return the result of a request; None if it does not arrive in time. Raise `SenderError`."""
+) -> tuple[FlowResult | None, int]:
+    """Return the result of a request, and the number of ignored messages. Raise `SenderError`.
+
+    The result is None if it does not arrive in time.
+    """
     try:
         async with _client(settings) as client:
             key = settings.reply_key
             if take:
-                return await client.take(correlation_id, timeout=wait_seconds, reply_key=key)
-            if wait_seconds > 0:
-                return await _wait(client, correlation_id, wait_seconds, key)
-            return await client.poll(correlation_id, reply_key=key)
+                found = await client.take(correlation_id, timeout=wait_seconds, reply_key=key)
+            elif wait_seconds > 0:
+                found = await _wait(client, correlation_id, wait_seconds, key)
+            else:
+                found = await client.poll(correlation_id, reply_key=key)
+            return found, client.rejected_results
     except (ServiceBusFailure, InvalidResult) as error:
-        raise SenderError(str(error)) from error
+        raise SenderError(failure_text(error)) from error
 
 
 async def _wait(

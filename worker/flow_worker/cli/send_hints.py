@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from pydantic import BaseModel, ConfigDict
 
 from flow_contracts.message import ReceivedMessage
-from flow_contracts.servicebus import ServiceBus, ServiceBusFailure, ServiceBusMisconfigured
-from flow_worker.cli.terminal import visible
+from flow_contracts.servicebus import ServiceBus, ServiceBusFailure, ServiceBusMisconfigured, ServiceBusUnavailable
+from flow_worker.cli.terminal import echo, visible
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import ServiceBusSettings
 
 MAX_SEARCH_SECONDS = 15.0
 """The longest search of one queue. A queue with very many messages is not read to its end."""
+
+_SILENT_SECONDS = 1.0
 
 
 class _Part(BaseModel):
@@ -44,6 +48,35 @@ def no_claim_hint(audiences: Sequence[str]) -> str:
         f"token for the worker. The Azure CLI prints one:\n"
         f"  az account get-access-token --resource {audience} --query accessToken --output tsv{where}"
     )
+
+
+def ignored_hint(count: int) -> str:
+    """Return the sentence about messages that the reply key does not prove."""
+    subject = "1 message was ignored: its MAC does" if count == 1 else f"{count} messages were ignored: their MACs do"
+    return f"{subject} not fit this reply key. Set FLOW_WORKER_REPLY_KEY to the reply key of the request."
+
+
+def failure_text(error: Exception) -> str:
+    """Return the message of an error, with the remedy if Service Bus does not answer."""
+    if not isinstance(error, ServiceBusUnavailable):
+        return str(error)
+    return (
+        f"{error}\nIs the emulator running, or the namespace reachable? `flow-worker doctor` checks the installation."
+    )
+
+
+@contextmanager
+def connecting_hint(host: str) -> Iterator[None]:
+    """Say on the terminal's stderr that the command still connects, if the block takes a second and more."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    text = f"Connecting to {visible(host)} …"
+    timer = asyncio.get_running_loop().call_later(_SILENT_SECONDS, lambda: echo(text, to_stderr=True))
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def where_is(settings: ServiceBusSettings, requests: str, continuations: str, correlation_id: str) -> str:
