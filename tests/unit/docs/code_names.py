@@ -69,7 +69,8 @@ def log_events() -> set[str]:
         for text in _texts(argument)
         if _EVENT.fullmatch(text) and not text.endswith(_FILE_SUFFIXES)
     }
-    return dotted - setting_names()
+    attributes = {value for value in vars(conventions).values() if isinstance(value, str)}
+    return dotted - setting_names() - attributes
 
 
 def result_codes() -> set[str]:
