@@ -136,9 +136,9 @@ async def test_a_sender_without_the_role_is_refused(emulator: Emulator) -> None:
     assert result.status == "refused"
 
 
-def test_the_log_shows_the_settings_without_secrets(worker: DockerContainer, emulator: Emulator) -> None:
+def test_the_log_begins_with_what_the_worker_does_without_secrets(worker: DockerContainer) -> None:
     log = "".join(part.decode() for part in worker.get_logs())
-    assert emulator.audience in log
+    assert all(name in log for name in ("flow-requests", "flow-replies", "create-quote"))
     assert "SAS_KEY_VALUE" not in log
 
 
