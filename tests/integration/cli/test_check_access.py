@@ -220,7 +220,8 @@ def test_a_check_that_cannot_be_decided_now_is_no_refusal(emulator: EmulatorClie
         (["--flow", "create-quote"], 2, "The sender is missing."),
         (["--flow", "create-quote", "--user", "ada@contoso.com"], 2, "Entra object ID"),
         (["--flow", "create-quote", "--token", "x", "--user", "x"], 2, "not both"),
-        (["--flow", "create-quote", "--token", "not a token"], 1, "claim_invalid"),
+        (["--flow", "create-quote", "--token", "not-a-token"], 1, "claim_invalid"),
+        (["--flow", "create-quote", "--token", "not a token"], 2, "white space inside the token"),
         (["--flow", "create-quote", "--user", "11111111-2222-3333-4444-555555555555", "--config", "x"], 2, "settings"),
     ],
 )
