@@ -1,4 +1,4 @@
-"""Reads the W3C trace context of a message. Anyone who may send can write any value there."""
+"""Writes and reads the W3C trace context of a message. Anyone who may send can write any value there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ TRACEPARENT = "traceparent"
 
 _FORM = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C Trace Context, section 3.2: version 00, and later versions of the same form."""
+
+
+def traceparent(trace_id: int, span_id: int, flags: int) -> str:
+    """Return the trace context of a span as text."""
+    return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
 
 
 def read_traceparent(message: Message) -> str | None:

@@ -20,7 +20,7 @@ async def send_until_accepted(bus: ServiceBus, queue: str, message: Message, sec
     because no retry helps.
     """
     with sending(queue, message) as traced:
-        await _send(bus, queue, traced.message, seconds)
+        await _send(bus, queue, traced, seconds)
 
 
 async def _send(bus: ServiceBus, queue: str, message: Message, seconds: float) -> None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from flow_contracts.message import Message
-from flow_contracts.trace_context import TRACEPARENT
+from flow_contracts.trace_context import TRACEPARENT, traceparent
 
 try:
     from opentelemetry import trace
@@ -21,22 +20,15 @@ else:
     _trace = trace
 
 
-@dataclass
-class Sending:
-    """A request that is being sent."""
-
-    message: Message
-
-
 @contextmanager
-def sending(queue: str, message: Message) -> Iterator[Sending]:
-    """Open the span of a send operation, a child of the current span; the message continues its trace.
+def sending(queue: str, message: Message) -> Iterator[Message]:
+    """Open the span of a send operation, a child of the current span. Yield the message, which continues its trace.
 
     A request whose caller gave it a trace context keeps that. The span has no exception, because its text may quote a
     name that a sender keeps to itself.
     """
     if _trace is None or TRACEPARENT in message.application_properties:
-        yield Sending(message)
+        yield message
         return
     span = _trace.get_tracer("flow_contracts").start_span(
         f"send {queue}",
@@ -53,10 +45,10 @@ def sending(queue: str, message: Message) -> Iterator[Sending]:
     )
     context = span.get_span_context()
     if context.is_valid:
-        text = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        text = traceparent(context.trace_id, context.span_id, context.trace_flags)
         message = message.with_property(TRACEPARENT, text)
     try:
-        yield Sending(message)
+        yield message
     except BaseException as error:
         span.set_attribute("error.type", type(error).__name__)
         span.set_status(_trace.StatusCode.ERROR)

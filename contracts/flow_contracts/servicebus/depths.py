@@ -33,7 +33,6 @@ async def queue_depths(
     try:
         async with asyncio.timeout(seconds), administration(endpoint, administration_url) as client:
             for queue in queues:
-                depths[queue] = QueueDepth(unknown="no answer in time")
                 try:
                     counts = await client.get_queue_runtime_properties(queue)
                 except ResourceNotFoundError:
@@ -46,12 +45,8 @@ async def queue_depths(
                     )
     except (AzureError, TimeoutError, OSError, ValueError) as error:
         unknown = QueueDepth(unknown=_reason(error))
-        return {queue: depths[queue] if _is_known(depths.get(queue)) else unknown for queue in queues}
+        return {queue: depths.get(queue, unknown) for queue in queues}
     return depths
-
-
-def _is_known(depth: QueueDepth | None) -> bool:
-    return depth is not None and (depth.unknown is None or depth.unknown.startswith("there is no"))
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ from flow_worker.cli.terminal import visible
 from flow_worker.version import worker_version
 
 if TYPE_CHECKING:
-    from flow_worker.settings import HealthSettings, ServiceBusSettings, Settings
+    from flow_worker.settings import HealthSettings, Settings
 
 _MAX_CHARACTERS = 50
 """The characters of the names in one row, so that a row fits in 80 columns with its label and the count of the rest."""
@@ -19,7 +19,7 @@ def banner(settings: Settings) -> str:
     """Return the banner, for a log in text."""
     requests = _names(f"{queue.name} ({queue.lanes} lanes)" for queue in settings.request_queues)
     rows = {
-        "broker": broker(settings),
+        "broker": settings.servicebus.address,
         "requests": requests,
         "continuations": f"{settings.continuations.queue} ({settings.continuations.lanes} lanes)",
         "results": _names(settings.replies.queues),
@@ -35,25 +35,11 @@ def summary(settings: Settings) -> dict[str, str | int]:
     """Return the same as fields, for a log in JSON."""
     return {
         "version": worker_version(),
-        "broker": broker(settings),
+        "broker": settings.servicebus.address,
         "queues": ", ".join(queue.name for queue in settings.request_queues),
         "flows": ", ".join(settings.flows),
         "health": health_url(settings),
     }
-
-
-def broker(settings: Settings) -> str:
-    """Return the host of Service Bus, without the rest of a connection string."""
-    return host_of(settings.servicebus)
-
-
-def host_of(bus: ServiceBusSettings) -> str:
-    """Return the host of Service Bus."""
-    if bus.namespace is not None or bus.connection_string is None:
-        return bus.namespace or ""
-    parts = (part.strip().partition("=") for part in bus.connection_string.get_secret_value().split(";"))
-    endpoint = next((value for name, _, value in parts if name.strip().lower() == "endpoint"), "")
-    return endpoint.partition("://")[2].strip("/").rpartition("@")[2]
 
 
 def health_url(settings: Settings) -> str:

@@ -16,7 +16,6 @@ from flow_contracts.reply_key import ReplyKey
 from flow_contracts.request import InvalidRequest
 from flow_contracts.result import FlowResult, InvalidResult
 from flow_worker.cli import inputs, terminal
-from flow_worker.cli.banner import host_of
 from flow_worker.cli.send_hints import (
     SenderClaims,
     SenderContinuations,
@@ -154,7 +153,7 @@ async def _send(
     """Post a request; return its correlation ID, and the result if it arrives in time. Raise `SenderError`."""
     try:
         async with _client(settings) as client:
-            with connecting_hint(host_of(settings.servicebus)):
+            with connecting_hint(settings.servicebus.address):
                 sent_id = await client.submit(
                     flow,
                     value,

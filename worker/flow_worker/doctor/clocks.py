@@ -15,7 +15,6 @@ import httpx
 from flow_worker.doctor.causes import reason, with_proxy
 from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
 from flow_worker.doctor.hosts import NO_ADMINISTRATION, SET_ADMINISTRATION, broker, has_administration, is_emulator
-from flow_worker.doctor.local import health_url
 from flow_worker.settings import HealthSettings, Settings
 
 wall = time.time
@@ -74,7 +73,7 @@ async def _check_worker(client: httpx.AsyncClient, health: HealthSettings) -> li
     """Return what a running worker learned from the messages of the broker; nothing if no worker runs here."""
     try:
         async with asyncio.timeout(_TOLERANCE_SECONDS):
-            response = await client.get(f"{health_url(health)}/health/ready")
+            response = await client.get(f"{health.url}/health/ready")
         offset = response.json()["clock"]["offset_seconds"]
     except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError):
         return []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from flow_contracts.connection_string import parse_connection_string
 from flow_worker.settings import ServiceBusSettings, Settings
 
 NO_ADMINISTRATION = "servicebus.administration_url is not set"
@@ -54,9 +53,9 @@ def of_url(url: str) -> Host:
 def broker(settings: ServiceBusSettings) -> Host:
     """Return the host of Service Bus for AMQP."""
     websocket = settings.effective_transport == "websocket"
-    if settings.connection_string is None:
+    parts = settings.connection_parts
+    if parts is None:
         return Host(settings.namespace or "", _HTTPS_PORT if websocket else _AMQPS_PORT, tls=True, is_http=websocket)
-    parts = parse_connection_string(settings.connection_string.get_secret_value())
     tls = not parts.is_emulator
     defaults = {(True, True): _HTTPS_PORT, (True, False): _HTTP_PORT, (False, True): _AMQPS_PORT}
     default = defaults.get((websocket, tls), _AMQP_PORT)
@@ -72,5 +71,5 @@ def has_administration(settings: ServiceBusSettings) -> bool:
 
 def is_emulator(settings: ServiceBusSettings) -> bool:
     """Return whether the connection string is one of an emulator, which has no TLS."""
-    text = settings.connection_string
-    return text is not None and parse_connection_string(text.get_secret_value()).is_emulator
+    parts = settings.connection_parts
+    return parts is not None and parts.is_emulator

@@ -57,7 +57,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 async def _health_port(health: HealthSettings, client: httpx.AsyncClient) -> Result:
     if health.port == 0:
         return unseen("the health endpoint is off")
-    url = health_url(health)
+    url = health.url
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             response = await client.get(f"{url}/health/live")
@@ -68,12 +68,6 @@ async def _health_port(health: HealthSettings, client: httpx.AsyncClient) -> Res
         return failed(f"another program answers at {url}", "Stop it, or change health.port.")
     except (httpx.HTTPError, TimeoutError):
         return await _is_free(health)
-
-
-def health_url(health: HealthSettings) -> str:
-    """Return the address at which a worker of these settings answers on this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(health.host, health.host)  # noqa: S104
-    return f"http://{f'[{host}]' if ':' in host else host}:{health.port}"
 
 
 async def _is_free(health: HealthSettings) -> Result:

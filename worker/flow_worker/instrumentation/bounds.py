@@ -7,13 +7,12 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from flow_worker.flows.platform import PlatformCode
-from flow_worker.settings import ServiceBusSettings, Settings
+from flow_worker.settings import Settings
 from flow_worker.telemetry.codes import RESULT_CODES
 from flow_worker.telemetry.metrics import OTHER
 
 _CODES = RESULT_CODES | {code.value for code in PlatformCode}
 _HTTP_CODE = re.compile(r"http_([1-5])[0-9]{2}")
-_ENDPOINT = re.compile(r"(?:^|;)\s*endpoint\s*=\s*sb://([^/;:]+)", re.IGNORECASE)
 _LAST_STATUS = 599
 
 Server = tuple[str, int | str]
@@ -27,7 +26,7 @@ class Bounds:
         self._flows = frozenset(settings.flows)
         self._authorities = {queue.name: queue.authority for queue in settings.request_queues}
         self._servers = frozenset(_server(flow.url.get_secret_value()) for flow in settings.flows.values())
-        self.namespace = _namespace(settings.servicebus)
+        self.namespace = settings.servicebus.host
 
     def flow(self, name: str | None) -> str:
         """Return the name of a registered flow."""
@@ -63,10 +62,3 @@ def _server(url: str) -> Server:
         return parts.hostname or OTHER, parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         return OTHER, ""
-
-
-def _namespace(settings: ServiceBusSettings) -> str:
-    if settings.connection_string is None:
-        return settings.namespace or ""
-    found = _ENDPOINT.search(settings.connection_string.get_secret_value())
-    return found[1] if found else ""

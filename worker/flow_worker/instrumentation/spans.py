@@ -24,7 +24,7 @@ from opentelemetry.trace import (
 )
 
 from flow_contracts.message import Message, ReceivedMessage
-from flow_contracts.trace_context import TRACEPARENT, read_traceparent
+from flow_contracts.trace_context import TRACEPARENT, read_traceparent, traceparent
 from flow_worker.instrumentation.bounds import Bounds, bounded_code
 from flow_worker.pipeline.outcome import Continue, Outcome, reply_of
 from flow_worker.settings import Settings
@@ -153,7 +153,7 @@ class Spans:
         return _text(context) if context.is_valid else sender
 
     def call(self, method: str, flow: str, url: str) -> Span | None:
-        """Return the span of an HTTP request. It has no URL, because whoever knows the URL of a flow may call it."""
+        """Return the span of an HTTP request. It has no URL, because the URL of a flow counts as a secret."""
         if self._tracer is None or _is_dropped(get_current_span()):
             return None
         flow, (address, port) = self._bounds.flow(flow), self._bounds.server(url)
@@ -271,7 +271,7 @@ def _injected(message: Message, context: SpanContext) -> Message:
 
 
 def _text(context: SpanContext) -> str:
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return traceparent(context.trace_id, context.span_id, context.trace_flags)
 
 
 def _of_message(message: Message) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from flow_worker.settings.groups import (
     ReplySettings,
     RequestQueue,
     RetrySettings,
-    ServiceBusSettings,
 )
 from flow_worker.settings.loading import InvalidSettings, Layered
+from flow_worker.settings.service_bus import ServiceBusSettings
 from flow_worker.settings.settings import Settings, load, load_as
 
 __all__ = [

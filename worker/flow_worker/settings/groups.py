@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -19,7 +18,6 @@ from pydantic import (
     model_validator,
 )
 
-from flow_contracts.connection_string import Transport, parse_connection_string
 from flow_contracts.guid import Guid
 from flow_worker.settings.json_schema import weigh
 
@@ -31,52 +29,6 @@ MIN_SEAL_KEY_CHARACTERS = 32
 
 class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class ServiceBusSettings(_Group):
-    """The connection to Service Bus, and the deadline of each kind of call."""
-
-    connection_string: SecretStr | None = None
-    namespace: str | None = Field(default=None, description="fully qualified: contoso.servicebus.windows.net")
-    administration_url: str | None = Field(
-        default=None, description="of an emulator's administration, for `doctor` and `status`: http://127.0.0.1:5300"
-    )
-    credential: Literal["managed-identity", "default"] = "managed-identity"
-    transport: Transport | None = Field(default=None, description="amqp: port 5671; websocket: port 443, by a proxy")
-    open_seconds: Seconds = 30.0
-    receive_wait_seconds: Annotated[float, Field(ge=0.5, le=60)] = 3.0
-    send_seconds: Seconds = 20.0
-    settle_seconds: Seconds = 20.0
-    renew_seconds: Seconds = 15.0
-    probe_interval_seconds: Annotated[float, Field(ge=1, le=300)] = 30.0
-    reconnect_max_seconds: Annotated[float, Field(ge=0.1, le=300)] = 5.0
-    senders_per_queue: Annotated[int, Field(ge=1, le=256)] = 32
-
-    @field_validator("namespace", mode="after")
-    @classmethod
-    def _require_a_host_name(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|localhost", value):
-            raise ValueError("must be a host name such as contoso.servicebus.windows.net, without sb:// and port")
-        return value
-
-    @property
-    def effective_transport(self) -> Transport:
-        """The transport that `transport` or the connection string names."""
-        text = self.connection_string.get_secret_value() if self.connection_string else None
-        return self.transport or (parse_connection_string(text).transport if text else None) or "amqp"
-
-    @model_validator(mode="after")
-    def _require_one_way_to_connect(self) -> Self:
-        if (self.connection_string is None) == (self.namespace is None):
-            raise ValueError("set exactly one of connection_string and namespace (namespace uses the managed identity)")
-        if self.connection_string:
-            parts = parse_connection_string(self.connection_string.get_secret_value())
-            if None not in (self.transport, parts.transport) and self.transport != parts.transport:
-                raise ValueError(
-                    f"transport is '{self.transport}', and TransportType in connection_string says "
-                    f"'{parts.transport}'; remove one of them"
-                )
-        return self
 
 
 class RequestQueue(_Group):

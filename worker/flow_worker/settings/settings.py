@@ -28,9 +28,9 @@ from flow_worker.settings.groups import (
     RequestQueue,
     RetrySettings,
     SenderSettings,
-    ServiceBusSettings,
 )
 from flow_worker.settings.loading import InvalidSettings, Layered, load_checked
+from flow_worker.settings.service_bus import ServiceBusSettings
 from flow_worker.settings.tracing import TelemetrySettings
 from flow_worker.settings.urls import not_https, shown, split
 
