@@ -51,7 +51,7 @@ def setting_fields(model: type[BaseModel] = Settings, prefix: str = "") -> Itera
         "dataverse": DataverseSettings,
     }
     for name, field in model.model_fields.items():
-        below: object = tables.get(name, field.annotation) if model is Settings else None
+        below: object = tables.get(name, field.annotation) if model is Settings else field.annotation
         if isinstance(below, type) and issubclass(below, BaseModel):
             yield from setting_fields(below, f"{prefix}{name}.")
         else:

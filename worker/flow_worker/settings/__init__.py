@@ -4,6 +4,7 @@ Precedence: environment, then `.env`, then the TOML file. Two underscores join n
 `FLOW_WORKER_SERVICEBUS__NAMESPACE` is `[servicebus] namespace`. The names carry the units.
 """
 
+from flow_worker.settings.gateway import GatewayLimits, GatewaySettings, GatewayStoreSettings
 from flow_worker.settings.groups import (
     ClaimSettings,
     ContinuationSettings,
@@ -31,6 +32,9 @@ __all__ = [
     "DataverseSettings",
     "DeadLetterSettings",
     "FlowSettings",
+    "GatewayLimits",
+    "GatewaySettings",
+    "GatewayStoreSettings",
     "HealthSettings",
     "HttpSettings",
     "IdentitySettings",

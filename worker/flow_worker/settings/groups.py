@@ -269,6 +269,10 @@ class FlowSettings(_Group):
     bind_claim: bool = False
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 130.0
     idempotent: bool = False
+    title: Annotated[str, Field(max_length=200)] | None = Field(
+        default=None, description="for people; default: the name"
+    )
+    description: Annotated[str, Field(max_length=2000)] | None = None
     input_schema: dict[str, JsonValue] | bool | None = None
     retry: RetrySettings | None = Field(default=None, description="default: the worker's own `retry`")
     limits: LimitSettings | None = Field(default=None, description="default: the worker's own `limits`")

@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue, model_validator
 from flow_contracts.proxies import InvalidProxy, Proxies
 from flow_contracts.request import MAX_FLOW_NAME_LENGTH
 from flow_worker.settings.clouds import CLOUDS, Cloud, CloudName, host_matches
+from flow_worker.settings.gateway import GatewaySettings
 from flow_worker.settings.groups import (
     ClaimSettings,
     ContinuationSettings,
@@ -66,6 +67,7 @@ class Settings(Layered):
     plain_http_hosts: tuple[str, ...] = Field(default=(), description="host:port that the worker may call without TLS")
     http: HttpSettings = HttpSettings()
     health: HealthSettings = HealthSettings()
+    gateway: GatewaySettings = GatewaySettings()
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     explain_refusals: bool = Field(default=False, description="development: results tell which flows exist")
