@@ -299,6 +299,7 @@ def _admission(settings: Settings, access: Access, checks: InputChecks, decided:
         registry=access.registry,
         input_checks=checks,
         reply_queues=settings.replies.queues,
+        gateway_queues=settings.gateway_reply_queues,
         binding_claim=settings.claims.binding_claim,
         explain_refusals=settings.explain_refusals,
         decided=decided,
@@ -315,7 +316,13 @@ def _handler(
 ) -> Handler:
     now = clock.now
     max_outage = timedelta(seconds=settings.journal.max_outage_seconds)
-    rules = ConclusionRules(settings.replies.queues, settings.replies.default_queue, settings.retry, max_outage)
+    rules = ConclusionRules(
+        settings.replies.queues,
+        settings.replies.default_queue,
+        settings.retry,
+        max_outage,
+        settings.gateway_reply_queues,
+    )
     conclusions = Conclusions(
         ports.journal,
         registry,

@@ -29,7 +29,7 @@ KEY = new_reply_key()
 )
 def test_a_reply_queue_is_found_in_any_case_and_named_as_in_the_settings(asked: str | None, queue: str) -> None:
     rules = ConclusionRules(("flow-replies", "Other-Replies"), "flow-replies", RetrySettings(), timedelta())
-    assert rules.reply_queue(ReplyAddress("m", "c", "s", asked)) == queue
+    assert rules.reply_queue(ReplyAddress("m", "c", "s", asked), "flow-requests") == queue
 
 
 @pytest.mark.parametrize("change", [str, str.upper, str.title, str.lower])

@@ -28,6 +28,21 @@ class DataverseSender:
 
 
 @dataclass(frozen=True, slots=True)
+class BoundRequest:
+    """The parts of a request that a gateway's statement binds."""
+
+    queue: str
+    """The request queue, in lower case: Service Bus ignores the case of queue names."""
+    message_id: str
+    """The message ID that the gateway gave the request; a replay has another one."""
+    flow: str
+    input_sha256: str
+    """See `input_hash`."""
+    on_behalf_of: str | None = None
+    """The user that an asserter names, as the request has it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """The parts of a request that can prove its sender. Each authority reads the part that it understands."""
 
@@ -35,6 +50,8 @@ class Evidence:
     enqueued_at: datetime
     """The broker's enqueue time of the request: the only time that its sender cannot choose."""
     dataverse_sender: DataverseSender | None = None
+    request: BoundRequest | None = None
+    """The request that the evidence came with."""
 
 
 @dataclass(frozen=True, slots=True)

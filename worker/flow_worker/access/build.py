@@ -15,16 +15,18 @@ from flow_worker.access.audiences import clients_of
 from flow_worker.access.authorities import Authority
 from flow_worker.access.dataverse import DataverseAuthority
 from flow_worker.access.entra import ClaimLimits, EntraAuthority, SigningKeys
+from flow_worker.access.gateway import GatewayAuthority
 from flow_worker.access.issuer import issuers_of
 from flow_worker.access.keys import IssuerKeys
 from flow_worker.access.privileges import DataversePrivileges, OrganizationPrivileges, PrivilegeCacheTimes
 from flow_worker.access.rights import Asserters, QueuePrivileges, Rights
+from flow_worker.access.statement_key_files import PublicKeys
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.invoker import http_client
 from flow_worker.flows.registry import Registry
 from flow_worker.flows.status_url import StatusHosts
-from flow_worker.settings import InvalidSettings, RequestQueue, Settings
+from flow_worker.settings import ClaimSettings, InvalidSettings, RequestQueue, Settings
 from flow_worker.telemetry.logs import log
 from flow_worker.telemetry.metrics import Metrics
 
@@ -69,8 +71,9 @@ async def build_access(
         }
         asserters = Asserters(frozenset(settings.claims.asserters), settings.claims.asserter_role)
         hosts = StatusHosts(settings.known_flow_hosts, frozenset(settings.plain_http_hosts))
+        gateway = _gateway(settings, now)
         yield Access(
-            authorities={queue.name: _authority_of(queue, entra) for queue in settings.request_queues},
+            authorities={queue.name: _authority_of(queue, entra, gateway) for queue in settings.request_queues},
             entra=entra,
             rights=Rights(
                 asserters,
@@ -135,7 +138,7 @@ async def build_identity(settings: Settings, metrics: Metrics | None = None) -> 
         yield identity
 
 
-def _authority_of(queue: RequestQueue, entra: EntraAuthority) -> Authority:
+def _authority_of(queue: RequestQueue, entra: EntraAuthority, gateway: GatewayAuthority | None) -> Authority:
     """Return the authority of one request queue. All `entra` queues share one, and so its cache of verified tokens."""
     match queue.authority:
         case "entra":
@@ -144,8 +147,33 @@ def _authority_of(queue: RequestQueue, entra: EntraAuthority) -> Authority:
             if queue.organization is None:
                 raise ValueError(f"queue '{queue.name}' has no organization")  # RequestQueue refuses this before
             return DataverseAuthority(queue.organization)
+        case "gateway":
+            if gateway is None:
+                raise ValueError(f"queue '{queue.name}' has no authority")  # `_gateway` makes one for such a queue
+            return gateway
         case _:
             assert_never(queue.authority)
+
+
+def _gateway(settings: Settings, now: Callable[[], datetime]) -> GatewayAuthority | None:
+    """Return the authority of the queues of gateways; None if there is no such queue, and so no need for keys."""
+    if all(queue.authority != "gateway" for queue in settings.request_queues):
+        return None
+    claims = settings.claims
+    return GatewayAuthority(
+        PublicKeys(settings.statements),
+        issuer=settings.statements.issuer,
+        tenants=claims.tenants,
+        limits=_limits(claims),
+        binding_claim=claims.binding_claim,
+        skew_seconds=claims.clock_skew_seconds,
+        max_age_seconds=claims.max_age_seconds,
+        now=now,
+    )
+
+
+def _limits(claims: ClaimSettings) -> ClaimLimits:
+    return ClaimLimits(frozenset(claims.scopes), frozenset(claims.clients), claims.max_lifetime_seconds)
 
 
 def _entra(settings: Settings, keys: SigningKeys, now: Callable[[], datetime]) -> EntraAuthority:
@@ -158,7 +186,7 @@ def _entra(settings: Settings, keys: SigningKeys, now: Callable[[], datetime]) -
         skew_seconds=claims.clock_skew_seconds,
         max_age_seconds=claims.max_age_seconds,
         now=now,
-        limits=ClaimLimits(frozenset(claims.scopes), frozenset(claims.clients), claims.max_lifetime_seconds),
+        limits=_limits(claims),
     )
 
 

@@ -11,8 +11,10 @@ import base64
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from pydantic import JsonValue
 
@@ -30,6 +32,20 @@ _FOREIGN_MEMBERS = ("cty", "enc", "zip", "b64")
 
 class BadToken(ValueError):
     """The text is not a validly signed token. The message completes "The claim …" and quotes nothing of the token."""
+
+
+class PublicKey(Protocol):
+    """A key that verifies signatures."""
+
+    @property
+    def public(self) -> RSAPublicKey | EllipticCurvePublicKey:
+        """The key itself."""
+        ...
+
+    @property
+    def algorithm(self) -> str | None:
+        """The only algorithm that the key is for, if its issuer names one."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +69,23 @@ class Jws:
     _text: str = field(repr=False)
 
     def require_access_token_type(self) -> None:
-        """Require the header of a plain signed access token. Raises `BadToken`.
+        """Require the header of a plain signed access token. Raises `BadToken`."""
+        self._require_type(self.header.get("typ", "JWT"), _TYPES, "access token")
 
-        A type is a media type, so its case and the prefix `application/` do not matter (RFC 7515, section 4.1.9).
-        """
-        kind = self.header.get("typ", "JWT")
+    def require_type(self, kind: str, name: str) -> None:
+        """Require the header of a plain signed token of this type, called `name` in messages. Raises `BadToken`."""
+        self._require_type(self.header.get("typ"), {kind}, name)
+
+    def _require_type(self, kind: JsonValue, kinds: Collection[str], name: str) -> None:
+        """A type is a media type, so its case and `application/` do not matter (RFC 7515, section 4.1.9)."""
         # `isascii` first: some other letters become ASCII letters in lower case.
-        if not isinstance(kind, str) or not kind.isascii() or kind.lower().removeprefix("application/") not in _TYPES:
-            raise BadToken("is no access token by its type ('typ')")
+        if not isinstance(kind, str) or not kind.isascii() or kind.lower().removeprefix("application/") not in kinds:
+            raise BadToken(f"is no {name} by its type ('typ')")
         for member in _FOREIGN_MEMBERS:
             if member in self.header:
-                raise BadToken(f"has a header that no access token has ('{member}')")
+                raise BadToken(f"has a header that no {name} has ('{member}')")
 
-    def require_signature(self, key: SigningKey, algorithms: Collection[str]) -> None:
+    def require_signature(self, key: PublicKey, algorithms: Collection[str]) -> None:
         """Require a signature by `key`, with one of these algorithms and with the key's own. Raises `BadToken`.
 
         The header names the algorithm, never the key. The method does not read `jku`, `x5u`, `x5c` and `jwk`: with them

@@ -16,8 +16,8 @@ class Principal:
     """The sender's Entra object ID; empty where Dataverse names no object ID."""
     kind: Literal["user", "app"]
     roles: frozenset[str]
-    """The app roles in the token; empty under the authority `dataverse`, which reads no token."""
-    authority: Literal["entra", "dataverse"]
+    """The app roles in the sender's token; empty under the authority `dataverse`, which reads no token."""
+    authority: Literal["entra", "dataverse", "gateway"]
     system_user: str | None = None
     """The sender's row in Dataverse, where Dataverse names no object ID."""
     on_behalf_of: str | None = None

@@ -33,7 +33,7 @@ class Asserters:
 
     def admit(self, principal: Principal) -> bool:
         """Return whether the principal is an asserter. Only an app-only token can be: a user acts for nobody else."""
-        if principal.authority != "entra" or principal.kind != "app":
+        if principal.authority == "dataverse" or principal.kind != "app":
             return False
         return principal.oid in self.oids or (self.role is not None and self.role in principal.roles)
 

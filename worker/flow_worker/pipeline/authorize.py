@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Mapping
 
-from flow_worker.access.authorities import Authority, Evidence, ProvenSender
+from flow_worker.access.authorities import Authority, BoundRequest, Evidence, ProvenSender
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Rights
 from flow_worker.errors import Refused, TemporarilyUnavailable
@@ -36,13 +36,16 @@ class Admission:
         registry: Registry,
         input_checks: InputChecks,
         reply_queues: Collection[str],
+        gateway_queues: Collection[str] = (),
         binding_claim: str,
         explain_refusals: bool = False,
         decided: Decided = lambda *_: None,
     ) -> None:
         """`authorities`: the authority of each request queue, by the queue's name.
 
-        `binding_claim`: the token claim that binds a claim to one request, for flows that require this.
+        `reply_queues`: the queues that a request may name. `gateway_queues`: the request queues of gateways, whose
+        results have a queue of their own. `binding_claim`: the token claim that binds a claim to one request, for flows
+        that require this.
         `explain_refusals`: senders learn why they may not start a flow, and so which flows exist; for development.
         `decided` is called for each decision.
         """
@@ -52,6 +55,7 @@ class Admission:
         self._registry = registry
         self._input_checks = input_checks
         self._reply_queues = frozenset(queue.lower() for queue in reply_queues)
+        self._gateway_queues = frozenset(queue.lower() for queue in gateway_queues)
         self._binding_claim = binding_claim
         self._explains = explain_refusals
         self._decided = decided
@@ -115,6 +119,11 @@ class Admission:
         return self._registry.find(job.flow)
 
     def _require_reply_queue(self, job: Job) -> None:
+        if job.request_queue.lower() in self._gateway_queues:
+            return
+        if job.principal is not None and job.principal.authority == "gateway":
+            # The settings no longer name its queue, and so not its reply queue: the gateway would lose the result.
+            raise _unknown_queue(job.request_queue)
         if job.reply_to is not None and job.reply_to.lower() not in self._reply_queues:
             raise Refused("reply_queue_not_allowed", "The worker must not send results to the queue named in reply-to.")
 
@@ -136,12 +145,10 @@ class Admission:
         authority = self._authorities.get(job.request_queue.lower())
         if authority is None:
             # A change of the settings removed this continuation's queue. Another queue's authority must not judge it.
-            raise TemporarilyUnavailable(
-                "request_queue_unknown",
-                f"the settings name no request queue '{job.request_queue}', so no authority can verify the sender; add "
-                "the queue to request_queues again",
-            )
-        return await authority.authenticate(Evidence(job.claim, job.accepted, job.dataverse_sender))
+            raise _unknown_queue(job.request_queue)
+        return await authority.authenticate(
+            Evidence(job.claim, job.accepted, job.dataverse_sender, _bound_request(job))
+        )
 
     def _is_bound(self, job: Job, proven: ProvenSender) -> bool:
         """Return whether the claim names this request, or its flow does not need this.
@@ -161,6 +168,20 @@ class Admission:
         _audit_decision(job, principal, refusal)
         authority = None if principal is None else principal.authority
         self._decided(job.request_queue, authority, None if refusal is None else refusal.code)
+
+
+def _unknown_queue(queue: str) -> TemporarilyUnavailable:
+    return TemporarilyUnavailable(
+        "request_queue_unknown",
+        f"the settings name no request queue '{queue}', so no authority can verify the sender; add the queue to "
+        "request_queues again",
+    )
+
+
+def _bound_request(job: Job) -> BoundRequest:
+    return BoundRequest(
+        job.request_queue.lower(), job.replay_of or job.message_id, job.flow, job.input_hash, job.on_behalf_of
+    )
 
 
 def _not_bound(flow: str, name: str) -> Refused:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, assert_never
 
@@ -41,12 +41,18 @@ class ConclusionRules:
     retry: RetrySettings
     max_outage: timedelta
     """How long beyond its own age limit a request waits for a journal that is unavailable."""
+    gateway_reply_queues: Mapping[str, str] = field(default_factory=dict)
+    """The reply queue of each request queue of a gateway, by the request queue's name in lower case."""
 
-    def reply_queue(self, address: ReplyAddress) -> str:
-        """Return the queue that the address names, as the settings write it, if they allow it; else the default queue.
+    def reply_queue(self, address: ReplyAddress, request_queue: str) -> str:
+        """Return the queue for the result of a request from `request_queue`.
 
-        Service Bus ignores the case of queue names.
+        That is the gateway's reply queue for the requests of its own queue only, whatever any address names: the
+        gateway hands out what the queue holds. For all others it is the queue that the address names, as the settings
+        write it, if they allow it; else the default queue. Service Bus ignores the case of queue names.
         """
+        if (of_gateway := self.gateway_reply_queues.get(request_queue.lower())) is not None:
+            return of_gateway
         if address.queue is None or address.queue in self.reply_queues:
             return address.queue or self.default_reply_queue
         asked = address.queue.lower()
@@ -95,7 +101,7 @@ class Conclusions:
     def _answered(self, job: Job, verdict: Verdict) -> FlowResult:
         """Return the result, without an output that its reply queue certainly refuses: nothing keeps that."""
         result = results.answered(job, verdict, self._now())
-        max_bytes = self._max_message_bytes(self._rules.reply_queue(job.address))
+        max_bytes = self._max_message_bytes(self._rules.reply_queue(job.address, job.request_queue))
         if max_bytes is None or verdict.output_bytes <= max_bytes:
             return result
         return result.without_output(output_bytes=verdict.output_bytes)
@@ -136,7 +142,7 @@ class Conclusions:
         """Return the size above which the journal keeps the result without its output; 0 beyond the sender's share."""
         share = self._journal_share
         if share is None or result.output is None or share.take(sender_of(job), len(to_json(result.output))):
-            return self._max_message_bytes(self._rules.reply_queue(job.address))
+            return self._max_message_bytes(self._rules.reply_queue(job.address, job.request_queue))
         return 0
 
     async def _is_published(self, job: Job, lease: Lease) -> bool:
@@ -215,8 +221,13 @@ class Conclusions:
 
     # --- without a call ------------------------------------------------------------------------------------------
 
-    def undecodable(self, message: ReceivedMessage, error: InvalidRequest | Unanswerable) -> Reply | DeadLetter:
-        """Return the outcome of an undecodable request: a refusal, or a dead letter if nobody can be answered."""
+    def undecodable(
+        self, message: ReceivedMessage, error: InvalidRequest | Unanswerable, queue: str
+    ) -> Reply | DeadLetter:
+        """Return the outcome of an undecodable request: a refusal, or a dead letter if nobody can be answered.
+
+        `queue` is the request queue from which the worker received the message.
+        """
         match error:
             case Unanswerable():
                 return DeadLetter(error.reason, error.description)
@@ -226,7 +237,7 @@ class Conclusions:
                 result = results.unreadable(address, message, refusal, self._now())
                 # Not the origin: a dead letter may have another sequence number than the message had.
                 variant = f"undecodable {message.enqueued_at.isoformat()}"
-                return Reply(result, address, self._rules.reply_queue(address), variant=variant)
+                return Reply(result, address, self._rules.reply_queue(address, queue), variant=variant)
             case _:
                 assert_never(error)
 
@@ -276,10 +287,12 @@ class Conclusions:
         """Return the outcome that publishes a result of the journal to the request's reply address."""
         own = journalled.message_id == job.message_id
         variant = "" if own else journalled.message_id
-        return Reply(result, job.address, self._rules.reply_queue(job.address), journalled, variant=variant)
+        return Reply(
+            result, job.address, self._rules.reply_queue(job.address, job.request_queue), journalled, variant=variant
+        )
 
     def _unjournalled(self, job: Job, result: FlowResult, *, variant: str = "") -> Reply:
-        queue, key = self._rules.reply_queue(job.address), stand_in(job.origin)
+        queue, key = self._rules.reply_queue(job.address, job.request_queue), stand_in(job.origin)
         return Reply(result, job.address, queue, variant=variant or key.message_id, stand_in=key)
 
     def _unknown(self, job: Job, code: str, message: str) -> FlowResult:

@@ -63,6 +63,8 @@ def reader_of(queue: RequestQueue) -> Reader:
             return requests_of(queue.name)
         case "dataverse":
             return posts_of(queue)
+        case "gateway":
+            return gateway_requests_of(queue)
         case _:
             assert_never(queue.authority)
 
@@ -73,6 +75,19 @@ def requests_of(queue: str) -> Reader:
     def read(message: ReceivedMessage) -> Job:
         _require_body(message)
         return Job.from_request(FlowRequest.from_message(message), message, queue)
+
+    return read
+
+
+def gateway_requests_of(queue: RequestQueue) -> Reader:
+    """Return the reader of a queue to which only gateways may send. It raises `InvalidRequest` and `Unanswerable`.
+
+    The results go to the gateway's reply queue, whatever the message says.
+    """
+    read_request = requests_of(queue.name)
+
+    def read(message: ReceivedMessage) -> Job:
+        return read_request(message).model_copy(update={"reply_to": queue.reply_to})
 
     return read
 

@@ -13,6 +13,7 @@ from flow_contracts.request import MAX_FLOW_NAME_LENGTH, ReplyAddress
 from flow_worker.pipeline.job import REPLY_KEY
 
 _MAX_ORIGIN_CHARACTERS = 512
+_MAX_QUEUE_NAME_CHARACTERS = 260
 _MAX_NUMBER = 2**53
 
 
@@ -21,6 +22,8 @@ class Fragment:
     """The readable fields of an unreadable continuation, each checked by itself."""
 
     address: ReplyAddress
+    request_queue: str
+    """Empty if it is not readable."""
     flow: str | None
     replay_of: str | None
     origin: str | None
@@ -40,6 +43,7 @@ class Fragment:
         reply_key = read_reply_key(message.application_properties.get(REPLY_KEY))
         return cls(
             ReplyAddress(message_id, correlation_id, session_id, _id(body.get("reply_to")), reply_key),
+            request_queue=_text(body.get("request_queue"), _MAX_QUEUE_NAME_CHARACTERS) or "",
             flow=flow,
             replay_of=_id(body.get("replay_of")),
             origin=_text(body.get("origin"), _MAX_ORIGIN_CHARACTERS),

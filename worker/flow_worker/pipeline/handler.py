@@ -144,7 +144,7 @@ class Handler:
         except InvalidContinuation as error:
             return await self._unreadable.handle(message, error)
         except (InvalidRequest, Unanswerable) as error:
-            undecodable = self._conclusions.undecodable(message, error)
+            undecodable = self._conclusions.undecodable(message, error, queue)
             return await self._once(undecodable, origin_of(message, queue), lambda: first and lock_held())
         first = first and job.number == job.waits == 0 and job.replay_of is None
         if sorts:
@@ -220,7 +220,7 @@ class Handler:
             return await self._unreadable.answer_dead_letter(message, unreadable)
         except (InvalidRequest, Unanswerable) as undecodable:
             return await self._endings.undecodable_dead_letter(
-                self._conclusions.undecodable(message, undecodable), origin_of(message, queue)
+                self._conclusions.undecodable(message, undecodable, queue), origin_of(message, queue)
             )
         # A sender that cannot be proven, any more, is answered too.
         try:

@@ -21,6 +21,7 @@ from flow_contracts.reply_key import read_reply_key
 from flow_contracts.request import FlowRequest, ReplyAddress, request_digest
 from flow_contracts.result import FlowRun
 from flow_worker.access.authorities import DataverseSender
+from flow_worker.access.input_hash import input_hash
 from flow_worker.access.principal import Principal
 from flow_worker.journal import NextStep
 from flow_worker.pipeline.seal import SealState, digest_of
@@ -123,7 +124,7 @@ class Job(BaseModel):
             request_queue=queue,
             flow=request.flow,
             input=request.input,
-            input_hash=_hash(json.dumps(request.input, sort_keys=True)),
+            input_hash=input_hash(request.input),
             claim=request.claim,
             on_behalf_of=request.on_behalf_of,
             message_id=request.message_id,
@@ -180,7 +181,7 @@ class Job(BaseModel):
     @property
     def has_its_input(self) -> bool:
         """Return whether the input is the one that `input_hash`, and so the fingerprint, names."""
-        return self.input_hash == _hash(json.dumps(self.input, sort_keys=True))
+        return self.input_hash == input_hash(self.input)
 
     @property
     def tried_since(self) -> datetime:

@@ -59,7 +59,9 @@ def sender_of(job: Job) -> str:
     if principal is None:
         return ""
     oid = principal.oid or principal.system_user
-    return f"{principal.authority} {principal.tenant} {oid} {principal.on_behalf_of or ''}"
+    # Through a gateway a principal of Entra has no limits of its own beside those that it has already.
+    authority = "entra" if principal.authority == "gateway" else principal.authority
+    return f"{authority} {principal.tenant} {oid} {principal.on_behalf_of or ''}"
 
 
 def person_of(job: Job) -> str:

@@ -139,7 +139,7 @@ class UnreadableContinuations:
         return None if fragment is None else self._reply(fragment, self._unknown(fragment))
 
     def _reply(self, fragment: Fragment, result: FlowResult, key: JobKey | None = None) -> Reply:
-        queue = self._rules.reply_queue(fragment.address)
+        queue = self._rules.reply_queue(fragment.address, fragment.request_queue)
         if key is None:
             return Reply(result, fragment.address, queue, variant=f"unreadable {fragment.origin or ''}")
         return Reply(result, fragment.address, queue, JournalledResult(key.message_id, key.origin))

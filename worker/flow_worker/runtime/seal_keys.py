@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import secrets
-import time
 from datetime import timedelta
 from pathlib import Path
 
 from pydantic import SecretStr
 
+from flow_worker.access.key_file import await_content, create, restrict
 from flow_worker.journal.reserve import FULL_DISK
 from flow_worker.pipeline.seal import Seal, SealKey
 from flow_worker.settings import ContinuationSettings, InvalidSettings, JournalSettings
@@ -23,7 +21,6 @@ _log = logging.getLogger(__name__)
 
 _MAX_FILE_BYTES = 4096
 _RETRY_SECONDS = 1.0
-_MAX_EMPTY_SECONDS = 2
 
 
 async def open_seal(continuations: ContinuationSettings, journal: JournalSettings) -> Seal:
@@ -101,66 +98,12 @@ def ensure_key(file: Path) -> None:
     """Create the file with a new key unless there is one, and keep other users from it. Raises `OSError`."""
     if not file.exists():
         _create(file)
-    _await_content(file)
-    _restrict(file)
+    await_content(file, MIN_SEAL_KEY_CHARACTERS)
+    restrict(file)
 
 
 def _create(file: Path) -> None:
-    """Create the file with a new key, whole or not at all. If another worker was faster, leave that one's file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    written = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(written, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(secrets.token_hex(32).encode())
-            opened.flush()
-            # A key that a power cut loses would leave continuations behind that nobody can prove.
-            os.fsync(opened.fileno())
-        _publish(written, file)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            written.unlink()
-    _flush_names(file.parent)
-
-
-def _publish(written: Path, file: Path) -> None:
-    """Give the written file its name. Of several workers that start together, one does; the others find its file."""
-    try:
-        os.link(written, file)
-    except FileExistsError:
-        return
-    except OSError as error:
-        if error.errno in FULL_DISK:
-            raise
-        # A file system without hard links. A reader may see the file before its content; see `_await_content`.
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with os.fdopen(descriptor, "wb") as opened:
-                opened.write(written.read_bytes())
-
-
-def _flush_names(folder: Path) -> None:
-    """Let the file's name survive a power cut too. Windows opens no folders, and needs none."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _await_content(file: Path) -> None:
-    """Wait until the worker that creates the file has written it, for a moment."""
-    deadline = time.monotonic() + _MAX_EMPTY_SECONDS
-    while file.stat().st_size < MIN_SEAL_KEY_CHARACTERS and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def _restrict(file: Path) -> None:
-    """Take the rights on the file from other users: a person or a backup may have restored it without its mode."""
-    if os.name == "posix" and file.stat().st_mode & 0o077:
-        with contextlib.suppress(PermissionError):  # the file belongs to another user
-            file.chmod(0o600)
+    create(file, secrets.token_hex(32).encode())
 
 
 def _report(seal: Seal) -> None:

@@ -25,6 +25,7 @@ from flow_worker.settings.groups import (
 from flow_worker.settings.loading import InvalidSettings, Layered
 from flow_worker.settings.service_bus import ServiceBusSettings
 from flow_worker.settings.settings import Settings, load, load_as
+from flow_worker.settings.statements import StatementSettings
 
 __all__ = [
     "ClaimSettings",
@@ -49,6 +50,7 @@ __all__ = [
     "RetrySettings",
     "ServiceBusSettings",
     "Settings",
+    "StatementSettings",
     "load",
     "load_as",
 ]

@@ -35,7 +35,7 @@ class RequestQueue(_Group):
     """One request queue, and the authority that verifies its senders."""
 
     name: QueueName
-    authority: Literal["entra", "dataverse"] = "entra"
+    authority: Literal["entra", "dataverse", "gateway"] = "entra"
     lanes: Annotated[int, Field(ge=1, le=256)] = 8
     organization: Guid | None = Field(
         default=None, description="authority dataverse: ID of the organization that sends to this queue"
@@ -44,20 +44,32 @@ class RequestQueue(_Group):
         default_factory=dict,
         description="authority dataverse: flow by message ('new_StartQuote') or message and table ('Update:contact')",
     )
-    reply_to: QueueName | None = Field(default=None, description="authority dataverse: the reply queue for results")
+    reply_to: QueueName | None = Field(
+        default=None, description="authorities dataverse and gateway: the reply queue for results"
+    )
+    progress: bool = Field(default=True, description="authority gateway: tell the gateway how far a request has come")
     dataverse_url: str | None = Field(
         default=None, description="URL of the organization that decides about privileges; default: dataverse.url"
     )
 
     @model_validator(mode="after")
     def _require_fields_of_the_authority(self) -> Self:
-        has_dataverse_fields = self.organization is not None or bool(self.flows) or self.reply_to is not None
         if self.authority == "dataverse" and (self.organization is None or not self.flows):
             raise ValueError(f"queue '{self.name}': the authority 'dataverse' needs organization and flows; set both")
-        if self.authority != "dataverse" and has_dataverse_fields:
+        if self.authority == "gateway" and self.reply_to is None:
             raise ValueError(
-                f"queue '{self.name}': organization, flows and reply_to are for the authority 'dataverse' only; this "
+                f"queue '{self.name}': the authority 'gateway' needs reply_to, the queue from which the gateway reads "
+                'results; set reply_to = "flow-replies-gateway"'
+            )
+        if self.authority != "dataverse" and (self.organization is not None or self.flows):
+            raise ValueError(
+                f"queue '{self.name}': organization and flows are for the authority 'dataverse' only; this "
                 f"queue has '{self.authority}'; remove them, or set authority = \"dataverse\""
+            )
+        if self.authority == "entra" and self.reply_to is not None:
+            raise ValueError(
+                f"queue '{self.name}': reply_to is for the authorities 'dataverse' and 'gateway' only; this queue has "
+                "'entra'; remove it, or set authority"
             )
         return self
 

@@ -32,6 +32,7 @@ from flow_worker.settings.groups import (
 )
 from flow_worker.settings.loading import InvalidSettings, Layered, load_checked
 from flow_worker.settings.service_bus import ServiceBusSettings
+from flow_worker.settings.statements import StatementSettings
 from flow_worker.settings.tracing import TelemetrySettings
 from flow_worker.settings.urls import not_https, shown, split
 
@@ -55,6 +56,7 @@ class Settings(Layered):
     journal: JournalSettings = JournalSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     claims: ClaimSettings
+    statements: StatementSettings = StatementSettings()
     dataverse: DataverseSettings = DataverseSettings()
     identity: IdentitySettings = IdentitySettings()
     cloud: CloudName = CloudName.PUBLIC
@@ -207,6 +209,15 @@ class Settings(Layered):
                 )
         return self
 
+    @property
+    def gateway_reply_queues(self) -> dict[str, str]:
+        """The reply queue of each request queue of a gateway, by the request queue's name in lower case."""
+        return {
+            queue.name.lower(): queue.reply_to
+            for queue in self.request_queues
+            if queue.authority == "gateway" and queue.reply_to is not None
+        }
+
     def dataverse_url(self, queue: RequestQueue) -> str | None:
         """Return the URL of the organization that decides about the privileges of a queue's senders."""
         return queue.dataverse_url or self.dataverse.url
@@ -247,9 +258,28 @@ class Settings(Layered):
                     "map it to a flow without bind_claim"
                 )
             replies = {reply.lower() for reply in self.replies.queues}
+            if queue.authority == "gateway":
+                continue  # its reply queue must not be one of them; see `_require_an_exclusive_gateway_reply_queue`
             if queue.reply_to is not None and queue.reply_to.lower() not in replies:
                 allowed = ", ".join(self.replies.queues)
                 raise ValueError(f"{where} has reply_to '{queue.reply_to}', not one of replies.queues: {allowed}")
+        return self
+
+    @model_validator(mode="after")
+    def _require_an_exclusive_gateway_reply_queue(self) -> Self:
+        """The gateway hands out what its reply queue holds, so no sender of another queue may have results put there.
+
+        Any sender may name one of `replies.queues`, and the worker receives from the others.
+        """
+        taken = {name.lower(): "one of replies.queues" for name in self.replies.queues}
+        taken |= {queue.name.lower(): "a request queue" for queue in self.request_queues}
+        taken |= {self.continuations.queue.lower(): "the continuation queue"}
+        for queue in self.request_queues:
+            if queue.authority == "gateway" and (other := taken.get((queue.reply_to or "").lower())):
+                raise ValueError(
+                    f"request_queues: queue '{queue.name}' has reply_to '{queue.reply_to}', which is also {other}; "
+                    "name a queue for the gateway's results only, such as flow-replies-gateway"
+                )
         return self
 
     @model_validator(mode="after")
