@@ -25,22 +25,26 @@ _CHARSETS = {
 """Python's codec for each character set that is decoded. Others can take quadratic time, such as punycode and idna."""
 
 
-def encode_output(body: bytes, content_type: str | None) -> tuple[JsonValue, str | None, OutputEncoding | None]:
+def encode_output(
+    body: bytes, content_type: str | None, *, rest: strict_json.Rest = strict_json.no_rest
+) -> tuple[JsonValue, str | None, OutputEncoding | None]:
     """Return the output, the flow's own media type and the encoding of the output; three None for an empty body.
 
     Every byte survives. A body that is declared JSON becomes text if it is not strict JSON or has more than
-    `MAX_VALUES` values. Text in a wrong character set, or in one that is not in the list, becomes base64.
+    `MAX_VALUES` values. Text in a wrong character set, or in one that is not in the list, becomes base64. `rest` is
+    called between the steps for a long body.
     """
     if not body:
         return None, None, None
     media_type, charset = _split_content_type(content_type or "")
     if _is_json(media_type):
         with contextlib.suppress(strict_json.NotJson):
-            return strict_json.parse(body, max_values=MAX_VALUES), content_type, "json"
+            return strict_json.parse(body, max_values=MAX_VALUES, rest=rest), content_type, "json"
         # Text instead of base64, so that a person can read the faulty JSON.
         charset = charset or "utf-8"
     if charset or _is_text(media_type):
         text = _decode(body, charset or "utf-8")
+        rest()
         if text is not None:
             return text, content_type, "text"
     return base64.b64encode(body).decode("ascii"), content_type, "base64"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable, Iterator
 from typing import Annotated, Final, NoReturn
 
 from pydantic import AfterValidator, JsonValue, ValidationInfo
@@ -24,11 +26,24 @@ Empty arrays need the most memory and time per byte: a body of 1 MiB could hold 
 _MAX_DIGITS = 309
 """The digits of the largest double. The time to read or write an integer grows with the square of its digits."""
 
-_ANY_DIGIT_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
-_TOO_MANY_DIGITS = b"0" * (_MAX_DIGITS + 1)
+_LONG_DIGITS = 21
+"""From here an integer is long: one that 64 bits hold has 20 digits at most."""
 
+_MAX_LONG_DIGITS = 100_000
+"""The digits of all long integers of a text together. Each takes the time of many other characters."""
+
+_ANY_DIGIT_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
+_LONG_RUN = b"0" * _LONG_DIGITS
+
+_PIECE_BYTES = 256 * 1024
+"""A search of a longer text goes through it in pieces: no other thread runs during a search."""
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_SPACE_OR_MARK = re.compile("[ \t\r\n\ufeff]*")
 _BYTE_ORDER_MARK = "\ufeff"
-_SPACE = " \t\r\n"
+
+Rest = Callable[[], None]
+"""A function that a thread calls between two steps of a long task, so that other threads run."""
 
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -37,35 +52,52 @@ class NotJson(ValueError):
     """The text is not strict JSON, or the value has no strict JSON form. The message never quotes a value."""
 
 
-def parse(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int | None = None) -> JsonValue:
+def no_rest() -> None:
+    """Continue at once."""
+
+
+def parse(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int | None = None, rest: Rest = no_rest) -> JsonValue:
     """Parse UTF-8 JSON, with or without byte order marks. Programs that join texts leave several, or space before one.
 
     Raises `NotJson` for anything else. It also raises for duplicate keys, NaN, infinities, numbers beyond a double,
-    lone surrogates, more than `max_depth` levels and more than `max_values` values.
+    many long integers, lone surrogates, more than `max_depth` levels and more than `max_values` values.
     """
-    require_few_values(data, max_values)
+    require_few_values(data, max_values, rest)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise NotJson(f"is not UTF-8 (byte {error.start})") from None
-    if (after_space := text.lstrip(_SPACE)).startswith(_BYTE_ORDER_MARK):
-        text = after_space.lstrip(_BYTE_ORDER_MARK + _SPACE)
+    rest()
+    start = _end_of(_SPACE, text, 0, rest)
+    if text.startswith(_BYTE_ORDER_MARK, start):
+        start = _end_of(_SPACE_OR_MARK, text, start, rest)
+    decoder = json.JSONDecoder(
+        object_pairs_hook=_object,
+        parse_constant=_refuse_constant,
+        parse_float=_finite_float,
+        # Only a text with so many digits in a row, perhaps in a string, needs a call for each of its integers.
+        parse_int=_Integers() if _has_long_run(data, rest) else None,
+    )
     try:
-        value: JsonValue = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_constant=_refuse_constant,
-            parse_float=_finite_float,
-            # Only a text with so many digits in a row, perhaps in a string, needs a call for each of its integers.
-            parse_int=_short_integer if _TOO_MANY_DIGITS in data.translate(_ANY_DIGIT_AS_ZERO) else None,
-        )
+        value = _whole(text, decoder, start, rest)
     except json.JSONDecodeError as error:
         raise NotJson(f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise NotJson(f"is nested more than {max_depth} deep") from None
-    _require_shallow(value, text, max_depth)
+    rest()
+    _require_shallow(value, data, max_depth, rest)
     if "\\u" in text:  # only an escape can produce a lone surrogate, because UTF-8 has none; encoding finds it
         dump(value)
+    rest()
+    return value
+
+
+def _whole(text: str, decoder: json.JSONDecoder, start: int, rest: Rest) -> JsonValue:
+    """Parse the value that begins at `start`. Raises `JSONDecodeError` unless only space follows it."""
+    value: JsonValue
+    value, end = decoder.raw_decode(text, start)
+    if (end := _end_of(_SPACE, text, end, rest)) != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
     return value
 
 
@@ -85,41 +117,87 @@ def validate(value: JsonValue, *, max_depth: int = MAX_DEPTH, max_values: int | 
     """Return the value unchanged. Raises `NotJson` if it exceeds a limit, or `dump` refuses it."""
     data = dump(value)
     require_few_values(data, max_values)
-    _require_shallow(value, data, max_depth)
+    _require_shallow(value, data, max_depth, no_rest)
     return value
 
 
-def require_few_values(data: bytes, max_values: int | None) -> None:
+def require_few_values(data: bytes, max_values: int | None, rest: Rest = no_rest) -> None:
     """Raise `NotJson` if a JSON text has more than `max_values` values. Builds none of them."""
     # Nearly every text is so short, or has so few separators, that the exact count is superfluous.
-    if max_values is None or len(data) <= max_values or _count_separators(data) < max_values:
+    if max_values is None or len(data) <= max_values or _count(data, _separators, max_values, rest) < max_values:
         return
-    if count_values(data, max_values) > max_values:
+    if count_values(data, max_values, rest) > max_values:
         raise NotJson(f"has more than {max_values} values")
 
 
-def count_values(data: bytes, enough: int) -> int:
+def count_values(data: bytes, enough: int, rest: Rest = no_rest) -> int:
     """Return the number of values in a JSON text, or a number above `enough` if there are more.
 
     An object's key is no value. An empty array or object counts twice, because the count is that of the separators.
     """
-    # Only strings contain backslashes. Without its escapes a text has two quotes for each string.
-    text = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    strings = text.count(b'"') // 2
-    if strings > 2 * enough:  # at most half of the strings are keys
-        return strings // 2
-    return _count_separators(b"".join(text.split(b'"')[::2])) + 1
+    count, quotes, is_escaped = 1, 0, False
+    for piece in _pieces(data, rest):
+        # Only strings contain backslashes. Without its escapes a text has two quotes for each string.
+        text = piece[is_escaped:]
+        is_escaped = (len(text) - len(text.rstrip(b"\\"))) % 2 == 1  # the escape ends in the next piece
+        text = text[: len(text) - is_escaped].replace(b"\\\\", b"").replace(b'\\"', b"")
+        in_string = quotes % 2
+        quotes += text.count(b'"')
+        if quotes > 4 * enough:  # at most half of the strings are keys
+            return quotes // 4
+        count += _separators(b"".join(text.split(b'"')[in_string::2]))
+        if count > enough:
+            break
+    return count
 
 
-def _count_separators(data: bytes) -> int:
-    return data.count(b",") + data.count(b"[") + data.count(b"{")
+def _count(data: bytes, count_in: Callable[[bytes], int], enough: int, rest: Rest) -> int:
+    """Return the sum of the counts in the pieces of the data, or one of at least `enough`."""
+    count = 0
+    for piece in _pieces(data, rest):
+        count += count_in(piece)
+        if count >= enough:
+            break
+    return count
 
 
-def _require_shallow(value: JsonValue, text: str | bytes, max_depth: int) -> None:
-    brackets = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+def _pieces(data: bytes, rest: Rest, overlap: int = 0) -> Iterator[bytes]:
+    if len(data) <= _PIECE_BYTES:  # no copy of nearly every text
+        yield data
+        return
+    for at in range(0, len(data), _PIECE_BYTES):
+        yield data[at : at + _PIECE_BYTES + overlap]
+        rest()
+
+
+def _separators(data: bytes) -> int:
+    return data.count(b",") + _brackets(data)
+
+
+def _brackets(data: bytes) -> int:
+    return data.count(b"[") + data.count(b"{")
+
+
+def _has_long_run(data: bytes, rest: Rest) -> bool:
+    """Return whether the data has the digits of a long integer."""
+    for piece in _pieces(data, rest, _LONG_DIGITS):  # noqa: SIM110 - a generator would take twice as long
+        if _LONG_RUN in piece.translate(_ANY_DIGIT_AS_ZERO):
+            return True
+    return False
+
+
+def _end_of(space: re.Pattern[str], text: str, start: int, rest: Rest) -> int:
+    """Return where the space that begins at `start` ends."""
+    while (found := space.match(text, start, start + _PIECE_BYTES)) is not None and found.end() > start:
+        start = found.end()
+        rest()
+    return start
+
+
+def _require_shallow(value: JsonValue, data: bytes, max_depth: int, rest: Rest) -> None:
     # The brackets bound the depth from above. Nearly every value has fewer of them than the levels allowed. Counting
     # them is much faster than walking through the value.
-    if brackets <= max_depth:
+    if _count(data, _brackets, max_depth + 1, rest) <= max_depth:
         return
     # Level by level instead of by recursion, which deep nesting would exhaust.
     level: list[JsonValue] = [value]
@@ -159,10 +237,21 @@ def _refuse_constant(name: str) -> NoReturn:
     raise NotJson(f"has {name}, which is not JSON")
 
 
-def _short_integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS + digits.startswith("-"):
-        raise NotJson("has a number with too many digits")
-    return int(digits)
+class _Integers:
+    """Parses the integers of one text."""
+
+    def __init__(self) -> None:
+        self._long_digits = 0
+
+    def __call__(self, text: str) -> int:
+        digits = len(text)
+        if digits >= _LONG_DIGITS:
+            if digits > _MAX_DIGITS + text.startswith("-"):
+                raise NotJson("has a number with too many digits")
+            self._long_digits += digits
+            if self._long_digits > _MAX_LONG_DIGITS:
+                raise NotJson(f"has integers of {_LONG_DIGITS} digits or more, with too many digits together")
+        return int(text)
 
 
 def _finite_float(digits: str) -> float:

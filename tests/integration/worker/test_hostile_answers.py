@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import pytest
 
 from flow_contracts.output import MAX_VALUES
+from flow_contracts.strict_json import Rest
 from flow_worker.errors import CallFailed
 from flow_worker.flows import answer_reader
 from flow_worker.flows.answer import Answer, Content, decode_body
@@ -179,9 +180,9 @@ async def test_a_large_body_is_decoded_in_a_thread_under_a_deadline(
     threads: list[threading.Thread] = []
     decode = decode_body
 
-    def recording(body: bytes, content_type: str | None, *, token: str = "") -> Content:
+    def recording(body: bytes, content_type: str | None, *, token: str, rest: Rest) -> Content:
         threads.append(threading.current_thread())
-        return decode(body, content_type, token=token)
+        return decode(body, content_type, token=token, rest=rest)
 
     monkeypatch.setattr(answer_reader, "decode_body", recording)
     large = b"[" + b"1," * 50_000 + b"1]"
@@ -199,7 +200,7 @@ async def test_a_body_that_takes_too_long_to_decode_is_reported_without_output(
 ) -> None:
     release = threading.Event()
 
-    def stuck(body: bytes, content_type: str | None, *, token: str = "") -> Content:
+    def stuck(body: bytes, content_type: str | None, *, token: str, rest: Rest) -> Content:
         release.wait(60)
         return Content()
 

@@ -130,3 +130,58 @@ def test_a_trusted_document_is_not_checked_a_second_time() -> None:
     with pytest.raises(ValidationError):
         adapter.validate_json(deep)
     adapter.validate_json(deep, context=TRUSTED)
+
+
+def test_a_text_may_have_long_integers_but_not_very_many() -> None:
+    long = b"[" + b",".join([b"9" * 300] * 300) + b"]"
+    assert parse(long) == [int("9" * 300)] * 300
+    with pytest.raises(NotJson, match="21 digits or more"):
+        parse(b"[" + b",".join([b"9" * 300] * 400) + b"]")
+    many = b"[" + b",".join([b"1" * 19] * 40_000) + b"]"
+    assert parse(many + b" ") == [int("1" * 19)] * 40_000
+
+
+BORDER = 256 * 1024
+"""A longer text is searched in pieces of this size."""
+
+
+@pytest.mark.parametrize("shift", range(-3, 4))
+@pytest.mark.parametrize(
+    ("unit", "values"),
+    [
+        (b'"a"', 1),
+        (b'"\\\\"', 1),
+        (b'"\\""', 1),
+        (b'"\\\\\\","', 1),
+        (b'",[{"', 1),
+        (b'{"a":[1,2]}', 4),
+    ],
+)
+def test_a_long_text_has_as_many_values_as_its_pieces(unit: bytes, values: int, shift: int) -> None:
+    filler = b" " * (BORDER - 2 - len(unit) // 2 + shift)
+    text = b"[1," + filler + unit + b"," + filler + unit + b"]"
+    assert len(text) > 2 * BORDER - 20
+    assert count_values(text, 1000) == 2 + 2 * values
+    parsed = parse(text, max_values=10)
+    assert isinstance(parsed, list)
+    assert len(parsed) == 3
+
+
+@pytest.mark.parametrize("shift", range(-25, 26, 5))
+def test_a_long_integer_is_found_at_the_border_of_two_pieces(shift: int) -> None:
+    text = b"[" + b" " * (BORDER + shift - 12) + b"1" * 310 + b"]"
+    with pytest.raises(NotJson, match="too many digits"):
+        parse(text)
+
+
+@pytest.mark.parametrize("size", [10, BORDER, 3 * BORDER])
+def test_the_place_of_a_fault_counts_the_space_before_it(size: int) -> None:
+    space = b" " * size
+    assert parse(space + b"1" + space) == 1
+    assert parse(space + b"\xef\xbb\xbf" + space + b"1") == 1
+    with pytest.raises(NotJson, match=f"Expecting value at line 1 column {size + 1}$"):
+        parse(space + b"x")
+    with pytest.raises(NotJson, match=f"Extra data at line 1 column {2 * size + 2}$"):
+        parse(space + b"1" + space + b"2")
+    with pytest.raises(NotJson, match="Expecting value"):
+        parse(space)

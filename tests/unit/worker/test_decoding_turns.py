@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from flow_contracts.strict_json import Rest
 from flow_worker.flows import answer_reader
 from flow_worker.flows.answer import Content
 from flow_worker.flows.answer_reader import AnswerReader, Received
@@ -49,7 +50,7 @@ async def test_a_turn_that_nobody_waits_for_any_more_goes_to_the_next(comes: boo
 
 
 async def test_the_deadline_of_an_answer_begins_with_its_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(body: bytes, content_type: str | None, *, token: str = "") -> Content:
+    def slow(body: bytes, content_type: str | None, *, token: str, rest: Rest) -> Content:
         time.sleep(0.3)
         return Content(len(body))
 
@@ -67,7 +68,7 @@ async def test_the_deadline_of_an_answer_begins_with_its_decoding(monkeypatch: p
 async def test_a_turn_lasts_until_the_thread_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free = threading.Event()
 
-    def stuck(body: bytes, content_type: str | None, *, token: str = "") -> Content:
+    def stuck(body: bytes, content_type: str | None, *, token: str, rest: Rest) -> Content:
         free.wait(10)
         return Content(1)
 

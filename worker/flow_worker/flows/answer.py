@@ -10,6 +10,7 @@ from pydantic_core import to_json
 
 from flow_contracts.output import encode_output
 from flow_contracts.result import FlowError, OutputEncoding
+from flow_contracts.strict_json import Rest, no_rest
 from flow_worker.flows import token_echo
 from flow_worker.masking import masked
 
@@ -53,12 +54,15 @@ def unread(code: str, message: str) -> Content:
 TOO_LARGE = unread("output_too_large", "The flow's answer is larger than the worker reads.")
 
 
-def decode_body(body: bytes, content_type: str | None, *, token: str = "") -> Content:
-    """Decode a body. `token`: the worker's own, which no result may repeat, also if the flow sends it back."""
-    body = token_echo.without_token_bytes(body, token)
-    output, output_type, encoding = encode_output(body, content_type)
+def decode_body(body: bytes, content_type: str | None, *, token: str = "", rest: Rest = no_rest) -> Content:
+    """Decode a body. `token`: the worker's own, which no result may repeat, also if the flow sends it back.
+
+    `rest` is called between two steps of a large body.
+    """
+    body = token_echo.without_token_bytes(body, token, rest)
+    output, output_type, encoding = encode_output(body, content_type, rest=rest)
     if encoding == "text" or b"\\" in body or b"%" in body or b"&" in body:
-        output = token_echo.without_spelled_token(output, encoding, body, token)
+        output = token_echo.without_spelled_token(output, encoding, body, token, rest)
     kind = None if output_type is None else masked_type(output_type, token)
     return Content(len(body), output, kind, encoding, _output_bytes(body, output))
 

@@ -18,9 +18,11 @@ from flow_contracts.content_encoding import (
     decompress,
     encoding_of,
 )
+from flow_contracts.strict_json import no_rest
 from flow_worker.errors import CallFailed
 from flow_worker.flows.answer import TOO_LARGE, Answer, Content, decode_body, masked_type, unread
 from flow_worker.flows.decoding_turns import DecodingTurns
+from flow_worker.flows.rests import Rests
 from flow_worker.flows.status_url import resolve
 from flow_worker.flows.token_echo import may_repeat, without_token
 from flow_worker.masking import masked, may_hold_secret
@@ -121,10 +123,10 @@ class AnswerReader:
         try:
             if len(body) <= _MAX_INLINE_BYTES:
                 try:
-                    return work(_MAX_INLINE_BYTES)
+                    return work(_MAX_INLINE_BYTES, may_rest=False)
                 except BodyTooLarge:
                     pass  # a compressed body: a few bytes may become many
-            return await self._in_turn(partial(work, self._max_bytes), flow)
+            return await self._in_turn(partial(work, self._max_bytes, may_rest=True), flow)
         except BodyTooLarge:
             return TOO_LARGE
         except IncompleteBody:
@@ -157,17 +159,19 @@ class AnswerReader:
         self._turns.release()
 
 
-def _decode(body: bytes, received: Received, token: str, max_bytes: int) -> Content:
+def _decode(body: bytes, received: Received, token: str, max_bytes: int, *, may_rest: bool) -> Content:
+    rest = Rests() if may_rest else no_rest
     content_type = received.headers.get("content-type")
     if received.encoding is None and (body or not _has_end(received)):
         # The bytes are not what the media type says. The sender can still decode them, and must not call again.
         kind = None if content_type is None else masked_type(content_type, token)
-        return replace(decode_body(body, None, token=token), output_type=kind, unread=_UNSUPPORTED)
+        return replace(decode_body(body, None, token=token, rest=rest), output_type=kind, unread=_UNSUPPORTED)
     if not body:
         if received.encoding is not Encoding.IDENTITY and not _has_end(received):
             raise IncompleteBody
         return decode_body(body, content_type, token=token)
-    return decode_body(decompress(body, received.encoding or Encoding.IDENTITY, max_bytes), content_type, token=token)
+    plain = decompress(body, received.encoding or Encoding.IDENTITY, max_bytes)
+    return decode_body(plain, content_type, token=token, rest=rest)
 
 
 def _tracking(headers: Mapping[str, str], token: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
 from flow_contracts.result import OutputEncoding
+from flow_contracts.strict_json import Rest, no_rest
 from flow_worker.flows import token_spelling
 from flow_worker.masking import MASK
 
@@ -110,10 +111,11 @@ def _in_base64(text: bytes) -> tuple[bytes, ...]:
     return tuple(part for part in parts if len(part) >= _MIN_IDENTITY_CHARACTERS)
 
 
-def _any_in(parts: tuple[bytes, ...], text: bytes) -> bool:
-    for part in parts:  # noqa: SIM110 - a generator would take twice as long
+def _any_in(parts: tuple[bytes, ...], text: bytes, rest: Rest = no_rest) -> bool:
+    for part in parts:
         if part in text:
             return True
+        rest()
     return False
 
 
@@ -129,25 +131,30 @@ def without_token(text: str, token: str) -> str:
     return text
 
 
-def without_token_bytes(body: bytes, token: str) -> bytes:
-    """Return the body without the worker's tokens: in any character set that their characters allow, and in base64."""
+def without_token_bytes(body: bytes, token: str, rest: Rest = no_rest) -> bytes:
+    """Return the body without the worker's tokens: in any character set that their characters allow, and in base64.
+
+    `rest` is called between two searches.
+    """
     own = _own(token)
     for codec in _JWTS if b"\0" in body else ("ascii",):
         for secret in own.secrets:
             spelling = secret.encode(codec, "replace")
             if spelling in body:
                 body = body.replace(spelling, MASK.encode(codec))
-    body = _without_own_jwts(body, own)
-    if _any_in(own.encoded, body):
-        body = _BASE64_RUN.sub(lambda run: _without_token_inside(run[0], own, token), body)
+            rest()
+    body = _without_own_jwts(body, own, rest)
+    if _any_in(own.encoded, body, rest):
+        body = _BASE64_RUN.sub(lambda run: _without_token_inside(run[0], own, token, rest), body)
     return body
 
 
-def _without_own_jwts(body: bytes, own: _Own) -> bytes:
+def _without_own_jwts(body: bytes, own: _Own, rest: Rest) -> bytes:
     wide = b"\0" in body
-    if _any_in(own.identity, body.translate(None, b"\0") if wide else body):
+    if _any_in(own.identity, body.translate(None, b"\0") if wide else body, rest):
         for codec, jwts in _JWTS.items() if wide else (("ascii", _JWTS["ascii"]),):
             body = jwts.sub(partial(_without_own, own=own, mask=MASK.encode(codec)), body)
+            rest()
     return body
 
 
@@ -155,9 +162,9 @@ def _without_own(jwt: re.Match[bytes], own: _Own, mask: bytes) -> bytes:
     return mask if own.is_own(jwt[0].replace(b"\0", b"")) else jwt[0]
 
 
-def _without_token_inside(run: bytes, own: _Own, token: str) -> bytes:
+def _without_token_inside(run: bytes, own: _Own, token: str, rest: Rest) -> bytes:
     """Return a run of base64 without the tokens inside it. It stays base64."""
-    if not _any_in(own.encoded, run):
+    if not _any_in(own.encoded, run, rest):
         return run
     safe = b"-_" if b"-" in run or b"_" in run else None
     text = run.rstrip(b"=")
@@ -165,42 +172,47 @@ def _without_token_inside(run: bytes, own: _Own, token: str) -> bytes:
         part = text[first:]
         part = part[: len(part) - (len(part) % 4 == 1)]
         decoded = base64.b64decode(part + b"=" * (-len(part) % 4), safe)
-        masked = without_token_bytes(decoded, token)
+        masked = without_token_bytes(decoded, token, rest)
         if masked != decoded:
             return text[:first] + base64.b64encode(masked, safe)
-        if _any_in(own.identity, decoded):  # of another audience
+        if _any_in(own.identity, decoded, rest):  # of another audience
             return run
     return _MASK_BYTES
 
 
-def without_spelled_token(output: JsonValue, encoding: OutputEncoding | None, body: bytes, token: str) -> JsonValue:
+def without_spelled_token(
+    output: JsonValue, encoding: OutputEncoding | None, body: bytes, token: str, rest: Rest = no_rest
+) -> JsonValue:
     """Return the output without tokens that escapes spell: those of JSON, URLs and HTML."""
     if encoding == "json":
         # Parsing has replaced the escapes of JSON, but a string can hold further ones.
         text = to_json(output)
-        masked = _without_spelled(without_token_bytes(text, token), token)
+        rest()
+        masked = _without_spelled(without_token_bytes(text, token, rest), token, rest)
         # Not by the strict parser: two names may have become the same one.
         return output if masked == text else from_json(masked)
     if encoding == "base64":
-        masked = _without_spelled(body, token)
+        masked = _without_spelled(body, token, rest)
         return output if masked == body else base64.b64encode(masked).decode("ascii")
     if not isinstance(output, str):
         return output
     text = output.encode("utf-8", "surrogatepass")
-    masked = _without_spelled(without_token_bytes(text, token), token)
+    rest()
+    masked = _without_spelled(without_token_bytes(text, token, rest), token, rest)
     return output if masked == text else masked.decode("utf-8", "replace")
 
 
-def _without_spelled(body: bytes, token: str) -> bytes:
+def _without_spelled(body: bytes, token: str, rest: Rest) -> bytes:
     """Replace the escapes around a token by the characters, so that it can be masked."""
     if b"\0" in body:  # a wide character set, which a masked body loses
         narrow = body.translate(None, b"\0")
-        masked = _without_spelled(narrow, token)
+        rest()
+        masked = _without_spelled(narrow, token, rest)
         return body if masked == narrow else masked
     own = _own(token)
     pieces: list[bytes] = []
     end = 0
-    for first, last in token_spelling.found_in(body, partial(_spelled, own.signs)):
+    for first, last in token_spelling.found_in(body, partial(_spelled, own.signs), rest):
         if first < end:
             continue
         start = max(end, first - own.reach)

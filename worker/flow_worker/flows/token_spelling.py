@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 import string
-import time
 from collections.abc import Callable, Iterable, Iterator
+
+from flow_contracts.strict_json import Rest
 
 MAX_SPELLED_CHARACTER = 16
 """The bytes that one character can take here."""
 _SIGN_CHARACTERS = 16
 """Enough to recognize a secret of random characters, and few enough for a quick expression."""
 _PIECE_BYTES = 16 * 1024
-_REST_AFTER_BYTES = 32 * 1024
-"""A smaller body is searched on the event loop, which must not rest."""
-_REST_SECONDS = 0.001
 _TOKEN_CHARACTERS = frozenset((string.ascii_letters + string.digits + "-_.").encode())
 _HEX = rb"(?:2[dDeE]|3\d|[46][1-9a-fA-F]|5[\daAfF]|7[\daA])"
 _DECIMAL = rb"(?:4[5689]|5[0-7]|6[5-9]|[78]\d|9[05789]|1[01]\d|12[0-2])"
@@ -43,11 +41,10 @@ def _spelled(character: int) -> bytes:
     return b"(?:" + re.escape(bytes((character,))) + b"|" + _escape(digits, b"%d" % character) + b")"
 
 
-def found_in(body: bytes, expression: Callable[[], re.Pattern[bytes] | None]) -> Iterator[tuple[int, int]]:
+def found_in(body: bytes, expression: Callable[[], re.Pattern[bytes] | None], rest: Rest) -> Iterator[tuple[int, int]]:
     """Yield where the expression finds a secret that has escapes around it, perhaps twice.
 
-    In pieces, because a search lets no other thread run, and so stops the event loop. A rest between them lets the
-    loop continue at once. Otherwise Python makes it wait 5 ms for its next turn.
+    In pieces, because a search lets no other thread run, and so stops the event loop.
     """
     if b"\\" not in body and b"%" not in body and b"&" not in body:
         return
@@ -56,8 +53,7 @@ def found_in(body: bytes, expression: Callable[[], re.Pattern[bytes] | None]) ->
         if _ESCAPE.search(body, at, end) is not None and (compiled := expression()) is not None:
             for found in compiled.finditer(body, at, end):
                 yield found.span()
-            if at >= _REST_AFTER_BYTES:
-                time.sleep(_REST_SECONDS)
+        rest()
 
 
 def plain(body: bytes) -> bytes:
