@@ -1,11 +1,20 @@
 """The sender's client: it posts requests to run flows and finds their results by correlation ID.
 
-`FlowClient` is for asyncio. `FlowClientSync` has the same methods, blocking.
+`FlowClient` uses Service Bus, and `HttpFlowClient` the HTTP gateway. Both are for asyncio; `FlowClientSync` and
+`HttpFlowClientSync` have the same methods, blocking.
 """
 
 from flow_contracts.client.background import Background
-from flow_contracts.client.errors import NotOutstanding, ResultTimeout
+from flow_contracts.client.errors import (
+    GatewayFailure,
+    GatewayRefused,
+    GatewayUnavailable,
+    NotOutstanding,
+    ResultTimeout,
+)
 from flow_contracts.client.flow_client import FlowClient
+from flow_contracts.client.http_client import FlowDescription, HttpFlowClient, HttpRequestOptions
+from flow_contracts.client.http_sync import HttpFlowClientSync
 from flow_contracts.client.request_builder import RequestOptions
 from flow_contracts.client.sync import BackgroundSync, FlowClientSync
 from flow_contracts.reply_key import new_reply_key
@@ -24,6 +33,13 @@ __all__ = [
     "Deadlines",
     "FlowClient",
     "FlowClientSync",
+    "FlowDescription",
+    "GatewayFailure",
+    "GatewayRefused",
+    "GatewayUnavailable",
+    "HttpFlowClient",
+    "HttpFlowClientSync",
+    "HttpRequestOptions",
     "MessageTooLarge",
     "NotOutstanding",
     "RequestOptions",

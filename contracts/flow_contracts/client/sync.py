@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Coroutine
-from concurrent.futures import wait as wait_for
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Self, Unpack
 
 from pydantic import JsonValue, SecretStr
 
 from flow_contracts.client.background import Background
 from flow_contracts.client.flow_client import FlowClient
+from flow_contracts.client.loop_thread import LoopThread
 from flow_contracts.client.request_builder import RequestOptions
 from flow_contracts.result import FlowResult
 from flow_contracts.servicebus import Deadlines, Transport
 from flow_contracts.servicebus.credentials import BlockingCredential, for_asyncio
-
-_T = TypeVar("_T")
 
 
 class FlowClientSync:
@@ -79,7 +75,7 @@ class FlowClientSync:
         return client
 
     def _start(self, make: Callable[[], FlowClient]) -> None:
-        self._thread = _LoopThread()
+        self._thread = LoopThread()
         try:
             self._client = self._thread.call(make)
         except BaseException:
@@ -157,7 +153,7 @@ class FlowClientSync:
 class BackgroundSync:
     """See `Background`: the same methods, blocking. A context manager; several threads may use it."""
 
-    def __init__(self, thread: _LoopThread, background: Background) -> None:
+    def __init__(self, thread: LoopThread, background: Background) -> None:
         self._thread = thread
         self._background = background
 
@@ -187,47 +183,3 @@ class BackgroundSync:
     ) -> FlowResult:
         """See `Background.request`."""
         return self._thread.run(self._background.request(flow, input, timeout, **options))
-
-
-class _LoopThread:
-    """A thread that runs an event loop."""
-
-    def __init__(self) -> None:
-        # The caller needs `_loop` and `_stopping`, which only the thread can create.
-        started = threading.Event()
-        self._thread = threading.Thread(target=self._main, args=(started,), name="flow-client", daemon=True)
-        self._thread.start()
-        started.wait()
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:  # Any: asyncio's own protocol
-        """Run a coroutine in the thread and return its result. An interrupt of the caller cancels the coroutine."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            while not wait_for([future], timeout=0.5).done:
-                pass  # short waits: on Windows, Ctrl-C does not interrupt an endless wait
-        except BaseException:
-            future.cancel()
-            raise
-        return future.result()
-
-    def call(self, function: Callable[[], _T]) -> _T:
-        """Call a function in the thread, so that the asyncio objects that it creates belong to the thread's loop."""
-
-        async def call() -> _T:
-            return function()
-
-        return self.run(call())
-
-    def stop(self) -> None:
-        """End the loop and the thread."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join()
-
-    def _main(self, started: threading.Event) -> None:
-        async def serve() -> None:
-            self._loop = asyncio.get_running_loop()
-            self._stopping = asyncio.Event()
-            started.set()
-            await self._stopping.wait()
-
-        asyncio.run(serve())

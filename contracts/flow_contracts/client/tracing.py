@@ -20,6 +20,14 @@ else:
     _trace = trace
 
 
+def current_traceparent() -> str | None:
+    """Return the trace context of the current span, for a request over HTTP; None without one."""
+    if _trace is None:
+        return None
+    context = _trace.get_current_span().get_span_context()
+    return traceparent(context.trace_id, context.span_id, context.trace_flags) if context.is_valid else None
+
+
 @contextmanager
 def sending(queue: str, message: Message) -> Iterator[Message]:
     """Open the span of a send operation, a child of the current span. Yield the message, which continues its trace.

@@ -80,9 +80,9 @@ async def test_without_an_sdk_no_trace_context_is_made_up() -> None:
 
 def test_a_thread_that_runs_the_client_has_the_current_span_of_its_caller(exporter: InMemorySpanExporter) -> None:
     """As `FlowClientSync` does."""
-    from flow_contracts.client.sync import _LoopThread
+    from flow_contracts.client.loop_thread import LoopThread
 
-    thread = _LoopThread()
+    thread = LoopThread()
     try:
         with trace.get_tracer("test").start_as_current_span("button"):
             thread.run(sent(MESSAGE))

@@ -1,0 +1,77 @@
+"""The blocking client of the HTTP gateway: it runs the asynchronous one on an event loop in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, Unpack
+
+from pydantic import JsonValue
+
+from flow_contracts.client.http_client import FlowDescription, HttpFlowClient, HttpRequestOptions
+from flow_contracts.client.loop_thread import LoopThread
+from flow_contracts.result import FlowResult
+from flow_contracts.servicebus.credentials import BlockingCredential, for_asyncio
+
+
+class HttpFlowClientSync:
+    """See `HttpFlowClient`: the same methods, blocking. A context manager; several threads may use it."""
+
+    def __init__(
+        self, gateway_url: str, credential: BlockingCredential, *, scope: str, patience_seconds: float = 120
+    ) -> None:
+        """`credential` is a blocking one, for example `azure.identity.DefaultAzureCredential()`."""
+        client = HttpFlowClient(gateway_url, for_asyncio(credential), scope=scope, patience_seconds=patience_seconds)
+        self._start(client)
+
+    @classmethod
+    def from_token(cls, gateway_url: str, token: str | Callable[[], str], *, patience_seconds: float = 120) -> Self:
+        """Make a client from a token, or from a function that returns one for each call."""
+        client = cls.__new__(cls)
+        client._start(HttpFlowClient.from_token(gateway_url, token, patience_seconds=patience_seconds))
+        return client
+
+    def _start(self, client: HttpFlowClient) -> None:
+        self._client = client
+        self._thread = LoopThread()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """See `HttpFlowClient.close`."""
+        try:
+            self._thread.run(self._client.close())
+        finally:
+            self._thread.stop()
+
+    def submit(self, flow: str, input: JsonValue = None, **options: Unpack[HttpRequestOptions]) -> str:  # noqa: A002 - the contract's word
+        """See `HttpFlowClient.submit`."""
+        return self._thread.run(self._client.submit(flow, input, **options))
+
+    def poll(self, correlation_id: str) -> FlowResult | None:
+        """See `HttpFlowClient.poll`."""
+        return self._thread.run(self._client.poll(correlation_id))
+
+    def wait(self, correlation_id: str, timeout: float) -> FlowResult:
+        """See `HttpFlowClient.wait`."""
+        return self._thread.run(self._client.wait(correlation_id, timeout))
+
+    def request(
+        self,
+        flow: str,
+        input: JsonValue = None,  # noqa: A002 - the contract's word
+        timeout: float = 60,
+        **options: Unpack[HttpRequestOptions],
+    ) -> FlowResult:
+        """See `HttpFlowClient.request`."""
+        return self._thread.run(self._client.request(flow, input, timeout, **options))
+
+    def flows(self) -> list[FlowDescription]:
+        """See `HttpFlowClient.flows`."""
+        return self._thread.run(self._client.flows())
