@@ -19,9 +19,18 @@ from pydantic import (
 )
 
 from flow_contracts.guid import Guid
+from flow_contracts.queue_name import MAX_LENGTH, queue_name_fault
 from flow_worker.settings.json_schema import weigh
 
-QueueName = Annotated[str, Field(min_length=1, max_length=260)]
+
+def _check_queue_name(name: str) -> str:
+    """Refuse a name that no queue can have: the worker would wait for the queue for ever."""
+    if fault := queue_name_fault(name):
+        raise ValueError(f"{fault}; copy the name from the namespace")
+    return name
+
+
+QueueName = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH), AfterValidator(_check_queue_name)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 MIN_SEAL_KEY_CHARACTERS = 32
 """128 bits in hexadecimal."""

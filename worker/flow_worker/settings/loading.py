@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from flow_worker.settings.faults import PREFIX, SENDER_VARIABLES, fault_lines, not_json
 from flow_worker.settings.kubernetes import is_of_kubernetes
+from flow_worker.settings.nesting import nesting_faults
 from flow_worker.settings.outline import suggestion
 
 CONFIG_VARIABLE = "FLOW_WORKER_CONFIG"
@@ -81,15 +82,16 @@ def load_checked(kind: type[_S], config: Path | None, env_file: Path | None, kno
     if explicit and not explicit.is_file():
         raise InvalidSettings(f"{explicit}: no such file; name the TOML file with --config or {CONFIG_VARIABLE}")
     path = explicit or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
-    _refuse_unknown(path, {**variables, **os.environ}, known)
+    environment = {**variables, **{name.upper(): value for name, value in os.environ.items()}}
+    _refuse_unknown(path, environment, known, kind)
     # pydantic-settings takes the TOML file from the class alone, so each call makes a subclass with its own file.
     with_file = type(kind.__name__, (kind,), {"__module__": kind.__module__, "model_config": {"toml_file": path}})
     try:
         loaded: _S = with_file(_env_file=env_file, _env_file_encoding=encoding)
     except ValidationError as error:
-        raise InvalidSettings("\n".join(fault_lines(error, kind, {**variables, **os.environ}))) from None
+        raise InvalidSettings("\n".join(fault_lines(error, kind, environment))) from None
     except SettingsError as error:
-        raise InvalidSettings(not_json(error, kind, {**variables, **os.environ})) from None
+        raise InvalidSettings(not_json(error, kind, environment)) from None
     _pass_on(variables)
     return loaded
 
@@ -123,14 +125,16 @@ def _pass_on(variables: Mapping[str, str]) -> None:
         os.environ.setdefault(name, variables[name])
 
 
-def _refuse_unknown(path: Path | None, variables: Mapping[str, str], known: set[str]) -> None:
+def _refuse_unknown(path: Path | None, variables: Mapping[str, str], known: set[str], kind: type[Layered]) -> None:
     """Refuse a misspelt name: it would silently leave the default in force."""
     faults = []
     for variable, value in variables.items():
         name = variable.removeprefix(PREFIX).split("__")[0].lower()
-        if not variable.startswith(PREFIX) or variable in _OTHER_VARIABLES or name in known:
+        if not variable.startswith(PREFIX) or variable in _OTHER_VARIABLES:
             continue
-        if not is_of_kubernetes(variable, value):
+        if name in known:
+            faults += nesting_faults(variable, kind)
+        elif not is_of_kubernetes(variable, value):
             names = [each.upper() for each in sorted(known)]
             similar = suggestion(name.upper(), names)
             faults.append(f"{variable}: no such setting{similar}; known after {PREFIX}: {', '.join(names)}")
