@@ -27,7 +27,7 @@ from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.handler import Handler
 from flow_worker.pipeline.journal_share import JournalShare
-from flow_worker.pipeline.ports import Caller
+from flow_worker.pipeline.ports import Caller, Progress
 from flow_worker.pipeline.proof_lanes import ProofLanes
 from flow_worker.pipeline.recall import Recall
 from flow_worker.pipeline.seal import Seal
@@ -42,6 +42,7 @@ from flow_worker.runtime.lane import Lane, reconnection_log
 from flow_worker.runtime.outbox import Outbox
 from flow_worker.runtime.periodic_task import PeriodicTask
 from flow_worker.runtime.ports import Bus, OutcomeSender
+from flow_worker.runtime.progress import ProgressReports, ReportingDispatcher
 from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.runtime.seal_keys import open_seal
@@ -161,8 +162,10 @@ async def assembled(
         limiter = _call_limiter(settings, clock.now)
         instrumentation.watch_limits(limiter.state)
         admission = _admission(settings, access, checks, instrumentation.decided)
-        handler = _handler(settings, ports, admission, access.registry, limiter, clock)
-        dispatcher = _dispatcher(settings, ports, handler, seal)
+        # The bus without its instrumentation: a state belongs to no trace of its own.
+        progress = ProgressReports(bus, settings.progress_queues, clock.now)
+        handler = _handler(settings, ports, admission, access.registry, limiter, clock, progress)
+        dispatcher = ReportingDispatcher(_dispatcher(settings, ports, handler, seal), progress)
         of_lanes = instrumentation.dispatcher(dispatcher)
         of_watches = instrumentation.dispatcher(dispatcher, for_dead_letters=True)
         queues = _queues(settings, seal)
@@ -170,6 +173,7 @@ async def assembled(
             *_lanes(settings, queues, ports, handler, of_lanes, health),
             *_dead_letter_watches(settings, queues, ports, handler, of_watches, health, clock.now),
             _purge(settings, ports, clock),
+            *([progress] if settings.progress_queues else []),
         ]
         health.status = WorkerStatus(settings, health, limiter, clock.now(), clock.now)
         yield Supervisor(
@@ -284,7 +288,12 @@ def _purge(settings: Settings, ports: Ports, clock: BrokerClock) -> PeriodicTask
 def _dispatcher(settings: Settings, ports: Ports, handler: Handler, seal: Seal) -> Dispatcher:
     outbox = Outbox(ports.bus)
     time_to_live = timedelta(seconds=settings.replies.time_to_live_seconds)
-    replies = Replies(outbox, time_to_live=time_to_live, publish_seconds=settings.replies.publish_seconds)
+    replies = Replies(
+        outbox,
+        time_to_live=time_to_live,
+        publish_seconds=settings.replies.publish_seconds,
+        gateway_queues=settings.gateway_reply_queues.values(),
+    )
     continuations = settings.continuations
     schedule = Schedule(outbox, continuations.queue, seal=seal, schedule_seconds=continuations.schedule_seconds)
     return Dispatcher(
@@ -313,6 +322,7 @@ def _handler(
     registry: Registry,
     limiter: CallLimiter,
     clock: BrokerClock,
+    progress: Progress,
 ) -> Handler:
     now = clock.now
     max_outage = timedelta(seconds=settings.journal.max_outage_seconds)
@@ -351,6 +361,7 @@ def _handler(
         now=now,
         reached=clock.reached,
         proof_lanes=ProofLanes(_lane_counts(settings)),
+        progress=progress,
     )
 
 

@@ -237,7 +237,8 @@ class Conclusions:
                 result = results.unreadable(address, message, refusal, self._now())
                 # Not the origin: a dead letter may have another sequence number than the message had.
                 variant = f"undecodable {message.enqueued_at.isoformat()}"
-                return Reply(result, address, self._rules.reply_queue(address, queue), variant=variant)
+                reply_queue = self._rules.reply_queue(address, queue)
+                return Reply(result, address, reply_queue, variant=variant, of_stranger=True)
             case _:
                 assert_never(error)
 
@@ -287,13 +288,17 @@ class Conclusions:
         """Return the outcome that publishes a result of the journal to the request's reply address."""
         own = journalled.message_id == job.message_id
         variant = "" if own else journalled.message_id
-        return Reply(
-            result, job.address, self._rules.reply_queue(job.address, job.request_queue), journalled, variant=variant
-        )
+        queue = self._rules.reply_queue(job.address, job.request_queue)
+        # The entry under the request's own key is that of a proven sender: its fingerprint covers the principal.
+        is_strange = job.principal is None and not own
+        return Reply(result, job.address, queue, journalled, variant=variant, of_stranger=is_strange)
 
     def _unjournalled(self, job: Job, result: FlowResult, *, variant: str = "") -> Reply:
         queue, key = self._rules.reply_queue(job.address, job.request_queue), stand_in(job.origin)
-        return Reply(result, job.address, queue, variant=variant or key.message_id, stand_in=key)
+        is_strange = job.principal is None
+        return Reply(
+            result, job.address, queue, variant=variant or key.message_id, stand_in=key, of_stranger=is_strange
+        )
 
     def _unknown(self, job: Job, code: str, message: str) -> FlowResult:
         return results.without_answer(job, Status.UNKNOWN, FlowError(code=code, message=message), self._now())

@@ -30,7 +30,7 @@ from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuation, origin_of
 from flow_worker.pipeline.keys import LockHeld, Sole, always_held, never_sole, person_of, sender_of
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Outcome, Reply
-from flow_worker.pipeline.ports import Caller
+from flow_worker.pipeline.ports import Caller, NoProgress, Progress
 from flow_worker.pipeline.proof_lanes import ProofLanes
 from flow_worker.pipeline.recall import LeasedJob, Recall
 from flow_worker.pipeline.unproven import UnprovenContinuations
@@ -86,6 +86,7 @@ class Handler:
         now: Callable[[], datetime],
         reached: Callable[[], datetime] | None = None,
         proof_lanes: ProofLanes | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """`reached`: returns a time that has provably come, by which requests expire; default `now`.
 
@@ -102,6 +103,7 @@ class Handler:
         self._now = now
         self._reached = reached or now
         self._proof_lanes = proof_lanes or ProofLanes({})
+        self._progress = progress or NoProgress()
 
     async def handle(
         self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: LockHeld = always_held
@@ -280,13 +282,14 @@ class Handler:
         """Call the flow. From here on the flow may run, so every failure becomes a verdict instead of an exception."""
         job = leased.job
         try:
-            answer = await self._caller.invoke(
-                flow,
-                job.input,
-                token=token,
-                correlation_id=job.correlation_id,
-                traceparent=job.traceparent,
-            )
+            with self._progress.calling(job):
+                answer = await self._caller.invoke(
+                    flow,
+                    job.input,
+                    token=token,
+                    correlation_id=job.correlation_id,
+                    traceparent=job.traceparent,
+                )
             return judge(answer, flow, now=self._now(), fresh_token=job.fresh_token)
         except CallFailed as failure:
             return judge_failure(failure, flow)

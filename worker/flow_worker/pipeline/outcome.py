@@ -40,6 +40,8 @@ class Reply:
     """The key under which the journal records the publication of a result that it does not hold, or may not hold."""
     is_unproven: bool = False
     """Nobody has proven to be the sender of the request, and nobody can: the journal keeps as little as possible."""
+    of_stranger: bool = False
+    """The message proves nothing, also not by an entry of the journal. A gateway must prefer every other result."""
 
 
 @dataclass(frozen=True, slots=True)

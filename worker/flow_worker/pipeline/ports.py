@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from pydantic import JsonValue
 
 from flow_worker.flows.answer import Answer
 from flow_worker.flows.registry import Flow
+from flow_worker.pipeline.job import Job
+
+
+class Progress(Protocol):
+    """Learns how far requests have come."""
+
+    def calling(self, job: Job) -> AbstractContextManager[None]:
+        """Enclose the call of the job's flow. Neither delays the call nor raises an error."""
+        ...
+
+
+class NoProgress:
+    """A `Progress` that nobody reads."""
+
+    def calling(self, job: Job) -> AbstractContextManager[None]:
+        """See `Progress.calling`."""
+        return nullcontext()
 
 
 class Caller(Protocol):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+from flow_contracts.gateway_replies import UNPROVEN_PROPERTY
 from flow_contracts.message import Message
 from flow_contracts.result import FlowResult
 from flow_contracts.servicebus import BeforeSend, MessageTooLarge, ServiceBusMisconfigured
@@ -20,10 +21,19 @@ _MAX_MESSAGE_CHARACTERS = 200
 class Replies:
     """Publishes results. Publishing a result twice has no further effect."""
 
-    def __init__(self, outbox: Outbox, *, time_to_live: timedelta, publish_seconds: float) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        time_to_live: timedelta,
+        publish_seconds: float,
+        gateway_queues: Collection[str] = (),
+    ) -> None:
+        """`gateway_queues`: the reply queues of gateways, which learn there if the worker knows a request's sender."""
         self._outbox = outbox
         self._time_to_live = time_to_live
         self._publish_seconds = publish_seconds
+        self._gateway_queues = frozenset(gateway_queues)
 
     async def publish(self, reply: Reply, before: BeforeSend) -> None:
         """Return once the reply queue has accepted the result; see `Outbox.deliver` for `before`.
@@ -63,9 +73,12 @@ class Replies:
 
     def _message_of(self, reply: Reply) -> Message:
         address = reply.address
-        return reply.result.to_message(
+        message = reply.result.to_message(
             address.session_id, self._time_to_live, variant=reply.variant, reply_key=address.reply_key
         )
+        if reply.of_stranger and reply.queue in self._gateway_queues:
+            return message.with_property(UNPROVEN_PROPERTY, True)
+        return message
 
 
 def _without_details(result: FlowResult) -> FlowResult:

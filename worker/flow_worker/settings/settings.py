@@ -210,6 +210,12 @@ class Settings(Layered):
         return self
 
     @property
+    def progress_queues(self) -> dict[str, str]:
+        """The same for the queues whose gateways want to know how far requests have come."""
+        wanted = {queue.name.lower() for queue in self.request_queues if queue.progress}
+        return {name: reply_queue for name, reply_queue in self.gateway_reply_queues.items() if name in wanted}
+
+    @property
     def gateway_reply_queues(self) -> dict[str, str]:
         """The reply queue of each request queue of a gateway, by the request queue's name in lower case."""
         return {
