@@ -129,6 +129,7 @@ class PublicKeys:
         self._keys: Mapping[str, StatementKey] = {} if self._path is not None else find_public_keys(settings)
         self._stamp: tuple[int, ...] | None = None
         self._checked_at = float("-inf")
+        self._checks_begun = 0
         self._fault: str | None = None
         self._lock = asyncio.Lock()
 
@@ -138,16 +139,18 @@ class PublicKeys:
         if self._path is None:
             return known
         if known is None or self._fault is not None or self._now() - self._checked_at > self._settings.refresh_seconds:
-            await self._check(self._path, self._now())
+            await self._check(self._path)
         if self._fault is not None:
             raise TemporarilyUnavailable(UNAVAILABLE, f"the worker cannot read the gateway's keys: {self._fault}")
         return self._keys.get(kid)
 
-    async def _check(self, path: Path, asked_at: float) -> None:
-        """Read the file if it has changed. Concurrent callers share one check."""
+    async def _check(self, path: Path) -> None:
+        """Read the file if it has changed. Concurrent callers share a check that began after they asked for it."""
+        begun = self._checks_begun
         async with self._lock:
-            if self._checked_at >= asked_at:
+            if self._checks_begun != begun:
                 return
+            self._checks_begun += 1
             checked_at = self._now()
             try:
                 stamp = await asyncio.to_thread(_stamp, path)
