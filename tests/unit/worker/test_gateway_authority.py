@@ -126,8 +126,6 @@ async def test_a_text_that_is_no_statement_is_refused(text: str) -> None:
 async def test_the_times_are_judged_at_the_brokers_enqueue_time(after: float, expected: str | None) -> None:
     # The time that the request waited in the queue does not matter.
     now: dict[str, Any] = {"now": lambda: ISSUED + timedelta(hours=23)}
-        "now": lambda: ISSUED + timedelta(hours=23)
-    }  # how long the request waited in the queue does not matter
     if expected is None:
         await authority(**now).authenticate(evidence(after=after))
     else:
