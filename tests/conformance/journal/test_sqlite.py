@@ -18,8 +18,9 @@ import pytest
 
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Acquired, Concluded, Waiting, open_journal
-from flow_worker.journal.opening import SCHEMA_VERSION
-from flow_worker.journal.sqlite import SqliteLimits, SqliteStore
+from flow_worker.journal.kind import JOURNAL
+from flow_worker.journal.sqlite import SqliteStore
+from flow_worker.journal.sqlite_file import SqliteLimits
 from flow_worker.journal.stored import StoredJournal
 from flow_worker.journal.transitions import RetentionRules
 from flow_worker.settings import InvalidSettings, JournalSettings
@@ -125,8 +126,8 @@ async def test_a_lease_whose_request_was_given_up_during_the_wait_for_a_lock_is_
 
 async def test_a_full_disk_is_temporarily_unavailable_and_loses_no_entry(place: Place) -> None:
     store = await SqliteStore.open(place.settings.path, LIMITS)
-    assert store._transactions is not None
-    connection = store._transactions._connection
+    assert store._file._transactions is not None
+    connection = store._file._transactions._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite then reports the same error as for a full disk
     rules = RetentionRules(retention=timedelta(days=7), overdue=timedelta(days=1))
@@ -280,7 +281,7 @@ async def test_a_file_of_a_later_version_is_refused(place: Place) -> None:
     async with place.journal():
         pass
     with closing(sqlite3.connect(place.settings.path)) as other:
-        other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        other.execute(f"PRAGMA user_version = {JOURNAL.schema_version + 1}")
     assert "later version" in await refusal(place.settings.path)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal.sqlite import SqliteLimits, SqliteStore
+from flow_worker.journal.sqlite import SqliteStore
+from flow_worker.journal.sqlite_file import SqliteLimits
 from tests.support.processes import CHECKOUT
 
 MIB = 1024 * 1024

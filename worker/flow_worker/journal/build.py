@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, assert_never
 from flow_worker import clock
 from flow_worker.journal.observed import ObservedStore
 from flow_worker.journal.port import Journal
-from flow_worker.journal.sqlite import SqliteLimits, SqliteStore
+from flow_worker.journal.sqlite import SqliteStore
+from flow_worker.journal.sqlite_file import SqliteLimits
 from flow_worker.journal.store import Listing
 from flow_worker.journal.stored import StoredJournal
 from flow_worker.journal.transitions import RetentionRules

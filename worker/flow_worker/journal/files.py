@@ -1,4 +1,4 @@
-"""The SQLite journal's files: the database, its write-ahead log and the log's index.
+"""The files of an SQLite journal or store: the database, its write-ahead log and the log's index.
 
 SQLite keeps open files by descriptor. If a file is deleted or replaced, SQLite writes on into the old one, while other
 processes open the new one by its path.
@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from flow_worker.journal.kind import JOURNAL, FileKind
 from flow_worker.journal.store import StoreReplaced
 
 _VERIFY_EVERY_SECONDS = 0.01
@@ -22,16 +23,12 @@ _OTHER_USERS = 0o077
 _Identity = tuple[int, int]
 """The device and the inode of a file. Windows has both too, as the volume and the file's index."""
 
-_REMEDY = (
-    "stop all workers of this journal, put the file back if you can, and start them again (docs: Troubleshoot, "
-    "Restore the journal's file). A worker without its journal may repeat a call that was in progress"
-)
-
 
 class JournalFiles:
     """The files of one open journal, by path and by identity."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: FileKind = JOURNAL) -> None:
+        self.kind = kind
         # Absolute, because a change of the working directory must not look like a replaced file.
         self.given = path
         self.path = path.absolute()
@@ -72,12 +69,17 @@ class JournalFiles:
             try:
                 found = os.stat(file)
             except (FileNotFoundError, NotADirectoryError):
-                raise _replaced(file, "was deleted or renamed") from None
+                raise self._replaced(file, "was deleted or renamed") from None
             if _identity(found) != identity:
-                raise _replaced(file, "was replaced by another file")
+                raise self._replaced(file, "was replaced by another file")
             if file == self.database and found.st_size == 0:
-                raise _replaced(file, "was emptied")
+                raise self._replaced(file, "was emptied")
         self._verify_again_at = time.monotonic() + _VERIFY_EVERY_SECONDS
+
+    def _replaced(self, file: str, fate: str) -> StoreReplaced:
+        kind = self.kind
+        text = f"the {kind.name}'s file '{file}' {fate} under the {kind.process}; {kind.if_replaced}"
+        return StoreReplaced(kind.code, text)
 
 
 def _is_private(file: str) -> bool:
@@ -93,7 +95,3 @@ def _is_private(file: str) -> bool:
 
 def _identity(found: os.stat_result) -> _Identity:
     return found.st_dev, found.st_ino
-
-
-def _replaced(file: str, fate: str) -> StoreReplaced:
-    return StoreReplaced("journal_unavailable", f"the journal's file '{file}' {fate} under the worker; {_REMEDY}")

@@ -1,4 +1,4 @@
-"""Opens the journal's SQLite file: creates it, waits for other processes that open it, and checks what is in it."""
+"""Opens an SQLite file: creates it, waits for other processes that open it, and checks what is in it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal.files import JournalFiles
+from flow_worker.journal.kind import JOURNAL, FileKind
 from flow_worker.journal.reserve import Reserve
 from flow_worker.journal.sqlite_errors import is_busy, is_full
 from flow_worker.journal.write_ahead_log import CheckpointBlocked, WriteAheadLog
@@ -20,16 +21,6 @@ from flow_worker.telemetry.logs import log as log_event
 
 _log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE entry (
-    key TEXT PRIMARY KEY,
-    document BLOB NOT NULL,
-    version INTEGER NOT NULL,
-    expires REAL NOT NULL
-);
-CREATE INDEX entry_expires ON entry (expires);
-"""
 _MIN_FREE_BYTES = 64 * 1024
 _NOT_PERMITTED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
 """The file is sound then; without it, requests would run a second time."""
@@ -48,13 +39,15 @@ class OpenJournal:
         self.log = log
 
 
-def open_file(path: Path, *, busy_seconds: float, max_log_bytes: int, reserve_bytes: int) -> OpenJournal:
+def open_file(
+    path: Path, *, busy_seconds: float, max_log_bytes: int, reserve_bytes: int, kind: FileKind = JOURNAL
+) -> OpenJournal:
     """Create the file if needed, and open it.
 
     Raises `InvalidSettings` if the file can never be used. Raises `TemporarilyUnavailable` if other processes keep it
     locked for `busy_seconds`, or if the disk is full.
     """
-    files = JournalFiles(path)
+    files = JournalFiles(path, kind)
     reserve = Reserve(files.path, reserve_bytes)
     deadline = time.monotonic() + busy_seconds
     has_room = False
@@ -67,7 +60,7 @@ def open_file(path: Path, *, busy_seconds: float, max_log_bytes: int, reserve_by
                 has_room = True
                 reserve.release()
             elif not (isinstance(error, _Replaced) or is_busy(error)) or time.monotonic() > deadline:
-                raise _failure(path, error, busy_seconds) from None
+                raise _failure(files, error, busy_seconds) from None
         # SQLite does not always wait by itself: not for the change to WAL mode, and not for a recovery of the log.
         time.sleep(random.uniform(0.005, 0.03))  # noqa: S311 - spreads processes that start together
 
@@ -98,7 +91,7 @@ def _checked(
     try:
         before = os.stat(files.database)
         had_reserve = reserve.held() > 0
-        if _prepare(connection, files.given):
+        if _prepare(connection, files):
             _report_new(files, had_reserve=had_reserve)
         _keep_private(files)
         files.remember()
@@ -122,8 +115,9 @@ def _require_same(files: JournalFiles, before: os.stat_result) -> None:
         raise _Replaced(f"the file '{files.path}' was replaced while it was opened")
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
+def _prepare(connection: sqlite3.Connection, files: JournalFiles) -> bool:
     """Prepare the database; return whether it is new."""
+    kind = files.kind
     connection.execute("PRAGMA journal_mode = WAL")
     # Some builds overwrite deleted content by default. A deletion would then need as much of the log as its document,
     # and no purge could free a full disk.
@@ -132,39 +126,41 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
     with connection:
         connection.execute("BEGIN IMMEDIATE")  # also fails for a file that cannot be written
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
+        if version > kind.schema_version:
             raise InvalidSettings(
-                f"journal.path: '{path}' was written by a later version (schema {version}, this one knows "
-                f"{SCHEMA_VERSION}); run that version, or name another file"
+                f"{kind.setting}: '{files.given}' was written by a later version (schema {version}, this one knows "
+                f"{kind.schema_version}); run that version, or name another file"
             )
         if version == 0:
-            for statement in _SCHEMA.split(";"):
+            for statement in kind.schema.split(";"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute(f"PRAGMA user_version = {kind.schema_version}")
     return version == 0
 
 
 def _keep_private(files: JournalFiles) -> None:
+    kind = files.kind
     if exposed := files.keep_private():
         log_event(
             _log,
             logging.WARNING,
-            "journal.exposed",
-            f"Other users of this machine can open the journal's files, and the worker cannot change that: "
-            f"{', '.join(exposed)}. Give the files to the worker's user, with mode 0600.",
+            kind.exposed_event,
+            f"Other users of this machine can open the {kind.name}'s files, and the {kind.process} cannot change that: "
+            f"{', '.join(exposed)}. Give the files to the {kind.process}'s user, with mode 0600.",
         )
 
 
 def _report_new(files: JournalFiles, *, had_reserve: bool) -> None:
-    """Log that the journal is new. A reserve that is already there belonged to a journal that is lost."""
+    """Log that the file is new. A reserve that is already there belonged to a file that is lost."""
+    kind = files.kind
     if had_reserve:
         sentence = (
-            f"The journal's file '{files.path}' was lost: its reserve is still there. The worker created an empty "
-            "journal and may repeat calls that were in progress. If you have the file, stop all workers and restore it."
+            f"The {kind.name}'s file '{files.path}' was lost: its reserve is still there. The {kind.process} created "
+            f"an empty {kind.name} and {kind.if_new}. If you have the file, stop all {kind.process}s and restore it."
         )
     else:
-        sentence = f"The worker created an empty journal, '{files.path}'. Expected only at the first start."
-    log_event(_log, logging.WARNING if had_reserve else logging.INFO, "journal.created", sentence)
+        sentence = f"The {kind.process} created an empty {kind.name}, '{files.path}'. Expected only at the first start."
+    log_event(_log, logging.WARNING if had_reserve else logging.INFO, kind.created_event, sentence)
 
 
 def _is_for_lack_of_room(error: Exception, path: Path) -> bool:
@@ -180,13 +176,14 @@ def _is_for_lack_of_room(error: Exception, path: Path) -> bool:
     return disk.f_bavail * disk.f_frsize < _MIN_FREE_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
 
 
-def _failure(path: Path, error: Exception, busy_seconds: float) -> InvalidSettings | TemporarilyUnavailable:
+def _failure(files: JournalFiles, error: Exception, busy_seconds: float) -> InvalidSettings | TemporarilyUnavailable:
+    kind, path = files.kind, files.given
     if is_busy(error) or isinstance(error, _Replaced):
-        cause = f"other processes kept the journal '{path}' locked for {busy_seconds:g} s ({error})"
-        return TemporarilyUnavailable("journal_unavailable", cause)
+        cause = f"other processes kept the {kind.name} '{path}' locked for {busy_seconds:g} s ({error})"
+        return TemporarilyUnavailable(kind.code, cause)
     if _is_for_lack_of_room(error, path):
-        return TemporarilyUnavailable("journal_unavailable", f"the disk of the journal '{path}' is full ({error})")
-    remedy = "name a file on a local disk that the worker may write"
+        return TemporarilyUnavailable(kind.code, f"the disk of the {kind.name} '{path}' is full ({error})")
+    remedy = f"name a file on a local disk that the {kind.process} may write"
     if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF not in _NOT_PERMITTED:
-        remedy += ", or move a damaged file away (the worker then calls requests under way as if for the first time)"
-    return InvalidSettings(f"journal.path: '{path}' cannot be used as the journal ({error}); {remedy}")
+        remedy += f", or move a damaged file away (the {kind.process} then {kind.if_new})"
+    return InvalidSettings(f"{kind.setting}: '{path}' cannot be used as the {kind.name} ({error}); {remedy}")

@@ -1,32 +1,21 @@
-"""Keeps the journal's documents in an SQLite file, for all workers of one machine.
-
-The file must be on a local disk. WAL mode needs shared memory, which network file systems do not offer (sqlite.org,
-"Write-Ahead Logging").
-"""
+"""Keeps the journal's documents in an SQLite file, for all workers of one machine."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import random
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal.opening import OpenJournal, open_file
+from flow_worker.journal.kind import JOURNAL
 from flow_worker.journal.sqlite_errors import is_full
+from flow_worker.journal.sqlite_file import SqliteFile, SqliteLimits
 from flow_worker.journal.store import PROBE_KEY, DocumentTooLarge, StoredDocument
-from flow_worker.journal.transactions import Cost, Operation, Transactions
-from flow_worker.settings import InvalidSettings
-from flow_worker.telemetry.logs import log
-
-_log = logging.getLogger(__name__)
+from flow_worker.journal.transactions import Cost
 
 _SLOW_BYTES = 256 * 1024
 """Writing a document of this size takes a millisecond. A separate thread writes larger ones."""
@@ -35,50 +24,22 @@ _ENTRY_BYTES = 40 * 1024
 _PURGED_ENTRY_BYTES = 8 * 1024
 _SMALL_PURGE = 20
 """Entries of one transaction on a full disk, where the log has little room."""
-_REOPEN_EVERY_SECONDS = 0.5
 _PAGE = 100
 """Documents of one step of a listing."""
-
-
-@dataclass(frozen=True, slots=True)
-class SqliteLimits:
-    """The waits and sizes of a store."""
-
-    busy_seconds: float
-    """The longest wait for another process that writes."""
-    max_log_bytes: int
-    reserve_bytes: int
-
-    @property
-    def max_document_bytes(self) -> int:
-        """The largest document: a part of the log, so that the log never grows beyond its bound for one document."""
-        return self.max_log_bytes * 3 // 4
 
 
 class SqliteStore:
     """A store in the file `path`, which several processes of one machine may share."""
 
-    def __init__(self, path: Path, limits: SqliteLimits) -> None:
-        self._path = path
+    def __init__(self, file: SqliteFile, limits: SqliteLimits) -> None:
+        self._file = file
         self._limits = limits
-        self._transactions: Transactions | None = None
-        self._opening: asyncio.Task[Transactions] | None = None
-        self._open_again_at = float("-inf")
-        self._closed = False
+        self._run = file.run
 
     @classmethod
     async def open(cls, path: Path, limits: SqliteLimits) -> Self:
-        """Create or open the file. Raises `InvalidSettings` if it can never be used.
-
-        The worker also starts if the disk is full or the file is locked now; each operation then tries to open it.
-        """
-        store = cls(path, limits)
-        try:
-            await store._opened()
-        except TemporarilyUnavailable as error:
-            message = f"The worker cannot open the journal yet: {error}"
-            log(_log, logging.WARNING, "journal.unreachable", message)
-        return store
+        """Create or open the file. Raises `InvalidSettings` if it can never be used; see `SqliteFile.open`."""
+        return cls(await SqliteFile.open(path, limits, JOURNAL), limits)
 
     async def read(self, key: str) -> StoredDocument | None:
         """See `Store.read`."""
@@ -125,55 +86,16 @@ class SqliteStore:
     @property
     def log_bytes(self) -> int | None:
         """The bytes of the write-ahead log in use; None while the file is not open."""
-        return None if self._transactions is None else self._transactions.log_bytes
+        return self._file.log_bytes
 
     async def close(self) -> None:
         """See `Store.close`."""
-        self._closed = True  # before the wait, so that no operation begins during it
-        if self._opening is not None:
-            await asyncio.wait([self._opening])
-        if self._transactions is not None:
-            await self._transactions.close()
+        await self._file.close()
 
     async def _purge(self, now: datetime, limit: int) -> int:
         log_bytes = min(limit * _PURGED_ENTRY_BYTES, self._limits.max_document_bytes)
         purged: int = await self._run(partial(_purge, now=now, limit=limit), Cost(log_bytes, slow=True))
         return purged
-
-    async def _run(self, operation: Operation, cost: Cost) -> Any:
-        if self._closed:
-            raise TemporarilyUnavailable("journal_unavailable", "the journal is closed")
-        try:
-            transactions = self._transactions or await self._opened()
-            return await transactions.run(operation, cost)
-        except (sqlite3.Error, OSError) as error:  # the message names files at most, and quotes no stored value
-            raise TemporarilyUnavailable("journal_unavailable", f"the journal failed: {error}") from error
-        except InvalidSettings as error:  # the file was usable by its kind at the start, and may be again
-            raise TemporarilyUnavailable("journal_unavailable", str(error)) from error
-
-    # --- opening -----------------------------------------------------------------------------------------------------
-
-    async def _opened(self) -> Transactions:
-        """Open the file, once for all operations that wait for it."""
-        if self._opening is None or (self._opening.done() and time.monotonic() > self._open_again_at):
-            self._opening = asyncio.create_task(self._open(), name="open the journal")
-        # The shield protects the opening from the deadline of one operation: a connection would stay open unused.
-        return await asyncio.shield(self._opening)
-
-    async def _open(self) -> Transactions:
-        limits = self._limits
-        opening: Callable[[], OpenJournal] = partial(
-            open_file,
-            self._path,
-            busy_seconds=limits.busy_seconds,
-            max_log_bytes=limits.max_log_bytes,
-            reserve_bytes=limits.reserve_bytes,
-        )
-        try:
-            self._transactions = Transactions(await asyncio.to_thread(opening), busy_seconds=limits.busy_seconds)
-        finally:
-            self._open_again_at = time.monotonic() + _REOPEN_EVERY_SECONDS
-        return self._transactions
 
 
 def _read(connection: sqlite3.Connection, key: str) -> StoredDocument | None:

@@ -69,7 +69,7 @@ class Transactions:
     def __init__(self, journal: OpenJournal, *, busy_seconds: float) -> None:
         """`busy_seconds` is the longest wait for another process that writes."""
         self._connection = connection = journal.connection
-        self._files = journal.files
+        self.files = journal.files
         self._log = journal.log
         self._busy_seconds = busy_seconds
         self._loop = asyncio.get_running_loop()
@@ -166,7 +166,7 @@ class Transactions:
         connection.execute("BEGIN IMMEDIATE")
         try:
             # Under the lock, so that no process commits between the measurement and this transaction.
-            self._files.verify_often()
+            self.files.verify_often()
             if log_bytes := sum(pending.cost.log_bytes for pending in batch):
                 self._log.require_room(connection, log_bytes)
             # Callers may have given up during the wait for the lock. Nobody would act under the lease of such a caller.
@@ -210,9 +210,10 @@ class Transactions:
     def _failed(self, batch: Sequence[_Pending], error: Exception) -> None:
         if isinstance(error, StoreReplaced) and self._replaced is None:
             self._replaced = error
-            sentence = f"The worker takes no more requests: {error}."
+            kind = self.files.kind
+            sentence = f"The {kind.process} takes no more requests: {error}."
             # In the next turn, without the error under way: its traceback would bury the sentence that says what to do.
-            self._loop.call_soon(log, _log, logging.ERROR, "journal.replaced", sentence)
+            self._loop.call_soon(log, _log, logging.ERROR, kind.replaced_event, sentence)
         _fail(batch, error)
 
     def _commit_next(self) -> None:
@@ -330,7 +331,7 @@ class Transactions:
             try:
                 os.fsync(self._log.descriptor)
             except OSError as error:
-                failure = sqlite3.OperationalError(f"the disk did not keep the journal's log: {error}")
+                failure = sqlite3.OperationalError(f"the disk did not keep the {self.files.kind.name}'s log: {error}")
             else:
                 failure = self._loss()
             self._loop.call_soon_threadsafe(self._synced, completed, failure)
@@ -338,7 +339,7 @@ class Transactions:
     def _loss(self) -> Exception | None:
         """Return why the commits do not count, if the files were replaced meanwhile: no other worker finds them."""
         try:
-            self._files.verify()
+            self.files.verify()
         except (StoreReplaced, OSError) as error:
             return error
         return None

@@ -39,6 +39,7 @@ class WriteAheadLog:
 
     def __init__(self, files: JournalFiles, reserve: Reserve, max_bytes: int) -> None:
         self._files = files
+        self._name = files.kind.name
         self._reserve = reserve
         self.max_bytes = max_bytes
         self.size = 0
@@ -113,9 +114,9 @@ class WriteAheadLog:
         names = ("page_size", "page_count", "freelist_count")
         page, pages, free = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         if has_new and self._held + free * page < self._reserve.min_for_new:
-            raise DiskIsFull("the disk is full: the journal takes no new requests until there is room again")
+            raise DiskIsFull(f"the disk is full: the {self._name} takes no new requests until there is room again")
         if pages * page - self._files.database_bytes() > self._held:
-            raise DiskIsFull("the disk is full: there is no room for the journal to grow")
+            raise DiskIsFull(f"the disk is full: there is no room for the {self._name} to grow")
 
     def is_reserve_whole(self) -> bool:
         """Return whether the reserve covers the transfer of a log of any size. Measures it a few times a second."""
@@ -145,7 +146,9 @@ class WriteAheadLog:
         give_up_at = time.monotonic() + wait_seconds
         while not self._checkpoint(connection, "TRUNCATE" if free else "RESTART"):
             if time.monotonic() > give_up_at:
-                raise CheckpointBlocked("another process reads or writes the journal, so its log cannot be emptied")
+                raise CheckpointBlocked(
+                    f"another process reads or writes the {self._name}, so its log cannot be emptied"
+                )
             # SQLite waits by itself for readers and writers, but not for another checkpoint.
             time.sleep(_RETRY_SECONDS)
         self.measure()
@@ -211,7 +214,8 @@ class WriteAheadLog:
         if now - self._reported_at < _REPORT_EVERY_SECONDS:
             return
         remedy = "free room on the disk" if is_full(error) else "end the process that keeps the file open"
-        sentence = f"The worker could not transfer the journal's log into its file; {remedy}: {error}"
+        kind = self._files.kind
+        sentence = f"The {kind.process} could not transfer the {kind.name}'s log into its file; {remedy}: {error}"
         fields = {"log_bytes": self.size, "failures": self._failures}
-        log(_logger, logging.WARNING, "journal.checkpoint_failed", sentence, **fields)
+        log(_logger, logging.WARNING, kind.checkpoint_event, sentence, **fields)
         self._failures, self._reported_at = 0, now
