@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from flow_worker import clock
 from flow_worker.access.audiences import clients_of
@@ -26,11 +26,46 @@ from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.invoker import http_client
 from flow_worker.flows.registry import Registry
 from flow_worker.flows.status_url import StatusHosts
-from flow_worker.settings import ClaimSettings, InvalidSettings, RequestQueue, Settings
+from flow_worker.settings import (
+    ClaimSettings,
+    DataverseSettings,
+    HttpSettings,
+    IdentitySettings,
+    InvalidSettings,
+    RequestQueue,
+    Settings,
+)
 from flow_worker.telemetry.logs import log
 from flow_worker.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
+
+
+class IssuerSettings(Protocol):
+    """The settings of the issuers: those of the worker, and those of the gateway."""
+
+    @property
+    def claims(self) -> ClaimSettings: ...
+    @property
+    def authority(self) -> str: ...
+    @property
+    def authority_v1(self) -> str: ...
+    @property
+    def http(self) -> HttpSettings: ...
+
+
+class PrivilegeSettings(Protocol):
+    """The settings of the queries for privileges."""
+
+    @property
+    def dataverse(self) -> DataverseSettings: ...
+    @property
+    def http(self) -> HttpSettings: ...
+
+
+class _IdentityHolder(Protocol):
+    @property
+    def identity(self) -> IdentitySettings: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +122,24 @@ async def build_access(
         )
 
 
+@asynccontextmanager
+async def build_entra(
+    settings: IssuerSettings, now: Callable[[], datetime], metrics: Metrics | None = None
+) -> AsyncIterator[EntraAuthority]:
+    """Build the authority `entra` alone, for a process that verifies callers before they reach a queue."""
+    async with _keys(settings, metrics) as keys:
+        yield _entra(settings, keys, now)
+
+
+@asynccontextmanager
+async def build_privileges(
+    settings: PrivilegeSettings, url: str, identity: ManagedIdentity, now: Callable[[], datetime]
+) -> AsyncIterator[DataversePrivileges]:
+    """Build the source of the privileges in one organization, which is queried as `identity`."""
+    async with _privileges(settings, url, identity, now) as privileges:
+        yield privileges
+
+
 async def verify_organizations(settings: Settings, access: Access) -> None:
     """Compare the organization of each Dataverse queue with the one behind its URL.
 
@@ -130,7 +183,7 @@ def _privileges_of(
 
 
 @asynccontextmanager
-async def build_identity(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[ManagedIdentity]:
+async def build_identity(settings: _IdentityHolder, metrics: Metrics | None = None) -> AsyncIterator[ManagedIdentity]:
     """Open the worker's managed identity. `metrics` get the durations of its fetches."""
     async with ManagedIdentity(
         client_id=settings.identity.client_id, deadline_seconds=settings.identity.token_seconds, metrics=metrics
@@ -176,7 +229,7 @@ def _limits(claims: ClaimSettings) -> ClaimLimits:
     return ClaimLimits(frozenset(claims.scopes), frozenset(claims.clients), claims.max_lifetime_seconds)
 
 
-def _entra(settings: Settings, keys: SigningKeys, now: Callable[[], datetime]) -> EntraAuthority:
+def _entra(settings: IssuerSettings, keys: SigningKeys, now: Callable[[], datetime]) -> EntraAuthority:
     claims = settings.claims
     return EntraAuthority(
         keys,
@@ -192,7 +245,7 @@ def _entra(settings: Settings, keys: SigningKeys, now: Callable[[], datetime]) -
 
 @asynccontextmanager
 async def _privileges(
-    settings: Settings, url: str, identity: ManagedIdentity, now: Callable[[], datetime]
+    settings: PrivilegeSettings, url: str, identity: ManagedIdentity, now: Callable[[], datetime]
 ) -> AsyncIterator[DataversePrivileges]:
     dataverse = settings.dataverse
     client = http_client(
@@ -213,7 +266,7 @@ async def _privileges(
 
 
 @asynccontextmanager
-async def _keys(settings: Settings, metrics: Metrics | None) -> AsyncIterator[IssuerKeys]:
+async def _keys(settings: IssuerSettings, metrics: Metrics | None) -> AsyncIterator[IssuerKeys]:
     claims = settings.claims
     client = http_client(connect_seconds=settings.http.connect_seconds, max_connections=8, keepalive_seconds=15)
     async with client:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from jsonschema.protocols import Validator
@@ -47,6 +47,9 @@ class Registry:
 
     def __init__(self, flows: Mapping[str, FlowSettings], status_hosts: StatusHosts = NOWHERE) -> None:
         self._flows = {name: _flow(name, settings, status_hosts) for name, settings in flows.items()}
+
+    def __iter__(self) -> Iterator[Flow]:
+        return iter(self._flows.values())
 
     def find(self, name: str) -> Flow:
         """Return the flow of this name. Raises `Refused` if it is not registered."""

@@ -55,13 +55,15 @@ class Supervisor:
         grace_seconds: float,
         stop_seconds: float,
         on_stop: OnStop = lambda _: None,
+        program: str = "worker",
     ) -> None:
-        """`stop_seconds` bounds the whole stop."""
+        """`stop_seconds` bounds the whole stop. `program` is the process in the sentences of the log."""
         self.health = health
         self._services = services
         self._grace = grace_seconds
         self._working = leave_after(grace_seconds, stop_seconds)
         self._on_stop = on_stop
+        self._program = program
         self._stop = asyncio.Event()
         self._skip_grace = asyncio.Event()
 
@@ -78,7 +80,7 @@ class Supervisor:
         await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not self._stop.is_set():
-            sentence = "A lane or a periodic task failed with an internal error; the worker stops."
+            sentence = f"A lane or a periodic task failed with an internal error; the {self._program} stops."
             log(_log, logging.CRITICAL, "supervisor.service_failed", sentence)
         await self._drain(tasks)
         for task in tasks:
@@ -92,7 +94,7 @@ class Supervisor:
         began = time.monotonic()
         for service in self._services:
             service.stop()
-        sentence = f"The worker stops: the current requests have {self._grace:g} s to finish."
+        sentence = f"The {self._program} stops: the current requests have {self._grace:g} s to finish."
         log(_log, logging.INFO, "supervisor.draining", sentence)
         skipped = asyncio.create_task(self._skip_grace.wait(), name="skip grace period")
         # Not `gather`, which ends at the first failure: the other services still need the time to finish.
@@ -101,7 +103,8 @@ class Supervisor:
         skipped.cancel()
         if not finished.done():
             unfinished = sum(not task.done() for task in tasks)
-            sentence = f"The grace period is over: the worker interrupts {unfinished} lanes and periodic tasks."
+            services = f"{unfinished} lanes and periodic tasks"
+            sentence = f"The grace period is over: the {self._program} interrupts {services}."
             log(_log, logging.WARNING, "supervisor.interrupting", sentence)
             self._interrupt()
             await asyncio.wait([finished], timeout=max(0.0, began + self._working - time.monotonic()))
@@ -109,7 +112,7 @@ class Supervisor:
             await self._leave(tasks)
             finished.cancel()
         else:
-            sentence = "The worker stopped: it finished or abandoned every request."
+            sentence = f"The {self._program} stopped: it finished or abandoned every request."
             log(_log, logging.INFO, "supervisor.stopped", sentence)
 
     def _interrupt(self) -> None:
@@ -125,7 +128,7 @@ class Supervisor:
             task.cancel()
         names = ", ".join(task.get_name() for task in unfinished)
         sentence = (
-            f"The worker stopped after {self._working:g} s without {len(unfinished)} lanes and periodic tasks"
+            f"The {self._program} stopped after {self._working:g} s without {len(unfinished)} lanes and periodic tasks"
             f"{': ' if names else ''}{names}. Service Bus delivers their unsettled requests again."
         )
         log(_log, logging.WARNING, "supervisor.stopped_early", sentence)

@@ -220,6 +220,23 @@ CLOCK_OFFSET = Definition(
     "Time by which this machine's clock is ahead of the broker's; negative if it is behind.",
 )
 
+# --- the HTTP gateway ------------------------------------------------------------------------------------------------
+
+HTTP_SERVER_DURATION = Definition(
+    "http.server.request.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Duration of the gateway's HTTP requests, with the time that a long poll waits.",
+    ("http.request.method", "http.route", "http.response.status_code"),
+)
+GATEWAY_CONNECTIONS = Definition(
+    "flow_worker.gateway.connections", Kind.GAUGE, "{connection}", "Open connections of the gateway's clients."
+)
+GATEWAY_WAITERS = Definition(
+    "flow_worker.gateway.waiters", Kind.GAUGE, "{request}", "Long polls and streams of events that wait."
+)
+GATEWAY_SUBMISSIONS = Definition("flow_worker.gateway.submissions", Kind.GAUGE, "{request}", "Submissions under way.")
+
 # --- the process -----------------------------------------------------------------------------------------------------
 
 LOOP_LAG = Definition(
@@ -311,6 +328,7 @@ class Metrics:
         self.keys_duration = Timer(KEYS_DURATION, meter)
         self.journal_duration = Timer(JOURNAL_DURATION, meter)
         self.loop_lag = Timer(LOOP_LAG, meter)
+        self.http_server_duration = Timer(HTTP_SERVER_DURATION, meter)
 
     def gauge(self, definition: Definition, read: ReadGauge) -> None:
         """Register the reader of a gauge. It runs in the event loop, when `sample` does."""

@@ -1,0 +1,153 @@
+"""Slow, silent, malformed and numerous clients hold nothing up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from flow_worker.gateway.store.port import StoredResult
+from tests.support.http_gateway import HttpGateway, running_http_gateway
+from tests.support.system import until
+
+START = "/v1/flows/create-quote/requests"
+HEAD = b"POST " + START.encode() + b" HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer ada\r\n"
+
+
+async def raw(gateway: HttpGateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = gateway.server.address
+    return await asyncio.open_connection(host, port)
+
+
+async def answer_to(gateway: HttpGateway, data: bytes) -> bytes:
+    """Return all that the gateway sends before it closes the connection."""
+    reader, writer = await raw(gateway)
+    writer.write(data)
+    async with asyncio.timeout(10):
+        found = await reader.read()
+    writer.close()
+    return found
+
+
+@pytest.mark.parametrize("sent", [b"GET /", HEAD, b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 20])
+async def test_a_head_that_does_not_end_closes_the_connection(sent: bytes) -> None:
+    async with running_http_gateway(header_seconds=0.3) as gateway:
+        reader, writer = await raw(gateway)
+        writer.write(sent)
+        began = time.monotonic()
+
+        async def drip() -> None:
+            while True:
+                await asyncio.sleep(0.05)
+                writer.write(b"X")
+
+        dripping = asyncio.create_task(drip())
+        try:
+            async with asyncio.timeout(10):
+                assert await reader.read() == b""
+        except ConnectionResetError:
+            pass
+        finally:
+            dripping.cancel()
+            writer.close()
+        assert time.monotonic() - began < 5
+
+
+async def test_a_second_head_on_one_connection_has_its_deadline_too() -> None:
+    async with running_http_gateway(header_seconds=0.3, idle_seconds=60) as gateway:
+        reader, writer = await raw(gateway)
+        writer.write(b"GET /v1/flows HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ada\r\n\r\n")
+        assert b"200" in await reader.readline()
+        await asyncio.sleep(0.5)  # an idle connection stays
+        writer.write(b"GET /v1/flows HTTP/1.1\r\n")
+        async with asyncio.timeout(10):
+            try:
+                rest = await reader.read()
+            except ConnectionResetError:
+                rest = b""
+        assert b"HTTP/1.1" not in rest
+        writer.close()
+
+
+async def test_an_idle_connection_is_closed() -> None:
+    async with running_http_gateway(idle_seconds=0.3) as gateway:
+        reader, writer = await raw(gateway)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_body_that_does_not_arrive_is_answered_with_408() -> None:
+    async with running_http_gateway(body_seconds=0.3) as gateway:
+        found = await answer_to(gateway, HEAD + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+    assert found.startswith(b"HTTP/1.1 408")
+    assert b'"code":"request_timeout"' in found
+
+
+async def test_a_client_that_does_not_read_its_result_is_cut_off() -> None:
+    async with running_http_gateway(write_seconds=0.3) as gateway, gateway.client() as ada:
+        request_id = (await ada.post(START, json={})).json()["id"]
+        body = json.dumps({"output": "x" * 20_000_000}).encode()
+        await gateway.store.put_result(request_id, StoredResult(body, datetime.now(UTC)))
+        _, writer = await raw(gateway)
+        path = f"/v1/requests/{request_id}"
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ada\r\n\r\n".encode())
+        await until(lambda: gateway.server.connections == 2)
+        await until(lambda: gateway.server.connections == 1)
+        assert len((await ada.get(path)).content) == len(body)
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50, 400),
+        (b"GARBAGE\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET /v1/flows HTTP/1.1\r\nHost: a\r\nX-Secret: " + b"s" * 100_000 + b"\r\n\r\n", 431),
+        (b"GET /v1/flows HTTP/1.1\r\nHost: a\r\n" + b"X-A: b\r\n" * 500 + b"\r\n", 400),
+        (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}", 400),
+        (HEAD + b"Content-Length: -1\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400),
+        (HEAD + b"Bad Header: x\r\n\r\n", 400),
+    ],
+)
+async def test_malformed_http_is_a_problem_without_details(
+    data: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_http_gateway() as gateway:
+        found = await answer_to(gateway, data)
+    head, _, body = found.partition(b"\r\n\r\n")
+    assert int(head.split(b" ")[1]) == status
+    assert b"aiohttp" not in head
+    assert json.loads(body)["code"] in ("malformed_request", "header_too_large")
+    assert b"ssss" not in found
+    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+
+
+async def test_connections_beyond_the_limit_are_closed_at_once() -> None:
+    async with running_http_gateway(max_connections=3) as gateway:
+        opened = [await raw(gateway) for _ in range(3)]
+        await until(lambda: gateway.server.connections == 3)
+        reader, writer = await raw(gateway)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        for _, one in (*opened, (reader, writer)):
+            one.close()
+        await until(lambda: gateway.server.connections == 0)
+        async with gateway.client() as ada:
+            assert (await ada.get("/v1/flows")).status_code == 200
+
+
+async def test_a_strange_host_breaks_nothing() -> None:
+    async with running_http_gateway() as gateway:
+        for host in (b"", b"[::1", b"a b", b"\xff", b"evil.example:99999"):
+            data = b"GET /openapi.json HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
+            assert (await answer_to(gateway, data)).split(b" ")[1] in (b"200", b"400")
+        for target in (b"*", b"//x", b"http://[bad/", b"/%ff%fe", b"/v1/requests/%00"):
+            data = b"GET " + target + b" HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ada\r\nConnection: close\r\n\r\n"
+            assert (await answer_to(gateway, data)).split(b" ")[1] in (b"400", b"404")

@@ -1,0 +1,141 @@
+"""The HTTP API: its routes and handlers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from aiohttp import web
+from pydantic import JsonValue
+
+from flow_contracts import strict_json
+from flow_worker.gateway import headers, openapi, problems
+from flow_worker.gateway.callers import Caller, Callers
+from flow_worker.gateway.documents import pending, retry_after
+from flow_worker.gateway.edge import Edge
+from flow_worker.gateway.events import EventStreams
+from flow_worker.gateway.flows import FlowCatalog
+from flow_worker.gateway.headers import Waiting
+from flow_worker.gateway.limits import RateLimiter
+from flow_worker.gateway.problems import Problem
+from flow_worker.gateway.results import Results
+from flow_worker.gateway.store.port import StoredRequest
+from flow_worker.gateway.submissions import Submission, Submissions
+from flow_worker.settings import GatewayLimits
+
+REQUESTS: Final = "/v1/flows/{flow}/requests"
+REQUEST: Final = "/v1/requests/{id}"
+EVENTS: Final = "/v1/requests/{id}/events"
+FLOWS: Final = "/v1/flows"
+OPENAPI: Final = "/openapi.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The handlers of one gateway, and the parts that they use."""
+
+    limits: GatewayLimits
+    callers: Callers
+    submissions: Submissions
+    results: Results
+    streams: EventStreams
+    catalog: FlowCatalog
+    submission_rate: RateLimiter
+    read_rate: RateLimiter
+    base_url: Callable[[web.Request], str]
+    now: Callable[[], datetime]
+
+    def application(self, edge: Edge) -> web.Application:
+        """Return the aiohttp application."""
+        app = web.Application(middlewares=[edge.middleware], client_max_size=self.limits.max_body_bytes)
+        app.on_response_prepare.append(edge.prepare)
+        app.router.add_post(REQUESTS, self.submit)
+        app.router.add_get(REQUEST, self.read, allow_head=False)
+        app.router.add_get(EVENTS, self.events, allow_head=False)
+        app.router.add_get(FLOWS, self.flows, allow_head=False)
+        app.router.add_get(OPENAPI, self.document, allow_head=False)
+        app.router.add_get(problems.PROBLEMS_PATH, self.problems_page, allow_head=False)
+        return app
+
+    async def submit(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/flows/{flow}/requests`."""
+        caller = await self.callers.authenticate(request)
+        self.submission_rate.take(caller.id)
+        waiting = headers.waiting(request, self.limits.max_wait_seconds, by_preference=True)
+        key, user = headers.idempotency_key(request), headers.on_behalf_of(request)
+        acting = self.callers.acting(caller, user)
+        value = await self._input(request)
+        submission = Submission(request.match_info["flow"], value, key, user, headers.traceparent(request))
+        record = await self.submissions.submit(caller, acting, submission)
+        found = await self.results.wait(caller.id, record.id, waiting.seconds)
+        return self._response(request, found, waiting)
+
+    async def read(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/requests/{id}`."""
+        caller = await self._reader(request)
+        waiting = headers.waiting(request, self.limits.max_wait_seconds, by_preference=True)
+        found = await self.results.wait(caller.id, request.match_info["id"], waiting.seconds)
+        return self._response(request, found, waiting)
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/requests/{id}/events`."""
+        caller = await self._reader(request)
+        request_id = request.match_info["id"]
+        location = self._location(request, request_id)
+        return await self.streams.stream(request, caller.id, request_id, location, caller.proven.expires)
+
+    async def flows(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/flows`."""
+        caller = await self._reader(request)
+        acting = self.callers.acting(caller, headers.on_behalf_of(request))
+        found = await self.catalog.of(acting.principal)
+        return _json(found.model_dump_json().encode())
+
+    async def document(self, request: web.Request) -> web.StreamResponse:
+        """`GET /openapi.json`, for everybody: it names no flow."""
+        return _json(openapi.rendered(self.base_url(request), self.limits.max_wait_seconds))
+
+    async def problems_page(self, _: web.Request) -> web.StreamResponse:
+        """Explain the codes of problems, for everybody."""
+        return web.Response(text=problems.page(), content_type="text/html")
+
+    async def _reader(self, request: web.Request) -> Caller:
+        caller = await self.callers.authenticate(request)
+        self.read_rate.take(caller.id)
+        return caller
+
+    async def _input(self, request: web.Request) -> JsonValue:
+        """Return the input; None for an empty body. Raises `Problem`."""
+        headers.require_no_coding(request)
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                body = await request.read()
+        except TimeoutError:
+            seconds = f"{self.limits.body_seconds:g} s"
+            raise Problem("request_timeout", f"The body did not arrive within {seconds}; send it again.") from None
+        if not body:
+            return None
+        headers.require_json(request)
+        try:
+            return strict_json.parse(body, max_values=strict_json.MAX_VALUES)
+        except strict_json.NotJson as error:
+            raise Problem("malformed_request", f"The input {error}.") from None
+
+    def _response(self, request: web.Request, found: StoredRequest, waiting: Waiting) -> web.Response:
+        applied = waiting.headers(is_pending=found.result is None)
+        location = self._location(request, found.record.id)
+        if found.result is not None:
+            return _json(found.result.body, headers={"Location": location, **applied})
+        seconds = retry_after(found, self.now().timestamp())
+        more = {"Location": location, "Retry-After": str(seconds), **applied}
+        return _json(pending(found, location).model_dump_json().encode(), status=202, headers=more)
+
+    def _location(self, request: web.Request, request_id: str) -> str:
+        return f"{self.base_url(request)}/v1/requests/{request_id}"
+
+
+def _json(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)

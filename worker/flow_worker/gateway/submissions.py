@@ -1,0 +1,201 @@
+"""Submits requests: a record in the store, a signed statement, and a message that the request queue accepts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Protocol
+
+from pydantic import JsonValue, ValidationError
+
+from flow_contracts.message import Message
+from flow_contracts.request import FlowRequest, request_digest
+from flow_contracts.servicebus import MessageTooLarge, ServiceBusFailure
+from flow_worker.access.statement import StatementSigner
+from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.gateway import audit
+from flow_worker.gateway.admission import GatewayAdmission
+from flow_worker.gateway.callers import Acting, Caller
+from flow_worker.gateway.problems import Problem, of_outage
+from flow_worker.gateway.spans import Spans
+from flow_worker.gateway.store.port import GatewayStore, RequestRecord
+from flow_worker.telemetry.logs import log
+
+_log = logging.getLogger(__name__)
+
+_ENVELOPE_BYTES: Final = 4096
+"""More than the properties of a message need beside its body."""
+
+
+class RequestSender(Protocol):
+    """Sends to the request queue; Service Bus does."""
+
+    async def send(self, queue: str, message: Message) -> None:
+        """Return once the queue has accepted the message. Raises `MessageTooLarge`, `ServiceBusFailure`."""
+        ...
+
+    def max_message_bytes(self, queue: str) -> int | None:
+        """Return the largest message that the queue takes; None while nothing was sent to it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request as its caller sent it."""
+
+    flow: str
+    input: JsonValue
+    key: str | None
+    """The idempotency key."""
+    on_behalf_of: str | None
+    traceparent: str | None
+
+
+class Submissions:
+    """Accepts requests. A request that the queue has not accepted is not accepted."""
+
+    def __init__(
+        self,
+        store: GatewayStore,
+        sender: RequestSender,
+        signer: StatementSigner,
+        admission: GatewayAdmission,
+        *,
+        queue: str,
+        seconds: float,
+        now: Callable[[], datetime],
+        spans: Spans,
+        on_sent: Callable[[str | None], None],
+    ) -> None:
+        """`seconds`: the deadline of one submission. `on_sent` learns the error of each send; None if it worked."""
+        self._store = store
+        self._sender = sender
+        self._signer = signer
+        self._admission = admission
+        self._queue = queue
+        self._seconds = seconds
+        self._now = now
+        self._spans = spans
+        self._on_sent = on_sent
+        self._under_way: set[asyncio.Task[RequestRecord]] = set()
+
+    @property
+    def count(self) -> int:
+        """The number of submissions under way."""
+        return len(self._under_way)
+
+    async def submit(self, caller: Caller, acting: Acting, submission: Submission) -> RequestRecord:
+        """Return the record of the accepted request. Raises `Problem`.
+
+        A caller that disconnects does not break the submission off: a cancelled send costs its connection.
+        """
+        task = asyncio.create_task(self._submit(caller, acting, submission))
+        self._under_way.add(task)
+        task.add_done_callback(self._finish)
+        return await asyncio.shield(task)
+
+    def _finish(self, task: asyncio.Task[RequestRecord]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may have gone, and nobody else retrieves it
+
+    async def drain(self) -> None:
+        """Return once all submissions under way have ended."""
+        while self._under_way:
+            await asyncio.wait(list(self._under_way))
+
+    async def _submit(self, caller: Caller, acting: Acting, submission: Submission) -> RequestRecord:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._admission.require(acting.principal, submission.flow, submission.input)
+                return await self._accept(caller, acting, submission)
+        except (TimeoutError, TemporarilyUnavailable):
+            raise of_outage() from None
+
+    async def _accept(self, caller: Caller, acting: Acting, submission: Submission) -> RequestRecord:
+        record = self._record(acting, submission)
+        message = self._message(caller, acting, submission, record)
+        existing = await self._store.add(record)
+        if existing is not None:
+            if (existing.digest, existing.flow) != (record.digest, record.flow):
+                detail = "This idempotency key belongs to another request of the caller; send this one under a new key."
+                raise Problem("idempotency_key_reused", detail)
+            if existing.sent:
+                return existing
+            # The first attempt ended before the queue accepted it, or before the store knew that. The queue's duplicate
+            # detection and the worker's journal drop a copy.
+        await self._send(message)
+        await self._mark_sent(record.id)
+        audit.accepted(acting.principal, record.flow, record.id)
+        return existing or record
+
+    def _record(self, acting: Acting, submission: Submission) -> RequestRecord:
+        return RequestRecord(
+            id=_request_id(acting, submission.key),
+            owner=acting.owner,
+            asserter=acting.asserter,
+            flow=submission.flow,
+            digest=request_digest(submission.flow, submission.input, acting.principal.on_behalf_of),
+            created_at=self._now(),
+            trace_parent=submission.traceparent,
+        )
+
+    def _message(self, caller: Caller, acting: Acting, submission: Submission, record: RequestRecord) -> Message:
+        """Return the message with the statement of this gateway. Raises `Problem` for what no message can carry."""
+        try:
+            request = FlowRequest(
+                flow=submission.flow,
+                on_behalf_of=acting.principal.on_behalf_of,
+                message_id=record.id,
+                correlation_id=record.id,
+                reply_to_session_id=record.id,
+                traceparent=submission.traceparent,
+            ).with_checked_input(submission.input)
+        except ValidationError:
+            raise Problem("malformed_request", "The name of the flow is too long or malformed.") from None
+        message = self._signer.signed(request, caller.proven).to_message()
+        largest = self._sender.max_message_bytes(self._queue)
+        if largest is not None and len(message.body) + _ENVELOPE_BYTES > largest:
+            raise _too_large()
+        return message
+
+    async def _send(self, message: Message) -> None:
+        try:
+            async with self._spans.sending(self._queue, message) as traced:
+                await self._sender.send(self._queue, traced)
+        except MessageTooLarge:
+            raise _too_large() from None
+        except ServiceBusFailure as error:
+            self._on_sent(str(error))
+            raise of_outage() from None
+        except TimeoutError:
+            self._on_sent(f"'{self._queue}' did not accept a message in time")
+            raise
+        self._on_sent(None)
+
+    async def _mark_sent(self, request_id: str) -> None:
+        """A failure loses nothing: a repetition of the request sends the message again, which the queue drops."""
+        try:
+            await self._store.mark_sent(request_id)
+        except TemporarilyUnavailable as error:
+            sentence = "The gateway's store does not know that the request queue accepted a request."
+            log(_log, logging.WARNING, "gateway.mark_failed", sentence, message_id=request_id, error=error.message)
+
+
+def _request_id(acting: Acting, key: str | None) -> str:
+    """Return the ID of a request: random, or a hash of the caller and its idempotency key."""
+    if key is None:
+        return secrets.token_hex(16)
+    principal = acting.principal
+    name = json.dumps([principal.tenant, principal.oid, principal.on_behalf_of, key])
+    return hashlib.sha256(name.encode()).hexdigest()[:40]
+
+
+def _too_large() -> Problem:
+    return Problem("payload_too_large", "The input is larger than the request queue takes; send less.")
