@@ -10,6 +10,7 @@ from servicebus_emulator.cloud.dataverse.definitions import DataverseDefinition
 from servicebus_emulator.cloud.entra.definitions import IdentityDefinition
 from servicebus_emulator.cloud.fields import Definition, Name
 from servicebus_emulator.cloud.flows.definitions import FlowDefinition
+from servicebus_emulator.cloud.page_definition import PageDefinition
 from servicebus_emulator.servicebus.access import AccessMode
 from servicebus_emulator.servicebus.access.entra import DataRole
 
@@ -37,6 +38,7 @@ class HttpDefinition(Definition):
     identity: IdentityDefinition = Field(default_factory=IdentityDefinition)
     dataverse: DataverseDefinition = Field(default_factory=DataverseDefinition)
     service_bus: ServiceBusDefinition = Field(default_factory=ServiceBusDefinition)
+    page: PageDefinition = Field(default_factory=PageDefinition)
     flows: tuple[FlowDefinition, ...] = ()
 
     @field_validator("flows")

@@ -11,6 +11,7 @@ The control API changes the services while they run. Its bodies are JSON with th
 - `PUT`, `GET /emulator/dataverse`        merge fields into the organization; its users' IDs (`DataverseDefinition`)
 - `GET /emulator/dataverse/calls`         the calls that reached the Web API (`WebApiCall`)
 - `POST /emulator/dataverse/post`         put a message of Dataverse's on a queue (`NativeMessagePost`)
+- `PUT`, `GET /emulator/page`             the gateway and the users of the web page (`PageDefinition`)
 - `PUT`, `GET /emulator/servicebus`       faults of the Service Bus (`control_api.ControlRequest`)
 """
 
@@ -37,6 +38,7 @@ from servicebus_emulator.cloud.faults.schedule import FaultSchedule
 from servicebus_emulator.cloud.fields import Definition
 from servicebus_emulator.cloud.flows.host import FlowHost
 from servicebus_emulator.cloud.flows.trigger_guard import TriggerGuard
+from servicebus_emulator.cloud.page import Page
 from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.errors import ServiceBusError
 from servicebus_emulator.transport.web_callers import WebCallers
@@ -97,6 +99,7 @@ class Site:
         self._issuer_faults = FaultSchedule()
         self.identity = IdentityEndpoint(self.issuer, definition.identity, identity_header)
         self.flows = FlowHost(definition.flows, TriggerGuard(self.issuer, definition.identity))
+        self.page = Page(definition.page, self.issuer)
         dataverse_url = f"{url}{urls.DATAVERSE_PATH}"
         self.dataverse = DataverseHost(dataverse_url, definition.dataverse, self.issuer, definition.identity)
 
@@ -119,6 +122,7 @@ class Site:
     def _application(self) -> web.Application:
         application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[guard(lambda: self._callers)])
         application.add_routes(self._routes)
+        application.add_routes(self.page.routes())
         tenant = r"/{tenant:[0-9a-fA-F-]{36}}"
         application.add_routes(
             [
