@@ -13,10 +13,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from servicebus_emulator import streams
+from servicebus_emulator.parsing import Command, Group
 
 DEFAULT_HTTP_PORT = 5380
 
 cli = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # a rich traceback prints local variables, which hold tokens
@@ -72,7 +74,7 @@ def _options(
     pass
 
 
-@cli.command()
+@cli.command(cls=Command)
 def serve(
     config_file: Annotated[
         Path | None, typer.Option("--config", help="A config.json in the format of the official emulator.")
@@ -183,7 +185,7 @@ def serve(
         _fail(str(error), status=2)
 
 
-@cli.command()
+@cli.command(cls=Command)
 def token(
     user: Annotated[
         str, typer.Option(help="A user name or an object ID. The same name always gets the same object ID.")
@@ -208,7 +210,7 @@ def token(
     _print(_request_token(url or f"http://127.0.0.1:{http_port}", request))
 
 
-@cli.command()
+@cli.command(cls=Command)
 def settings(
     worker: Annotated[
         Path | None,

@@ -31,8 +31,23 @@ def test_the_help_of_every_command_imports_no_part_of_the_emulator() -> None:
     )
     modules = json.loads(done.stdout)
     parts = {one for one in modules if one.startswith("servicebus_emulator.")}
-    assert parts <= {"servicebus_emulator.cli", "servicebus_emulator.streams"}
-    assert {"aiohttp", "asyncio", "cryptography", "httpx"} & set(modules) == set()
+    assert parts <= {"servicebus_emulator.cli", "servicebus_emulator.parsing", "servicebus_emulator.streams"}
+    assert {"aiohttp", "asyncio", "cryptography", "httpx", "pydantic"} & set(modules) == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serve", "--amqp-port", "x"], "'--amqp-port': must be a whole number, not 'x'."),
+        (["serve", "--http-port", "70000"], "'--http-port': must be at most 65535, not '70000'."),
+        (["serve", "--access", "x"], "'--access': 'x' is not one of 'checked', 'open'."),
+        (["token", "--user", "a", "--expires-in", "1h"], "'--expires-in': must be a whole number, not '1h'."),
+        (["settings", "--format", "x"], "'--format': 'x' is not one of 'env', 'powershell'."),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_it_must_be(arguments: list[str], message: str) -> None:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(cli, arguments)
+    assert (result.exit_code, f"Invalid value for {message}" in result.output) == (2, True), result.output
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import Any
 
 import pytest
+import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -23,10 +26,10 @@ HEAVY = {
     "httpx",
     "jsonschema",
     "jwt",
+    "pydantic",
     "pydantic_settings",
     "ssl",
 }
-"""Not pydantic, which Typer itself imports for the options of a command."""
 _PROGRAM = """
 import contextlib, io, json, sys
 from flow_worker.cli.main import cli
@@ -55,6 +58,62 @@ def test_the_help_of_every_command_imports_neither_the_worker_nor_its_libraries(
     modules = json.loads(done.stdout)
     assert HEAVY & {module.partition(".")[0] for module in modules} == set()
     assert [one for one in modules if one.startswith("flow_worker.") and not one.startswith("flow_worker.cli")] == []
+
+
+_WRONG = ("x", "-1", "1e999", "nan", "", "1e9", "9" * 400, "\x1b[31m", "12h3", "\N{SNOWMAN}")
+_LIBRARY_WORDS = re.compile(
+    r"value error|assertion failed|input should|validation error|pydantic|is not a valid (float|integer)|typeadapter",
+    re.IGNORECASE,
+)
+
+
+def leaves(group: object = None, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each command that is no group, with its words."""
+    command: Any = group or get_command(cli)
+    if not hasattr(command, "commands"):
+        yield path.strip(), command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from leaves(inner, f"{path} {name}")
+
+
+def test_no_message_about_an_option_has_the_words_of_a_library() -> None:
+    refused: dict[tuple[str, str], str] = {}
+    for path, command in leaves():
+        needed = ["an-argument" for one in command.params if one.param_type_name == "argument" and one.required]
+        for option in (one for one in command.params if one.param_type_name == "option" and not one.is_flag):
+            for value in _WRONG:
+                try:
+                    command.make_context(path, [*needed, option.opts[0], value])  # it parses, and runs nothing
+                except typer.BadParameter as error:
+                    refused[path, f"{option.opts[0]} {value}"] = error.format_message()
+    assert {("run", "--log-level x"), ("send", "--wait x"), ("journal list", "--limit -1")} <= refused.keys()
+    assert {place: text for place, text in refused.items() if _LIBRARY_WORDS.search(text)} == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--log-level", "loud"], "'--log-level': 'loud' is not one of 'debug', 'info', 'warning', 'error'."),
+        (["send", "f", "--wait", "soon"], "'--wait': must be a number, not 'soon'."),
+        (["send", "f", "--wait", "-1"], "'--wait': must be at least 0, not '-1'."),
+        (["status", "--every", "4000"], "'--every': must be at most 3600, not '4000'."),
+        (["demo", "--burst", "1.5"], "'--burst': must be a whole number, not '1.5'."),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_it_must_be(arguments: list[str], message: str) -> None:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(cli, arguments)
+    assert (result.exit_code, f"Invalid value for {message}" in result.output) == (2, True), result.output
+
+
+@pytest.mark.parametrize("arguments", [["send", "f", "--wait", "x", "-h"], ["journal", "list", "--limit", "0", "-h"]])
+def test_the_help_comes_before_the_check_of_the_options(arguments: list[str]) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    assert (result.exit_code, "Usage:" in result.output) == (0, True)
+
+
+def test_a_word_after_two_hyphens_asks_for_no_help() -> None:
+    result = CliRunner().invoke(cli, ["init", "--", "-h", "x"])
+    assert result.exit_code == 2
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
+from flow_worker.cli.parsing import Command, Group
 from flow_worker.cli.terminal import AsJson, Config, EnvFile
 
-cli = typer.Typer(no_args_is_help=True, help="List, show, replay and discard dead letters.")
+cli = typer.Typer(cls=Group, no_args_is_help=True, help="List, show, replay and discard dead letters.")
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Sequence numbers, message or correlation IDs.")]
 Queues = Annotated[list[str] | None, typer.Option("--queue", help="Only dead letters of this queue. Repeatable.")]
@@ -22,7 +23,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmat
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the effect.")]
 
 
-@cli.command("list")
+@cli.command("list", cls=Command)
 def list_(
     queue: Queues = None,
     reason: Reason = None,
@@ -39,7 +40,7 @@ def list_(
     commands.list_(commands.load(config, env_file), criteria, limit=limit, as_json=as_json)
 
 
-@cli.command()
+@cli.command(cls=Command)
 def show(
     id_: Annotated[str, typer.Argument(metavar="ID", help="A sequence number, message ID or correlation ID.")],
     queue: Queues = None,
@@ -55,7 +56,7 @@ def show(
     commands.show(commands.load(config, env_file), criteria, with_input=with_input, as_json=as_json)
 
 
-@cli.command()
+@cli.command(cls=Command)
 def replay(
     ids: Ids = None,
     queue: Queues = None,
@@ -78,7 +79,7 @@ def replay(
     commands.replay(commands.load(config, env_file), criteria, yes=yes, dry_run=dry_run, as_json=as_json)
 
 
-@cli.command()
+@cli.command(cls=Command)
 def discard(
     ids: Ids = None,
     queue: Queues = None,

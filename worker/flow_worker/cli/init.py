@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 from flow_worker.cli import terminal
+from flow_worker.cli.parsing import Command, Group
 
 _PLAIN = re.compile(r"[\w.:/\\-]+")
 """A path that PowerShell reads as one word without quotation marks."""
 
-schema_cli = typer.Typer(no_args_is_help=True, help="Print a JSON Schema for editors.")
+schema_cli = typer.Typer(cls=Group, no_args_is_help=True, help="Print a JSON Schema for editors.")
 
 
 @schema_cli.callback()
@@ -24,7 +25,7 @@ def _group() -> None:
     # Without a callback Typer makes the only command the group itself, and `schema settings` would not exist.
 
 
-@schema_cli.command("settings")
+@schema_cli.command("settings", cls=Command)
 def schema_settings() -> None:
     """Print the JSON Schema of flow-worker.toml."""
     from flow_worker.settings.schema import settings_schema

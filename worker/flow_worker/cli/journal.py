@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from flow_worker.cli.parsing import Command, Group
 from flow_worker.cli.terminal import AsJson, Config, EnvFile
 
-cli = typer.Typer(no_args_is_help=True, help="Read the journal.")
+cli = typer.Typer(cls=Group, no_args_is_help=True, help="Read the journal.")
 
 
 class EntryState(StrEnum):
@@ -34,7 +35,7 @@ class ResultStatus(StrEnum):
     EXPIRED = "expired"
 
 
-@cli.command()
+@cli.command(cls=Command)
 def show(
     id_: Annotated[str, typer.Argument(metavar="ID", help="A message, correlation, run or continuation ID.")],
     with_output: Annotated[bool, typer.Option("--output", help="Print the flow's output too.")] = False,
@@ -51,7 +52,7 @@ def show(
     commands.show(id_, with_output=with_output, as_json=as_json, config=config, env_file=env_file)
 
 
-@cli.command("list")
+@cli.command("list", cls=Command)
 def list_(
     flow: Annotated[str | None, typer.Option(help="Only requests for this flow.")] = None,
     state: Annotated[EntryState | None, typer.Option(case_sensitive=False, help="Only requests in this state.")] = None,

@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from flow_worker.cli import access, dead_letters, demo, doctor, init, journal, requests, status, terminal, worker
+from flow_worker.cli.parsing import Command, Group
 
 cli = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # rich's tracebacks print local variables, which contain tokens
@@ -38,16 +40,16 @@ def _options(
     pass
 
 
-cli.command()(init.init)
-cli.command()(worker.run)
-cli.command()(worker.check)
-cli.command()(doctor.doctor)
-cli.command()(access.check_access)
-cli.command()(worker.health)
-cli.command()(status.status)
-cli.command()(requests.send)
-cli.command()(requests.result)
+cli.command(cls=Command)(init.init)
+cli.command(cls=Command)(worker.run)
+cli.command(cls=Command)(worker.check)
+cli.command(cls=Command)(doctor.doctor)
+cli.command(cls=Command)(access.check_access)
+cli.command(cls=Command)(worker.health)
+cli.command(cls=Command)(status.status)
+cli.command(cls=Command)(requests.send)
+cli.command(cls=Command)(requests.result)
 cli.add_typer(dead_letters.cli, name="deadletters")
 cli.add_typer(journal.cli, name="journal")
-cli.command()(demo.demo)
+cli.command(cls=Command)(demo.demo)
 cli.add_typer(init.schema_cli, name="schema")
