@@ -100,7 +100,7 @@ class FakeBus(OneByOne):
         self.completions += 1
         if delivery.message.sequence_number in self.stuck:
             raise ServiceBusUnavailable("complete: the SDK failed")
-        self.dead_letters = [each for each in self.dead_letters if each.message != delivery.message]
+        del self.dead_letters[next(n for n, each in enumerate(self.dead_letters) if each.message == delivery.message)]
 
     async def release(self) -> None:
         pass
