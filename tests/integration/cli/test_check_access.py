@@ -1,10 +1,9 @@
-"""`flow-worker check-access` as an administrator runs it: a real process, a real issuer, an emulated Dataverse."""
+"""`flow-worker check-access` as an administrator runs it: a real issuer, an emulated Dataverse."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from flow_worker.demo.environment import (
     worker_environment,
     worker_settings,
 )
-from tests.support.processes import CHECKOUT
+from tests.support.command_line import run_command
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -60,18 +59,8 @@ def emulator(folder: Path) -> Iterator[EmulatorClient]:
 @pytest.fixture
 def check(emulator: EmulatorClient, folder: Path) -> Check:
     def run(*arguments: str, stdin: str = "", env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flow_worker", "check-access", *arguments]
-        environment = {**worker_environment(emulator), "PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8"}
-        return subprocess.run(
-            command,
-            input=stdin,
-            capture_output=True,
-            encoding="utf-8",
-            cwd=folder,
-            env={**environment, **(env or {})},
-            timeout=60,
-            check=False,
-        )
+        environment = {**worker_environment(emulator), **(env or {})}
+        return run_command("check-access", *arguments, cwd=folder, env=environment, stdin=stdin)
 
     return run
 

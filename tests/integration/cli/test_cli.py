@@ -1,4 +1,7 @@
-"""The command line as a user runs it: real processes, real output."""
+"""The command line as a user runs it, with a worker's and an emulator's real processes.
+
+The first test and the demo's run the command as a process too; the others run it in this one.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,14 @@ import pytest
 from flow_contracts.reply_key import new_reply_key
 from flow_worker.cli.request_commands import key_hint
 from flow_worker.demo.environment import ROLE, DemoEnvironment, running_demo
+from tests.support.command_line import run_command
 from tests.support.processes import CHECKOUT
 
 pytestmark = pytest.mark.timeout(180)
 
 
-def flow_worker(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `flow-worker …` in `cwd`, without the settings of this machine."""
+def run_process(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `flow-worker …` as a process in `cwd`, without the settings of this machine."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_WORKER_")}
     return subprocess.run(
         [sys.executable, "-m", "flow_worker", *arguments],
@@ -49,16 +53,16 @@ def sender(environment: DemoEnvironment) -> dict[str, str]:
 
 
 def test_send_prints_the_correlation_id_for_result(tmp_path: Path, sender: dict[str, str]) -> None:
-    sent = flow_worker("send", "create-quote", "customer=Contoso", "amount:=125", cwd=tmp_path, env=sender)
+    sent = run_process("send", "create-quote", "customer=Contoso", "amount:=125", cwd=tmp_path, env=sender)
     assert sent.returncode == 0, sent.stderr
-    polled = flow_worker("result", sent.stdout.strip(), "--wait", "30", cwd=tmp_path, env=sender)
+    polled = run_process("result", sent.stdout.strip(), "--wait", "30", cwd=tmp_path, env=sender)
     assert polled.returncode == 0, polled.stderr
     assert json.loads(polled.stdout)["output"]["amount"] == 125
     assert "The reply key is not printed here" in sent.stderr
     assert polled.stderr.startswith("The result is not verified")
-    taken = flow_worker("result", sent.stdout.strip(), "--take", cwd=tmp_path, env=sender)
+    taken = run_process("result", sent.stdout.strip(), "--take", cwd=tmp_path, env=sender)
     assert json.loads(taken.stdout) == json.loads(polled.stdout)
-    polled_again = flow_worker("result", sent.stdout.strip(), cwd=tmp_path, env=sender)
+    polled_again = run_process("result", sent.stdout.strip(), cwd=tmp_path, env=sender)
     assert (polled_again.returncode, polled_again.stdout) == (3, "")
     assert "There is no result for" in polled_again.stderr
 
@@ -66,15 +70,15 @@ def test_send_prints_the_correlation_id_for_result(tmp_path: Path, sender: dict[
 def test_result_accepts_only_what_a_worker_signed_with_the_senders_key(tmp_path: Path, sender: dict[str, str]) -> None:
     with_key = sender | {"FLOW_WORKER_REPLY_KEY": new_reply_key().get_secret_value()}
     with_another = sender | {"FLOW_WORKER_REPLY_KEY": new_reply_key().get_secret_value()}
-    sent = flow_worker("send", "create-quote", "customer=Contoso", "amount:=125", cwd=tmp_path, env=with_key)
+    sent = run_command("send", "create-quote", "customer=Contoso", "amount:=125", cwd=tmp_path, env=with_key)
     assert re.fullmatch(r"Message ID: [0-9a-f-]{36}\n", sent.stderr), "the sender knows the key"
-    polled = flow_worker("result", sent.stdout.strip(), "--wait", "30", cwd=tmp_path, env=with_key)
+    polled = run_command("result", sent.stdout.strip(), "--wait", "30", cwd=tmp_path, env=with_key)
     assert polled.returncode == 0, polled.stderr
     assert polled.stderr == ""
-    foreign = flow_worker("result", sent.stdout.strip(), cwd=tmp_path, env=with_another)
+    foreign = run_command("result", sent.stdout.strip(), cwd=tmp_path, env=with_another)
     assert (foreign.returncode, foreign.stdout) == (3, "")
     assert "1 message was ignored: its MAC does not fit this reply key." in foreign.stderr
-    malformed = flow_worker("result", "c", cwd=tmp_path, env=sender | {"FLOW_WORKER_REPLY_KEY": "s3cret"})
+    malformed = run_command("result", "c", cwd=tmp_path, env=sender | {"FLOW_WORKER_REPLY_KEY": "s3cret"})
     assert malformed.returncode == 2
     assert "reply_key" in malformed.stderr
     assert malformed.stderr.strip().endswith("set FLOW_WORKER_REPLY_KEY"), "the TOML file refuses it"
@@ -82,12 +86,12 @@ def test_result_accepts_only_what_a_worker_signed_with_the_senders_key(tmp_path:
 
 
 def test_send_prints_the_reply_key_for_a_program(tmp_path: Path, sender: dict[str, str]) -> None:
-    sent = flow_worker("send", "create-quote", "customer=C", "amount:=7", "--json", cwd=tmp_path, env=sender)
+    sent = run_command("send", "create-quote", "customer=C", "amount:=7", "--json", cwd=tmp_path, env=sender)
     assert (sent.returncode, sent.stderr) == (0, "")
     printed = json.loads(sent.stdout)
     assert printed.keys() == {"correlation_id", "message_id", "reply_key"}
     with_key = sender | {"FLOW_WORKER_REPLY_KEY": printed["reply_key"]}
-    polled = flow_worker("result", printed["correlation_id"], "--wait", "30", cwd=tmp_path, env=with_key)
+    polled = run_command("result", printed["correlation_id"], "--wait", "30", cwd=tmp_path, env=with_key)
     assert (polled.returncode, polled.stderr) == (0, "")
     assert json.loads(polled.stdout)["output"]["amount"] == 7
 
@@ -100,7 +104,7 @@ def test_send_prints_the_key_on_a_terminal_and_not_into_a_log() -> None:
 
 def test_send_with_wait_exits_with_1_for_a_refusal(tmp_path: Path, sender: dict[str, str]) -> None:
     (tmp_path / "input.json").write_text('{"customer": "x", "amount": -1}', encoding="utf-8")
-    sent = flow_worker("send", "create-quote", "--input", "@input.json", "--wait", "30", cwd=tmp_path, env=sender)
+    sent = run_command("send", "create-quote", "--input", "@input.json", "--wait", "30", cwd=tmp_path, env=sender)
     assert sent.returncode == 1, sent.stderr
     assert json.loads(sent.stdout)["error"]["code"] == "input_schema_mismatch"
 
@@ -121,7 +125,7 @@ def test_send_with_wait_exits_with_1_for_a_refusal(tmp_path: Path, sender: dict[
 def test_wrong_usage_exits_with_2_and_one_sentence(
     tmp_path: Path, sender: dict[str, str], arguments: list[str], message: str
 ) -> None:
-    done = flow_worker(*arguments, cwd=tmp_path, env=sender)
+    done = run_command(*arguments, cwd=tmp_path, env=sender)
     assert done.returncode == 2
     assert message in re.sub(r"\s+", " ", done.stderr)
     assert "Traceback" not in done.stderr
@@ -132,7 +136,7 @@ def test_an_unreachable_broker_is_reported_without_a_traceback(tmp_path: Path, u
         f"Endpoint=sb://127.0.0.1:{unused_tcp_port};SharedAccessKeyName=n;SharedAccessKey=hush;"
         "UseDevelopmentEmulator=true;"
     )
-    done = flow_worker("send", "x", cwd=tmp_path, env={"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": unreachable})
+    done = run_command("send", "x", cwd=tmp_path, env={"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": unreachable})
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "hush" not in done.stderr
@@ -141,7 +145,7 @@ def test_an_unreachable_broker_is_reported_without_a_traceback(tmp_path: Path, u
 @pytest.mark.parametrize("command", ["run", "check", "send", "result"])
 def test_every_command_names_the_missing_settings(tmp_path: Path, command: str) -> None:
     arguments = {"send": ["send", "x"], "result": ["result", "x"]}.get(command, [command])
-    done = flow_worker(*arguments, cwd=tmp_path)
+    done = run_command(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert "FLOW_WORKER_SERVICEBUS" in done.stderr
     assert "Traceback" not in done.stderr
@@ -149,7 +153,7 @@ def test_every_command_names_the_missing_settings(tmp_path: Path, command: str) 
 
 def test_check_prints_the_settings_with_secrets_masked(environment: DemoEnvironment) -> None:
     env = {"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": environment.emulator.connection_string}
-    done = flow_worker("check", "--config", "flow-worker.toml", cwd=environment.folder, env=env)
+    done = run_command("check", "--config", "flow-worker.toml", cwd=environment.folder, env=env)
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     assert shown["servicebus"]["connection_string"] == "**********"
@@ -160,19 +164,19 @@ def test_health_exits_with_0_for_a_ready_worker(
     environment: DemoEnvironment, tmp_path: Path, unused_tcp_port: int
 ) -> None:
     env = {"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": environment.emulator.connection_string}
-    ready = flow_worker("health", "--config", "flow-worker.toml", cwd=environment.folder, env=env)
+    ready = run_command("health", "--config", "flow-worker.toml", cwd=environment.folder, env=env)
     assert ready.returncode == 0
     assert json.loads(ready.stdout)["ready"] is True
-    unreachable = flow_worker("health", "--url", f"http://127.0.0.1:{unused_tcp_port}", cwd=tmp_path)
+    unreachable = run_command("health", "--url", f"http://127.0.0.1:{unused_tcp_port}", cwd=tmp_path)
     assert unreachable.returncode == 1
-    invalid = flow_worker("health", "--url", "http://a\nb", cwd=tmp_path)
+    invalid = run_command("health", "--url", "http://a\nb", cwd=tmp_path)
     assert (invalid.returncode, "Traceback" in invalid.stderr) == (1, False)
 
 
 def test_the_worker_prints_its_settings_without_secrets_and_never_logs_a_claim(
     environment: DemoEnvironment, tmp_path: Path, sender: dict[str, str]
 ) -> None:
-    flow_worker("send", "create-quote", "customer=x", "amount:=1", "--wait", "30", cwd=tmp_path, env=sender)
+    run_command("send", "create-quote", "customer=x", "amount:=1", "--wait", "30", cwd=tmp_path, env=sender)
     log = (environment.folder / "worker.log").read_text(encoding="utf-8")
     assert "request.completed" in log
     assert "SAS_KEY_VALUE" not in log
@@ -181,7 +185,7 @@ def test_the_worker_prints_its_settings_without_secrets_and_never_logs_a_claim(
 
 
 def test_the_demo_succeeds_and_reports_it_as_json(tmp_path: Path) -> None:
-    done = flow_worker("demo", "--json", "--burst", "20", cwd=tmp_path)
+    done = run_process("demo", "--json", "--burst", "20", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert report["ok"] is True
