@@ -13,6 +13,7 @@ from hypothesis import settings
 import flow_contracts
 import flow_worker
 import servicebus_emulator
+from tests.support.trust_store import trust_one_authority
 
 _INDEPENDENT = (
     "tests/faults/test_dead_letters.py",
@@ -29,6 +30,7 @@ _INDEPENDENT = (
 
 settings.register_profile("flow-worker", deadline=None)  # a busy machine is no finding
 settings.load_profile("flow-worker")
+trust_one_authority()
 
 
 def pytest_sessionstart() -> None:

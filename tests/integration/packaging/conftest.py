@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.trust_store import of_the_machine
+
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("contracts", "worker", "emulator")
 _PINNED = re.compile(r"^([\w.-]+==\S+)", re.MULTILINE)
@@ -59,7 +61,7 @@ class Installed:
     def variables(self) -> dict[str, str]:
         """The variables of this process without those that lead back to the repository."""
         ours = ("PYTHON", "FLOW_WORKER_", "PYTEST_", "VIRTUAL_ENV")
-        return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return of_the_machine({name: value for name, value in os.environ.items() if not name.startswith(ours)})
 
     def run(self, command: str, *arguments: str, variables: Mapping[str, str] | None = None) -> str:
         """Run a command of the environment in the working folder; its standard output. It must exit 0."""
