@@ -54,8 +54,9 @@ bench: $(TEST_READY)  ## measure the worker, the emulator, the isolation between
 chaos: $(TEST_READY)  ## run the storm of faults over both journals: MINUTES=30, SEED=a number that it printed
 	$(BIN)/python -m tests.faults.storm --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-schema: $(DEMO_READY) ## generate contracts/schema from the models
+schema: $(DEMO_READY) ## generate contracts/schema and clients/connector from the models
 	$(BIN)/python -m flow_contracts.schema contracts/schema
+	$(BIN)/python -m flow_worker.gateway.connector clients/connector
 
 lock:            ## resolve the dependencies into the lock files (needs uv)
 	$(COMPILE) --group dev -o requirements.lock

@@ -30,6 +30,7 @@ REQUESTS: Final = "/v1/flows/{flow}/requests"
 REQUEST: Final = "/v1/requests/{id}"
 EVENTS: Final = "/v1/requests/{id}/events"
 FLOWS: Final = "/v1/flows"
+FLOW: Final = "/v1/flows/{flow}"
 OPENAPI: Final = "/openapi.json"
 
 
@@ -56,6 +57,7 @@ class Api:
         app.router.add_get(REQUEST, self.read, allow_head=False)
         app.router.add_get(EVENTS, self.events, allow_head=False)
         app.router.add_get(FLOWS, self.flows, allow_head=False)
+        app.router.add_get(FLOW, self.flow, allow_head=False)
         app.router.add_get(OPENAPI, self.document, allow_head=False)
         app.router.add_get(problems.PROBLEMS_PATH, self.problems_page, allow_head=False)
         return app
@@ -92,6 +94,13 @@ class Api:
         caller = await self._reader(request)
         acting = self.callers.acting(caller, headers.on_behalf_of(request))
         found = await self.catalog.of(acting.principal)
+        return _json(found.model_dump_json().encode())
+
+    async def flow(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/flows/{flow}`, for designers that ask for the fields of the input."""
+        caller = await self._reader(request)
+        acting = self.callers.acting(caller, headers.on_behalf_of(request))
+        found = await self.catalog.find(acting.principal, request.match_info["flow"])
         return _json(found.model_dump_json().encode())
 
     async def document(self, request: web.Request) -> web.StreamResponse:

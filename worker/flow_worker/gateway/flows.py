@@ -9,6 +9,7 @@ from flow_worker.access.principal import Principal
 from flow_worker.flows.registry import Flow, Registry
 from flow_worker.gateway.admission import GatewayAdmission
 from flow_worker.gateway.documents import FlowDescription, FlowList
+from flow_worker.gateway.problems import Problem
 from flow_worker.settings import FlowSettings
 
 
@@ -30,6 +31,13 @@ class FlowCatalog:
                 if answer is not False
             ]
         )
+
+    async def find(self, principal: Principal, name: str) -> FlowDescription:
+        """Return one of these flows. Raises `Problem` (404) for every other name."""
+        found = [flow for flow in (await self.of(principal)).flows if flow.name == name]
+        if not found:
+            raise Problem("not_found", "The caller may start no flow of this name.")
+        return found[0]
 
     def _described(self, flow: Flow, *, is_checked: bool) -> FlowDescription:
         settings = self._settings[flow.name]

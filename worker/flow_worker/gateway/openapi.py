@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic.json_schema import models_json_schema
 
 from flow_contracts.result import FlowResult
-from flow_worker.gateway.documents import FlowList, PendingRequest, ProblemDocument
+from flow_worker.gateway.documents import FlowDescription, FlowList, PendingRequest, ProblemDocument
 from flow_worker.gateway.problems import KINDS, MEDIA_TYPE
 from flow_worker.version import worker_version
 
@@ -44,6 +44,7 @@ def document(base_url: str, max_wait_seconds: int) -> Node:
         "tags": [{"name": "requests", "description": "Start flows and read results."}, {"name": "flows"}],
         "paths": {
             "/v1/flows": {"get": _flows()},
+            "/v1/flows/{flow}": {"get": _flow()},
             "/v1/flows/{flow}/requests": {"post": _submit(max_wait_seconds)},
             "/v1/requests/{id}": {"get": _read(max_wait_seconds)},
             "/v1/requests/{id}/events": {"get": _events()},
@@ -58,7 +59,7 @@ def document(base_url: str, max_wait_seconds: int) -> Node:
 
 
 def _schemas() -> Node:
-    models = (FlowResult, PendingRequest, FlowList, ProblemDocument)
+    models = (FlowResult, PendingRequest, FlowList, FlowDescription, ProblemDocument)
     _, found = models_json_schema([(model, "serialization") for model in models], ref_template=_REF)
     schemas: Node = found["$defs"]
     return schemas
@@ -70,13 +71,7 @@ def _submit(max_wait_seconds: int) -> Node:
         "summary": "Start a flow",
         "tags": ["requests"],
         "parameters": [
-            {
-                "name": "flow",
-                "in": "path",
-                "required": True,
-                "description": "Name of the flow.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 128},
-            },
+            _flow_name(),
             _wait(max_wait_seconds),
             {
                 "name": "Idempotency-Key",
@@ -86,12 +81,7 @@ def _submit(max_wait_seconds: int) -> Node:
                 "example": '"8e03978e-40d5-43dd-bc93-6894a57f9324"',
             },
             _prefer(),
-            {
-                "name": "On-Behalf-Of",
-                "in": "header",
-                "description": "Object ID of the user for whom an application asks; asserters only.",
-                "schema": {"type": "string", "format": "uuid"},
-            },
+            _on_behalf_of(),
             {
                 "name": "traceparent",
                 "in": "header",
@@ -106,7 +96,7 @@ def _submit(max_wait_seconds: int) -> Node:
         },
         "responses": {
             "200": _result("The result came within `wait`."),
-            "202": _pending("The request is accepted. Location is its URL."),
+            "202": _pending("The request is accepted. Location is its URL.") | {"links": _links()},
             **_problems(400, 401, 403, 405, 408, 413, 415, 422, 429, 503),
         },
     }
@@ -155,10 +145,44 @@ def _flows() -> Node:
         "operationId": "listFlows",
         "summary": "List the flows that the caller may start",
         "tags": ["flows"],
+        "parameters": [_on_behalf_of()],
         "responses": {
             "200": _content("The flows.", "FlowList"),
             **_problems(400, 401, 403, 405, 429, 503),
         },
+    }
+
+
+def _flow() -> Node:
+    return {
+        "operationId": "readFlow",
+        "summary": "Read one of these flows",
+        "tags": ["flows"],
+        "parameters": [_flow_name(), _on_behalf_of()],
+        "responses": {
+            "200": _content("The flow.", "FlowDescription"),
+            **_problems(400, 401, 403, 404, 405, 429, 503),
+        },
+    }
+
+
+def _flow_name() -> Node:
+    return {
+        "name": "flow",
+        "in": "path",
+        "required": True,
+        "description": "Name of the flow.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+        "example": "create-quote",
+    }
+
+
+def _on_behalf_of() -> Node:
+    return {
+        "name": "On-Behalf-Of",
+        "in": "header",
+        "description": "Object ID of the user for whom an application asks; asserters only.",
+        "schema": {"type": "string", "format": "uuid"},
     }
 
 
@@ -204,6 +228,12 @@ def _result(description: str) -> Node:
 def _pending(description: str) -> Node:
     names = ("Location", "Retry-After", "Preference-Applied")
     return {**_content(description, "PendingRequest"), "headers": {name: _header(name) for name in names}}
+
+
+def _links() -> Node:
+    """Return the operations that take the ID of the accepted request."""
+    parameters = {"id": "$response.body#/id"}
+    return {name: {"operationId": name, "parameters": parameters} for name in ("readResult", "followRequest")}
 
 
 def _header(name: str) -> Node:
