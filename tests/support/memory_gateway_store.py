@@ -13,6 +13,7 @@ from flow_worker.gateway.store.port import (
     PutResult,
     RequestRecord,
     RequestState,
+    Standing,
     StateName,
     StoredRequest,
     StoredResult,
@@ -50,7 +51,9 @@ class MemoryGatewayStore:
         self.changed.append(request_id)
         return True
 
-    async def put_result(self, request_id: str, result: StoredResult, *, is_replay: bool = False) -> PutResult:
+    async def put_result(
+        self, request_id: str, result: StoredResult, *, standing: Standing = Standing.FIRST
+    ) -> PutResult:
         self._require()
         if request_id not in self.requests:
             return PutResult.UNKNOWN

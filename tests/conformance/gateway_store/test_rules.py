@@ -16,6 +16,7 @@ from flow_worker.gateway.store import (
     PrincipalId,
     PutResult,
     RequestState,
+    Standing,
     StateName,
     StoredResult,
 )
@@ -152,8 +153,9 @@ async def test_the_newest_replay_stands_instead_of_the_first_result(place: Place
     first = StoredResult(b"first", place.now + 9 * SECOND)
     early, late = StoredResult(b"early", place.now + 10 * SECOND), StoredResult(b"late", place.now + 20 * SECOND)
     answers = []
-    for result, is_replay in ((first, False), (late, True), (early, True), (first, False), (late, True)):
-        answers.append(await store.put_result(record.id, result, is_replay=is_replay))
+    one, replay = Standing.FIRST, Standing.REPLAY
+    for result, standing in ((first, one), (late, replay), (early, replay), (first, one), (late, replay)):
+        answers.append(await store.put_result(record.id, result, standing=standing))
     assert answers == [PutResult.STORED, PutResult.STORED, *[PutResult.DUPLICATE] * 3]
     assert await body_of(store, record.id) == b"late"
 
@@ -161,10 +163,26 @@ async def test_the_newest_replay_stands_instead_of_the_first_result(place: Place
 async def test_a_replay_that_arrives_before_the_first_result_stands(place: Place, store: GatewayStore) -> None:
     record = place.record()
     await store.add(record)
-    assert await store.put_result(record.id, StoredResult(b"2", place.now), is_replay=True) is PutResult.STORED
+    assert (
+        await store.put_result(record.id, StoredResult(b"2", place.now), standing=Standing.REPLAY) is PutResult.STORED
+    )
     late = StoredResult(b"1", place.now + SECOND)
     assert await store.put_result(record.id, late) is PutResult.DUPLICATE
     assert await body_of(store, record.id) == b"2"
+
+
+async def test_a_result_of_an_unproven_request_gives_way_to_every_other(place: Place, store: GatewayStore) -> None:
+    record = place.record()
+    await store.add(record)
+    forged, first = StoredResult(b"forged", place.now), StoredResult(b"first", place.now + SECOND)
+    unproven = Standing.UNPROVEN
+    assert await store.put_result(record.id, forged, standing=unproven) is PutResult.STORED
+    assert await body_of(store, record.id) == b"forged"
+    another = StoredResult(b"another", place.now + SECOND)
+    assert await store.put_result(record.id, another, standing=unproven) is PutResult.DUPLICATE
+    assert await store.put_result(record.id, first) is PutResult.STORED
+    assert await store.put_result(record.id, forged, standing=unproven) is PutResult.DUPLICATE
+    assert await body_of(store, record.id) == b"first"
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000, 300_000, 3_000_000])
@@ -184,7 +202,7 @@ async def test_a_small_replay_replaces_a_large_result_whole(place: Place, store:
     await store.add(record)
     large = StoredResult(noise(2_000_000), place.now)
     await store.put_result(record.id, large)
-    await store.put_result(record.id, StoredResult(b"small", place.now + SECOND), is_replay=True)
+    await store.put_result(record.id, StoredResult(b"small", place.now + SECOND), standing=Standing.REPLAY)
     assert await body_of(store, record.id) == b"small"
 
 

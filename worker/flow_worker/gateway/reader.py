@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
-from flow_worker.gateway.store.port import GatewayStore
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from flow_contracts.backoff import ExponentialBackoff
+from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure
+from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.gateway.replies import ResultReply, StateReply, UnreadableReply, reply_of
+from flow_worker.gateway.store.port import GatewayStore, PutResult, ResultTooLarge
 from flow_worker.gateway.waiters import Waiters
-from flow_worker.runtime.ports import Bus
+from flow_worker.runtime.message_lock import kept_locked, set_within
+from flow_worker.runtime.ports import Bus, QueueReceiver
+from flow_worker.runtime.stopping import unless_set
 from flow_worker.telemetry.health import LaneHealth
+from flow_worker.telemetry.logs import Field, log
+from flow_worker.telemetry.metrics import Metrics
+from flow_worker.telemetry.outage_log import OutageEvents, OutageLog
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_RECONNECT_FIRST_SECONDS = 0.25
+_STORE_RETRY_FIRST_SECONDS = 0.1
+_STORE_RETRY_MAX_SECONDS = 2.0
+
+
+_RECONNECTING = OutageEvents(
+    failing="gateway.reconnecting",
+    failing_sentence="The gateway reconnects to '{}'",
+    recovered="gateway.reconnected",
+    recovered_sentence="Every receiver of '{}' is connected again.",
+    participants="receivers",
+)
+
+
+def reconnection_log(queue: str) -> OutageLog:
+    """Return the log of the outages of the reply queue, for all its receivers."""
+    return OutageLog(_log, queue, _RECONNECTING)
+
+
+class _Interrupted(Exception):
+    """The gateway stops, and the store did not take the message."""
 
 
 class ReplyReader:
@@ -21,18 +61,147 @@ class ReplyReader:
         waiters: Waiters,
         health: LaneHealth,
         reconnect_max_seconds: float,
+        outages: OutageLog | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        """`waiters` of this replica wake at once; those of others learn of a result by the store's changes."""
+        """`waiters` of this replica wake at once; those of others learn of a result by the store's changes.
+
+        `outages`: of the queue, from `reconnection_log`; all readers of a replica share it.
+        """
         self.name = name
+        self._queue = queue
+        self._bus = bus
+        self._store = store
+        self._waiters = waiters
+        self._health = health
+        self._outages = outages or reconnection_log(queue)
+        self._reconnect_max = reconnect_max_seconds
+        self._tally = (lambda *_: None) if metrics is None else metrics.gateway_replies.add
+        self._stopping = asyncio.Event()
+        self._interrupted = asyncio.Event()
+
+    def stop(self) -> None:
+        """Receive no further message; finish the current one."""
+        self._stopping.set()
+
+    def interrupt(self) -> None:
+        """Stop waiting for the store: Service Bus delivers the current message to another replica."""
+        self.stop()
+        self._interrupted.set()
 
     async def run(self) -> None:
         """Work until stopped. Raise only for an internal error of the gateway."""
-        raise NotImplementedError
+        try:
+            await self._run()
+        finally:
+            self._outages.gave_up(self)
 
-    def stop(self) -> None:
-        """Receive no further message; finish the current ones."""
-        raise NotImplementedError
+    async def _run(self) -> None:
+        failures = 0
+        pauses = ExponentialBackoff(_RECONNECT_FIRST_SECONDS, self._reconnect_max, jitter_from=0.5)
+        while not self._stopping.is_set():
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    opening = stack.enter_async_context(self._bus.receiver(self._queue))
+                    receiver = await unless_set(self._stopping, opening)
+                    if receiver is None:
+                        return
+                    failures = 0
+                    self._health.mark_connected()
+                    self._outages.recovered(self)
+                    await self._consume(receiver)
+            except ServiceBusFailure as error:
+                failures += 1
+                self._health.mark_disconnected(str(error))
+                self._outages.failed(self, error)
+                await set_within(self._stopping, pauses.seconds(failures))
 
-    def interrupt(self) -> None:
-        """Stop waiting for the store: Service Bus delivers the current messages to another replica."""
-        raise NotImplementedError
+    async def _consume(self, receiver: QueueReceiver) -> None:
+        while not self._stopping.is_set():
+            # Nothing cancels the receive, because that leaves the state of the link unknown. It ends by itself.
+            delivery = await receiver.receive()
+            if delivery is not None:
+                await self._process(receiver, delivery)
+
+    async def _process(self, receiver: QueueReceiver, delivery: Delivery) -> None:
+        try:
+            # The lock is kept, not abandoned, while the store is away: each redelivery costs one of ten deliveries.
+            async with kept_locked(receiver, delivery, self._note):
+                unreadable = await self._keep(delivery)
+            if unreadable is None:
+                await receiver.complete(delivery)
+            else:
+                await receiver.dead_letter(delivery, unreadable.reason, unreadable.cause)
+        except _Interrupted:
+            await receiver.abandon(delivery)
+        except LockLost:
+            sentence = "The lock of a result expired before the gateway settled it; Service Bus delivers it again."
+            self._note(logging.WARNING, "gateway.reply_lock_lost", sentence, delivery)
+
+    async def _keep(self, delivery: Delivery) -> UnreadableReply | None:
+        """Put the message into the store; return what nobody can read. Raises `_Interrupted`."""
+        match reply_of(delivery.message):
+            case ResultReply() as reply:
+                await self._keep_result(reply, delivery)
+                return None
+            case StateReply(request_id=request_id, state=state):
+                is_stored = await self._patiently(lambda: self._store.put_state(request_id, state))
+                self._tally("state", "stored" if is_stored else "late")
+                if is_stored:
+                    self._waiters.wake([request_id])
+                return None
+            case UnreadableReply() as reply:
+                self._tally("other", "unreadable")
+                sentence = f"The gateway dead-letters a message of its reply queue that it cannot read: {reply.cause}"
+                self._note(logging.WARNING, "gateway.reply_unreadable", sentence, delivery, reason=reply.reason)
+                return reply
+
+    async def _keep_result(self, reply: ResultReply, delivery: Delivery) -> None:
+        stored = await self._patiently(lambda: self._put(reply, delivery))
+        self._tally("result", stored.value)
+        if stored is PutResult.UNKNOWN:
+            sentence = (
+                "The gateway drops a result: its store has no such request. Another gateway with another store may "
+                "read the same queue, or the store was lost."
+            )
+            self._note(logging.WARNING, "gateway.result_unknown", sentence, delivery, flow=reply.parsed.flow)
+            return
+        if stored is PutResult.STORED:
+            self._waiters.wake([reply.request_id])
+        # The waiting callers have it already. The message leaves its queue only when a power cut cannot lose it.
+        await self._patiently(self._store.sync)
+
+    async def _put(self, reply: ResultReply, delivery: Delivery) -> PutResult:
+        try:
+            return await self._store.put_result(reply.request_id, reply.result, standing=reply.standing)
+        except ResultTooLarge:
+            size = len(reply.result.body)
+            sentence = "The gateway's store cannot keep a result of this size, and keeps it without its output."
+            self._note(logging.WARNING, "gateway.result_too_large", sentence, delivery, bytes=size)
+            less = reply.without_output()
+            return await self._store.put_result(less.request_id, less.result, standing=less.standing)
+
+    async def _patiently(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Repeat the work until the store takes it. Raises `_Interrupted`."""
+        pauses = ExponentialBackoff(_STORE_RETRY_FIRST_SECONDS, _STORE_RETRY_MAX_SECONDS, jitter_from=0.5)
+        for pause in pauses.pauses():
+            try:
+                return await work()
+            except TemporarilyUnavailable:  # the store reports its outages itself
+                if await set_within(self._interrupted, pause):
+                    raise _Interrupted from None
+        raise AssertionError("backoff is endless")
+
+    def _note(self, level: int, event: str, sentence: str, delivery: Delivery, **fields: Field) -> None:
+        message = delivery.message
+        log(
+            _log,
+            level,
+            event,
+            sentence,
+            lane=self.name,
+            message_id=message.message_id,
+            correlation_id=message.correlation_id,
+            delivery=message.delivery_count + 1,
+            **fields,
+        )

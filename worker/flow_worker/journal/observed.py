@@ -1,30 +1,22 @@
-"""Observes a store for the readiness report: by the journal's operations, and by a probe while there are none."""
+"""Observes the journal's store for the readiness report."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TypeVar
 
-from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.journal.store import Store, StoredDocument, StoreReplaced
+from flow_worker.journal.store import Store, StoredDocument
+from flow_worker.journal.store_watch import StoreWatch, WatchWords
 from flow_worker.telemetry.health import JournalHealth
-from flow_worker.telemetry.logs import log
 
-_log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-
-_PROBE_UNAVAILABLE_SECONDS = 1.0
 _PROBE_KEPT = timedelta(hours=1)
-_STEADY_SECONDS = 1.0
-"""The store must have worked for this long before it counts as available again.
-
-A disk that is nearly full takes small entries and refuses large ones.
-"""
+_WORDS = WatchWords(
+    name="the journal",
+    unavailable_event="journal.unavailable",
+    unavailable_sentence="The journal does not work; the worker is not ready, and requests wait",
+    available_event="journal.available",
+    available_sentence="The journal works again.",
+)
 
 
 class ObservedStore:
@@ -32,31 +24,29 @@ class ObservedStore:
 
     def __init__(self, store: Store, health: JournalHealth, *, deadline_seconds: float) -> None:
         self._store = store
-        self._health = health
-        self._deadline = deadline_seconds
-        self._worked_at = self._failed_at = float("-inf")
+        self._watch = StoreWatch(health, _WORDS, deadline_seconds=deadline_seconds)
 
     async def read(self, key: str) -> StoredDocument | None:
         """See `Store.read`. A read that succeeds proves little: a full disk can still be read."""
-        return await self._observed(self._store.read(key))
+        return await self._watch.observed(self._store.read(key))
 
     async def write(
         self, key: str, document: bytes, version: str | None, expires: datetime, *, durable: bool = True
     ) -> str | None:
         """See `Store.write`."""
-        written = await self._observed(self._store.write(key, document, version, expires, durable=durable))
+        written = await self._watch.observed(self._store.write(key, document, version, expires, durable=durable))
         if version is None and written is not None:
-            self._worked()
+            self._watch.worked()
         return written
 
     async def probe(self, expires: datetime) -> None:
         """See `Store.probe`."""
-        await self._observed(self._store.probe(expires))
-        self._worked()
+        await self._watch.observed(self._store.probe(expires))
+        self._watch.worked()
 
     async def purge(self, now: datetime, limit: int) -> int:
         """See `Store.purge`."""
-        return await self._observed(self._store.purge(now, limit))
+        return await self._watch.observed(self._store.purge(now, limit))
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -64,47 +54,4 @@ class ObservedStore:
 
     async def keep_probing(self, every_seconds: float, now: Callable[[], datetime]) -> None:
         """Probe the store while no operation shows its state; end never."""
-        while True:
-            await self._probe_unless_busy(every_seconds, now)
-            available = self._health.is_available
-            await asyncio.sleep(every_seconds if available else min(every_seconds, _PROBE_UNAVAILABLE_SECONDS))
-
-    async def _probe_unless_busy(self, every_seconds: float, now: Callable[[], datetime]) -> None:
-        if self._health.is_available and time.monotonic() - self._worked_at < every_seconds:
-            return
-        try:
-            with suppress(TemporarilyUnavailable, TimeoutError):
-                async with asyncio.timeout(self._deadline):
-                    await self.probe(now() + _PROBE_KEPT)
-        except Exception as error:  # noqa: BLE001 - the probing must not end; the journal does not work this way
-            self._failed(f"internal error ({type(error).__name__})")
-
-    async def _observed(self, operation: Awaitable[_T]) -> _T:
-        # Not an async context manager: it costs 2 µs more for each of a request's operations.
-        begun = time.monotonic()
-        try:
-            return await operation
-        except TemporarilyUnavailable as error:
-            self._health.is_lost = self._health.is_lost or isinstance(error, StoreReplaced)
-            self._failed(error.message)
-            raise
-        except asyncio.CancelledError:
-            # The deadline of the operation cancels it. Others cancel too, but they do so sooner.
-            if time.monotonic() - begun > self._deadline * 0.9:
-                self._failed(f"the journal did not answer within {self._deadline:g} s")
-            raise
-
-    def _worked(self) -> None:
-        self._worked_at = now = time.monotonic()
-        if self._health.is_available or self._health.is_lost or now - self._failed_at < _STEADY_SECONDS:
-            return
-        self._health.mark_available()
-        log(_log, logging.INFO, "journal.available", "The journal works again.")
-
-    def _failed(self, error: str) -> None:
-        self._failed_at = time.monotonic()
-        was_available = self._health.is_available
-        self._health.mark_unavailable(error)
-        if was_available:
-            sentence = f"The journal does not work; the worker is not ready, and requests wait: {error}"
-            log(_log, logging.WARNING, "journal.unavailable", sentence)
+        await self._watch.keep_probing(every_seconds, lambda: self.probe(now() + _PROBE_KEPT))

@@ -213,6 +213,30 @@ JOURNAL_AVAILABLE = Definition(
 JOURNAL_LOG_SIZE = Definition(
     "flow_worker.journal.log.size", Kind.GAUGE, "By", "Bytes of the SQLite journal's write-ahead log in use."
 )
+GATEWAY_STORE_DURATION = Definition(
+    "flow_worker.gateway.store.operation.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Duration of the operations of the gateway's store; a failed one has error.type.",
+    ("operation", ERROR_TYPE),
+    SHORT_BUCKETS,
+)
+GATEWAY_STORE_AVAILABLE = Definition(
+    "flow_worker.gateway.store.available", Kind.GAUGE, "1", "1 while the gateway's store takes new requests, else 0."
+)
+GATEWAY_STORE_LOG_SIZE = Definition(
+    "flow_worker.gateway.store.log.size",
+    Kind.GAUGE,
+    "By",
+    "Bytes of the write-ahead log of the gateway's SQLite store in use.",
+)
+GATEWAY_REPLIES = Definition(
+    "flow_worker.gateway.replies",
+    Kind.COUNTER,
+    "{message}",
+    "Messages of the gateway's reply queue; outcome is stored, duplicate, unknown, late or unreadable.",
+    ("kind", "outcome"),
+)
 CLOCK_OFFSET = Definition(
     "flow_worker.broker.clock_offset",
     Kind.GAUGE,
@@ -327,6 +351,8 @@ class Metrics:
         self.token_duration = Timer(TOKEN_DURATION, meter)
         self.keys_duration = Timer(KEYS_DURATION, meter)
         self.journal_duration = Timer(JOURNAL_DURATION, meter)
+        self.gateway_store_duration = Timer(GATEWAY_STORE_DURATION, meter)
+        self.gateway_replies = Tally(GATEWAY_REPLIES, meter)
         self.loop_lag = Timer(LOOP_LAG, meter)
         self.http_server_duration = Timer(HTTP_SERVER_DURATION, meter)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import NewType, Protocol
+from enum import IntEnum, StrEnum
+from typing import Any, NewType, Protocol
 
 MAX_ID_CHARACTERS = 128
 """The limit of Service Bus for a message ID. A store has no request with a longer ID."""
@@ -27,6 +27,21 @@ class PutResult(StrEnum):
     """The request has a result that stands: this one came earlier, or is a copy."""
     UNKNOWN = "unknown"
     """The store has no such request."""
+
+
+class Standing(IntEnum):
+    """Which of two results of one request stands: the one with the greater standing, else the first."""
+
+    UNPROVEN = 0
+    """Nobody proved to have sent the request that this result answers; another sender may have used its ID."""
+    FIRST = 1
+    REPLAY = 2
+    """A person replayed the request's dead letter. Of two such results the later one stands, by `StoredResult.at`."""
+
+
+def stands_instead(new: Standing, at: Any, stored: Standing, stored_at: Any) -> bool:
+    """Return whether a result stands instead of the stored one. The times are of one type that can be compared."""
+    return new > stored or (new is stored is Standing.REPLAY and bool(at > stored_at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +173,11 @@ class GatewayStore(Protocol):
         """
         ...
 
-    async def put_result(self, request_id: str, result: StoredResult, *, is_replay: bool = False) -> PutResult:
-        """Store the result of a request, unless it has one that stands.
+    async def put_result(
+        self, request_id: str, result: StoredResult, *, standing: Standing = Standing.FIRST
+    ) -> PutResult:
+        """Store the result of a request, unless it has one that stands. A repetition changes nothing.
 
-        `is_replay`: a person replayed the request's dead letter. Such a result stands instead of the first one, and of
-        an earlier replay's: `result.at` decides. Otherwise the first result stands. A repetition changes nothing.
         Raises `ResultTooLarge`.
         """
         ...

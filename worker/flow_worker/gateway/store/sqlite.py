@@ -21,8 +21,10 @@ from flow_worker.gateway.store.port import (
     RequestState,
     ResultTooLarge,
     Retention,
+    Standing,
     StoredRequest,
     StoredResult,
+    stands_instead,
 )
 from flow_worker.gateway.store.sqlite_schema import INSERT, Row, gateway_file, select, to_microseconds, values_of
 from flow_worker.journal.sqlite_errors import is_full
@@ -108,7 +110,9 @@ class SqliteGatewayStore:
         stored: bool = await self._file.run(put, Cost(_ROW_BYTES))
         return stored
 
-    async def put_result(self, request_id: str, result: StoredResult, *, is_replay: bool = False) -> PutResult:
+    async def put_result(
+        self, request_id: str, result: StoredResult, *, standing: Standing = Standing.FIRST
+    ) -> PutResult:
         """See `GatewayStore.put_result`."""
         size = len(result.body)
         if size > self._limits.max_document_bytes:
@@ -118,7 +122,7 @@ class SqliteGatewayStore:
             _put_result,
             request_id=request_id,
             result=result,
-            is_replay=is_replay,
+            standing=standing,
             now=to_microseconds(now),
             expires=to_microseconds(now + self._retention.results),
         )
@@ -214,19 +218,19 @@ def _put_state(connection: sqlite3.Connection, request_id: str, state: RequestSt
 
 
 def _put_result(
-    connection: sqlite3.Connection, request_id: str, result: StoredResult, *, is_replay: bool, now: int, expires: int
+    connection: sqlite3.Connection, request_id: str, result: StoredResult, *, standing: Standing, now: int, expires: int
 ) -> PutResult:
-    row = connection.execute("SELECT result_at, is_replay FROM request WHERE id = ?", (request_id,)).fetchone()
+    row = connection.execute("SELECT result_at, standing FROM request WHERE id = ?", (request_id,)).fetchone()
     if row is None:
         return PutResult.UNKNOWN
     at = to_microseconds(result.at)
-    if row[0] is not None and not (is_replay and (not row[1] or at > row[0])):
+    if row[0] is not None and not stands_instead(standing, at, Standing(row[1]), row[0]):
         return PutResult.DUPLICATE
     connection.execute("INSERT OR REPLACE INTO result (id, body) VALUES (?, ?)", (request_id, result.body))
     connection.execute(
-        "UPDATE request SET result_at = ?, result_bytes = ?, is_replay = ?, is_gone = 0, sent = 1, expires = ? "
+        "UPDATE request SET result_at = ?, result_bytes = ?, standing = ?, is_gone = 0, sent = 1, expires = ? "
         "WHERE id = ?",
-        (at, len(result.body), is_replay, expires, request_id),
+        (at, len(result.body), standing, expires, request_id),
     )
     _note_change(connection, request_id, now)
     return PutResult.STORED

@@ -30,7 +30,7 @@ CREATE TABLE request (
     attempts INTEGER,
     result_at INTEGER,
     result_bytes INTEGER,
-    is_replay INTEGER,
+    standing INTEGER,
     is_gone INTEGER NOT NULL DEFAULT 0,
     expires INTEGER NOT NULL
 ) WITHOUT ROWID;

@@ -20,8 +20,10 @@ from flow_worker.gateway.store.port import (
     RequestRecord,
     RequestState,
     Retention,
+    Standing,
     StoredRequest,
     StoredResult,
+    stands_instead,
 )
 from flow_worker.gateway.store.table_changes import TableChanges
 from flow_worker.gateway.store.table_entities import (
@@ -66,11 +68,18 @@ class TableGatewayStore:
 
     @classmethod
     async def by_identity(
-        cls, endpoint: str, table: str, retention: Retention, *, client_id: str | None, call_seconds: float
+        cls,
+        endpoint: str,
+        table: str,
+        retention: Retention,
+        *,
+        client_id: str | None,
+        call_seconds: float,
+        now: Callable[[], datetime] = clock.now,
     ) -> Self:
         """Open the table with the managed identity; see `SharedTable.by_identity`. Raises `InvalidSettings`."""
         opened = await SharedTable.by_identity(endpoint, table, KIND, client_id=client_id, call_seconds=call_seconds)
-        return cls(opened, retention)
+        return cls(opened, retention, now=now)
 
     @classmethod
     async def by_connection_string(
@@ -146,22 +155,24 @@ class TableGatewayStore:
                 return True
         raise _contended()
 
-    async def put_result(self, request_id: str, result: StoredResult, *, is_replay: bool = False) -> PutResult:
+    async def put_result(
+        self, request_id: str, result: StoredResult, *, standing: Standing = Standing.FIRST
+    ) -> PutResult:
         """See `GatewayStore.put_result`."""
         rows: list[Parts] | None = None
-        generation = f"{result.at.timestamp():.6f}-{int(is_replay)}"
+        generation = f"{result.at.timestamp():.6f}-{standing.value}"
         for _ in range(_MAX_ATTEMPTS):
             entity = await self._rows.read(partition_of(request_id), REQUEST, RESULT_PROPERTIES)
             if entity is None:
                 return PutResult.UNKNOWN
-            if not _stands_instead(result.at, is_replay, entity):
+            if not _stands_instead(result.at, standing, entity):
                 # Announced again: the replica that stored it may have been killed before its announcement.
                 await self._changes.announce(request_id)
                 return PutResult.DUPLICATE
             if rows is None:
                 rows = await self._write_beside(request_id, result.body, generation)
             if await self._rows.change(
-                self._concluded(request_id, result.at, is_replay, generation, rows), entity.metadata["etag"]
+                self._concluded(request_id, result.at, standing, generation, rows), entity.metadata["etag"]
             ):
                 self._marks.discard(request_id)
                 await self._changes.announce(request_id)
@@ -176,12 +187,12 @@ class TableGatewayStore:
         return rows
 
     def _concluded(
-        self, request_id: str, at: datetime, is_replay: bool, generation: str, rows: list[Parts]
+        self, request_id: str, at: datetime, standing: Standing, generation: str, rows: list[Parts]
     ) -> TableEntity:
         return _changed(
             request_id,
             result_at=at.isoformat(),
-            is_replay=is_replay,
+            standing=standing.value,
             is_gone=False,
             sent=True,
             expires=self._now() + self._retention.results,
@@ -244,7 +255,7 @@ class TableGatewayStore:
 
 _WITHOUT_PARTS = (
     *("PartitionKey", "RowKey", "id", "owner_tenant", "owner_oid", "asserter_tenant", "asserter_oid", "flow", "digest"),
-    *("created", "trace_parent", "sent", "expires", "result_at", "is_replay", "is_gone"),
+    *("created", "trace_parent", "sent", "expires", "result_at", "standing", "is_gone"),
 )
 
 
@@ -256,12 +267,12 @@ def _rows_of(generation: str, count: int) -> list[str]:
     return [f"result-{generation}-{number:04}" for number in range(1, count)]
 
 
-def _stands_instead(at: datetime, is_replay: bool, entity: TableEntity) -> bool:
+def _stands_instead(at: datetime, standing: Standing, entity: TableEntity) -> bool:
     """Return whether a result stands instead of the one of the entity; also if that has none."""
     stored = entity.get("result_at")
     if stored is None:
         return True
-    return is_replay and (not entity["is_replay"] or at > datetime.fromisoformat(stored))
+    return stands_instead(standing, at, Standing(entity["standing"]), datetime.fromisoformat(stored))
 
 
 def _contended() -> TemporarilyUnavailable:

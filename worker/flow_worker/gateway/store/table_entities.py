@@ -22,7 +22,7 @@ from flow_worker.journal.shared_table import MAX_PARTS, PART_BYTES
 REQUEST = "request"
 """The row key of a request in its partition. The rows of a large result stand beside it."""
 STATE_PROPERTIES = ("state", "result_at")
-RESULT_PROPERTIES = ("result_at", "is_replay", "is_gone")
+RESULT_PROPERTIES = ("result_at", "standing", "is_gone")
 
 
 def partition_of(request_id: str) -> str:
@@ -53,7 +53,7 @@ def entity_of(record: RequestRecord, expires: datetime) -> TableEntity:
 def tombstone_of(entity: TableEntity, expires: datetime) -> TableEntity:
     """Return the entity that remains of a request after the retention of its result."""
     kept = entity_of(record_of(entity), expires)
-    kept |= {name: entity[name] for name in ("result_at", "is_replay")}
+    kept |= {name: entity[name] for name in ("result_at", "standing")}
     kept["is_gone"] = True
     return kept
 
