@@ -48,11 +48,13 @@ class WorkerFile:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UnusableFile(f"{path} cannot be read: {error}") from None
         queues = tuple(queue for queue in _list(document.get("request_queues")) if isinstance(queue, dict))
-        names = [str(queue["name"]) for queue in queues if "name" in queue]
+        names = [str(queue[part]) for queue in queues for part in ("name", "reply_to") if part in queue]
         continuation = _table(document.get("continuations")).get("queue")
+        gateway = _table(document.get("gateway"))
         replies = _list(_table(document.get("replies")).get("queues"))
-        names += [str(name) for name in (continuation, *replies) if name is not None]
-        return cls(tuple(_table(document.get("flows"))), queues, tuple(names))
+        others = (continuation, *replies, gateway.get("request_queue"), gateway.get("reply_queue"))
+        names += [str(name) for name in others if name is not None]
+        return cls(tuple(_table(document.get("flows"))), queues, tuple(dict.fromkeys(names)))
 
 
 def variables(ready: Mapping[str, Any], file: WorkerFile | None) -> dict[str, str]:

@@ -23,8 +23,15 @@ def test_the_default_configuration_has_the_queues_and_the_sample_flows() -> None
         "dataverse-requests",
         "flow-continuations",
         "flow-replies",
+        "flow-requests-gateway",
+        "flow-replies-gateway",
     ]
-    requests, native, continuations, replies = loaded.queues
+    requests, native, continuations, replies, of_gateway, gateway_replies = loaded.queues
+    assert of_gateway.requires_duplicate_detection
+    assert (of_gateway.lock_seconds, of_gateway.max_delivery_count) == (300, 10)
+    assert not gateway_replies.requires_session, "all replicas of a gateway compete for the results"
+    assert gateway_replies.requires_duplicate_detection
+    assert gateway_replies.default_ttl_seconds == 86_400
     assert not native.requires_duplicate_detection, "Dataverse sets no message ID"
     assert requests.requires_duplicate_detection
     assert requests.lock_seconds == 300

@@ -50,6 +50,12 @@ lanes = 8                          # requests at a time
 # organization = "00000000-0000-0000-0000-000000000000"
 # flows = {{ "new_StartQuote" = "create-quote" }}
 
+# The queue of the HTTP gateway, `flow-worker gateway`, for browsers and other callers over HTTP:
+# [[request_queues]]
+# name = "flow-requests-gateway"
+# authority = "gateway"
+# reply_to = "flow-replies-gateway"  # only the gateway reads it
+
 [continuations]
 queue = "flow-continuations"       # only the worker may send here
 # seal_key comes from FLOW_WORKER_CONTINUATIONS__SEAL_KEY. Workers on several machines need the same key.
@@ -99,6 +105,7 @@ GITIGNORE = """# Secrets, and files of this machine.
 .env
 emulator.env
 *.sqlite3*
+flow-worker-gateway-key.pem*
 """
 
 EMULATOR_JSON = """{
@@ -133,6 +140,26 @@ EMULATOR_JSON = """{
               "RequiresDuplicateDetection": true,
               "DuplicateDetectionHistoryTimeWindow": "PT1H",
               "DefaultMessageTimeToLive": "PT1H"
+            }
+          },
+          {
+            "Name": "flow-requests-gateway",
+            "Properties": {
+              "RequiresDuplicateDetection": true,
+              "DuplicateDetectionHistoryTimeWindow": "PT10M",
+              "LockDuration": "PT5M",
+              "MaxDeliveryCount": 10,
+              "DeadLetteringOnMessageExpiration": true
+            }
+          },
+          {
+            "Name": "flow-replies-gateway",
+            "Properties": {
+              "RequiresDuplicateDetection": true,
+              "DuplicateDetectionHistoryTimeWindow": "PT1H",
+              "DefaultMessageTimeToLive": "P1D",
+              "LockDuration": "PT1M",
+              "MaxDeliveryCount": 10
             }
           }
         ]

@@ -224,6 +224,12 @@ organization = "{emulator.dataverse_organization}"
 flows = {{ "new_StartQuote" = "private-quote" }}
 lanes = 2
 
+[[request_queues]]
+name = "flow-requests-gateway"
+authority = "gateway"
+reply_to = "flow-replies-gateway"
+lanes = 4
+
 [servicebus]
 receive_wait_seconds = 1
 

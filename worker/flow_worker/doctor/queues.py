@@ -40,6 +40,8 @@ class QueueUse:
     detects_duplicates: bool = True
     dead_letters_expired: bool = False
     sole_sender: bool = False
+    for_gateway: bool = False
+    """The worker's results for a gateway, which reads them without sessions."""
 
 
 def uses_of(settings: Settings) -> list[QueueUse]:
@@ -57,7 +59,11 @@ def uses_of(settings: Settings) -> list[QueueUse]:
     ]
     own = QueueUse(settings.continuations.queue, receives=True, sends=True, sole_sender=True)
     replies = [QueueUse(name, receives=False, sends=True, sessions=True) for name in settings.replies.queues]
-    return [*requests, own, *replies]
+    gateways = [
+        QueueUse(name, receives=False, sends=True, for_gateway=True)
+        for name in dict.fromkeys(settings.gateway_reply_queues.values())
+    ]
+    return [*requests, own, *replies, *gateways]
 
 
 def checks(settings: Settings, bus: ServiceBus) -> list[Check]:
@@ -142,7 +148,8 @@ def _faults(settings: Settings, shape: QueueShape, use: QueueUse) -> list[Result
             )
         )
     if shape.requires_session != use.sessions:
-        wrong = "off, so no client finds its result" if use.sessions else "on, and the worker receives without"
+        receiver = "gateway" if use.for_gateway else "worker"
+        wrong = "off, so no client finds its result" if use.sessions else f"on, and the {receiver} receives without"
         found.append(failed(f"sessions are {wrong}", _AGAIN, aspect="sessions"))
     found += _duplicate_faults(settings, shape, use)
     if use.receives and shape.lock_duration < _MIN_LOCK:
@@ -190,7 +197,7 @@ def _expiry_faults(settings: Settings, shape: QueueShape, use: QueueUse) -> list
                 aspect="expired messages",
             )
         )
-    if use.sessions:
+    if use.sessions or use.for_gateway:
         least, setting = timedelta(seconds=settings.replies.time_to_live_seconds), "replies.time_to_live_seconds"
     elif use.sole_sender:
         least, setting = timedelta(seconds=settings.journal.max_outage_seconds), "journal.max_outage_seconds"
@@ -204,9 +211,9 @@ def _expiry_faults(settings: Settings, shape: QueueShape, use: QueueUse) -> list
 
 
 def _senders(settings: Settings, shape: QueueShape, use: QueueUse) -> list[Result]:
-    if not use.sole_sender:
+    if not use.sole_sender and not use.for_gateway:
         return []
-    if settings.continuations.sole_sender == "trusted":
+    if settings.continuations.sole_sender == "trusted" and not use.for_gateway:
         return [unseen("not compared: continuations.sole_sender is 'trusted'", aspect="sole sender")]
     if shape.other_senders:
         return [

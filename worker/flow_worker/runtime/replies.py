@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 from flow_contracts.gateway_replies import UNPROVEN_PROPERTY
@@ -48,12 +48,12 @@ class Replies:
             await self._deliver_less(reply, before)
 
     async def _deliver_less(self, reply: Reply, before: BeforeSend) -> None:
-        less = replace(reply, result=reply.result.without_output())
+        less = dataclasses.replace(reply, result=reply.result.without_output())
         try:
             await self._deliver(less, before)
         except MessageTooLarge:
             try:
-                await self._deliver(replace(less, result=_without_details(less.result)), before)
+                await self._deliver(dataclasses.replace(less, result=_without_details(less.result)), before)
             except MessageTooLarge:
                 text = f"'{reply.queue}' accepts no result; raise its maximum message size"
                 raise ServiceBusMisconfigured(text) from None
@@ -76,9 +76,11 @@ class Replies:
         message = reply.result.to_message(
             address.session_id, self._time_to_live, variant=reply.variant, reply_key=address.reply_key
         )
-        if reply.of_stranger and reply.queue in self._gateway_queues:
-            return message.with_property(UNPROVEN_PROPERTY, True)
-        return message
+        if reply.queue not in self._gateway_queues:
+            return message
+        # The queue's own time to live counts: nobody but the gateway has the result, and it may be down for hours.
+        message = dataclasses.replace(message, time_to_live=None)
+        return message.with_property(UNPROVEN_PROPERTY, True) if reply.of_stranger else message
 
 
 def _without_details(result: FlowResult) -> FlowResult:
