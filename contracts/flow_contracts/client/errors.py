@@ -61,6 +61,7 @@ class ResultTimeout(TimeoutError):
         super().__init__(f"no result for correlation ID '{correlation_id}' within {seconds:g} s{because}")
         self.correlation_id = correlation_id
         self.seconds = seconds
+        self.failure = failure
 
 
 class NotOutstanding(LookupError):

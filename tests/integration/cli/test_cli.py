@@ -117,7 +117,7 @@ def test_send_with_wait_exits_with_1_for_a_refusal(tmp_path: Path, sender: dict[
         (["send", "x", "--input", "@absent.json"], "absent.json"),
         (["send", "x", "a=b", "--input", "{}"], "not both"),
         (["send", "x", "--input", "[" * 100_000], "nested too deeply"),
-        (["send", "x", "--wait", "-1"], "greater than or equal to 0"),
+        (["send", "x", "--wait", "-1"], "must be at least 0"),
         (["send", "x", "--correlation-id", "x" * 200], "field 'correlation_id': must have at most 128 characters"),
         (["result", "x", "--config", "absent.toml"], "absent.toml: no such file"),
     ],
@@ -131,13 +131,18 @@ def test_wrong_usage_exits_with_2_and_one_sentence(
     assert "Traceback" not in done.stderr
 
 
-def test_an_unreachable_broker_is_reported_without_a_traceback(tmp_path: Path, unused_tcp_port: int) -> None:
+@pytest.mark.parametrize("command", ["send", "result"])
+def test_an_unreachable_broker_is_reported_without_a_traceback(
+    tmp_path: Path, unused_tcp_port: int, command: str
+) -> None:
     unreachable = (
         f"Endpoint=sb://127.0.0.1:{unused_tcp_port};SharedAccessKeyName=n;SharedAccessKey=hush;"
         "UseDevelopmentEmulator=true;"
     )
-    done = run_command("send", "x", cwd=tmp_path, env={"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": unreachable})
+    environment = {"FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": unreachable}
+    done = run_command(command, "x", "--wait", "60", "--connect-seconds", "1", cwd=tmp_path, env=environment)
     assert done.returncode == 2
+    assert f"Service Bus at 127.0.0.1:{unused_tcp_port} did not answer within 1 s (--connect-seconds)." in done.stderr
     assert "Traceback" not in done.stderr
     assert "hush" not in done.stderr
 

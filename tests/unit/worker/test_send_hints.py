@@ -111,8 +111,11 @@ def test_ignored_messages_are_counted_and_name_the_reply_key() -> None:
 
 
 def test_only_an_unreachable_broker_gets_the_remedy() -> None:
-    assert "`flow-worker doctor`" in failure_text(ServiceBusUnavailable("no answer"))
-    assert failure_text(ServiceBusMisconfigured("no such queue")) == "no such queue"
+    text = failure_text(ServiceBusUnavailable("refused"), "contoso.example", 10)
+    assert text.startswith("Service Bus at contoso.example did not answer within 10 s (--connect-seconds).")
+    assert "`flow-worker doctor`" in text
+    assert text.endswith("\nThe last error: refused")
+    assert failure_text(ServiceBusMisconfigured("no such queue"), "contoso.example", 10) == "no such queue"
 
 
 @pytest.mark.parametrize(

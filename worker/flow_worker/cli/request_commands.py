@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -15,6 +16,7 @@ from flow_contracts.client import FlowClient, MessageTooLarge, ResultTimeout, Se
 from flow_contracts.reply_key import ReplyKey
 from flow_contracts.request import InvalidRequest
 from flow_contracts.result import FlowResult, InvalidResult
+from flow_contracts.servicebus import Deadlines, ServiceBusUnavailable
 from flow_worker.cli import inputs, terminal
 from flow_worker.cli.send_hints import (
     SenderClaims,
@@ -34,6 +36,7 @@ from flow_worker.settings import (
     load_as,
 )
 
+_PAUSE_SECONDS = 0.5
 _MAX_INPUT_LEVELS = 100
 """The contract's limit on nesting, for the error message."""
 _UNVERIFIED = (
@@ -65,6 +68,7 @@ def send(
     *,
     correlation_id: str | None,
     wait: float,
+    connect: float,
     as_json: bool,
     config: Path | None,
     env_file: Path | None,
@@ -77,7 +81,7 @@ def send(
         if settings.claim is None:
             terminal.echo(no_claim_hint(settings.claims.audiences), to_stderr=True)
         message_id = str(uuid.uuid4())
-        sent_id, flow_result = asyncio.run(_send(settings, flow, value, message_id, correlation_id, wait, key))
+        sent_id, flow_result = asyncio.run(_send(settings, flow, value, message_id, correlation_id, wait, key, connect))
     except (InvalidSettings, SenderError) as error:
         terminal.fail(str(error), 2)
     in_json = as_json and wait == 0
@@ -115,12 +119,19 @@ def key_hint(key: SecretStr, *, on_terminal: bool) -> str:
 
 
 def result(
-    correlation_id: str, *, wait: float, take: bool, as_json: bool, config: Path | None, env_file: Path | None
+    correlation_id: str,
+    *,
+    wait: float,
+    take: bool,
+    connect: float,
+    as_json: bool,
+    config: Path | None,
+    env_file: Path | None,
 ) -> None:
     """Print a result and exit with its status; exit with 3 if there is none."""
     try:
         settings = load_as(SenderSettings, config, env_file)
-        flow_result, ignored = asyncio.run(_receive(settings, correlation_id, wait, take=take))
+        flow_result, ignored = asyncio.run(_receive(settings, correlation_id, wait, connect, take=take))
     except (InvalidSettings, SenderError) as error:
         terminal.fail(str(error), 2)
     if flow_result is not None and settings.reply_key is None:
@@ -137,6 +148,8 @@ def _print_result(flow_result: FlowResult | None, correlation_id: str, *, as_jso
     if as_json or not sys.stdout.isatty():
         terminal.echo(terminal.json_text(document))
     else:
+        # The run's ID leads to the run; the other headers are for support of the platform.
+        document.get("run", {}).pop("tracking", None)
         terminal.print_json(terminal.out, document)
     raise typer.Exit(0 if flow_result.status == "succeeded" else 1)
 
@@ -149,10 +162,11 @@ async def _send(
     correlation_id: str | None,
     wait_seconds: float,
     key: SecretStr,
+    connect_seconds: float,
 ) -> tuple[str, FlowResult | None]:
     """Post a request; return its correlation ID, and the result if it arrives in time. Raise `SenderError`."""
     try:
-        async with _client(settings) as client:
+        async with _client(settings, connect_seconds) as client:
             with connecting_hint(settings.servicebus.address):
                 sent_id = await client.submit(
                     flow,
@@ -162,9 +176,13 @@ async def _send(
                     correlation_id=correlation_id,
                     reply_key=key,
                 )
-            return sent_id, await _wait(client, sent_id, wait_seconds) if wait_seconds > 0 else None
+            found = None
+            if wait_seconds > 0:
+                with suppress(ServiceBusUnavailable):  # the request was sent, and `where_is` meets the failure too
+                    found = await _wait(client, sent_id, wait_seconds)
+            return sent_id, found
     except (ServiceBusFailure, InvalidRequest, InvalidResult, MessageTooLarge) as error:
-        raise SenderError(failure_text(error)) from error
+        raise SenderError(failure_text(error, settings.servicebus.address, connect_seconds)) from error
 
 
 def _claim(claim: SecretStr | None) -> SecretStr | None:
@@ -175,49 +193,76 @@ def _claim(claim: SecretStr | None) -> SecretStr | None:
 
 
 async def _receive(
-    settings: SenderSettings, correlation_id: str, wait_seconds: float, *, take: bool
+    settings: SenderSettings, correlation_id: str, wait_seconds: float, connect_seconds: float, *, take: bool
 ) -> tuple[FlowResult | None, int]:
     """Return the result of a request, and the number of ignored messages. Raise `SenderError`.
 
     The result is None if it does not arrive in time.
     """
     try:
-        async with _client(settings) as client:
+        async with _client(settings, connect_seconds) as client:
             key = settings.reply_key
+            with connecting_hint(settings.servicebus.address):
+                found = None if take else await _poll(client, correlation_id, connect_seconds, key)
             if take:
                 found = await client.take(correlation_id, timeout=wait_seconds, reply_key=key)
-            elif wait_seconds > 0:
+            elif found is None and wait_seconds > 0:
                 found = await _wait(client, correlation_id, wait_seconds, key)
-            else:
-                found = await client.poll(correlation_id, reply_key=key)
             return found, client.rejected_results
     except (ServiceBusFailure, InvalidResult) as error:
-        raise SenderError(failure_text(error)) from error
+        raise SenderError(failure_text(error, settings.servicebus.address, connect_seconds)) from error
+
+
+async def _poll(
+    client: FlowClient, correlation_id: str, connect_seconds: float, reply_key: SecretStr | None
+) -> FlowResult | None:
+    """Poll once Service Bus answers. Raises `ServiceBusFailure` if it does not answer in time."""
+    now = asyncio.get_running_loop().time
+    ends = now() + connect_seconds
+    while True:
+        try:
+            return await client.poll(correlation_id, reply_key=reply_key)
+        except ServiceBusUnavailable:
+            if now() + _PAUSE_SECONDS >= ends:
+                raise
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 async def _wait(
     client: FlowClient, correlation_id: str, seconds: float, reply_key: SecretStr | None = None
 ) -> FlowResult | None:
+    """Return the result; None if none came. Raises `ServiceBusFailure` if there may be one that cannot be read."""
     try:
         return await client.wait(correlation_id, timeout=seconds, reply_key=reply_key)
-    except ResultTimeout:
+    except ResultTimeout as timeout:
+        if isinstance(timeout.failure, ServiceBusFailure):
+            raise timeout.failure from None
         return None
 
 
-def _client(settings: SenderSettings) -> FlowClient:
+def _client(settings: SenderSettings, connect_seconds: float) -> FlowClient:
     bus = settings.servicebus
     requests, replies = settings.request_queues[0].name, settings.replies.default_queue
+    # A person waits: the client's own deadlines are for programs.
+    deadlines = Deadlines(open_seconds=connect_seconds, send_seconds=connect_seconds)
     if bus.connection_string:
         secret = bus.connection_string.get_secret_value()
         return FlowClient.from_connection_string(
-            secret, request_queue=requests, reply_queue=replies, transport=bus.transport
+            secret, request_queue=requests, reply_queue=replies, transport=bus.transport, deadlines=deadlines
         )
     from flow_worker.azure_identity import credential_for  # imported here: a connection string needs no azure-identity
 
     credential = credential_for(bus)
     if bus.namespace is None or credential is None:
         raise SenderError("Set servicebus.connection_string or servicebus.namespace: neither is set.")
-    return FlowClient(bus.namespace, credential, request_queue=requests, reply_queue=replies, transport=bus.transport)
+    return FlowClient(
+        bus.namespace,
+        credential,
+        request_queue=requests,
+        reply_queue=replies,
+        transport=bus.transport,
+        deadlines=deadlines,
+    )
 
 
 def parse_input(fields: list[str], whole: str | None) -> JsonValue:

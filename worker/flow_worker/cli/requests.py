@@ -11,6 +11,10 @@ import typer
 
 from flow_worker.cli.terminal import AsJson, Config, EnvFile
 
+ConnectSeconds = Annotated[
+    float, typer.Option(min=1, max=300, help="Seconds after which the command gives up if Service Bus does not answer.")
+]
+
 
 def send(
     flow: Annotated[str, typer.Argument(help="The flow's name.")],
@@ -18,6 +22,7 @@ def send(
     input_: Annotated[str | None, typer.Option("--input", help="The whole input: JSON, @FILE, or - for stdin.")] = None,
     correlation_id: Annotated[str | None, typer.Option(help="Default: a new random one.")] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the result; 0: do not wait.")] = 0,
+    connect_seconds: ConnectSeconds = 10,
     as_json: AsJson = False,
     config: Config = None,
     env_file: EnvFile = None,
@@ -34,6 +39,7 @@ def send(
         input_,
         correlation_id=correlation_id,
         wait=wait,
+        connect=connect_seconds,
         as_json=as_json,
         config=config,
         env_file=env_file,
@@ -44,6 +50,7 @@ def result(
     correlation_id: Annotated[str, typer.Argument(help="The correlation ID that `send` printed.")],
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the result; 0: poll once.")] = 0,
     take: Annotated[bool, typer.Option(help="Remove the result from the reply queue. Otherwise it stays.")] = False,
+    connect_seconds: ConnectSeconds = 10,
     as_json: AsJson = False,
     config: Config = None,
     env_file: EnvFile = None,
@@ -55,4 +62,12 @@ def result(
     """
     from flow_worker.cli import request_commands as commands
 
-    commands.result(correlation_id, wait=wait, take=take, as_json=as_json, config=config, env_file=env_file)
+    commands.result(
+        correlation_id,
+        wait=wait,
+        take=take,
+        connect=connect_seconds,
+        as_json=as_json,
+        config=config,
+        env_file=env_file,
+    )

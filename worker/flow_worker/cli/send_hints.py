@@ -56,12 +56,13 @@ def ignored_hint(count: int) -> str:
     return f"{subject} not fit this reply key. Set FLOW_WORKER_REPLY_KEY to the reply key of the request."
 
 
-def failure_text(error: Exception) -> str:
-    """Return the message of an error, with the remedy if Service Bus does not answer."""
+def failure_text(error: Exception, address: str, seconds: float) -> str:
+    """Return the message of an error, with the remedy if Service Bus does not answer within `seconds`."""
     if not isinstance(error, ServiceBusUnavailable):
         return str(error)
     return (
-        f"{error}\nIs the emulator running, or the namespace reachable? `flow-worker doctor` checks the installation."
+        f"Service Bus at {address} did not answer within {seconds:g} s (--connect-seconds). Is the emulator running, "
+        f"or the namespace reachable? `flow-worker doctor` checks the installation.\nThe last error: {error}"
     )
 
 
