@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+from datetime import datetime, timedelta
 
 import pytest
-from opentelemetry.trace import NonRecordingSpan, SpanContext, use_span
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
 from flow_worker.telemetry import logs
 from flow_worker.telemetry.folding import FoldingHandler
+from flow_worker.telemetry.stacktraces import stacktrace
 
 VICTIM = "access.allowed flow=payroll caller=VICTIM"
 TEXT, JSON = logs._Text(), logs._Json()
@@ -170,7 +172,126 @@ def test_a_text_line_has_the_date_puts_flow_and_result_first_and_drops_what_is_n
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} INFO ", line)
     expected = 'flow=f status=succeeded http_status=200 attempts=0 seconds=0.25 lane="q#1" message_id=m'
     assert line.endswith(f"f: succeeded. [test.event {expected}]")
-    assert {name: json.loads(JSON.format(record))[name] for name in fields} == fields, "JSON keeps what is not known"
+    document = json.loads(JSON.format(record))
+    in_json = {name: document[logs._NAMES_IN_JSON.get(name, name)] for name in fields}
+    assert in_json == fields, "JSON keeps what is not known"
+
+
+def test_a_json_line_has_the_names_of_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "a=b, service.name=orders%20eu")
+    record = logging.LogRecord("flow_worker.x", logging.WARNING, "", 0, "%s", ("A sentence.",), None)
+    record.event = "test.event"
+    record.fields = {
+        "lane": "q#1",
+        "message_id": "m",
+        "correlation_id": "c",
+        "delivery": 2,
+        "queue": "q",
+        "http_status": 200,
+        "error": "no answer",
+        "version": "1.0",
+    }
+    with use_span(NonRecordingSpan(SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1)))):
+        document = json.loads(logs._Json().format(record))
+    assert datetime.fromisoformat(document.pop("timestamp")).utcoffset() == timedelta(0)
+    assert document == {
+        "severity_text": "WARNING",
+        "severity_number": 13,
+        "body": "A sentence.",
+        "event_name": "test.event",
+        "lane": "q#1",
+        "messaging.message.id": "m",
+        "messaging.message.conversation_id": "c",
+        "messaging.servicebus.message.delivery_count": 2,
+        "messaging.destination.name": "q",
+        "http.response.status_code": 200,
+        "error.message": "no answer",
+        "service.version": "1.0",
+        "trace_id": f"{1:032x}",
+        "span_id": f"{2:016x}",
+        "trace_flags": "01",
+        "otel.scope.name": "flow_worker.x",
+        "service.name": "orders eu",
+    }
+
+
+# --- exceptions ------------------------------------------------------------------------------------------------------
+
+CANARY = "canary-77aa"
+
+
+class Unusual(Exception):
+    """An error with an attribute, whose text is made from it."""
+
+    def __init__(self, value: str) -> None:
+        super().__init__(value)
+        self.value = value
+
+    def __str__(self) -> str:
+        return f"'{self.value}' is unusual"
+
+
+def _noted() -> Exception:
+    error = ValueError("x")
+    error.add_note(CANARY)
+    return error
+
+
+def _chained(error: Exception, *, context: bool = False) -> Exception:
+    try:
+        try:
+            raise error
+        except type(error) as cause:
+            if context:
+                raise LookupError(CANARY)  # noqa: B904 - the implicit context
+            raise LookupError(CANARY) from cause
+    except LookupError as chained:
+        return chained
+
+
+@pytest.mark.parametrize(
+    ("error", "types"),
+    [
+        (ValueError(f"no number: {CANARY}"), ["ValueError"]),
+        (KeyError(CANARY), ["KeyError"]),
+        (Unusual(CANARY), ["test_logs.Unusual"]),
+        (OSError(28, CANARY, f"/somewhere/{CANARY}"), ["OSError: [Errno 28] No space left on device"]),
+        (UnicodeDecodeError("utf-8", CANARY.encode(), 0, 1, CANARY), ["UnicodeDecodeError"]),
+        (_noted(), ["ValueError"]),
+        (_chained(Unusual(CANARY)), ["test_logs.Unusual", "direct cause", "LookupError"]),
+        (_chained(KeyError(CANARY), context=True), ["KeyError", "During handling", "LookupError"]),
+        (ExceptionGroup(CANARY, [ValueError(CANARY), _chained(KeyError(CANARY))]), ["ExceptionGroup", "ValueError"]),
+        (json.JSONDecodeError("x", f'{{"{CANARY}"', 3), ["json.decoder.JSONDecodeError"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_no_line_has_the_text_of_an_exception(error: Exception, types: list[str]) -> None:
+    """It may quote an input, an output, a claim or what a flow answered."""
+    record = logging.LogRecord("flow_worker.x", logging.ERROR, "", 0, "Failed.", (), (type(error), error, None))
+    text, document = TEXT.format(record), json.loads(JSON.format(record))
+    assert CANARY not in text + json.dumps(document)
+    for expected in types:
+        assert expected in text
+        assert expected in document["exception.stacktrace"]
+    assert document["exception.type"].endswith(type(error).__name__)
+
+
+def test_an_exception_chain_that_is_a_ring_ends() -> None:
+    first, second = ValueError(CANARY), KeyError(CANARY)
+    first.__cause__, second.__cause__ = second, first
+    assert stacktrace(first).count("ValueError") == 1
+
+
+@pytest.mark.parametrize("formatter", [TEXT, JSON])
+def test_asyncio_shows_no_object_in_its_message(formatter: logging.Formatter) -> None:
+    """It shows tasks with their results, and with the texts of their exceptions."""
+    message = f"Task exception was never retrieved\nfuture: <Task exception=ValueError('{CANARY}')>"
+    slow = f"Executing <Task finished result='{CANARY}'> took 0.200 seconds"
+    for each in (message, slow):
+        error = (ValueError, ValueError(CANARY), None)
+        line = formatter.format(logging.LogRecord("asyncio", logging.ERROR, "", 0, each, (), error))
+        assert CANARY not in line
+        assert "never retrieved" in line or "took 0.200 seconds" in line
 
 
 # --- traces ----------------------------------------------------------------------------------------------------------

@@ -22,11 +22,11 @@ from flow_contracts.servicebus import Delivery, LockLost, MessageTooLarge, Servi
 from flow_worker.broker_clock import BrokerClock
 from flow_worker.errors import CallFailed, TemporarilyUnavailable
 from flow_worker.flows.answer import Answer, Content
+from flow_worker.flows.known_codes import bounded_code
 from flow_worker.flows.limits import CallLimiter, FlowLimits
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.verdict import FlowHealth
 from flow_worker.instrumentation import Instrumentation
-from flow_worker.instrumentation.bounds import bounded_code
 from flow_worker.instrumentation.journal import ObservedJournal
 from flow_worker.journal import Journal, LeaseLost, open_journal
 from flow_worker.pipeline.outcome import DeadLetter, Outcome, Reply

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from flow_worker.flows.platform import PlatformCode
 from flow_worker.settings import Settings
-from flow_worker.telemetry.codes import RESULT_CODES
 from flow_worker.telemetry.metrics import OTHER
 
-_CODES = RESULT_CODES | {code.value for code in PlatformCode}
-_HTTP_CODE = re.compile(r"http_([1-5])[0-9]{2}")
 _LAST_STATUS = 599
 
 Server = tuple[str, int | str]
@@ -40,14 +35,6 @@ class Bounds:
         """Return the server of a URL if a registered flow is there, without the rest of the URL."""
         found = _server(url)
         return found if found in self._servers else (OTHER, "")
-
-
-def bounded_code(code: str | None) -> str:
-    """Return the code if it is of our own list, a class such as `http_4xx`, or an empty text for no code."""
-    if code is None or code in _CODES:
-        return code or ""
-    http = _HTTP_CODE.fullmatch(code)
-    return OTHER if http is None else f"http_{http[1]}xx"
 
 
 def bounded_status(status: int) -> int | str:

@@ -12,8 +12,9 @@ from pydantic import JsonValue
 from flow_worker.errors import CallFailed
 from flow_worker.flows.answer import Answer
 from flow_worker.flows.invoker import STATUS_URL_NOT_ALLOWED, STATUS_URL_NOT_SIGNED
+from flow_worker.flows.known_codes import bounded_code
 from flow_worker.flows.registry import Flow
-from flow_worker.instrumentation.bounds import Bounds, bounded_code, bounded_status
+from flow_worker.instrumentation.bounds import Bounds, bounded_status
 from flow_worker.instrumentation.spans import Spans, end
 from flow_worker.pipeline.ports import Caller
 from flow_worker.telemetry.metrics import Metrics, error_type

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from opentelemetry.trace import Tracer
 
 from flow_worker.broker_clock import BrokerClock
+from flow_worker.flows.known_codes import bounded_code
 from flow_worker.flows.limits import FlowState, status_poll_key
-from flow_worker.instrumentation.bounds import Bounds, bounded_code
+from flow_worker.instrumentation.bounds import Bounds
 from flow_worker.instrumentation.bus import ObservedBus, lane_states
 from flow_worker.instrumentation.caller import ObservedCaller
 from flow_worker.instrumentation.journal import ObservedJournal

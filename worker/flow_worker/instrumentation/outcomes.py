@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from flow_worker.instrumentation.bounds import Bounds, bounded_code
+from flow_worker.flows.known_codes import bounded_code
+from flow_worker.instrumentation.bounds import Bounds
 from flow_worker.instrumentation.spans import Spans
 from flow_worker.pipeline.keys import LockHeld, always_held
 from flow_worker.pipeline.outcome import Continue, Outcome, Reply, reply_of

@@ -25,7 +25,8 @@ from opentelemetry.trace import (
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.trace_context import TRACEPARENT, read_traceparent, traceparent
-from flow_worker.instrumentation.bounds import Bounds, bounded_code
+from flow_worker.flows.known_codes import bounded_code
+from flow_worker.instrumentation.bounds import Bounds
 from flow_worker.pipeline.outcome import Continue, Outcome, reply_of
 from flow_worker.settings import Settings
 from flow_worker.telemetry import conventions as names

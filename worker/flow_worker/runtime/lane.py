@@ -12,6 +12,7 @@ from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.result import FlowResult
 from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure, ServiceBusUnavailable
+from flow_worker.flows.known_codes import logged_code
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, PassOn, Reply
 from flow_worker.runtime.burst import Burst, Sorting
@@ -316,7 +317,8 @@ class Lane:
                 summary = {} if reply is None else _summary(reply.result)
                 if reply is not None:
                     self._health.mark_result(reply.result)
-                self._log(logging.WARNING, "request.dead_lettered", sentence, delivery, reason=reason, **summary)
+                shown = logged_code(reason) if reply is not None else reason
+                self._log(logging.WARNING, "request.dead_lettered", sentence, delivery, reason=shown, **summary)
             case Continue(continuation=following, due=due):
                 sentence = f"{following.flow or 'An unreadable request'}: waits until {due:%H:%M:%S} UTC."
                 self._log(
@@ -325,7 +327,7 @@ class Lane:
                     sentence,
                     delivery,
                     flow=following.flow,
-                    code=following.code,
+                    code=logged_code(following.code),
                     attempts=following.calls,
                 )
             case AlreadyHandled(code=code, sentence=sentence):
@@ -366,7 +368,7 @@ def _summary(result: FlowResult) -> dict[str, Field]:
     return {
         "flow": result.flow,
         "status": result.status.value,
-        "code": result.error.code if result.error else None,
+        "code": logged_code(result.error.code if result.error else None),
         "http_status": result.http_status,
         "attempts": result.attempts,
         "seconds": result.times.seconds,

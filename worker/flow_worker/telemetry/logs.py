@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -11,10 +12,13 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, assert_never
+from urllib.parse import unquote
 
 from flow_worker.masking import masked
+from flow_worker.telemetry import conventions as names
 from flow_worker.telemetry.folding import FoldingHandler, is_from_sdk
-from flow_worker.telemetry.trace_context import current_ids
+from flow_worker.telemetry.stacktraces import stacktrace, type_name
+from flow_worker.telemetry.trace_context import current_flags, current_ids
 
 Field = str | int | float | bool | None
 
@@ -22,10 +26,12 @@ Field = str | int | float | bool | None
 def log(logger: logging.Logger, level: int, event: str, sentence: str, **fields: Field) -> None:
     """Write one line. `event` is stable across releases, because dashboards count it; `sentence` may change.
 
-    From ERROR on, the line carries the traceback of the exception that is being handled.
+    From ERROR on, the line carries the traceback of the exception that is being handled, without its text.
     """
     if not logger.isEnabledFor(level):
         return
+    if level >= logging.WARNING:  # these lines may quote an SDK or a server; the lines of every request do not
+        sentence = masked(sentence)
     exc_info = sys.exc_info() if level >= logging.ERROR and sys.exc_info()[0] is not None else None
     # `Logger.log` would walk the stack for the caller's file and line, which costs more than the rest of this function.
     extra = {"event": event, "fields": fields}
@@ -52,7 +58,22 @@ def _shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} more characters)"
 
 
-class _Text(logging.Formatter):
+_REPRESENTATIONS = re.compile(r"<.*>|\n.*", re.DOTALL)
+"""Objects in a message of asyncio: a task and a future show their result or the text of their exception."""
+
+
+def _sentence(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    return _REPRESENTATIONS.sub("", text) if record.name == "asyncio" else text
+
+
+class _Formatter(logging.Formatter):
+    def formatException(self, ei: object) -> str:  # noqa: N802 - the name of the base class
+        error = ei[1] if isinstance(ei, tuple) else None
+        return stacktrace(error) if isinstance(error, BaseException) else ""
+
+
+class _Text(_Formatter):
     """`2026-11-30 12:00:01.123 WARNING flow_worker.lane: The sentence. [event flow=name other="a value"]`
 
     The time is local. Flow and result come first in the fields, and fields without a value are left out.
@@ -63,13 +84,13 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = _within_limits(partial(self._line, record))
         if record.exc_info and _shows_traceback(record):
-            line += "\n" + _indented(masked(self.formatException(record.exc_info)))
+            line += "\n" + _indented(self.formatException(record.exc_info))
         return line
 
     def _line(self, record: logging.LogRecord, limit: int) -> str:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         event = getattr(record, "event", None)
-        sentence = _shortened(record.getMessage(), limit)
+        sentence = _shortened(_sentence(record), limit)
         line = f"{at}.{int(record.msecs):03} {record.levelname:<7} {record.name}: {_as_sentence(sentence, event)}"
         if event:
             named = _present({**getattr(record, "fields", {}), **current_ids()})
@@ -148,31 +169,66 @@ def _indented(traceback: str) -> str:
     return "\n".join(f"  | {_on_one_line(_shortened(line, 1_000))}" for line in traceback.split("\n"))
 
 
-class _Json(logging.Formatter):
-    """One JSON object per line, in ASCII, for log collectors.
+_SEVERITY_NUMBERS = {logging.DEBUG: 5, logging.INFO: 9, logging.WARNING: 13, logging.ERROR: 17, logging.CRITICAL: 21}
+"""The numbers of OpenTelemetry's log data model."""
+
+_NAMES_IN_JSON = {
+    "message_id": names.MESSAGE_ID,
+    "correlation_id": names.CONVERSATION_ID,
+    "delivery": names.DELIVERY_COUNT,
+    "queue": names.DESTINATION,
+    "http_status": names.STATUS_CODE,
+    "error": "error.message",
+    "version": "service.version",
+}
+"""The fields that OpenTelemetry's semantic conventions have an attribute for."""
+
+
+class _Json(_Formatter):
+    """One JSON object per line, in ASCII, for log collectors, with the names of OpenTelemetry's log data model.
 
     Some collectors and editors end a line at U+0085 or U+2028, and terminals obey control characters.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._service = _service_name()
 
     def format(self, record: logging.LogRecord) -> str:
         return _within_limits(partial(self._line, record))
 
     def _line(self, record: logging.LogRecord, limit: int) -> str:
+        fields = getattr(record, "fields", {})
         line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": _json_value(record.getMessage(), limit),
-            "event": getattr(record, "event", None),
-            **{key: _json_value(value, limit) for key, value in getattr(record, "fields", {}).items()},
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "severity_text": record.levelname,
+            "severity_number": _SEVERITY_NUMBERS.get(record.levelno, 0),
+            "body": _json_value(_sentence(record), limit),
+            "event_name": getattr(record, "event", None),
+            **{_NAMES_IN_JSON.get(key, key): _json_value(value, limit) for key, value in fields.items()},
             **current_ids(),
+            **current_flags(),
+            "otel.scope.name": record.name,
+            "service.name": self._service,
         }
-        if record.exc_info and _shows_traceback(record):
-            # The end names the error.
-            line["traceback"] = _json_value(masked(self.formatException(record.exc_info))[-2 * limit :], 2 * limit)
-        elif record.exc_info:
-            line["error"] = _json_value(_cause(record), limit)
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception.type"] = type_name(record.exc_info[1])
+            if is_from_sdk(record):
+                line["exception.message"] = _json_value(masked(str(record.exc_info[1])), limit)
+            if _shows_traceback(record):
+                # The end names the error.
+                stack = self.formatException(record.exc_info)[-2 * limit :]
+                line["exception.stacktrace"] = _json_value(stack, 2 * limit)
         return json.dumps(line).replace("\x7f", "\\u007f")
+
+
+def _service_name() -> str:
+    """Return the name that the exporters of metrics and spans use, too."""
+    if name := os.environ.get("OTEL_SERVICE_NAME", "").strip():
+        return name
+    pairs = (pair.partition("=") for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
+    named = (unquote(value.strip()) for key, _, value in pairs if key.strip() == "service.name")
+    return next(named, "") or "flow-worker"
 
 
 def _json_value(value: object, limit: int) -> object:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
+from flow_worker.telemetry.codes import RESULT_CODES
 from flow_worker.telemetry.logs import log
 
 if TYPE_CHECKING:  # the API takes 50 ms to import, which commands without metrics need not pay for
@@ -395,7 +396,9 @@ def _present(names: Sequence[str], values: Sequence[str | int]) -> dict[str, Any
 
 def error_type(error: BaseException) -> str:
     """Return the value of `error.type`: the code of the worker's own errors, else the error's class."""
-    return error.code if isinstance(error, Refused | TemporarilyUnavailable | CallFailed) else type(error).__name__
+    if isinstance(error, Refused | TemporarilyUnavailable | CallFailed):
+        return error.code if error.code in RESULT_CODES else OTHER
+    return type(error).__name__
 
 
 @contextmanager
