@@ -15,13 +15,13 @@ from opentelemetry.trace import Span
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.servicebus import (
     BeforeSend,
-    DeadLetteredMessage,
     Delivery,
     LockLost,
     MessageTooLarge,
     ServiceBusFailure,
     unconditionally,
 )
+from flow_worker.instrumentation.propagation import TracedDeadLetters
 from flow_worker.instrumentation.spans import Spans, end, enter
 from flow_worker.runtime.ports import Bus, DeadLetterReader, QueueReceiver
 from flow_worker.telemetry.metrics import Metrics, error_type
@@ -85,7 +85,7 @@ class ObservedBus:
     async def dead_letter_queue(self, queue: str) -> AsyncIterator[DeadLetterReader]:
         """See `Bus.dead_letter_queue`."""
         async with self._bus.dead_letter_queue(queue) as reader:
-            yield _TracedDeadLetters(reader, queue, self.spans)
+            yield TracedDeadLetters(reader, queue, self.spans)
 
     @asynccontextmanager
     async def receiver(self, queue: str) -> AsyncIterator[QueueReceiver]:
@@ -138,27 +138,6 @@ class ObservedBus:
     def record_failed_renewal(self, queue: str) -> None:
         """Count a failed renewal of a lock."""
         self._metrics.renewals_failed.add(queue)
-
-
-class _TracedDeadLetters:
-    """A `DeadLetterReader` whose messages have their senders' trace contexts, for the results that answer them."""
-
-    def __init__(self, reader: DeadLetterReader, queue: str, spans: Spans) -> None:
-        self._reader = reader
-        self._queue = queue
-        self._spans = spans
-        self.take = reader.take
-        self.complete = reader.complete
-        self.release = reader.release
-
-    async def peek(self) -> AsyncIterator[DeadLetteredMessage]:
-        """See `DeadLetterReader.peek`. Most messages were answered before, so none of them has a span."""
-        try:
-            async for dead_letter in self._reader.peek():
-                self._spans.follow(self._queue, dead_letter.message)
-                yield dead_letter
-        finally:
-            enter(None)
 
 
 class ObservedReceiver:

@@ -14,6 +14,7 @@ from flow_worker.instrumentation.bus import ObservedBus, lane_states
 from flow_worker.instrumentation.caller import ObservedCaller
 from flow_worker.instrumentation.journal import ObservedJournal
 from flow_worker.instrumentation.outcomes import ObservedDispatcher
+from flow_worker.instrumentation.propagation import PropagatingBus
 from flow_worker.instrumentation.spans import Spans
 from flow_worker.journal import Journal
 from flow_worker.pipeline.ports import Caller
@@ -41,6 +42,7 @@ class Instrumentation:
     def __init__(self, metrics: Metrics, settings: Settings, clock: BrokerClock, tracer: Tracer | None = None) -> None:
         """`tracer` is None without an SDK."""
         self._metrics = metrics
+        self._is_idle = tracer is None and not metrics.are_recorded
         self._bounds = Bounds(settings)
         self._spans = Spans(tracer, settings, self._bounds)
         self._flows = tuple(settings.flows)
@@ -52,6 +54,8 @@ class Instrumentation:
 
     def bus(self, bus: Bus, health: Health, senders: Callable[[], Mapping[str, int]] = dict) -> Bus:
         """Return the bus with its messages and connections measured. `senders` returns the open senders by queue."""
+        if self._is_idle:
+            return PropagatingBus(bus, self._spans)
         observed = ObservedBus(bus, self._metrics, self._spans, namespace=self._bounds.namespace, now=self._clock.now)
         self._metrics.gauge(definitions.LANES, lambda: lane_states(health.lane_counts(), observed.busy))
         self._metrics.gauge(
@@ -62,14 +66,20 @@ class Instrumentation:
     def journal(self, journal: Journal, health: Health) -> Journal:
         """Return the journal with its operations measured."""
         self._metrics.gauge(definitions.JOURNAL_AVAILABLE, lambda: [(int(health.journal.is_available), {})])
+        if not self._metrics.are_recorded:
+            return journal
         return ObservedJournal(journal, self._metrics.journal_duration)
 
     def caller(self, caller: Caller) -> Caller:
-        """Return the caller with its requests measured."""
+        """Return the caller with its requests measured. Without an SDK, the flow gets the sender's trace context."""
+        if self._is_idle:
+            return caller
         return ObservedCaller(caller, self._metrics, self._spans, self._bounds)
 
     def dispatcher(self, dispatcher: OutcomeSender, *, for_dead_letters: bool = False) -> OutcomeSender:
         """Return the dispatcher with its published results measured."""
+        if self._is_idle:
+            return dispatcher
         return ObservedDispatcher(
             dispatcher,
             self._metrics,
@@ -91,6 +101,8 @@ class Instrumentation:
 
     def decided(self, queue: str, authority: str | None, code: str | None) -> None:
         """Count a decision about a sender from a request queue; without a proven sender, the queue's authority."""
+        if self._is_idle:
+            return
         shown, refusal = authority or self._bounds.authority(queue), bounded_code(code)
         self._metrics.decisions.add(shown, refusal)
         self._spans.decided(shown, refusal, is_proven=authority is not None)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # the API takes 50 ms to import, which commands without metri
 
 _log = logging.getLogger(__name__)
 
+_API = "opentelemetry.metrics"
+
 ERROR_TYPE = "error.type"
 """The attribute that only a failed operation has."""
 
@@ -333,6 +335,8 @@ class Metrics:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
+        self.are_recorded = not type(meter).__module__.startswith(_API)
+        """False without an SDK: the meter is the API's own, which does nothing."""
         self._readers: list[ReadGauges] = []
         self._samples: dict[str, list[Sample]] = {}
         self.process_duration = Timer(PROCESS_DURATION, meter)
