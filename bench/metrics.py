@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from typing import Annotated, Any, cast
 
 import typer
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -41,22 +41,31 @@ from flow_worker.pipeline.ports import Caller
 from flow_worker.runtime.ports import Bus, OutcomeSender, QueueReceiver
 from flow_worker.settings import Settings
 from flow_worker.telemetry.health import Health
+from flow_worker.telemetry.histograms import Histogram
 from flow_worker.telemetry.metrics import Metrics
+from flow_worker.telemetry.readers import PrometheusReader
 
 _URL = "https://one.environment.api.powerplatform.com/flow?api-version=1"
 _FLOW = Flow("create-quote", _URL, "Quotes.Create", 10.0, idempotent=False)
 _REQUESTS = 150
 """Of one round: so few that some rounds meet no other work."""
 _NOW = datetime.now(UTC)
-_TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
-_RECEIVED = ReceivedMessage(
-    body=b"",
-    enqueued_at=_NOW,
-    message_id="m",
-    correlation_id="c",
-    application_properties={"contract": "flow-request/1", "traceparent": _TRACEPARENT},
-)
-_DELIVERY = Delivery(_RECEIVED, raw=cast(Any, None))
+
+
+def _delivery(number: int) -> Delivery:
+    """Return a delivery whose trace is one of an even spread, so that a round has the sampler's share exactly."""
+    trace_id = f"{1:016x}{(2 * number + 1) * 2**63 // _REQUESTS:016x}"
+    received = ReceivedMessage(
+        body=b"",
+        enqueued_at=_NOW,
+        message_id="m",
+        correlation_id="c",
+        application_properties={"contract": "flow-request/1", "traceparent": f"00-{trace_id}-{number + 1:016x}-00"},
+    )
+    return Delivery(received, raw=cast(Any, None))
+
+
+_DELIVERIES = [_delivery(number) for number in range(_REQUESTS)]
 _ANSWER = Answer(200, Content(), None, {})
 _TIMES = Times(accepted=_NOW - timedelta(seconds=1))
 _RESULT = FlowResult(status=Status.SUCCEEDED, flow=_FLOW.name, times=_TIMES, correlation_id="c", request_message_id="m")
@@ -68,8 +77,11 @@ _JOB, _LEASE = JobKey("m", "f", "o", 0), cast(Lease, None)
 class _Idle:
     """Ports that do nothing: those methods that a request without an incident calls."""
 
+    def __init__(self) -> None:
+        self._deliveries = cycle(_DELIVERIES)
+
     async def receive(self) -> Delivery:
-        return _DELIVERY
+        return next(self._deliveries)
 
     async def complete(self, delivery: Delivery) -> None:
         return
@@ -111,9 +123,11 @@ def _bare() -> _Ports:
     return _Ports(idle, idle, idle, idle)
 
 
-def _wrapped(provider: MeterProvider, tracer: Tracer | None = None) -> _Ports:
+def _wrapped(
+    provider: MeterProvider, tracer: Tracer | None = None, histograms: list[Histogram] | None = None
+) -> _Ports:
     bare, health = _bare(), Health()
-    one = Instrumentation(Metrics(provider.get_meter("bench")), _settings(), BrokerClock(), tracer)
+    one = Instrumentation(Metrics(provider.get_meter("bench"), histograms), _settings(), BrokerClock(), tracer)
     bus, journal = one.bus(bare.bus, health), one.journal(bare.journal, health)
     return _Ports(bus, journal, one.caller(bare.caller), one.dispatcher(bare.dispatcher), one.decided)
 
@@ -128,9 +142,11 @@ def _settings() -> Settings:
     )
 
 
-def _exporting() -> MeterProvider:
-    reader = PrometheusMetricReader(scope_info_enabled=False, registry=CollectorRegistry())
-    return sdk.MeterProvider([reader], shutdown_on_exit=False, exemplar_filter=sdk.AlwaysOffExemplarFilter())
+def _exporting(tracer: Tracer | None = None) -> _Ports:
+    histograms: list[Histogram] = []
+    reader = PrometheusReader(CollectorRegistry(), histograms)
+    off = sdk.AlwaysOffExemplarFilter()
+    return _wrapped(sdk.MeterProvider([reader], shutdown_on_exit=False, exemplar_filter=off), tracer, histograms)
 
 
 def _sampling(share: float) -> Tracer:
@@ -159,7 +175,7 @@ async def _round(ports: _Ports) -> float:
             await ports.bus.send("flow-replies", _MESSAGE)
             await ports.dispatcher.send(_REPLY)
             await ports.journal.mark_published("m", "o")
-            await receiver.complete(delivery or _DELIVERY)
+            await receiver.complete(delivery or _DELIVERIES[0])
         return 1e6 * (time.process_time() - began) / _REQUESTS
 
 
@@ -167,9 +183,10 @@ async def _measure(rounds: int) -> dict[str, float]:
     cases = {
         "none": _bare(),
         "without SDK": _wrapped(NoOpMeterProvider()),
-        "Prometheus": _wrapped(_exporting()),
-        "spans, none sampled": _wrapped(NoOpMeterProvider(), _sampling(0.0)),
-        "spans, all sampled": _wrapped(NoOpMeterProvider(), _sampling(1.0)),
+        "metrics": _exporting(),
+        "metrics and spans, none sampled": _exporting(_sampling(0.0)),
+        "metrics and spans, 10 % sampled": _exporting(_sampling(0.1)),
+        "metrics and spans, all sampled": _exporting(_sampling(1.0)),
     }
     least = dict.fromkeys(cases, float("inf"))
     for _ in range(rounds):  # in turns: a change of the machine's load then affects every case

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
-from flow_contracts.message import Message, ReceivedMessage
+from flow_contracts.message import Message, PropertyValue, ReceivedMessage
+from flow_contracts.servicebus import Delivery
+from flow_worker.broker_clock import BrokerClock
+from flow_worker.instrumentation import Instrumentation
 from flow_worker.instrumentation.bounds import Bounds
 from flow_worker.instrumentation.spans import Spans, end, enter
+from flow_worker.runtime.ports import Bus
 from flow_worker.settings import Settings
+from flow_worker.telemetry.health import Health
+from flow_worker.telemetry.metrics import Metrics
 from flow_worker.telemetry.trace_context import current_ids
 
 SENDER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -98,3 +107,102 @@ def test_each_message_of_a_batch_continues_its_own_trace() -> None:
     own = [f"00-{one.context.trace_id:032x}-{one.context.span_id:016x}" for one in processes]
     assert [str(one.application_properties["traceparent"])[:-3] for one in sent] == own
     assert [link.context.span_id for link in operation.links] == [one.context.span_id for one in processes]
+
+
+# --- without an SDK --------------------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """A bus, and its receiver, that keep what was sent."""
+
+    def __init__(self, *deliveries: Delivery) -> None:
+        self.sent: list[Message] = []
+        self.deliveries = list(deliveries)
+
+    @asynccontextmanager
+    async def receiver(self, _: str) -> AsyncIterator[Recorded]:
+        yield self
+
+    async def receive(self) -> Delivery | None:
+        return self.deliveries.pop(0) if self.deliveries else None
+
+    async def receive_many(self, *_: object) -> list[Delivery]:
+        taken, self.deliveries = self.deliveries, []
+        return taken
+
+    async def complete(self, _: Delivery) -> None:
+        """Keep nothing."""
+
+    async def complete_all(self, _: Sequence[Delivery]) -> list[Delivery]:
+        return []
+
+    async def send(self, _: str, message: Message, __: object) -> None:
+        self.sent.append(message)
+
+    async def send_all(self, _: str, messages: Sequence[Message], __: object) -> None:
+        self.sent.extend(messages)
+
+
+def _idle(bus: Recorded) -> tuple[Bus, Instrumentation]:
+    settings = Settings.model_validate(DOCUMENT)
+    instrumentation = Instrumentation(Metrics(NoOpMeterProvider().get_meter("test")), settings, BrokerClock())
+    return instrumentation.bus(cast(Bus, bus), Health()), instrumentation
+
+
+def _delivered(number: int) -> Delivery:
+    properties: dict[str, PropertyValue] = {"traceparent": _trace(number)} if number else {}
+    message = ReceivedMessage(
+        body=b"", enqueued_at=datetime.now(UTC), correlation_id=str(number), application_properties=properties
+    )
+    return Delivery(message, raw=cast(Any, None))
+
+
+def _trace(number: int) -> str:
+    return f"00-{number:032x}-{number:016x}-01"
+
+
+def test_without_an_sdk_only_the_bus_is_wrapped() -> None:
+    """A request then costs a few microseconds."""
+    _, instrumentation = _idle(Recorded())
+    journal, caller, dispatcher = (cast(Any, object()) for _ in range(3))
+    assert instrumentation.journal(journal, Health()) is journal
+    assert instrumentation.caller(caller) is caller
+    assert instrumentation.dispatcher(dispatcher) is dispatcher
+
+
+async def test_without_an_sdk_each_result_has_the_trace_of_its_request() -> None:
+    recorded = Recorded(_delivered(1), _delivered(0), _delivered(2))
+    bus, _ = _idle(recorded)
+    ids = []
+    async with bus.receiver("flow-requests") as receiver:
+        while (delivery := await receiver.receive()) is not None:
+            await bus.send("flow-replies", Message(body=b""))
+            ids.append(current_ids().get("span_id"))
+            await receiver.complete(delivery)
+        assert current_ids() == {}, "no lane waits within a trace"
+    assert [message.application_properties.get("traceparent") for message in recorded.sent] == [
+        *(_trace(1), None, _trace(2)),
+    ]
+    assert ids == [f"{1:016x}", None, f"{2:016x}"]
+
+
+async def test_without_an_sdk_a_message_that_has_a_trace_keeps_it() -> None:
+    recorded = Recorded(_delivered(1))
+    bus, _ = _idle(recorded)
+    async with bus.receiver("flow-requests") as receiver:
+        await receiver.receive()
+        await bus.send("flow-continuations", Message(body=b"", application_properties={"traceparent": _trace(7)}))
+    assert recorded.sent[0].application_properties == {"traceparent": _trace(7)}
+
+
+async def test_without_an_sdk_each_message_of_a_batch_has_the_trace_of_its_request() -> None:
+    recorded = Recorded(*map(_delivered, (1, 0, 2)))
+    bus, _ = _idle(recorded)
+    batch = [Message(body=b"", correlation_id=each) for each in ("2", "0", "1", "3")]
+    async with bus.receiver("flow-requests") as receiver:
+        deliveries = await receiver.receive_many(10, 0)
+        await bus.send_all("flow-replies", batch)
+        await receiver.complete_all(deliveries)
+        await bus.send_all("flow-replies", batch[:1])
+    traces = [message.application_properties.get("traceparent") for message in recorded.sent]
+    assert traces == [_trace(2), None, _trace(1), None, None], "settled deliveries are forgotten"

@@ -9,15 +9,16 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
-from opentelemetry.sdk.metrics.export import (
-    ConsoleMetricExporter,
-    MetricReader,
-    PeriodicExportingMetricReader,
+from opentelemetry.sdk.metrics import (
+    AlwaysOffExemplarFilter,
+    AlwaysOnExemplarFilter,
+    ExemplarFilter,
+    MeterProvider,
+    TraceBasedExemplarFilter,
 )
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
@@ -26,15 +27,23 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.readers import Histograms, PeriodicReader, PrometheusReader, needs_sdk_histograms
 
 if TYPE_CHECKING:
     from flow_worker.telemetry.otlp import CollectorOutage
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _METRIC_ENDPOINTS = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", _ENDPOINT)
 _SPAN_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", _ENDPOINT)
+_EXEMPLARS = "OTEL_METRICS_EXEMPLAR_FILTER"
+_EXEMPLAR_FILTERS: Mapping[str, Callable[[], ExemplarFilter]] = {
+    "always_off": AlwaysOffExemplarFilter,
+    "always_on": AlwaysOnExemplarFilter,
+    "trace_based": TraceBasedExemplarFilter,
+}
 _SERVICE_NAME = "service.name"
 _METRIC_EXPORTERS = ("prometheus", "otlp", "console")
 _SPAN_EXPORTERS = ("otlp", "console")
@@ -79,15 +88,28 @@ def _named(environment: Mapping[str, str], variable: str, known: Sequence[str]) 
     return tuple(name for name in names if name in known)
 
 
+def _built(name: str, build: Callable[[str], _T]) -> _T | None:
+    """Return the exporter's part. The SDK raises for a value that it cannot read, which must not stop the worker."""
+    try:
+        return build(name)
+    except Exception as error:  # noqa: BLE001 - each exporter has errors of its own
+        sentence = f"The exporter '{name}' does not start; the worker works without it. Check its variables OTEL_…."
+        log(_log, logging.WARNING, "telemetry.exporter_failed", sentence, exporter=name, error=type(error).__name__)
+        return None
+
+
 class Exporters:
     """The SDK's meter provider with its exporters, and the page that Prometheus scrapes."""
 
     def __init__(self, names: Sequence[str], resource: Resource, outage: Callable[[], CollectorOutage]) -> None:
         """`outage` returns the log of the collector's outages, which the exporters of spans share."""
         self.registry: CollectorRegistry | None = None
+        self._own: Histograms = []
+        self.histograms = None if needs_sdk_histograms(os.environ) else self._own
+        """Takes the worker's own histograms; None if it needs those of the SDK."""
         self._outage = outage
-        readers = [self._reader(name) for name in names]
-        exemplars = None if "OTEL_METRICS_EXEMPLAR_FILTER" in os.environ else AlwaysOffExemplarFilter()
+        readers = [reader for name in names if (reader := _built(name, self._reader)) is not None]
+        exemplars = _EXEMPLAR_FILTERS.get(os.environ.get(_EXEMPLARS, ""), AlwaysOffExemplarFilter)()
         self.provider = MeterProvider(readers, resource, shutdown_on_exit=False, exemplar_filter=exemplars)
 
     async def close(self) -> None:
@@ -101,14 +123,14 @@ class Exporters:
                 self.registry = CollectorRegistry()
                 for collector in (ProcessCollector, PlatformCollector, GCCollector):
                     collector(registry=self.registry)
-                return PrometheusMetricReader(scope_info_enabled=False, registry=self.registry)
+                return PrometheusReader(self.registry, self._own)
             case "otlp":
                 # Imported here: it takes longer to import than the rest of the SDK.
                 from flow_worker.telemetry.otlp import ReportingExporter
 
-                return PeriodicExportingMetricReader(ReportingExporter(self._outage()))
+                return PeriodicReader(ReportingExporter(self._outage()), self._own)
             case _:
-                return PeriodicExportingMetricReader(ConsoleMetricExporter())
+                return PeriodicReader(ConsoleMetricExporter(), self._own)
 
 
 class SpanExporters:
@@ -118,11 +140,15 @@ class SpanExporters:
         self._outage = outage
         self.provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for name in names:
-            self.provider.add_span_processor(BatchSpanProcessor(self._exporter(name)))
+            if (processor := _built(name, self._processor)) is not None:
+                self.provider.add_span_processor(processor)
 
     async def close(self) -> None:
         """Export the last spans and shut down, within a second or two."""
         await _in_daemon(self.provider.shutdown)
+
+    def _processor(self, name: str) -> BatchSpanProcessor:
+        return BatchSpanProcessor(self._exporter(name))
 
     def _exporter(self, name: str) -> SpanExporter:
         if name != "otlp":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flow_worker.errors import CallFailed, Refused, TemporarilyUnavailable
 from flow_worker.telemetry.codes import RESULT_CODES
+from flow_worker.telemetry.histograms import Histogram
 from flow_worker.telemetry.logs import log
 
 if TYPE_CHECKING:  # the API takes 50 ms to import, which commands without metrics need not pay for
@@ -312,54 +313,62 @@ class Tally:
 class Timer:
     """A histogram of durations, with the attributes in the order of its definition."""
 
-    def __init__(self, definition: Definition, meter: Meter) -> None:
+    def __init__(self, definition: Definition, meter: Meter, histograms: list[Histogram] | None) -> None:
+        """`histograms`: takes the worker's own histogram, which the exporters read; None for one of the SDK."""
         self._names = definition.attributes
-        self._histogram = meter.create_histogram(
-            definition.name,
-            definition.unit,
-            definition.description,
-            explicit_bucket_boundaries_advisory=list(definition.buckets),
-        )
         self._cache: dict[tuple[str | int, ...], dict[str, Any]] = {}
+        self._record: Callable[[float, dict[str, Any]], None]
+        if histograms is None:
+            self._record = meter.create_histogram(
+                definition.name,
+                definition.unit,
+                definition.description,
+                explicit_bucket_boundaries_advisory=list(definition.buckets),
+            ).record
+        else:
+            own = Histogram(definition.name, definition.unit, definition.description, definition.buckets)
+            histograms.append(own)
+            self._record = own.record
 
     def record(self, seconds: float, *values: str | int) -> None:
         """Record a duration. An empty value leaves its attribute out."""
         attributes = self._cache.get(values)
         if attributes is None:  # the values are bounded, and so is the cache
             attributes = self._cache[values] = _present(self._names, values)
-        self._histogram.record(max(0.0, seconds), attributes)
+        self._record(seconds if seconds > 0 else 0.0, attributes)
 
 
 class Metrics:
     """The metrics of one worker."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, histograms: list[Histogram] | None = None) -> None:
+        """`histograms`: see `Timer`."""
         self._meter = meter
         self.are_recorded = not type(meter).__module__.startswith(_API)
         """False without an SDK: the meter is the API's own, which does nothing."""
         self._readers: list[ReadGauges] = []
         self._samples: dict[str, list[Sample]] = {}
-        self.process_duration = Timer(PROCESS_DURATION, meter)
-        self.operation_duration = Timer(OPERATION_DURATION, meter)
+        self.process_duration = Timer(PROCESS_DURATION, meter, histograms)
+        self.operation_duration = Timer(OPERATION_DURATION, meter, histograms)
         self.consumed = Tally(CONSUMED, meter)
         self.sent = Tally(SENT, meter)
-        self.queue_wait = Timer(QUEUE_WAIT, meter)
+        self.queue_wait = Timer(QUEUE_WAIT, meter, histograms)
         self.locks_lost = Tally(LOCKS_LOST, meter)
         self.renewals_failed = Tally(RENEWALS_FAILED, meter)
         self.reconnects = Tally(RECONNECTS, meter)
         self.requests = Tally(REQUESTS, meter)
-        self.request_duration = Timer(REQUEST_DURATION, meter)
+        self.request_duration = Timer(REQUEST_DURATION, meter, histograms)
         self.dead_letters = Tally(DEAD_LETTERS, meter)
         self.decisions = Tally(DECISIONS, meter)
         self.calls = Tally(CALLS, meter)
-        self.http_duration = Timer(HTTP_DURATION, meter)
-        self.token_duration = Timer(TOKEN_DURATION, meter)
-        self.keys_duration = Timer(KEYS_DURATION, meter)
-        self.journal_duration = Timer(JOURNAL_DURATION, meter)
-        self.gateway_store_duration = Timer(GATEWAY_STORE_DURATION, meter)
+        self.http_duration = Timer(HTTP_DURATION, meter, histograms)
+        self.token_duration = Timer(TOKEN_DURATION, meter, histograms)
+        self.keys_duration = Timer(KEYS_DURATION, meter, histograms)
+        self.journal_duration = Timer(JOURNAL_DURATION, meter, histograms)
+        self.loop_lag = Timer(LOOP_LAG, meter, histograms)
+        self.http_server_duration = Timer(HTTP_SERVER_DURATION, meter, histograms)
+        self.gateway_store_duration = Timer(GATEWAY_STORE_DURATION, meter, histograms)
         self.gateway_replies = Tally(GATEWAY_REPLIES, meter)
-        self.loop_lag = Timer(LOOP_LAG, meter)
-        self.http_server_duration = Timer(HTTP_SERVER_DURATION, meter)
 
     def gauge(self, definition: Definition, read: ReadGauge) -> None:
         """Register the reader of a gauge. It runs in the event loop, when `sample` does."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.metrics import MeterProvider, get_meter_provider
 from opentelemetry.trace import Tracer, TracerProvider, get_tracer_provider
 
+from flow_worker.telemetry.histograms import Histogram
 from flow_worker.telemetry.logs import log
 from flow_worker.telemetry.metrics import BUILD_INFO, Metrics
 from flow_worker.telemetry.metrics_page import MetricsPage, Page, absent
@@ -148,7 +149,7 @@ async def _exported(fallback: MeterProvider, shared: _Shared) -> AsyncIterator[T
     sentence = "The worker exports metrics."
     log(_log, logging.INFO, "telemetry.exporting", sentence, exporters=", ".join(names))
     try:
-        async with _sampled(opened.provider) as metrics:
+        async with _sampled(opened.provider, opened.histograms) as metrics:
             registry = opened.registry
             yield Telemetry(metrics, absent(_NOT_CHOSEN, 404) if registry is None else _page(registry, metrics))
     finally:
@@ -170,9 +171,9 @@ def _page(registry: CollectorRegistry, metrics: Metrics) -> MetricsPage:
 
 
 @asynccontextmanager
-async def _sampled(provider: MeterProvider) -> AsyncIterator[Metrics]:
+async def _sampled(provider: MeterProvider, histograms: list[Histogram] | None = None) -> AsyncIterator[Metrics]:
     """Sample the gauges during the block, for the exporters that push."""
-    metrics = _metrics(provider)
+    metrics = _metrics(provider, histograms)
     metrics.sample()
     sampling = asyncio.create_task(_keep_sampling(metrics), name="sample metrics")
     try:
@@ -192,9 +193,9 @@ async def _keep_sampling(metrics: Metrics) -> None:
             metrics.loop_lag.record(time.perf_counter() - began - _LAG_SECONDS)
 
 
-def _metrics(provider: MeterProvider) -> Metrics:
+def _metrics(provider: MeterProvider, histograms: list[Histogram] | None = None) -> Metrics:
     release = version("flow-worker")
-    metrics = Metrics(provider.get_meter("flow_worker", release))
+    metrics = Metrics(provider.get_meter("flow_worker", release), histograms)
     info = {"version": release, "python_version": platform.python_version()}
     metrics.gauge(BUILD_INFO, lambda: [(1, info)])
     return metrics
