@@ -18,6 +18,7 @@ from flow_contracts.client.request_builder import RequestOptions, build_request
 from flow_contracts.client.result_check import ResultCheck
 from flow_contracts.client.sending import send_until_accepted
 from flow_contracts.client.sent_requests import SentRequests
+from flow_contracts.client.tracing import Receipt, Receiving
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.result import CONTRACT, FlowResult, InvalidResult, UnsupportedResult
 from flow_contracts.servicebus import Delivery, ServiceBus, ServiceBusFailure, SessionReceiver
@@ -117,7 +118,12 @@ class Background:
         client did not submit the request or has returned its result, or dropped it as the oldest of too many. Raises
         `UnsupportedResult` for a result of a later version, which the client dead-letters.
         """
-        return await self._mailbox.get(correlation_id, timeout)
+        receiving = Receiving("receive", self._reply_queue)
+        result, receipt = await self._mailbox.receive(correlation_id, timeout)
+        if receipt is not None:
+            with receiving.found(receipt):
+                pass
+        return result
 
     async def request(
         self,
@@ -188,7 +194,7 @@ class Background:
             return await session.dead_letter(delivery, "unsupported_result", str(error))
         except InvalidResult as error:
             return await self._remove(session, delivery, "invalid_result", str(error))
-        if self._mailbox.put(result, message.message_id):
+        if self._mailbox.put(result, message.message_id, Receipt.of(message)):
             return await session.complete(delivery)
         return await self._remove(session, delivery, *_UNEXPECTED)
 

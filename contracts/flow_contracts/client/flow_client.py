@@ -21,6 +21,7 @@ from flow_contracts.client.returned_results import ReturnedResults
 from flow_contracts.client.sending import send_until_accepted
 from flow_contracts.client.sent_requests import SentRequest, SentRequests
 from flow_contracts.client.taking import drop_copies, take_result
+from flow_contracts.client.tracing import Receipt, Receiving
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.queue_name import check_queue_name
 from flow_contracts.reply_key import checked_reply_key
@@ -184,9 +185,10 @@ class FlowClient:
         for a result of a later version, which stays in the queue.
         """
         search = self._search(correlation_id, self._sent_request(correlation_id, message_id, reply_key))
+        receiving = Receiving("peek", self._reply_queue)
         async with self._session(correlation_id) as session:
             found = await search.find(session)
-        return FlowResult.from_message(self._newest(correlation_id, found)) if found else None
+        return self._read(correlation_id, found, receiving) if found else None
 
     async def wait(
         self,
@@ -205,13 +207,14 @@ class FlowClient:
         failure: ServiceBusFailure | None = None
         rejected = self._check.rejected
         search = self._search(correlation_id, self._sent_request(correlation_id, message_id, reply_key))
+        receiving = Receiving("peek", self._reply_queue)
         try:
             async with asyncio.timeout(timeout):
                 for pause in ExponentialBackoff(0.2, 3.0, growth=1.6).pauses():
                     try:
                         async with self._session(correlation_id) as session:
                             found = await search.wait(session)
-                        return FlowResult.from_message(self._newest(correlation_id, found))
+                        return self._read(correlation_id, found, receiving)
                     except SessionInUse as error:
                         # After a failure this client itself holds the session: the broker has not noticed the broken
                         # connection yet, and keeps the old lock until it expires.
@@ -248,6 +251,7 @@ class FlowClient:
         """
         sent = self._sent_request(correlation_id, message_id, reply_key)
         search = self._search(correlation_id, sent)
+        receiving = Receiving("receive", self._reply_queue)
         async with self._session(correlation_id) as session:
             found = await search.find(session)
             if found is None and timeout > 0:
@@ -257,12 +261,18 @@ class FlowClient:
             result = None
             if found is not None:
                 message = self._newest(correlation_id, found)
-                result = await take_result(session, message, search.is_forged)
+                with receiving.found(Receipt.of(message)):
+                    result = await take_result(session, message, search.is_forged)
                 self._taken.add(message.message_id)
             # A result that was deleted must reach the caller, whatever happens to its copies.
             with contextlib.suppress(ServiceBusFailure):
                 await drop_copies(session, self._is_copy)
             return result
+
+    def _read(self, correlation_id: str, found: Found, receiving: Receiving) -> FlowResult:
+        message = self._newest(correlation_id, found)
+        with receiving.found(Receipt.of(message)):
+            return FlowResult.from_message(message)
 
     def _newest(self, correlation_id: str, found: Found) -> ReceivedMessage:
         self._others.report(correlation_id, found.message.message_id, found.others)

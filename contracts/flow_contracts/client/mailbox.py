@@ -9,9 +9,13 @@ from flow_contracts.client.errors import NotOutstanding, ResultTimeout
 from flow_contracts.client.other_results import OtherResults
 from flow_contracts.client.returned_results import ReturnedResults
 from flow_contracts.client.sent_requests import SentRequest
+from flow_contracts.client.tracing import Receipt
 from flow_contracts.request import FlowRequest
 from flow_contracts.result import FlowResult, InvalidResult
 from flow_contracts.servicebus import ServiceBusFailure
+
+Arrival = tuple[FlowResult, Receipt | None]
+"""A result, and the receipt of its message."""
 
 _MAX_REMEMBERED = 10_000
 """Correlation IDs that the mailbox remembers after a caller got the result, so that it recognises a redelivery."""
@@ -25,12 +29,12 @@ class Mailbox:
 
     def __init__(self, max_unclaimed: int, others: OtherResults | None = None) -> None:
         self._max_unclaimed = max_unclaimed
-        self._outstanding: dict[str, asyncio.Future[FlowResult]] = {}
+        self._outstanding: dict[str, asyncio.Future[Arrival]] = {}
         self._sent: dict[str, SentRequest] = {}
         self._unclaimed: OrderedDict[str, None] = OrderedDict()
         self._returned: OrderedDict[str, SentRequest] = OrderedDict()
         self._accepted = ReturnedResults()
-        self._newer: OrderedDict[str, FlowResult] = OrderedDict()
+        self._newer: OrderedDict[str, Arrival] = OrderedDict()
         """Results that came after the first one of their requests."""
         self._others = others or OtherResults()
 
@@ -60,7 +64,7 @@ class Mailbox:
         """Return whether the message with this ID is a copy of a result that `put` accepted."""
         return result_id in self._accepted
 
-    def put(self, result: FlowResult, result_id: str | None) -> bool:
+    def put(self, result: FlowResult, result_id: str | None, receipt: Receipt | None = None) -> bool:
         """Deliver a result to its caller. `result_id` is the message ID of the result, which identifies it.
 
         Return False if this client did not send its request; True also for a redelivery or a copy, which changes
@@ -74,16 +78,16 @@ class Mailbox:
             returned = self._returned.get(correlation_id)
             if returned is None or not returned.is_answered_by(result):
                 return False
-            self._keep_newer(result, result_id)
+            self._keep_newer(result, result_id, receipt)
             return True
         if not self._sent[correlation_id].is_answered_by(result):
             return False
         if not arrival.done():
-            arrival.set_result(result)
+            arrival.set_result((result, receipt))
             self._accepted.add(result_id)
             self._keep_unclaimed(correlation_id)
         else:
-            self._keep_newer(result, result_id)
+            self._keep_newer(result, result_id, receipt)
         return True
 
     def fail(self, correlation_id: str, error: Exception) -> None:
@@ -95,7 +99,12 @@ class Mailbox:
             self._keep_unclaimed(correlation_id)
 
     async def get(self, correlation_id: str, timeout: float) -> FlowResult:
-        """Wait for the newest result. Only one call gets each result.
+        """Wait for the newest result. See `receive`."""
+        result, _ = await self.receive(correlation_id, timeout)
+        return result
+
+    async def receive(self, correlation_id: str, timeout: float) -> Arrival:
+        """Wait for the newest result; return it with the receipt of its message. Only one call gets each result.
 
         Raises `NotOutstanding`, and `ResultTimeout` after `timeout` seconds; then the caller may wait again. Raises the
         error of `fail`.
@@ -112,14 +121,16 @@ class Mailbox:
             )
         try:
             async with asyncio.timeout(timeout):
-                result = await asyncio.shield(arrival)  # the timeout must not cancel the future: a later wait needs it
+                received = await asyncio.shield(
+                    arrival
+                )  # the timeout must not cancel the future: a later wait needs it
         except TimeoutError:
             raise ResultTimeout(correlation_id, timeout) from None
         except InvalidResult:
             self._finish(correlation_id)
             raise
         self._finish(correlation_id)
-        return result
+        return received
 
     def close(self) -> None:
         """End every wait with `ServiceBusFailure`."""
@@ -132,13 +143,13 @@ class Mailbox:
         self._unclaimed.clear()
         self._newer.clear()
 
-    def _keep_newer(self, result: FlowResult, result_id: str | None) -> None:
+    def _keep_newer(self, result: FlowResult, result_id: str | None, receipt: Receipt | None) -> None:
         """Keep a result that came after the first one of its request; its caller may get it with another `get`."""
         self._accepted.add(result_id)
         if result.replay_of is None:
             return  # of another request that reused the message ID
         self._others.report(result.correlation_id, result_id, 1)
-        self._newer[result.correlation_id] = result
+        self._newer[result.correlation_id] = result, receipt
         self._newer.move_to_end(result.correlation_id)
         while len(self._newer) > self._max_unclaimed:
             self._newer.popitem(last=False)
