@@ -29,6 +29,8 @@ class Received:
     attributes: Values
     events: list[tuple[str, Values]]
     is_error: bool
+    description: str
+    """Of the status."""
     ended: int
 
     @property
@@ -80,6 +82,7 @@ def _received(span: Proto) -> Received:
         attributes=_values(span.attributes),
         events=[(event.name, _values(event.attributes)) for event in span.events],
         is_error=span.status.code == span.status.STATUS_CODE_ERROR,
+        description=span.status.message,
         ended=span.end_time_unix_nano,
     )
 
