@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
+from opentelemetry import trace as api
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import JsonValue
 
-from flow_contracts.client import Background
+from flow_contracts.client import Background, FlowClientSync
 from flow_contracts.result import FlowResult
 from flow_worker.dead_letters.actions import replay_with, settle_all
 from flow_worker.dead_letters.view import DeadLetterView
@@ -22,6 +27,7 @@ from flow_worker.pipeline import decode
 from flow_worker.runtime.seal_keys import open_seal
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import Settings
+from flow_worker.telemetry import logs
 from tests.support.otlp import Collector, Received, running_collector
 from tests.support.processes import CHECKOUT
 from tests.support.system import SEAL_KEY, WAIT, System, running_system, short_lock, until, worker_settings
@@ -277,6 +283,114 @@ async def replay_all(settings: Settings) -> None:
         replay = replay_with(bus, CONTINUATIONS, readers, seal)
         await settle_all(bus, views, replay, lambda outcome: left.append(outcome.left))
     assert left == [None]
+
+
+# --- the log and the clients -----------------------------------------------------------------------------------------
+
+
+class Documents(logging.Handler):
+    """Keeps the lines of the log in JSON."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.setFormatter(logs._Json())
+        self.written: list[dict[str, object]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.written.append(json.loads(self.format(record)))
+
+
+async def test_each_line_about_a_request_names_the_span_in_which_it_was_written(
+    system: System, background: Background, collector: Collector
+) -> None:
+    sender, documents = Sender.new(), Documents()
+    own = logging.getLogger("flow_worker")
+    level = own.level
+    own.addHandler(documents)
+    own.setLevel(logging.INFO)
+    try:
+        faults = [{"kind": "reset_after_reading", "next_calls": 1}]
+        result = await ask(system, background, "patient", sender, faults=faults)
+        spans = await trace(collector, sender, 8)
+        await until(lambda: any(each["event_name"] == "request.completed" for each in documents.written))
+    finally:
+        own.removeHandler(documents)
+        own.setLevel(level)
+    lines = [line for line in documents.written if line.get("trace_id") == sender.trace_id]
+    about = "messaging.message.conversation_id"
+    assert [line for line in documents.written if line.get(about) == result.correlation_id and line not in lines] == []
+    processes = {span.name: span.span_id for span in spans if span.kind == "CONSUMER"}
+    assert [(line["event_name"], line["span_id"], line["trace_flags"]) for line in lines] == [
+        ("access.allowed", processes["process flow-requests"], "01"),
+        ("request.rescheduled", processes["process flow-requests"], "01"),
+        ("access.allowed", processes["process flow-continuations"], "01"),
+        ("request.completed", processes["process flow-continuations"], "01"),
+    ]
+    received = named(spans, "process flow-requests").attributes
+    assert lines[1]["messaging.message.id"] == received["messaging.message.id"]
+    assert lines[1][about] == received[about]
+
+
+async def test_the_clients_begin_and_end_the_trace(
+    system: System, background: Background, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender's program has an SDK of its own; the worker's spans go to the collector."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(api, "get_tracer", provider.get_tracer)
+    connection_string = system.emulator.connection_string
+
+    async def button(receive: Callable[[], Awaitable[FlowResult | None]], *, empty: bool = False) -> list[ReadableSpan]:
+        exporter.clear()
+        with provider.get_tracer("test").start_as_current_span("button") as span:
+            result = await receive()
+        assert empty or (result is not None and result.status == "succeeded")
+        own = list(exporter.get_finished_spans())
+        assert {one.context.trace_id for one in own} == {span.get_span_context().trace_id}
+        if result is not None:
+            published = await trace(collector, Sender(f"{span.get_span_context().trace_id:032x}", ""), 4)
+            [link] = own[-2].links
+            assert f"{link.context.span_id:016x}" == named(published, "send flow-replies").span_id
+            assert (link.attributes or {}).keys() == {"enqueuedTime"}
+        return own
+
+    def blocking(claim: str) -> FlowResult | None:
+        with FlowClientSync.from_connection_string(connection_string) as client:
+            return client.take(client.submit("create-quote", INPUT, claim=claim), WAIT)
+
+    def blocking_background(claim: str) -> FlowResult:
+        with FlowClientSync.from_connection_string(connection_string) as client, client.background() as one:
+            return one.request("create-quote", INPUT, WAIT, claim=claim)
+
+    async with system.client() as client:
+
+        async def submitted() -> str:
+            return await client.submit("create-quote", INPUT, claim=system.claim())
+
+        async def waited() -> FlowResult:
+            return await client.wait(await submitted(), WAIT)
+
+        async def taken() -> FlowResult | None:
+            return await client.take(await submitted(), WAIT)
+
+        async def nothing() -> FlowResult | None:
+            return await client.poll("nobody's")
+
+        clients: list[tuple[Callable[[], Awaitable[FlowResult | None]], str]] = [
+            (waited, "peek"),
+            (taken, "receive"),
+            (lambda: background.request("create-quote", INPUT, WAIT, claim=system.claim()), "receive"),
+            (lambda: asyncio.to_thread(blocking, system.claim()), "receive"),
+            (lambda: asyncio.to_thread(blocking_background, system.claim()), "receive"),
+        ]
+        for ask_for, operation in clients:
+            spans = await button(ask_for)
+            assert [(one.name, one.kind.name) for one in spans] == [
+                ("send flow-requests", "PRODUCER"),
+                (f"{operation} flow-replies", "CLIENT"),
+                ("button", "INTERNAL"),
+            ]
+        assert [one.name for one in await button(nothing, empty=True)] == ["button"]
 
 
 async def test_no_span_has_a_secret(
