@@ -19,7 +19,9 @@ from flow_contracts.reply_key import new_reply_key
 from flow_worker.cli.request_commands import key_hint
 from flow_worker.demo.environment import ROLE, DemoEnvironment, running_demo
 from tests.support.command_line import run_command
+from tests.support.otlp import Collector, running_collector
 from tests.support.processes import CHECKOUT
+from tests.support.system import JsonObject
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -189,8 +191,15 @@ def test_the_worker_prints_its_settings_without_secrets_and_never_logs_a_claim(
     assert "triggers/manual" not in log
 
 
-def test_the_demo_succeeds_and_reports_it_as_json(tmp_path: Path) -> None:
-    done = run_process("demo", "--json", "--burst", "20", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def demo_collector() -> Iterator[Collector]:
+    with running_collector() as collector:
+        yield collector
+
+
+def test_the_demo_succeeds_and_reports_it_as_json(tmp_path: Path, demo_collector: Collector) -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": demo_collector.url}
+    done = run_process("demo", "--json", "--burst", "20", cwd=tmp_path, env=endpoint)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert report["ok"] is True
@@ -218,3 +227,32 @@ def test_the_demo_succeeds_and_reports_it_as_json(tmp_path: Path) -> None:
     assert report["queues"]["flow-requests"]["dead_lettered"] == 1
     assert report["queues"]["flow-continuations"]["dead_lettered"] == 0
     assert list(tmp_path.iterdir()) == []  # the demo leaves no files behind
+    _require_traces(demo_collector, by_scenario)
+
+
+def _require_traces(collector: Collector, by_scenario: dict[str, JsonObject]) -> None:
+    """Each request of the demo has its trace in the collector, from the delivery to the result."""
+    about = "messaging.message.conversation_id"
+    for scenario in (
+        "A front end requests a quote",
+        "The sender lacks the app role",
+        "The flow throttles; the worker calls it again",
+        "The flow responds with a status URL, which the worker polls",
+        "A native Dataverse message; its user holds the privilege",
+    ):
+        request = by_scenario[scenario]
+        processes = [
+            span
+            for span in collector.spans
+            if span.kind == "CONSUMER" and span.attributes.get(about) == request["correlation_id"]
+        ]
+        assert len({span.trace_id for span in processes}) == 1, scenario
+        names = [span.name for span in collector.trace(processes[0].trace_id)]
+        assert "send flow-replies" in names, (scenario, names)
+        calls = sum(name.startswith("POST ") for name in names)
+        assert calls == request["result"]["attempts"], (scenario, names)
+    assert {span.attributes.get("flow_worker.status") for span in collector.spans} >= {
+        "succeeded",
+        "refused",
+        "waiting",
+    }

@@ -194,6 +194,8 @@ class Spans:
         if not span.is_recording():
             return
         attributes = {names.FLOW: self._bounds.flow(flow), names.STATUS: status}
+        if correlation_id:  # a message of Dataverse has it in its body
+            attributes[names.CONVERSATION_ID] = correlation_id[:_MAX_ID_CHARACTERS]
         if code:
             attributes[names.CODE] = bounded_code(code)
         span.set_attributes(attributes)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -16,6 +18,8 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
+_TIMEOUT_SECONDS = 10.0
+"""The SDK's default."""
 
 # The SDK logs several lines for each failed export, with the endpoint. `CollectorOutage` logs one for an outage. The
 # batch processor logs the spans that it drops meanwhile.
@@ -53,18 +57,39 @@ class CollectorOutage:
             log(_log, logging.INFO, "telemetry.export_recovered", sentence)
 
 
+def _timeout_seconds(variable: str) -> float:
+    for name in (variable, "OTEL_EXPORTER_OTLP_TIMEOUT"):
+        with suppress(ValueError):
+            return float(os.environ.get(name, ""))
+    return _TIMEOUT_SECONDS
+
+
+@contextmanager
+def _watched(outage: CollectorOutage, signal: str, timeout: float) -> Iterator[None]:
+    """Report an export that does not end: a collector that sends a byte now and then holds it beyond its timeout."""
+    watch = threading.Timer(2 * timeout + 0.5, lambda: outage.exported(signal, failed=True))
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
 class ReportingExporter(OTLPMetricExporter):
     """Exports metrics, and reports the outages of its collector."""
 
     def __init__(self, outage: CollectorOutage) -> None:
         super().__init__()
         self._outage = outage
+        self._watch_seconds = _timeout_seconds("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT")
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any
     ) -> MetricExportResult:
         """Export over HTTP."""
-        result = super().export(metrics_data, timeout_millis, **kwargs)
+        with _watched(self._outage, "metrics", self._watch_seconds):
+            result = super().export(metrics_data, timeout_millis, **kwargs)
         self._outage.exported("metrics", failed=result is not MetricExportResult.SUCCESS)
         return result
 
@@ -75,9 +100,11 @@ class ReportingSpanExporter(OTLPSpanExporter):
     def __init__(self, outage: CollectorOutage) -> None:
         super().__init__()
         self._outage = outage
+        self._watch_seconds = _timeout_seconds("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT")
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export over HTTP."""
-        result = super().export(spans)
+        with _watched(self._outage, "spans", self._watch_seconds):
+            result = super().export(spans)
         self._outage.exported("spans", failed=result is not SpanExportResult.SUCCESS)
         return result
