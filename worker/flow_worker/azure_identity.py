@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Literal, Self, assert_never
 
 from azure.core.exceptions import AzureError
+from azure.core.settings import settings as sdk
 from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 
 from flow_contracts.servicebus.http_transport import EnvironmentProxyTransport
@@ -23,6 +24,16 @@ _CACHE_SECONDS = 10.0
 
 
 Audience = Literal["flow", "dataverse"]
+
+
+def turn_off_sdk_tracing() -> None:
+    """Turn the tracing of the Azure SDK off, whatever its variables and the distro of Azure Monitor say.
+
+    It makes a span of each receive without a message, several a second, and overwrites a sender's `traceparent`. The
+    spans of the worker's own replace it.
+    """
+    sdk.tracing_implementation = None
+    sdk.tracing_enabled = False
 
 
 class ManagedIdentity:

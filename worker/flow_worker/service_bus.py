@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from flow_contracts.servicebus import ClockEvidence, ConnectionString, Deadlines, Endpoint, Namespace, ServiceBus
 from flow_contracts.servicebus.credentials import AsyncCredential
-from flow_worker.azure_identity import credential_for
+from flow_worker.azure_identity import credential_for, turn_off_sdk_tracing
 from flow_worker.settings import ServiceBusSettings
 
 
@@ -19,6 +19,7 @@ async def open_service_bus(
 
     `client_id` is that of a user-assigned managed identity. `evidence` learns the broker's times.
     """
+    turn_off_sdk_tracing()
     credential = credential_for(settings, client_id)
     try:
         async with ServiceBus(

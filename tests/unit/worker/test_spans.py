@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
+from azure.core.settings import settings as azure_sdk
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -21,7 +22,8 @@ from flow_worker.instrumentation import Instrumentation
 from flow_worker.instrumentation.bounds import Bounds
 from flow_worker.instrumentation.spans import Spans, end, enter
 from flow_worker.runtime.ports import Bus
-from flow_worker.settings import Settings
+from flow_worker.service_bus import open_service_bus
+from flow_worker.settings import ServiceBusSettings, Settings
 from flow_worker.telemetry.health import Health
 from flow_worker.telemetry.metrics import Metrics
 from flow_worker.telemetry.trace_context import current_ids
@@ -107,6 +109,17 @@ def test_each_message_of_a_batch_continues_its_own_trace() -> None:
     own = [f"00-{one.context.trace_id:032x}-{one.context.span_id:016x}" for one in processes]
     assert [str(one.application_properties["traceparent"])[:-3] for one in sent] == own
     assert [link.context.span_id for link in operation.links] == [one.context.span_id for one in processes]
+
+
+async def test_the_tracing_of_the_azure_sdk_stays_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would overwrite the trace context of a message, and make a span of each empty receive."""
+    monkeypatch.setenv("AZURE_SDK_TRACING_IMPLEMENTATION", "opentelemetry")
+    monkeypatch.setenv("AZURE_TRACING_ENABLED", "true")
+    for setting in ("tracing_implementation", "tracing_enabled"):
+        monkeypatch.setattr(getattr(type(azure_sdk), setting), "_user_value", type("Distro", (), {}))
+    emulator = "Endpoint=sb://127.0.0.1:9;SharedAccessKeyName=a;SharedAccessKey=b;UseDevelopmentEmulator=true"
+    async with open_service_bus(ServiceBusSettings.model_validate({"connection_string": emulator})):
+        assert (azure_sdk.tracing_implementation(), azure_sdk.tracing_enabled()) == (None, False)
 
 
 # --- without an SDK --------------------------------------------------------------------------------------------------
