@@ -318,15 +318,12 @@ class Timer:
         self._names = definition.attributes
         self._cache: dict[tuple[str | int, ...], dict[str, Any]] = {}
         self._record: Callable[[float, dict[str, Any]], None]
+        names = definition.name, definition.unit, definition.description
         if histograms is None:
-            self._record = meter.create_histogram(
-                definition.name,
-                definition.unit,
-                definition.description,
-                explicit_bucket_boundaries_advisory=list(definition.buckets),
-            ).record
+            of_sdk = meter.create_histogram(*names, explicit_bucket_boundaries_advisory=list(definition.buckets))
+            self._record = of_sdk.record
         else:
-            own = Histogram(definition.name, definition.unit, definition.description, definition.buckets)
+            own = Histogram(*names, definition.buckets)
             histograms.append(own)
             self._record = own.record
 
