@@ -15,7 +15,8 @@ from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 from flow_contracts.servicebus.http_transport import EnvironmentProxyTransport
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.settings import ServiceBusSettings
-from flow_worker.telemetry.metrics import Metrics, Timer, timing
+from flow_worker.telemetry.instruments import Timer
+from flow_worker.telemetry.metrics import Metrics, timing
 
 _MIN_RENEWAL_PAUSE_SECONDS = 30.0
 """Many calls can get a 401 for the same token; the first renewal serves all calls within this time."""

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from flow_contracts.client import Background
 from flow_worker.settings import Settings
 from flow_worker.telemetry import metrics as definitions
-from flow_worker.telemetry.metrics import Definition
+from flow_worker.telemetry.instruments import Definition
 from tests.support.system import WAIT, System, running_system, until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from flow_worker.settings import DataverseSettings, FlowSettings, RequestQueue, Settings
 from flow_worker.telemetry import conventions, metrics
-from flow_worker.telemetry.metrics import Definition
+from flow_worker.telemetry.instruments import Definition
 from tests.unit.docs.pages import ROOT
 
 WORKER = ROOT / "worker" / "flow_worker"

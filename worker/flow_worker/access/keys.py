@@ -24,8 +24,9 @@ from jwt.algorithms import RSAAlgorithm
 from flow_worker.access.issuer import Issuer
 from flow_worker.access.jws import SigningKey
 from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.telemetry.instruments import Timer
 from flow_worker.telemetry.logs import log
-from flow_worker.telemetry.metrics import Timer, timing
+from flow_worker.telemetry.metrics import timing
 
 _log = logging.getLogger(__name__)
 _MAX_DOCUMENT_BYTES = 1024 * 1024

@@ -22,7 +22,8 @@ from flow_worker.runtime.ports import Bus, OutcomeSender
 from flow_worker.settings import Settings
 from flow_worker.telemetry import metrics as definitions
 from flow_worker.telemetry.health import Health
-from flow_worker.telemetry.metrics import Definition, Metrics, Sample
+from flow_worker.telemetry.instruments import Definition, Sample
+from flow_worker.telemetry.metrics import Metrics
 
 _FLOW_GAUGES: Mapping[Definition, Callable[[FlowState], float]] = {
     definitions.IN_FLIGHT: lambda state: state.in_flight,

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from flow_contracts.result import FlowResult
 from flow_worker.journal import Acquisition, Concluded, Entry, JobKey, Journal, Lease, LeaseLost, NextStep, Pending
-from flow_worker.telemetry.metrics import Timer, error_type
+from flow_worker.telemetry.instruments import Timer
+from flow_worker.telemetry.metrics import error_type
 
 _T = TypeVar("_T")
 

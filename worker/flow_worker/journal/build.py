@@ -19,7 +19,8 @@ from flow_worker.journal.stored import StoredJournal
 from flow_worker.journal.transitions import RetentionRules
 from flow_worker.settings import JournalSettings
 from flow_worker.telemetry.health import JournalHealth
-from flow_worker.telemetry.metrics import JOURNAL_LOG_SIZE, Metrics, Sample
+from flow_worker.telemetry.instruments import Sample
+from flow_worker.telemetry.metrics import JOURNAL_LOG_SIZE, Metrics
 
 if TYPE_CHECKING:
     from flow_worker.journal.table import TableStore

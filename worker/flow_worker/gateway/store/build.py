@@ -16,7 +16,8 @@ from flow_worker.gateway.store.sqlite import SqliteGatewayStore
 from flow_worker.journal.sqlite_file import SqliteLimits
 from flow_worker.settings.gateway import GatewaySettings, GatewayStoreSettings
 from flow_worker.telemetry.health import JournalHealth
-from flow_worker.telemetry.metrics import GATEWAY_STORE_AVAILABLE, GATEWAY_STORE_LOG_SIZE, Metrics, Sample
+from flow_worker.telemetry.instruments import Sample
+from flow_worker.telemetry.metrics import GATEWAY_STORE_AVAILABLE, GATEWAY_STORE_LOG_SIZE, Metrics
 
 if TYPE_CHECKING:
     from flow_worker.gateway.store.table import TableGatewayStore
