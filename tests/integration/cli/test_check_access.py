@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flow_worker.access.statement_key_files import open_signing_key
 from flow_worker.demo.environment import (
     ON_BEHALF,
     ROLE,
@@ -19,6 +21,7 @@ from flow_worker.demo.environment import (
     worker_environment,
     worker_settings,
 )
+from flow_worker.settings import StatementSettings
 from tests.support.command_line import run_command
 
 pytestmark = pytest.mark.timeout(120)
@@ -143,6 +146,19 @@ def test_the_explanation_begins_with_the_queue_that_it_is_about(emulator: Emulat
     assert explanation["steps"][0]["because"] == (
         "'second', authority 'entra'; its privileges come from https://contoso.crm4.dynamics.com."
     )
+
+
+def test_a_gateways_queue_has_the_step_of_the_gateways_keys(
+    emulator: EmulatorClient, check: Check, folder: Path
+) -> None:
+    arguments = ["--flow", "create-quote", "--queue", "flow-requests-gateway", "--token", emulator.mint("ada", ROLE)]
+    ended = check(*arguments, "--json")
+    explanation = json.loads(ended.stdout)
+    assert (ended.returncode, explanation["code"]) == (3, "statement_keys_unavailable")
+    asyncio.run(open_signing_key(StatementSettings(key_path=folder / "flow-worker-gateway-key.pem")))
+    ended = check(*arguments, "--json")
+    assert ended.returncode == 0, ended.stdout
+    assert ("Can the worker verify the gateway's statements?", "allowed") in steps(ended)
 
 
 def test_the_claim_is_judged_before_the_flow_lookup(emulator: EmulatorClient, check: Check) -> None:

@@ -49,7 +49,7 @@ async def open_signing_key(settings: StatementSettings) -> SigningKey:
     """
     while True:
         try:
-            return await asyncio.to_thread(_signing_key, settings)
+            key = await asyncio.to_thread(_signing_key, settings)
         except OSError as error:
             path = settings.key_path.absolute()
             if error.errno not in FULL_DISK:
@@ -58,6 +58,9 @@ async def open_signing_key(settings: StatementSettings) -> SigningKey:
             sentence = f"The disk has no room for '{path}', the key of the statements. The gateway retries."
             log(_log, logging.WARNING, "statements.signing_key_unavailable", sentence)
             await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            log(_log, logging.INFO, "statements.signing", f"The gateway signs with the key {key.kid}.", key=key.kid)
+            return key
 
 
 def _signing_key(settings: StatementSettings) -> SigningKey:

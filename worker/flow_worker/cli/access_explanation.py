@@ -14,10 +14,11 @@ from flow_worker.access.authorities import Evidence, ProvenSender
 from flow_worker.access.build import Access, build_access, build_identity
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import user_of
+from flow_worker.access.statement_key_files import UNAVAILABLE, find_public_keys
 from flow_worker.cli.terminal import utc
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.registry import Flow
-from flow_worker.settings import RequestQueue, Settings
+from flow_worker.settings import InvalidSettings, RequestQueue, Settings
 
 _SHOWN_TOKEN_CLAIMS = ("iss", "ver", "aud", "tid", "azp", "appid", "scp", "iat", "nbf", "exp")
 """The token claims that an explanation quotes although they are unproven: they locate the fault and are no secret."""
@@ -130,6 +131,7 @@ class _Checks:
     async def run(self) -> None:
         """Run all checks, in the worker's order."""
         self._name_queue()
+        self._check_statement_keys()
         proven = await self._authenticate()
         principal = self._check_on_behalf_of(proven.principal if proven is not None else self._user())
         flow = self._find_flow()
@@ -144,6 +146,18 @@ class _Checks:
         dataverse = f"its privileges come from {url}" if url else "it has no Dataverse organization for privileges"
         chosen = "" if self._request.queue is not None or len(self._settings.request_queues) == 1 else _CHOSEN
         self.record("allowed", f"'{self.queue}', authority '{self._queue.authority}'; {dataverse}.{chosen}")
+
+    def _check_statement_keys(self) -> None:
+        """Check what stands between the gateway and the worker: the gateway signs for a claim that it accepts."""
+        if self._queue.authority != "gateway":
+            return
+        self._ask("Can the worker verify the gateway's statements?")
+        try:
+            keys = find_public_keys(self._settings.statements)
+        except InvalidSettings as error:
+            self.record("not known", f"The worker would retry a request later: {error}.", UNAVAILABLE)
+            return
+        self.record("allowed", f"It has the keys {', '.join(keys)}. The gateway checks the claim as follows.")
 
     async def _authenticate(self) -> ProvenSender | None:
         """Return the proven sender; None if the question has no claim."""

@@ -110,9 +110,25 @@ def check(config: Config = None, env_file: EnvFile = None) -> None:
             terminal.err.print(f"Previous key, of which the worker accepts seals: {seal.previous.id}.")
         if seal.accepts_unsealed:
             terminal.err.print("Unsealed continuation messages are accepted from anybody who may send to their queue.")
+    for line in _statement_keys(loaded):
+        terminal.err.print(plain(line), soft_wrap=True)
     for warning in _warnings(loaded):
         terminal.err.print(plain(f"Warning: {warning}", "yellow"), soft_wrap=True)
     terminal.err.print("The settings are valid. Nothing was connected to; `flow-worker doctor` does that.")
+
+
+def _statement_keys(loaded: Settings) -> list[str]:
+    """Return what the worker has to verify a gateway's statements; nothing without a queue of a gateway."""
+    from flow_worker.access.statement_key_files import find_public_keys
+    from flow_worker.settings import InvalidSettings
+
+    if not loaded.gateway_reply_queues:
+        return []
+    try:
+        keys = find_public_keys(loaded.statements)
+    except InvalidSettings as error:
+        return [f"Warning: the requests of the gateway wait until its public keys are readable. {error}"]
+    return [f"Keys of the gateway's statements: {', '.join(keys)}. Each gateway logs the one with which it signs."]
 
 
 def _warnings(loaded: Settings) -> list[str]:
@@ -134,7 +150,7 @@ def _warnings(loaded: Settings) -> list[str]:
         f"with a privilege ({', '.join(flows)}): 'privilege_missing'. Set its dataverse_url in request_queues, or "
         "dataverse.url, unless these flows are for other queues."
         for queue in loaded.request_queues
-        if flows and queue.authority == "entra" and loaded.dataverse_url(queue) is None
+        if flows and queue.authority != "dataverse" and loaded.dataverse_url(queue) is None
     ]
     return [*unfilled, *outdated, *without_organization]
 
