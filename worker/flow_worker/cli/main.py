@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from flow_worker.cli import access, dead_letters, demo, doctor, init, journal, requests, status, terminal, worker
+from flow_worker.cli import (
+    access,
+    dead_letters,
+    demo,
+    doctor,
+    gateway,
+    init,
+    journal,
+    requests,
+    status,
+    terminal,
+    worker,
+)
 from flow_worker.cli.parsing import Command, Group
 
 cli = typer.Typer(
@@ -42,6 +54,7 @@ def _options(
 
 cli.command(cls=Command)(init.init)
 cli.command(cls=Command)(worker.run)
+cli.command(cls=Command)(gateway.gateway)
 cli.command(cls=Command)(worker.check)
 cli.command(cls=Command)(doctor.doctor)
 cli.command(cls=Command)(access.check_access)

@@ -1,4 +1,4 @@
-"""Checks of the store and of the request queue, for readiness."""
+"""Checks of the request queue, for readiness."""
 
 from __future__ import annotations
 
@@ -6,28 +6,7 @@ import time
 from typing import ClassVar
 
 from flow_contracts.servicebus import ServiceBus, ServiceBusFailure
-from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.gateway.store.port import GatewayStore
-from flow_worker.telemetry.health import JournalHealth, LaneHealth
-
-
-class StoreProbe:
-    """Asks the store whether it takes a request."""
-
-    EVERY_SECONDS: ClassVar = 3.0
-
-    def __init__(self, store: GatewayStore, health: JournalHealth) -> None:
-        self._store = store
-        self._health = health
-
-    async def check(self) -> None:
-        """Record the store's state."""
-        try:
-            await self._store.check()
-        except TemporarilyUnavailable as error:
-            self._health.mark_unavailable(error.message)
-        else:
-            self._health.mark_available()
+from flow_worker.telemetry.health import LaneHealth
 
 
 class QueueProbe:

@@ -1,0 +1,64 @@
+"""`flow-worker gateway`: serves the HTTP API."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from flow_worker.cli import terminal
+from flow_worker.cli.terminal import Config, EnvFile
+from flow_worker.cli.worker import Format, Level
+
+if TYPE_CHECKING:
+    from flow_worker.settings.gateway_process import GatewayProcess
+
+_log = logging.getLogger(__name__)
+
+
+def gateway(
+    config: Config = None, env_file: EnvFile = None, log_level: Level = None, log_format: Format = None
+) -> None:
+    """Serve the HTTP API until SIGTERM or Ctrl-C: start flows with POST, read results with GET."""
+    # Imported here: `send` and `result` would otherwise import all of the gateway.
+    import asyncio
+
+    from flow_worker.gateway import app
+    from flow_worker.runtime.stop_deadline import StopDeadline
+    from flow_worker.settings import InvalidSettings
+    from flow_worker.settings.gateway_process import load_gateway
+    from flow_worker.telemetry import logs
+
+    try:
+        loaded = load_gateway(config, env_file)
+    except InvalidSettings as error:
+        terminal.fail_settings(error)
+    changes = {"level": log_level and log_level.value, "format": log_format and log_format.value}
+    log = loaded.log.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    loaded = loaded.model_copy(update={"log": log})
+    logs.configure(loaded.log.level, loaded.log.format)
+    _say_start(loaded)
+    deadline = StopDeadline(loaded.stop_seconds)
+    try:
+        asyncio.run(app.run(loaded, deadline.start))
+    except InvalidSettings as error:  # the start checks the store and the keys as well
+        terminal.fail_settings(error)
+    except OSError as error:
+        ports = f"gateway.port ({loaded.gateway.port}) and gateway.health_port ({loaded.gateway.health_port})"
+        terminal.fail(f"{error}. If another program uses a port of the gateway, change {ports}.", 1)
+    finally:
+        deadline.cancel()
+
+
+def _say_start(loaded: GatewayProcess) -> None:
+    from flow_worker.telemetry import logs
+    from flow_worker.version import worker_version
+
+    options = loaded.gateway
+    fields = {
+        "version": worker_version(),
+        "broker": loaded.servicebus.address,
+        "request_queue": options.request_queue,
+        "reply_queue": options.reply_queue,
+        "store": options.store.backend,
+    }
+    logs.log(_log, logging.INFO, "gateway.starting", "The gateway starts.", **fields)

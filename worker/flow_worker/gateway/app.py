@@ -1,0 +1,281 @@
+"""Assembles the gateway from its parts; the only module that knows them all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from aiohttp import web
+
+from flow_contracts.servicebus import ServiceBus
+from flow_worker.access.build import build_entra, build_identity, build_privileges
+from flow_worker.access.rights import Asserters, Rights
+from flow_worker.access.statement import StatementSigner
+from flow_worker.access.statement_key_files import open_signing_key
+from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.broker_clock import BrokerClock
+from flow_worker.flows.input_checks import InputChecks
+from flow_worker.flows.registry import Registry
+from flow_worker.gateway.admission import GatewayAdmission
+from flow_worker.gateway.api import Api
+from flow_worker.gateway.callers import Callers
+from flow_worker.gateway.changes import ChangeFeed
+from flow_worker.gateway.cors import Cors
+from flow_worker.gateway.edge import Edge
+from flow_worker.gateway.events import EventStreams
+from flow_worker.gateway.files import raise_file_limit
+from flow_worker.gateway.flows import FlowCatalog
+from flow_worker.gateway.health import GatewayHealth
+from flow_worker.gateway.limits import ActiveRequests, CallerWaiters, RateLimiter
+from flow_worker.gateway.measures import Measures
+from flow_worker.gateway.probes import QueueProbe
+from flow_worker.gateway.reader import ReplyReader, reconnection_log
+from flow_worker.gateway.results import Results
+from flow_worker.gateway.server import HttpServer
+from flow_worker.gateway.spans import Spans
+from flow_worker.gateway.store.build import open_gateway_store
+from flow_worker.gateway.store.port import GatewayStore
+from flow_worker.gateway.submissions import Submissions
+from flow_worker.gateway.waiters import Waiters
+from flow_worker.runtime.periodic_task import PeriodicTask
+from flow_worker.runtime.stop_signals import StopSignals
+from flow_worker.runtime.supervisor import OnStop, Service, Supervisor
+from flow_worker.service_bus import open_service_bus
+from flow_worker.settings.gateway_process import GatewayProcess
+from flow_worker.telemetry.health import serve_health
+from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.opening import Telemetry, open_telemetry
+
+_log = logging.getLogger(__name__)
+
+_READERS: Final = 4
+"""Receivers of the reply queue in each replica."""
+
+
+async def run(settings: GatewayProcess, on_stop: OnStop = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT (Ctrl-C on Windows), then drain and return.
+
+    `on_stop`: see `Supervisor`. Raises what `assembled` raises, and the error of a service that failed.
+    """
+    signals = StopSignals(on_stop)
+    try:
+        async with assembled(settings, on_stop=on_stop) as gateway:
+            signals.supervisor = gateway.supervisor
+            gc.collect()
+            gc.freeze()
+            sentence = f"The gateway takes requests at {gateway.url}."
+            log(_log, logging.INFO, "gateway.started", sentence, url=gateway.url)
+            await gateway.supervisor.run()
+    except asyncio.CancelledError:
+        if not signals.stopped_start:
+            raise
+        log(_log, logging.INFO, "supervisor.stopped", "The gateway stopped while it started.")
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """An assembled gateway, whose socket is open."""
+
+    supervisor: Supervisor
+    url: str
+    """The URL for a caller on this machine."""
+
+
+@asynccontextmanager
+async def assembled(settings: GatewayProcess, *, on_stop: OnStop = lambda _: None) -> AsyncIterator[Gateway]:
+    """Open everything that the gateway needs, and yield it, ready to run.
+
+    Raises `InvalidSettings` if the settings can never work, and `OSError` if a port is in use.
+    """
+    raise_file_limit(settings.gateway.limits.max_connections)
+    clock = BrokerClock()
+    health = GatewayHealth()
+    options = settings.gateway
+    async with AsyncExitStack() as stack:
+        telemetry = await stack.enter_async_context(open_telemetry())
+        # Next, so that liveness probes get an answer while the other parts open.
+        endpoint = serve_health(health, options.health_host, options.health_port, metrics_page=telemetry.page)
+        await stack.enter_async_context(endpoint)
+        bus = await stack.enter_async_context(
+            open_service_bus(settings.servicebus, client_id=settings.identity.client_id, evidence=clock)
+        )
+        store = await stack.enter_async_context(
+            open_gateway_store(
+                options,
+                health.journal,
+                client_id=settings.identity.client_id,
+                metrics=telemetry.metrics,
+                now=clock.now,
+            )
+        )
+        parts = _Parts(settings, bus, store, clock.now, telemetry, health)
+        server = await parts.server(stack)
+        await server.open()
+        stack.push_async_callback(server.close)
+        supervisor = Supervisor(
+            parts.services(server),
+            health,
+            grace_seconds=settings.shutdown_grace_seconds,
+            stop_seconds=settings.stop_seconds,
+            on_stop=on_stop,
+            program="gateway",
+        )
+        host, port = server.address
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - only compared
+        yield Gateway(supervisor, f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}")
+
+
+class _Parts:
+    """Builds the parts of one gateway."""
+
+    def __init__(
+        self,
+        settings: GatewayProcess,
+        bus: ServiceBus,
+        store: GatewayStore,
+        now: Callable[[], datetime],
+        telemetry: Telemetry,
+        health: GatewayHealth,
+    ) -> None:
+        self._settings = settings
+        self._options = settings.gateway
+        self._limits = settings.gateway.limits
+        self._bus = bus
+        self._store = store
+        self._now = now
+        self._telemetry = telemetry
+        self._health = health
+        self._waiters = Waiters(max_count=self._limits.max_waiters)
+        self._active = ActiveRequests(self._limits.max_active_requests)
+        self._results = Results(store, self._waiters, self._active, CallerWaiters(self._limits.max_waiters_per_caller))
+        self._outages = reconnection_log(self._options.reply_queue)
+        self._queue_probe = QueueProbe(bus, self._options.request_queue, health.lane(self._options.request_queue))
+
+    async def server(self, stack: AsyncExitStack) -> HttpServer:
+        """Return the HTTP server, which is not open yet."""
+        rights = await self._rights(stack)
+        registry = Registry(self._settings.flows)
+        checks = await stack.enter_async_context(InputChecks(self._settings.flows, self._settings.input_checks))
+        entra = await stack.enter_async_context(build_entra(self._settings, self._now, self._telemetry.metrics))
+        admission = GatewayAdmission(
+            registry,
+            rights,
+            checks,
+            checks_privileges=self._options.check_privileges,
+            explains=self._settings.explain_refusals,
+        )
+        submissions = await self._submissions(admission)
+        catalog = FlowCatalog(self._settings.flows, registry, admission)
+        api = self._api(Callers(entra, rights, self._now), submissions, catalog)
+        edge = self._edge()
+        server = HttpServer(
+            api.application(edge), self._options, on_stop=lambda: self._drain(edge), drain=submissions.drain
+        )
+        Measures(self._telemetry.metrics).watch(server, self._waiters, submissions)
+        return server
+
+    def services(self, server: HttpServer) -> list[Service]:
+        """Return the services of the gateway."""
+        purge = self._options.store.purge_interval_seconds
+        return [
+            server,
+            ChangeFeed(self._store, self._waiters),
+            *(self._reader(number) for number in range(_READERS)),
+            PeriodicTask("request queue check", self._queue_probe.check, every_seconds=QueueProbe.EVERY_SECONDS),
+            PeriodicTask("store purge", lambda: self._store.purge(self._now()), every_seconds=purge),
+        ]
+
+    def _drain(self, edge: Edge) -> None:
+        edge.is_draining = True
+        self._results.drain()
+
+    async def _rights(self, stack: AsyncExitStack) -> Rights:
+        claims = self._settings.claims
+        asserters = Asserters(frozenset(claims.asserters), claims.asserter_role)
+        url = self._settings.dataverse.url
+        if url is None or not self._options.check_privileges:
+            return Rights(asserters, None)
+        identity: ManagedIdentity = await stack.enter_async_context(
+            build_identity(self._settings, self._telemetry.metrics)
+        )
+        privileges = await stack.enter_async_context(build_privileges(self._settings, url, identity, self._now))
+        known = {flow.privilege for flow in self._settings.flows.values() if flow.privilege is not None}
+        return Rights(asserters, privileges, known_privileges=known)
+
+    async def _submissions(self, admission: GatewayAdmission) -> Submissions:
+        statements = self._settings.statements
+        signer = StatementSigner(
+            await open_signing_key(statements),
+            issuer=statements.issuer,
+            queue=self._options.request_queue,
+            lifetime_seconds=statements.lifetime_seconds,
+            binding_claim=self._settings.claims.binding_claim,
+            now=self._now,
+        )
+        return Submissions(
+            self._store,
+            self._bus,
+            signer,
+            admission,
+            queue=self._options.request_queue,
+            seconds=self._limits.submit_seconds,
+            now=self._now,
+            spans=Spans(self._telemetry.tracer),
+            on_sent=self._queue_probe.sent,
+        )
+
+    def _api(self, callers: Callers, submissions: Submissions, catalog: FlowCatalog) -> Api:
+        limits = self._limits
+        streams = EventStreams(
+            self._results,
+            heartbeat_seconds=limits.heartbeat_seconds,
+            max_seconds=limits.max_stream_seconds,
+            write_seconds=limits.write_seconds,
+            now=self._now,
+        )
+        return Api(
+            limits,
+            callers,
+            submissions,
+            self._results,
+            streams,
+            catalog,
+            RateLimiter(limits.submissions_per_second, limits.submission_burst, time.monotonic),
+            RateLimiter(limits.reads_per_second, limits.read_burst, time.monotonic),
+            self._base_url,
+            self._now,
+        )
+
+    def _edge(self) -> Edge:
+        return Edge(
+            Cors(self._options.allowed_origins),
+            self._active,
+            base_url=self._base_url,
+            write_seconds=self._limits.write_seconds,
+            measured=Measures(self._telemetry.metrics).request,
+        )
+
+    def _base_url(self, request: web.Request) -> str:
+        """Return the gateway's URL as its callers write it."""
+        return self._options.public_url or f"{request.scheme}://{request.host}"
+
+    def _reader(self, number: int) -> ReplyReader:
+        queue = self._options.reply_queue
+        return ReplyReader(
+            f"{queue}#{number}",
+            queue,
+            bus=self._bus,
+            store=self._store,
+            waiters=self._waiters,
+            health=self._health.lane(queue),
+            reconnect_max_seconds=self._settings.servicebus.reconnect_max_seconds,
+            outages=self._outages,
+            metrics=self._telemetry.metrics,
+        )
