@@ -25,7 +25,6 @@ from flow_worker.access.principal import Principal
 from flow_worker.access.statement_keys import SigningKey, StatementKey
 
 TYPE: Final = "flow-statement+jwt"
-ALGORITHM: Final = "ES256"
 MAX_LIFETIME_SECONDS: Final = 3600
 """The longest time from `iat` to `exp` that a worker accepts."""
 
@@ -136,7 +135,7 @@ def sign(statement: Statement, key: SigningKey) -> str:
     }
     payload |= {name: value for name, value in optional.items() if value is not None}
     headers = {"typ": TYPE, "kid": key.kid}
-    return jwt.PyJWS().encode(strict_json.dump(payload), key.private, ALGORITHM, headers)
+    return jwt.PyJWS().encode(strict_json.dump(payload), key.private, jws.ES256, headers)
 
 
 async def verify(text: str, keys: StatementKeys) -> Statement:
@@ -152,7 +151,7 @@ async def verify(text: str, keys: StatementKeys) -> Statement:
     key = await keys.find(kid)
     if key is None:
         raise jws.BadToken("is signed by a key that the worker does not have")
-    token.require_signature(key, (ALGORITHM,))
+    token.require_es256_signature(key.public)
     # Only now has a gateway vouched for the payload.
     return _statement(jws.members(token.payload))
 

@@ -43,11 +43,6 @@ class StatementKey:
     kid: str
     public: ec.EllipticCurvePublicKey
 
-    @property
-    def algorithm(self) -> str:
-        """The only algorithm that the key is for."""
-        return "ES256"
-
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
@@ -75,7 +70,7 @@ def private_pem(key: SigningKey) -> bytes:
 
 def public_jwks(keys: Iterable[StatementKey]) -> bytes:
     """Return the public keys as a JWK Set (RFC 7517, section 5)."""
-    entries = [{**_members(key.public), "kid": key.kid, "use": "sig", "alg": key.algorithm} for key in keys]
+    entries = [{**_members(key.public), "kid": key.kid, "use": "sig", "alg": "ES256"} for key in keys]
     return json.dumps({"keys": entries}, indent=2).encode()
 
 
