@@ -14,6 +14,8 @@ class FileKind:
 
     schema: str
     schema_version: int
+    table: str
+    """One of its tables, which no other kind has."""
     name: str
     """For example "journal"."""
     process: str
@@ -46,6 +48,7 @@ CREATE INDEX entry_expires ON entry (expires);
 JOURNAL = FileKind(
     schema=_JOURNAL_SCHEMA,
     schema_version=1,
+    table="entry",
     name="journal",
     process="worker",
     setting="journal.path",

@@ -135,6 +135,8 @@ def _prepare(connection: sqlite3.Connection, files: JournalFiles) -> bool:
             for statement in kind.schema.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {kind.schema_version}")
+        elif not connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (kind.table,)).fetchone():
+            raise InvalidSettings(f"{kind.setting}: '{files.given}' is the file of something else; name another file")
     return version == 0
 
 

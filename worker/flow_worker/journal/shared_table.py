@@ -47,7 +47,7 @@ class TableKind:
     """One kind of table, by the words for it in errors and log lines."""
 
     name: str
-    """For example "journal"."""
+    """For example "journal's table"."""
     process: str
     """The process that uses the table."""
     settings: str
@@ -138,7 +138,7 @@ class SharedTable:
                 await self.ensure_exists()
         except (TemporarilyUnavailable, TimeoutError) as error:
             reason = str(error) or f"no answer within {self._call_seconds:g} s"
-            message = f"The {kind.process} cannot reach the {kind.name}'s table yet: {reason}"
+            message = f"The {kind.process} cannot reach the {kind.name} yet: {reason}"
             log(_log, logging.WARNING, kind.unreachable_event, message)
         except BaseException:
             await self.close()
@@ -191,7 +191,7 @@ class SharedTable:
         except _SDK_ERRORS as error:
             status = f" {error.status_code}" if isinstance(error, HttpResponseError) and error.status_code else ""
             cause = f"{type(error).__name__}{status} {error_code(error) or ''}".strip()
-            sentence = f"the {self._kind.name}'s table is unavailable ({cause})"
+            sentence = f"the {self._kind.name} is unavailable ({cause})"
             raise TemporarilyUnavailable(self._kind.code, sentence) from error
 
     async def close(self) -> None:

@@ -10,8 +10,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from flow_worker.telemetry.logs import log
 _log = logging.getLogger(__name__)
 
 _REOPEN_EVERY_SECONDS = 0.5
+_FAILURES = (sqlite3.Error, OSError, InvalidSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +83,33 @@ class SqliteFile:
 
         Raises `TemporarilyUnavailable`.
         """
-        with self._errors_translated():
+        self._require_open()
+        try:
             transactions = self._transactions or await self._opened()
             return await transactions.run(operation, cost)
+        except _FAILURES as error:
+            raise self._unavailable(error) from error
 
     async def read(self, operation: Operation) -> Any:
         """Run one statement that only reads a little, at once and beside the writes. Raises `TemporarilyUnavailable`.
 
         It sees every transaction that is committed.
         """
-        with self._errors_translated():
-            reading = self._reading or await self._open_reading()
-            try:
-                return reading.run(operation)
-            except sqlite3.Error as error:
-                if not is_busy(error):  # as it is while another process recovers the log of a killed one
-                    raise
+        self._require_open()
+        try:
+            return (self._reading or await self._open_reading()).run(operation)
+        except _FAILURES as error:
+            if not is_busy(error):  # as it is while another process recovers the log of a killed one
+                raise self._unavailable(error) from error
         return await self.run(operation, Cost())
 
     async def has_changed(self) -> bool:
         """Return whether any process has committed since the last call. Raises `TemporarilyUnavailable`."""
-        with self._errors_translated():
-            reading = self._reading or await self._open_reading()
-            return reading.has_changed()
+        self._require_open()
+        try:
+            return (self._reading or await self._open_reading()).has_changed()
+        except _FAILURES as error:
+            raise self._unavailable(error) from error
 
     async def _open_reading(self) -> Reading:
         transactions = await self._opened()
@@ -113,17 +117,15 @@ class SqliteFile:
             self._reading = Reading(transactions.files)
         return self._reading
 
-    @contextmanager
-    def _errors_translated(self) -> Iterator[None]:
-        kind = self._kind
+    def _require_open(self) -> None:
         if self._closed:
-            raise TemporarilyUnavailable(kind.code, f"the {kind.name} is closed")
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:  # the message names files at most, and quotes no stored value
-            raise TemporarilyUnavailable(kind.code, f"the {kind.name} failed: {error}") from error
-        except InvalidSettings as error:  # the file was usable by its kind at the start, and may be again
-            raise TemporarilyUnavailable(kind.code, str(error)) from error
+            raise TemporarilyUnavailable(self._kind.code, f"the {self._kind.name} is closed")
+
+    def _unavailable(self, error: Exception) -> TemporarilyUnavailable:
+        # SQLite's message names files at most, and quotes no stored value. Settings: the file was usable by its kind at
+        # the start, and may be again.
+        text = str(error) if isinstance(error, InvalidSettings) else f"the {self._kind.name} failed: {error}"
+        return TemporarilyUnavailable(self._kind.code, text)
 
     async def close(self) -> None:
         """Finish the operations under way, then close the file."""

@@ -33,7 +33,7 @@ _MAX_CONCURRENT_DELETES = 16
 _PAGE = 200
 """Entities of one step of a listing; each has up to 1 MiB."""
 _KIND = TableKind(
-    name="journal",
+    name="journal's table",
     process="worker",
     settings="journal.",
     code="journal_unavailable",

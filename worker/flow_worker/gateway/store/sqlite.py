@@ -97,9 +97,9 @@ class SqliteGatewayStore:
         request = row.request()
         if row.result_at is None or request.is_gone:
             return request
-        read = partial(_body, request_id=request_id)
-        is_large = row.result_bytes > _LARGE_BYTES
-        body: bytes | None = await (self._file.run(read, Cost(slow=True)) if is_large else self._file.read(read))
+        body = row.body
+        if body is None:  # a large one
+            body = await self._file.run(partial(_body, request_id=request_id), Cost(slow=True))
         if body is None:  # purged since the row was read
             return StoredRequest(request.record, request.state, is_gone=True)
         return StoredRequest(request.record, request.state, StoredResult(body, row.result_at))

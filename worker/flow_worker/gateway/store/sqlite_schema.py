@@ -46,7 +46,8 @@ def gateway_file(setting: str) -> FileKind:
     return FileKind(
         schema=_SCHEMA,
         schema_version=1,
-        name="gateway's store",
+        name="gateway store",
+        table="request",
         process="gateway",
         setting=setting,
         code="unavailable",
@@ -65,7 +66,9 @@ def gateway_file(setting: str) -> FileKind:
 
 _RECORD = "id, owner_tenant, owner_oid, asserter_tenant, asserter_oid, flow, digest, created, trace_parent, sent"
 _STATE = "state, state_at, state_until, state_code, attempts"
-SELECT = f"SELECT {_RECORD}, {_STATE}, result_at, result_bytes, is_gone FROM request WHERE id = ?"  # noqa: S608
+# A large result is read in a thread.
+_BODY = "CASE WHEN result_bytes <= 262144 THEN (SELECT body FROM result WHERE result.id = request.id) END"
+SELECT = f"SELECT {_RECORD}, {_STATE}, result_at, result_bytes, is_gone, {_BODY} FROM request WHERE id = ?"  # noqa: S608
 INSERT = f"INSERT INTO request ({_RECORD}, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"  # noqa: S608
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -106,7 +109,7 @@ class Row:
     def __init__(self, values: tuple[Any, ...]) -> None:
         self._values = values
         self.result_at: datetime | None = None if values[15] is None else from_microseconds(values[15])
-        self.result_bytes: int = values[16] or 0
+        self.body: bytes | None = values[18]
 
     def request(self) -> StoredRequest:
         """Return the request, without its result."""

@@ -91,10 +91,11 @@ class TableChanges:
 
     async def read(self, cursor: Cursor) -> Changes:
         """See `GatewayStore.changes`. The cursor is the service's time of the last successful read."""
-        now = self._clock.now()
         if cursor == NOW:
+            await self._rows.reach()
             self._seen.clear()
-            return Changes(frozenset(), Cursor(now.isoformat()))
+            return Changes(frozenset(), Cursor(self._clock.now().isoformat()))
+        now = self._clock.now()
         # After a long outage, the older announcements are deleted.
         since = max(datetime.fromisoformat(cursor) - _OVERLAP, now - KEPT)
         request_ids: set[str] = set()

@@ -18,7 +18,7 @@ from flow_worker.gateway.store.port import ResultTooLarge
 from flow_worker.journal.shared_table import SharedTable, TableKind, is_too_large
 
 KIND = TableKind(
-    name="gateway's store",
+    name="gateway store's table",
     process="gateway",
     settings="gateway.store.",
     code="unavailable",
@@ -102,6 +102,10 @@ class Rows:
             async for page in pages:
                 for entity in page:
                     yield entity
+
+    async def reach(self) -> None:
+        """Return once the service has answered, so that its time is known."""
+        await self._table.ensure_exists()
 
     async def _call(self, work: Callable[[], Awaitable[Any]]) -> Any:
         await self._table.ensure_exists()
