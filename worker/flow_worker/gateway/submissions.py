@@ -130,7 +130,13 @@ class Submissions:
                 return existing
             # The first attempt ended before the queue accepted it, or before the store knew that. The queue's duplicate
             # detection and the worker's journal drop a copy.
-        await self._send(message)
+        # A power cut must not lose the record of a request that is in the queue: nobody could read its result.
+        syncing = asyncio.create_task(self._store.sync())
+        try:
+            await self._send(message)
+        finally:
+            await asyncio.wait([syncing])
+        syncing.result()
         await self._mark_sent(record.id)
         audit.accepted(acting.principal, record.flow, record.id)
         return existing or record
