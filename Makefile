@@ -47,6 +47,7 @@ bench: $(TEST_READY)  ## measure the worker, the emulator, the isolation between
 	$(BIN)/python -m bench.worker.soak
 	$(BIN)/python -m bench.journal
 	$(BIN)/python -m bench.metrics
+	$(BIN)/python -m bench.worker.telemetry
 	$(BIN)/python -m bench.emulator
 	$(BIN)/python -m bench.noisy_neighbour
 	$(BIN)/python -m bench.hostile

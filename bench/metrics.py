@@ -183,10 +183,10 @@ async def _measure(rounds: int) -> dict[str, float]:
     cases = {
         "none": _bare(),
         "without SDK": _wrapped(NoOpMeterProvider()),
-        "metrics": _exporting(),
-        "metrics and spans, none sampled": _exporting(_sampling(0.0)),
-        "metrics and spans, 10 % sampled": _exporting(_sampling(0.1)),
-        "metrics and spans, all sampled": _exporting(_sampling(1.0)),
+        "Prometheus": _exporting(),
+        "Prometheus and spans, none sampled": _exporting(_sampling(0.0)),
+        "Prometheus and spans, 10 % sampled": _exporting(_sampling(0.1)),
+        "Prometheus and spans, all sampled": _exporting(_sampling(1.0)),
     }
     least = dict.fromkeys(cases, float("inf"))
     for _ in range(rounds):  # in turns: a change of the machine's load then affects every case

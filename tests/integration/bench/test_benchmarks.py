@@ -59,6 +59,8 @@ def test_without_celery_the_worker_benchmark_says_how_to_install_it() -> None:
 def test_the_benchmark_of_the_metrics_measures_them_with_and_without_an_exporter() -> None:
     added: Any = json_output("bench.metrics", "--rounds", "20")
     assert 0 < added["without SDK"] < added["Prometheus"]
+    assert added["Prometheus"] < added["Prometheus and spans, all sampled"]
+    assert added["without SDK"] < 40, "without an SDK, telemetry takes a few microseconds of a request"
 
 
 def test_the_emulator_benchmark_measures_every_installed_sdk() -> None:
