@@ -1,5 +1,37 @@
-"""The entry point of `python -m servicebus_emulator`."""
+"""The entry point of `servicebus-emulator` and `python -m servicebus_emulator`."""
 
-from servicebus_emulator.cli import main
+from __future__ import annotations
 
-main()
+import os
+import signal
+import sys
+
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line.
+
+    Ctrl-C during the import ends the process at once: a `KeyboardInterrupt` in the middle of an import would print a
+    traceback. Where a parent ignores Ctrl-C, so does this process.
+    """
+    is_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_interruptible:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+    from servicebus_emulator import streams
+
+    streams.prepare()
+    from servicebus_emulator.cli import cli  # imported after the handler is installed
+
+    try:
+        if is_interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        cli(prog_name="servicebus-emulator")
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except SystemExit as end:
+        sys.exit(streams.exit_status(end.code))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from servicebus_emulator import streams
 from servicebus_emulator.parsing import Command, Group
 
 DEFAULT_HTTP_PORT = 5380
@@ -43,17 +42,6 @@ class SettingsForm(StrEnum):
 HttpPort = Annotated[int, typer.Option("--http-port", min=1, max=65535, help="The emulator's HTTP port.")]
 HttpUrl = Annotated[str | None, typer.Option("--url", help="The emulator's HTTP address. It overrides --http-port.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")]
-
-
-def main() -> None:
-    """Run the command line: `servicebus-emulator` and `python -m servicebus_emulator`."""
-    streams.prepare()
-    try:
-        cli(prog_name="servicebus-emulator")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SystemExit as end:
-        sys.exit(streams.exit_status(end.code))
 
 
 def _print_version(wanted: bool) -> None:

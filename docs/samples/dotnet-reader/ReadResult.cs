@@ -21,6 +21,7 @@ public static class ReadResult
     private const string Contract = "flow-result/1";
     private static readonly TimeSpan MoreResults = TimeSpan.FromMilliseconds(250); // the wait for a newer result
     private const int MaxSkipped = 100; // messages of others that one search leaves in the session
+    private static int ignored; // messages without a valid MAC under the reply key
 
     public static int Main(string[] arguments)
     {
@@ -41,6 +42,11 @@ public static class ReadResult
         try
         {
             var result = await Find(client, arguments[0], arguments[1], key, TimeSpan.FromSeconds(seconds));
+            if (ignored > 0)
+            {
+                Console.Error.WriteLine(
+                    $"Messages ignored: {ignored}. Their MACs do not fit REPLY_KEY. Is it the key of this request?");
+            }
             if (result == null)
             {
                 Console.Error.WriteLine($"No result within {seconds} s. It may still arrive.");
@@ -74,7 +80,9 @@ public static class ReadResult
                 if (message == null && newest != null) break;
                 if (message == null) continue;
                 var body = message.Body.ToArray();
-                var ids = IsAuthentic(message, body, key) ? IdsOf(body) : new ResultIds();
+                var isAuthentic = IsAuthentic(message, body, key);
+                if (!isAuthentic) ignored++;
+                var ids = isAuthentic ? IdsOf(body) : new ResultIds();
                 if (ids.RequestMessageId == messageId || ids.ReplayOf == messageId)
                 {
                     // The others stay locked until the session closes.

@@ -19,6 +19,7 @@ export class FlowClient {
   #requestQueue;
   #replyQueue;
   #returned = new Map(); // by the request's message ID: the message IDs of its results that were returned
+  #ignored = 0;
 
   /** `claim`: returns a promise of an access token for the worker. */
   constructor({ bus, claim, requestQueue = "flow-requests", replyQueue = "flow-replies" }) {
@@ -26,6 +27,14 @@ export class FlowClient {
     this.#claim = claim;
     this.#requestQueue = requestQueue;
     this.#replyQueue = replyQueue;
+  }
+
+  /**
+   * The number of messages that `result` ignored because they have no valid MAC under the reply key. Usually the key is
+   * that of another request.
+   */
+  get ignored() {
+    return this.#ignored;
   }
 
   /**
@@ -95,6 +104,7 @@ export class FlowClient {
           continue;
         }
         if (!(await isAuthentic(message, replyKey))) {
+          this.#ignored += 1;
           await skip(message); // any sender can name this session as the place of its result
           continue;
         }

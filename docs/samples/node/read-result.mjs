@@ -23,6 +23,9 @@ try {
   } else {
     console.log(JSON.stringify(result));
   }
+  if (flows.ignored > 0) {
+    console.error(`Messages ignored: ${flows.ignored}. Their MACs do not fit REPLY_KEY. Is it the key of this request?`);
+  }
 } finally {
   await bus.close();
 }

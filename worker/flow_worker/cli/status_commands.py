@@ -6,19 +6,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import typer
 from pydantic import JsonValue
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from flow_contracts.servicebus import ServiceBusFailure
 from flow_worker.cli import status_render, terminal
 from flow_worker.cli.banner import health_base_url
 from flow_worker.cli.status_render import StatusReport
+from flow_worker.cli.terminal import plain
 from flow_worker.doctor.hosts import NO_ADMINISTRATION, has_administration
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import (
@@ -65,29 +69,39 @@ def status(
         terminal.fail("The worker has no health endpoint (health.port = 0), so it has no status. Set health.port.", 2)
     # The SDK logs a traceback for each failure, which the report names in a few words.
     logging.getLogger("azure").addHandler(logging.NullHandler())
-    report = _read(settings, base)
-    try:
-        if watch_every is not None:
-            _watch(settings, base, report, watch_every, as_json=as_json)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+    if watch_every is not None:
+        try:
+            _watch(settings, base, watch_every, as_json=as_json)
+        except KeyboardInterrupt:
+            raise typer.Exit(0) from None
+    with _asking(base, as_json=as_json):
+        report = _read(settings, base)
     _print(report, as_json=as_json)
     raise typer.Exit(0 if report.worker is not None else 1)
 
 
-def _watch(settings: StatusSettings, base: str, report: StatusReport, every: float, *, as_json: bool) -> None:
-    """Print until Ctrl-C: on a terminal always in the same place."""
+def _watch(settings: StatusSettings, base: str, every: float, *, as_json: bool) -> NoReturn:
+    """Print until Ctrl-C: on a terminal always in the same place, and at once."""
     console = terminal.out
     if as_json or not console.is_terminal:
         while True:
-            _print(report, as_json=as_json)
+            _print(_read(settings, base), as_json=as_json)
             time.sleep(every)
-            report = _read(settings, base)
-    with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+    with Live(_question(base), console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
+            report = _read(settings, base)
             live.update(status_render.render(report, console, max_lines=console.height), refresh=True)
             time.sleep(every)
-            report = _read(settings, base)
+
+
+def _asking(base: str, *, as_json: bool) -> AbstractContextManager[object]:
+    """Say on a terminal what the command waits for, until the block ends."""
+    console = terminal.out
+    return nullcontext() if as_json or not console.is_terminal else console.status(_question(base), spinner="line")
+
+
+def _question(base: str) -> Text:
+    return plain(f"Asking the worker at {base}, and Service Bus for the depths of the queues. Ctrl-C ends this.")
 
 
 def _print(report: StatusReport, *, as_json: bool) -> None:
