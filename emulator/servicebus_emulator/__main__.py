@@ -18,9 +18,10 @@ def main() -> None:
     is_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_interruptible:
         signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
-    from servicebus_emulator import streams
+    from servicebus_emulator import interrupts, streams
 
     streams.prepare()
+    interrupts.prepare()
     from servicebus_emulator.cli import cli  # imported after the handler is installed
 
     try:
@@ -31,6 +32,10 @@ def main() -> None:
         sys.exit(_INTERRUPTED)
     except SystemExit as end:
         sys.exit(streams.exit_status(end.code))
+    except Exception as error:
+        if not interrupts.is_interrupt(error):
+            raise
+        sys.exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -232,6 +232,7 @@ def test_the_reader_prints_the_result_of_the_plugin_and_leaves_forged_ones(stage
 
     other = read(stage, reader, message_id, correlation_id, "3", key=other_key)
     assert (other.returncode, other.stdout) == (1, ""), other.stderr
+    assert "Messages ignored: 2. Their MACs do not fit REPLY_KEY." in other.stderr
     another = read(stage, reader, "another", correlation_id, "3", key=KEY.get_secret_value())
     assert (another.returncode, another.stdout) == (1, ""), another.stderr
     found = read(stage, reader, message_id, correlation_id, key=KEY.get_secret_value())
@@ -287,6 +288,9 @@ def test_node_reads_the_result_of_the_plugin_once(stage: Stage) -> None:
     correlation_id = str(uuid.uuid4())
     message_id = stage.run(result_id=correlation_id).removeprefix("MessageId ").strip()
     read_result = ("read-result.mjs", message_id, correlation_id)
+    other = run_on_node(stage, *read_result, "3", REPLY_KEY=new_reply_key().get_secret_value())
+    assert (other.returncode, other.stdout) == (1, ""), other.stderr
+    assert "Messages ignored: 1. Their MACs do not fit REPLY_KEY." in other.stderr
     found = run_on_node(stage, *read_result, REPLY_KEY=KEY.get_secret_value())
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["request_message_id"] == message_id

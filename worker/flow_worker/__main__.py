@@ -23,9 +23,10 @@ def main() -> None:
         signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     if sys.argv[1:2] == ["run"]:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    from flow_worker.cli import streams
+    from flow_worker.cli import interrupts, streams
 
     streams.prepare()
+    interrupts.prepare()
     from flow_worker.cli.main import cli  # imported after the handler is installed: the import takes most of the start
 
     try:
@@ -36,6 +37,10 @@ def main() -> None:
         sys.exit(_INTERRUPTED)
     except SystemExit as end:
         sys.exit(streams.exit_status(end.code))
+    except Exception as error:
+        if not interrupts.is_interrupt(error):
+            raise
+        sys.exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":

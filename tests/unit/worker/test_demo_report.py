@@ -92,6 +92,51 @@ def test_each_request_takes_one_line_and_the_summary_three(width: int) -> None:
     assert lines[-2] == "1 result for each request with a usable reply address, 1 dead letter without."
 
 
+MORE = [("refused: privilege_missing", 3), ("succeeded", 3), ("failed: NoResponse", 1)]
+"""The requests of the whole demo beside `SCENARIOS`: those of plug-ins, and that of the dead letter."""
+
+
+def whole() -> DemoReport:
+    short = report()
+    more = [
+        replace(short.single[0], outcome=outcome, scenario=f"{outcome} {number}", brief=f"{outcome[:20]} {number}")
+        for outcome, count in MORE
+        for number in range(count)
+    ]
+    return replace(short, single=[*short.single, *more], queues={"flow-replies": {"active": len(SCENARIOS)}})
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 24), (80, 27)])
+def test_a_small_terminal_shows_all_requests_at_once(width: int, height: int, keep: bool) -> None:
+    shown = whole()
+    lines = printed(shown, width, console={"height": height, "force_terminal": True, "color_system": None}, keep=keep)
+    assert max(map(len, lines)) <= width
+    assert len(lines) + 1 + 2 <= 24, "the prompt, and two requests that a later version adds"
+    text = "\n".join(lines)
+    refused = [outcome for outcome in shown.outcomes if outcome.outcome.startswith("refused")]
+    assert f"✓  {len(refused)} refused without a call: role_missing, claim_missing, " in text
+    for outcome in shown.outcomes:
+        if outcome in refused:
+            assert outcome.outcome.removeprefix("refused: ") in text
+        else:
+            assert (outcome.scenario if width >= 118 else outcome.brief) in text
+    assert f"{len(shown.outcomes)} of {len(shown.outcomes)} ended as expected" in text
+
+
+@pytest.mark.parametrize("console", [{"height": 29, "force_terminal": True}, {"height": 24}])
+def test_a_high_terminal_and_a_file_get_a_line_for_each_request(console: dict[str, Any]) -> None:
+    assert len(printed(whole(), 80, console=console)) == 2 + 1 + len(whole().outcomes) + 3
+
+
+def test_a_refusal_that_was_not_expected_keeps_its_lines_on_a_small_terminal() -> None:
+    shown = whole()
+    shown.single[4] = replace(shown.single[4], ok=False)
+    text = "\n".join(printed(shown, 80, console={"height": 24, "force_terminal": True, "color_system": None}))
+    assert "✗  sender without the app role     refused role_missing" in text
+    assert f"{len(shown.outcomes) - 1} of {len(shown.outcomes)} ended as expected." in text
+
+
 def test_a_request_that_ended_otherwise_shows_what_was_expected_and_what_came() -> None:
     lines = printed(report(ok=False, outcome="failed: some_code", detail="The flow failed."), 80)
     [at] = [number for number, line in enumerate(lines) if line.startswith("✗ ")]

@@ -12,6 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from flow_contracts.servicebus.depths import QueueDepth
+from flow_worker.cli import status_commands, terminal
 from flow_worker.cli.main import cli
 from flow_worker.cli.status_render import StatusReport, render
 
@@ -185,3 +186,19 @@ async def test_depths_are_unknown_while_the_administration_is_unreachable() -> N
     assert await queue_depths(endpoint, ["q"], 5, "http://127.0.0.1:1") == {
         "q": QueueDepth(unknown="the administration is unreachable")
     }
+
+
+def test_watch_says_at_once_on_a_terminal_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    console = Console(file=written, width=80, height=24, force_terminal=True, color_system=None)
+    monkeypatch.setattr(terminal, "out", console)
+    shown: list[str] = []
+
+    def read(*_: object) -> StatusReport:
+        shown.append(written.getvalue())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status_commands, "_read", read)
+    result = CliRunner().invoke(cli, ["status", "--watch", "--url", "http://127.0.0.1:1"])
+    assert result.exit_code == 0
+    assert "Asking the worker at http://127.0.0.1:1, and Service Bus" in " ".join(shown[0].split())

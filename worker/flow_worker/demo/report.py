@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -24,6 +24,9 @@ _HALF_AN_ID = 18
 _WIDE = 118
 """The terminal width from which a line has room for the whole title of a scenario."""
 _RESULT = 33
+_REFUSED = "refused: "
+_FRAME_LINES = 7
+"""The lines beside those of the requests: the legend, the heading, the summary, and the shell's prompt."""
 _MARKS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
 _ASCII_MARKS = {True: "ok", False: "NO"}
 _STYLES = {"succeeded": "green", "refused": "yellow", "failed": "red", "unknown": "magenta"}
@@ -76,37 +79,51 @@ def show(
     if as_json:
         sys.stdout.write(json.dumps(_as_json(report), indent=2) + "\n")
         return
-    for line in _legend(console):
+    rows = len(report.outcomes) + _FRAME_LINES
+    # A scrolled screen hides the first requests. A file has no height.
+    folded = not verbose and console.is_terminal and console.height < rows
+    for line in _legend(console, folded=folded):
         console.print(line, no_wrap=True, overflow="crop")
     if verbose:
         console.print(_scenarios(report, narrow=console.width < _NARROW))
         console.print(_queues(report))
         console.print(_dead_letters(report))
     else:
-        for line in _lines(report, console):
+        for line in _lines(report, console, folded=folded):
             console.print(line, no_wrap=True, overflow="crop")
-    for text in _summary(report, command, verbose=verbose, keep=keep):
+    for text in _summary(report, command, verbose=verbose, keep=keep, folded=folded):
         console.print(text, soft_wrap=True)
 
 
-def _legend(console: Console) -> Iterator[Text]:
+def _legend(console: Console, *, folded: bool) -> list[Text]:
+    if folded:
+        return [Text("Seconds: flow = first call to result; all = until the sender has the result.", "dim")]
     marks = _marks(console)
-    yield Text("Seconds: flow = first call to result; all = until the sender has the result,", "dim")
     legend = f"with about 1 s to open and close a reply session. {marks[True]}: as expected. {marks[False]}: not."
-    yield Text(legend, "dim")
+    return [
+        Text("Seconds: flow = first call to result; all = until the sender has the result,", "dim"),
+        Text(legend, "dim"),
+    ]
 
 
 def _marks(console: Console) -> dict[bool, str]:
     return _MARKS if is_unicode(console) else _ASCII_MARKS
 
 
-def _lines(report: DemoReport, console: Console) -> Iterator[Text]:
-    """Yield one line for each request; below one that did not end as expected, what was expected."""
+def _lines(report: DemoReport, console: Console, *, folded: bool) -> Iterator[Text]:
+    """Yield one line for each request; below one that did not end as expected, what was expected.
+
+    `folded`: the refusals that were expected share a line.
+    """
     marks = _marks(console)
     wide = console.width >= _WIDE
     title = max(len(outcome.scenario) for outcome in report.outcomes) if wide else MAX_BRIEF
     yield Text(f"   {'request':<{title}} {'result':<{_RESULT}} {'flow':>5} {'all':>5}", "bold")
-    for outcome in report.outcomes:
+    refusals = [
+        outcome for outcome in report.outcomes if folded and outcome.ok and outcome.outcome.startswith(_REFUSED)
+    ]
+    yield from _refusals(refusals, marks[True], console.width)
+    for outcome in (outcome for outcome in report.outcomes if outcome not in refusals):
         name = outcome.scenario if wide else outcome.brief or outcome.scenario
         flow = "" if outcome.flow_seconds is None else f"{outcome.flow_seconds:.1f}"
         result = outcome.outcome.replace(":", "", 1) + _effort(outcome)
@@ -123,8 +140,18 @@ def _lines(report: DemoReport, console: Console) -> Iterator[Text]:
             yield Text(f"   {outcome.detail}", "red")
 
 
-def _summary(report: DemoReport, command: str, *, verbose: bool, keep: bool) -> list[Text]:
-    """Return the summary: the requests, the queues, and what to do next."""
+def _refusals(refusals: Sequence[ScenarioOutcome], mark: str, width: int) -> Iterator[Text]:
+    """Yield the lines of the requests that were refused as expected, by their codes."""
+    if not refusals:
+        return
+    codes = ", ".join(outcome.outcome.removeprefix(_REFUSED) for outcome in refusals)
+    text = f"{len(refusals)} refused without a call: {codes}"
+    for number, line in enumerate(textwrap.wrap(text, width - 4, break_on_hyphens=False)):
+        yield Text.assemble((f"{'' if number else mark:<2} ", "green"), (line, _STYLES["refused"]))
+
+
+def _summary(report: DemoReport, command: str, *, verbose: bool, keep: bool, folded: bool) -> list[Text]:
+    """Return the summary: the requests, the queues, and what to do next. `folded`: the first two in one line."""
     expected = sum(outcome.ok for outcome in report.outcomes)
     count = len(report.outcomes)
     burst = f" Burst: {report.burst.outcome}, {report.burst.detail}." if report.burst else ""
@@ -140,6 +167,9 @@ def _summary(report: DemoReport, command: str, *, verbose: bool, keep: bool) -> 
         hint = f"Try it: {command} demo --keep" + ("" if verbose else "   (--verbose: outputs, queues)")
     elif not verbose:
         hint = f"Outputs and queues: {command} demo --keep --verbose"
+    if folded and expected == count and report.queues_ok:
+        requests = f"{count} of {count} ended as expected; 1 result for each, 1 dead letter without an address."
+        return [Text(requests, "bold green"), Text(hint)]
     return [
         Text(requests, "bold green" if expected == count else "bold red"),
         Text(queues, "green" if report.queues_ok else "bold red"),
