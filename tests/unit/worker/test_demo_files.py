@@ -35,6 +35,7 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.emulator = Emulator()
+        self.gateway_url = "http://127.0.0.1:3"
 
 
 def write_to(folder: Path) -> None:
@@ -71,6 +72,9 @@ def test_the_sender_settings_name_the_emulator_as_the_source_of_tokens(tmp_path:
         "FLOW_WORKER_CONFIG": (folder / "flow-worker.toml").as_posix(),
         "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": Emulator.connection_string,
         "FLOW_WORKER_JOURNAL__PATH": (folder / "journal.sqlite3").as_posix(),
+        "FLOW_WORKER_STATEMENTS__KEY_PATH": (folder / "gateway-key.pem").as_posix(),
+        "FLOW_WORKER_GATEWAY__STORE__PATH": (folder / "gateway.sqlite3").as_posix(),
+        "FLOW_WORKER_GATEWAY_URL": "http://127.0.0.1:3",
         "FLOW_WORKER_CLAIM": "a-claim",
         "IDENTITY_ENDPOINT": Emulator.identity_endpoint,
         "IDENTITY_HEADER": Emulator.identity_header,

@@ -202,7 +202,7 @@ def test_the_spinner_turns_on_a_terminal_only_and_elsewhere_says_one_sentence() 
         spinner.say("1 of 2")
         spinner.stop()
         spinner.say("2 of 2")
-    assert piped.getvalue().splitlines() == ["Starting an emulator and a worker (some seconds) ..."]
+    assert piped.getvalue().splitlines() == ["Starting an emulator, a worker and a gateway (some seconds) ..."]
     terminal = io.StringIO()
     with Spinner(Console(file=terminal, width=80, force_terminal=True)) as spinner:
         spinner.stop()

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 from pydantic import JsonValue
 
-from flow_worker.demo import flows, processes
+from flow_worker.demo import flows, gateway, processes
 from flow_worker.demo.processes import EMULATOR_LOCK, WORKER_LOCK, DemoError
 
 START_SECONDS = 30.0
@@ -92,13 +92,15 @@ class FlowActivity:
 
 @dataclass(frozen=True, slots=True)
 class DemoEnvironment:
-    """The running emulator and worker."""
+    """The running emulator, worker and gateway."""
 
     emulator: EmulatorClient
     folder: Path
     worker: subprocess.Popen[str]
     metrics_url: str
     """The page that Prometheus can scrape."""
+    gateway_url: str
+    """The URL of the HTTP gateway."""
 
     def worker_log_tail(self) -> str:
         """Return the last lines of the worker's log."""
@@ -107,13 +109,22 @@ class DemoEnvironment:
 
 @contextmanager
 def running_demo(folder: Path) -> Iterator[DemoEnvironment]:
-    """Start both processes, and stop both at the end. Logs and settings are in `folder`. Raise `DemoError`."""
+    """Start the processes, and stop them at the end. Logs and settings are in `folder`. Raise `DemoError`."""
     with ExitStack() as stack:
         emulator = stack.enter_context(running_emulator(folder))
         flows.define(emulator.web_url)
-        port = processes.free_port()
-        worker = stack.enter_context(running_worker(folder, emulator, worker_settings, port))
-        yield DemoEnvironment(emulator, folder, worker, f"http://127.0.0.1:{port}/metrics")
+        port, ports = processes.free_port(), gateway.GatewayPorts.free()
+
+        def settings(client: EmulatorClient, health_port: int) -> str:
+            return worker_settings(client, health_port) + gateway.settings(ports, client.web_url)
+
+        (folder / SETTINGS).write_text(settings(emulator, port), encoding="utf-8")
+        # The worker and the gateway start side by side.
+        front = stack.enter_context(gateway.running_gateway(folder, worker_environment(emulator)))
+        worker = stack.enter_context(running_worker(folder, emulator, settings, port))
+        gateway.wait_until_ready(front, ports, folder)
+        emulator.control("PUT", "page", {"gateway": ports.url})
+        yield DemoEnvironment(emulator, folder, worker, f"http://127.0.0.1:{port}/metrics", ports.url)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import IO
 STOP_SECONDS = 45.0
 _STOP_SIGNAL = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 _LOG_LINES = 15
-EMULATOR_LOCK, WORKER_LOCK = CHILD_LOCKS = ("emulator.lock", "worker.lock")
+EMULATOR_LOCK, WORKER_LOCK, GATEWAY_LOCK = CHILD_LOCKS = ("emulator.lock", "worker.lock", "gateway.lock")
 """The locks of the child processes, in their working directory."""
 
 

@@ -59,8 +59,8 @@ class DemoReport:
 
     @property
     def expected_results(self) -> int:
-        """The number of results in the reply queue if each request has one; the burst's have left it."""
-        return len({outcome.correlation_id for outcome in self.single})
+        """The number of results in the senders' reply queue if each request has one; the burst's have left it."""
+        return len({outcome.correlation_id for outcome in self.single if not outcome.over_http})
 
 
 def show(

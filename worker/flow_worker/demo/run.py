@@ -37,7 +37,7 @@ def run_demo(console: Console, spinner: Spinner, *, as_json: bool, keep: bool, b
             finally:
                 spinner.stop()
                 if keep:
-                    _print(console, f"The logs of the emulator and of the worker stay in {_relative(folder)}.")
+                    _print(console, f"The logs of all three processes stay in {_relative(folder)}.")
     except DemoError as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return 1
@@ -77,7 +77,7 @@ def _run_in(
         if keep:
             _wait_for_interrupt(environment, report, console)
         else:
-            spinner.say("Stopping the worker and the emulator ...")
+            spinner.say("Stopping the gateway, the worker and the emulator ...")
     return report
 
 
@@ -90,7 +90,8 @@ def _wait_for_interrupt(environment: DemoEnvironment, report: DemoReport, consol
     """Print commands to try, and wait for Ctrl-C. Raise `DemoError` if the worker exits."""
     write_sender_settings(environment)
     _print(console, "")
-    _print(console, "The emulator and the worker keep running. Ctrl-C stops them.", "bold")
+    _print(console, "The emulator, the worker and the gateway keep running. Ctrl-C stops them.", "bold")
+    _print(console, f"Web page: {environment.emulator.web_url}/page/   Gateway: {environment.gateway_url}")
     for line in commands_to_try(environment.folder, _own_command(), _most_retried(report)):
         _print(console, line)
     for line in telemetry_lines(environment.metrics_url, os.environ):

@@ -63,6 +63,8 @@ class ScenarioOutcome:
     """The flow's own counts; None for the burst."""
     brief: str = ""
     expectation: str = ""
+    over_http: bool = False
+    """The gateway took the request, so its result is not in the senders' reply queue."""
 
     @property
     def flow_seconds(self) -> float | None:
@@ -212,23 +214,29 @@ async def wait_for_outcome(
             expectation=scenario.expectation,
         )
     seconds = time.perf_counter() - began
-    code = result.error.code if result.error else None
     activity = await asyncio.to_thread(emulator.activity, flow, correlation_id)
+    return outcome_of(scenario, result, activity, seconds)
+
+
+def outcome_of(
+    scenario: Scenario, result: FlowResult, activity: FlowActivity, seconds: float, *, over_http: bool = False
+) -> ScenarioOutcome:
+    """Compare a result and the flow's counts with the scenario."""
+    code = result.error.code if result.error else None
     actual = (result.status, code, activity.calls, activity.polls)
-    ok = actual == (scenario.status, scenario.code, scenario.calls, scenario.polls)
-    outcome = result.status if code is None else f"{result.status}: {code}"
     return ScenarioOutcome(
-        correlation_id,
-        title,
-        flow,
-        outcome,
+        result.correlation_id,
+        scenario.title,
+        scenario.flow,
+        result.status if code is None else f"{result.status}: {code}",
         _detail(result),
         seconds,
-        ok,
+        actual == (scenario.status, scenario.code, scenario.calls, scenario.polls),
         result,
         activity,
         brief=scenario.brief,
         expectation=scenario.expectation,
+        over_http=over_http,
     )
 
 

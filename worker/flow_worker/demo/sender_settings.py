@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from flow_worker.demo.environment import JOURNAL, ROLE, SETTINGS, DemoEnvironment
 from flow_worker.demo.folder import write_private
+from flow_worker.demo.gateway import KEY_FILE, STORE_FILE
 
 SHELL, POWERSHELL = "sender.env", "sender.ps1"
 
@@ -24,6 +25,9 @@ def _variables(environment: DemoEnvironment) -> Mapping[str, str]:
         "FLOW_WORKER_CONFIG": (folder / SETTINGS).as_posix(),
         "FLOW_WORKER_SERVICEBUS__CONNECTION_STRING": emulator.connection_string,
         "FLOW_WORKER_JOURNAL__PATH": (folder / JOURNAL).as_posix(),
+        "FLOW_WORKER_STATEMENTS__KEY_PATH": (folder / KEY_FILE).as_posix(),
+        "FLOW_WORKER_GATEWAY__STORE__PATH": (folder / STORE_FILE).as_posix(),
+        "FLOW_WORKER_GATEWAY_URL": environment.gateway_url,
         "FLOW_WORKER_CLAIM": emulator.mint("ada", ROLE),
         # `check-access` asks Dataverse with the worker's identity: the emulator has it, not this machine.
         "IDENTITY_ENDPOINT": emulator.identity_endpoint,

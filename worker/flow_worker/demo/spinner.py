@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-_START = "Starting an emulator and a worker (some seconds) ..."
+_START = "Starting an emulator, a worker and a gateway (some seconds) ..."
 
 
 class Spinner:

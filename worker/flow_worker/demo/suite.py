@@ -14,6 +14,7 @@ from flow_contracts.client import FlowClient
 from flow_contracts.servicebus import ServiceBus
 from flow_worker.demo.dead_letter import REQUESTS, list_dead_letters, run_dead_letter_scenarios, seal_of
 from flow_worker.demo.environment import ROLE, DemoEnvironment, EmulatorClient
+from flow_worker.demo.http_scenarios import run_http_scenarios
 from flow_worker.demo.privileges import run_privilege_scenarios
 from flow_worker.demo.report import DemoReport
 from flow_worker.demo.scenarios import ScenarioOutcome, request_scenarios, run_burst, run_scenario, unanswerable
@@ -40,6 +41,8 @@ async def run_scenarios(environment: DemoEnvironment, burst: int, say: Say) -> D
         seal = seal_of(environment.folder)
         name = f"demo-{secrets.token_hex(2)}"
         single = await _run_single(emulator, bus, client, seal, name, say)
+        say("Sending a request over HTTP ...")
+        single += await run_http_scenarios(environment)
         many = await _run_burst(emulator, client, name, burst, say) if burst else None
         say("Counting results and dead letters ...")
         return DemoReport(single, many, _queue_counts(emulator), await list_dead_letters(bus, seal))

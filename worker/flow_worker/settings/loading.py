@@ -28,7 +28,7 @@ from flow_worker.settings.outline import suggestion
 CONFIG_VARIABLE = "FLOW_WORKER_CONFIG"
 DEFAULT_CONFIG = Path("flow-worker.toml")
 DEFAULT_ENV_FILE = Path(".env")
-_OTHER_VARIABLES = {CONFIG_VARIABLE, *SENDER_VARIABLES}
+_OTHER_VARIABLES = {CONFIG_VARIABLE, "FLOW_WORKER_GATEWAY_URL", *SENDER_VARIABLES}
 """Variables with the prefix that are not settings."""
 _PASSED_ON = {"IDENTITY_ENDPOINT", "IDENTITY_HEADER", "FLOW_WORKER_CLAIM"}
 """Variables of the file that azure-identity and `check-access` read from the environment."""
