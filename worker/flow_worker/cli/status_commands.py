@@ -53,7 +53,9 @@ class StatusSettings(Layered):
     @property
     def queues(self) -> list[str]:
         """The names of all queues that the worker receives from or publishes to."""
-        return [*(queue.name for queue in self.request_queues), self.continuations.queue, *self.replies.queues]
+        gateways = (queue.reply_to for queue in self.request_queues if queue.authority == "gateway" and queue.reply_to)
+        names = (*(queue.name for queue in self.request_queues), self.continuations.queue, *self.replies.queues)
+        return list(dict.fromkeys([*names, *gateways]))
 
 
 def status(

@@ -10,7 +10,19 @@ import httpx
 from pydantic import BaseModel, SecretStr
 
 from flow_worker.access.build import build_access, build_identity
-from flow_worker.doctor import clocks, dataverse, flows, issuers, journal, local, network, queues, statements, tokens
+from flow_worker.doctor import (
+    clocks,
+    dataverse,
+    flows,
+    gateway,
+    issuers,
+    journal,
+    local,
+    network,
+    queues,
+    statements,
+    tokens,
+)
 from flow_worker.doctor.causes import proxy_of
 from flow_worker.doctor.finding import Check, Finding, Outcome, Result
 from flow_worker.flows.invoker import http_client
@@ -57,6 +69,7 @@ async def _examine(settings: Settings, report: Callable[[Finding], None]) -> lis
             *tokens.checks(settings, identity),
             *queues.checks(settings, bus),
             *statements.checks(settings),
+            *gateway.checks(settings),
             *journal.checks(settings),
             *issuers.checks(settings, client),
             *dataverse.checks(settings, access, identity),

@@ -6,10 +6,9 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from aiohttp import web
@@ -44,6 +43,7 @@ from flow_worker.gateway.store.build import open_gateway_store
 from flow_worker.gateway.store.port import GatewayStore
 from flow_worker.gateway.submissions import Submissions
 from flow_worker.gateway.waiters import Waiters
+from flow_worker.runtime.journal_purge import JournalPurge
 from flow_worker.runtime.periodic_task import PeriodicTask
 from flow_worker.runtime.stop_signals import StopSignals
 from flow_worker.runtime.supervisor import OnStop, Service, Supervisor
@@ -115,7 +115,7 @@ async def assembled(settings: GatewayProcess, *, on_stop: OnStop = lambda _: Non
                 now=clock.now,
             )
         )
-        parts = _Parts(settings, bus, store, clock.now, telemetry, health)
+        parts = _Parts(settings, bus, store, clock, telemetry, health)
         server = await parts.server(stack)
         await server.open()
         stack.push_async_callback(server.close)
@@ -140,7 +140,7 @@ class _Parts:
         settings: GatewayProcess,
         bus: ServiceBus,
         store: GatewayStore,
-        now: Callable[[], datetime],
+        clock: BrokerClock,
         telemetry: Telemetry,
         health: GatewayHealth,
     ) -> None:
@@ -149,7 +149,8 @@ class _Parts:
         self._limits = settings.gateway.limits
         self._bus = bus
         self._store = store
-        self._now = now
+        self._clock = clock
+        self._now = clock.now
         self._telemetry = telemetry
         self._health = health
         self._waiters = Waiters(max_count=self._limits.max_waiters)
@@ -183,13 +184,17 @@ class _Parts:
 
     def services(self, server: HttpServer) -> list[Service]:
         """Return the services of the gateway."""
-        purge = self._options.store.purge_interval_seconds
+        every = self._options.store.purge_interval_seconds
+        # Only by a time that the broker has proven: a clock that is ahead would delete results that somebody waits for.
+        purge = JournalPurge(
+            lambda: self._store.purge(self._now()), lambda: self._clock.has_evidence, every_seconds=every
+        )
         return [
             server,
             ChangeFeed(self._store, self._waiters),
             *(self._reader(number) for number in range(_READERS)),
             PeriodicTask("request queue check", self._queue_probe.check, every_seconds=QueueProbe.EVERY_SECONDS),
-            PeriodicTask("store purge", lambda: self._store.purge(self._now()), every_seconds=purge),
+            PeriodicTask("store purge", purge.purge, every_seconds=0.0, pause_seconds=purge.pause_seconds),
         ]
 
     def _drain(self, edge: Edge) -> None:
