@@ -277,6 +277,27 @@ def test_a_key_in_two_places_is_refused(name: str) -> None:
         StatementSettings.model_validate({name: "x", f"{name}_file": "y"})
 
 
+def test_a_file_that_another_process_reads_on_windows_is_replaced_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, refusals = Path.replace, [PermissionError(13, "in use")] * 3
+
+    def refused_at_first(self: Path, target: Path) -> Path:
+        if refusals:
+            raise refusals.pop()
+        return replace(self, target)
+
+    monkeypatch.setattr(key_file, "_RENAME_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(Path, "replace", refused_at_first)
+    with pytest.raises(PermissionError):
+        key_file.replace(tmp_path / "keys", b"1", 0o644)
+    assert not list(tmp_path.iterdir()), "nothing stays beside it"
+    monkeypatch.setattr(os, "name", "nt")
+    key_file.replace(tmp_path / "keys", b"2", 0o644)
+    monkeypatch.undo()
+    assert (tmp_path / "keys").read_bytes() == b"2"
+
+
 # --- the worker's public keys --------------------------------------------------------------------------------------
 
 

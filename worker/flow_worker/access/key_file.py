@@ -13,6 +13,8 @@ from pathlib import Path
 from flow_worker.journal.reserve import FULL_DISK
 
 _MAX_EMPTY_SECONDS = 2
+_RENAME_ATTEMPTS = 20
+_RENAME_PAUSE_SECONDS = 0.05
 
 
 def create(file: Path, content: bytes) -> None:
@@ -25,8 +27,22 @@ def create(file: Path, content: bytes) -> None:
 def replace(file: Path, content: bytes, mode: int) -> None:
     """Write the file anew. A reader sees the earlier content or this one, never a part. Raises `OSError`."""
     with _written_beside(file, content, mode) as written:
-        written.replace(file)
+        _rename(written, file)
     _flush_names(file.parent)
+
+
+def _rename(written: Path, file: Path) -> None:
+    """Replace the file. Windows refuses that for the moment in which another process reads it."""
+    for _ in range(_RENAME_ATTEMPTS):
+        try:
+            written.replace(file)
+        except PermissionError:
+            if os.name == "posix":
+                raise
+            time.sleep(_RENAME_PAUSE_SECONDS)
+        else:
+            return
+    written.replace(file)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def banner(settings: Settings) -> str:
         "broker": settings.servicebus.address,
         "requests": requests,
         "continuations": f"{settings.continuations.queue} ({settings.continuations.lanes} lanes)",
-        "results": _names(settings.replies.queues),
+        "results": _names(dict.fromkeys([*settings.replies.queues, *settings.gateway_reply_queues.values()])),
         "flows": _names(settings.flows),
         "health": health_url(settings) or "off (health.port = 0)",
     }
