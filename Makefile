@@ -57,6 +57,7 @@ chaos: $(TEST_READY)  ## run the storm of faults over both journals: MINUTES=30,
 
 schema: $(DEMO_READY) ## generate contracts/schema and clients/connector from the models
 	$(BIN)/python -m flow_contracts.schema contracts/schema
+	$(BIN)/python -m tests.unit.docs.setting_descriptions
 	$(BIN)/python -m flow_worker.gateway.connector clients/connector
 
 lock:            ## resolve the dependencies into the lock files (needs uv)

@@ -50,7 +50,9 @@ class Settings(Layered):
     """All settings of one worker process."""
 
     servicebus: ServiceBusSettings
-    request_queues: Annotated[tuple[RequestQueue, ...], Field(min_length=1)] = (RequestQueue(name="flow-requests"),)
+    request_queues: Annotated[
+        tuple[RequestQueue, ...], Field(min_length=1, description="The queues from which requests come.")
+    ] = (RequestQueue(name="flow-requests"),)
     continuations: ContinuationSettings = ContinuationSettings()
     replies: ReplySettings = ReplySettings()
     journal: JournalSettings = JournalSettings()
@@ -60,7 +62,7 @@ class Settings(Layered):
     dataverse: DataverseSettings = DataverseSettings()
     identity: IdentitySettings = IdentitySettings()
     cloud: CloudName = CloudName.PUBLIC
-    flows: Annotated[dict[str, FlowSettings], Field(min_length=1)]
+    flows: Annotated[dict[str, FlowSettings], Field(min_length=1, description="The flows, by name.")]
     retry: RetrySettings = RetrySettings()
     limits: LimitSettings = LimitSettings()
     input_checks: InputCheckSettings = InputCheckSettings()

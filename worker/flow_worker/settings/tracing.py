@@ -8,6 +8,6 @@ from flow_worker.settings.groups import _Group
 
 
 class TelemetrySettings(_Group):
-    """Traces."""
+    """How traces of requests continue."""
 
     parent: Literal["message", "link"] = "message"
