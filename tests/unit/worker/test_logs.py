@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import subprocess
+import sys
 from datetime import datetime, timedelta
 
 import pytest
@@ -13,6 +15,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_s
 from flow_worker.telemetry import logs
 from flow_worker.telemetry.folding import FoldingHandler
 from flow_worker.telemetry.stacktraces import stacktrace
+from tests.support.processes import CHECKOUT
 
 VICTIM = "access.allowed flow=payroll caller=VICTIM"
 TEXT, JSON = logs._Text(), logs._Json()
@@ -280,6 +283,37 @@ def test_an_exception_chain_that_is_a_ring_ends() -> None:
     first, second = ValueError(CANARY), KeyError(CANARY)
     first.__cause__, second.__cause__ = second, first
     assert stacktrace(first).count("ValueError") == 1
+
+
+FAULTY = f"""
+import sys
+from flow_worker import app
+from flow_worker.cli import worker
+from flow_worker.cli.main import cli
+from flow_worker.settings import Settings
+
+async def fail(*_):
+    raise ValueError("{CANARY}") from KeyError("{CANARY}")
+
+app.run = fail
+worker._load = lambda *_: Settings.model_validate({{
+    "servicebus": {{"namespace": "contoso.servicebus.windows.net"}},
+    "claims": {{"tenants": ["11111111-2222-3333-4444-555555555555"], "audiences": ["a"]}},
+    "flows": {{"f": {{"url": "https://one.environment.api.powerplatform.com/flow", "role": "R"}}}},
+}})
+cli(["run", "--log-format", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_fault_that_ends_the_worker_shows_no_text(form: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTY, form], cwd=CHECKOUT, capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 1
+    assert "worker.failed" in done.stderr
+    assert "ValueError" in done.stderr
+    assert CANARY not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("formatter", [TEXT, JSON])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import typer
+
 from flow_worker.cli import terminal
 from flow_worker.cli.terminal import Config, EnvFile
 from flow_worker.cli.worker import Format, Level
@@ -45,6 +47,9 @@ def gateway(
     except OSError as error:
         ports = f"gateway.port ({loaded.gateway.port}) and gateway.health_port ({loaded.gateway.health_port})"
         terminal.fail(f"{error}. If another program uses a port of the gateway, change {ports}.", 1)
+    except Exception:  # noqa: BLE001 - Python would print the error's text, which may quote a request
+        logs.log(_log, logging.CRITICAL, "gateway.failed", "The gateway ends with an internal error.")
+        raise typer.Exit(1) from None
     finally:
         deadline.cancel()
 
