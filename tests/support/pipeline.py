@@ -133,6 +133,10 @@ FLOWS = {
 }
 
 
+REGISTRY = Registry(FLOWS, StatusHosts(("flow.example",)))
+"""Made once: it compiles the schemas of the inputs."""
+
+
 @dataclass
 class Clock:
     """A clock that stands still until the test sets it."""
@@ -160,15 +164,14 @@ class Worker:
 
     def handler(self, flow: ScriptedFlow, senders: KnownSenders | None = None) -> Handler:
         queues = ("flow-replies", "other-replies")
-        registry = Registry(FLOWS, StatusHosts(("flow.example",)))
         rules = ConclusionRules(queues, "flow-replies", RETRY, MAX_OUTAGE)
-        conclusions = Conclusions(self.journal, registry, rules, self.clock)
+        conclusions = Conclusions(self.journal, REGISTRY, rules, self.clock)
         recall = Recall(self.journal, conclusions, lease_margin_seconds=30, now=self.clock)
         return Handler(
             admission=Admission(
                 authorities={"flow-requests": senders or KnownSenders()},
                 rights=Rights(Asserters(), None),
-                registry=registry,
+                registry=REGISTRY,
                 input_checks=InputChecks(FLOWS, InputCheckSettings()),
                 reply_queues=queues,
                 binding_claim="nonce",

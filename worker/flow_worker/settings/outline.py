@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,16 @@ Location = tuple[str | int, ...]
 _Option = Mapping[str, Any]
 
 
+@functools.cache
+def _schema_of(kind: type[BaseModel]) -> Mapping[str, Any]:
+    return kind.model_json_schema()
+
+
 class Outline:
     """The JSON Schema of a settings class, by location in the settings."""
 
     def __init__(self, kind: type[BaseModel]) -> None:
-        schema = kind.model_json_schema()
+        schema = _schema_of(kind)
         self._definitions: Mapping[str, Any] = schema.get("$defs", {})
         self._root = self._options(schema)
 
