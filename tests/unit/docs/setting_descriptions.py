@@ -13,7 +13,7 @@ from tests.unit.docs.pages import ROOT
 PAGE = ROOT / "docs" / "reference" / "settings.md"
 COPY = ROOT / "worker" / "flow_worker" / "settings" / "descriptions.json"
 _ROW = re.compile(r"^\| `([\w.]+)` \| .*? \| .*? ?\| (.+) \|$", re.MULTILINE)
-_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
+_LINK = re.compile(r"\[((?:`[^`]*`|[^\]`])*)\]\([^)]*\)")
 
 
 def descriptions() -> dict[str, str]:
