@@ -159,6 +159,25 @@ async def test_a_queue_that_does_not_answer_holds_up_no_request_and_no_stop(monk
             pass
 
 
+async def test_an_interrupt_ends_the_batch_under_way() -> None:
+    class Frozen(Sender):
+        began = asyncio.Event()
+
+        async def send_all(self, queue: str, messages: Sequence[Message], before: BeforeSend = unconditionally) -> None:
+            self.began.set()
+            await asyncio.Event().wait()
+
+    sender = Frozen()
+    reports = ProgressReports(sender, QUEUES, lambda: NOW)
+    reports.interrupt()  # before anything was sent
+    reports = ProgressReports(sender, QUEUES, lambda: NOW)
+    async with running(reports):
+        reports.waits(job(code="c"), DUE)
+        await sender.began.wait()
+        reports.interrupt()
+        reports.interrupt()  # the supervisor may do so twice
+
+
 async def test_a_replay_reports_under_the_requests_own_id() -> None:
     sender = Sender()
     reports = ProgressReports(sender, QUEUES, lambda: NOW)

@@ -62,6 +62,7 @@ class ProgressReports:
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._fails = False
+        self._deadline: asyncio.Timeout | None = None
 
     # --- what the journey of a request leaves here -----------------------------------------------------------------
 
@@ -125,8 +126,10 @@ class ProgressReports:
         self._work.set()
 
     def interrupt(self) -> None:
-        """Do the same; a batch under way has its own deadline."""
+        """Do not wait for the batch under way either."""
         self.stop()
+        if self._deadline is not None and not self._deadline.expired():
+            self._deadline.reschedule(asyncio.get_running_loop().time())
 
     def _note_long_calls(self) -> None:
         now = self._monotonic()
@@ -148,7 +151,7 @@ class ProgressReports:
 
     async def _send(self, queue: str, notes: Sequence[RequestProgress]) -> bool:
         try:
-            async with asyncio.timeout(_SEND_SECONDS):
+            async with asyncio.timeout(_SEND_SECONDS) as self._deadline:
                 await self._sender.send_all(queue, [note.to_message() for note in notes])
         except Exception as error:  # noqa: BLE001 - even an internal error must not stop the worker for a note
             # A note that came meanwhile is newer.
@@ -159,6 +162,8 @@ class ProgressReports:
                 log(_log, logging.WARNING, "progress.unsent", sentence, queue=queue)
             self._fails = True
             return False
+        finally:
+            self._deadline = None
         self._fails = False
         return True
 
