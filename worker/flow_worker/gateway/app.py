@@ -283,4 +283,5 @@ class _Parts:
             reconnect_max_seconds=self._settings.servicebus.reconnect_max_seconds,
             outages=self._outages,
             metrics=self._telemetry.metrics,
+            now=self._now,
         )

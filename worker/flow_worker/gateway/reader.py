@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import TypeVar
 
 from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure
+from flow_worker import clock
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.gateway.replies import ResultReply, StateReply, UnreadableReply, reply_of
+from flow_worker.gateway.replies import Reply, ResultReply, StateReply, UnreadableReply, reply_of, without_output
 from flow_worker.gateway.store.port import GatewayStore, PutResult, ResultTooLarge
 from flow_worker.gateway.waiters import Waiters
 from flow_worker.runtime.message_lock import kept_locked, set_within
@@ -28,6 +30,8 @@ _T = TypeVar("_T")
 _RECONNECT_FIRST_SECONDS = 0.25
 _STORE_RETRY_FIRST_SECONDS = 0.1
 _STORE_RETRY_MAX_SECONDS = 2.0
+_LARGE_BYTES = 128 * 1024
+"""Reading a result of this size takes a millisecond. A thread reads larger ones."""
 
 
 _RECONNECTING = OutageEvents(
@@ -63,10 +67,12 @@ class ReplyReader:
         reconnect_max_seconds: float,
         outages: OutageLog | None = None,
         metrics: Metrics | None = None,
+        now: Callable[[], datetime] = clock.now,
     ) -> None:
         """`waiters` of this replica wake at once; those of others learn of a result by the store's changes.
 
-        `outages`: of the queue, from `reconnection_log`; all readers of a replica share it.
+        `outages`: of the queue, from `reconnection_log`; all readers of a replica share it. `now` returns the broker's
+        time.
         """
         self.name = name
         self._queue = queue
@@ -77,6 +83,8 @@ class ReplyReader:
         self._outages = outages or reconnection_log(queue)
         self._reconnect_max = reconnect_max_seconds
         self._tally = (lambda *_: None) if metrics is None else metrics.gateway_replies.add
+        self._record_delay = (lambda _: None) if metrics is None else metrics.gateway_result_delay.record
+        self._now = now
         self._stopping = asyncio.Event()
         self._interrupted = asyncio.Event()
 
@@ -126,7 +134,7 @@ class ReplyReader:
     async def _process(self, receiver: QueueReceiver, delivery: Delivery) -> None:
         try:
             # The lock is kept, not abandoned, while the store is away: each redelivery costs one of ten deliveries.
-            async with kept_locked(receiver, delivery, self._note):
+            async with kept_locked(receiver, delivery, self._note_renewal):
                 unreadable = await self._keep(delivery)
             if unreadable is None:
                 await receiver.complete(delivery)
@@ -140,7 +148,7 @@ class ReplyReader:
 
     async def _keep(self, delivery: Delivery) -> UnreadableReply | None:
         """Put the message into the store; return what nobody can read. Raises `_Interrupted`."""
-        match reply_of(delivery.message):
+        match await self._read(delivery):
             case ResultReply() as reply:
                 await self._keep_result(reply, delivery)
                 return None
@@ -156,6 +164,10 @@ class ReplyReader:
                 self._note(logging.WARNING, "gateway.reply_unreadable", sentence, delivery, reason=reply.reason)
                 return reply
 
+    async def _read(self, delivery: Delivery) -> Reply:
+        is_large = len(delivery.message.body) > _LARGE_BYTES
+        return await asyncio.to_thread(reply_of, delivery.message) if is_large else reply_of(delivery.message)
+
     async def _keep_result(self, reply: ResultReply, delivery: Delivery) -> None:
         stored = await self._patiently(lambda: self._put(reply, delivery))
         self._tally("result", stored.value)
@@ -164,10 +176,11 @@ class ReplyReader:
                 "The gateway drops a result: its store has no such request. Another gateway with another store may "
                 "read the same queue, or the store was lost."
             )
-            self._note(logging.WARNING, "gateway.result_unknown", sentence, delivery, flow=reply.parsed.flow)
+            self._note(logging.WARNING, "gateway.result_unknown", sentence, delivery, flow=reply.flow)
             return
         if stored is PutResult.STORED:
             self._waiters.wake([reply.request_id])
+            self._record_delay((self._now() - reply.result.at).total_seconds())
         # The waiting callers have it already. The message leaves its queue only when a power cut cannot lose it.
         await self._patiently(self._store.sync)
 
@@ -178,8 +191,8 @@ class ReplyReader:
             size = len(reply.result.body)
             sentence = "The gateway's store cannot keep a result of this size, and keeps it without its output."
             self._note(logging.WARNING, "gateway.result_too_large", sentence, delivery, bytes=size)
-            less = reply.without_output()
-            return await self._store.put_result(less.request_id, less.result, standing=less.standing)
+            less = await asyncio.to_thread(without_output, delivery.message, reply.result)
+            return await self._store.put_result(reply.request_id, less, standing=reply.standing)
 
     async def _patiently(self, work: Callable[[], Awaitable[_T]]) -> _T:
         """Repeat the work until the store takes it. Raises `_Interrupted`."""
@@ -191,6 +204,10 @@ class ReplyReader:
                 if await set_within(self._interrupted, pause):
                     raise _Interrupted from None
         raise AssertionError("backoff is endless")
+
+    def _note_renewal(self, level: int, _event: str, _sentence: str, delivery: Delivery) -> None:
+        sentence = "The gateway could not keep the lock of a result; Service Bus delivers it again, perhaps elsewhere."
+        self._note(level, "gateway.reply_lock_lost", sentence, delivery)
 
     def _note(self, level: int, event: str, sentence: str, delivery: Delivery, **fields: Field) -> None:
         message = delivery.message

@@ -216,6 +216,12 @@ GATEWAY_STORE_LOG_SIZE = Definition(
     "By",
     "Bytes of the write-ahead log of the gateway's SQLite store in use.",
 )
+GATEWAY_RESULT_DELAY = Definition(
+    "flow_worker.gateway.result.delay",
+    Kind.HISTOGRAM,
+    "s",
+    "Time from the enqueueing of a result to its entry in the gateway's store, by the broker's clock.",
+)
 GATEWAY_REPLIES = Definition(
     "flow_worker.gateway.replies",
     Kind.COUNTER,
@@ -292,6 +298,7 @@ class Metrics:
         self.loop_lag = Timer(LOOP_LAG, meter, histograms)
         self.http_server_duration = Timer(HTTP_SERVER_DURATION, meter, histograms)
         self.gateway_store_duration = Timer(GATEWAY_STORE_DURATION, meter, histograms)
+        self.gateway_result_delay = Timer(GATEWAY_RESULT_DELAY, meter, histograms)
         self.gateway_replies = Tally(GATEWAY_REPLIES, meter)
 
     def gauge(self, definition: Definition, read: ReadGauge) -> None:

@@ -115,8 +115,8 @@ class Retention:
 
     results: timedelta
     """A result, since it was stored. Its record stays as long again, without the result."""
-    pending: timedelta = timedelta(days=30)
-    """A request without a result, since it was created."""
+    pending: timedelta = timedelta(days=100)
+    """A request without a result, since it was created. A worker may wait for a flow run for 90 days."""
 
 
 class ResultTooLarge(Exception):
