@@ -112,8 +112,10 @@ async def _try(journal: JournalSettings, client_id: str | None) -> Result:
         fault = await _exercise(store, secrets.token_hex(32))
         return failed(fault, _REMEDY) if fault else ok("a document was written, read, swapped and deleted")
     finally:
-        await store.purge(_EXPIRY + timedelta(seconds=1), 10)
-        await store.close()
+        try:
+            await store.purge(_EXPIRY + timedelta(seconds=1), 10)
+        finally:  # a table that is unreachable raises here, too
+            await store.close()
 
 
 async def _exercise(store: Store, key: str) -> str | None:
