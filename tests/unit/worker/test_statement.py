@@ -103,13 +103,29 @@ async def test_an_asserters_statement_names_the_user_it_acts_for() -> None:
     signer = StatementSigner(
         KEY, issuer="flow-gateway", queue="requests", lifetime_seconds=10, binding_claim="nonce", now=lambda: NOW
     )
-    app = ProvenSender(Principal(TENANT, USER, "app", frozenset(), "entra", on_behalf_of="ignored"), {"appid": "a"})
+    app = ProvenSender(
+        Principal(TENANT, USER, "app", frozenset(), "entra", on_behalf_of="ignored"),
+        {"appid": "a", "azp": "other", "ver": "1.0"},
+    )
     claim = signer.signed(REQUEST.model_copy(update={"on_behalf_of": TENANT}), app).claim
     assert claim is not None
     statement = await verify(claim.get_secret_value(), Keys())
     assert statement.request.on_behalf_of == TENANT
     assert statement.principal == Principal(TENANT, USER, "app", frozenset(), "gateway")
     assert (statement.client, statement.scopes, statement.bound_to) == ("a", None, None)
+
+
+@pytest.mark.parametrize("value", ["", "x" * 5000, None, 1, ["n"], {"n": 1}])
+async def test_a_token_claim_of_another_form_is_left_out_of_the_statement(value: JsonValue) -> None:
+    """The worker then sees an unbound token, and one without permissions: it permits less, never more."""
+    signer = StatementSigner(
+        KEY, issuer="flow-gateway", queue="requests", lifetime_seconds=120, binding_claim="nonce", now=lambda: NOW
+    )
+    sender = replace(SENDER, claims={"nonce": value, "scp": value, "azp": value})
+    claim = signer.signed(REQUEST, sender).claim
+    assert claim is not None
+    statement = await verify(claim.get_secret_value(), Keys())
+    assert (statement.bound_to, statement.scopes, statement.client) == (None, None, None)
 
 
 async def test_a_statement_is_short_and_holds_no_token() -> None:

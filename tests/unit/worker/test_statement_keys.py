@@ -322,6 +322,19 @@ async def test_keys_of_the_settings_need_no_file() -> None:
     assert await keys.find(OTHER.kid) is None
 
 
+async def test_settings_with_the_private_key_alone_are_those_of_both_sides(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_text(PEM)
+    for chosen in (StatementSettings(signing_key=SecretStr(PEM)), StatementSettings(signing_key_file=file)):
+        keys = PublicKeys(chosen)
+        assert await keys.find(KEY.kid) is not None
+        assert await keys.find(OTHER.kid) is None
+    public = tmp_path / "public.json"
+    public.write_bytes(public_jwks([OTHER.verifying]))
+    keys = PublicKeys(StatementSettings(signing_key=SecretStr(PEM), public_keys_file=public))
+    assert await keys.find(KEY.kid) is None, "the named public keys count"
+
+
 def test_an_unusable_key_of_the_settings_stops_the_worker() -> None:
     with pytest.raises(InvalidSettings, match=r"statements\.public_keys: the key in the value is a private one"):
         PublicKeys(StatementSettings(public_keys=PEM))

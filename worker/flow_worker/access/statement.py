@@ -30,6 +30,7 @@ MAX_LIFETIME_SECONDS: Final = 3600
 
 _MAX_TIME = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 _MAX_KID_CHARACTERS = 64
+_MAX_CLAIM_CHARACTERS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class StatementSigner:
             principal=Principal(principal.tenant, principal.oid, principal.kind, principal.roles, "gateway"),
             issued_at=issued_at,
             expires_at=issued_at + self._lifetime,
-            client=_text(claims.get("azp") or claims.get("appid")),
+            client=_text(claims.get("appid" if claims.get("ver") == "1.0" else "azp")),
             scopes=_text(claims.get("scp")),
             bound_to=_text(claims.get(self._binding_claim)),
         )
@@ -108,7 +109,8 @@ class StatementSigner:
 
 
 def _text(value: JsonValue) -> str | None:
-    return value if isinstance(value, str) else None
+    """Return a token claim that the worker would accept in a statement. Without one, only less is permitted."""
+    return value if isinstance(value, str) and 0 < len(value) <= _MAX_CLAIM_CHARACTERS else None
 
 
 def sign(statement: Statement, key: SigningKey) -> str:
@@ -163,7 +165,7 @@ def _id(value: str) -> str:
 
 
 _Id = Annotated[str, AfterValidator(_id)]
-_Text = Annotated[str, Field(min_length=1, max_length=1024)]
+_Text = Annotated[str, Field(min_length=1, max_length=_MAX_CLAIM_CHARACTERS)]
 _Time = Annotated[int, Field(ge=0, le=_MAX_TIME)]
 
 

@@ -65,11 +65,12 @@ async def open_signing_key(settings: StatementSettings) -> SigningKey:
 
 def _signing_key(settings: StatementSettings) -> SigningKey:
     key = find_signing_key(settings)
+    path = settings.key_path.absolute()
     if key is not None:
-        if settings.signing_key is None and settings.signing_key_file is None:
+        if not settings.has_signing_key:
+            key_file.restrict(path)
             publish(key, settings)  # the worker needs it, and somebody may have deleted it
         return key
-    path = settings.key_path.absolute()
     made = new_signing_key()
     key_file.create(path, private_pem(made))
     key_file.await_content(path, _MIN_PEM_BYTES)
@@ -90,7 +91,6 @@ def find_signing_key(settings: StatementSettings) -> SigningKey | None:
     path = settings.key_path.absolute()
     if not path.exists():
         return None
-    key_file.restrict(path)
     return _of_file("key_path", path, parse_signing_key)
 
 
@@ -114,6 +114,8 @@ def find_public_keys(settings: StatementSettings) -> Mapping[str, StatementKey]:
     """Return the workers' public keys by their IDs. Raises `InvalidSettings` if there are none, or one is unusable."""
     if settings.public_keys is not None:
         return _parsed("public_keys", "the value", settings.public_keys, parse_public_keys)
+    if settings.has_fixed_public_keys and (key := find_signing_key(settings)) is not None:
+        return {key.kid: key.verifying}
     name = "key_path" if settings.public_keys_file is None else "public_keys_file"
     return _of_file(name, settings.public_path.absolute(), parse_public_keys)
 
@@ -127,7 +129,7 @@ class PublicKeys:
     def __init__(self, settings: StatementSettings, now: Callable[[], float] = time.monotonic) -> None:
         """Raises `InvalidSettings` if the settings themselves hold an unusable key."""
         self._settings = settings
-        self._path = None if settings.public_keys is not None else settings.public_path.absolute()
+        self._path = None if settings.has_fixed_public_keys else settings.public_path.absolute()
         self._now = now
         self._keys: Mapping[str, StatementKey] = {} if self._path is not None else find_public_keys(settings)
         self._stamp: tuple[int, ...] | None = None

@@ -31,7 +31,7 @@ async def _check_keys(settings: StatementSettings) -> list[Result]:
 
 def _writers(settings: StatementSettings) -> list[Result]:
     """Whoever may add a key to the file may start every flow for everybody."""
-    if settings.public_keys is not None or os.name != "posix":
+    if settings.has_fixed_public_keys or os.name != "posix":
         return []
     path = settings.public_path.absolute()
     if path.stat().st_mode & 0o022:

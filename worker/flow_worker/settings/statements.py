@@ -26,6 +26,19 @@ class StatementSettings(_Group):
     refresh_seconds: Annotated[float, Field(ge=1, le=3600)] = 30.0
 
     @property
+    def has_signing_key(self) -> bool:
+        """Whether the settings name the private key, so that the gateway makes none."""
+        return self.signing_key is not None or self.signing_key_file is not None
+
+    @property
+    def has_fixed_public_keys(self) -> bool:
+        """Whether no file of public keys is read while the worker runs.
+
+        Settings with the private key alone are those of a gateway and a worker on one machine.
+        """
+        return self.public_keys is not None or (self.public_keys_file is None and self.has_signing_key)
+
+    @property
     def public_path(self) -> Path:
         """The file in which the worker finds the public keys, unless the settings hold the keys themselves."""
         return self.public_keys_file or Path(f"{self.key_path}.public.json")
