@@ -51,6 +51,7 @@ bench: $(TEST_READY)  ## measure the worker, the emulator, the isolation between
 	$(BIN)/python -m bench.emulator
 	$(BIN)/python -m bench.noisy_neighbour
 	$(BIN)/python -m bench.hostile
+	$(BIN)/python -m bench.gateway
 
 chaos: $(TEST_READY)  ## run the storm of faults over both journals: MINUTES=30, SEED=a number that it printed
 	$(BIN)/python -m tests.faults.storm --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

@@ -22,7 +22,7 @@ from flow_worker.gateway.headers import Waiting
 from flow_worker.gateway.limits import RateLimiter
 from flow_worker.gateway.problems import Problem
 from flow_worker.gateway.results import Results
-from flow_worker.gateway.store.port import StoredRequest
+from flow_worker.gateway.store.port import RequestRecord, RequestState, StateName, StoredRequest
 from flow_worker.gateway.submissions import Submission, Submissions
 from flow_worker.settings import GatewayLimits
 
@@ -71,8 +71,10 @@ class Api:
         acting = self.callers.acting(caller, user)
         value = await self._input(request)
         submission = Submission(request.match_info["flow"], value, key, user, headers.traceparent(request))
-        record = await self.submissions.submit(caller, acting, submission)
-        found = await self.results.wait(caller.id, record.id, waiting.seconds)
+        accepted = await self.submissions.submit(caller, acting, submission)
+        if accepted.is_new and not waiting.seconds:
+            return self._response(request, _queued(accepted.record), waiting)  # spares a read of the store
+        found = await self.results.wait(caller.id, accepted.record.id, waiting.seconds)
         return self._response(request, found, waiting)
 
     async def read(self, request: web.Request) -> web.StreamResponse:
@@ -120,8 +122,11 @@ class Api:
         """Return the input; None for an empty body. Raises `Problem`."""
         headers.require_no_coding(request)
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
+            if request.content.is_eof():  # it came together with the head, as most inputs do
                 body = await request.read()
+            else:
+                async with asyncio.timeout(self.limits.body_seconds):
+                    body = await request.read()
         except TimeoutError:
             seconds = f"{self.limits.body_seconds:g} s"
             raise Problem("request_timeout", f"The body did not arrive within {seconds}; send it again.") from None
@@ -144,6 +149,10 @@ class Api:
 
     def _location(self, request: web.Request, request_id: str) -> str:
         return f"{self.base_url(request)}/v1/requests/{request_id}"
+
+
+def _queued(record: RequestRecord) -> StoredRequest:
+    return StoredRequest(record, RequestState(StateName.QUEUED, record.created_at))
 
 
 def _json(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

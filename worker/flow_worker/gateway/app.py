@@ -37,6 +37,7 @@ from flow_worker.gateway.measures import Measures
 from flow_worker.gateway.probes import QueueProbe
 from flow_worker.gateway.reader import ReplyReader, reconnection_log
 from flow_worker.gateway.results import Results
+from flow_worker.gateway.sending import GroupedSender
 from flow_worker.gateway.server import HttpServer
 from flow_worker.gateway.spans import Spans
 from flow_worker.gateway.store.build import open_gateway_store
@@ -226,7 +227,7 @@ class _Parts:
         )
         return Submissions(
             self._store,
-            self._bus,
+            GroupedSender(self._bus, self._options.request_queue),
             signer,
             admission,
             queue=self._options.request_queue,

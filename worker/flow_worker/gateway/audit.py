@@ -17,9 +17,9 @@ def refused(code: str, principal: Principal | None, flow: str | None) -> None:
 
 
 def accepted(principal: Principal, flow: str, request_id: str) -> None:
-    """Log a request that the request queue accepted. The worker logs its own decision about it."""
+    """Log a request that the request queue accepted. At DEBUG: the worker's audit log has each of them anyway."""
     sentence = f"The gateway accepted a request for '{flow}'."
-    log(_audit, logging.INFO, "gateway.accepted", sentence, flow=flow, message_id=request_id, **_caller(principal))
+    log(_audit, logging.DEBUG, "gateway.accepted", sentence, flow=flow, message_id=request_id, **_caller(principal))
 
 
 def _caller(principal: Principal | None) -> dict[str, str | None]:

@@ -57,6 +57,14 @@ class Submission:
     traceparent: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A request that the queue has accepted, now or before."""
+
+    record: RequestRecord
+    is_new: bool
+
+
 class Submissions:
     """Accepts requests. A request that the queue has not accepted is not accepted."""
 
@@ -83,15 +91,15 @@ class Submissions:
         self._now = now
         self._spans = spans
         self._on_sent = on_sent
-        self._under_way: set[asyncio.Task[RequestRecord]] = set()
+        self._under_way: set[asyncio.Task[Accepted]] = set()
 
     @property
     def count(self) -> int:
         """The number of submissions under way."""
         return len(self._under_way)
 
-    async def submit(self, caller: Caller, acting: Acting, submission: Submission) -> RequestRecord:
-        """Return the record of the accepted request. Raises `Problem`.
+    async def submit(self, caller: Caller, acting: Acting, submission: Submission) -> Accepted:
+        """Return the accepted request. Raises `Problem`.
 
         A caller that disconnects does not break the submission off: a cancelled send costs its connection.
         """
@@ -100,7 +108,7 @@ class Submissions:
         task.add_done_callback(self._finish)
         return await asyncio.shield(task)
 
-    def _finish(self, task: asyncio.Task[RequestRecord]) -> None:
+    def _finish(self, task: asyncio.Task[Accepted]) -> None:
         self._under_way.discard(task)
         if not task.cancelled():
             task.exception()  # its caller may have gone, and nobody else retrieves it
@@ -110,7 +118,7 @@ class Submissions:
         while self._under_way:
             await asyncio.wait(list(self._under_way))
 
-    async def _submit(self, caller: Caller, acting: Acting, submission: Submission) -> RequestRecord:
+    async def _submit(self, caller: Caller, acting: Acting, submission: Submission) -> Accepted:
         try:
             async with asyncio.timeout(self._seconds):
                 await self._admission.require(acting.principal, submission.flow, submission.input)
@@ -118,7 +126,7 @@ class Submissions:
         except (TimeoutError, TemporarilyUnavailable):
             raise of_outage() from None
 
-    async def _accept(self, caller: Caller, acting: Acting, submission: Submission) -> RequestRecord:
+    async def _accept(self, caller: Caller, acting: Acting, submission: Submission) -> Accepted:
         record = self._record(acting, submission)
         message = self._message(caller, acting, submission, record)
         existing = await self._store.add(record)
@@ -127,7 +135,7 @@ class Submissions:
                 detail = "This idempotency key belongs to another request of the caller; send this one under a new key."
                 raise Problem("idempotency_key_reused", detail)
             if existing.sent:
-                return existing
+                return Accepted(existing, is_new=False)
             # The first attempt ended before the queue accepted it, or before the store knew that. The queue's duplicate
             # detection and the worker's journal drop a copy.
         # A power cut must not lose the record of a request that is in the queue: nobody could read its result.
@@ -139,7 +147,7 @@ class Submissions:
         syncing.result()
         await self._mark_sent(record.id)
         audit.accepted(acting.principal, record.flow, record.id)
-        return existing or record
+        return Accepted(existing or record, is_new=existing is None)
 
     def _record(self, acting: Acting, submission: Submission) -> RequestRecord:
         return RequestRecord(
@@ -147,7 +155,7 @@ class Submissions:
             owner=acting.owner,
             asserter=acting.asserter,
             flow=submission.flow,
-            digest=request_digest(submission.flow, submission.input, acting.principal.on_behalf_of),
+            digest=_digest(acting, submission),
             created_at=self._now(),
             trace_parent=submission.traceparent,
         )
@@ -192,6 +200,13 @@ class Submissions:
         except TemporarilyUnavailable as error:
             sentence = "The gateway's store does not know that the request queue accepted a request."
             log(_log, logging.WARNING, "gateway.mark_failed", sentence, message_id=request_id, error=error.message)
+
+
+def _digest(acting: Acting, submission: Submission) -> str:
+    """Return what distinguishes the requests under one key. Without a key, no second request has the same ID."""
+    if submission.key is None:
+        return ""
+    return request_digest(submission.flow, submission.input, acting.principal.on_behalf_of)
 
 
 def _request_id(acting: Acting, key: str | None) -> str:
