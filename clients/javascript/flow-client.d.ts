@@ -13,7 +13,8 @@ export interface Options {
   gateway: string | URL;
   /**
    * An access token of the user for the worker's API, or a function that returns one. `refused` is true after the
-   * gateway answered 401: then return a new token, not one from a cache.
+   * gateway answered 401: then return a new token, not one from a cache. An error of the function ends the call, unless
+   * the browser is offline.
    */
   token: string | ((refused: boolean) => string | Promise<string>);
   /** Ends the start or the wait. The flow itself continues. */

@@ -79,6 +79,25 @@ test("a refused token is renewed once", async (context) => {
   await assert.rejects(startFlow("f", null, { gateway: again.gateway, token: async () => "T" }), { code: "claim_invalid" });
 });
 
+test("an error of the token's function ends the call, unless the browser is offline", async (context) => {
+  const { gateway, requests } = await scripted(context, accepted);
+  const failing = async () => {
+    throw new Error("no sign-in");
+  };
+  await assert.rejects(startFlow("f", null, { gateway, token: failing }), { message: "no sign-in" });
+  const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+  context.after(() => (before ? Object.defineProperty(globalThis, "navigator", before) : delete globalThis.navigator));
+  let calls = 0;
+  Object.defineProperty(globalThis, "navigator", { configurable: true, value: { onLine: false } });
+  await startFlow("f", null, { gateway, token: () => (calls++ ? "T" : failing()) });
+  assert.deepEqual([calls, requests.length], [2, 1]);
+});
+
+test("a URL or a header that cannot be is not repeated", async () => {
+  await assert.rejects(startFlow("f", null, { gateway: "flows.contoso.com", token: "T" }), TypeError);
+  await assert.rejects(startFlow("f", null, { gateway: "http://x", token: "a\nb" }), TypeError);
+});
+
 test("a redirect gets no token", async (context) => {
   const other = await scripted(context);
   const { gateway } = await scripted(context, (response) => response.writeHead(307, { Location: other.gateway }).end());

@@ -141,7 +141,7 @@ function events(options, path, show) {
       const blocks = (text + decoder.decode(value, { stream: true })).split(/\r?\n\r?\n/);
       text = blocks.pop();
       for (const block of blocks) {
-        const [, event, data] = /^event: (\w+)$[^]*^data: (.*)/m.exec(block) ?? [];
+        const [, event, data] = /^event: (\w+)$[^]*^data: ([^\r\n]*)/m.exec(block) ?? [];
         if (event === "result") return JSON.parse(data);
         if (event === "state") show(JSON.parse(data));
       }
@@ -153,9 +153,7 @@ function events(options, path, show) {
 async function attempt(options, path, init, seconds, refused, read) {
   const { gateway, token, signal, fetch = globalThis.fetch } = options;
   signal?.throwIfAborted();
-  const bearer = typeof token === "function" ? await token(refused) : token;
-  const headers = new Headers({ ...options.headers, ...init.headers, Authorization: `Bearer ${bearer}` });
-  const url = new URL(`${gateway}`.replace(/\/$/, "") + `/v1/${path}`);
+  let url;
   const limit = new AbortController();
   const stop = () => limit.abort();
   const signals = [limit.signal, ...(signal ? [signal] : [])];
@@ -165,11 +163,15 @@ async function attempt(options, path, init, seconds, refused, read) {
     timer = setTimeout(stop, (ANSWER_SECONDS + seconds) * 1000);
   };
   try {
+    const bearer = typeof token === "function" ? await token(refused) : token;
+    const headers = new Headers({ ...options.headers, ...init.headers, Authorization: `Bearer ${bearer}` });
+    url = new URL(`${gateway}`.replace(/\/$/, "") + `/v1/${path}`);
     alive();
     const safe = { cache: "no-store", credentials: "omit", redirect: "error" };
     return await read(await fetch(url, { ...init, headers, signal: AbortSignal.any(signals), ...safe }), alive);
   } catch (cause) {
     signal?.throwIfAborted();
+    if (!url && globalThis.navigator?.onLine !== false) throw cause; // no token: but without a network, one may come
     const details = { code: "unreachable", retryable: true, cause };
     return new FlowError("The gateway cannot be reached, or does not allow this page.", details);
   } finally {

@@ -23,8 +23,8 @@ function optionsOf(name) {
   };
 }
 
-function option(name) {
-  return Object.assign(document.createElement("option"), { value: name, textContent: name });
+function option(name, title) {
+  return Object.assign(document.createElement("option"), { value: name, textContent: title ?? name });
 }
 
 function say(id, state, text) {
@@ -69,7 +69,7 @@ async function showFlows() {
     const answer = await listFlows({ ...optionsOf(name), patience: 3 });
     if (user.value !== name) return; // another user was chosen meanwhile
     listed = answer;
-    flow.replaceChildren(...listed.map((each) => option(each.name)));
+    flow.replaceChildren(...listed.map((each) => option(each.name, each.title)));
     element("flows").textContent = listed.length ? "" : "This user may start no flow.";
   } catch (error) {
     element("flows").textContent = describe(error);
@@ -129,10 +129,8 @@ async function run(name, begin) {
 }
 
 function showPending(pending) {
-  const until = pending.until ? ` Until ${clock(new Date(pending.until))}.` : "";
-  const because = pending.reason ? ` (${pending.reason})` : "";
   say("state", "pending", pending.text);
-  note("pending", pending.state, `${pending.text}${because}${until}`);
+  note("pending", pending.state, pending.text);
 }
 
 function showResult(result) {
