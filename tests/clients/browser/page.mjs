@@ -39,24 +39,6 @@ const scenarios = {
     page.querySelector("button").click();
     return changed(page.querySelector("#state"));
   },
-  async control() {
-    if (!config.control) return null;
-    await script("/control/bundle.js");
-    const host = document.createElement("div");
-    document.body.append(host);
-    const context = {
-      mode: { isControlDisabled: false },
-      parameters: { customer: { raw: "Contoso" }, amount: { raw: 7 }, quote: { raw: null } },
-    };
-    const control = new registered["Contoso.QuoteButton"]();
-    const notified = new Promise((resolve) => control.init(context, resolve, {}, host));
-    host.querySelector("button").click();
-    await notified;
-    const outputs = control.getOutputs();
-    const [text, disabled] = [host.querySelector("[role=status]").textContent, host.querySelector("button").disabled];
-    control.destroy();
-    return [outputs.quote === text, text, disabled];
-  },
   async refusal() {
     config.claim = config.otherClaim;
     return createQuote("Contoso", 125).catch(({ message, retryable }) => [message, retryable]);
@@ -65,19 +47,6 @@ const scenarios = {
     return flows.result({ messageId: "m", correlationId: "unknown" }, { timeout: 500 });
   },
 };
-
-// Power Apps calls a control's code this way.
-const registered = {};
-globalThis.ComponentFramework = { registerControl: (name, control) => void (registered[name] = control) };
-
-function script(url) {
-  const element = Object.assign(document.createElement("script"), { src: url });
-  document.head.append(element);
-  return new Promise((resolve, reject) => {
-    element.addEventListener("load", resolve);
-    element.addEventListener("error", () => reject(new Error(`${url} does not load`)));
-  });
-}
 
 /** Return the text of an element when it no longer says that the flow runs. */
 function changed(element) {

@@ -1,7 +1,7 @@
 // A button that starts the flow "create-quote" and writes the quote into its bound column.
 // The host calls the methods: https://learn.microsoft.com/power-apps/developer/component-framework/reference/control
 
-import { createQuote } from "quote-front-end";
+import { createQuote } from "./create-quote";
 import { IInputs, IOutputs } from "./generated/ManifestTypes";
 
 export class QuoteButton implements ComponentFramework.StandardControl<IInputs, IOutputs> {

@@ -1,0 +1,1 @@
+export const options = { bundle: true, platform: "browser", format: "iife", globalName: "QuoteForm", target: "es2022" };
