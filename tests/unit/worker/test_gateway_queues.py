@@ -235,3 +235,13 @@ async def test_doctor_names_a_file_of_keys_to_which_others_may_write(tmp_path: P
     await open_signing_key(of.statements)
     of.statements.public_path.chmod(0o664)
     assert (await found(of))["writers"][0] is Outcome.FAILED
+
+
+def test_a_continuation_keeps_the_proven_principal_without_the_statement() -> None:
+    """The JSON has no new field: a worker of an earlier version leaves the message to others for its authority."""
+    job = of_gateway().model_copy(update={"principal": PROVEN, "claim": None})
+    sent = job.to_message()
+    assert set(json.loads(sent.body)) <= set(Job.model_fields)
+    again = Job.from_message(sent)
+    assert again.principal == PROVEN
+    assert (again.reply_to, again.claim, again.request_queue) == ("flow-replies-gateway", None, QUEUE["name"])

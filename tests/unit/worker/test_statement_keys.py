@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -336,8 +337,15 @@ async def test_settings_with_the_private_key_alone_are_those_of_both_sides(tmp_p
 
 
 def test_an_unusable_key_of_the_settings_stops_the_worker() -> None:
-    with pytest.raises(InvalidSettings, match=r"statements\.public_keys: the key in the value is a private one"):
-        PublicKeys(StatementSettings(public_keys=PEM))
+    with pytest.raises(InvalidSettings, match=r"statements\.public_keys: the key in the value"):
+        PublicKeys(StatementSettings(public_keys="a key"))
+
+
+@pytest.mark.parametrize("text", [PEM, SEC1, json.dumps({"keys": [JWK]}), json.dumps(JWK, indent=2)])
+def test_a_private_key_in_the_place_of_the_public_ones_is_refused_before_it_is_printed(text: str) -> None:
+    with pytest.raises(ValidationError, match="holds a private key") as refused:
+        StatementSettings(public_keys=text)
+    assert JWK["d"] not in str(refused.value)
 
 
 async def test_requests_wait_until_the_gateway_has_made_its_key(
@@ -404,6 +412,36 @@ async def test_a_file_that_becomes_unreadable_makes_all_requests_wait_until_it_i
     assert await waits(keys, OTHER.kid)
     file.write_bytes(public_jwks([KEY.verifying]))
     assert await keys.find(KEY.kid) is not None
+
+
+async def test_a_cancelled_check_counts_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane gives up a proof that waits. The next request must not be refused for the key that was not read yet."""
+    file = tmp_path / "keys.json"
+    file.write_bytes(public_jwks([KEY.verifying]))
+    keys = PublicKeys(StatementSettings(public_keys_file=file))
+    assert await keys.find(KEY.kid) is not None
+    began: asyncio.Queue[threading.Event] = asyncio.Queue()
+    loop, stamp = asyncio.get_running_loop(), statement_key_files._stamp
+
+    def held(path: Path) -> object:
+        found, release = stamp(path), threading.Event()
+        loop.call_soon_threadsafe(began.put_nowait, release)
+        release.wait(5)
+        return found
+
+    monkeypatch.setattr(statement_key_files, "_stamp", held)
+    early = asyncio.ensure_future(keys.find("invented"))
+    first_check = await began.get()
+    key_file.replace(file, public_jwks([KEY.verifying, OTHER.verifying]), 0o644)
+    cancelled, waiting = (asyncio.ensure_future(keys.find(OTHER.kid)) for _ in range(2))
+    await asyncio.sleep(0)
+    first_check.set()
+    second_check = await began.get()
+    cancelled.cancel()
+    second_check.set()
+    (await began.get()).set()
+    assert await waiting is not None
+    assert await early is None
 
 
 async def test_concurrent_requests_share_one_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

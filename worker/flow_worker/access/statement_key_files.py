@@ -134,7 +134,8 @@ class PublicKeys:
         self._keys: Mapping[str, StatementKey] = {} if self._path is not None else find_public_keys(settings)
         self._stamp: tuple[int, ...] | None = None
         self._checked_at = float("-inf")
-        self._checks_begun = 0
+        self._begun = self._ended = 0
+        """The numbers of the newest check that began, and of the newest one that ended."""
         self._fault: str | None = None
         self._lock = asyncio.Lock()
 
@@ -151,12 +152,12 @@ class PublicKeys:
 
     async def _check(self, path: Path) -> None:
         """Read the file if it has changed. Concurrent callers share a check that began after they asked for it."""
-        begun = self._checks_begun
+        asked = self._begun
         async with self._lock:
-            if self._checks_begun != begun:
+            if self._ended > asked:
                 return
-            self._checks_begun += 1
-            checked_at = self._now()
+            self._begun += 1
+            number, checked_at = self._begun, self._now()
             try:
                 stamp = await asyncio.to_thread(_stamp, path)
                 # An unknown key alone is no reason to read the file again: anybody can invent one.
@@ -166,7 +167,8 @@ class PublicKeys:
                 self._stamp, self._fault = stamp, None
             except (OSError, InvalidSettings) as error:
                 self._fail(error.strerror or "" if isinstance(error, OSError) else str(error))
-            self._checked_at = checked_at
+            # Not if the caller was cancelled meanwhile: the others must not take that for a check.
+            self._checked_at, self._ended = checked_at, number
 
     def _report(self, path: Path) -> None:
         sentence = f"The worker verifies the gateway's statements with the keys in '{path}'."

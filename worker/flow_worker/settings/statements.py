@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from flow_worker.settings.groups import _Group
+
+_PRIVATE = re.compile(r'PRIVATE KEY|"d"\s*:')
+"""In PEM and in a JWK."""
 
 
 class StatementSettings(_Group):
@@ -42,6 +46,16 @@ class StatementSettings(_Group):
     def public_path(self) -> Path:
         """The file in which the worker finds the public keys, unless the settings hold the keys themselves."""
         return self.public_keys_file or Path(f"{self.key_path}.public.json")
+
+    @field_validator("public_keys", mode="after")
+    @classmethod
+    def _require_public_keys(cls, value: str | None) -> str | None:
+        """Public keys are no secret, so `flow-worker check` prints them."""
+        if value is not None and _PRIVATE.search(value):
+            raise ValueError(
+                "holds a private key; leave it with the gateway, and set the output of: openssl pkey -pubout"
+            )
+        return value
 
     @model_validator(mode="after")
     def _require_one_place_of_each_key(self) -> Self:
