@@ -16,7 +16,7 @@ from tests.support.system import JsonObject, System, configured, until, worker_s
 REQUESTS, REPLIES = "flow-requests-gateway", "flow-replies-gateway"
 QUEUES: Mapping[str, JsonObject] = {
     REQUESTS: {"RequiresDuplicateDetection": True, "LockDuration": "PT5M", "MaxDeliveryCount": 10},
-    REPLIES: {"RequiresDuplicateDetection": True, "LockDuration": "PT1M"},
+    REPLIES: {"RequiresDuplicateDetection": True, "LockDuration": "PT5S"},
 }
 
 
@@ -36,6 +36,11 @@ def worker_of_gateway(system: System, **changes: Any) -> Settings:
 
 def gateway_settings(system: System, **changes: Any) -> GatewayProcess:
     """Return the settings of a gateway with short waits. `changes` replace settings of the group `gateway`."""
+    return GatewayProcess.model_validate(gateway_document(system, **changes))
+
+
+def gateway_document(system: System, **changes: Any) -> JsonObject:
+    """Return the same as plain data, which another process can validate."""
     document = worker_settings(system.emulator, system.flows)
     names = ("servicebus", "claims", "plain_http_hosts")
     gateway = {
@@ -46,7 +51,7 @@ def gateway_settings(system: System, **changes: Any) -> GatewayProcess:
     flows = {
         name: {key: value for key, value in flow.items() if key != "url"} for name, flow in document["flows"].items()
     }
-    return GatewayProcess.model_validate(
+    return (
         {name: document[name] for name in names}
         | {"flows": flows, "statements": _statements(system), "gateway": gateway | changes}
         | {"shutdown_grace_seconds": 5}

@@ -158,7 +158,7 @@ EMULATOR_JSON = """{
               "RequiresDuplicateDetection": true,
               "DuplicateDetectionHistoryTimeWindow": "PT1H",
               "DefaultMessageTimeToLive": "P1D",
-              "LockDuration": "PT1M",
+              "LockDuration": "PT10S",
               "MaxDeliveryCount": 10
             }
           }

@@ -17,6 +17,7 @@ from flow_worker.doctor.hosts import NO_ADMINISTRATION, SET_ADMINISTRATION, has_
 from flow_worker.settings import Settings
 
 _MIN_LOCK = timedelta(minutes=1)
+_MAX_GATEWAY_LOCK = timedelta(minutes=1)
 _MIN_DELIVERIES = 5
 _FOREVER = timedelta(days=3650)
 _CREATE = "the page 'Configure the queues' of the documentation has the command."
@@ -157,6 +158,14 @@ def _faults(settings: Settings, shape: QueueShape, use: QueueUse) -> list[Result
             failed(
                 f"the lock of {shape.lock_duration} is too short for a short outage",
                 f"Set it to PT5M: az servicebus queue update -n {use.name} --lock-duration PT5M",
+                aspect="lock",
+            )
+        )
+    if use.for_gateway and shape.lock_duration > _MAX_GATEWAY_LOCK:
+        found.append(
+            failed(
+                f"results that a killed gateway held wait for the lock of {shape.lock_duration}",
+                f"Set it to PT10S: az servicebus queue update -n {use.name} --lock-duration PT10S",
                 aspect="lock",
             )
         )
