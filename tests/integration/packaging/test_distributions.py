@@ -10,6 +10,7 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
+import httpx
 import pytest
 
 from servicebus_emulator.testing import QueueSettings, running_service_bus_in_thread
@@ -137,9 +138,11 @@ def test_the_installed_emulator_serves_and_mints_tokens(emulator: Installed) -> 
             ready = json.loads(process.stdout.readline().removeprefix("ready "))
             url = str(ready["flows_url"]).partition("/powerautomate")[0]
             claim = emulator.run("servicebus-emulator", "token", "--user", "ada", "--url", url)
+            page = [httpx.get(f"{url}/page/{name}", timeout=60).status_code for name in ("", "page.js", "page.css")]
         finally:
             process.kill()
     assert claim.count(".") == 2
+    assert page == [200, 200, 200]
 
 
 def test_another_project_gets_the_pytest_fixture_by_installing_the_emulator(emulator: Installed) -> None:
