@@ -31,6 +31,8 @@ from servicebus_emulator.servicebus.entities.queue_settings import QueueSettings
 from tests.support.emulator import Bus, emulator
 from tests.support.system import until
 
+pytestmark = pytest.mark.timeout(180)
+
 QUEUE = "flow-replies-gateway"
 NOW = datetime.now(UTC)
 DEADLINES = Deadlines(receive_wait_seconds=0.3)

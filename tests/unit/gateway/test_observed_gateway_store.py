@@ -59,9 +59,11 @@ async def test_an_outage_is_reported_once_and_so_is_its_end(caplog: pytest.LogCa
     ]
 
 
-async def test_a_starting_gateway_becomes_ready_with_the_first_check() -> None:
+async def test_a_starting_gateway_becomes_ready_with_the_first_check(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     health = JournalHealth()
     health.mark_unavailable("the gateway starts")
     store = ObservedGatewayStore(MemoryGatewayStore(), health, deadline_seconds=1)
     await store.check()
     assert health.is_available
+    assert not caplog.records

@@ -87,6 +87,8 @@ class StoreWatch:
         if self._health.is_available or self._health.is_lost or now - self._failed_at < _STEADY_SECONDS:
             return
         self._health.mark_available()
+        if self._failed_at == float("-inf"):
+            return  # the first sign of a store that had not failed, but was not known to work either
         log(_log, logging.INFO, self._words.available_event, self._words.available_sentence)
 
     def failed(self, error: str) -> None:
