@@ -15,7 +15,7 @@ export async function startFlow(flow, input, options) {
   const body = JSON.stringify(input ?? null);
   const kept = recall(options);
   // An attempt without an answer may have reached the gateway: with the same key, another one is the same request.
-  const unanswered = kept && !kept.id && kept.flow === flow && kept.body === body;
+  const unanswered = kept?.flow === flow && !kept.id && kept.body === body;
   const key = options.key ?? (unanswered ? kept.key : crypto.randomUUID());
   keep(options, { flow, key, body });
   try {
@@ -38,7 +38,7 @@ export async function startFlow(flow, input, options) {
 
 export async function resumeFlow(options) {
   const kept = recall(options);
-  if (!kept) return null;
+  if (!kept?.flow) return null;
   return kept.id ? kept : startFlow(kept.flow, JSON.parse(kept.body), { ...options, key: kept.key });
 }
 

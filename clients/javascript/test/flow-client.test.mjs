@@ -221,6 +221,17 @@ test("the storage forgets a request that is gone", async (context) => {
   }
 });
 
+test("what another script left in the slot is no request", async (context) => {
+  for (const left of ["{", '"x"', "1", "[]", "null", "{}"]) {
+    const kept = storage();
+    kept.setItem("flow-request", left);
+    const { gateway } = await scripted(context, accepted);
+    const options = { gateway, token: "T", storage: kept };
+    assert.equal(await resumeFlow(options), null);
+    assert.equal((await startFlow("f", null, options)).id, pending.id);
+  }
+});
+
 test("a storage that refuses stops no flow", async (context) => {
   const { gateway } = await scripted(context, accepted, finished);
   const fail = () => {
