@@ -21,6 +21,7 @@ from flow_worker.access.statement_keys import new_signing_key
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.registry import Registry
+from flow_worker.gateway import headers
 from flow_worker.gateway.admission import GatewayAdmission
 from flow_worker.gateway.api import Api
 from flow_worker.gateway.callers import Callers
@@ -210,7 +211,8 @@ class _Parts:
             FlowCatalog(flows, registry, admission),
             RateLimiter(limits.submissions_per_second, limits.submission_burst, time.monotonic),
             RateLimiter(limits.reads_per_second, limits.read_burst, time.monotonic),
-            lambda request: f"http://{request.host}",
+            CallerWaiters(limits.max_uploads_per_caller),
+            headers.own_url,
             _now,
         )
         edge = Edge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
@@ -151,3 +152,84 @@ async def test_a_strange_host_breaks_nothing() -> None:
         for target in (b"*", b"//x", b"http://[bad/", b"/%ff%fe", b"/v1/requests/%00"):
             data = b"GET " + target + b" HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ada\r\nConnection: close\r\n\r\n"
             assert (await answer_to(gateway, data)).split(b" ")[1] in (b"400", b"404")
+
+
+@pytest.mark.parametrize(
+    "earlier", [b"", b"GET /v1/requests/%b?wait=1 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ada\r\n\r\n"]
+)
+async def test_the_size_of_a_head_is_bounded_although_each_field_is_short(earlier: bytes) -> None:
+    """With `earlier`, the head comes while the response to an earlier request is under way."""
+    fields = b"".join(b"X-%d: " % number + b"x" * 10_000 + b"\r\n" for number in range(100))
+    async with running_http_gateway(max_header_bytes=32 * 1024) as gateway, gateway.client() as ada:
+        request_id = (await ada.post(START, json={})).json()["id"]
+        earlier = earlier.replace(b"%b", request_id.encode())
+        found = await answer_to(gateway, earlier + b"GET / HTTP/1.1\r\n" + fields)
+        assert (await ada.get("/v1/flows", headers={"X-Long": "x" * 30_000})).status_code == 200
+        large = json.dumps({"customer": "x" * 500_000})  # a body is no head
+        for content in (large, large, chunked(large.encode())):
+            posted = await ada.post(START, content=content, headers={"Content-Type": "application/json"})
+            assert posted.status_code == 202
+    assert found.startswith(b"HTTP/1.1 202" if earlier else b"HTTP/1.0 431")
+    assert found.count(b" 431 ") == 1
+
+
+async def chunked(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 1000):
+        yield body[start : start + 1000]
+
+
+async def test_bodies_that_never_end_take_no_place_from_others() -> None:
+    begun = HEAD + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    running = running_http_gateway(max_active_requests=2, max_uploads_per_caller=3, body_seconds=20)
+    async with running as gateway, gateway.client("bob") as bob:
+        slow = [await raw(gateway) for _ in range(4)]
+        for _, writer in slow[:3]:
+            writer.write(begun)
+        await until(lambda: gateway.server.connections == 4)
+        assert (await bob.post(START, json={})).status_code == 202
+        slow[3][1].write(begun)
+        assert b" 429 " in await slow[3][0].readline()
+        for _, writer in slow:
+            writer.close()
+        await until(lambda: gateway.server.connections == 1)
+
+
+async def test_a_body_that_is_announced_as_too_large_is_refused_at_once() -> None:
+    async with running_http_gateway(body_seconds=20) as gateway:
+        found = await answer_to(gateway, HEAD + b"Content-Type: application/json\r\nContent-Length: 9999999\r\n\r\n{")
+    assert found.startswith(b"HTTP/1.1 413")
+
+
+async def test_a_malformed_host_chooses_no_part_of_a_url() -> None:
+    async with running_http_gateway() as gateway:
+        for host in (
+            b"a:b@evil.example",
+            b"evil.example/x?y#",
+            b"\xff",
+            b"",
+            b'"><script>',
+            b"a" * 300,
+            b"[::1",
+            b"a:x",
+        ):
+            for target in (b"GET /nothing", b"GET /v1/flows", b"POST " + START.encode()):
+                head = b"%b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\nContent-Length: 0\r\n" % (target, host)
+                found = await answer_to(gateway, head + b"Authorization: Bearer bob\r\n\r\n")
+                assert found.split(b" ")[1] in (b"200", b"202", b"404", b"400"), found
+                assert b"evil" not in found
+                assert b"<script" not in found
+
+
+async def test_tiny_chunks_do_not_stop_the_event_loop() -> None:
+    async with running_http_gateway() as gateway:
+        _, writer = await raw(gateway)
+        writer.write(b"POST " + START.encode() + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"1\r\na\r\n" * 200_000)
+        longest, last = 0.0, time.thread_time()
+        async with asyncio.timeout(10):
+            while gateway.server.connections:
+                await asyncio.sleep(0)
+                # The time of this thread's work: that of the machine also counts other programs.
+                longest, last = max(longest, time.thread_time() - last), time.thread_time()
+        writer.close()
+    assert longest < 0.1

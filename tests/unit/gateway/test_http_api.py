@@ -126,6 +126,24 @@ async def test_a_compressed_body_is_refused_before_it_grows(gateway: HttpGateway
     assert answer.status_code == 415
 
 
+async def test_a_second_content_coding_is_refused_too(gateway: HttpGateway) -> None:
+    for codings in (["identity", "gzip"], ["identity, br"], ["GZIP"]):
+        fields = [("Content-Type", "application/json"), *(("Content-Encoding", coding) for coding in codings)]
+        async with gateway.client() as ada:
+            assert (await ada.post(START, content=b"{}", headers=fields)).status_code == 415
+
+
+async def test_the_audit_log_holds_the_beginning_of_a_refused_name(
+    gateway: HttpGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with gateway.client() as ada:
+        await ada.post(f"/v1/flows/{'x' * 20_000}/requests", json={})
+    logged = str([vars(record) for record in caplog.records if record.name.startswith("flow_worker")])
+    assert "x" * 100 in logged
+    assert "x" * 1000 not in logged
+
+
 async def test_the_same_key_and_payload_is_the_same_request(gateway: HttpGateway) -> None:
     async with gateway.client() as ada, gateway.client("bob") as bob:
         first = await ada.post(START, json={"customer": "A", "n": 1}, headers={"Idempotency-Key": '"key-1"'})

@@ -19,7 +19,7 @@ from flow_worker.gateway.edge import Edge
 from flow_worker.gateway.events import EventStreams
 from flow_worker.gateway.flows import FlowCatalog
 from flow_worker.gateway.headers import Waiting
-from flow_worker.gateway.limits import RateLimiter
+from flow_worker.gateway.limits import CallerWaiters, RateLimiter
 from flow_worker.gateway.problems import Problem
 from flow_worker.gateway.results import Results
 from flow_worker.gateway.store.port import RequestRecord, RequestState, StateName, StoredRequest
@@ -46,6 +46,8 @@ class Api:
     catalog: FlowCatalog
     submission_rate: RateLimiter
     read_rate: RateLimiter
+    uploads: CallerWaiters
+    """The bodies of each caller that have not arrived yet."""
     base_url: Callable[[web.Request], str]
     now: Callable[[], datetime]
 
@@ -69,7 +71,7 @@ class Api:
         waiting = headers.waiting(request, self.limits.max_wait_seconds, by_preference=True)
         key, user = headers.idempotency_key(request), headers.on_behalf_of(request)
         acting = self.callers.acting(caller, user)
-        value = await self._input(request)
+        value = await self._input(request, caller)
         submission = Submission(request.match_info["flow"], value, key, user, headers.traceparent(request))
         accepted = await self.submissions.submit(caller, acting, submission)
         if accepted.is_new and not waiting.seconds:
@@ -118,18 +120,13 @@ class Api:
         self.read_rate.take(caller.id)
         return caller
 
-    async def _input(self, request: web.Request) -> JsonValue:
+    async def _input(self, request: web.Request, caller: Caller) -> JsonValue:
         """Return the input; None for an empty body. Raises `Problem`."""
         headers.require_no_coding(request)
-        try:
-            if request.content.is_eof():  # it came together with the head, as most inputs do
-                body = await request.read()
-            else:
-                async with asyncio.timeout(self.limits.body_seconds):
-                    body = await request.read()
-        except TimeoutError:
-            seconds = f"{self.limits.body_seconds:g} s"
-            raise Problem("request_timeout", f"The body did not arrive within {seconds}; send it again.") from None
+        if (request.content_length or 0) > self.limits.max_body_bytes:
+            raise problems.of_http(web.HTTPRequestEntityTooLarge(self.limits.max_body_bytes, 0))
+        # Most bodies come together with the head.
+        body = await (request.read() if request.content.is_eof() else self._slow_body(request, caller))
         if not body:
             return None
         headers.require_json(request)
@@ -137,6 +134,22 @@ class Api:
             return strict_json.parse(body, max_values=strict_json.MAX_VALUES)
         except strict_json.NotJson as error:
             raise Problem("malformed_request", f"The input {error}.") from None
+
+    async def _slow_body(self, request: web.Request, caller: Caller) -> bytes:
+        """Return a body that has not arrived yet. Meanwhile it takes no place from the requests under way.
+
+        Otherwise two callers, who need no role for it, could take all places with bodies that never end.
+        """
+        with self.uploads.held(caller.id) as may_upload:
+            if not may_upload:
+                raise Problem("rate_limited", "You send too many bodies at a time, too slowly.", retry_after=1)
+            try:
+                async with asyncio.timeout(self.limits.body_seconds):
+                    with self.results.active.suspended():
+                        return await request.read()
+            except TimeoutError:
+                seconds = f"{self.limits.body_seconds:g} s"
+                raise Problem("request_timeout", f"The body did not arrive within {seconds}; send it again.") from None
 
     def _response(self, request: web.Request, found: StoredRequest, waiting: Waiting) -> web.Response:
         applied = waiting.headers(is_pending=found.result is None)

@@ -22,6 +22,7 @@ from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.broker_clock import BrokerClock
 from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.registry import Registry
+from flow_worker.gateway import headers
 from flow_worker.gateway.admission import GatewayAdmission
 from flow_worker.gateway.api import Api
 from flow_worker.gateway.callers import Callers
@@ -255,6 +256,7 @@ class _Parts:
             catalog,
             RateLimiter(limits.submissions_per_second, limits.submission_burst, time.monotonic),
             RateLimiter(limits.reads_per_second, limits.read_burst, time.monotonic),
+            CallerWaiters(limits.max_uploads_per_caller),
             self._base_url,
             self._now,
         )
@@ -270,7 +272,7 @@ class _Parts:
 
     def _base_url(self, request: web.Request) -> str:
         """Return the gateway's URL as its callers write it."""
-        return self._options.public_url or f"{request.scheme}://{request.host}"
+        return self._options.public_url or headers.own_url(request)
 
     def _reader(self, number: int) -> ReplyReader:
         queue = self._options.reply_queue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from flow_contracts.request import MAX_FLOW_NAME_LENGTH
 from flow_worker.access.principal import Principal
 from flow_worker.telemetry.logs import log
 
@@ -11,9 +12,20 @@ _audit = logging.getLogger("flow_worker.audit")
 
 
 def refused(code: str, principal: Principal | None, flow: str | None) -> None:
-    """Log a refusal. The worker learns nothing of it, because no message is sent."""
+    """Log a refusal. The worker learns nothing of it, because no message is sent.
+
+    The name of a refused flow is the caller's text: its beginning suffices.
+    """
     sentence = f"The gateway refused a caller: {code}."
-    log(_audit, logging.INFO, "gateway.refused", sentence, flow=flow, code=code, **_caller(principal))
+    log(
+        _audit,
+        logging.INFO,
+        "gateway.refused",
+        sentence,
+        flow=flow and flow[:MAX_FLOW_NAME_LENGTH],
+        code=code,
+        **_caller(principal),
+    )
 
 
 def accepted(principal: Principal, flow: str, request_id: str) -> None:

@@ -18,6 +18,7 @@ _QUOTED: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 """A string of structured fields (RFC 9651, section 3.3.3)."""
 _BARE: Final = re.compile(r"[\x21\x23-\x7e][\x20-\x7e]*")
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _MAX_TOKEN_CHARACTERS: Final = 1 << 16
 
@@ -67,6 +68,19 @@ def idempotency_key(request: web.Request) -> str | None:
     return key
 
 
+def own_url(request: web.Request) -> str:
+    """Return the gateway's URL as the caller writes it. A malformed `Host` counts as none.
+
+    Otherwise the caller could choose any part of the URLs in the response, and no JSON document holds every byte.
+    """
+    host = request.host
+    if _HOST.fullmatch(host) is None:
+        address = None if request.transport is None else request.transport.get_extra_info("sockname")
+        name, port = address[:2] if address else ("localhost", 80)
+        host = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+    return f"{request.scheme}://{host}"
+
+
 def on_behalf_of(request: web.Request) -> str | None:
     """Return the user that the caller names. Raises `Problem` (400) for an empty or a repeated field."""
     text = _single(request, "On-Behalf-Of")
@@ -114,7 +128,8 @@ def require_json(request: web.Request) -> None:
 
 def require_no_coding(request: web.Request) -> None:
     """Require a body without a content coding: a small one could become huge. Raises `Problem` (415)."""
-    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+    codings = ",".join(request.headers.getall("Content-Encoding", [])).lower().split(",")
+    if any(coding.strip() not in ("", "identity") for coding in codings):
         raise Problem("unsupported_media_type", "Send the input without 'Content-Encoding'.")
 
 

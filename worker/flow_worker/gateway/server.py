@@ -50,6 +50,7 @@ class HttpServer:
             "auto_decompress": False,
             "access_log": None,
             "head_seconds": limits.header_seconds,
+            "max_head_bytes": 2 * limits.max_header_bytes,
         }
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
         self._listener: asyncio.Server | None = None

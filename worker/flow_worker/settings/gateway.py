@@ -68,6 +68,7 @@ class GatewayLimits(_Group):
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=30)] = 15.0
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     max_active_requests: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    max_uploads_per_caller: Annotated[int, Field(ge=1, le=100_000)] = 50
     max_waiters: Annotated[int, Field(ge=0, le=1_000_000)] = 15_000
     max_waiters_per_caller: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     submissions_per_second: Annotated[float, Field(ge=0.01, le=1_000_000)] = 20.0
