@@ -83,6 +83,13 @@ role = "Quotes.Create"             # the app role that a sender's token needs
 host = "127.0.0.1"                 # "0.0.0.0" in a container
 port = 8080
 
+# The HTTP gateway, `flow-worker gateway`. It also needs the queue flow-requests-gateway above.
+# [gateway]
+# host = "127.0.0.1"               # "0.0.0.0" in a container
+# port = 8081
+# public_url = "https://flows.contoso.com"
+# allowed_origins = ["https://*.crm4.dynamics.com"]  # pages that may call it
+
 [log]
 level = "INFO"
 format = "text"                    # "json" for a log collector
