@@ -17,6 +17,7 @@ Node = dict[str, Any]
 """A part of a JSON document."""
 
 _REF: Final = "#/components/schemas/{model}"
+_KEY_PATTERN: Final = r'^("[ !#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$'
 _ID_PATTERN: Final = "^[A-Za-z0-9_-]{1,128}$"
 _PROBLEMS: Final = (400, 401, 403, 404, 405, 408, 410, 413, 415, 422, 429, 503)
 
@@ -76,8 +77,8 @@ def _submit(max_wait_seconds: int) -> Node:
             {
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "A string in double quotes. The same key with the same input is the same request.",
-                "schema": {"type": "string", "pattern": '^"[ !#-[\\]-~]{1,255}"$'},
+                "description": "A string, in quotes or not. The same key with the same input is the same request.",
+                "schema": {"type": "string", "pattern": _KEY_PATTERN},
                 "example": '"8e03978e-40d5-43dd-bc93-6894a57f9324"',
             },
             _prefer(),
@@ -117,7 +118,7 @@ def _read(max_wait_seconds: int) -> Node:
 
 
 def _events() -> Node:
-    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    stream: Node = {"text/event-stream": {}}  # OpenAPI 3.1 has no words for the events in a stream
     return {
         "operationId": "followRequest",
         "summary": "Follow the states of a request",
