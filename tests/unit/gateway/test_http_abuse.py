@@ -194,6 +194,25 @@ async def test_bodies_that_never_end_take_no_place_from_others() -> None:
         await until(lambda: gateway.server.connections == 1)
 
 
+async def test_the_rest_of_a_refused_body_is_not_parsed() -> None:
+    head = b"POST " + START.encode() + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with running_http_gateway() as gateway:
+        # The second chunk and the second request are no valid HTTP.
+        reader, writer = await raw(gateway)
+        writer.write(head + b"1\r\na\r\n")
+        found = await reader.readuntil(b"claim_missing")
+        writer.write(b"no chunk\r\n" * 100_000 + b"\x00\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert b"HTTP/1.1" not in await reader.read()
+        writer.close()
+        async with gateway.client("nobody") as nobody:  # it reads the response although it sends on
+            for _ in range(2):
+                refused = await nobody.post(START, content=chunked(b"x" * 500_000))
+                assert refused.status_code == 401
+    assert found.startswith(b"HTTP/1.1 401")
+    assert b"Connection: close" in found
+
+
 async def test_a_body_that_is_announced_as_too_large_is_refused_at_once() -> None:
     async with running_http_gateway(body_seconds=20) as gateway:
         found = await answer_to(gateway, HEAD + b"Content-Type: application/json\r\nContent-Length: 9999999\r\n\r\n{")

@@ -42,7 +42,7 @@ class Connection(web.RequestHandler):
         self._body: StreamReader = EMPTY_PAYLOAD
         """The body of the last request that has arrived."""
         self._is_broken = False
-        """The last message is a malformed head, so that nothing is known of the bytes after it."""
+        """Nothing is known of the bytes that follow: the last head is malformed, or its body is discarded."""
         self._discarded = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -63,6 +63,10 @@ class Connection(web.RequestHandler):
             self._stop_timer()
         elif self._head_timer is None:
             self._head_timer = self._loop.call_later(self._head_seconds, self._end_slow_head)
+
+    def discard_body(self) -> None:
+        """Parse nothing more of a refused request: the parts of its body cost time, and a stranger may send many."""
+        self._is_broken = True
 
     def _count_head(self, size: int, *, is_complete: bool) -> None:
         """Bound the head as a whole: aiohttp bounds each field and their number, which together are megabytes."""
