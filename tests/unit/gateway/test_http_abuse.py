@@ -9,9 +9,15 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import SecretStr
 
-from flow_worker.gateway.store.port import StoredResult
-from tests.support.http_gateway import HttpGateway, running_http_gateway
+from flow_contracts import strict_json
+from flow_worker.access.authorities import Evidence
+from flow_worker.gateway import submissions
+from flow_worker.gateway.callers import Acting, Caller
+from flow_worker.gateway.store.port import PrincipalId, StoredResult
+from flow_worker.gateway.submissions import Submission
+from tests.support.http_gateway import TENANT, USERS, FakeAuthority, HttpGateway, running_http_gateway
 from tests.support.system import until
 
 START = "/v1/flows/create-quote/requests"
@@ -237,6 +243,48 @@ async def test_a_malformed_host_chooses_no_part_of_a_url() -> None:
                 assert found.split(b" ")[1] in (b"200", b"202", b"404", b"400"), found
                 assert b"evil" not in found
                 assert b"<script" not in found
+
+
+async def test_other_requests_run_between_the_passes_over_a_large_input() -> None:
+    async with running_http_gateway() as gateway, gateway.client() as ada:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        async def turns_of(content: bytes) -> int:
+            value = strict_json.parse(content)
+            submission = Submission("free-form", value, None, None, None, len(content))
+            proven = await FakeAuthority().authenticate(Evidence(SecretStr("ada"), datetime.now(UTC)))
+            caller = Caller(PrincipalId(TENANT, USERS["ada"]), proven)
+            before = turns
+            await gateway.submissions.submit(caller, Acting(proven.principal, caller.id, None), submission)
+            return turns - before
+
+        counting = asyncio.create_task(count())
+        few, many = await turns_of(b"[1.5]"), await turns_of(b"[" + b"1.5," * 20_000 + b"1.5]")
+        counting.cancel()
+        assert many >= few + 2
+        assert (await ada.get("/v1/flows")).status_code == 200
+
+
+async def test_submissions_of_callers_that_left_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submissions, "_MAX_UNDER_WAY", 2)
+    async with running_http_gateway() as gateway:
+        gateway.queue.seconds = 1
+        for _ in range(2):
+            _, writer = await raw(gateway)
+            writer.write(HEAD + b"Content-Length: 0\r\n\r\n")
+            begun = gateway.submissions.count
+            await until(lambda begun=begun: gateway.submissions.count > begun)
+            writer.transport.abort()
+        async with gateway.client() as ada:
+            assert (await ada.post(START, json={})).status_code == 503
+            await gateway.submissions.drain()
+            assert (await ada.post(START, json={})).status_code == 202
 
 
 async def test_tiny_chunks_do_not_stop_the_event_loop() -> None:

@@ -72,7 +72,8 @@ class Api:
         key, user = headers.idempotency_key(request), headers.on_behalf_of(request)
         acting = self.callers.acting(caller, user)
         value = await self._input(request, caller)
-        submission = Submission(request.match_info["flow"], value, key, user, headers.traceparent(request))
+        flow, size = request.match_info["flow"], len(await request.read())  # aiohttp keeps the body
+        submission = Submission(flow, value, key, user, headers.traceparent(request), size)
         accepted = await self.submissions.submit(caller, acting, submission)
         if accepted.is_new and not waiting.seconds:
             return self._response(request, _queued(accepted.record), waiting)  # spares a read of the store
