@@ -57,6 +57,8 @@ from flow_worker.telemetry.opening import Telemetry, open_telemetry
 
 _log = logging.getLogger(__name__)
 
+_ALLOCATIONS_PER_COLLECTION: Final = 20_000
+"""Thousands of waiting requests are objects that live long, and each collection looks at the young ones again."""
 _READERS: Final = 4
 """Receivers of the reply queue in each replica."""
 
@@ -72,6 +74,7 @@ async def run(settings: GatewayProcess, on_stop: OnStop = lambda _: None) -> Non
             signals.supervisor = gateway.supervisor
             gc.collect()
             gc.freeze()
+            gc.set_threshold(_ALLOCATIONS_PER_COLLECTION, 20, 50)
             sentence = f"The gateway takes requests at {gateway.url}."
             log(_log, logging.INFO, "gateway.started", sentence, url=gateway.url)
             await gateway.supervisor.run()

@@ -19,6 +19,10 @@ _MAX_PARALLEL: Final = 4
 _PATIENCE_SECONDS: Final = 0.03
 """How long messages wait for the transfer under way to end, before another one begins beside it: in Azure, a transfer
 takes 10 to 20 ms. A transfer that hangs holds up no others."""
+_BUSY_COUNT: Final = 8
+"""With so many messages waiting or on their way, more are about to come."""
+_GATHER_SECONDS: Final = 0.004
+"""How long a busy gateway gathers messages for the next transfer. A submission alone never waits."""
 _MAX_GROUP: Final = 64
 _PROPERTY_BYTES: Final = 1024
 """More than a message adds to a batch beside its body."""
@@ -57,6 +61,8 @@ class GroupedSender:
         self._waiting: deque[_Waiting] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._pending = 0
+        """The messages that wait or are on their way."""
 
     def max_message_bytes(self, queue: str) -> int | None:
         """See `GroupTransport.max_message_bytes`."""
@@ -69,11 +75,26 @@ class GroupedSender:
         """
         waiting = _Waiting(message, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
-        if not self._under_way or len(self._waiting) >= _MAX_GROUP:
+        self._pending += 1
+        try:
+            if self._under_way and len(self._waiting) < _MAX_GROUP:
+                self._start_in(_PATIENCE_SECONDS)
+            else:
+                self._start_soon()
+            await waiting.accepted
+        finally:
+            self._pending -= 1
+
+    def _start_soon(self) -> None:
+        if self._pending < _BUSY_COUNT or len(self._waiting) >= _MAX_GROUP:
             self._start()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, self._lose_patience)
-        await waiting.accepted
+        elif self._waiting:
+            self._start_in(_GATHER_SECONDS)
+
+    def _start_in(self, seconds: float) -> None:
+        """Begin a transfer after this time, unless one is due already."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._start_when_due)
 
     def _start(self) -> None:
         if self._waiting and len(self._under_way) < _MAX_PARALLEL:
@@ -83,13 +104,16 @@ class GroupedSender:
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
-        self._start()
+        if self._timer is not None:  # it was for the case that this transfer hangs
+            self._timer.cancel()
+            self._timer = None
+        self._start_soon()
 
-    def _lose_patience(self) -> None:
+    def _start_when_due(self) -> None:
         self._timer = None
         self._start()
         if self._waiting:
-            self._timer = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, self._lose_patience)
+            self._start_in(_PATIENCE_SECONDS)
 
     def _next_group(self) -> list[_Waiting]:
         largest = self._transport.max_message_bytes(self._queue)
