@@ -64,13 +64,18 @@ FLOWS: Mapping[str, Mapping[str, object]] = {
 
 
 class FakeAuthority:
-    """Accepts tokens of the form `user role role`, joined by dots; `down` means that the keys are away."""
+    """Accepts tokens of the form `user~role~role`.
+
+    `down` means that the keys are away, and `waiting` that the issuer hangs.
+    """
 
     async def authenticate(self, evidence: Evidence) -> ProvenSender:
         assert evidence.claim is not None
         user, *roles = evidence.claim.get_secret_value().split("~")
         if user == "down":
             raise TemporarilyUnavailable("keys_unavailable", "the issuer is away")
+        if user == "waiting":
+            await asyncio.sleep(60)
         if user == "boom":
             raise RuntimeError("a secret text of an internal error")
         if user.startswith("claim_"):

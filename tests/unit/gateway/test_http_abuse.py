@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
+from aiohttp import web
 from pydantic import SecretStr
 
 from flow_contracts import strict_json
@@ -217,6 +218,24 @@ async def test_the_rest_of_a_refused_body_is_not_parsed() -> None:
                 assert refused.status_code == 401
     assert found.startswith(b"HTTP/1.1 401")
     assert b"Connection: close" in found
+
+
+async def test_tokens_that_wait_for_the_issuer_take_no_place_from_others() -> None:
+    async with running_http_gateway(max_active_requests=2) as gateway, gateway.client() as ada:
+        waiting = [await raw(gateway) for _ in range(4)]
+        for _, writer in waiting:
+            writer.write(b"GET /v1/flows HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer waiting\r\n\r\n")
+        await until(lambda: sum(bool(one._current_request) for one in connections(gateway)) == len(waiting))
+        assert (await ada.get("/v1/flows")).status_code == 200
+        assert (await ada.post(START, json={})).status_code == 202
+        for _, writer in waiting:
+            writer.transport.abort()
+
+
+def connections(gateway: HttpGateway) -> list[web.RequestHandler]:
+    server = gateway.server._runner.server
+    assert server is not None
+    return server.connections
 
 
 async def test_a_body_that_is_announced_as_too_large_is_refused_at_once() -> None:

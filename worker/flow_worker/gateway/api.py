@@ -66,7 +66,7 @@ class Api:
 
     async def submit(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/flows/{flow}/requests`."""
-        caller = await self.callers.authenticate(request)
+        caller = await self._caller(request)
         self.submission_rate.take(caller.id)
         waiting = headers.waiting(request, self.limits.max_wait_seconds, by_preference=True)
         key, user = headers.idempotency_key(request), headers.on_behalf_of(request)
@@ -117,9 +117,17 @@ class Api:
         return web.Response(text=problems.page(), content_type="text/html")
 
     async def _reader(self, request: web.Request) -> Caller:
-        caller = await self.callers.authenticate(request)
+        caller = await self._caller(request)
         self.read_rate.take(caller.id)
         return caller
+
+    async def _caller(self, request: web.Request) -> Caller:
+        """Return the caller. Until then the request takes no place from those under way.
+
+        A token with an invented key waits for the issuer, which may hang: strangers could take all places.
+        """
+        with self.results.active.suspended():
+            return await self.callers.authenticate(request)
 
     async def _input(self, request: web.Request, caller: Caller) -> JsonValue:
         """Return the input; None for an empty body. Raises `Problem`."""
