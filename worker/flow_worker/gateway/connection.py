@@ -21,7 +21,7 @@ SERVER: Final = "flow-worker"
 """The header field `Server`; aiohttp would name its version and Python's."""
 
 
-_READ_BYTES: Final = 16 * 1024
+_READ_BYTES: Final = 8 * 1024
 
 
 _QUIET_SECONDS: Final = 0.1
