@@ -248,7 +248,7 @@ async def test_each_message_of_the_queue_ends_where_it_belongs(world: World, cap
         assert waiting is not None
         assert waiting.state.state == "waiting"
         assert await replica.store.get("nobody") is None
-    assert world.depth("dead_lettered") == 4
+    assert world.depth("dead_lettered") == 5
     events = [getattr(each, "event", "") for each in caplog.records]
     assert events.count("gateway.result_unknown") == 1
     assert events.count("gateway.reply_unreadable") == 4

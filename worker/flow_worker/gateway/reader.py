@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
@@ -23,6 +25,7 @@ from flow_worker.telemetry.health import LaneHealth
 from flow_worker.telemetry.logs import Field, log
 from flow_worker.telemetry.metrics import Metrics
 from flow_worker.telemetry.outage_log import OutageEvents, OutageLog
+from flow_worker.telemetry.seldom import Seldom
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -32,6 +35,15 @@ _STORE_RETRY_FIRST_SECONDS = 0.1
 _STORE_RETRY_MAX_SECONDS = 2.0
 _LARGE_BYTES = 128 * 1024
 """Reading a result of this size takes a millisecond. A thread reads larger ones."""
+UNKNOWN_DELIVERIES = 8
+"""The gateway dead-letters an unknown result at this delivery, and gives it back before.
+
+A queue that takes its receivers in turn delivers a result to the four of this replica first, and then to those of
+another gateway. The queue has ten deliveries; a lost lock may cost some of the rest.
+"""
+_GIVE_BACK_PAUSE_SECONDS = 0.1
+_BETWEEN_PAUSES_SECONDS = 1.0
+"""A reader pauses for a tenth of its time at most: after the loss of a store, thousands of results may be unknown."""
 
 
 _RECONNECTING = OutageEvents(
@@ -48,8 +60,14 @@ def reconnection_log(queue: str) -> OutageLog:
     return OutageLog(_log, queue, _RECONNECTING)
 
 
-class _Interrupted(Exception):
-    """The gateway stops, and the store did not take the message."""
+class _GiveBack(Exception):
+    """The message goes back to its queue: the gateway stops without its store, or another gateway has the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class _DeadLetter:
+    reason: str
+    cause: str
 
 
 class ReplyReader:
@@ -85,6 +103,8 @@ class ReplyReader:
         self._tally = (lambda *_: None) if metrics is None else metrics.gateway_replies.add
         self._record_delay = (lambda _: None) if metrics is None else metrics.gateway_result_delay.record
         self._now = now
+        self._returned = Seldom()
+        self._paused_at = float("-inf")
         self._stopping = asyncio.Event()
         self._interrupted = asyncio.Event()
 
@@ -135,23 +155,22 @@ class ReplyReader:
         try:
             # The lock is kept, not abandoned, while the store is away: each redelivery costs one of ten deliveries.
             async with kept_locked(receiver, delivery, self._note_renewal):
-                unreadable = await self._keep(delivery)
-            if unreadable is None:
+                dead_letter = await self._keep(delivery)
+            if dead_letter is None:
                 await receiver.complete(delivery)
             else:
-                await receiver.dead_letter(delivery, unreadable.reason, unreadable.cause)
-        except _Interrupted:
+                await receiver.dead_letter(delivery, dead_letter.reason, dead_letter.cause)
+        except _GiveBack:
             await receiver.abandon(delivery)
         except LockLost:
             sentence = "The lock of a result expired before the gateway settled it; Service Bus delivers it again."
             self._note(logging.WARNING, "gateway.reply_lock_lost", sentence, delivery)
 
-    async def _keep(self, delivery: Delivery) -> UnreadableReply | None:
-        """Put the message into the store; return what nobody can read. Raises `_Interrupted`."""
+    async def _keep(self, delivery: Delivery) -> _DeadLetter | None:
+        """Put the message into the store; return why it goes to the dead-letter queue. Raises `_GiveBack`."""
         match await self._read(delivery):
             case ResultReply() as reply:
-                await self._keep_result(reply, delivery)
-                return None
+                return await self._keep_result(reply, delivery)
             case StateReply(request_id=request_id, state=state):
                 is_stored = await self._patiently(lambda: self._store.put_state(request_id, state))
                 self._tally("state", "stored" if is_stored else "late")
@@ -162,27 +181,45 @@ class ReplyReader:
                 self._tally("other", "unreadable")
                 sentence = f"The gateway dead-letters a message of its reply queue that it cannot read: {reply.cause}"
                 self._note(logging.WARNING, "gateway.reply_unreadable", sentence, delivery, reason=reply.reason)
-                return reply
+                return _DeadLetter(reply.reason, reply.cause)
 
     async def _read(self, delivery: Delivery) -> Reply:
         is_large = len(delivery.message.body) > _LARGE_BYTES
         return await asyncio.to_thread(reply_of, delivery.message) if is_large else reply_of(delivery.message)
 
-    async def _keep_result(self, reply: ResultReply, delivery: Delivery) -> None:
+    async def _keep_result(self, reply: ResultReply, delivery: Delivery) -> _DeadLetter | None:
         stored = await self._patiently(lambda: self._put(reply, delivery))
-        self._tally("result", stored.value)
         if stored is PutResult.UNKNOWN:
-            sentence = (
-                "The gateway drops a result: its store has no such request. Another gateway with another store may "
-                "read the same queue, or the store was lost."
-            )
-            self._note(logging.WARNING, "gateway.result_unknown", sentence, delivery, flow=reply.flow)
-            return
+            return await self._refer(reply, delivery)
+        self._tally("result", stored.value)
         if stored is PutResult.STORED:
             self._waiters.wake([reply.request_id])
             self._record_delay((self._now() - reply.result.at).total_seconds())
         # The waiting callers have it already. The message leaves its queue only when a power cut cannot lose it.
         await self._patiently(self._store.sync)
+        return None
+
+    async def _refer(self, reply: ResultReply, delivery: Delivery) -> _DeadLetter:
+        """Leave an unknown result to another gateway with another store; return its dead letter if there is none."""
+        if delivery.message.delivery_count + 1 >= UNKNOWN_DELIVERIES:
+            self._tally("result", PutResult.UNKNOWN.value)
+            sentence = (
+                "The gateway dead-letters a result: its store has no such request. Another gateway with another store "
+                "may read the same queue, or the store was lost."
+            )
+            self._note(logging.WARNING, "gateway.result_unknown", sentence, delivery, flow=reply.flow)
+            return _DeadLetter("request_unknown", "no store of the gateways that received the result has its request")
+        self._tally("result", "returned")
+        if self._returned.is_due(self._queue):
+            sentence = (
+                "The gateway gives a result back to its queue: its store has no such request. Gateways with different "
+                "stores need different reply queues. The gateway writes this line once a minute."
+            )
+            self._note(logging.WARNING, "gateway.result_returned", sentence, delivery, flow=reply.flow)
+        if time.monotonic() - self._paused_at >= _BETWEEN_PAUSES_SECONDS:
+            await set_within(self._stopping, _GIVE_BACK_PAUSE_SECONDS)
+            self._paused_at = time.monotonic()
+        raise _GiveBack
 
     async def _put(self, reply: ResultReply, delivery: Delivery) -> PutResult:
         try:
@@ -195,14 +232,14 @@ class ReplyReader:
             return await self._store.put_result(reply.request_id, less, standing=reply.standing)
 
     async def _patiently(self, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Repeat the work until the store takes it. Raises `_Interrupted`."""
+        """Repeat the work until the store takes it. Raises `_GiveBack`."""
         pauses = ExponentialBackoff(_STORE_RETRY_FIRST_SECONDS, _STORE_RETRY_MAX_SECONDS, jitter_from=0.5)
         for pause in pauses.pauses():
             try:
                 return await work()
             except TemporarilyUnavailable:  # the store reports its outages itself
                 if await set_within(self._interrupted, pause):
-                    raise _Interrupted from None
+                    raise _GiveBack from None
         raise AssertionError("backoff is endless")
 
     def _note_renewal(self, level: int, _event: str, _sentence: str, delivery: Delivery) -> None:
