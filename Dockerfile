@@ -45,7 +45,9 @@ WORKDIR /etc/flow-worker
 
 # A number, because Kubernetes' runAsNonRoot cannot check a user name.
 USER 10001:10001
-EXPOSE 8080
+# 8080: health of the worker. 8081, 8082: `flow-worker gateway` and its health.
+EXPOSE 8080 8081 8082
+# Of the worker. For a gateway: --health-cmd "flow-worker health --url http://127.0.0.1:8082"
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["flow-worker", "health"]
 ENTRYPOINT ["flow-worker"]
 CMD ["run"]
