@@ -219,16 +219,34 @@ async def built_control(world: World) -> Path:
     return control / "out" / "controls" / "QuoteButton" / "bundle.js"
 
 
-async def test_the_page_of_the_tutorial_shows_its_quote(world: World) -> None:
+async def _press_the_button_of_the_tutorial(world: World, gateway: str, token: str) -> Page:
     found = re.search(r"```html\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     world.site.files["/button.html"] = ("text/html", found[1].encode())
     world.site.files["/flow-client.js"] = ("text/javascript", (CLIENT / "flow-client.js").read_bytes())
     page = await world.browser.new_page()
-    answers = json.dumps({"URL of the gateway": world.stage.url, "Token": world.stage.system.claim()})
+    answers = json.dumps({"URL of the gateway": gateway, "Token": token})
     await page.send("Page.addScriptToEvaluateOnNewDocument", source=f"globalThis.prompt = (name) => ({answers})[name];")
     await page.go(f"{world.site.url}/button.html")
     await page.until("Boolean(document.querySelector('button')?.onclick)")
     await page.run("document.querySelector('button').click()")
+    return page
+
+
+async def test_the_page_of_the_tutorial_shows_its_quote(world: World) -> None:
+    page = await _press_the_button_of_the_tutorial(world, world.stage.url, world.stage.system.claim())
     await page.until("/^Quote Q-/.test(document.querySelector('p').textContent)")
     assert page.errors == []
+
+
+async def test_the_page_of_the_tutorial_shows_a_refusal_and_forgets_it(world: World) -> None:
+    page = await _press_the_button_of_the_tutorial(world, world.stage.url, "no.token.here")
+    await page.until("/Reload the page/.test(document.querySelector('p').textContent)")
+    assert await page.run("sessionStorage.length") == 0
+
+
+async def test_the_page_of_the_tutorial_says_that_it_cannot_reach_the_gateway(world: World) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    page = await _press_the_button_of_the_tutorial(world, address, world.stage.system.claim())
+    await page.until("/cannot be reached.* Reload the page/.test(document.querySelector('p').textContent)")
+    assert await page.run("sessionStorage.length") == 0

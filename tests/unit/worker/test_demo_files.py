@@ -172,7 +172,12 @@ def test_the_commands_to_try_begin_with_the_virtual_environment(
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     scripts = "Scripts" if os.name == "nt" else "bin"
     lines = commands_to_try(tmp_path / ".demo", "flow-worker", "m")
-    assert lines[1].startswith(f"  . .venv/{scripts}/activate  ")
+    assert lines[1] == f"  . .venv/{scripts}/activate"
+    powershell = Path(".venv", scripts, "Activate.ps1")
+    powershell.parent.mkdir(parents=True)
+    powershell.touch()
+    lines = commands_to_try(tmp_path / ".demo", "flow-worker", "m")
+    assert lines[1] == f"  . .venv/{scripts}/activate        (PowerShell: {powershell})"
     monkeypatch.setattr(sys, "base_prefix", sys.prefix)
     assert not any("activate" in line for line in commands_to_try(tmp_path / ".demo", "flow-worker", "m"))
 

@@ -17,8 +17,8 @@ from flow_worker.demo.processes import GATEWAY_LOCK, DemoError
 START_SECONDS = 30.0
 KEY_FILE, STORE_FILE = "gateway-key.pem", "gateway.sqlite3"
 """The gateway's key and its store, in its working directory."""
-TUTORIAL_ORIGIN = "http://localhost:8080"
-"""The origin of the reader's own page in the tutorial."""
+TUTORIAL_ORIGIN = "http://localhost:8000"
+"""The origin of the reader's own page in the tutorial: the default port of `python -m http.server`."""
 
 
 @dataclass(frozen=True, slots=True)

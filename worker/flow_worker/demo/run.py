@@ -128,9 +128,10 @@ def _activation() -> list[str]:
     if sys.prefix == sys.base_prefix:
         return []
     place = _relative(Path(sys.prefix))
-    scripts = "Scripts" if os.name == "nt" else "bin"
-    powershell = f"{place}\\Scripts\\Activate.ps1" if os.name == "nt" else f"{place}/bin/Activate.ps1"
-    return [f"  . {Path(place, scripts, 'activate').as_posix()}        (PowerShell: {powershell})"]
+    scripts = Path(place, "Scripts" if os.name == "nt" else "bin")
+    line = f"  . {(scripts / 'activate').as_posix()}"
+    powershell = scripts / "Activate.ps1"  # some tools that make environments leave it out
+    return [f"{line}        (PowerShell: {powershell})" if powershell.exists() else line]
 
 
 def telemetry_lines(metrics_url: str, variables: Mapping[str, str]) -> list[str]:
