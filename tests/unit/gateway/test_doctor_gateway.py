@@ -36,6 +36,11 @@ def test_without_a_queue_of_a_gateway_nothing_is_checked() -> None:
     assert gateway.checks(settings(request_queues=[{"name": "flow-requests"}])) == []
 
 
+async def test_a_gateway_beside_queues_that_are_not_its_own_is_a_fault() -> None:
+    result = await found(settings(request_queues=[{"name": "flow-requests"}], gateway={"port": 8081}), 0)
+    assert (result.outcome, "no request queue of this name" in result.detail) == (Outcome.FAILED, True)
+
+
 @pytest.mark.parametrize(
     ("table", "outcome", "text"),
     [

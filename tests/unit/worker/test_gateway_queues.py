@@ -19,7 +19,7 @@ from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Asserters, Rights
 from flow_worker.access.statement_key_files import open_signing_key
 from flow_worker.access.statement_keys import new_signing_key, private_pem, public_jwks
-from flow_worker.cli.worker import _statement_keys
+from flow_worker.cli.check_gateway import statement_keys
 from flow_worker.doctor import statements
 from flow_worker.doctor.finding import Outcome
 from flow_worker.doctor.queues import uses_of
@@ -65,7 +65,7 @@ def test_without_a_gateway_a_worker_has_no_queue_for_one() -> None:
     plain = settings({"name": "more-requests"})
     assert plain.gateway_reply_queues == plain.progress_queues == {}
     assert not statements.checks(plain)
-    assert _statement_keys(plain) == []
+    assert statement_keys(plain) == []
     assert [use.name for use in uses_of(plain)] == [
         "flow-requests",
         "more-requests",
@@ -206,7 +206,7 @@ def with_keys(folder: Path, **changes: Any) -> Settings:
 async def test_doctor_compares_the_keys_of_both_sides(tmp_path: Path) -> None:
     of = with_keys(tmp_path)
     assert (await found(of))["public keys"][0] is Outcome.FAILED
-    assert "wait until its public keys are readable" in _statement_keys(of)[0]
+    assert "wait until its public keys are readable" in statement_keys(of)[0]
 
     key = await open_signing_key(of.statements)
     report = await found(of)
@@ -215,7 +215,7 @@ async def test_doctor_compares_the_keys_of_both_sides(tmp_path: Path) -> None:
         "signing key": Outcome.OK,
     }
     assert key.kid in report["signing key"][1]
-    assert key.kid in _statement_keys(of)[0]
+    assert key.kid in statement_keys(of)[0]
 
 
 async def test_doctor_names_a_gateway_whose_key_the_worker_does_not_have(tmp_path: Path) -> None:

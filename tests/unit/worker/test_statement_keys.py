@@ -212,6 +212,22 @@ async def test_a_new_key_keeps_the_earlier_public_ones_for_messages_under_way(tm
     assert kept == kids[:-5:-1]
 
 
+async def test_a_new_key_says_which_earlier_ones_the_workers_still_accept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A new key withdraws no stolen one."""
+    chosen = settings(tmp_path)
+    first = await open_signing_key(chosen)
+    await open_signing_key(chosen)  # a restart
+    assert "statements.key_replaced" not in [getattr(each, "event", "") for each in caplog.records]
+    chosen.key_path.unlink()
+    await open_signing_key(chosen)
+    said = [each for each in caplog.records if getattr(each, "event", "") == "statements.key_replaced"]
+    assert [each.levelname for each in said] == ["WARNING"]
+    assert first.kid in said[0].getMessage()
+    assert str(chosen.public_path.absolute()) in said[0].getMessage()
+
+
 @pytest.mark.parametrize("found", [b"", b"{", b"no keys", b"\xff\xfe"])
 async def test_a_damaged_file_of_public_keys_is_written_anew(tmp_path: Path, found: bytes) -> None:
     chosen = settings(tmp_path)
@@ -321,6 +337,23 @@ async def test_keys_of_the_settings_need_no_file() -> None:
     keys = PublicKeys(StatementSettings(public_keys=PUBLIC_PEM))
     assert await keys.find(KEY.kid) is not None
     assert await keys.find(OTHER.kid) is None
+
+
+@pytest.mark.parametrize("place", ["settings", "file"])
+async def test_an_unknown_key_is_logged_once_a_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    file, clock = tmp_path / "keys.json", Clock()
+    file.write_bytes(public_jwks([KEY.verifying]))
+    in_settings, in_file = StatementSettings(public_keys=PUBLIC_PEM), StatementSettings(public_keys_file=file)
+    keys = PublicKeys(in_settings if place == "settings" else in_file, clock)
+    assert await keys.find(KEY.kid) is not None
+    for _ in range(3):
+        assert await keys.find(OTHER.kid) is None
+    clock.seconds = 61
+    assert await keys.find(OTHER.kid) is None
+    said = [each for each in caplog.records if getattr(each, "event", "") == "statements.key_unknown"]
+    assert [(each.levelname, getattr(each, "fields", {})) for each in said] == [("WARNING", {"key": OTHER.kid})] * 2
 
 
 async def test_settings_with_the_private_key_alone_are_those_of_both_sides(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from flow_worker.journal.reserve import FULL_DISK
 from flow_worker.settings import InvalidSettings
 from flow_worker.settings.statements import StatementSettings
 from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.seldom import Seldom
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -78,7 +79,13 @@ def _signing_key(settings: StatementSettings) -> SigningKey:
     if key is None:
         raise InvalidSettings(f"statements.key_path: the file '{path}' was deleted; start the gateway again")
     # Before the first statement: no worker ever meets one whose key it cannot find.
-    publish(key, settings)
+    earlier = publish(key, settings)
+    if earlier:
+        sentence = (
+            f"The gateway made a new key. The workers still accept the earlier keys {', '.join(earlier)}; if one was "
+            f"stolen, remove it from '{_public_path(settings)}'."
+        )
+        log(_log, logging.WARNING, "statements.key_replaced", sentence, key=key.kid, earlier=", ".join(earlier))
     return key
 
 
@@ -94,17 +101,24 @@ def find_signing_key(settings: StatementSettings) -> SigningKey | None:
     return _of_file("key_path", path, parse_signing_key)
 
 
-def publish(key: SigningKey, settings: StatementSettings) -> None:
-    """Write the public half into the file in which a worker on this machine finds it. Raises `OSError`."""
-    path = Path(f"{settings.key_path}.public.json").absolute()
+def publish(key: SigningKey, settings: StatementSettings) -> list[str]:
+    """Write the public half into the file in which a worker on this machine finds it. Raises `OSError`.
+
+    Return the IDs of the earlier keys in the file. With them, too, somebody may sign statements.
+    """
+    path = _public_path(settings)
     try:
         earlier = parse_public_keys(path.read_bytes().decode("utf-8", "replace"))
     except (FileNotFoundError, BadKey):
         earlier = {}
-    if key.kid in earlier:
-        return
-    keys = [key.verifying, *list(earlier.values())[:_EARLIER_KEYS]]
-    key_file.replace(path, public_jwks(keys), 0o644)
+    kept = [each for each in earlier.values() if each.kid != key.kid][:_EARLIER_KEYS]
+    if key.kid not in earlier:
+        key_file.replace(path, public_jwks([key.verifying, *kept]), 0o644)
+    return [each.kid for each in kept]
+
+
+def _public_path(settings: StatementSettings) -> Path:
+    return Path(f"{settings.key_path}.public.json").absolute()
 
 
 # --- the worker: the public keys -----------------------------------------------------------------------------------
@@ -137,18 +151,30 @@ class PublicKeys:
         self._begun = self._ended = 0
         """The numbers of the newest check that began, and of the newest one that ended."""
         self._fault: str | None = None
+        self._unknown = Seldom(monotonic=now)
         self._lock = asyncio.Lock()
 
     async def find(self, kid: str) -> StatementKey | None:
         """See `StatementKeys.find`."""
         known = self._keys.get(kid)
         if self._path is None:
-            return known
+            return self._reported(kid, known)
         if known is None or self._fault is not None or self._now() - self._checked_at > self._settings.refresh_seconds:
             await self._check(self._path)
         if self._fault is not None:
             raise TemporarilyUnavailable(UNAVAILABLE, f"the worker cannot read the gateway's keys: {self._fault}")
-        return self._keys.get(kid)
+        return self._reported(kid, self._keys.get(kid))
+
+    def _reported(self, kid: str, key: StatementKey | None) -> StatementKey | None:
+        """Log an unknown key: the result blames the sender's claim, and mostly only the operator can mend it."""
+        if key is None and self._unknown.is_due(kid):
+            sentence = (
+                "A gateway signs with a key that is not among the worker's public keys (statements.public_keys). "
+                "Compare it with the gateway's event statements.signing. If no gateway has it, somebody else sends to "
+                "this queue."
+            )
+            log(_log, logging.WARNING, "statements.key_unknown", sentence, key=kid)
+        return key
 
     async def _check(self, path: Path) -> None:
         """Read the file if it has changed. Concurrent callers share a check that began after they asked for it."""

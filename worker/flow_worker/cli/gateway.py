@@ -28,10 +28,12 @@ def gateway(
     from flow_worker.runtime.stop_deadline import StopDeadline
     from flow_worker.settings import InvalidSettings
     from flow_worker.settings.gateway_process import load_gateway
+    from flow_worker.settings.gateway_queue import request_queues, unserved
     from flow_worker.telemetry import logs
 
     try:
         loaded = load_gateway(config, env_file)
+        warning = unserved(loaded.gateway, request_queues(config, env_file))
     except InvalidSettings as error:
         terminal.fail_settings(error)
     changes = {"level": log_level and log_level.value, "format": log_format and log_format.value}
@@ -39,6 +41,8 @@ def gateway(
     loaded = loaded.model_copy(update={"log": log})
     logs.configure(loaded.log.level, loaded.log.format)
     _say_start(loaded)
+    if warning is not None:
+        logs.log(_log, logging.WARNING, "gateway.unserved", warning)
     deadline = StopDeadline(loaded.stop_seconds)
     try:
         asyncio.run(app.run(loaded, deadline.start))

@@ -67,6 +67,8 @@ def init(
     terminal.echo("\nIn a second terminal:\n", to_stderr=True)
     terminal.echo("\n".join(f"  {command}" for command in [*steps, *others]))
     terminal.echo("\n`flow-worker run --env-file emulator.env` then starts the worker.", to_stderr=True)
+    gateway = "For requests over HTTP, enable the gateway's queue and table in flow-worker.toml, and start"
+    terminal.echo(f"{gateway} `flow-worker gateway --env-file emulator.env`.", to_stderr=True)
 
 
 def quoted(directory: str, *, powershell: bool = os.name == "nt") -> str:

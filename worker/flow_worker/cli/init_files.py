@@ -55,6 +55,11 @@ lanes = 8                          # requests at a time
 # name = "flow-requests-gateway"
 # authority = "gateway"
 # reply_to = "flow-replies-gateway"  # only the gateway reads it
+# [gateway]
+# allowed_origins = ["http://localhost:8000"]  # pages that may call it, such as https://*.crm4.dynamics.com
+# host = "127.0.0.1"               # "0.0.0.0" in a container
+# port = 8081
+# public_url = "https://flows.contoso.com"
 
 [continuations]
 queue = "flow-continuations"       # only the worker may send here
@@ -82,13 +87,6 @@ role = "Quotes.Create"             # the app role that a sender's token needs
 [health]
 host = "127.0.0.1"                 # "0.0.0.0" in a container
 port = 8080
-
-# The HTTP gateway, `flow-worker gateway`. It also needs the queue flow-requests-gateway above.
-# [gateway]
-# host = "127.0.0.1"               # "0.0.0.0" in a container
-# port = 8081
-# public_url = "https://flows.contoso.com"
-# allowed_origins = ["https://*.crm4.dynamics.com"]  # pages that may call it
 
 [log]
 level = "INFO"

@@ -93,12 +93,15 @@ def _say_start(loaded: Settings) -> None:
 
 def check(config: Config = None, env_file: EnvFile = None) -> None:
     """Validate the settings and print them, with secrets masked. It connects to nothing: see `doctor`."""
+    from flow_worker.cli import check_gateway
     from flow_worker.runtime.seal_keys import find_seal
     from flow_worker.settings import InvalidSettings
 
     loaded = _load(config, env_file)
     try:
         seal = find_seal(loaded.continuations, loaded.journal)
+        check_gateway.require_usable_keys(loaded)
+        of_gateway = check_gateway.queue_warnings(loaded)
     except InvalidSettings as error:
         terminal.fail_settings(error)
     terminal.out.print_json(json.dumps(loaded.echo()))
@@ -110,25 +113,11 @@ def check(config: Config = None, env_file: EnvFile = None) -> None:
             terminal.err.print(f"Previous key, of which the worker accepts seals: {seal.previous.id}.")
         if seal.accepts_unsealed:
             terminal.err.print("Unsealed continuation messages are accepted from anybody who may send to their queue.")
-    for line in _statement_keys(loaded):
+    for line in check_gateway.statement_keys(loaded):
         terminal.err.print(plain(line), soft_wrap=True)
-    for warning in _warnings(loaded):
+    for warning in (*_warnings(loaded), *of_gateway):
         terminal.err.print(plain(f"Warning: {warning}", "yellow"), soft_wrap=True)
     terminal.err.print("The settings are valid. Nothing was connected to; `flow-worker doctor` does that.")
-
-
-def _statement_keys(loaded: Settings) -> list[str]:
-    """Return what the worker has to verify a gateway's statements; nothing without a queue of a gateway."""
-    from flow_worker.access.statement_key_files import find_public_keys
-    from flow_worker.settings import InvalidSettings
-
-    if not loaded.gateway_reply_queues:
-        return []
-    try:
-        keys = find_public_keys(loaded.statements)
-    except InvalidSettings as error:
-        return [f"Warning: the requests of the gateway wait until its public keys are readable. {error}"]
-    return [f"Keys of the gateway's statements: {', '.join(keys)}. Each gateway logs the one with which it signs."]
 
 
 def _warnings(loaded: Settings) -> list[str]:

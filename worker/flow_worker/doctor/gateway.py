@@ -9,13 +9,14 @@ from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.gateway.store.build import open_raw_store
 from flow_worker.settings import GatewaySettings, InvalidSettings, Settings
+from flow_worker.settings.gateway_queue import configured_queues
 
 _REMEDY = "Free or repair the storage of the gateway's store; until then the gateway answers 503."
 
 
 def checks(settings: Settings) -> list[Check]:
-    """Return the checks; none without a queue of a gateway."""
-    if not settings.gateway_reply_queues:
+    """Return the checks; none without a queue of a gateway, unless a table `gateway` stands beside other queues."""
+    if not settings.gateway_reply_queues and not configured_queues(settings):
         return []
     store = settings.gateway.store
     place = store.path if store.backend == "sqlite" else store.table_name
