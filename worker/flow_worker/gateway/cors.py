@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Collection
 from typing import Final
+from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
+from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.seldom import Seldom
+
+_log = logging.getLogger(__name__)
+
+_ORIGIN: Final = re.compile(r"null|[a-z][a-z0-9+.-]{0,30}://[A-Za-z0-9._:\[\]-]{1,262}")
 _ALLOWED_HEADERS: Final = (
     "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, On-Behalf-Of, Prefer, traceparent, tracestate"
 )
@@ -33,11 +42,15 @@ class Cors:
             for scheme, end in self._wildcards
         )
 
-    def apply(self, origin: str | None, headers: CIMultiDict[str]) -> None:
-        """Add the headers of a response to a request of this origin."""
-        if origin is not None and self.allows(origin):
-            headers["Access-Control-Allow-Origin"] = origin
-            headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
+    def apply(self, origin: str | None, headers: CIMultiDict[str]) -> bool:
+        """Add the headers of a response to a request of this origin; return False if a browser withholds it."""
+        if origin is None:
+            return True
+        if not self.allows(origin):
+            return False
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
+        return True
 
     def apply_preflight(self, origin: str | None, methods: str, headers: CIMultiDict[str]) -> None:
         """Add the headers of the response to a preflight request. A page of another origin gets none."""
@@ -45,6 +58,26 @@ class Cors:
             headers["Access-Control-Allow-Methods"] = methods
             headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
             headers["Access-Control-Max-Age"] = str(_MAX_AGE_SECONDS)
+
+
+class RefusedOrigins:
+    """Logs the pages that may not call the gateway: a browser shows its user that something failed, and not what."""
+
+    def __init__(self) -> None:
+        self._seldom = Seldom()
+
+    def note(self, origin: str, own_url: str) -> None:
+        """Log the origin, once a minute. A browser names the origin of the gateway's own pages, too."""
+        if origin.partition("://")[2] == urlsplit(own_url).netloc:
+            return
+        # Other clients write anything here. A browser writes no path, and no user name.
+        shown = origin if _ORIGIN.fullmatch(origin) is not None else "invalid"
+        if self._seldom.is_due(shown):
+            sentence = (
+                "A web page called the gateway, and its origin is not in gateway.allowed_origins. The browser "
+                "withholds the answer from the page. Add the origin if the page is yours."
+            )
+            log(_log, logging.INFO, "gateway.origin_refused", sentence, origin=shown)
 
 
 def _is_label(text: str) -> bool:

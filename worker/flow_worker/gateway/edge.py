@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.gateway.connection import SERVER, Connection
-from flow_worker.gateway.cors import Cors
+from flow_worker.gateway.cors import Cors, RefusedOrigins
 from flow_worker.gateway.limits import ActiveRequests
 from flow_worker.gateway.problems import Problem, of_http, of_outage
 from flow_worker.gateway.slow_clients import taken_within
@@ -41,6 +41,7 @@ class Edge:
         measured: Measured,
     ) -> None:
         self._cors = cors
+        self._refused_origins = RefusedOrigins()
         self._active = active
         self._base_url = base_url
         self._write_seconds = write_seconds
@@ -65,7 +66,9 @@ class Edge:
         headers["Vary"] = "Origin, Prefer"
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Server"] = SERVER
-        self._cors.apply(request.headers.get("Origin"), headers)
+        origin = request.headers.get("Origin")
+        if not self._cors.apply(origin, headers) and origin is not None:
+            self._refused_origins.note(origin, self._base_url(request))
         if self.is_draining:
             response.force_close()
             headers["Connection"] = "close"  # aiohttp has decided about it already
