@@ -22,6 +22,7 @@ from flow_worker.demo.processes import free_port
 from tests.clients.chromium import Browser, Page, running_browser
 from tests.clients.gateway_stage import Stage, run, running_stage
 from tests.clients.harness import HERE, NODE, node
+from tests.integration.docs.programs import programs_of, run_python
 from tests.support.processes import CHECKOUT
 
 SAMPLES = CHECKOUT / "docs" / "samples"
@@ -217,6 +218,12 @@ async def built_control(world: World) -> Path:
     built = await run(command, folder=control, seconds=240)
     assert built.status == 0, built.output + built.errors
     return control / "out" / "controls" / "QuoteButton" / "bundle.js"
+
+
+async def test_the_python_program_of_the_guide_prints_its_quote(world: World) -> None:
+    _, program = programs_of("how-to/start-flows-over-http.md")
+    variables = {"FLOW_WORKER_GATEWAY_URL": world.stage.url, "FLOW_WORKER_CLAIM": world.stage.system.claim()}
+    assert "{'quote': 'Q-" in await run_python("-c", program, variables=variables)
 
 
 async def _press_the_button_of_the_tutorial(world: World, gateway: str, token: str) -> Page:
