@@ -20,7 +20,10 @@ _log = logging.getLogger(__name__)
 def gateway(
     config: Config = None, env_file: EnvFile = None, log_level: Level = None, log_format: Format = None
 ) -> None:
-    """Serve the HTTP API until SIGTERM or Ctrl-C: start flows with POST, read results with GET."""
+    """Serve the HTTP API until SIGTERM or Ctrl-C: start flows with POST, read results with GET.
+
+    docs/how-to/deploy-the-gateway.md has the settings, TLS, containers, replicas and keys.
+    """
     # Imported here: `send` and `result` would otherwise import all of the gateway.
     import asyncio
 
