@@ -21,12 +21,14 @@ from rich.text import Text
 from flow_contracts.servicebus import ServiceBusFailure
 from flow_worker.cli import status_render, terminal
 from flow_worker.cli.banner import health_base_url
+from flow_worker.cli.status_gateway import gateway_report
 from flow_worker.cli.status_render import StatusReport
 from flow_worker.cli.terminal import plain
 from flow_worker.doctor.hosts import NO_ADMINISTRATION, has_administration
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import (
     ContinuationSettings,
+    GatewaySettings,
     HealthSettings,
     IdentitySettings,
     InvalidSettings,
@@ -49,6 +51,12 @@ class StatusSettings(Layered):
     replies: ReplySettings = ReplySettings()
     identity: IdentitySettings = IdentitySettings()
     health: HealthSettings = HealthSettings()
+    gateway: GatewaySettings = GatewaySettings()
+
+    @property
+    def has_gateway(self) -> bool:
+        """Whether the settings are also those of a gateway with a health endpoint."""
+        return "gateway" in self.model_fields_set and self.gateway.health_port != 0
 
     @property
     def queues(self) -> list[str]:
@@ -119,19 +127,24 @@ def _print_text(console: Console, report: StatusReport) -> None:
 
 def _read(settings: StatusSettings, base: str) -> StatusReport:
     worker, fault = _worker(base)
-    return StatusReport(base, worker, fault, asyncio.run(_depths(settings)))
+    gateway = gateway_report(settings.gateway) if settings.has_gateway else None
+    return StatusReport(base, worker, fault, asyncio.run(_depths(settings)), gateway)
 
 
 def _worker(base: str) -> tuple[Mapping[str, JsonValue] | None, str | None]:
     try:
         response = httpx.get(f"{base}/status", timeout=_WORKER_SECONDS, trust_env=False)
-        document = response.json() if response.status_code == 200 else None
+        document = response.json() if response.status_code in (200, 404) else None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return None, f"no worker answers ({type(error).__name__}). Is it running, and is this its address?"
     except ValueError:
-        return None, "the answer is not the status of a worker. Is this the address of its health endpoint?"
+        document = None
+        if response.status_code == 200:
+            return None, "the answer is not the status of a worker. Is this the address of its health endpoint?"
     if isinstance(document, dict) and "flows" in document:
         return document, None
+    if isinstance(document, dict) and document.get("program") == "gateway":
+        return None, "this is the health endpoint of a gateway, which has no status. Give the address of a worker."
     faults = {
         403: "the worker answers only on its own machine: run the command there, or set health.status = 'all'",
         404: "there is no status here: health.status is 'off', or this is not a worker of this version",

@@ -32,18 +32,21 @@ class StatusReport:
     fault: str | None
     """The reason why there is no `worker`."""
     depths: Mapping[str, Mapping[str, JsonValue]]
+    gateway: Mapping[str, JsonValue] | None = None
+    """None if the settings have no gateway."""
 
     def as_json(self) -> JsonValue:
         """Return the report as JSON."""
         worker = None if self.worker is None else dict(self.worker)
         depths: dict[str, JsonValue] = {name: dict(depth) for name, depth in self.depths.items()}
-        return {"url": self.url, "worker": worker, "fault": self.fault, "depths": depths}
+        gateway = None if self.gateway is None else dict(self.gateway)
+        return {"url": self.url, "worker": worker, "fault": self.fault, "depths": depths, "gateway": gateway}
 
 
 def render(report: StatusReport, console: Console, max_lines: int | None = None) -> RenderableType:
     """Return the report, in `max_lines` at most: it leaves out idle flows and older results first."""
     worker = report.worker or {}
-    queues, errors = _queues(report), _errors(report)
+    queues, errors = _queues(report), [*_gateway(report), *_errors(report)]
     if report.worker is None:
         return Group(plain(f"{report.url}: {report.fault}", "bold red"), Text(), queues, *errors)
     flows, results = _object(worker, "flows"), _object(worker, "results")
@@ -109,6 +112,14 @@ def _errors(report: StatusReport) -> list[Text]:
     errors = [plain(f"{', '.join(queues)}: {error}", "red") for error, queues in by_error.items()]
     reasons = dict.fromkeys(str(depth["unknown"]) for depth in report.depths.values() if depth.get("unknown"))
     return [*errors, *([plain(f"unknown: {', '.join(reasons)}", "dim")] if reasons else [])]
+
+
+def _gateway(report: StatusReport) -> list[Text]:
+    """Return the line about the gateway of the settings, if there is one."""
+    if report.gateway is None:
+        return []
+    url, fault = _text(report.gateway, "url"), _text(report.gateway, "fault")
+    return [plain(f"gateway {url}: {fault or 'ready'}", "red" if fault else "green")]
 
 
 def _flows(flows: Json, count: int, *, names: int) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
@@ -19,12 +20,23 @@ _MIN_SERVICE_BUS = (7, 15)
 _ANSWER_SECONDS = 3.0
 
 
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An address on which a program listens, with the settings that hold it."""
+
+    endpoint: HealthSettings
+    host_setting: str
+    port_setting: str
+    program: str
+
+
 def checks(settings: Settings, client: httpx.AsyncClient) -> list[Check]:
     """Return the checks of this machine."""
+    health = Port(settings.health, "health.host", "health.port", "worker")
     return [
         *(Check("settings", name, _placeholder) for name in placeholders(settings)),
         Check("versions", "Python and packages", _versions),
-        Check("port", f"health {settings.health.port}", partial(_health_port, settings.health, client), 10.0),
+        Check("port", f"health {settings.health.port}", partial(check_health_port, health, client), 10.0),
     ]
 
 
@@ -54,27 +66,31 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
 
 
-async def _health_port(health: HealthSettings, client: httpx.AsyncClient) -> Result:
-    if health.port == 0:
+async def check_health_port(port: Port, client: httpx.AsyncClient) -> Result:
+    """Check that the health endpoint's program answers at the port, or that the port is free."""
+    if port.endpoint.port == 0:
         return unseen("the health endpoint is off")
-    url = health.url
+    url = port.endpoint.url
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             response = await client.get(f"{url}/health/live")
         if response.status_code == 200 and response.json() == {"live": True}:
-            return ok(f"a worker answers at {url}")
-        return failed(f"another program answers at {url}", "Stop it, or change health.port.")
+            return ok(f"a {port.program} answers at {url}")
+        return failed(f"another program answers at {url}", f"Stop it, or change {port.port_setting}.")
     except ValueError:
-        return failed(f"another program answers at {url}", "Stop it, or change health.port.")
+        return failed(f"another program answers at {url}", f"Stop it, or change {port.port_setting}.")
     except (httpx.HTTPError, TimeoutError):
-        return await _is_free(health)
+        return await is_free(port)
 
 
-async def _is_free(health: HealthSettings) -> Result:
+async def is_free(port: Port) -> Result:
+    """Check that a program could listen on the port."""
+    host, number = port.endpoint.host, port.endpoint.port
     try:
-        server = await asyncio.start_server(lambda *_: None, health.host, health.port)
+        server = await asyncio.start_server(lambda *_: None, host, number)
     except OSError as error:
-        detail = f"cannot listen on {health.host}:{health.port} ({error.strerror or error})"
-        return failed(detail, "Stop the program that uses it, or change health.host or health.port.")
+        detail = f"cannot listen on {host}:{number} ({error.strerror or error})"
+        remedy = f"Stop the program that uses it, or change {port.host_setting} or {port.port_setting}."
+        return failed(detail, remedy)
     server.close()
     return ok("free")

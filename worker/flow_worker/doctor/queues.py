@@ -74,14 +74,15 @@ def checks(settings: Settings, bus: ServiceBus) -> list[Check]:
     for use in uses_of(settings):
         name = f"queue {use.name}"
         if use.receives:
-            found.append(Check(name, "right to receive", partial(_check_receive, bus, use.name, by_key)))
+            found.append(Check(name, "right to receive", partial(check_receive, bus, use.name, by_key)))
         if use.sends:
-            found.append(Check(name, "right to send", partial(_check_send, bus, use.name, by_key)))
+            found.append(Check(name, "right to send", partial(check_send, bus, use.name, by_key)))
         found.append(Check(name, "shape", partial(_check_shape, settings, bus, use)))
     return found
 
 
-async def _check_receive(bus: ServiceBus, queue: str, by_key: bool) -> Result:
+async def check_receive(bus: ServiceBus, queue: str, by_key: bool) -> Result:
+    """Check the right to receive. `by_key`: with a connection string."""
     try:
         async with bus.receiver(queue):
             return ok("a receiver opens; no message was received")
@@ -89,7 +90,8 @@ async def _check_receive(bus: ServiceBus, queue: str, by_key: bool) -> Result:
         return _refused(error, "Azure Service Bus Data Receiver", "Listen", by_key=by_key)
 
 
-async def _check_send(bus: ServiceBus, queue: str, by_key: bool) -> Result:
+async def check_send(bus: ServiceBus, queue: str, by_key: bool) -> Result:
+    """Check the right to send. `by_key`: with a connection string."""
     try:
         await bus.verify_send(queue)
     except ServiceBusFailure as error:

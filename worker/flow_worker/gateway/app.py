@@ -106,7 +106,9 @@ async def assembled(settings: GatewayProcess, *, on_stop: OnStop = lambda _: Non
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(open_telemetry())
         # Next, so that liveness probes get an answer while the other parts open.
-        endpoint = serve_health(health, options.health_host, options.health_port, metrics_page=telemetry.page)
+        endpoint = serve_health(
+            health, options.health_host, options.health_port, status_callers=None, metrics_page=telemetry.page
+        )
         await stack.enter_async_context(endpoint)
         bus = await stack.enter_async_context(
             open_service_bus(settings.servicebus, client_id=settings.identity.client_id, evidence=clock)

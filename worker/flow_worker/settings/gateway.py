@@ -93,6 +93,16 @@ class GatewaySettings(_Group):
     store: GatewayStoreSettings = GatewayStoreSettings()
     limits: GatewayLimits = GatewayLimits()
 
+    @property
+    def endpoint(self) -> HealthSettings:
+        """The address of the HTTP API."""
+        return HealthSettings(host=self.host, port=self.port)
+
+    @property
+    def health(self) -> HealthSettings:
+        """The address of the health endpoint."""
+        return HealthSettings(host=self.health_host, port=self.health_port)
+
     @field_validator("host", "health_host", mode="after")
     @classmethod
     def _without_brackets(cls, value: str) -> str:

@@ -15,7 +15,7 @@ from aiohttp import web
 from flow_contracts.result import FlowResult
 from flow_worker.telemetry.metrics_page import MetricsPage, no_metrics
 from flow_worker.telemetry.recent_results import RecentResults
-from flow_worker.telemetry.status_page import StatusCallers, StatusSource, status_handler
+from flow_worker.telemetry.status_page import StatusCallers, StatusSource, no_status, status_handler
 
 
 @dataclass
@@ -126,19 +126,20 @@ async def serve_health(
     host: str,
     port: int,
     *,
-    status_callers: StatusCallers = "loopback",
+    status_callers: StatusCallers | None = "loopback",
     metrics_page: MetricsPage = no_metrics,
 ) -> AsyncIterator[None]:
     """Serve the endpoint while the block runs. Port 0 turns it off. Raises `OSError` if the port is in use.
 
-    `status_callers`: who gets an answer from `/status`.
+    `status_callers`: who gets an answer from `/status`. None: the endpoint is a gateway's, which has no status.
     """
     if port == 0:
         yield
         return
     app = web.Application()
     app.add_routes([web.get("/health/live", _live), web.get("/health/ready", _ready(health))])
-    app.add_routes([web.get("/status", status_handler(lambda: health.status, status_callers))])
+    status = no_status if status_callers is None else status_handler(lambda: health.status, status_callers)
+    app.add_routes([web.get("/status", status)])
     app.add_routes([web.get("/metrics", _metrics(metrics_page))])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -37,6 +37,11 @@ def status_handler(source: Callable[[], StatusSource | None], callers: StatusCal
     return answer
 
 
+async def no_status(_: web.Request) -> web.Response:
+    """Answer for a gateway, which has no status."""
+    return web.json_response({"program": "gateway", "error": "A gateway has no status. Ask a worker."}, status=404)
+
+
 def _is_local(request: web.Request) -> bool:
     """Return whether the caller is on this machine, and asked for this machine by its name.
 
