@@ -118,8 +118,7 @@ async def assembled(
 ) -> AsyncIterator[Supervisor]:
     """Open everything that the worker needs, and yield a supervisor that is ready to run.
 
-    `on_stop`: see `Supervisor`. Raises `InvalidSettings` if the settings can never work, and `OSError` if the health
-    endpoint's port is in use.
+    `on_stop`: see `Supervisor`. Raises `InvalidSettings` if the settings can never work, and `CannotListen`.
     """
     clock = BrokerClock()
     health = Health(clock_offset=lambda: clock.offset_seconds)

@@ -9,9 +9,10 @@ import pytest
 
 from flow_contracts.servicebus import ServiceBusMisconfigured
 from flow_worker.app import _Announcement
-from flow_worker.cli.banner import banner, summary
+from flow_worker.cli.banner import banner, gateway_banner, gateway_summary, summary
 from flow_worker.runtime.periodic_task import PeriodicTask
 from flow_worker.settings import Settings
+from flow_worker.settings.gateway_process import GatewayProcess
 from flow_worker.telemetry.health import Health
 
 SECRET = "k3yk3yk3y"
@@ -42,6 +43,36 @@ def test_the_banner_fits_a_terminal_of_80_columns_and_holds_no_secret() -> None:
     for secret in (SECRET, "hush", "SharedAccessKey"):
         assert secret not in text
         assert secret not in str(summary(settings()))
+
+
+def test_the_banner_of_a_gateway_says_where_it_listens_and_for_whom() -> None:
+    values = settings().model_dump() | {
+        "servicebus": {"connection_string": settings().servicebus.connection_string},
+        "flows": {"create-quote": {"role": "Quotes.Create"}},
+        "statements": {"signing_key": "-----BEGIN hush"},
+    }
+    plain = GatewayProcess.model_validate(values)
+    text = gateway_banner(plain)
+    for part in (
+        "url            http://127.0.0.1:8081",
+        "pages          none (gateway.allowed_origins)",
+        "requests       flow-requests-gateway",
+        "results        flow-replies-gateway",
+        "signing key    statements.signing_key",
+        "http://127.0.0.1:8082/health/ready",
+    ):
+        assert part in text
+    assert "hush" not in text
+    assert SECRET not in text + str(gateway_summary(plain))
+    changed = {
+        "public_url": "https://flows.contoso.com",
+        "allowed_origins": [f"https://page-{number}.contoso.com" for number in range(9)],
+        "health_port": 0,
+    }
+    text = gateway_banner(GatewayProcess.model_validate(values | {"gateway": changed, "statements": {}}))
+    for part in ("https://flows.contoso.com", "more", "off (gateway.health_port = 0)", "flow-worker-gateway-key.pem"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,8 @@ def gateway(
         asyncio.run(app.run(loaded, deadline.start))
     except InvalidSettings as error:  # the start checks the store and the keys as well
         terminal.fail_settings(error)
-    except OSError as error:
-        ports = f"gateway.port ({loaded.gateway.port}) and gateway.health_port ({loaded.gateway.health_port})"
-        terminal.fail(f"{error}. If another program uses a port of the gateway, change {ports}.", 1)
+    except OSError as error:  # mostly `CannotListen`, which names the port and its setting
+        terminal.fail(str(error), 1)
     except Exception:  # noqa: BLE001 - Python would print the error's text, which may quote a request
         logs.log(_log, logging.CRITICAL, "gateway.failed", "The gateway ends with an internal error.")
         raise typer.Exit(1) from None
@@ -62,15 +61,12 @@ def gateway(
 
 
 def _say_start(loaded: GatewayProcess) -> None:
+    """Say what starts: a few lines for people, or one line of the log if that is for programs."""
+    from flow_worker.cli import banner
     from flow_worker.telemetry import logs
-    from flow_worker.version import worker_version
 
-    options = loaded.gateway
-    fields = {
-        "version": worker_version(),
-        "broker": loaded.servicebus.address,
-        "request_queue": options.request_queue,
-        "reply_queue": options.reply_queue,
-        "store": options.store.backend,
-    }
-    logs.log(_log, logging.INFO, "gateway.starting", "The gateway starts.", **fields)
+    if loaded.log.format == "text":
+        terminal.echo(banner.gateway_banner(loaded), to_stderr=True)
+    else:
+        fields = banner.gateway_summary(loaded)
+        logs.log(_log, logging.INFO, "gateway.starting", "The gateway starts.", **fields)

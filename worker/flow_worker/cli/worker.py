@@ -63,9 +63,8 @@ def run(config: Config = None, env_file: EnvFile = None, log_level: Level = None
         asyncio.run(app.run(loaded, deadline.start))
     except InvalidSettings as error:  # the start checks the queues and the journal as well
         terminal.fail_settings(error)
-    except OSError as error:
-        endpoint = f"{loaded.health.host}:{loaded.health.port}"
-        terminal.fail(f"{error}. If another program uses the health port ({endpoint}), change health.port.", 1)
+    except OSError as error:  # mostly `CannotListen`, which names the port and its setting
+        terminal.fail(str(error), 1)
     except Exception:  # noqa: BLE001 - Python would print the error's text, which may quote a request
         logs.log(_log, logging.CRITICAL, "worker.failed", "The worker ends with an internal error.")
         raise typer.Exit(1) from None

@@ -97,7 +97,7 @@ class Gateway:
 async def assembled(settings: GatewayProcess, *, on_stop: OnStop = lambda _: None) -> AsyncIterator[Gateway]:
     """Open everything that the gateway needs, and yield it, ready to run.
 
-    Raises `InvalidSettings` if the settings can never work, and `OSError` if a port is in use.
+    Raises `InvalidSettings` if the settings can never work, and `CannotListen`.
     """
     raise_file_limit(settings.gateway.limits.max_connections)
     clock = BrokerClock()
@@ -107,7 +107,12 @@ async def assembled(settings: GatewayProcess, *, on_stop: OnStop = lambda _: Non
         telemetry = await stack.enter_async_context(open_telemetry())
         # Next, so that liveness probes get an answer while the other parts open.
         endpoint = serve_health(
-            health, options.health_host, options.health_port, status_callers=None, metrics_page=telemetry.page
+            health,
+            options.health_host,
+            options.health_port,
+            setting="gateway.health_port",
+            status_callers=None,
+            metrics_page=telemetry.page,
         )
         await stack.enter_async_context(endpoint)
         bus = await stack.enter_async_context(

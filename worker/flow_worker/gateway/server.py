@@ -11,6 +11,7 @@ from aiohttp import web
 
 from flow_worker.gateway.connection import Connection
 from flow_worker.settings import GatewaySettings
+from flow_worker.telemetry.listening import listening
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -58,12 +59,12 @@ class HttpServer:
         """The address of the socket, once it is open."""
 
     async def open(self) -> None:
-        """Listen. Raises `OSError` if the port is in use."""
+        """Listen. Raises `CannotListen`."""
         await self._runner.setup()
         loop = asyncio.get_running_loop()
-        listener = await loop.create_server(
-            self._connection, self._settings.host, self._settings.port, backlog=_BACKLOG
-        )
+        host, port = self._settings.host, self._settings.port
+        with listening(host, port, "gateway.port"):
+            listener = await loop.create_server(self._connection, host, port, backlog=_BACKLOG)
         self._listener = listener
         self.address = listener.sockets[0].getsockname()[:2]
 

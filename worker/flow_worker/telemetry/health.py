@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from flow_contracts.result import FlowResult
+from flow_worker.telemetry.listening import listening
 from flow_worker.telemetry.metrics_page import MetricsPage, no_metrics
 from flow_worker.telemetry.recent_results import RecentResults
 from flow_worker.telemetry.status_page import StatusCallers, StatusSource, no_status, status_handler
@@ -126,12 +127,14 @@ async def serve_health(
     host: str,
     port: int,
     *,
+    setting: str = "health.port",
     status_callers: StatusCallers | None = "loopback",
     metrics_page: MetricsPage = no_metrics,
 ) -> AsyncIterator[None]:
-    """Serve the endpoint while the block runs. Port 0 turns it off. Raises `OSError` if the port is in use.
+    """Serve the endpoint while the block runs. Port 0 turns it off. Raises `CannotListen`.
 
-    `status_callers`: who gets an answer from `/status`. None: the endpoint is a gateway's, which has no status.
+    `setting`: of the port, for the error. `status_callers`: who gets an answer from `/status`. None: the endpoint is a
+    gateway's, which has no status.
     """
     if port == 0:
         yield
@@ -144,7 +147,8 @@ async def serve_health(
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        with listening(host, port, setting):
+            await web.TCPSite(runner, host, port).start()
         yield
     finally:
         await runner.cleanup()

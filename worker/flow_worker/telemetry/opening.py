@@ -35,15 +35,15 @@ _LAGS_PER_SAMPLE = 4
 _APIS = ("opentelemetry.metrics", "opentelemetry.trace")
 
 _NOT_INSTALLED = (
-    "The worker exports no metrics, because their packages are not installed. Install them with: "
+    "This process exports no metrics, because their packages are not installed. Install them with: "
     "pip install 'flow-worker[otel]'"
 )
-_DISABLED = "The worker exports no metrics, because OTEL_SDK_DISABLED is true. Remove the variable, and restart."
+_DISABLED = "This process exports no metrics, because OTEL_SDK_DISABLED is true. Remove the variable, and restart."
 _NOT_CHOSEN = (
-    "The worker has no metrics page, because OTEL_METRICS_EXPORTER does not name 'prometheus'. Add it, or remove the "
+    "This process has no metrics page, because OTEL_METRICS_EXPORTER does not name 'prometheus'. Add it, or remove the "
     "variable, and restart."
 )
-_ELSEWHERE = "The worker's metrics go to the OpenTelemetry SDK that this process set up before the worker."
+_ELSEWHERE = "The metrics go to an OpenTelemetry SDK that this process set up before."
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _span_exporters(shared: _Shared) -> SpanExporters | None:
     names = exporters.chosen_span_exporters(os.environ)
     if not names:
         return None
-    log(_log, logging.INFO, "telemetry.tracing", "The worker exports spans.", exporters=", ".join(names))
+    log(_log, logging.INFO, "telemetry.tracing", "This process exports spans.", exporters=", ".join(names))
     return exporters.SpanExporters(names, shared.resource, shared.outage)
 
 
@@ -146,7 +146,7 @@ async def _exported(fallback: MeterProvider, shared: _Shared) -> AsyncIterator[T
         yield Telemetry(_metrics(fallback), absent(_NOT_CHOSEN, 404))
         return
     opened = exporters.Exporters(names, shared.resource, shared.outage)
-    sentence = "The worker exports metrics."
+    sentence = "This process exports metrics."
     log(_log, logging.INFO, "telemetry.exporting", sentence, exporters=", ".join(names))
     try:
         async with _sampled(opened.provider, opened.histograms) as metrics:
