@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from flow_worker.cli import init_files
 from flow_worker.cli.init import quoted
 from flow_worker.cli.main import cli
 from flow_worker.settings import load
+from flow_worker.settings.gateway_queue import configured_queues, unserved
 from flow_worker.settings.placeholders import placeholders
 
 FOLDERS = ["quotes", "my quotes", "a'b", "$(touch x)", "-x", "~", "a;b&c"]
@@ -56,6 +58,24 @@ def test_a_name_that_is_taken_by_no_file_is_an_error(tmp_path: Path, kind: str, 
     result = CliRunner().invoke(cli, ["init", str(tmp_path)])
     assert result.exit_code == 2
     assert [found.name for found in tmp_path.iterdir()] == [name], "nothing is written"
+
+
+def test_the_gateways_block_of_the_template_can_be_enabled_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the emulator, without a public URL: locations would else name a host that does not exist."""
+    monkeypatch.chdir(tmp_path)
+    before, heading, rest = init_files.TOML.partition("# The queue of the HTTP gateway")
+    block, end, after = rest.partition("\n\n[continuations]")
+    first, *lines = block.split("\n")
+    assert all(line.startswith("# ") for line in lines)
+    text = "\n".join([f"{before}{heading}{first}", *(line[2:] for line in lines)]) + end + after
+    Path("flow-worker.toml").write_text(text, encoding="utf-8")
+    loaded = load()
+    assert loaded.gateway_reply_queues == {"flow-requests-gateway": "flow-replies-gateway"}
+    assert loaded.gateway.allowed_origins == ("http://localhost:8000",)
+    assert loaded.gateway.public_url is None
+    assert unserved(loaded.gateway, configured_queues(loaded)) is None
 
 
 def test_the_placeholders_of_the_template_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,9 +57,9 @@ lanes = 8                          # requests at a time
 # reply_to = "flow-replies-gateway"  # only the gateway reads it
 # [gateway]
 # allowed_origins = ["http://localhost:8000"]  # pages that may call it, such as https://*.crm4.dynamics.com
-# host = "127.0.0.1"               # "0.0.0.0" in a container
-# port = 8081
-# public_url = "https://flows.contoso.com"
+# # host = "127.0.0.1"             # "0.0.0.0" in a container
+# # port = 8081
+# # public_url = "https://flows.contoso.com"  # behind a proxy
 
 [continuations]
 queue = "flow-continuations"       # only the worker may send here
