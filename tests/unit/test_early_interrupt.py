@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -62,6 +63,8 @@ def test_an_error_that_an_interrupt_caused_is_one(is_interrupt: Callable[[BaseEx
 @pytest.mark.parametrize("interrupts", [worker_interrupts, emulator_interrupts])
 def test_an_interrupt_in_a_finalizer_is_not_lost(interrupts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    # A shell lets the processes that it starts in the background ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupts.prepare()
 
     class Finalized:
@@ -72,5 +75,8 @@ def test_an_interrupt_in_a_finalizer_is_not_lost(interrupts: Any, monkeypatch: p
         Finalized()
         await asyncio.sleep(30)
 
-    with pytest.raises(KeyboardInterrupt):
-        asyncio.run(interrupted())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(interrupted())
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -33,6 +33,7 @@ with demo_folder(keep=True) as folder, (folder / "child.log").open("w") as log:
 SIGNALS = """
 import signal, sys, time
 from flow_worker.demo import run
+signal.signal(getattr(signal, sys.argv[1]), signal.SIG_DFL)  # the tests may run under nohup
 run._stop_on_signals()
 try:
     print("ready", flush=True)
