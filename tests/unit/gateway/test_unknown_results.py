@@ -28,7 +28,7 @@ NOW = datetime(2026, 5, 4, tzinfo=UTC)
 
 @dataclass
 class Broker:
-    """A queue that delivers an abandoned message again, to whoever receives next."""
+    """A queue that delivers an abandoned message again, to the receiver that asks next."""
 
     active: list[ReceivedMessage] = field(default_factory=list)
     dead: list[tuple[str, str]] = field(default_factory=list)

@@ -30,7 +30,7 @@ async def _check_keys(settings: StatementSettings) -> list[Result]:
 
 
 def _writers(settings: StatementSettings) -> list[Result]:
-    """Whoever may add a key to the file may start every flow for everybody."""
+    """A party that may add a key to the file may start every flow for everybody."""
     if settings.has_fixed_public_keys or os.name != "posix":
         return []
     path = settings.public_path.absolute()
