@@ -91,6 +91,8 @@ class Entry:
     """The lease was released, and the outcome of the last call is unknown."""
     step: NextStep | None = None
     result: FlowResult | None = field(default=None, repr=False)
+    settled: FlowResult | None = field(default=None, repr=False, kw_only=True)
+    """The second result, which settled an `unknown` one. A worker of an earlier version drops it when it writes."""
     published_for: str | None = None
     """The origin of the message that the result was last published for."""
     history: tuple[Event, ...] = ()
