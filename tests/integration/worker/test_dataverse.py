@@ -14,6 +14,7 @@ import pytest
 from flow_worker.access.privileges import DataversePrivileges, PrivilegeCacheTimes
 from flow_worker.access.user import User
 from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.dataverse.client import DataverseClient
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.invoker import http_client
 from flow_worker.flows.privilege import Depth
@@ -55,15 +56,8 @@ async def privileges_of(
         http_client(connect_seconds=2, max_connections=8, keepalive_seconds=15) as client,
     ):
         tokens = identity.tokens(f"{url}/.default")
-        yield DataversePrivileges(
-            client,
-            url,
-            tokens,
-            CACHE_TIMES,
-            request_seconds=request_seconds,
-            max_concurrent_queries=4,
-            now=now,
-        )
+        web_api = DataverseClient(client, url, tokens, request_seconds=request_seconds, now=now)
+        yield DataversePrivileges(web_api, CACHE_TIMES, max_concurrent_queries=4, now=now)
 
 
 async def person(system: System, name: str) -> tuple[User, User]:

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from flow_worker.access.privileges import DataversePrivileges, PrivilegeCacheTimes
 from flow_worker.access.user import User
+from flow_worker.dataverse.client import DataverseClient
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.privilege import Depth
 
@@ -27,9 +28,8 @@ async def depth(*values: JsonValue) -> Depth | None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"RolePrivileges": rows}))
     async with httpx.AsyncClient(transport=transport) as http:
         url, now = "https://contoso.crm4.dynamics.com", lambda: datetime.now(UTC)
-        privileges = DataversePrivileges(
-            http, url, Tokens(), PrivilegeCacheTimes(0, 0), request_seconds=5, max_concurrent_queries=1, now=now
-        )
+        client = DataverseClient(http, url, Tokens(), request_seconds=5, now=now)
+        privileges = DataversePrivileges(client, PrivilegeCacheTimes(0, 0), max_concurrent_queries=1, now=now)
         return await privileges.depth(ADA, "prvRead")
 
 

@@ -17,6 +17,7 @@ from flow_worker.access.privileges import DataversePrivileges, OrganizationPrivi
 from flow_worker.access.rights import Asserters, QueuePrivileges, Rights
 from flow_worker.access.user import User
 from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.dataverse.client import DataverseClient
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.privilege import Depth
 from flow_worker.flows.registry import Flow
@@ -55,15 +56,9 @@ class Organization:
         return httpx.Response(200, json={"RolePrivileges": rows})
 
     def privileges(self) -> DataversePrivileges:
-        return DataversePrivileges(
-            httpx.AsyncClient(transport=httpx.MockTransport(self.answer)),
-            URLS[A],
-            Tokens(),
-            PrivilegeCacheTimes(0, 0),
-            request_seconds=5,
-            max_concurrent_queries=8,
-            now=lambda: self.now,
-        )
+        http = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
+        client = DataverseClient(http, URLS[A], Tokens(), request_seconds=5, now=lambda: self.now)
+        return DataversePrivileges(client, PrivilegeCacheTimes(0, 0), max_concurrent_queries=8, now=lambda: self.now)
 
 
 async def test_the_organization_is_asked_once_an_hour_and_shared_by_concurrent_callers() -> None:

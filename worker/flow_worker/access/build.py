@@ -22,6 +22,7 @@ from flow_worker.access.privileges import DataversePrivileges, OrganizationPrivi
 from flow_worker.access.rights import Asserters, QueuePrivileges, Rights
 from flow_worker.access.statement_key_files import PublicKeys
 from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.dataverse.client import DataverseClient
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.invoker import http_client
 from flow_worker.flows.registry import Registry
@@ -39,6 +40,9 @@ from flow_worker.telemetry.logs import log
 from flow_worker.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
+
+_MAX_CONCURRENT_REQUESTS = 52
+"""Dataverse's limit for one user (Microsoft Learn, "Service protection API limits")."""
 
 
 class IssuerSettings(Protocol):
@@ -248,21 +252,28 @@ async def _privileges(
     settings: PrivilegeSettings, url: str, identity: ManagedIdentity, now: Callable[[], datetime]
 ) -> AsyncIterator[DataversePrivileges]:
     dataverse = settings.dataverse
-    client = http_client(
-        connect_seconds=settings.http.connect_seconds,
-        max_connections=dataverse.max_concurrent_queries,
-        keepalive_seconds=15,
-    )
-    async with client:
+    async with open_dataverse(settings, url, identity, now) as client:
         yield DataversePrivileges(
             client,
-            url,
-            identity.tokens(f"{url}/.default", "dataverse"),
             PrivilegeCacheTimes(dataverse.privilege_cache_seconds, dataverse.missing_privilege_cache_seconds),
-            request_seconds=dataverse.request_seconds,
             max_concurrent_queries=dataverse.max_concurrent_queries,
             now=now,
         )
+
+
+@asynccontextmanager
+async def open_dataverse(
+    settings: PrivilegeSettings, url: str, identity: ManagedIdentity, now: Callable[[], datetime]
+) -> AsyncIterator[DataverseClient]:
+    """Open the client of one organization's Web API."""
+    client = http_client(
+        connect_seconds=settings.http.connect_seconds,
+        max_connections=_MAX_CONCURRENT_REQUESTS,
+        keepalive_seconds=15,
+    )
+    async with client:
+        tokens = identity.tokens(f"{url}/.default", "dataverse")
+        yield DataverseClient(client, url, tokens, request_seconds=settings.dataverse.request_seconds, now=now)
 
 
 @asynccontextmanager

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
-import httpx
-
 from flow_contracts.guid import parse_guid
 from flow_worker.access.user import User
-from flow_worker.clock import retry_after
+from flow_worker.dataverse.client import UNAVAILABLE, DataverseClient, WebApiAnswer
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.flows.invoker import TokenSource
 from flow_worker.flows.privilege import PRIVILEGE_NAME, Depth
 
 _NO_SUCH_USER = "0x80040217"
@@ -32,9 +28,7 @@ _RECORD_FILTER = "RecordFilter"
 _DEPTH_NAMES = ("Basic", "Local", "Deep", "Global", _RECORD_FILTER)
 """The names of the depths, in the order of their numbers."""
 _ORGANIZATION_LIFETIME = timedelta(hours=1)
-_MAX_ERROR_CHARACTERS = 10_000
 _MAX_CACHED = 10_000
-_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +51,22 @@ class DataversePrivileges:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
-        url: str,
-        tokens: TokenSource,
+        client: DataverseClient,
         cache_times: PrivilegeCacheTimes,
         *,
-        request_seconds: float,
         max_concurrent_queries: int,
         now: Callable[[], datetime],
     ) -> None:
-        """`url`: the organization's URL without a trailing slash. `request_seconds`: the deadline of one query.
+        """`max_concurrent_queries`: less than 52 together with the client's other users.
 
-        `max_concurrent_queries`: at most 52. Dataverse throttles further concurrent requests of one user (Microsoft
-        Learn, "Service protection API limits").
+        Dataverse throttles further concurrent requests of one user (Microsoft Learn, "Service protection API limits").
         """
-        self._client = client
-        self._api = f"{url}/api/data/v9.2"
-        self._tokens = tokens
+        self.client = client
         self._cache_times = cache_times
-        self._request_seconds = request_seconds
         self._slots = asyncio.Semaphore(max_concurrent_queries)
         self._now = now
         self._cache: dict[tuple[User, str], _CachedDepth] = {}
         self._running: dict[tuple[User, str], asyncio.Task[Depth | None]] = {}
-        self._throttled_until: datetime | None = None
         self._organization: tuple[str, datetime] | None = None
         self._asking: asyncio.Task[str] | None = None
 
@@ -98,8 +84,7 @@ class DataversePrivileges:
         return await asyncio.shield(self._asking)
 
     async def _ask_organization(self) -> str:
-        self._require_no_throttling()
-        found = _organization_id(self._checked(await self._send(f"{self._api}/WhoAmI")))
+        found = _organization_id(_checked(await self._get("/WhoAmI")))
         self._organization = found, self._now() + _ORGANIZATION_LIFETIME
         return found
 
@@ -146,48 +131,14 @@ class DataversePrivileges:
     # --- one query -----------------------------------------------------------------------------------------------
 
     async def _query(self, user: User, privilege: str) -> Depth | None:
-        self._require_no_throttling()
-        response = await self._send(self._api + _function_path(user, privilege))
-        if response.status_code == 404 and _NO_SUCH_USER in response.text[:_MAX_ERROR_CHARACTERS]:
+        answer = await self._get(_function_path(user, privilege))
+        if answer.status == 404 and answer.error_code == _NO_SUCH_USER:
             return None  # a user that does not exist holds no privilege
-        return _farthest_depth(self._checked(response), privilege)
+        return _farthest_depth(_checked(answer), privilege)
 
-    def _require_no_throttling(self) -> None:
-        # While Dataverse throttles the worker, each further query would prolong the pause.
-        if self._throttled_until is not None and self._now() < self._throttled_until:
-            raise TemporarilyUnavailable(
-                "dataverse_throttled", "Dataverse throttles the worker's queries", until=self._throttled_until
-            )
-
-    async def _send(self, url: str) -> httpx.Response:
+    async def _get(self, path: str) -> WebApiAnswer:
         async with self._slots:
-            response = await self._get(url, fresh=False)
-            if response.status_code == 401:
-                # Entra may have revoked the token before its expiry: once more with a token past every cache.
-                response = await self._get(url, fresh=True)
-        return response
-
-    async def _get(self, url: str, *, fresh: bool) -> httpx.Response:
-        token = await self._tokens.token(fresh=fresh)
-        headers = {"authorization": f"Bearer {token}", "accept": "application/json", "odata-version": "4.0"}
-        return await _within(self._request_seconds, lambda: self._client.get(url, headers=headers))
-
-    def _checked(self, response: httpx.Response) -> httpx.Response:
-        """Return a successful answer. Raises `TemporarilyUnavailable` for any other one."""
-        status = response.status_code
-        if status == 429 or status >= 500:
-            until = retry_after(response.headers.get("retry-after"), self._now())
-            if status == 429:
-                # Dataverse limits the worker's user, not this query, so every query has to pause.
-                self._throttled_until = until
-            raise TemporarilyUnavailable("dataverse_unavailable", f"Dataverse answered {status}", until=until)
-        if status != 200 or len(response.content) > _MAX_BYTES:
-            raise TemporarilyUnavailable(
-                "dataverse_unavailable",
-                f"Dataverse answered {status}; make the worker's identity an application user that may read users and "
-                "their roles",
-            )
-        return response
+            return await self.client.get(path)
 
 
 class OrganizationPrivileges:
@@ -212,10 +163,24 @@ class OrganizationPrivileges:
         return await self._dataverse.depth(user, privilege)
 
 
-def _organization_id(response: httpx.Response) -> str:
+def _checked(answer: WebApiAnswer) -> WebApiAnswer:
+    """Return a successful answer. Raises `TemporarilyUnavailable` for any other one."""
+    status = answer.status
+    if status == 429 or status >= 500:
+        raise TemporarilyUnavailable(UNAVAILABLE, f"Dataverse answered {status}", until=answer.retry_after)
+    if status != 200 or not answer.is_complete:
+        raise TemporarilyUnavailable(
+            UNAVAILABLE,
+            f"Dataverse answered {status}; make the worker's identity an application user that may read users and "
+            "their roles",
+        )
+    return answer
+
+
+def _organization_id(answer: WebApiAnswer) -> str:
     """Return the ID in an answer of `WhoAmI` (Microsoft Learn, `WhoAmIResponse`). Raises `TemporarilyUnavailable`."""
     try:
-        found = response.json()["OrganizationId"]
+        found = answer.json()["OrganizationId"]
         return parse_guid(found)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TemporarilyUnavailable("dataverse_unavailable", "Dataverse's answer cannot be parsed") from error
@@ -237,13 +202,13 @@ def _function_path(user: User, privilege: str) -> str:
     return f"/systemusers({row})/{name}"
 
 
-def _farthest_depth(response: httpx.Response, privilege: str) -> Depth | None:
+def _farthest_depth(answer: WebApiAnswer, privilege: str) -> Depth | None:
     """Return the farthest of the depths in the answer: a user can hold one privilege by several roles.
 
     Raises `TemporarilyUnavailable` for an answer of another form, which proves nothing about the user.
     """
     try:
-        rows = response.json()["RolePrivileges"]
+        rows = answer.json()["RolePrivileges"]
         matching = [row["Depth"] for row in rows if row["PrivilegeName"].lower() == privilege.lower()]
         depths = [depth for value in matching if (depth := _depth(value)) is not None]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -265,13 +230,3 @@ def _depth(value: Any) -> Depth | None:
     if not isinstance(value, str) or value not in _DEPTH_NAMES:
         raise ValueError("not a depth")
     return None if value == _RECORD_FILTER else Depth[value.upper()]
-
-
-async def _within(seconds: float, call: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-    try:
-        async with asyncio.timeout(seconds):
-            return await call()
-    except (httpx.HTTPError, aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise TemporarilyUnavailable(
-            "dataverse_unavailable", f"Dataverse is unreachable ({type(error).__name__})"
-        ) from error
