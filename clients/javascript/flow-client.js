@@ -27,7 +27,7 @@ export async function startFlow(flow, input, options) {
         "Idempotency-Key": JSON.stringify(key),
       },
     });
-    const started = { flow, id: answer.id ?? answer.request_message_id };
+    const started = { flow, id: answer.id ?? answer.correlation_id };
     keep(options, started);
     return started;
   } catch (error) {

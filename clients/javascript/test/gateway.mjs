@@ -22,7 +22,7 @@ export async function scripted(context, ...steps) {
 
 const ID = "4c1f0c2e9d7a4b58";
 export const pending = { id: ID, flow: "create-quote", status: "pending", state: "queued", attempts: 0 };
-export const result = { status: "succeeded", flow: "create-quote", output: { quote: "Q-1" }, request_message_id: ID };
+export const result = { status: "succeeded", flow: "create-quote", output: { quote: "Q-1" }, correlation_id: ID };
 
 export const answer =
   (status, body, headers = {}) =>

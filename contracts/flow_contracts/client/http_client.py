@@ -112,7 +112,7 @@ class HttpFlowClient:
             patience=self._patience,
         )
         document = _document(answer)
-        request_id = document.get("id") or document.get("request_message_id")
+        request_id = document.get("id") or document.get("correlation_id")
         if not isinstance(request_id, str):
             raise GatewayUnavailable("the gateway's answer has no request ID", code="invalid_answer")
         return request_id

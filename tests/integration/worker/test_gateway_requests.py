@@ -21,6 +21,7 @@ from flow_contracts.result import FlowResult, Status
 from flow_contracts.servicebus import ServiceBus
 from flow_worker import clock
 from flow_worker.access.authorities import ProvenSender
+from flow_worker.access.gateway_message_ids import prefix_of
 from flow_worker.access.principal import Principal
 from flow_worker.access.statement import StatementSigner
 from flow_worker.access.statement_key_files import open_signing_key
@@ -207,6 +208,19 @@ def replace_signer(gateway: Gateway, forgery: str) -> StatementSigner | None:
     return StatementSigner(
         key, issuer="flow-gateway", queue=queue, lifetime_seconds=120, binding_claim="nonce", now=clock.now
     )
+
+
+async def test_a_sender_to_another_queue_cannot_take_the_id_that_a_gateway_will_use(
+    system: System, gateway: Gateway
+) -> None:
+    message_id = prefix_of(REQUESTS) + uuid.uuid4().hex
+    async with system.client() as client:
+        attack = gateway.request(message_id=message_id, claim=SecretStr(system.claim()))
+        await gateway.bus.send("flow-requests", attack.to_message())
+        refused = await received(client, attack.correlation_id)
+    assert refused.error is not None
+    assert refused.error.code == "message_id_reserved"
+    assert (await gateway.result(await gateway.start(message_id=message_id))).status is Status.SUCCEEDED
 
 
 async def test_a_request_that_is_sent_twice_runs_once(system: System, gateway: Gateway) -> None:

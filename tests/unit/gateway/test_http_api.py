@@ -14,8 +14,9 @@ import pytest_asyncio
 
 from flow_contracts.request import FlowRequest
 from flow_contracts.servicebus import MessageTooLarge, ServiceBusUnavailable
+from flow_worker.access.gateway_message_ids import prefix_of
 from flow_worker.gateway.store.port import RequestState, StateName
-from tests.support.http_gateway import ORIGIN, USERS, HttpGateway, running_http_gateway
+from tests.support.http_gateway import ORIGIN, QUEUE, USERS, HttpGateway, running_http_gateway
 from tests.support.system import until
 
 START = "/v1/flows/create-quote/requests"
@@ -42,8 +43,11 @@ async def test_a_submission_is_answered_with_202_and_lies_in_the_queue(gateway: 
     assert (request.flow, request.input, request.message_id) == (
         "create-quote",
         {"customer": "Contoso"},
-        document["id"],
+        prefix_of(QUEUE) + document["id"],
     )
+    assert request.correlation_id == document["id"]
+    async with gateway.client() as ada:  # a message ID from a log or a result leads to the request, too
+        assert (await ada.get(f"/v1/requests/{request.message_id}")).json() == document
     assert request.traceparent == trace
     assert request.claim is not None
     assert "ada" not in request.claim.get_secret_value()  # the user's token ended here
@@ -254,7 +258,7 @@ async def test_a_wait_returns_the_result_when_it_comes(gateway: HttpGateway) -> 
         key = {"Idempotency-Key": '"w"', "Prefer": "respond-async, wait=10"}
         posted = asyncio.create_task(ada.post(START, json={}, headers=key))
         await until(lambda: bool(gateway.queue.messages and gateway.results.waiters.count))
-        body = await gateway.finish(str(gateway.queue.messages[0].message_id))
+        body = await gateway.finish(str(gateway.queue.messages[0].correlation_id))
         answer = await posted
         assert (answer.status_code, answer.content) == (200, body)
         assert answer.headers["Preference-Applied"] == "wait=10"

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from flow_contracts.gateway_replies import UNPROVEN_PROPERTY, RequestProgress
 from flow_contracts.message import Message, PropertyValue, ReceivedMessage
 from flow_contracts.result import FlowResult, Status
+from flow_worker.access.gateway_message_ids import prefix_of
 from flow_worker.gateway.replies import Reply, ResultReply, StateReply, UnreadableReply, reply_of, without_output
 from flow_worker.gateway.store import Standing, StateName
 
@@ -45,7 +46,10 @@ def test_a_result_keeps_every_byte_of_its_body() -> None:
 
 
 def test_a_replay_and_an_unproven_result_have_their_standing() -> None:
-    replay = reply_of(received(result(request_message_id="other", replay_of="id")))
+    prefixed = reply_of(received(result(request_message_id=f"{prefix_of('queue')}id")))
+    assert isinstance(prefixed, ResultReply)
+    assert prefixed.request_id == "id"
+    replay = reply_of(received(result(request_message_id="other", replay_of=f"{prefix_of('queue')}id")))
     unproven = reply_of(received(result(replay_of="id").with_property(UNPROVEN_PROPERTY, True)))
     assert isinstance(replay, ResultReply)
     assert isinstance(unproven, ResultReply)

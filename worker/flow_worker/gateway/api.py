@@ -12,6 +12,7 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from flow_contracts import strict_json
+from flow_worker.access.gateway_message_ids import request_id_of
 from flow_worker.gateway import headers, openapi, problems
 from flow_worker.gateway.callers import Caller, Callers
 from flow_worker.gateway.documents import pending, retry_after
@@ -84,13 +85,13 @@ class Api:
         """`GET /v1/requests/{id}`."""
         caller = await self._reader(request)
         waiting = headers.waiting(request, self.limits.max_wait_seconds, by_preference=True)
-        found = await self.results.wait(caller.id, request.match_info["id"], waiting.seconds)
+        found = await self.results.wait(caller.id, _id(request), waiting.seconds)
         return self._response(request, found, waiting)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/requests/{id}/events`."""
         caller = await self._reader(request)
-        request_id = request.match_info["id"]
+        request_id = _id(request)
         location = self._location(request, request_id)
         return await self.streams.stream(request, caller.id, request_id, location, caller.proven.expires)
 
@@ -171,6 +172,11 @@ class Api:
 
     def _location(self, request: web.Request, request_id: str) -> str:
         return f"{self.base_url(request)}/v1/requests/{request_id}"
+
+
+def _id(request: web.Request) -> str:
+    """Return the request's ID. Operators find the message ID in logs and results, and it leads there, too."""
+    return request_id_of(request.match_info["id"])
 
 
 def _queued(record: RequestRecord) -> StoredRequest:

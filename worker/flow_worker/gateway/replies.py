@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from flow_contracts.gateway_replies import InvalidState, RequestProgress, is_state, is_unproven
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.result import CONTRACT, FlowResult
+from flow_worker.access.gateway_message_ids import request_id_of
 from flow_worker.gateway.store.port import RequestState, Standing, StateName, StoredResult
 
 _LATER_CONTRACT = re.compile(r"flow-result/[0-9]{1,9}")
@@ -85,7 +86,7 @@ def _state_of(message: ReceivedMessage) -> Reply:
     until = None if progress.until is None else _in_range(progress.until)
     attempts = min(progress.attempts, _MAX_ATTEMPTS)
     state = RequestState(StateName(progress.state), _in_range(progress.at), until, progress.code, attempts)
-    return StateReply(progress.request, state)
+    return StateReply(request_id_of(progress.request), state)
 
 
 def _in_range(at: datetime) -> datetime:
@@ -113,7 +114,8 @@ def _result_of(message: ReceivedMessage) -> Reply:
         standing = Standing.REPLAY
     # The body as it came: a later worker may have added fields, which the reader of the result may know.
     result = StoredResult(message.body, message.enqueued_at)
-    return ResultReply(envelope.replay_of or envelope.request_message_id, result, standing, envelope.flow)
+    request_id = request_id_of(envelope.replay_of or envelope.request_message_id)
+    return ResultReply(request_id, result, standing, envelope.flow)
 
 
 def without_output(message: Message, result: StoredResult) -> StoredResult:

@@ -17,6 +17,7 @@ from pydantic import JsonValue, ValidationError
 from flow_contracts.message import Message
 from flow_contracts.request import FlowRequest, request_digest
 from flow_contracts.servicebus import MessageTooLarge, ServiceBusFailure
+from flow_worker.access.gateway_message_ids import prefix_of
 from flow_worker.access.statement import StatementSigner
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.gateway import audit
@@ -154,8 +155,8 @@ class Submissions:
         finally:
             await asyncio.wait([syncing])
         syncing.result()
-        await self._mark_sent(record.id)
-        audit.accepted(acting.principal, record.flow, record.id)
+        await self._mark_sent(record)
+        audit.accepted(acting.principal, record.flow, self._message_id(record))
         return Accepted(existing or record, is_new=existing is None)
 
     def _record(self, acting: Acting, submission: Submission) -> RequestRecord:
@@ -175,7 +176,7 @@ class Submissions:
             request = FlowRequest(
                 flow=submission.flow,
                 on_behalf_of=acting.principal.on_behalf_of,
-                message_id=record.id,
+                message_id=self._message_id(record),
                 correlation_id=record.id,
                 reply_to_session_id=record.id,
                 traceparent=submission.traceparent,
@@ -205,13 +206,17 @@ class Submissions:
             raise
         self._on_sent(None)
 
-    async def _mark_sent(self, request_id: str) -> None:
+    def _message_id(self, record: RequestRecord) -> str:
+        return prefix_of(self._queue) + record.id
+
+    async def _mark_sent(self, record: RequestRecord) -> None:
         """A failure loses nothing: a repetition of the request sends the message again, which the queue drops."""
         try:
-            await self._store.mark_sent(request_id)
+            await self._store.mark_sent(record.id)
         except TemporarilyUnavailable as error:
             sentence = "The gateway's store does not know that the request queue accepted a request."
-            log(_log, logging.WARNING, "gateway.mark_failed", sentence, message_id=request_id, error=error.message)
+            message_id = self._message_id(record)
+            log(_log, logging.WARNING, "gateway.mark_failed", sentence, message_id=message_id, error=error.message)
 
 
 def _digest(acting: Acting, submission: Submission) -> str:

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Mapping
 
+from flow_worker.access import gateway_message_ids
 from flow_worker.access.authorities import Authority, BoundRequest, Evidence, ProvenSender
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import Rights
@@ -68,6 +69,7 @@ class Admission:
         """
         try:
             self._require_reply_queue(job)
+            self._require_own_message_id(job)
         except Refused as refusal:
             self._decide(job, job.principal, refusal)
             raise
@@ -126,6 +128,20 @@ class Admission:
             raise _unknown_queue(job.request_queue)
         if job.reply_to is not None and job.reply_to.lower() not in self._reply_queues:
             raise Refused("reply_queue_not_allowed", "The worker must not send results to the queue named in reply-to.")
+
+    def _require_own_message_id(self, job: Job) -> None:
+        """Refuse an ID of a gateway in another queue than this gateway's. Later on, the journal would bind it."""
+        message_id = job.replay_of or job.message_id
+        if job.principal is not None or not gateway_message_ids.is_reserved(message_id):
+            return
+        queue = job.request_queue.lower()
+        if queue in self._gateway_queues and message_id.startswith(gateway_message_ids.prefix_of(queue)):
+            return
+        prefix = gateway_message_ids.RESERVED
+        sentence = (
+            f"Only a gateway may send message IDs that begin with '{prefix}'; send this request under another ID."
+        )
+        raise Refused("message_id_reserved", sentence)
 
     async def _proven(self, job: Job) -> Job:
         try:

@@ -39,6 +39,7 @@ RESULT_CODES = frozenset(
         "keys_unavailable",
         "malformed_request",
         "message_id_conflict",
+        "message_id_reserved",
         "message_not_mapped",
         "on_behalf_of_invalid",
         "on_behalf_of_not_allowed",

@@ -57,7 +57,7 @@ class RequestRecord:
     """A request that the gateway accepted, without its input."""
 
     id: str
-    """Also the message ID and the correlation ID on the request queue."""
+    """Also the correlation ID on the request queue. The message ID there has a prefix before it; see `prefix_of`."""
     owner: PrincipalId
     """The principal whose request it is; on behalf of a user, that user."""
     asserter: PrincipalId | None
