@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,9 @@ from tests.support.system import WAIT
 
 DEPLOY = CHECKOUT / "deploy"
 _INTERVAL = "15s"
-_EXAMPLE_TARGET = "localhost:8080"
+_SECONDS = 0.5
+"""The interval in tests. A histogram's rate needs a scrape before its first event, and one after it."""
+_EXAMPLE_TARGETS = {"flow-worker": "localhost:8080", "flow-worker-gateway": "localhost:8082"}
 
 
 def program(name: str) -> str:
@@ -35,6 +37,7 @@ class Prometheus:
     """A running Prometheus."""
 
     _client: httpx.AsyncClient
+    _folder: Path
 
     @property
     def url(self) -> str:
@@ -52,41 +55,54 @@ class Prometheus:
         found = (await self.get("query", query=expression))["result"]
         return [(one["metric"], float(one["value"][1])) for one in found]
 
+    async def scrape(self, targets: Mapping[str, str]) -> None:
+        """Scrape the target of each job from now on."""
+        _configure(self._folder, targets)
+        assert (await self._client.post("/-/reload")).status_code == httpx.codes.OK
+
     async def scraped_again(self) -> None:
         """Wait until a scrape has begun that sees what happened before this call."""
         seen = await self._last_scrape()
         async with asyncio.timeout(WAIT):
-            while await self._last_scrape() < seen + 2:  # noqa: ASYNC110 - no event announces it
+            while await self._last_scrape() < seen + 2 * _SECONDS:  # noqa: ASYNC110 - no event announces it
                 await asyncio.sleep(0.1)
 
     async def _last_scrape(self) -> float:
-        found = await self.samples('timestamp(up{job="flow-worker"} == 1)')
-        return found[0][1] if found else 0.0
+        """Return the time at which the target that was scraped longest ago was scraped."""
+        found = await self.samples("timestamp(up == 1)")
+        return min(at for _, at in found) if len(found) == len(_EXAMPLE_TARGETS) else 0.0
+
+
+def _configure(folder: Path, targets: Mapping[str, str]) -> None:
+    """Write the shipped configuration with these targets of its jobs, and a short interval."""
+    changed = (DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+    assert set(targets) == set(_EXAMPLE_TARGETS)
+    for job, example in _EXAMPLE_TARGETS.items():
+        assert f"job_name: {job}\n" in changed
+        assert example in changed
+        changed = changed.replace(example, targets[job])
+    assert _INTERVAL in changed
+    (folder / "prometheus.yml").write_text(changed.replace(_INTERVAL, f"{_SECONDS * 1000:g}ms"), encoding="utf-8")
 
 
 @asynccontextmanager
-async def running_prometheus(folder: Path, target: str) -> AsyncIterator[Prometheus]:
-    """Run Prometheus with the shipped configuration and alerts; it scrapes `target` each second."""
-    shipped = DEPLOY / "prometheus"
-    configuration = (shipped / "prometheus.yml").read_text(encoding="utf-8")
-    assert _INTERVAL in configuration
-    assert _EXAMPLE_TARGET in configuration
-    changed = configuration.replace(_INTERVAL, "1s").replace(_EXAMPLE_TARGET, target)
-    (folder / "prometheus.yml").write_text(changed, encoding="utf-8")
-    shutil.copy(shipped / "alerts.yml", folder)
+async def running_prometheus(folder: Path) -> AsyncIterator[Prometheus]:
+    """Run Prometheus with the shipped configuration and alerts. It scrapes nothing until `scrape` names the targets."""
+    _configure(folder, dict.fromkeys(_EXAMPLE_TARGETS, "127.0.0.1:1"))
+    shutil.copy(DEPLOY / "prometheus" / "alerts.yml", folder)
     address = f"127.0.0.1:{free_port()}"
     with (folder / "prometheus.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             program("prometheus"),
             *(f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"),
-            f"--web.listen-address={address}",
+            *(f"--web.listen-address={address}", "--web.enable-lifecycle"),
             stdout=log,
             stderr=log,
         )
         try:
             async with httpx.AsyncClient(base_url=f"http://{address}") as client:
                 await _wait_until_ready(client)
-                yield Prometheus(client)
+                yield Prometheus(client, folder)
         finally:
             process.terminate()
             await process.wait()

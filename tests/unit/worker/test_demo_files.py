@@ -36,6 +36,8 @@ class Environment:
         self.folder = folder
         self.emulator = Emulator()
         self.gateway_url = "http://127.0.0.1:3"
+        self.metrics_url = "http://127.0.0.1:65535/metrics"
+        self.gateway_metrics_url = "http://127.0.0.1:65534/metrics"
 
 
 def write_to(folder: Path) -> None:
@@ -198,9 +200,13 @@ def test_the_printed_command_is_that_of_this_installation(tmp_path: Path, monkey
 
 
 def test_the_kept_demo_says_where_its_metrics_are_and_keeps_the_endpoint_of_the_collector_to_itself() -> None:
-    url = "http://127.0.0.1:8080/metrics"
-    assert telemetry_lines(url, {}) == [f"Metrics for Prometheus: {url}"]
-    lines = telemetry_lines(url, {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://key@collector"})
-    assert len(lines) == 2
-    assert not any("key" in line for line in lines)
-    assert max(map(len, lines)) <= 80
+    environment = cast("DemoEnvironment", Environment(Path()))
+    lines = telemetry_lines(environment, {})
+    assert [line.split()[-2:] for line in lines] == [
+        [environment.metrics_url, "(worker)"],
+        [environment.gateway_metrics_url, "(gateway)"],
+    ]
+    with_collector = telemetry_lines(environment, {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://key@collector"})
+    assert with_collector[:-1] == lines
+    assert not any("key" in line for line in with_collector)
+    assert max(map(len, with_collector)) <= 80

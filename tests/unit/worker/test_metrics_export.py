@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest.mock import MagicMock
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -19,6 +20,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain_families
 
 from flow_worker.telemetry.exporters import chosen_exporters
+from flow_worker.telemetry.histograms import Histogram
+from flow_worker.telemetry.instruments import Timer
+from flow_worker.telemetry.metrics import JOURNAL_DURATION
 from flow_worker.telemetry.opening import open_telemetry
 from tests.support.system import until
 
@@ -161,6 +165,26 @@ async def test_the_worker_s_histograms_are_those_that_the_sdk_would_export(monke
     own, of_sdk = pages
     assert own == of_sdk
     assert ("messaging_process_duration_seconds_count", 6.0) in [(name, value) for name, _, value in own]
+
+
+async def test_a_histogram_that_has_begun_exports_zeros_until_its_first_value() -> None:
+    """The rate of a histogram that appears with its first value is nothing, and its quantile no number."""
+    histograms: list[Histogram] = []
+    family = JOURNAL_DURATION.name.replace(".", "_") + "_seconds"
+    name = f"{family}_count"
+    async with open_telemetry() as telemetry:
+        timer = telemetry.metrics.journal_duration
+        timer.begin("acquire", "journal_unavailable")
+        timer.begin("acquire", "journal_unavailable")
+        labels = {"operation": "acquire", "error_type": "journal_unavailable"}
+        assert (name, labels, 0.0) in _histogram((await telemetry.page("")).body, family)
+        timer.record(0.5, "acquire", "journal_unavailable")
+        timer.begin("acquire", "journal_unavailable")
+        assert (name, labels, 1.0) in _histogram((await telemetry.page("")).body, family)
+    own = Timer(JOURNAL_DURATION, MagicMock(), histograms)
+    own.begin("acquire", "")
+    [[snapshot]] = [one.snapshots() for one in histograms]
+    assert (sum(snapshot.counts), snapshot.least, snapshot.greatest) == (0, 0.0, 0.0)  # no infinity in JSON
 
 
 @pytest.mark.parametrize("temporality", ["", "delta"])

@@ -98,7 +98,9 @@ class DemoEnvironment:
     folder: Path
     worker: subprocess.Popen[str]
     metrics_url: str
-    """The page that Prometheus can scrape."""
+    """The worker's page for Prometheus."""
+    gateway_metrics_url: str
+    """The gateway's page for Prometheus."""
     gateway_url: str
     """The URL of the HTTP gateway."""
 
@@ -124,7 +126,9 @@ def running_demo(folder: Path) -> Iterator[DemoEnvironment]:
         worker = stack.enter_context(running_worker(folder, emulator, settings, port))
         gateway.wait_until_ready(front, ports, folder)
         emulator.control("PUT", "page", {"gateway": ports.url})
-        yield DemoEnvironment(emulator, folder, worker, f"http://127.0.0.1:{port}/metrics", ports.url)
+        yield DemoEnvironment(
+            emulator, folder, worker, f"http://127.0.0.1:{port}/metrics", ports.metrics_url, ports.url
+        )
 
 
 @contextmanager

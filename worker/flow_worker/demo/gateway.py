@@ -38,6 +38,11 @@ class GatewayPorts:
         """The URL of the gateway."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def metrics_url(self) -> str:
+        """The page that Prometheus can scrape."""
+        return f"http://127.0.0.1:{self.health_port}/metrics"
+
 
 def settings(ports: GatewayPorts, web_url: str) -> str:
     """Return the gateway's part of the TOML file. `web_url`: of the emulator, whose page may call the gateway."""

@@ -71,6 +71,8 @@ def _run_in(
         from flow_worker.demo.report import show  # imported here: see `_import_ahead`
         from flow_worker.demo.suite import run_scenarios
 
+        if keep:  # now, so that a Prometheus sees the counters begin at 0
+            _print_all(console, metrics_lines(environment))
         report = asyncio.run(run_scenarios(environment, burst, spinner.say))
         spinner.stop()
         show(report, console, as_json=as_json, verbose=verbose, keep=keep, command=_own_command())
@@ -92,10 +94,8 @@ def _wait_for_interrupt(environment: DemoEnvironment, report: DemoReport, consol
     _print(console, "")
     _print(console, "The emulator, the worker and the gateway keep running. Ctrl-C stops them.", "bold")
     _print(console, f"Web page: {environment.emulator.web_url}/page/   Gateway: {environment.gateway_url}")
-    for line in commands_to_try(environment.folder, _own_command(), _most_retried(report)):
-        _print(console, line)
-    for line in telemetry_lines(environment.metrics_url, os.environ):
-        _print(console, line)
+    _print_all(console, commands_to_try(environment.folder, _own_command(), _most_retried(report)))
+    _print_all(console, telemetry_lines(environment, os.environ))
     never = threading.Event()
     try:
         while environment.worker.poll() is None and not never.wait(0.5):
@@ -134,11 +134,20 @@ def _activation() -> list[str]:
     return [f"{line}        (PowerShell: {powershell})" if powershell.exists() else line]
 
 
-def telemetry_lines(metrics_url: str, variables: Mapping[str, str]) -> list[str]:
+def metrics_lines(environment: DemoEnvironment) -> list[str]:
+    """Return the lines about the pages that Prometheus can scrape."""
+    title = "Metrics for Prometheus: "
+    return [
+        f"{title}{environment.metrics_url} (worker)",
+        f"{' ' * len(title)}{environment.gateway_metrics_url} (gateway)",
+    ]
+
+
+def telemetry_lines(environment: DemoEnvironment, variables: Mapping[str, str]) -> list[str]:
     """Return the lines about metrics. The endpoint of the collector stays out of them: it may hold a key."""
-    lines = [f"Metrics for Prometheus: {metrics_url}"]
+    lines = metrics_lines(environment)
     if variables.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip():
-        lines.append("The worker also pushes to the collector in OTEL_EXPORTER_OTLP_ENDPOINT.")
+        lines.append("Both also push to the collector in OTEL_EXPORTER_OTLP_ENDPOINT.")
     return lines
 
 
@@ -148,6 +157,11 @@ def _relative(path: Path) -> str:
         return os.path.relpath(path)
     except ValueError:
         return str(path)
+
+
+def _print_all(console: Console, lines: list[str]) -> None:
+    for line in lines:
+        _print(console, line)
 
 
 def _print(console: Console, line: str, style: str = "") -> None:

@@ -35,6 +35,13 @@ _FLOW_GAUGES: Mapping[Definition, Callable[[FlowState], float]] = {
 
 _DEAD_LETTERS = (("expired", "request_expired"), ("failed", "deliveries_exceeded"))
 """The usual results of dead letters."""
+_RESULTS = (
+    ("succeeded", ""),
+    ("failed", "http_5xx"),
+    ("unknown", "flow_no_answer"),
+    ("refused", "flow_not_allowed"),
+)
+"""The usual results of a flow's requests."""
 
 
 class Instrumentation:
@@ -49,7 +56,7 @@ class Instrumentation:
         self._flows = tuple(settings.flows)
         self._clock = clock
         metrics.gauge(definitions.CLOCK_OFFSET, lambda: [(clock.offset_seconds, {})])
-        self._begin_rare_counters(settings)
+        self._begin_counters(settings)
 
     # --- wrappers --------------------------------------------------------------------------------------------------
 
@@ -90,13 +97,20 @@ class Instrumentation:
             for_dead_letters=for_dead_letters,
         )
 
-    def _begin_rare_counters(self, settings: Settings) -> None:
-        """Export zeros, so that an alert sees the first event."""
+    def _begin_counters(self, settings: Settings) -> None:
+        """Export zeros, so that an alert sees the first event, and a share of failures is 0 without one."""
         for queue in (*(queue.name for queue in settings.request_queues), settings.continuations.queue):
             for counter in (self._metrics.locks_lost, self._metrics.renewals_failed, self._metrics.reconnects):
                 counter.begin(queue)
         for status, code in _DEAD_LETTERS:
             self._metrics.dead_letters.begin(status, code)
+        for flow in settings.flows:
+            self._metrics.calls.begin(flow, "call", "http_2xx")
+            for status, code in _RESULTS:
+                self._metrics.requests.begin(flow, status, code)
+        self._metrics.journal_duration.begin("acquire", "journal_unavailable")
+        for audience in ("flow", "dataverse") if settings.dataverse.url else ("flow",):
+            self._metrics.token_duration.begin(audience, "")
 
     # --- listeners and gauges --------------------------------------------------------------------------------------
 

@@ -36,6 +36,10 @@ class Histogram:
         self.started = time.time_ns()
         self._points: dict[int, _Point] = {}
 
+    def begin(self, attributes: dict[str, Any]) -> None:
+        """Export zeros until the first `record`. Equal attributes are the same object, which nobody changes."""
+        self._points.setdefault(id(attributes), _Point(attributes, len(self.bounds) + 1))
+
     def record(self, value: float, attributes: dict[str, Any]) -> None:
         """Record a value. Equal attributes are the same object, which nobody changes."""
         point = self._points.get(id(attributes))
@@ -51,7 +55,7 @@ class Histogram:
     def snapshots(self) -> list[Snapshot]:
         """Return the values. A record of this very moment may be in a count and not in the total yet."""
         return [
-            Snapshot(point.attributes, list(point.counts), point.total, point.least, point.greatest)
+            Snapshot(point.attributes, list(point.counts), point.total, *point.range())
             for point in list(self._points.values())
         ]
 
@@ -66,3 +70,7 @@ class _Point:
         self.total = 0.0
         self.least = float("inf")
         self.greatest = float("-inf")
+
+    def range(self) -> tuple[float, float]:
+        """Return the least and the greatest value; zeros without a value, because JSON has no infinity."""
+        return (self.least, self.greatest) if self.least <= self.greatest else (0.0, 0.0)

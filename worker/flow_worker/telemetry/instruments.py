@@ -80,14 +80,20 @@ class Timer:
         self._names = definition.attributes
         self._cache: dict[tuple[str | int, ...], dict[str, Any]] = {}
         self._record: Callable[[float, dict[str, Any]], None]
+        self._own: Histogram | None = None
         names = definition.name, definition.unit, definition.description
         if histograms is None:
             of_sdk = meter.create_histogram(*names, explicit_bucket_boundaries_advisory=list(definition.buckets))
             self._record = of_sdk.record
         else:
-            own = Histogram(*names, definition.buckets)
-            histograms.append(own)
-            self._record = own.record
+            self._own = Histogram(*names, definition.buckets)
+            histograms.append(self._own)
+            self._record = self._own.record
+
+    def begin(self, *values: str | int) -> None:
+        """Export zeros until the first `record`, as `Tally.begin` does. A histogram of the SDK cannot do that."""
+        if self._own is not None:
+            self._own.begin(self._cache.setdefault(values, _present(self._names, values)))
 
     def record(self, seconds: float, *values: str | int) -> None:
         """Record a duration. An empty value leaves its attribute out."""
