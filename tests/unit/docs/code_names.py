@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from flow_worker.settings import DataverseSettings, FlowSettings, RequestQueue, Settings
+from flow_worker.settings import DataverseSettings, DeliverySettings, FlowSettings, RequestQueue, Settings
 from flow_worker.telemetry import conventions, metrics
 from flow_worker.telemetry.instruments import Definition
 from tests.unit.docs.pages import ROOT
@@ -49,6 +49,7 @@ def setting_fields(model: type[BaseModel] = Settings, prefix: str = "") -> Itera
         "request_queues": RequestQueue,
         "flows": FlowSettings,
         "dataverse": DataverseSettings,
+        "delivery": DeliverySettings,
     }
     for name, field in model.model_fields.items():
         below: object = tables.get(name, field.annotation) if model is Settings else field.annotation
@@ -56,6 +57,10 @@ def setting_fields(model: type[BaseModel] = Settings, prefix: str = "") -> Itera
             yield from setting_fields(below, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
+
+
+def _classes(path: Path) -> set[str]:
+    return {node.name for node in _tree(path).body if isinstance(node, ast.ClassDef)}
 
 
 def log_events() -> set[str]:
@@ -82,7 +87,8 @@ def result_codes() -> set[str]:
     constants = dict(pair for tree in trees for pair in _assigned(tree))
     positions = {name: index for tree in trees for name, index in _code_parameters(tree)}
     # An outcome's own code appears only in the log. A result's code is in its `FlowError`.
-    outcomes = {node.name for node in _tree(WORKER / "pipeline" / "outcome.py").body if isinstance(node, ast.ClassDef)}
+    # The same holds for the attempts of a delivery, whose codes `delivery_codes` returns.
+    outcomes = _classes(WORKER / "pipeline" / "outcome.py") | _classes(WORKER / "delivery" / "port.py")
     found: set[str] = set()
     for tree in trees:
         for call in _calls(tree):

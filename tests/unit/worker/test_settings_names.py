@@ -29,7 +29,11 @@ role = "Quotes.Create"
 
 def single_settings() -> list[str]:
     return sorted(
-        "flows.a-flow." + name.removeprefix("flows.") if name.startswith("flows.") else name
+        name.replace("flows.", "flows.a-flow.", 1)
+        if name.startswith("flows.")
+        else name.replace("delivery.", "delivery.row.", 1)
+        if name.startswith("delivery.")
+        else name
         for name in setting_names() - OPEN - {"flows.retry", "flows.limits"}
         if name.split(".")[0] != "request_queues"
     )

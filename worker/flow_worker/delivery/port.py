@@ -92,7 +92,7 @@ class RetryLater:
     not_before: datetime | None = None
     """From `Retry-After`; None leaves the pause to the runner."""
     is_outage: bool = False
-    """No delivery to the same `target` can succeed now: the target is throttled or down. The runner pauses them all."""
+    """No delivery to the same target can succeed now: the target is throttled or down. The runner pauses them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +116,13 @@ class Sink(Protocol):
 
     name: str
     """The name in the settings, or of the sink that the worker itself adds."""
-    target: str = ""
-    """What the sink shares with other sinks, such as an organization's URL: an outage pauses all of them."""
     first_delay_seconds: float = 0.0
     """The time from the opening of a delivery to its first attempt."""
     needs_reply_target: ClassVar[bool] = False
+
+    def target_of(self, delivery: Delivery) -> str:
+        """Return what the delivery shares with others, such as an organization's URL: an outage pauses all of them."""
+        return self.name
 
     def wants(self, delivery: Delivery) -> bool:
         """Return whether the sink has anything to do for this state. Called before the delivery is opened."""

@@ -4,6 +4,7 @@ Precedence: environment, then `.env`, then the TOML file. Two underscores join n
 `FLOW_WORKER_SERVICEBUS__NAMESPACE` is `[servicebus] namespace`. The names carry the units.
 """
 
+from flow_worker.settings.delivery import DeliverySettings, OutboxSettings
 from flow_worker.settings.gateway import GatewayLimits, GatewaySettings, GatewayStoreSettings
 from flow_worker.settings.groups import (
     ClaimSettings,
@@ -32,6 +33,7 @@ __all__ = [
     "ContinuationSettings",
     "DataverseSettings",
     "DeadLetterSettings",
+    "DeliverySettings",
     "FlowSettings",
     "GatewayLimits",
     "GatewaySettings",
@@ -45,6 +47,7 @@ __all__ = [
     "Layered",
     "LimitSettings",
     "LogSettings",
+    "OutboxSettings",
     "ReplySettings",
     "RequestQueue",
     "RetrySettings",

@@ -60,6 +60,7 @@ class RequestQueue(_Group):
     dataverse_url: str | None = Field(
         default=None, description="URL of the organization that decides about privileges; default: dataverse.url"
     )
+    deliver_to: tuple[str, ...] = Field(default=(), description="sinks of results beside the reply queue, by name")
 
     @model_validator(mode="after")
     def _require_fields_of_the_authority(self) -> Self:
@@ -297,6 +298,7 @@ class FlowSettings(_Group):
     input_schema: dict[str, JsonValue] | bool | None = None
     retry: RetrySettings | None = Field(default=None, description="default: the worker's own `retry`")
     limits: LimitSettings | None = Field(default=None, description="default: the worker's own `limits`")
+    deliver_to: tuple[str, ...] | None = Field(default=None, description="sinks; default: the request queue's")
 
     @property
     def has_legacy_url(self) -> bool:

@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue, model_validator
 from flow_contracts.proxies import InvalidProxy, Proxies
 from flow_contracts.request import MAX_FLOW_NAME_LENGTH
 from flow_worker.settings.clouds import CLOUDS, Cloud, CloudName, host_matches
+from flow_worker.settings.delivery import DeliverySettings, OutboxSettings, delivery_faults
 from flow_worker.settings.gateway import GatewaySettings
 from flow_worker.settings.groups import (
     ClaimSettings,
@@ -67,6 +68,8 @@ class Settings(Layered):
     limits: LimitSettings = LimitSettings()
     input_checks: InputCheckSettings = InputCheckSettings()
     senders: SenderSettings = SenderSettings()
+    delivery: dict[str, DeliverySettings] = Field(default_factory=dict, description="The sinks of results, by name.")
+    outbox: OutboxSettings = OutboxSettings()
     flow_hosts: tuple[str, ...] = Field(default=(), description="hosts of flows beside the cloud's own")
     plain_http_hosts: tuple[str, ...] = Field(default=(), description="host:port that the worker may call without TLS")
     http: HttpSettings = HttpSettings()
@@ -291,6 +294,12 @@ class Settings(Layered):
         return self
 
     @model_validator(mode="after")
+    def _require_known_sinks(self) -> Self:
+        for fault in delivery_faults(self.delivery, self.request_queues, self.flows, self.journal, self.dataverse):
+            raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
     def _require_safe_urls(self) -> Self:
         for name, flow in self.flows.items():
             self._check_flow_url(name, flow.url.get_secret_value())
@@ -303,6 +312,9 @@ class Settings(Layered):
         for queue in self.request_queues:
             if queue.dataverse_url is not None:
                 self._check_dataverse_url(f"request_queues: queue '{queue.name}': dataverse_url", queue.dataverse_url)
+        for name, sink in self.delivery.items():
+            if sink.url is not None:
+                self._check_dataverse_url(f"delivery.{name}.url", sink.url)
         return self
 
     def _check_dataverse_url(self, setting: str, url: str) -> None:
