@@ -44,6 +44,11 @@ export interface WaitOptions extends Options {
   onState?: (pending: Pending) => void;
 }
 
+export interface SettledOptions extends Options {
+  /** The seconds after which an `unknown` result is returned, by default 3600. */
+  seconds?: number;
+}
+
 /** A request that the gateway accepted. */
 export interface StartedFlow {
   id: string;
@@ -74,6 +79,10 @@ export interface FlowResult<Output = Json> {
   attempts: number;
   correlation_id: string;
   request_message_id: string;
+  /** `flow_run` on the result that settles an `unknown` one; else null. */
+  settled_by: string | null;
+  /** The page of the flow run for people. */
+  run_url: string | null;
   [name: string]: unknown;
 }
 
@@ -114,6 +123,16 @@ export function resumeFlow(options: StartOptions): Promise<StartedFlow | null>;
 export function waitForResult<Output = Json>(
   request: StartedFlow | string,
   options: WaitOptions,
+): Promise<FlowResult<Output>>;
+
+/**
+ * Wait until the result is another than `unknown`. The worker settles an `unknown` result minutes later if the
+ * platform's record of the flow run says how it ended, and only where `run_records` is configured. After
+ * `options.seconds` return the `unknown` result; without a result go on. Throws like `startFlow`.
+ */
+export function waitForSettled<Output = Json>(
+  request: StartedFlow | string,
+  options: SettledOptions,
 ): Promise<FlowResult<Output>>;
 
 /** Return the output of a successful result; throw a `FlowError` for any other end. */

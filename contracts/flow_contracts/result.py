@@ -19,6 +19,7 @@ from flow_contracts.trace_context import read_traceparent
 __all__ = [
     "CONTENT_TYPE",
     "CONTRACT",
+    "SETTLED_BY_FLOW_RUN",
     "FlowError",
     "FlowResult",
     "FlowRun",
@@ -33,6 +34,8 @@ __all__ = [
 
 CONTRACT = "flow-result/1"
 CONTENT_TYPE = "application/json"
+SETTLED_BY_FLOW_RUN = "flow_run"
+"""The value of `settled_by` for a result that the platform's record of the flow run settles."""
 
 _CONTRACT_OF_ANY_VERSION = re.compile(r"flow-result/[0-9]{1,9}")
 
@@ -100,7 +103,10 @@ class Times(_ResultModel):
 
 
 class FlowResult(_ResultModel):
-    """The outcome of a request. The worker publishes exactly one result for each request."""
+    """The outcome of a request. The worker publishes exactly one result for each request.
+
+    At most one settling result can follow a result with the status `unknown`; see `settled_by`.
+    """
 
     model_config = ConfigDict(title="Flow result")
 
@@ -132,7 +138,7 @@ class FlowResult(_ResultModel):
         default=None,
         description=(
             "A code that qualifies a success. accepted_without_response: the flow accepted the call and continues; it "
-            "has no response action."
+            "has no response action. settled_without_output: the record of the flow run says so, without the output."
         ),
     )
     attempts: int = Field(
@@ -148,6 +154,17 @@ class FlowResult(_ResultModel):
     request_message_id: str = Field(min_length=1, description="The request's message ID.")
     replay_of: str | None = Field(
         default=None, description="The original message ID, if a person replayed the request under another message ID."
+    )
+    settled_by: str | None = Field(
+        default=None,
+        description=(
+            "The source of a settling result; null in every other result. A settling result follows a result with the "
+            "status unknown, and stands instead of it. flow_run: the platform's record of the flow run."
+        ),
+        examples=[SETTLED_BY_FLOW_RUN],
+    )
+    run_url: str | None = Field(
+        default=None, description="The page of the flow run for people; null unless the worker knows it."
     )
     run_for: str | None = Field(
         default=None, description="Object ID of the user for whom the flow ran; null if the worker proved no user."
@@ -166,16 +183,23 @@ class FlowResult(_ResultModel):
         """Build the message to publish in the session `session_id`.
 
         Its message ID follows from the request, so that duplicate detection drops a second copy. `variant`
-        distinguishes the results of two requests with the same IDs. With the request's `reply_key` the message has a
-        MAC, and its ID follows from the key too.
+        distinguishes the results of two requests with the same IDs. A settling result has an ID of its own. With the
+        request's `reply_key` the message has a MAC, and its ID follows from the key too.
         """
         body = self._body()
         message_id = reply_message_id(
-            self.request_message_id, self.correlation_id, session_id, variant, reply_key=reply_key
+            self.request_message_id,
+            self.correlation_id,
+            session_id,
+            variant,
+            is_settling=self.settled_by is not None,
+            reply_key=reply_key,
         )
         properties: dict[str, PropertyValue] = {"contract": CONTRACT, "status": self.status.value}
         if self.flow is not None:
             properties["flow"] = self.flow
+        if self.settled_by is not None:
+            properties["settled_by"] = self.settled_by
         if reply_key is not None:
             properties[MAC_PROPERTY] = result_mac(reply_key, CONTRACT, message_id, body)
         return Message(
@@ -231,6 +255,7 @@ def reply_message_id(
     session_id: str,
     variant: str = "",
     *,
+    is_settling: bool = False,
     reply_key: SecretStr | None = None,
 ) -> str:
     """Return the message ID of a request's result: always the same, so that duplicate detection drops a copy.
@@ -239,7 +264,8 @@ def reply_message_id(
     ID, so that its result, with a MAC under the new key, is no duplicate of the first.
     """
     # A JSON list, not joined text: ("ab", "c") and ("a", "bc") must not get the same ID.
-    key = strict_json.dump([request_message_id, correlation_id, session_id, *([variant] if variant else [])])
+    further = [variant, "settled"] if is_settling else [variant] if variant else []
+    key = strict_json.dump([request_message_id, correlation_id, session_id, *further])
     digest = hashlib.sha256(key).hexdigest() if reply_key is None else result_id_digest(reply_key, key)
     return f"result-{digest}"
 

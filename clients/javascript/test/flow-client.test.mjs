@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { FlowError, listFlows, outputOf, resumeFlow, startFlow, waitForResult } from "../flow-client.js";
+import { FlowError, listFlows, outputOf, resumeFlow, startFlow, waitForResult, waitForSettled } from "../flow-client.js";
 import { accepted, answer, busy, cut, events, finished, pending, problem, result, scripted, silent, storage } from "./gateway.mjs";
 
 const keys = (requests) => requests.map(({ headers }) => headers["idempotency-key"]);
@@ -239,6 +239,16 @@ test("a storage that refuses stops no flow", async (context) => {
   };
   const options = { gateway, token: "T", storage: { getItem: fail, setItem: fail, removeItem: fail } };
   assert.deepEqual(await waitForResult(await startFlow("f", null, options), options), result);
+});
+
+test("an unknown result is settled by a later one", async (context) => {
+  const unknown = answer(200, { ...result, status: "unknown" }, { "Retry-After": "0" });
+  const { gateway, requests } = await scripted(context, unknown, accepted, unknown, finished, unknown);
+  const options = { gateway, token: "T" };
+  assert.equal((await waitForResult(pending.id, options)).status, "unknown");
+  assert.deepEqual(await waitForSettled(pending.id, options), result);
+  assert.match(requests[1].url, /\?wait=\d+&settled=true$/);
+  assert.equal((await waitForSettled(pending.id, { ...options, seconds: 0 })).status, "unknown");
 });
 
 test("the flows of the user are listed", async (context) => {

@@ -12,7 +12,7 @@ from typing import Self, Unpack
 from pydantic import JsonValue
 
 from flow_contracts.backoff import ExponentialBackoff
-from flow_contracts.client.mailbox import Mailbox
+from flow_contracts.client.mailbox import Arrival, Mailbox
 from flow_contracts.client.other_results import OtherResults
 from flow_contracts.client.request_builder import RequestOptions, build_request
 from flow_contracts.client.result_check import ResultCheck
@@ -112,18 +112,24 @@ class Background:
     async def wait(self, correlation_id: str, timeout: float) -> FlowResult:
         """Wait for the newest result. Only one call gets each result.
 
-        After a person replayed the request, another call returns the result of the replay.
+        After a person replayed the request, another call returns the result of the replay. So it is with the settling
+        result of a request whose result is `unknown`.
 
         Raises `ResultTimeout` after `timeout` seconds; then the caller may wait again. Raises `NotOutstanding` if this
         client did not submit the request or has returned its result, or dropped it as the oldest of too many. Raises
         `UnsupportedResult` for a result of a later version, which the client dead-letters.
         """
         receiving = Receiving("receive", self._reply_queue)
-        result, receipt = await self._mailbox.receive(correlation_id, timeout)
-        if receipt is not None:
-            with receiving.found(receipt):
-                pass
-        return result
+        return _received(receiving, await self._mailbox.receive(correlation_id, timeout))
+
+    async def wait_settled(self, correlation_id: str, timeout: float) -> FlowResult:
+        """Wait until the newest result is another than `unknown`; see `wait` and `FlowClient.wait_settled`.
+
+        After `timeout` seconds return the `unknown` result, unless an earlier call returned it; then raise
+        `ResultTimeout`.
+        """
+        receiving = Receiving("receive", self._reply_queue)
+        return _received(receiving, await self._mailbox.receive_settled(correlation_id, timeout))
 
     async def request(
         self,
@@ -209,6 +215,14 @@ class Background:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
+
+
+def _received(receiving: Receiving, arrival: Arrival) -> FlowResult:
+    result, receipt = arrival
+    if receipt is not None:
+        with receiving.found(receipt):
+            pass
+    return result
 
 
 def _refusal(message: ReceivedMessage) -> tuple[str, str]:

@@ -174,7 +174,8 @@ class FlowClient:
     ) -> FlowResult | None:
         """Return the newest result, or None if the queue has none yet; the message stays in the queue.
 
-        A request has several results if a person replayed it; see `other_results`.
+        A request has several results if a person replayed it; see `other_results`. A settling result stands instead of
+        the `unknown` result that it settles.
 
         A poll takes about a second, because it opens the session and closes it. `message_id` and `reply_key` are those
         of the request; by default those that this client sent. `poll` ignores forged results and those of other
@@ -204,16 +205,43 @@ class FlowClient:
 
         Raises `ResultTimeout` after `timeout` seconds, `SessionInUse`, `InvalidResult`.
         """
+        return await self._wait(correlation_id, timeout, message_id, reply_key, settled=False)
+
+    async def wait_settled(
+        self,
+        correlation_id: str,
+        timeout: float,
+        *,
+        message_id: str | None = None,
+        reply_key: SecretStr | str | None = None,
+    ) -> FlowResult:
+        """Wait until the newest result is another than `unknown`. See `wait`.
+
+        After `timeout` seconds return the `unknown` result, if there is one. The worker settles a result only if
+        `run_records` is configured for the flow, minutes after the `unknown` result.
+        """
+        return await self._wait(correlation_id, timeout, message_id, reply_key, settled=True)
+
+    async def _wait(
+        self,
+        correlation_id: str,
+        timeout: float,
+        message_id: str | None,
+        reply_key: SecretStr | str | None,
+        *,
+        settled: bool,
+    ) -> FlowResult:
         failure: ServiceBusFailure | None = None
         rejected = self._check.rejected
         search = self._search(correlation_id, self._sent_request(correlation_id, message_id, reply_key))
         receiving = Receiving("peek", self._reply_queue)
+        unknown: list[Found] = []
         try:
             async with asyncio.timeout(timeout):
                 for pause in ExponentialBackoff(0.2, 3.0, growth=1.6).pauses():
                     try:
                         async with self._session(correlation_id) as session:
-                            found = await search.wait(session)
+                            found = await search.wait(session, put_off=unknown if settled else None)
                         return self._read(correlation_id, found, receiving)
                     except SessionInUse as error:
                         # After a failure this client itself holds the session: the broker has not noticed the broken
@@ -225,6 +253,8 @@ class FlowClient:
                         failure = error
                     await asyncio.sleep(pause)
         except TimeoutError:
+            if unknown:
+                return self._read(correlation_id, unknown[-1], receiving)
             rejected = self._check.rejected - rejected
             raise ResultTimeout(
                 correlation_id, timeout, failure, rejected=rejected, skew=self._skew.sentence
@@ -244,7 +274,8 @@ class FlowClient:
         The next call returns the next older result.
 
         Of several messages with the same result the client returns one, and deletes the others. It also deletes those
-        that come after this call, as soon as `take` reads the session again.
+        that come after this call, as soon as `take` reads the session again. With a settling result it deletes the
+        `unknown` result that this one settles.
 
         Raises `SessionInUse`. Dead-letters a message that is not a result, and raises `InvalidResult`. Leaves a result
         of a later version in the queue, and raises `UnsupportedResult`.
@@ -264,6 +295,8 @@ class FlowClient:
                 with receiving.found(Receipt.of(message)):
                     result = await take_result(session, message, search.is_forged)
                 self._taken.add(message.message_id)
+                if found.settled is not None:
+                    self._taken.add(found.settled.message_id)
             # A result that was deleted must reach the caller, whatever happens to its copies.
             with contextlib.suppress(ServiceBusFailure):
                 await drop_copies(session, self._is_copy)

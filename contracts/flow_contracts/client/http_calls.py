@@ -101,19 +101,21 @@ class GatewayCalls:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         wait: int = 0,
+        settled: bool = False,
         patience: float,
     ) -> Answer:
         """Return the gateway's answer. Raises `GatewayUnavailable` and `GatewayRefused`.
 
-        `wait`: the seconds that the gateway may wait for a result. `patience`: the seconds of pauses after which the
-        client stops repeating.
+        `wait`: the seconds that the gateway may wait for a result; `settled`: for another one than `unknown`.
+        `patience`: the seconds of pauses after which the client stops repeating.
         """
         backoff = ExponentialBackoff(0.5, 30.0, jitter_from=1.0, jitter_to=1.2)
         paused, refused = 0.0, False
         for pause in backoff.pauses():
             token = await self._tokens.get(refused=refused)
             try:
-                return await self._attempt(method, path, body, {**(headers or {})}, token, wait)
+                query = _query(wait, settled=settled)
+                return await self._attempt(method, path + query, body, {**(headers or {})}, token, wait)
             except GatewayRefused as error:
                 if error.status != _UNAUTHORIZED or refused:
                     raise
@@ -129,7 +131,7 @@ class GatewayCalls:
     async def _attempt(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str], token: str, wait: int
     ) -> Answer:
-        url = f"{self._base}/v1/{path}" + (f"?wait={wait}" if wait else "")
+        url = f"{self._base}/v1/{path}"
         headers["Authorization"] = f"Bearer {token}"
         timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS + wait, sock_connect=_CONNECT_SECONDS)
         try:
@@ -164,6 +166,12 @@ class GatewayCalls:
             return {"proxy": proxy.url, "proxy_headers": proxy.headers}  # of the CONNECT request
         headers.update(proxy.headers)
         return {"proxy": proxy.url}
+
+
+def _query(wait: int, *, settled: bool) -> str:
+    if not wait:
+        return ""
+    return f"?wait={wait}&settled=true" if settled else f"?wait={wait}"
 
 
 def _error(status: int, content: bytes, retry_after: float | None) -> GatewayUnavailable | GatewayRefused:

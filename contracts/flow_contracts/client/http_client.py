@@ -19,7 +19,7 @@ from flow_contracts.client.http_calls import Answer, CredentialTokens, GatewayCa
 from flow_contracts.client.tracing import current_traceparent
 from flow_contracts.message import Message
 from flow_contracts.request import InvalidRequest
-from flow_contracts.result import CONTRACT, FlowResult
+from flow_contracts.result import CONTRACT, FlowResult, Status
 from flow_contracts.servicebus.credentials import AsyncCredential, require_asynchronous
 
 _POLL_SECONDS = 25
@@ -127,17 +127,30 @@ class HttpFlowClient:
 
     async def wait(self, correlation_id: str, timeout: float) -> FlowResult:
         """Return the result as soon as there is one. See `poll`. Raises `ResultTimeout` after `timeout` seconds."""
+        return await self._wait(correlation_id, timeout, settled=False)
+
+    async def wait_settled(self, correlation_id: str, timeout: float) -> FlowResult:
+        """Wait until the result is another than `unknown`; see `wait` and `FlowClient.wait_settled`.
+
+        After `timeout` seconds return the `unknown` result, if there is one.
+        """
+        return await self._wait(correlation_id, timeout, settled=True)
+
+    async def _wait(self, correlation_id: str, timeout: float, *, settled: bool) -> FlowResult:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         failure: GatewayUnavailable | None = None
         failures = 0
+        unknown: FlowResult | None = None
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
                     began = loop.time()
                     seconds = int(min(_POLL_SECONDS, max(0, deadline - began)))
                     try:
-                        answer = await self._calls.call("GET", _path(correlation_id), wait=seconds, patience=0)
+                        answer = await self._calls.call(
+                            "GET", _path(correlation_id), wait=seconds, settled=settled, patience=0
+                        )
                     except GatewayUnavailable as error:
                         failure = error
                         await asyncio.sleep(
@@ -147,11 +160,14 @@ class HttpFlowClient:
                         continue
                     failure, failures = None, 0
                     result = _result(answer)
-                    if result is not None:
+                    if result is not None and not (settled and result.status is Status.UNKNOWN):
                         return result
+                    unknown = result
                     pause = _PAUSE_SECONDS if answer.retry_after is None else answer.retry_after
                     await asyncio.sleep(max(0, began + pause - loop.time()))
         except TimeoutError:
+            if unknown is not None:
+                return unknown
             raise ResultTimeout(correlation_id, timeout, failure) from failure
 
     async def request(

@@ -62,6 +62,10 @@ class HttpFlowClientSync:
         """See `HttpFlowClient.wait`."""
         return self._thread.run(self._client.wait(correlation_id, timeout))
 
+    def wait_settled(self, correlation_id: str, timeout: float) -> FlowResult:
+        """See `HttpFlowClient.wait_settled`."""
+        return self._thread.run(self._client.wait_settled(correlation_id, timeout))
+
     def request(
         self,
         flow: str,

@@ -11,7 +11,7 @@ from flow_contracts.client.returned_results import ReturnedResults
 from flow_contracts.client.sent_requests import SentRequest
 from flow_contracts.client.tracing import Receipt
 from flow_contracts.request import FlowRequest
-from flow_contracts.result import FlowResult, InvalidResult
+from flow_contracts.result import FlowResult, InvalidResult, Status
 from flow_contracts.servicebus import ServiceBusFailure
 
 Arrival = tuple[FlowResult, Receipt | None]
@@ -24,7 +24,8 @@ _MAX_REMEMBERED = 10_000
 class Mailbox:
     """One future for each outstanding request. Keeps at most `max_unclaimed` results for which no caller waited yet.
 
-    A request gets a second result if a person replays its dead letter. The newest one that no caller got is returned.
+    A request gets a second result if a person replays its dead letter, or if a settling result follows an `unknown`
+    one. The newest one that no caller got is returned.
     """
 
     def __init__(self, max_unclaimed: int, others: OtherResults | None = None) -> None:
@@ -37,6 +38,8 @@ class Mailbox:
         self._newer: OrderedDict[str, Arrival] = OrderedDict()
         """Results that came after the first one of their requests."""
         self._others = others or OtherResults()
+        self._news: asyncio.Future[None] | None = None
+        """Ends when a further result comes, if a caller waits for one."""
 
     def expect(self, request: FlowRequest) -> None:
         """Expect the result of a request. Raises `ValueError` if the correlation ID has an outstanding request."""
@@ -132,6 +135,34 @@ class Mailbox:
         self._finish(correlation_id)
         return received
 
+    async def receive_settled(self, correlation_id: str, timeout: float) -> Arrival:
+        """Wait until the newest result is another than `unknown`; after `timeout` return the unknown one.
+
+        A caller that got an `unknown` result before waits here for the next one. Raises what `receive` raises.
+        """
+        unknown: Arrival | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    if correlation_id in self._returned and correlation_id not in self._newer:
+                        await self._further_result()
+                        continue
+                    arrival = await self.receive(correlation_id, timeout)
+                    if arrival[0].status is not Status.UNKNOWN:
+                        return arrival
+                    unknown = arrival
+        except (TimeoutError, NotOutstanding) as error:
+            if unknown is not None:
+                return unknown
+            if isinstance(error, NotOutstanding):
+                raise
+            raise ResultTimeout(correlation_id, timeout) from None
+
+    async def _further_result(self) -> None:
+        if self._news is None:
+            self._news = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._news)
+
     def close(self) -> None:
         """End every wait with `ServiceBusFailure`."""
         for correlation_id, arrival in self._outstanding.items():
@@ -139,6 +170,10 @@ class Mailbox:
                 failure = f"closed before a result came for correlation ID '{correlation_id}'"
                 arrival.set_exception(ServiceBusFailure(failure))
                 arrival.exception()  # marks it as retrieved, or asyncio logs an error for a result without a waiter
+        if self._news is not None:
+            self._news.set_exception(ServiceBusFailure("closed before a further result came"))
+            self._news.exception()
+            self._news = None
         self._outstanding.clear()
         self._unclaimed.clear()
         self._newer.clear()
@@ -146,13 +181,17 @@ class Mailbox:
     def _keep_newer(self, result: FlowResult, result_id: str | None, receipt: Receipt | None) -> None:
         """Keep a result that came after the first one of its request; its caller may get it with another `get`."""
         self._accepted.add(result_id)
-        if result.replay_of is None:
+        if result.replay_of is None and result.settled_by is None:
             return  # of another request that reused the message ID
-        self._others.report(result.correlation_id, result_id, 1)
+        if result.settled_by is None:
+            self._others.report(result.correlation_id, result_id, 1)
         self._newer[result.correlation_id] = result, receipt
         self._newer.move_to_end(result.correlation_id)
         while len(self._newer) > self._max_unclaimed:
             self._newer.popitem(last=False)
+        if self._news is not None:
+            self._news.set_result(None)
+            self._news = None
 
     def _keep_unclaimed(self, correlation_id: str) -> None:
         self._unclaimed[correlation_id] = None

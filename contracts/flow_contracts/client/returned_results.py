@@ -33,8 +33,13 @@ class ReturnedResults:
             self._message_ids.popitem(last=False)
 
     def expect_again(self, request: FlowRequest) -> None:
-        """Forget the result of a request: a sender that sends the same request again wants its result again."""
-        result_id = reply_message_id(
-            request.message_id, request.correlation_id, request.reply_to_session_id, reply_key=request.reply_key
-        )
-        self._message_ids.pop(result_id, None)
+        """Forget the results of a request: a sender that sends the same request again wants its result again."""
+        for is_settling in (False, True):
+            result_id = reply_message_id(
+                request.message_id,
+                request.correlation_id,
+                request.reply_to_session_id,
+                is_settling=is_settling,
+                reply_key=request.reply_key,
+            )
+            self._message_ids.pop(result_id, None)

@@ -133,6 +133,19 @@ class FlowClientSync:
         """See `FlowClient.wait`."""
         return self._thread.run(self._client.wait(correlation_id, timeout, message_id=message_id, reply_key=reply_key))
 
+    def wait_settled(
+        self,
+        correlation_id: str,
+        timeout: float,
+        *,
+        message_id: str | None = None,
+        reply_key: SecretStr | str | None = None,
+    ) -> FlowResult:
+        """See `FlowClient.wait_settled`."""
+        return self._thread.run(
+            self._client.wait_settled(correlation_id, timeout, message_id=message_id, reply_key=reply_key)
+        )
+
     def take(
         self,
         correlation_id: str,
@@ -173,6 +186,10 @@ class BackgroundSync:
     def wait(self, correlation_id: str, timeout: float) -> FlowResult:
         """See `Background.wait`."""
         return self._thread.run(self._background.wait(correlation_id, timeout))
+
+    def wait_settled(self, correlation_id: str, timeout: float) -> FlowResult:
+        """See `Background.wait_settled`."""
+        return self._thread.run(self._background.wait_settled(correlation_id, timeout))
 
     def request(
         self,

@@ -180,6 +180,7 @@ def _result_message() -> Document:
         "contract": {"const": RESULT_CONTRACT, "description": "Name and version of this contract."},
         "status": {"enum": [status.value for status in Status], "description": "The payload's status."},
         "flow": _string("The payload's flow; absent if the worker could not read the request."),
+        "settled_by": _string("The payload's settled_by; absent unless the result settles an unknown one."),
         TRACEPARENT: _string("W3C trace context of the worker's send operation. The MAC does not cover it."),
         MAC_PROPERTY: {
             "type": "string",

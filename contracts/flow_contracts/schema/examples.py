@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from flow_contracts.message import Message
 from flow_contracts.request import FlowRequest
-from flow_contracts.result import FlowError, FlowResult, FlowRun, Status, Times
+from flow_contracts.result import SETTLED_BY_FLOW_RUN, FlowError, FlowResult, FlowRun, Status, Times
 
 _MESSAGE_ID = "0d3c9a1e-7f0b-4a53-9d0c-3e6f0a8b5c21"
 _CORRELATION_ID = "6f1f7d5e-9a44-4f0f-8a3e-2f6f4b1c9d77"
@@ -89,5 +89,17 @@ def _results() -> dict[str, FlowResult]:
             times=Times(accepted=_ACCEPTED, started=_ACCEPTED, finished=_ACCEPTED + timedelta(minutes=2)),
             correlation_id=_CORRELATION_ID,
             request_message_id=_MESSAGE_ID,
+        ),
+        "a settling result": FlowResult(
+            status=Status.SUCCEEDED,
+            flow="create-quote",
+            note="settled_without_output",
+            attempts=1,
+            run=FlowRun(run_id="08584272193745028741193724650CU27"),
+            times=Times(accepted=_ACCEPTED, started=_ACCEPTED, finished=_ACCEPTED + timedelta(minutes=12)),
+            correlation_id=_CORRELATION_ID,
+            request_message_id=_MESSAGE_ID,
+            settled_by=SETTLED_BY_FLOW_RUN,
+            run_url="https://make.powerautomate.com/environments/e/flows/f/runs/08584272193745028741193724650CU27",
         ),
     }

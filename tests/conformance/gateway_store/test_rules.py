@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -169,6 +170,23 @@ async def test_a_replay_that_arrives_before_the_first_result_stands(place: Place
     late = StoredResult(b"1", place.now + SECOND)
     assert await store.put_result(record.id, late) is PutResult.DUPLICATE
     assert await body_of(store, record.id) == b"2"
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["first", "settled", "replay"])))
+async def test_a_settling_result_stands_before_the_first_and_a_replay_before_both(
+    place: Place, store: GatewayStore, order: tuple[str, ...]
+) -> None:
+    record = place.record()
+    await store.add(record)
+    standings = {"first": Standing.FIRST, "settled": Standing.SETTLED, "replay": Standing.REPLAY}
+    ranks = list(standings)
+    for number, name in enumerate(order):
+        result = StoredResult(name.encode(), place.now + number * SECOND)
+        stands = all(ranks.index(name) > ranks.index(before) for before in order[:number])
+        expected = PutResult.STORED if stands else PutResult.DUPLICATE
+        assert await store.put_result(record.id, result, standing=standings[name]) is expected
+        assert await store.put_result(record.id, result, standing=standings[name]) is PutResult.DUPLICATE
+    assert await body_of(store, record.id) == b"replay"
 
 
 async def test_a_result_of_an_unproven_request_gives_way_to_every_other(place: Place, store: GatewayStore) -> None:

@@ -21,7 +21,7 @@ from flow_contracts.client import (
     ResultTimeout,
 )
 from flow_contracts.request import InvalidRequest
-from flow_contracts.result import InvalidResult
+from flow_contracts.result import InvalidResult, Status
 from tests.support.scripted_gateway import (
     REQUEST_ID,
     RESULT,
@@ -187,6 +187,22 @@ async def test_a_poll_returns_none_or_the_result() -> None:
     async with scripted_gateway(pending(), finished) as gateway, client_of(gateway) as client:
         assert await client.poll(REQUEST_ID) is None
         assert await client.poll(REQUEST_ID) == RESULT
+
+
+UNKNOWN = answer(200, RESULT.model_dump(mode="json") | {"status": "unknown", "output": None}, Retry_After="0")
+
+
+async def test_a_wait_returns_an_unknown_result_at_once_and_another_wait_the_settling_one() -> None:
+    async with scripted_gateway(UNKNOWN, pending(), UNKNOWN, finished) as gateway, client_of(gateway) as client:
+        assert (await client.wait(REQUEST_ID, 20)).status is Status.UNKNOWN
+        assert await client.wait_settled(REQUEST_ID, 20) == RESULT
+    assert "settled" not in gateway.seen[0].path
+    assert all(seen.path.endswith("&settled=true") for seen in gateway.seen[1:])
+
+
+async def test_a_wait_for_the_settling_result_returns_the_unknown_one_at_its_end() -> None:
+    async with scripted_gateway(UNKNOWN) as gateway, client_of(gateway) as client:
+        assert (await client.wait_settled(REQUEST_ID, 0.2)).status is Status.UNKNOWN
 
 
 async def test_a_result_that_does_not_come_is_a_timeout() -> None:

@@ -96,7 +96,11 @@ def result_codes() -> set[str]:
             if callee is None or callee in outcomes or callee.startswith(("_log", "_say", "log")):
                 continue
             found |= _code_arguments(call, positions.get(callee), constants)
-        found |= {value for _, value in _assigned(tree) if value.startswith(("flow_", "status_"))}
+        found |= {
+            value
+            for name, value in _assigned(tree)
+            if value.startswith(("flow_", "status_")) and not name.startswith("SETTLED_BY_")  # no code, but a source
+        }
     return {code for code in found if _CODE.fullmatch(code)}
 
 

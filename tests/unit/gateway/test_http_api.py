@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -15,7 +16,7 @@ import pytest_asyncio
 from flow_contracts.request import FlowRequest
 from flow_contracts.servicebus import MessageTooLarge, ServiceBusUnavailable
 from flow_worker.access.gateway_message_ids import prefix_of
-from flow_worker.gateway.store.port import RequestState, StateName
+from flow_worker.gateway.store.port import RequestState, StateName, StoredResult
 from tests.support.http_gateway import ORIGIN, QUEUE, USERS, HttpGateway, running_http_gateway
 from tests.support.system import until
 
@@ -323,6 +324,56 @@ async def test_the_states_can_be_followed_as_events(gateway: HttpGateway) -> Non
         resumed = await ada.get(f"{location}/events", headers={"Last-Event-ID": ids[1]})
         assert resumed.text.count("event: ") == 1
         assert (await ada.get(f"{location}/events", headers={"Last-Event-ID": ids[2]})).status_code == 204
+
+
+UNKNOWN = b'{"status":"unknown","settled_by":null}'
+SETTLED = b'{"status":"succeeded","settled_by":"flow_run"}'
+
+
+async def put(gateway: HttpGateway, request_id: str, body: bytes) -> None:
+    await gateway.store.put_result(request_id, StoredResult(body, gateway.store.requests[request_id].record.created_at))
+    gateway.results.waiters.wake([request_id])
+
+
+async def test_an_unknown_result_is_read_at_once_and_later_its_settling_one(gateway: HttpGateway) -> None:
+    async with gateway.client() as ada:
+        location = (await ada.post(START, json={})).headers["Location"]
+        request_id = location.rsplit("/", 1)[1]
+        await put(gateway, request_id, UNKNOWN)
+        assert (await ada.get(f"{location}?wait=20")).json()["status"] == "unknown"
+        waiting = asyncio.create_task(ada.get(f"{location}?wait=20&settled=true"))
+        await until(lambda: gateway.results.waiters.count == 1)
+        await put(gateway, request_id, SETTLED)
+        assert (await waiting).json()["settled_by"] == "flow_run"
+        assert (await ada.get(location)).json()["settled_by"] == "flow_run"
+        for wrong in ("settled=yes", "settled=true&settled=true", "settled="):
+            assert (await ada.get(f"{location}?{wrong}")).status_code == 400
+
+
+async def test_a_stream_of_events_goes_on_to_the_settling_result(gateway: HttpGateway) -> None:
+    async with gateway.client() as ada:
+        location = (await ada.post(START, json={})).headers["Location"]
+        request_id = location.rsplit("/", 1)[1]
+        await put(gateway, request_id, UNKNOWN)
+        plain = await ada.get(f"{location}/events")
+        assert [line for line in plain.text.splitlines() if line.startswith("event:")] == ["event: result"]
+        lines: list[str] = []
+        async with ada.stream("GET", f"{location}/events?settled=true") as stream:
+            async for line in stream.aiter_lines():
+                lines.append(line)
+                if line.startswith("data:") and "unknown" in line:
+                    await put(gateway, request_id, SETTLED)
+        assert [line for line in lines if line.startswith("event:")] == ["event: result", "event: settled"]
+        statuses = {}
+        for last, query in itertools.product(("result", "settled"), ("", "?settled=true")):
+            answer = await ada.get(f"{location}/events{query}", headers={"Last-Event-ID": last})
+            statuses[last, bool(query)] = (answer.status_code, answer.text.count("event: settled"))
+        assert statuses == {
+            ("result", False): (204, 0),
+            ("result", True): (200, 1),
+            ("settled", False): (204, 0),
+            ("settled", True): (204, 0),
+        }
 
 
 async def test_a_silent_stream_has_heartbeats_and_ends_in_time() -> None:

@@ -57,6 +57,14 @@ def test_a_replay_and_an_unproven_result_have_their_standing() -> None:
     assert unproven.standing is Standing.UNPROVEN
 
 
+def test_a_settling_result_has_its_standing() -> None:
+    settling = reply_of(received(result(settled_by="flow_run")))
+    of_replay = reply_of(received(result(settled_by="flow_run", request_message_id="other", replay_of="id")))
+    assert isinstance(settling, ResultReply)
+    assert isinstance(of_replay, ResultReply)
+    assert (settling.standing, of_replay.standing) == (Standing.SETTLED, Standing.REPLAY)
+
+
 def test_a_status_of_a_later_worker_is_passed_on() -> None:
     body = json.loads(result().body) | {"status": "postponed"}
     assert isinstance(read(body), ResultReply)

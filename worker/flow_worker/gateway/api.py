@@ -85,7 +85,8 @@ class Api:
         """`GET /v1/requests/{id}`."""
         caller = await self._reader(request)
         waiting = headers.waiting(request, self.limits.max_wait_seconds, by_preference=True)
-        found = await self.results.wait(caller.id, _id(request), waiting.seconds)
+        settled = headers.until_settled(request)
+        found = await self.results.wait(caller.id, _id(request), waiting.seconds, settled=settled)
         return self._response(request, found, waiting)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -93,7 +94,8 @@ class Api:
         caller = await self._reader(request)
         request_id = _id(request)
         location = self._location(request, request_id)
-        return await self.streams.stream(request, caller.id, request_id, location, caller.proven.expires)
+        settled, expires = headers.until_settled(request), caller.proven.expires
+        return await self.streams.stream(request, caller.id, request_id, location, expires, settled=settled)
 
     async def flows(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/flows`."""

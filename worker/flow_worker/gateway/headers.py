@@ -115,6 +115,14 @@ def waiting(request: web.Request, max_seconds: int, *, by_preference: bool) -> W
     return Waiting(seconds, (f"wait={seconds}",), is_async)
 
 
+def until_settled(request: web.Request) -> bool:
+    """Return whether the caller waits until an `unknown` result is settled. Raises `Problem` (400)."""
+    values = request.query.getall("settled", ["false"])
+    if len(values) > 1 or values[0] not in ("true", "false"):
+        raise Problem("malformed_request", "The parameter 'settled' must be 'true' or 'false'.")
+    return values[0] == "true"
+
+
 def require_json(request: web.Request) -> None:
     """Require a body in JSON and UTF-8, without a content coding. Raises `Problem` (415)."""
     media_type = request.content_type.lower()

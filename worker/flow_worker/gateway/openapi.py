@@ -108,7 +108,7 @@ def _read(max_wait_seconds: int) -> Node:
         "operationId": "readResult",
         "summary": "Read the result of a request",
         "tags": ["requests"],
-        "parameters": [_id(), _wait(max_wait_seconds), _prefer()],
+        "parameters": [_id(), _wait(max_wait_seconds), _settled(), _prefer()],
         "responses": {
             "200": _result("The result, whatever its status."),
             "202": _pending("The request has no result yet."),
@@ -122,10 +122,12 @@ def _events() -> Node:
     return {
         "operationId": "followRequest",
         "summary": "Follow the states of a request",
-        "description": "Server-sent events: `state` with a pending request, and at the end `result` with the result.",
+        "description": "Server-sent events: `state` with a pending request, and at the end `result` with the result. "
+        "With `settled=true` the stream goes on after an `unknown` result, until `settled` with the settling result.",
         "tags": ["requests"],
         "parameters": [
             _id(),
+            _settled(),
             {
                 "name": "Last-Event-ID",
                 "in": "header",
@@ -203,6 +205,15 @@ def _wait(max_seconds: int) -> Node:
         "in": "query",
         "description": "Seconds to wait for the result.",
         "schema": {"type": "integer", "minimum": 0, "maximum": max_seconds, "default": 0},
+    }
+
+
+def _settled() -> Node:
+    return {
+        "name": "settled",
+        "in": "query",
+        "description": "Whether the wait goes on after an `unknown` result, until a settling result follows.",
+        "schema": {"type": "boolean", "default": False},
     }
 
 

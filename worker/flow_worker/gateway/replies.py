@@ -66,6 +66,7 @@ class _Envelope(BaseModel):
     correlation_id: str = Field(min_length=1)
     request_message_id: str = Field(min_length=1)
     replay_of: str | None = None
+    settled_by: str | None = None
 
 
 def reply_of(message: ReceivedMessage) -> Reply:
@@ -112,6 +113,8 @@ def _result_of(message: ReceivedMessage) -> Reply:
         standing = Standing.UNPROVEN
     elif envelope.replay_of is not None:
         standing = Standing.REPLAY
+    elif envelope.settled_by is not None:
+        standing = Standing.SETTLED
     # The body as it came: a later worker may have added fields, which the reader of the result may know.
     result = StoredResult(message.body, message.enqueued_at)
     request_id = request_id_of(envelope.replay_of or envelope.request_message_id)

@@ -9,6 +9,7 @@ from typing import Final
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.gateway.limits import ActiveRequests, CallerWaiters
 from flow_worker.gateway.problems import Problem, of_outage
+from flow_worker.gateway.settling import may_be_settled
 from flow_worker.gateway.store.port import GatewayStore, PrincipalId, StoredRequest
 from flow_worker.gateway.waiters import TooManyWaiters, Waiters
 
@@ -40,26 +41,33 @@ class Results:
             raise Problem("gone", "The result was kept for gateway.results_seconds, and is gone now.")
         return found
 
-    async def wait(self, caller: PrincipalId, request_id: str, seconds: float) -> StoredRequest:
-        """Return the caller's request once it has a result, or after `seconds`. Raises what `find` raises."""
+    async def wait(
+        self, caller: PrincipalId, request_id: str, seconds: float, *, settled: bool = False
+    ) -> StoredRequest:
+        """Return the caller's request once it has a result, or after `seconds`. Raises what `find` raises.
+
+        `settled`: an `unknown` result does not end the wait.
+        """
         if seconds <= 0 or self.is_draining:
             return await self.find(caller, request_id)
         with self.of_caller.held(caller) as may_wait:
             if not may_wait:
                 return await self.find(caller, request_id)
             try:
-                return await self._wait(caller, request_id, seconds)
+                return await self._wait(caller, request_id, seconds, settled=settled)
             except TooManyWaiters:
                 return await self.find(caller, request_id)
 
-    async def _wait(self, caller: PrincipalId, request_id: str, seconds: float) -> StoredRequest:
+    async def _wait(self, caller: PrincipalId, request_id: str, seconds: float, *, settled: bool) -> StoredRequest:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         async with self.waiters.watch(request_id) as watch:
             while True:
                 found = await self.find(caller, request_id)
                 left = end - loop.time()
-                if found.result is not None or left <= 0 or self.is_draining:
+                if left <= 0 or self.is_draining:
+                    return found
+                if found.result is not None and not (settled and may_be_settled(found.result)):
                     return found
                 with self.active.suspended():
                     if not await watch.changed(left):

@@ -30,18 +30,27 @@ class PutResult(StrEnum):
 
 
 class Standing(IntEnum):
-    """Which of two results of one request stands: the one with the greater standing, else the first."""
+    """Which of two results of one request stands: the one of the later place in `_PRECEDENCE`, else the first.
+
+    A store keeps the numbers.
+    """
 
     UNPROVEN = 0
     """Nobody proved to have sent the request that this result answers; another sender may have used its ID."""
     FIRST = 1
     REPLAY = 2
     """A person replayed the request's dead letter. Of two such results the later one stands, by `StoredResult.at`."""
+    SETTLED = 3
+    """It settles an `unknown` result."""
+
+
+_PRECEDENCE = (Standing.UNPROVEN, Standing.FIRST, Standing.SETTLED, Standing.REPLAY)
 
 
 def stands_instead(new: Standing, at: Any, stored: Standing, stored_at: Any) -> bool:
     """Return whether a result stands instead of the stored one. The times are of one type that can be compared."""
-    return new > stored or (new is stored is Standing.REPLAY and bool(at > stored_at))
+    is_higher = _PRECEDENCE.index(new) > _PRECEDENCE.index(stored)
+    return is_higher or (new is stored is Standing.REPLAY and bool(at > stored_at))
 
 
 @dataclass(frozen=True, slots=True)
