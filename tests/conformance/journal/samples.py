@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import JsonValue
 
-from flow_contracts.result import FlowResult, Status
+from flow_contracts.result import SETTLED_BY_FLOW_RUN, FlowResult, Status
 from flow_worker.journal import Acquired, JobKey, Journal, Lease, NextStep
 
 LEASE = timedelta(seconds=60)
@@ -36,6 +36,10 @@ def result(output: JsonValue = None, status: Status = Status.SUCCEEDED) -> FlowR
         correlation_id="c-1",
         request_message_id="m-1",
     )
+
+
+def settled(status: Status = Status.SUCCEEDED) -> FlowResult:
+    return result(status=status).model_copy(update={"output_encoding": None, "settled_by": SETTLED_BY_FLOW_RUN})
 
 
 async def leased(journal: Journal, key: JobKey | None = None) -> Lease:

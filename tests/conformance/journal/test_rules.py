@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from flow_contracts.result import Status
 from flow_worker.journal import Acquired, Busy, Concluded, Conflict, Journal, Pending, Waiting
 from tests.conformance.journal.conftest import Place
-from tests.conformance.journal.samples import LEASE, STEP, job, leased, result
+from tests.conformance.journal.samples import LEASE, STEP, job, leased, result, settled
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -80,6 +80,40 @@ async def test_the_first_result_stands_after_a_takeover(place: Place, journal: J
     unknown = result(status=Status.UNKNOWN)
     assert await journal.conclude(quick, unknown) == unknown
     assert await journal.conclude(slow, result({"quote": 7})) == unknown
+
+
+async def test_one_of_many_simultaneous_settling_results_stands(place: Place) -> None:
+    unknown, settling = result(status=Status.UNKNOWN), [settled(status) for status in (Status.SUCCEEDED, Status.FAILED)]
+    async with place.journal() as one, place.journal() as other:
+        await one.conclude(await leased(one), unknown)
+        attempts = ((one, other)[n % 2].settle("m-1", settling[n % 2]) for n in range(10))
+        stood = await asyncio.gather(*attempts)
+    assert stood[0] in settling
+    assert all(each == stood[0] for each in stood)
+    async with place.journal() as another:
+        entry = await another.find("m-1")
+        assert entry is not None
+        assert (entry.result, entry.settled, entry.standing) == (unknown, stood[0], stood[0])
+        assert [event.kind for event in entry.history].count("settled") == 1
+        await another.mark_published("m-1", "requests:2")
+        copy = await another.acquire(job(origin="requests:2"), duration=LEASE, calls=0)
+        assert copy == Concluded(settled(stood[0].status), published=True)
+
+
+async def test_only_an_unknown_result_of_the_same_request_is_settled(place: Place, journal: Journal) -> None:
+    assert await journal.settle("m-1", settled()) is None, "no entry"
+    lease = await leased(journal)
+    assert await journal.settle("m-1", settled()) is None, "no result"
+    await journal.conclude(lease, result(status=Status.UNKNOWN))
+    assert await journal.settle("m-1", settled().model_copy(update={"correlation_id": "c-2"})) is None, (
+        "another request"
+    )
+    assert await journal.settle("m-1", settled()) == settled()
+    await journal.conclude(await leased(journal, job("m-2")), result())
+    assert await journal.settle("m-2", settled()) is None, "a known end"
+    assert await journal.conclude(lease, result({"late": 1})) == settled(), "the settling result stands"
+    place.now += timedelta(days=1000)
+    assert await journal.settle("m-1", settled()) is None, "forgotten"
 
 
 async def test_an_answer_that_comes_after_the_lease_was_lost_is_kept(place: Place, journal: Journal) -> None:

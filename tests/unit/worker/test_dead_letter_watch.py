@@ -125,6 +125,9 @@ class CountingJournal:
             raise TemporarilyUnavailable("journal_unavailable", "the journal did not answer")
         return await self.journal.find(message_id)
 
+    async def settle(self, message_id: str, result: FlowResult) -> FlowResult | None:
+        raise NotImplementedError
+
     async def keep_mark(self, key: str, *, note: str = "") -> None:
         if self.is_full:
             raise TemporarilyUnavailable("journal_unavailable", "the disk is full")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, make_dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any, get_type_hints
 
 import pytest
+from pydantic import TypeAdapter
 
-from flow_contracts.result import FlowError, FlowResult, FlowRun, Status
+from flow_contracts import strict_json
+from flow_contracts.result import SETTLED_BY_FLOW_RUN, FlowError, FlowResult, FlowRun, Status
 from flow_worker.journal import document
 from flow_worker.journal.entry import Entry, JobKey, NextStep
 from flow_worker.journal.history import FIRST_EVENTS, MAX_EVENTS, Event, with_event
@@ -26,6 +29,9 @@ from flow_worker.journal.transitions import (
 )
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+UNKNOWN = FlowResult(status=Status.UNKNOWN, attempts=1, correlation_id="c-1", request_message_id="m-1")
+SETTLED = UNKNOWN.model_copy(update={"status": Status.SUCCEEDED, "settled_by": SETTLED_BY_FLOW_RUN})
+CONCLUDED_UNKNOWN = Entry("m-1", "f", "o", "concluded", 1, NOW, result=UNKNOWN)
 RULES = RetentionRules(retention=timedelta(days=7), overdue=timedelta(minutes=5))
 LEASE = timedelta(seconds=60)
 LATER = NOW + LEASE
@@ -407,3 +413,24 @@ def test_an_unreadable_result_of_a_later_version_still_keeps_workers_from_anothe
     assert answer.result.error is not None
     assert answer.result.error.code == "result_unreadable"
     assert (answer.result.correlation_id, answer.result.request_message_id) == ("c-1", "m-1")
+
+
+def test_a_worker_of_an_earlier_version_reads_a_settled_entry() -> None:
+    entry = document.load(document.dump(replace(CONCLUDED_UNKNOWN, settled=SETTLED)))
+    assert entry.settled == SETTLED
+    hints = get_type_hints(Entry)
+    names = [each for each in fields(Entry) if each.name != "settled"]
+    earlier = make_dataclass("Earlier", [(each.name, hints[each.name], each) for each in names], frozen=True)
+    read: Any = TypeAdapter(earlier).validate_json(document.dump(entry), strict=True, context=strict_json.TRUSTED)
+    assert (read.result, read.state, read.origin) == (entry.result, entry.state, entry.origin)
+
+
+def test_an_unreadable_settling_result_of_a_later_version_is_left_out() -> None:
+    data = json.loads(document.dump(replace(CONCLUDED_UNKNOWN, settled=SETTLED)))
+    data["settled"]["status"] = "postponed"
+    entry = document.load(json.dumps(data).encode())
+    assert (entry.settled, entry.result) == (None, CONCLUDED_UNKNOWN.result)
+
+
+def test_the_document_of_a_result_without_a_settling_one_has_no_field_for_it() -> None:
+    assert b"settled" not in document.dump(replace(CONCLUDED_UNKNOWN, result=None))

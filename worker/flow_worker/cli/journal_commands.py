@@ -47,7 +47,7 @@ class Criteria:
         return (
             (self.flow is None or flow_of(entry) == self.flow)
             and (self.state is None or entry.state == self.state)
-            and (self.status is None or (entry.result is not None and entry.result.status == self.status))
+            and (self.status is None or (entry.standing is not None and entry.standing.status == self.status))
             and (self.newer_than is None or age <= self.newer_than)
             and (self.older_than is None or age >= self.older_than)
         )

@@ -39,6 +39,8 @@ def as_json(entry: Entry, *, with_output: bool) -> dict[str, JsonValue]:
     )
     result = document["result"]
     output = result.pop("output") if isinstance(result, dict) else None
+    if isinstance(settled := document["settled"], dict):
+        del settled["output"]  # a settling result has none
     masked_document = {name: masked_all(value) for name, value in document.items()}
     return masked_document | ({"output": output} if with_output else {})
 
@@ -98,7 +100,7 @@ def _ids(entry: Entry) -> Text:
 
 def line_as_json(entry: Entry) -> dict[str, JsonValue]:
     """Return what the list shows of an entry."""
-    result = entry.result
+    result = entry.standing
     return {
         "message_id": message_id_of(entry),
         "correlation_id": correlation_id_of(entry),
@@ -107,6 +109,7 @@ def line_as_json(entry: Entry) -> dict[str, JsonValue]:
         "state": entry.state,
         "status": result.status.value if result else None,
         "code": result.error.code if result and result.error else None,
+        "settled_by": result.settled_by if result else None,
         "calls": entry.calls,
         "run_id": result.run.run_id if result and result.run else None,
         "last_event": last_event(entry).isoformat(),
@@ -115,10 +118,12 @@ def line_as_json(entry: Entry) -> dict[str, JsonValue]:
 
 
 def _outcome(entry: Entry) -> Text:
-    if entry.result is None:
+    result = entry.standing
+    if result is None:
         return Text(entry.state, "yellow")
-    code = f" ({entry.result.error.code})" if entry.result.error else ""
-    return plain(f"{entry.result.status.value}{code}", "green" if entry.result.status == "succeeded" else "red")
+    code = f" ({result.error.code})" if result.error else ""
+    settled = f", settled by {result.settled_by}" if result.settled_by else ""
+    return plain(f"{result.status.value}{code}{settled}", "green" if result.status == "succeeded" else "red")
 
 
 def _facts(entry: Entry, *, with_output: bool) -> list[tuple[str, str | Text]]:
@@ -138,6 +143,9 @@ def _facts(entry: Entry, *, with_output: bool) -> list[tuple[str, str | Text]]:
     if entry.result is not None:
         facts += _result(entry.result, with_output=with_output)
         facts.append(("published", f"yes, for {entry.published_for}" if entry.published_for else "not yet"))
+    if entry.settled is not None:
+        facts.append(("settled by", entry.settled.settled_by or "unknown"))
+        facts += _result(entry.settled, with_output=False)
     return [*facts, ("expires at", f"{utc(entry.expires)} UTC")]
 
 
@@ -156,6 +164,8 @@ def _result(result: FlowResult, *, with_output: bool) -> list[tuple[str, str | T
         facts.append(("HTTP status", str(result.http_status)))
     if result.run is not None and result.run.run_id:
         facts.append(("flow run", result.run.run_id))
+    if result.run_url is not None:
+        facts.append(("run page", result.run_url))
     if with_output:
         facts.append((_OUTPUT, json_text(result.output, indent=2)))
     return facts

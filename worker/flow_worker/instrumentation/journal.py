@@ -41,6 +41,10 @@ class ObservedJournal:
         """See `Journal.conclude`."""
         return await self._timed("conclude", self._journal.conclude(lease, result, max_bytes=max_bytes))
 
+    async def settle(self, message_id: str, result: FlowResult) -> FlowResult | None:
+        """See `Journal.settle`."""
+        return await self._timed("settle", self._journal.settle(message_id, result))
+
     async def mark_published(self, message_id: str, origin: str) -> None:
         """See `Journal.mark_published`."""
         await self._timed("mark_published", self._journal.mark_published(message_id, origin))

@@ -28,14 +28,15 @@ def load(document: bytes) -> Entry:
     """Return the entry of a document. Raises `UnreadableEntry` with the faulty field if it is not an entry.
 
     The function ignores fields that a later version added, so that two versions may share a journal during an upgrade.
-    It leaves out unreadable events of the history, and replaces an unreadable result. The fact that the request has a
+    It leaves out unreadable events of the history and an unreadable settling result, and replaces an unreadable result.
+    The fact that the request has a
     result must stay readable, because it keeps every worker from calling the flow again.
     """
     try:
         return _entries.validate_json(document, strict=True, context=strict_json.TRUSTED)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
-        if {problem["loc"][0] if problem["loc"] else None for problem in problems} <= {"history", "result"}:
+        if {problem["loc"][0] if problem["loc"] else None for problem in problems} <= {"history", "result", "settled"}:
             return _load_essentials(document, [problem["loc"] for problem in problems])
         raise _unreadable(error) from None
 
@@ -45,6 +46,8 @@ def _load_essentials(document: bytes, unreadable: list[tuple[int | str, ...]]) -
     entry: dict[str, Any] = json.loads(document)
     if any(place[0] == "result" for place in unreadable):
         entry["result"] = _stand_in(entry)
+    if any(place[0] == "settled" for place in unreadable):
+        del entry["settled"]
     faulty = {place[1] if len(place) > 1 else None for place in unreadable if place[0] == "history"}
     if None in faulty:
         entry["history"] = []

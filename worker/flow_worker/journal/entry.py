@@ -104,6 +104,11 @@ class Entry:
     """The number of the format. A later version of the worker may add optional fields; another change raises it."""
 
     @property
+    def standing(self) -> FlowResult | None:
+        """The result that counts: the settling one, if there is one."""
+        return self.settled or self.result
+
+    @property
     def is_ending(self) -> bool:
         """Return whether no call goes out under the lease on the request, which only ends the request."""
         return self.holder is not None and self.holder.ending

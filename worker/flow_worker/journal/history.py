@@ -7,7 +7,15 @@ from datetime import datetime
 from typing import Literal
 
 EventKind = Literal[
-    "begun", "taken over", "waits to call", "waits to poll", "released", "concluded", "published", "events left out"
+    "begun",
+    "taken over",
+    "waits to call",
+    "waits to poll",
+    "released",
+    "concluded",
+    "published",
+    "settled",
+    "events left out",
 ]
 
 MAX_EVENTS = 100

@@ -125,6 +125,13 @@ class Journal(Protocol):
         """
         ...
 
+    async def settle(self, message_id: str, result: FlowResult) -> FlowResult | None:
+        """Store the result that settles an `unknown` one. Return the one that stands: the first that was stored.
+
+        Return None if the request has no `unknown` result, or the journal has forgotten it.
+        """
+        ...
+
     async def mark_published(self, message_id: str, origin: str) -> None:
         """Record that the reply queue accepted the result for the message `origin`."""
         ...

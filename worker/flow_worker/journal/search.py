@@ -80,7 +80,7 @@ async def find_all(
 def ids_of(entry: Entry) -> set[str]:
     """Return the IDs by which a person may know the request."""
     ids = {message_id_of(entry), entry.message_id, entry.correlation_id}
-    for run in (entry.step and entry.step.run, entry.result and entry.result.run):
+    for run in (entry.step and entry.step.run, entry.result and entry.result.run, entry.settled and entry.settled.run):
         ids.add(run.run_id if run else None)
     if entry.result is not None:
         ids |= {entry.result.correlation_id, entry.result.replay_of}

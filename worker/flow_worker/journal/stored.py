@@ -141,6 +141,8 @@ class StoredJournal:
         concluded = await self._change(lease, change, limit)
         if concluded is None or concluded.result is None:
             return result
+        if concluded.settled is not None:
+            return concluded.settled
         if concluded.result is kept:
             return result  # the usual case; it saves two copies
         # The journal may count more calls than the worker. Equality counts too: a repeated attempt finds the result
@@ -149,6 +151,19 @@ class StoredJournal:
         if concluded.result == kept.model_copy(update=attempts):
             return result.model_copy(update=attempts)
         return concluded.result
+
+    async def settle(self, message_id: str, result: FlowResult) -> FlowResult | None:
+        """See `Journal.settle`."""
+
+        def change(current: Entry | None) -> Entry | None:
+            return transitions.settle(current, result, self._now(), self._rules)
+
+        async def settle_once() -> FlowResult | None:
+            key = key_of(message_id)
+            settled = await self._swap(key, *await self._read(key), change)
+            return None if settled is None else settled.settled
+
+        return await self._retried_until_deadline(settle_once)
 
     async def mark_published(self, message_id: str, origin: str) -> None:
         """See `Journal.mark_published`."""
@@ -182,8 +197,8 @@ class StoredJournal:
         entry = await self.find(job.message_id)
         if entry is None or entry.fingerprint != job.fingerprint:
             return None
-        if entry.result is not None:
-            return Concluded(entry.result, published=entry.published_for == job.origin)
+        if entry.standing is not None:
+            return Concluded(entry.standing, published=entry.published_for == job.origin)
         return Pending(entry.calls)
 
     async def find(self, message_id: str) -> Entry | None:

@@ -65,8 +65,8 @@ def acquire(
     # Before the result: a sender that reuses a message ID must not get the result of another request.
     if entry.fingerprint != job.fingerprint:
         return Conflict()
-    if entry.result is not None:
-        return Concluded(entry.result, published=entry.published_for == job.origin)
+    if entry.standing is not None:
+        return Concluded(entry.standing, published=entry.published_for == job.origin)
     match entry.state:
         case "leased" if entry.holder is not None:
             return _acquire_leased(entry, entry.holder, job, request, rules)
@@ -197,6 +197,24 @@ def conclude(
     detail = result.status.value if result.error is None else f"{result.status.value}: {result.error.code}"
     event, expires = Event(now, "concluded", _number(leased), detail), now + rules.retention
     return _changed(entry, event, expires, state="concluded", calls=calls, holder=None, step=None, result=result)
+
+
+def settle(entry: Entry | None, result: FlowResult, now: datetime, rules: RetentionRules) -> Entry | None:
+    """Return the entry with its settling result; None if there is no `unknown` result to settle.
+
+    The first settling result stands. `result` names the request: another one may have the message ID by now.
+    """
+    entry = live(entry, now)
+    if entry is None or entry.result is None or entry.result.status is not Status.UNKNOWN:
+        return None
+    accepted = entry.result.times.accepted
+    if (entry.result.correlation_id, accepted) != (result.correlation_id, result.times.accepted):
+        return None
+    if entry.settled is not None:
+        return entry
+    number = entry.history[-1].number if entry.history else 0
+    detail = result.status.value if result.error is None else f"{result.status.value}: {result.error.code}"
+    return _changed(entry, Event(now, "settled", number, detail), now + rules.retention, settled=result)
 
 
 def mark_published(entry: Entry | None, origin: str, now: datetime, rules: RetentionRules) -> Entry | None:
