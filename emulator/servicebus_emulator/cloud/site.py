@@ -8,9 +8,7 @@ The control API changes the services while they run. Its bodies are JSON with th
 - `GET /emulator/flows/{name}/calls`      the calls that reached a flow, and their answers (`FlowCall`)
 - `PUT`, `GET /emulator/identity`         faults and token lifetime; the number of calls (`IdentityPatch`)
 - `PUT /emulator/issuer`                  faults of discovery and key set, key rotation (`IssuerPatch`)
-- `PUT`, `GET /emulator/dataverse`        merge fields into the organization; its users' IDs (`DataverseDefinition`)
-- `GET /emulator/dataverse/calls`         the calls that reached the Web API (`WebApiCall`)
-- `POST /emulator/dataverse/post`         put a message of Dataverse's on a queue (`NativeMessagePost`)
+- `/emulator/dataverse/…`                 the organization and its rows (`dataverse.control_routes`)
 - `PUT`, `GET /emulator/page`             the gateway and the users of the web page (`PageDefinition`)
 - `PUT`, `GET /emulator/servicebus`       faults of the Service Bus (`control_api.ControlRequest`)
 """
@@ -25,7 +23,8 @@ from aiohttp import web
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from servicebus_emulator.cloud import urls
-from servicebus_emulator.cloud.dataverse.execution_context import NativeMessageRequest, build
+from servicebus_emulator.cloud.dataverse.control_routes import Enqueue
+from servicebus_emulator.cloud.dataverse.control_routes import routes as dataverse_control_routes
 from servicebus_emulator.cloud.dataverse.web_api import API_PATH as DATAVERSE_API_PATH
 from servicebus_emulator.cloud.dataverse.web_api import DataverseHost
 from servicebus_emulator.cloud.definitions import HttpDefinition
@@ -39,8 +38,6 @@ from servicebus_emulator.cloud.fields import Definition
 from servicebus_emulator.cloud.flows.host import FlowHost
 from servicebus_emulator.cloud.flows.trigger_guard import TriggerGuard
 from servicebus_emulator.cloud.page import Page
-from servicebus_emulator.servicebus.entities.message import BrokeredMessage
-from servicebus_emulator.servicebus.errors import ServiceBusError
 from servicebus_emulator.transport.web_callers import WebCallers
 from servicebus_emulator.transport.web_guard import guard
 from servicebus_emulator.validation import explain
@@ -49,8 +46,6 @@ MAX_REQUEST_BYTES = 100 * 1024 * 1024
 """A flow's limit (Microsoft Learn, "Limits of automated, scheduled, and instant flows": message size)."""
 
 QueueCounts = Mapping[str, Mapping[str, int]]
-Enqueue = Callable[[str, BrokeredMessage], object]
-"""Puts a message on the queue of this name. Raises `ServiceBusError`."""
 _STOP_SECONDS = 0.5
 _MERGE_PATCH: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 
@@ -65,12 +60,6 @@ class IssuerPatch(Definition):
     """A rotation keeps the old keys published."""
     key_issuer: str | None = None
     """Restricts the keys to this issuer, with `{tenantid}` for any tenant; null lifts the restriction."""
-
-
-class NativeMessagePost(NativeMessageRequest):
-    """The body of `POST /emulator/dataverse/post`: the message to build and the queue to put it on."""
-
-    queue: str = "dataverse-requests"
 
 
 class Site:
@@ -96,7 +85,7 @@ class Site:
         self._enqueue = enqueue
         self._routes = routes
         self.issuer = Issuer(url, definition.identity)
-        self._issuer_faults = FaultSchedule()
+        self._issuer_faults: FaultSchedule[Fault] = FaultSchedule()
         self.identity = IdentityEndpoint(self.issuer, definition.identity, identity_header)
         self.flows = FlowHost(definition.flows, TriggerGuard(self.issuer, definition.identity))
         self.page = Page(definition.page, self.issuer)
@@ -123,6 +112,7 @@ class Site:
         application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[guard(lambda: self._callers)])
         application.add_routes(self._routes)
         application.add_routes(self.page.routes())
+        application.add_routes(dataverse_control_routes(self.dataverse, self._enqueue))
         tenant = r"/{tenant:[0-9a-fA-F-]{36}}"
         application.add_routes(
             [
@@ -132,7 +122,7 @@ class Site:
                 web.get(f"{tenant}/discovery/v2.0/keys", self._keys),
                 web.route("*", f"{urls.FLOWS_PATH}/{{name}}/triggers/manual/paths/invoke", self.flows.invoke),
                 web.get(f"{urls.FLOWS_PATH}/{{name}}/runs/{{run_id}}/operations/{{operation_id}}", self.flows.poll),
-                web.get(f"{DATAVERSE_API_PATH}/{{rest:.*}}", self.dataverse.answer),
+                web.route("*", f"{DATAVERSE_API_PATH}/{{rest:.*}}", self.dataverse.answer),
                 web.get("/emulator/queues", self._get_queues),
                 web.post("/emulator/token", self._mint_token),
                 web.post("/emulator/tokens/bad", self._mint_bad_tokens),
@@ -141,10 +131,6 @@ class Site:
                 web.get("/emulator/identity", self._get_identity),
                 web.put("/emulator/identity", self._put_identity),
                 web.put("/emulator/issuer", self._put_issuer),
-                web.get("/emulator/dataverse", self._get_dataverse),
-                web.put("/emulator/dataverse", self._put_dataverse),
-                web.get("/emulator/dataverse/calls", self._get_dataverse_calls),
-                web.post("/emulator/dataverse/post", self._post_native_message),
             ]
         )
         return application
@@ -224,29 +210,6 @@ class Site:
         if patch.rotate:
             self.issuer.rotate(keep_old=patch.keep_old_keys)
         return web.json_response(self.issuer.key_set())
-
-    async def _get_dataverse(self, _: web.Request) -> web.Response:
-        return web.json_response({"url": self.dataverse.url} | self.dataverse.directory.as_json())
-
-    async def _put_dataverse(self, request: web.Request) -> web.Response:
-        try:
-            self.dataverse.put(_MERGE_PATCH.validate_json(await request.read()))
-        except ValidationError as error:
-            return _bad_request(error)
-        return await self._get_dataverse(request)
-
-    async def _get_dataverse_calls(self, _: web.Request) -> web.Response:
-        return web.json_response({"calls": self.dataverse.calls()})
-
-    async def _post_native_message(self, request: web.Request) -> web.Response:
-        try:
-            post = NativeMessagePost.model_validate_json(await request.read())
-            self._enqueue(post.queue, build(post, self.dataverse.directory).for_broker())
-        except ValidationError as error:
-            return _bad_request(error)
-        except ServiceBusError as error:
-            return _error(400, "InvalidRequest", str(error))
-        return web.json_response({"queue": post.queue}, status=201)
 
 
 def _application(request: web.Request) -> str | None:

@@ -148,9 +148,9 @@ def command_options() -> set[str]:
 
 
 def control_paths() -> set[str]:
-    """Return the paths of the emulator's control endpoints, with NAME for a path parameter."""
+    """Return the paths of the emulator's control endpoints, with NAME for the path parameter `{name}`."""
     paths = (text for tree in _trees(EMULATOR) for text in _texts(tree) if _CONTROL_PATH.fullmatch(text))
-    return {re.sub(r"\{\w+\}", "NAME", path) for path in paths}
+    return {re.sub(r"\{(\w+)\}", lambda parameter: parameter[1].upper(), path) for path in paths}
 
 
 def _calls(tree: ast.AST) -> Iterator[ast.Call]:

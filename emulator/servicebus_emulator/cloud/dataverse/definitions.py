@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
+from servicebus_emulator.cloud.dataverse.table_definitions import BUILT_IN, TableDefinition
 from servicebus_emulator.cloud.faults.definitions import Fault
 from servicebus_emulator.cloud.fields import Definition, Name
 
@@ -50,6 +51,16 @@ class DataverseFault(Fault):
 
     code: ServiceProtectionCode = "0x80072322"
     """In order: too many requests, too much execution time, too many concurrent requests."""
+    path: str | None = Field(default=None, min_length=1, max_length=2048)
+    """Only calls whose path below the version begins with this text, such as `appnotifications`, ignoring case."""
+    method: Literal["GET", "POST", "PATCH", "DELETE"] | None = None
+    takes_effect: bool = False
+    """The call is carried out, and the fault replaces its answer only."""
+
+    def applies(self, method: str, path: str) -> bool:
+        """Return whether a call with this path below the version meets the fault."""
+        of_method = self.method is None or self.method == method
+        return of_method and (self.path is None or path.lower().startswith(self.path.lower()))
 
 
 class DataverseDefinition(Definition):
@@ -59,12 +70,16 @@ class DataverseDefinition(Definition):
     organization_name: Name = "emulator"
     business_unit_id: UUID = UUID("754e1c3e-5b2a-4711-8109-e0071b6a82d1")
     application_users: tuple[UUID, ...] | None = None
-    """The object IDs that may call the Web API; None allows the managed identity."""
+    """The object IDs of application users; None: the managed identity. The users may call the Web API as well."""
+    application_privileges: dict[PrivilegeName, DepthName] | None = None
+    """The privileges of application users that are no entry of `users`; None: every privilege."""
     unknown_object_id: Literal["empty", "not_found"] = "empty"
     """The answer for an object ID without a user. No document says which of the two Dataverse sends."""
     roles: tuple[SecurityRole, ...] = ()
     teams: tuple[Team, ...] = ()
     users: tuple[DataverseUser, ...] = ()
+    tables: tuple[TableDefinition, ...] = ()
+    """The organization's own tables, beside the built-in ones."""
     faults: tuple[DataverseFault, ...] = ()
 
     @model_validator(mode="after")
@@ -76,6 +91,18 @@ class DataverseDefinition(Definition):
             raise ValueError("there are two users of one name")
         _refuse_unknown("role", {role for holder in holders for role in holder.roles} - roles)
         _refuse_unknown("team", {team for user in self.users for team in user.teams} - teams)
+        return self
+
+    @model_validator(mode="after")
+    def _tables_differ(self) -> Self:
+        tables = (*BUILT_IN, *self.tables)
+        for names in ([table.set_name for table in tables], [table.logical_name for table in tables]):
+            if duplicates := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"there are two tables named '{duplicates[0]}'")
+        known = {table.logical_name for table in tables}
+        _refuse_unknown(
+            "table", {column.target for table in tables for column in table.columns if column.target} - known
+        )
         return self
 
 

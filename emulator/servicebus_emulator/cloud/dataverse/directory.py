@@ -73,13 +73,18 @@ class Directory:
         `exclude_team_basic` ignores the grants that a team's role makes at Basic depth.
         """
         requested = {privilege.lower() for privilege in privileges}
+        deepest = self.deepest(user, exclude_team_basic=exclude_team_basic)
+        return [grant for name, grant in deepest.items() if name in requested]
+
+    def deepest(self, user: DataverseUser, *, exclude_team_basic: bool = False) -> dict[str, PrivilegeGrant]:
+        """Return all grants of the user by the privilege's name in lower case, each at its greatest depth."""
         deepest: dict[str, PrivilegeGrant] = {}
         for grant in self._all_grants(user):
             name = grant.privilege.lower()
             excluded = exclude_team_basic and grant.by_team and grant.depth == "Basic"
-            if name in requested and not excluded and (name not in deepest or deepest[name].rank < grant.rank):
+            if not excluded and (name not in deepest or deepest[name].rank < grant.rank):
                 deepest[name] = grant
-        return list(deepest.values())
+        return deepest
 
     def _all_grants(self, user: DataverseUser) -> Iterator[PrivilegeGrant]:
         if user.is_disabled:

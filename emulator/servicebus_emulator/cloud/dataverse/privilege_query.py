@@ -15,10 +15,6 @@ _BY_OBJECT_ID: Literal["RetrieveAadUserSetOfPrivilegesByNames"] = "RetrieveAadUs
 _BY_ROW: Literal["RetrieveUserPrivilegeByPrivilegeName"] = "RetrieveUserPrivilegeByPrivilegeName"
 
 
-class UnknownSegment(Exception):
-    """The URL addresses a part of the Web API that the emulator lacks."""
-
-
 class UserCreatingQuery(Exception):
     """The URL uses the key `azureactivedirectoryobjectid`: with it a GET can create a user in Dataverse."""
 
@@ -34,8 +30,8 @@ class PrivilegeQuery:
     exclude_team_basic: bool = False
 
 
-def parse(request: web.Request, base: str) -> PrivilegeQuery:
-    """Parse the URL of a request below `base`. Raise `MalformedUrl`, `UnknownSegment` or `UserCreatingQuery`."""
+def parse(request: web.Request, base: str) -> PrivilegeQuery | None:
+    """Return the query of a URL below `base`, None for another URL. Raise `MalformedUrl` or `UserCreatingQuery`."""
     segments = odata.segments(request.rel_url.raw_path.removeprefix(base))
     literals = odata.aliases(request.rel_url.raw_query_string)
     first = segments[0].lower()
@@ -46,7 +42,7 @@ def parse(request: web.Request, base: str) -> PrivilegeQuery:
             return _by_object_id(odata.call(function, literals))
         case [row, function] if row.startswith("systemusers(") and function.startswith(f"{NAMESPACE}{_BY_ROW}("):
             return _by_row(odata.call(row, literals), odata.call(function, literals))
-    raise UnknownSegment(f"Resource not found for the segment '{segments[0][:300]}'.")
+    return None
 
 
 def _by_object_id(call: odata.FunctionCall) -> PrivilegeQuery:

@@ -1,4 +1,4 @@
-"""Dataverse's Web API, limited to `WhoAmI` and the two functions that return privileges.
+"""Dataverse's Web API, limited to `WhoAmI`, the two functions that return privileges, and the rows of tables.
 
 Sources: Microsoft Learn, Web API function reference (`RetrieveAadUserSetOfPrivilegesByNames`,
 `RetrieveUserPrivilegeByPrivilegeName`), "Service protection API limits", "Web service error codes". No document shows
@@ -8,9 +8,8 @@ how the first function takes its collection, so the emulator accepts every form 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -21,58 +20,64 @@ from servicebus_emulator.cloud import urls
 from servicebus_emulator.cloud.dataverse import odata, privilege_query
 from servicebus_emulator.cloud.dataverse.definitions import DataverseDefinition, DataverseFault, ServiceProtectionCode
 from servicebus_emulator.cloud.dataverse.directory import Directory, PrivilegeGrant, privilege_id
+from servicebus_emulator.cloud.dataverse.members import Members, Rights
 from servicebus_emulator.cloud.dataverse.privilege_query import PrivilegeQuery
+from servicebus_emulator.cloud.dataverse.table_calls import TableCalls
+from servicebus_emulator.cloud.dataverse.tables import Tables
+from servicebus_emulator.cloud.dataverse.web_api_errors import (
+    BAD_REQUEST,
+    UNAUTHENTICATED,
+    WebApiError,
+    error_response,
+    json_response,
+    no_such_row,
+    no_such_segment,
+)
 from servicebus_emulator.cloud.entra.definitions import IdentityDefinition
 from servicebus_emulator.cloud.entra.issuer import Issuer
-from servicebus_emulator.cloud.faults.definitions import Fault
 from servicebus_emulator.cloud.faults.injection import inject, retry_after_header, sends_status_line
 from servicebus_emulator.cloud.faults.schedule import FaultSchedule
 from servicebus_emulator.servicebus.access.entra import InvalidToken
 
-API_PATH = f"{urls.DATAVERSE_PATH}/api/data/v9.2"
+VERSION_PATH = "/api/data/v9.2"
+API_PATH = f"{urls.DATAVERSE_PATH}{VERSION_PATH}"
 MAX_RECORDS = 10_000
 """The calls that the emulator keeps; it drops the oldest beyond that."""
 
-_BAD_REQUEST = "0x0"
-_NO_SUCH_ROW = "0x80040217"
-_NO_SUCH_SEGMENT = "0x80060888"
-_NOT_A_MEMBER = "0x80072560"
-_UNAUTHENTICATED = "0x80040204"
 _LIMITS: Mapping[ServiceProtectionCode, str] = {
     "0x80072322": "Number of requests exceeded the limit of 6000 over time window of 300 seconds.",
     "0x80072321": "Combined execution time of incoming requests exceeded the limit of 1,200,000 milliseconds over time "
     "window of 300 seconds.",
     "0x80072326": "Number of concurrent requests exceeded the limit of 52.",
 }
+Operation = Callable[[Rights, bytes], web.Response]
+"""Answers an admitted call with this body. Raises `WebApiError`."""
 
 
 @dataclass(slots=True)
 class WebApiCall:
-    """The record of a call that reached the Web API. It never contains the bearer."""
+    """The record of a call that reached the Web API. It never contains the bearer or the body."""
 
     time: str
     """ISO 8601, UTC."""
+    method: str
     path: str
     """The URL after the version, decoded, with its query."""
     function: str | None = None
-    """None: the call is none of the three functions."""
+    """None: the call calls no function or action."""
     object_id: str | None = None
     system_user_id: str | None = None
     privileges: tuple[str, ...] = ()
+    table: str | None = None
+    """The entity set; None: the call reads and writes no rows."""
     caller: str | None = None
     """The object ID in the bearer; None if a fault came first or the bearer was not valid."""
+    on_behalf_of: str | None = None
+    """The object ID of the impersonated user."""
     status: int | None = None
     """The status of the answer; None while there is no answer."""
     forbidden: bool = False
     """True if the call could have created a user in a real organization."""
-
-
-class _WebApiError(Exception):
-    """An error answer of the Web API."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message = status, code, message
 
 
 class DataverseHost:
@@ -86,6 +91,9 @@ class DataverseHost:
         self._directory = Directory(definition)
         self._faults = FaultSchedule(definition.faults)
         self._calls: deque[WebApiCall] = deque(maxlen=MAX_RECORDS)
+        self.tables = Tables(definition.tables)
+        """The tables and their rows."""
+        self._table_calls = TableCalls(f"{url}{VERSION_PATH}", self.tables, self._members)
 
     @property
     def directory(self) -> Directory:
@@ -99,76 +107,107 @@ class DataverseHost:
         self._directory = Directory(definition)
         if "faults" in patch:
             self._faults.replace(definition.faults)
+        if "tables" in patch:
+            self.tables.redefine(definition.tables)
 
     def calls(self) -> list[dict[str, object]]:
         """Return the recorded calls, oldest first."""
         return [asdict(call) for call in self._calls]
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Answer `GET {url}/api/data/v9.2/…`."""
-        call = WebApiCall(datetime.now(UTC).isoformat(), request.rel_url.path_qs.removeprefix(f"{API_PATH}/"))
+        """Answer a call of `{url}/api/data/v9.2/…`."""
+        path = request.rel_url.path_qs.removeprefix(f"{API_PATH}/")
+        call = WebApiCall(datetime.now(UTC).isoformat(), request.method, path)
         self._calls.append(call)
         # Before the fault, so that the record shows the query of an unanswered call too.
-        query = None if _asks_who_am_i(request, call) else _parse(request, call)
-        fault = self._faults.next_fault()
+        operation = self._parse(request, call)
+        fault = self._faults.next_fault(lambda fault: fault.applies(request.method, path))
+        real = await self._answer(request, call, operation) if fault is None or fault.takes_effect else None
         response = await _inject(request, fault) if fault else None
-        if response is None:
-            response = self._answer(request, call, query)
+        response = response or real or await self._answer(request, call, operation)
         if sends_status_line(fault):
             call.status = response.status
         return response
 
-    def _answer(
-        self, request: web.Request, call: WebApiCall, query: PrivilegeQuery | _WebApiError | None
-    ) -> web.Response:
+    def _parse(self, request: web.Request, call: WebApiCall) -> Operation | WebApiError:
+        """Return the operation and record it; or the error that even an admitted caller would get."""
         try:
-            call.caller = self._admit(request)
-            if query is None:
-                return self._who_am_i(call.caller)
-            if isinstance(query, _WebApiError):
-                raise query
-            return self._privileges(query)
-        except _WebApiError as error:
-            return _error(error.status, error.code, error.message)
+            return self._operation(request, call)
+        except WebApiError as error:
+            return error
+        except odata.MalformedUrl as error:
+            return WebApiError(400, BAD_REQUEST, str(error))
+        except privilege_query.UserCreatingQuery:
+            call.forbidden = True
+            message = "A GET by azureactivedirectoryobjectid can create a user. Query the user by another key."
+            return WebApiError(400, BAD_REQUEST, message)
 
-    def _admit(self, request: web.Request) -> str:
-        """Return the caller's object ID. Raise `_WebApiError` unless the caller is an application user."""
+    def _operation(self, request: web.Request, call: WebApiCall) -> Operation:
+        if request.method == "GET" and request.rel_url.raw_path.removeprefix(API_PATH) in {"/WhoAmI", "/WhoAmI()"}:
+            call.function = "WhoAmI"
+            return lambda rights, _: self._who_am_i(rights)
+        query = privilege_query.parse(request, API_PATH)
+        if query is not None and request.method == "GET":
+            call.function, call.privileges = query.function, query.privileges
+            call.object_id = None if query.object_id is None else str(query.object_id)
+            call.system_user_id = None if query.system_user_id is None else str(query.system_user_id)
+            return lambda _, __: self._privileges(query)
+        segments = odata.segments(request.rel_url.raw_path.removeprefix(API_PATH))
+        literals = odata.aliases(request.rel_url.raw_query_string)
+        row_request = self._table_calls.parse(request, segments[0], literals) if len(segments) == 1 else None
+        if row_request is None:
+            raise no_such_segment(segments[0])
+        call.table = row_request.table.set_name
+        return lambda rights, body: self._table_calls.carry_out(row_request, rights, body)
+
+    async def _answer(
+        self, request: web.Request, call: WebApiCall, operation: Operation | WebApiError
+    ) -> web.StreamResponse:
+        try:
+            rights = self._admit(request, call)
+            if isinstance(operation, WebApiError):
+                raise operation
+            return operation(rights, await request.read())
+        except WebApiError as error:
+            return error.response()
+
+    def _admit(self, request: web.Request, call: WebApiCall) -> Rights:
+        """Return the rights of the call. Raise `WebApiError` unless the caller is a member of the organization."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            raise _WebApiError(401, _UNAUTHENTICATED, "The request has no bearer token.")
+            raise WebApiError(401, UNAUTHENTICATED, "The request has no bearer token.")
         try:
             claims = self._issuer.verify(token)
         except InvalidToken as error:
-            raise _WebApiError(401, _UNAUTHENTICATED, f"The bearer token is not valid: {error}.") from None
+            raise WebApiError(401, UNAUTHENTICATED, f"The bearer token is not valid: {error}.") from None
         if claims.get("aud") not in {self.url, f"{self.url}/"}:
-            raise _WebApiError(401, _UNAUTHENTICATED, "The bearer token is for another audience.")
-        caller = str(claims.get("oid", ""))
-        if caller not in self._application_users():
-            raise _WebApiError(403, _NOT_A_MEMBER, "The user is not a member of the organization.")
-        return caller
+            raise WebApiError(401, UNAUTHENTICATED, "The bearer token is for another audience.")
+        members = self._members()
+        caller = members.admit(str(claims.get("oid", "")))
+        call.caller = str(caller.object_id)
+        user = members.impersonated(request.headers, caller)
+        rights = Rights(caller, user)
+        call.on_behalf_of = None if rights.delegate is None else str(user.object_id)
+        return rights
 
-    def _application_users(self) -> set[str]:
-        configured = self._directory.definition.application_users
-        users = (self._identity.managed_identity.object_id,) if configured is None else configured
-        return {str(user) for user in users}
+    def _members(self) -> Members:
+        return Members(self._directory, self._identity.managed_identity.object_id)
 
-    def _who_am_i(self, caller: str) -> web.Response:
+    def _who_am_i(self, rights: Rights) -> web.Response:
         """Return the answer of the function `WhoAmI`: the caller's row, its business unit, and the organization."""
         definition = self._directory.definition
         body = {
-            "@odata.context": f"{self.url}/api/data/v9.2/$metadata#{privilege_query.NAMESPACE}WhoAmIResponse",
+            "@odata.context": f"{self.url}{VERSION_PATH}/$metadata#{privilege_query.NAMESPACE}WhoAmIResponse",
             "BusinessUnitId": str(definition.business_unit_id),
-            "UserId": caller,
+            "UserId": str(rights.user.row),
             "OrganizationId": str(definition.organization_id),
         }
-        return _json(body)
+        return json_response(body)
 
     def _privileges(self, query: PrivilegeQuery) -> web.Response:
-        body = {
-            "@odata.context": f"{self.url}/api/data/v9.2/$metadata#{privilege_query.NAMESPACE}{query.function}Response",
-            "RolePrivileges": [self._row(grant) for grant in self._grants(query)],
-        }
-        return _json(body)
+        context = f"{self.url}{VERSION_PATH}/$metadata#{privilege_query.NAMESPACE}{query.function}Response"
+        rows = [self._row(grant) for grant in self._grants(query)]
+        return json_response({"@odata.context": context, "RolePrivileges": rows})
 
     def _grants(self, query: PrivilegeQuery) -> list[PrivilegeGrant]:
         """Return the grants of the queried user. Raise `_WebApiError` if the user does not exist."""
@@ -182,7 +221,7 @@ class DataverseHost:
         if query.object_id is not None and directory.definition.unknown_object_id == "empty":
             return []
         missing = query.object_id or query.system_user_id
-        raise _WebApiError(404, _NO_SUCH_ROW, f"systemuser With Id = {missing} Does Not Exist")
+        raise no_such_row("systemuser", missing)
 
     def _row(self, grant: PrivilegeGrant) -> dict[str, str]:
         return {
@@ -193,44 +232,9 @@ class DataverseHost:
         }
 
 
-def _asks_who_am_i(request: web.Request, call: WebApiCall) -> bool:
-    asks = request.rel_url.raw_path.removeprefix(API_PATH) in {"/WhoAmI", "/WhoAmI()"}
-    call.function = "WhoAmI" if asks else None
-    return asks
-
-
-def _parse(request: web.Request, call: WebApiCall) -> PrivilegeQuery | _WebApiError:
-    """Return the query and record it; or the error that even an admitted caller would get."""
-    try:
-        query = privilege_query.parse(request, API_PATH)
-    except odata.MalformedUrl as error:
-        return _WebApiError(400, _BAD_REQUEST, str(error))
-    except privilege_query.UserCreatingQuery:
-        call.forbidden = True
-        message = "A GET by azureactivedirectoryobjectid can create a user. Query the user by another key."
-        return _WebApiError(400, _BAD_REQUEST, message)
-    except privilege_query.UnknownSegment as error:
-        return _WebApiError(404, _NO_SUCH_SEGMENT, str(error))
-    call.function, call.privileges = query.function, query.privileges
-    call.object_id = None if query.object_id is None else str(query.object_id)
-    call.system_user_id = None if query.system_user_id is None else str(query.system_user_id)
-    return query
-
-
-async def _inject(request: web.Request, fault: Fault) -> web.StreamResponse | None:
+async def _inject(request: web.Request, fault: DataverseFault) -> web.StreamResponse | None:
     """Inject a fault; a `throttle` gets Dataverse's own body instead of Power Automate's."""
-    if fault.kind != "throttle" or not isinstance(fault, DataverseFault):
+    if fault.kind != "throttle":
         return await inject(request, fault, {})
     await asyncio.sleep(fault.delay_seconds)
-    return _error(429, fault.code, _LIMITS[fault.code], retry_after_header(fault))
-
-
-def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    return _json({"error": {"code": code, "message": message}}, status, {**challenge, **(headers or {})})
-
-
-def _json(body: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    content_type = "application/json; odata.metadata=minimal; charset=utf-8"
-    defaults = {"OData-Version": "4.0", "Content-Type": content_type}
-    return web.Response(body=json.dumps(body).encode(), status=status, headers={**defaults, **(headers or {})})
+    return error_response(429, fault.code, _LIMITS[fault.code], retry_after_header(fault))

@@ -39,7 +39,7 @@ class IdentityEndpoint:
         self._identity = definition.managed_identity
         self._lifetime = definition.token_lifetime_seconds
         self.header = header
-        self.faults = FaultSchedule()
+        self.faults: FaultSchedule[Fault] = FaultSchedule()
         self.calls = 0
 
     def apply(self, patch: IdentityPatch) -> None:
