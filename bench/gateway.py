@@ -1,7 +1,8 @@
 """Measures the HTTP gateway: `python -m bench.gateway`.
 
-Three rows: the rate at which the gateway takes requests, beside that of `FlowClient` in the same run; the time from
-submit to result over HTTP, beside that of `FlowClient.background()`; and the memory of a gateway with many long polls.
+The rows: the rate at which the gateway takes requests, beside that of `FlowClient` in the same run; the time from
+submit to result over HTTP, beside that of `FlowClient.background()`; the memory of a gateway with many long polls; and
+the time from the publication of a result until every replica has it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import psutil
 import typer
 from pydantic import JsonValue, SecretStr
 
+from bench import gateway_replicas
 from flow_contracts.client import FlowClient
 from flow_worker.demo import gateway as front
 from flow_worker.demo.environment import (
@@ -56,6 +58,7 @@ class Rows:
     polls: int
     memory_mb: float
     idle_memory_mb: float
+    replicas: list[gateway_replicas.Row]
 
     @property
     def submit_ratio(self) -> float:
@@ -71,7 +74,7 @@ class Rows:
     def is_good(self) -> bool:
         """Whether every goal is reached."""
         is_fast = self.submit_ratio >= MIN_SUBMIT_RATIO and self.added_ms <= MAX_ADDED_MS
-        return is_fast and self.memory_mb <= MAX_MEMORY_MB
+        return is_fast and self.memory_mb <= MAX_MEMORY_MB and all(row.is_good for row in self.replicas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ read_burst = 1000000
 """
 
 
-async def measure(rounds: int, submits: int, requests: int, polls: int, concurrency: int) -> Rows:
+async def measure(rounds: int, submits: int, requests: int, polls: int, concurrency: int, results: int) -> Rows:
     """Measure all rows."""
     raise_file_limit(polls)
     with running_stage() as stage:
@@ -165,6 +168,7 @@ async def measure(rounds: int, submits: int, requests: int, polls: int, concurre
         polls=polls,
         memory_mb=memory,
         idle_memory_mb=idle,
+        replicas=await gateway_replicas.measure(lambda emulator, ports: _settings(emulator, 0, ports), results),
     )
 
 
@@ -275,6 +279,7 @@ def _lines(rows: Rows) -> list[str]:
         f"{rows.added_ms:+.1f} ms (goal: at most {MAX_ADDED_MS:g})",
         f"memory           {rows.memory_mb:6.0f} MB with {rows.polls} long polls, {rows.idle_memory_mb:.0f} MB idle "
         f"(goal: at most {MAX_MEMORY_MB:g})",
+        *(line for row in rows.replicas for line in row.lines()),
     ]
 
 
@@ -284,11 +289,12 @@ def main(
     requests: Annotated[int, typer.Option(min=10, help="Requests of one measurement of the time.")] = 200,
     polls: Annotated[int, typer.Option(min=0, help="Long polls that wait at a time.")] = 10_000,
     concurrency: Annotated[int, typer.Option(min=1, help="Submissions at a time.")] = 32,
+    results: Annotated[int, typer.Option(min=10, help="Results of one measurement with two replicas.")] = 500,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a goal is missed.")] = False,
 ) -> None:
-    """Measure submit rate, latency and memory."""
-    rows = asyncio.run(measure(rounds, submits, requests, polls, concurrency))
+    """Measure submit rate, latency, memory, and the time until every replica has a result."""
+    rows = asyncio.run(measure(rounds, submits, requests, polls, concurrency, results))
     if as_json:
         ratios = {"submit_ratio": rows.submit_ratio, "added_ms": rows.added_ms}
         typer.echo(json.dumps(asdict(rows) | ratios, indent=2))

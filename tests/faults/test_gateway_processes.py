@@ -84,7 +84,7 @@ async def test_a_result_is_readable_through_the_other_replica_within_a_second(sy
             answer = await waiting
             assert answer.status_code == 200
             finished = datetime.fromisoformat(answer.json()["times"]["finished"])
-        assert datetime.now(UTC) - finished < timedelta(seconds=5)  # a second, unless the machine is busy
+        assert datetime.now(UTC) - finished < timedelta(seconds=5)  # with the worker's first connection to the queue
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM for other processes")

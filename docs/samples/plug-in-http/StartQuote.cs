@@ -30,7 +30,7 @@ public sealed class StartQuote : IPlugin
             request.Headers.TryAddWithoutValidation("Idempotency-Key", $"\"{context.InputParameters["RequestId"]:D}\"");
             request.Content = Gateway.Json(input);
         });
-        context.OutputParameters["GatewayRequest"] = started.Id ?? started.RequestMessageId;
+        context.OutputParameters["GatewayRequest"] = started.Id ?? started.CorrelationId;
     }
 }
 
@@ -45,5 +45,5 @@ public sealed class QuoteInput
 public sealed class Started
 {
     [DataMember(Name = "id")] public string Id { get; set; }
-    [DataMember(Name = "request_message_id")] public string RequestMessageId { get; set; } // of a result
+    [DataMember(Name = "correlation_id")] public string CorrelationId { get; set; } // of a result
 }
