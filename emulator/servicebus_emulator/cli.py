@@ -19,6 +19,7 @@ DEFAULT_HTTP_PORT = 5380
 cli = typer.Typer(
     cls=Group,
     no_args_is_help=True,
+    rich_markup_mode=None,  # see `help_page`
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # a rich traceback prints local variables, which hold tokens
     help="An Azure emulator: Service Bus over AMQP, managed identity, a token issuer, HTTP-triggered flows.",

@@ -21,23 +21,37 @@ from flow_worker.cli.main import cli
 HEAVY = {
     "aiohttp",
     "asyncio",
+    "attr",
     "azure",
     "cryptography",
     "httpx",
     "jsonschema",
     "jwt",
+    "markdown_it",
     "pydantic",
+    "pydantic_core",
     "pydantic_settings",
+    "pygments",
+    "rich",
     "ssl",
 }
 _PROGRAM = """
 import contextlib, io, json, sys
 from flow_worker.cli.main import cli
+output = io.StringIO()
 for arguments in json.loads(sys.argv[1]):
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), contextlib.suppress(SystemExit):
         cli(arguments, prog_name="flow-worker")
-print(json.dumps(sorted(sys.modules)))
+print(json.dumps([sorted(sys.modules), output.getvalue()]))
 """
+
+
+def imports_of(*command_lines: list[str]) -> tuple[set[str], str]:
+    """Return the modules that one process needs for these command lines, and all it prints."""
+    arguments = [sys.executable, "-c", _PROGRAM, json.dumps(command_lines)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60)
+    modules, output = json.loads(done.stdout)
+    return set(modules), output
 
 
 def commands(group: object = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -52,12 +66,33 @@ def test_the_help_of_every_command_imports_neither_the_worker_nor_its_libraries(
     """Time differs between machines. The imports decide it: with them, `--help` took a second of processor time."""
     asked = [[*command, "--help"] for command in commands()]
     assert ["deadletters", "replay", "--help"] in asked
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, json.dumps(asked)], capture_output=True, text=True, check=True, timeout=60
-    )
-    modules = json.loads(done.stdout)
+    modules, output = imports_of(*asked, ["--version"])
+    assert output.count("Usage: ") == len(asked)
     assert HEAVY & {module.partition(".")[0] for module in modules} == set()
     assert [one for one in modules if one.startswith("flow_worker.") and not one.startswith("flow_worker.cli")] == []
+    assert "typer.rich_utils" not in modules
+
+
+def test_the_help_of_a_command_imports_no_other_command() -> None:
+    modules, _ = imports_of(["send", "--help"], ["sned"])
+    assert "flow_worker.cli.requests" in modules
+    assert {f"flow_worker.cli.{name}" for name in ("access", "demo", "journal", "worker")} & modules == set()
+
+
+def test_the_usual_errors_of_a_command_line_are_as_quick_as_the_help() -> None:
+    wrong = {
+        ("sned",): "Error: No such command 'sned'. Did you mean 'send'?",
+        ("journal", "lsit"): "Error: No such command 'lsit'. Did you mean 'list'?",
+        ("--verzion",): "Error: No such option: --verzion (Possible options: --version)",
+        ("send", "f", "--wiat", "3"): "Error: No such option: --wiat (Possible options: --input, --wait)",
+        ("send",): "Error: Missing argument 'flow'.",
+        ("journal", "show"): "Error: Missing argument 'ID'.",
+        ("check-access",): "Error: Missing option '--flow'.",
+        ("check-access", "--flow"): "Error: Option '--flow' requires an argument.",
+    }
+    modules, output = imports_of(*map(list, wrong))
+    assert [line for line in output.splitlines() if line.startswith("Error:")] == [*wrong.values()]
+    assert HEAVY & {module.partition(".")[0] for module in modules} == set()
 
 
 _WRONG = ("x", "-1", "1e999", "nan", "", "1e9", "9" * 400, "\x1b[31m", "12h3", "\N{SNOWMAN}")
@@ -79,7 +114,8 @@ def leaves(group: object = None, path: str = "") -> Iterator[tuple[str, Any]]:
 def test_no_message_about_an_option_has_the_words_of_a_library() -> None:
     refused: dict[tuple[str, str], str] = {}
     for path, command in leaves():
-        needed = ["an-argument" for one in command.params if one.param_type_name == "argument" and one.required]
+        required = [one for one in command.params if one.required]
+        needed = [word for one in required for word in ([one.opts[0], "x"] if one.opts[0][0] == "-" else ["x"])]
         for option in (one for one in command.params if one.param_type_name == "option" and not one.is_flag):
             for value in _WRONG:
                 try:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from flow_contracts.servicebus import ServiceBusMisconfigured
 from flow_worker.azure_identity import Tokens
-from flow_worker.cli import doctor as command
+from flow_worker.cli import doctor_render
 from flow_worker.doctor import clocks, dataverse, flows, journal, network, queues, run, tokens
 from flow_worker.doctor.causes import reason, with_proxy
 from flow_worker.doctor.finding import Check, Finding, Outcome, Result
@@ -309,7 +309,7 @@ def test_a_line_wraps_at_words_on_a_terminal_and_is_one_line_elsewhere() -> None
     for is_terminal in (True, False):
         stream = io.StringIO()
         console = Console(file=stream, width=80, force_terminal=is_terminal, no_color=True, _environ={})
-        command._print(console, finding)
+        doctor_render.print_finding(console, finding)
         lines = stream.getvalue().splitlines()
         assert (len(lines) > 1) is is_terminal
         assert all(len(line) < 100 for line in lines) is is_terminal

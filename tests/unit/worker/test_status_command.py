@@ -191,7 +191,7 @@ async def test_depths_are_unknown_while_the_administration_is_unreachable() -> N
 def test_watch_says_at_once_on_a_terminal_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     console = Console(file=written, width=80, height=24, force_terminal=True, color_system=None)
-    monkeypatch.setattr(terminal, "out", console)
+    monkeypatch.setattr(terminal, "out", lambda: console)
     shown: list[str] = []
 
     def read(*_: object) -> StatusReport:

@@ -14,7 +14,7 @@ import pytest
 from pydantic import JsonValue
 from rich.console import Console
 
-from flow_worker.cli import access, streams, terminal
+from flow_worker.cli import access_render, streams, terminal
 from flow_worker.cli.access_explanation import AccessExplanation, AccessStep, StepOutcome
 from servicebus_emulator import streams as emulator_streams
 from tests.support.processes import CHECKOUT
@@ -60,7 +60,7 @@ def test_a_legacy_encoding_changes_no_json(monkeypatch: pytest.MonkeyPatch, enco
 def test_an_explanation_of_access_prints_in_every_encoding(encoding: str, outcome: StepOutcome) -> None:
     stream, buffer = in_memory(encoding)
     explanation = AccessExplanation("angebot-\u00fc", "q", [AccessStep("Who?", outcome, "a \u2026 b \u2192 c", "code")])
-    access._print(Console(file=stream, width=80), explanation)
+    access_render.print_explanation(Console(file=stream, width=80), explanation)
     stream.flush()
     mark = {"allowed": "+", "refused": "!", "not known": "?"}[outcome]
     assert ("1. " + (mark if encoding == "ascii" else "")) in buffer.getvalue().decode(encoding)

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from flow_contracts.result import FlowError, FlowResult, Status
 from flow_worker.cli import journal_render, request_commands, terminal
-from flow_worker.cli.access import _print as print_access
 from flow_worker.cli.access_explanation import AccessExplanation, AccessStep
+from flow_worker.cli.access_render import print_explanation
 from flow_worker.cli.dead_letter_render import print_details, print_list, print_outcomes
 from flow_worker.dead_letters.actions import DeadLetterOutcome
 from flow_worker.dead_letters.view import DeadLetterView
@@ -82,7 +82,7 @@ EXPLANATION = AccessExplanation(TEXT, "flow-requests", [AccessStep("Is it?", "re
         lambda to: print_list(to, [VIEW], None),
         lambda to: print_details(to, DETAILS),
         lambda to: print_outcomes(to, [DeadLetterOutcome(VIEW, left=TEXT), DeadLetterOutcome(VIEW, TEXT)], "Replayed"),
-        lambda to: print_access(to, EXPLANATION),
+        lambda to: print_explanation(to, EXPLANATION),
     ],
     ids=["result", "journal", "dead letters", "a dead letter", "outcomes", "check-access"],
 )
@@ -109,7 +109,7 @@ def test_result_prints_no_escape_sequence_of_a_forged_result(capsys: pytest.Capt
 
 def test_an_error_prints_no_escape_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     target = console()
-    monkeypatch.setattr(terminal, "err", target)
+    monkeypatch.setattr(terminal, "err", lambda: target)
     with pytest.raises(typer.Exit):
         terminal.fail(TEXT, 2)
     assert isinstance(target.file, io.StringIO)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, assert_never
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from flow_worker.cli import terminal
-from flow_worker.cli.terminal import AsJson, Config, EnvFile, plain
+from flow_worker.cli.terminal import AsJson, Config, EnvFile
 
 if TYPE_CHECKING:
     from pydantic import JsonValue, SecretStr
@@ -21,11 +18,6 @@ if TYPE_CHECKING:
 
 _CLAIM = "FLOW_WORKER_CLAIM"
 _EXIT_STATUSES: dict[StepOutcome, int] = {"allowed": 0, "refused": 1, "not known": 3}
-_MARKS: dict[StepOutcome, tuple[str, str]] = {
-    "allowed": ("\N{CHECK MARK}", "green"),
-    "refused": ("\N{BALLOT X}", "red"),
-    "not known": ("?", "yellow"),
-}
 
 
 def check_access(
@@ -55,6 +47,7 @@ def check_access(
     import asyncio
 
     from flow_worker import settings
+    from flow_worker.cli import access_render
     from flow_worker.cli.access_explanation import AccessQuestion, UnknownQueue, explain
     from flow_worker.settings import InvalidSettings
 
@@ -69,7 +62,7 @@ def check_access(
     if as_json:
         terminal.echo(terminal.json_text(_document(explanation), indent=2))
     else:
-        _print(terminal.out, explanation)
+        access_render.print_explanation(terminal.out(), explanation)
     raise typer.Exit(_EXIT_STATUSES[explanation.outcome])
 
 
@@ -114,32 +107,3 @@ def _document(explanation: AccessExplanation) -> dict[str, JsonValue]:
         "sender_code": explanation.deciding_step.sender_code,
         "steps": [asdict(step) for step in explanation.steps],
     }
-
-
-def _print(console: Console, explanation: AccessExplanation) -> None:
-    """Print the steps as a numbered list, and below it the outcome of a request."""
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(justify="right", no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for number, step in enumerate(explanation.steps, 1):
-        mark = Text(*_MARKS[step.outcome])
-        grid.add_row(f"{number}.", mark, Text.assemble((step.question, "bold"), "\n", plain(step.because)))
-    console.print(grid)
-    console.print(Text.assemble("\n", _summary(explanation)))
-
-
-def _summary(explanation: AccessExplanation) -> Text:
-    flow = plain(f"'{explanation.flow}'")
-    match explanation.outcome:
-        case "allowed":
-            return Text.assemble(("Allowed: ", "green"), "the worker would call ", flow, ".")
-        case "refused":
-            step = explanation.deciding_step
-            hidden = "" if step.sender_code == step.code else ", which does not tell the reason"
-            code = f": '{step.code}'. The sender would get '{step.sender_code}'{hidden}."
-            return Text.assemble(("Refused: ", "red"), "the worker would not call ", flow, code)
-        case "not known":
-            return Text.assemble(("Not known: ", "yellow"), "the steps with a question mark decide about ", flow, ".")
-        case _:
-            assert_never(explanation.outcome)

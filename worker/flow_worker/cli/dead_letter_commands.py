@@ -77,7 +77,7 @@ def list_(settings: DeadLetterCommandSettings, criteria: Criteria, *, limit: int
     if as_json:
         _print_json([view.as_json() for view in views[:limit]])
     else:
-        dead_letter_render.print_list(terminal.out, views, limit)
+        dead_letter_render.print_list(terminal.out(), views, limit)
 
 
 def show(settings: DeadLetterCommandSettings, criteria: Criteria, *, with_input: bool, as_json: bool) -> None:
@@ -96,7 +96,7 @@ def show(settings: DeadLetterCommandSettings, criteria: Criteria, *, with_input:
     if as_json:
         _print_json([*documents])
     for document in [] if as_json else documents:
-        dead_letter_render.print_details(terminal.out, document)
+        dead_letter_render.print_details(terminal.out(), document)
 
 
 def _meant(settings: DeadLetterCommandSettings, criteria: Criteria) -> str | None:
@@ -182,7 +182,7 @@ def _choose(settings: DeadLetterCommandSettings, criteria: Criteria) -> list[Dea
     if not (criteria.everything or criteria.ids or criteria.reason or criteria.flow):
         terminal.fail("Select dead letters: give IDs, --reason, --flow, or --all.", 2)
     dead_letters = _filter(settings, criteria)
-    with Counter(terminal.err, "reading dead letters") as counter:
+    with Counter(terminal.err(), "reading dead letters") as counter:
 
         def view(found: DeadLetterView, _: DeadLetteredMessage) -> DeadLetterView:
             counter.advance()
@@ -199,7 +199,7 @@ def _confirm(views: Sequence[DeadLetterView], verb: str, consequence: str, *, ye
         return
     if not sys.stdin.isatty():
         terminal.fail(f"{verb} {len(views)} messages? Without a terminal, confirm with --yes.", 2)
-    terminal.err.print(dead_letter_render.totals(views))
+    terminal.err().print(dead_letter_render.totals(views))
     typer.confirm(f"{verb} these {len(views)} messages? {consequence}", abort=True, err=True)
 
 
@@ -210,7 +210,7 @@ def _settle(
     description: str,
 ) -> list[DeadLetterOutcome]:
     outcomes: list[DeadLetterOutcome] = []
-    with Counter(terminal.err, description, len(views)) as counter:
+    with Counter(terminal.err(), description, len(views)) as counter:
 
         def report(outcome: DeadLetterOutcome) -> None:
             outcomes.append(outcome)
@@ -224,7 +224,7 @@ def _finish(outcomes: Sequence[DeadLetterOutcome], verb: str, *, as_json: bool) 
     if as_json:
         _print_json([outcome.as_json() for outcome in outcomes])
     else:
-        dead_letter_render.print_outcomes(terminal.out, outcomes, verb)
+        dead_letter_render.print_outcomes(terminal.out(), outcomes, verb)
     raise typer.Exit(1 if any(outcome.left is not None for outcome in outcomes) else 0)
 
 

@@ -12,7 +12,7 @@ import typer
 from flow_worker.cli.parsing import Command, Group
 from flow_worker.cli.terminal import AsJson, Config, EnvFile
 
-cli = typer.Typer(cls=Group, no_args_is_help=True, help="List, show, replay and discard dead letters.")
+cli = typer.Typer(cls=Group, add_completion=False, help="List, show, replay and discard dead letters.")
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Sequence numbers, message or correlation IDs.")]
 Queues = Annotated[list[str] | None, typer.Option("--queue", help="Only dead letters of this queue. Repeatable.")]

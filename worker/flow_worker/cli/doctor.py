@@ -5,23 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from flow_worker.cli import terminal
-from flow_worker.cli.terminal import AsJson, Config, EnvFile, plain
+from flow_worker.cli.terminal import AsJson, Config, EnvFile
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
-    from rich.console import Console
-
-    from flow_worker.doctor import Finding
-
-_MARKS = {
-    "ok": ("\N{CHECK MARK}", "green"),
-    "failed": ("\N{BALLOT X}", "red"),
-    "unseen": ("\N{EN DASH}", "yellow"),
-}
 
 
 def doctor(as_json: AsJson = False, config: Config = None, env_file: EnvFile = None) -> None:
@@ -35,6 +24,7 @@ def doctor(as_json: AsJson = False, config: Config = None, env_file: EnvFile = N
     from functools import partial
 
     from flow_worker import settings
+    from flow_worker.cli import doctor_render
     from flow_worker.doctor import examine
     from flow_worker.settings import InvalidSettings
 
@@ -54,43 +44,8 @@ def doctor(as_json: AsJson = False, config: Config = None, env_file: EnvFile = N
         checks = [{**asdict(finding), "outcome": str(finding.outcome)} for finding in findings]
         terminal.echo(terminal.json_text({"ok": failed == 0, "settings": [], "checks": [*checks]}, indent=2))
         raise typer.Exit(1 if failed else 0)
-    console = terminal.out
-    _print_line(console, "ok", "settings: valid", "")
+    console = terminal.out()
+    doctor_render.print_line(console, "ok", "settings: valid", "")
     with console.status("The checks run; a check ends after 40 s at the latest.", spinner="line"):
-        findings = asyncio.run(examine(loaded, partial(_print, console)))
-    raise typer.Exit(_end(console, findings))
-
-
-def _print(console: Console, finding: Finding) -> None:
-    _print_line(console, finding.outcome, f"{finding.subject}: {finding.name}: {finding.detail}", finding.remedy)
-
-
-def _end(console: Console, findings: list[Finding]) -> int:
-    """Print the numbers; return the exit status."""
-    failed = sum(finding.outcome == "failed" for finding in findings)
-    unseen = sum(finding.outcome == "unseen" for finding in findings)
-    ok = len(findings) + 1 - failed - unseen
-    console.print(f"{ok} well, {failed} failed, {unseen} not seen from here.", highlight=False)
-    return 1 if failed else 0
-
-
-def _print_line(console: Console, outcome: str, text: str, remedy: str) -> None:
-    if not console.is_terminal:
-        console.print(_line(outcome, text, remedy), soft_wrap=True)  # one line for programs
-        console.file.flush()
-        return
-    mark, style = _MARKS[outcome]
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=1)
-    grid.add_column(overflow="fold")
-    grid.add_row(Text(mark, style), _described(text, remedy))
-    console.print(grid)
-
-
-def _line(outcome: str, text: str, remedy: str) -> Text:
-    return Text.assemble(_MARKS[outcome], " ", _described(text, remedy))
-
-
-def _described(text: str, remedy: str) -> Text:
-    line = plain(text)
-    return line.append(" \N{RIGHTWARDS ARROW} ").append(plain(remedy, "bold")) if remedy else line
+        findings = asyncio.run(examine(loaded, partial(doctor_render.print_finding, console)))
+    raise typer.Exit(doctor_render.print_numbers(console, findings))

@@ -16,7 +16,7 @@ from flow_worker.cli.parsing import Command, Group
 _PLAIN = re.compile(r"[\w.:/\\-]+")
 """A path that PowerShell reads as one word without quotation marks."""
 
-schema_cli = typer.Typer(cls=Group, no_args_is_help=True, help="Print a JSON Schema for editors.")
+schema_cli = typer.Typer(cls=Group, add_completion=False, help="Print a JSON Schema for editors.")
 
 
 @schema_cli.callback()

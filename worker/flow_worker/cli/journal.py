@@ -13,7 +13,7 @@ import typer
 from flow_worker.cli.parsing import Command, Group
 from flow_worker.cli.terminal import AsJson, Config, EnvFile
 
-cli = typer.Typer(cls=Group, no_args_is_help=True, help="Read the journal.")
+cli = typer.Typer(cls=Group, add_completion=False, help="Read the journal.")
 
 
 class EntryState(StrEnum):

@@ -85,9 +85,9 @@ def show(id_: str, *, with_output: bool, as_json: bool, config: Path | None, env
         return
     if len(found.entries) > 1:
         sentence = f"{len(found.entries)} requests have the ID {id_}; the newest is first."
-        terminal.out.print(terminal.plain(sentence, "bold"), "", sep="\n", soft_wrap=True)
+        terminal.out().print(terminal.plain(sentence, "bold"), "", sep="\n", soft_wrap=True)
     for entry in found.entries:
-        journal_render.print_entry(terminal.out, entry, with_output=with_output)
+        journal_render.print_entry(terminal.out(), entry, with_output=with_output)
 
 
 async def _find(store: Listing, id_: str) -> FoundEntries:
@@ -115,7 +115,7 @@ def list_(criteria: Criteria, *, limit: int, as_json: bool, config: Path | None,
     else:
         journal_render.print_list(terminal.wide_out(), found)
     if found.unreadable:
-        terminal.err.print(_unreadable(found).strip(), style="yellow", soft_wrap=True)
+        terminal.err().print(_unreadable(found).strip(), style="yellow", soft_wrap=True)
 
 
 def _unreadable(found: FoundEntries) -> str:

@@ -1,7 +1,8 @@
 """Assembles `flow-worker` from its command groups.
 
-Every module imported here runs at each start, also of `--help` and of each completion in a shell. So these modules only
-hold the commands' options, and import pydantic, the settings and the worker's parts inside the commands.
+A command's module is imported when the command is asked for; `--help` of the program imports all of them. So these
+modules only hold the commands' options, and import rich, pydantic, the settings and the worker's parts inside the
+commands.
 """
 
 from __future__ import annotations
@@ -10,24 +11,34 @@ from typing import Annotated
 
 import typer
 
-from flow_worker.cli import (
-    access,
-    dead_letters,
-    demo,
-    doctor,
-    gateway,
-    init,
-    journal,
-    requests,
-    status,
-    terminal,
-    worker,
-)
-from flow_worker.cli.parsing import Command, Group
+from flow_worker.cli.lazy_commands import LazyCommands, LazyGroup
+
+
+class _Commands(LazyGroup):
+    lazy_commands = LazyCommands(
+        {
+            "init": "init:init",
+            "run": "worker:run",
+            "gateway": "gateway:gateway",
+            "check": "worker:check",
+            "doctor": "doctor:doctor",
+            "check-access": "access:check_access",
+            "health": "worker:health",
+            "status": "status:status",
+            "send": "requests:send",
+            "result": "requests:result",
+            "deadletters": "dead_letters:cli",
+            "journal": "journal:cli",
+            "demo": "demo:demo",
+            "schema": "init:schema_cli",
+        }
+    )
+
 
 cli = typer.Typer(
-    cls=Group,
+    cls=_Commands,
     no_args_is_help=True,
+    rich_markup_mode=None,  # see `help_page`
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # rich's tracebacks print local variables, which contain tokens
     help="Calls Power Automate flows for requests from Service Bus, and publishes each result by correlation ID.",
@@ -36,7 +47,9 @@ cli = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version  # imported here: no other command needs it
+        from importlib.metadata import version  # imported here: no other command needs them
+
+        from flow_worker.cli import terminal
 
         terminal.echo(f"flow-worker {version('flow-worker')}")
         raise typer.Exit
@@ -50,19 +63,3 @@ def _options(
 ) -> None:
     # Without a docstring: the help text of the application stands in its place.
     pass
-
-
-cli.command(cls=Command)(init.init)
-cli.command(cls=Command)(worker.run)
-cli.command(cls=Command)(gateway.gateway)
-cli.command(cls=Command)(worker.check)
-cli.command(cls=Command)(doctor.doctor)
-cli.command(cls=Command)(access.check_access)
-cli.command(cls=Command)(worker.health)
-cli.command(cls=Command)(status.status)
-cli.command(cls=Command)(requests.send)
-cli.command(cls=Command)(requests.result)
-cli.add_typer(dead_letters.cli, name="deadletters")
-cli.add_typer(journal.cli, name="journal")
-cli.command(cls=Command)(demo.demo)
-cli.add_typer(init.schema_cli, name="schema")

@@ -150,7 +150,7 @@ def _print_result(flow_result: FlowResult | None, correlation_id: str, *, as_jso
     else:
         # The run's ID leads to the run; the other headers are for support of the platform.
         document.get("run", {}).pop("tracking", None)
-        terminal.print_json(terminal.out, document)
+        terminal.print_json(terminal.out(), document)
     raise typer.Exit(0 if flow_result.status == "succeeded" else 1)
 
 

@@ -92,7 +92,7 @@ def status(
 
 def _watch(settings: StatusSettings, base: str, every: float, *, as_json: bool) -> NoReturn:
     """Print until Ctrl-C: on a terminal always in the same place, and at once."""
-    console = terminal.out
+    console = terminal.out()
     if as_json or not console.is_terminal:
         while True:
             _print(_read(settings, base), as_json=as_json)
@@ -106,7 +106,7 @@ def _watch(settings: StatusSettings, base: str, every: float, *, as_json: bool) 
 
 def _asking(base: str, *, as_json: bool) -> AbstractContextManager[object]:
     """Say on a terminal what the command waits for, until the block ends."""
-    console = terminal.out
+    console = terminal.out()
     return nullcontext() if as_json or not console.is_terminal else console.status(_question(base), spinner="line")
 
 
@@ -118,7 +118,7 @@ def _print(report: StatusReport, *, as_json: bool) -> None:
     if as_json:
         terminal.echo(terminal.json_text(report.as_json()))
     else:
-        _print_text(terminal.out, report)
+        _print_text(terminal.out(), report)
 
 
 def _print_text(console: Console, report: StatusReport) -> None:

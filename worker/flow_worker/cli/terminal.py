@@ -6,18 +6,18 @@ import json
 import re
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.highlighter import JSONHighlighter
-from rich.text import Text
 
 from flow_worker.cli import streams
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
+    from rich.console import Console
+    from rich.text import Text
 
 Config = Annotated[
     Path | None,
@@ -31,17 +31,31 @@ EnvFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
-out = Console()
-err = Console(stderr=True)
-
-
 _PIPE_WIDTH = 4000
 """The columns of a file or pipe: no program that reads it wants lines that end at the 80th column."""
 
 
+@cache
+def out() -> Console:
+    """Return the console of stdout."""
+    from rich.console import Console  # imported here, like the others: `--help` needs no part of rich
+
+    return Console()
+
+
+@cache
+def err() -> Console:
+    """Return the console of stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
 def wide_out() -> Console:
     """Return the console of stdout; if stdout is no terminal, one that folds no line."""
-    return out if out.is_terminal else Console(width=_PIPE_WIDTH)
+    from rich.console import Console
+
+    return out() if out().is_terminal else Console(width=_PIPE_WIDTH)
 
 
 def echo(text: str, *, to_stderr: bool = False) -> None:
@@ -54,7 +68,7 @@ def echo(text: str, *, to_stderr: bool = False) -> None:
 def fail(message: str, code: int) -> NoReturn:
     """Print the error message to stderr and exit with this status."""
     # The message may quote a remote text, such as the contract of a forged result.
-    err.print(plain(message, "red", multiline=True), soft_wrap=True)
+    err().print(plain(message, "red", multiline=True), soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -65,6 +79,8 @@ def fail_settings(error: Exception) -> NoReturn:
 
 def plain(text: str | None, style: str = "", *, multiline: bool = False) -> Text:
     """Return untrusted text in a form that is safe to print: see `visible`. It is never read as markup."""
+    from rich.text import Text
+
     return Text(visible(text or "", multiline=multiline), style)
 
 
@@ -93,6 +109,8 @@ def json_text(document: JsonValue, *, indent: int | None = None) -> str:
 
 def print_json(console: Console, document: JsonValue) -> None:
     """Print the document for a person, indented and in colour."""
+    from rich.highlighter import JSONHighlighter
+
     console.print(JSONHighlighter()(json_text(document, indent=2)), soft_wrap=True)
 
 

@@ -103,20 +103,21 @@ def check(config: Config = None, env_file: EnvFile = None) -> None:
         of_gateway = check_gateway.queue_warnings(loaded)
     except InvalidSettings as error:
         terminal.fail_settings(error)
-    terminal.out.print_json(json.dumps(loaded.echo()))
+    err = terminal.err()
+    terminal.out().print_json(json.dumps(loaded.echo()))
     if seal is None:
-        terminal.err.print("The worker creates the key that seals continuation messages at its first start.")
+        err.print("The worker creates the key that seals continuation messages at its first start.")
     else:
-        terminal.err.print(f"Key that seals continuation messages: {seal.key.id}. All workers must show the same.")
+        err.print(f"Key that seals continuation messages: {seal.key.id}. All workers must show the same.")
         if seal.previous is not None:
-            terminal.err.print(f"Previous key, of which the worker accepts seals: {seal.previous.id}.")
+            err.print(f"Previous key, of which the worker accepts seals: {seal.previous.id}.")
         if seal.accepts_unsealed:
-            terminal.err.print("Unsealed continuation messages are accepted from anybody who may send to their queue.")
+            err.print("Unsealed continuation messages are accepted from anybody who may send to their queue.")
     for line in check_gateway.statement_keys(loaded):
-        terminal.err.print(plain(line), soft_wrap=True)
+        err.print(plain(line), soft_wrap=True)
     for warning in (*_warnings(loaded), *of_gateway):
-        terminal.err.print(plain(f"Warning: {warning}", "yellow"), soft_wrap=True)
-    terminal.err.print("The settings are valid. Nothing was connected to; `flow-worker doctor` does that.")
+        err.print(plain(f"Warning: {warning}", "yellow"), soft_wrap=True)
+    err.print("The settings are valid. Nothing was connected to; `flow-worker doctor` does that.")
 
 
 def _warnings(loaded: Settings) -> list[str]:
