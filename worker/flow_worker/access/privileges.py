@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from flow_contracts.guid import parse_guid
 from flow_worker.access.user import User
-from flow_worker.dataverse.client import UNAVAILABLE, DataverseClient, WebApiAnswer
+from flow_worker.dataverse.client import DATAVERSE_UNAVAILABLE, DataverseClient, WebApiAnswer
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.privilege import PRIVILEGE_NAME, Depth
 
@@ -167,10 +167,10 @@ def _checked(answer: WebApiAnswer) -> WebApiAnswer:
     """Return a successful answer. Raises `TemporarilyUnavailable` for any other one."""
     status = answer.status
     if status == 429 or status >= 500:
-        raise TemporarilyUnavailable(UNAVAILABLE, f"Dataverse answered {status}", until=answer.retry_after)
+        raise TemporarilyUnavailable(DATAVERSE_UNAVAILABLE, f"Dataverse answered {status}", until=answer.retry_after)
     if status != 200 or not answer.is_complete:
         raise TemporarilyUnavailable(
-            UNAVAILABLE,
+            DATAVERSE_UNAVAILABLE,
             f"Dataverse answered {status}; make the worker's identity an application user that may read users and "
             "their roles",
         )

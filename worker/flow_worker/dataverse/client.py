@@ -22,8 +22,8 @@ from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.framing_limit import StaleConnection
 from flow_worker.flows.invoker import TokenSource
 
-UNAVAILABLE = "dataverse_unavailable"
-THROTTLED = "dataverse_throttled"
+DATAVERSE_UNAVAILABLE = "dataverse_unavailable"
+DATAVERSE_THROTTLED = "dataverse_throttled"
 
 Method = Literal["GET", "POST", "PATCH"]
 
@@ -150,7 +150,7 @@ class DataverseClient:
     def _require_no_throttling(self) -> None:
         # While Dataverse throttles the worker, each further request would prolong the pause.
         if (until := self.throttled_until) is not None:
-            raise TemporarilyUnavailable(THROTTLED, "Dataverse throttles the worker's requests", until=until)
+            raise TemporarilyUnavailable(DATAVERSE_THROTTLED, "Dataverse throttles the worker's requests", until=until)
 
     async def _once(
         self, method: Method, path: str, body: bytes | None, headers: Mapping[str, str], *, fresh: bool
@@ -193,5 +193,5 @@ def _unreachable(error: Exception) -> TemporarilyUnavailable:
     text = f"Dataverse is unreachable ({type(error).__name__})"
     cause = error.__cause__ if isinstance(error, httpx.HTTPError) else error
     if isinstance(cause, (*_NOTHING_SENT, aiohttp.ClientHttpProxyError)):
-        return TemporarilyUnavailable(UNAVAILABLE, text)
-    return AnswerLost(UNAVAILABLE, text)
+        return TemporarilyUnavailable(DATAVERSE_UNAVAILABLE, text)
+    return AnswerLost(DATAVERSE_UNAVAILABLE, text)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flow_worker.settings.groups import DataverseSettings, FlowSettings, JournalSettings, RequestQueue, Seconds, _Group
+from flow_worker.settings.sinks import NotificationSinkFields, RowSinkFields, kind_faults, row_faults
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 RESERVED_NAMES = frozenset({"settle"})
 """The sinks that the worker itself adds."""
 
 
-class DeliverySettings(_Group):
+class DeliverySettings(RowSinkFields, NotificationSinkFields):
     """One sink: a place beside the reply queue that learns the state and the result of requests."""
 
     kind: Literal["dataverse_row", "in_app_notification"]
@@ -27,6 +28,13 @@ class DeliverySettings(_Group):
     base_seconds: Annotated[float, Field(ge=0.01, le=3600)] = 2.0
     max_pause_seconds: Annotated[float, Field(ge=0.01, le=86_400)] = 300.0
     max_age_seconds: Annotated[float, Field(ge=0, le=90 * 86_400)] = 3 * 86_400.0
+
+    @model_validator(mode="after")
+    def _require_settings_of_the_kind(self) -> Self:
+        fault = kind_faults(self.kind, self.model_fields_set) or row_faults(self)
+        if fault is not None:
+            raise ValueError(fault)
+        return self
 
 
 class OutboxSettings(_Group):
@@ -65,6 +73,12 @@ def delivery_faults(
                 f"delivery.{name}.max_age_seconds: {sink.max_age_seconds:g} is more than journal.retention_seconds "
                 f"({journal.retention_seconds}), after which the journal has forgotten the result; lower it, or raise "
                 "journal.retention_seconds"
+            )
+        target = None if sink.opens is None else sinks.get(sink.opens)
+        if sink.opens is not None and (target is None or target.kind != "dataverse_row"):
+            yield (
+                f"delivery.{name}.opens names '{sink.opens[:40]}', which is no sink of the kind 'dataverse_row'; name "
+                "one, or remove it"
             )
     lists = [(f"request_queues: queue '{queue.name}': deliver_to", queue.deliver_to) for queue in queues]
     lists += [(f"flows.{name}.deliver_to", flow.deliver_to or ()) for name, flow in flows.items()]

@@ -235,8 +235,9 @@ class Settings(Layered):
 
     @property
     def dataverse_urls(self) -> tuple[str, ...]:
-        """The URLs of all organizations that the worker queries, without repetition."""
-        return tuple(sorted({url for queue in self.request_queues if (url := self.dataverse_url(queue))}))
+        """The URLs of all organizations that the worker queries or writes to, without repetition."""
+        of_queues = {url for queue in self.request_queues if (url := self.dataverse_url(queue))}
+        return tuple(sorted(of_queues | {sink.url for sink in self.delivery.values() if sink.url}))
 
     @model_validator(mode="after")
     def _require_dataverse_for_privileges(self) -> Self:
