@@ -10,7 +10,7 @@ from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 
 from flow_contracts.message import Message
 from flow_contracts.servicebus.calls import bounded, close_quietly
-from flow_contracts.servicebus.conversion import to_sdk
+from flow_contracts.servicebus.conversion import to_amqp, to_sdk
 from flow_contracts.servicebus.deadlines import Deadlines
 from flow_contracts.servicebus.errors import MessageTooLarge, ServiceBusMisconfigured
 
@@ -79,10 +79,7 @@ class SenderPool:
         self._lent += 1
         try:
             await before()
-            converted = [to_sdk(message) for message in messages]
-            # One message goes without the envelope of a batch, which would lower its largest size.
-            sending = sender.send_messages(converted if len(converted) > 1 else converted[0])
-            await bounded(sending, self._deadlines.send_seconds, f"send to '{self._queue}'")
+            await bounded(_send(sender, messages), self._deadlines.send_seconds, f"send to '{self._queue}'")
         except MessageTooLarge:
             self._idle.append((time.monotonic(), sender))  # the link is sound: only this message was refused
             raise
@@ -112,6 +109,17 @@ class SenderPool:
             raise
         self.max_message_bytes = _announced_size(sender)
         return sender
+
+
+async def _send(sender: ServiceBusSender, messages: Sequence[Message]) -> None:
+    if len(messages) == 1:  # without the envelope of a batch, which would lower its largest size
+        await sender.send_messages(to_sdk(messages[0]))
+        return
+    # Not as a list, each message of which the SDK would convert twice.
+    batch = await sender.create_message_batch()
+    for message in messages:
+        batch.add_message(to_amqp(message))
+    await sender.send_messages(batch)
 
 
 def _announced_size(sender: ServiceBusSender) -> int | None:

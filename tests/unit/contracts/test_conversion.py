@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +17,7 @@ from hypothesis import given
 
 from flow_contracts.message import Message, ReceivedMessage
 from flow_contracts.request import FlowRequest
-from flow_contracts.servicebus.conversion import MAX_DEAD_LETTER_CHARACTERS, dead_letter_text, from_sdk, to_sdk
+from flow_contracts.servicebus.conversion import MAX_DEAD_LETTER_CHARACTERS, dead_letter_text, from_sdk, to_amqp, to_sdk
 from tests.unit.contracts.strategies import requests
 
 
@@ -27,7 +29,12 @@ def transfer(annotated: AmqpAnnotatedMessage) -> ReceivedMessage:
 
 
 def send(message: Message) -> ReceivedMessage:
-    return transfer(to_sdk(message).raw_amqp_message)
+    received = transfer(to_sdk(message).raw_amqp_message)
+    in_batch = transfer(to_amqp(message))
+    assert in_batch.message_id
+    message_id = in_batch.message_id if message.message_id else received.message_id  # the SDK invents one
+    assert replace(in_batch, enqueued_at=received.enqueued_at, message_id=message_id) == received
+    return received
 
 
 FULL = Message(
@@ -145,3 +152,16 @@ def test_the_brokers_annotations_are_read() -> None:
 def test_a_dead_letter_text_is_one_that_the_sdk_can_encode() -> None:
     assert dead_letter_text("the flow '\ud800\u00e9'") == "the flow '?\u00e9'"
     assert len(dead_letter_text("x" * 5000)) == MAX_DEAD_LETTER_CHARACTERS
+
+
+@pytest.mark.parametrize("field", ["message_id", "session_id", "reply_to_session_id"])
+@pytest.mark.parametrize("convert", [to_sdk, to_amqp])
+def test_an_id_longer_than_service_bus_accepts_is_no_message(convert: Callable[[Message], object], field: str) -> None:
+    message = Message(body=b"", **{field: "x" * 129})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=field):
+        convert(message)
+
+
+def test_a_scheduled_message_of_a_batch_stays_scheduled() -> None:
+    at = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert to_amqp(Message(body=b"", scheduled_at=at)).annotations == {b"x-opt-scheduled-enqueue-time": at}

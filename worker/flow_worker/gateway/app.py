@@ -238,7 +238,7 @@ class _Parts:
         )
         return Submissions(
             self._store,
-            GroupedSender(self._bus, self._options.request_queue),
+            GroupedSender(self._bus, self._options.request_queue, self._store.sync),
             signer,
             admission,
             queue=self._options.request_queue,

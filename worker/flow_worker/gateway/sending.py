@@ -1,13 +1,14 @@
 """Sends the messages of concurrent submissions in groups: one transfer for all that wait, instead of one for each.
 
 A transfer costs the SDK most of the time of a submission. While no other one is under way, a message leaves at once.
+Each transfer also flushes the store once, for all its requests, while it is on its way.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -21,7 +22,7 @@ _PATIENCE_SECONDS: Final = 0.03
 takes 10 to 20 ms. A transfer that hangs holds up no others."""
 _BUSY_COUNT: Final = 8
 """With so many messages waiting or on their way, more are about to come."""
-_GATHER_SECONDS: Final = 0.004
+_GATHER_SECONDS: Final = 0.008
 """How long a busy gateway gathers messages for the next transfer. A submission alone never waits."""
 _MAX_GROUP: Final = 64
 _PROPERTY_BYTES: Final = 1024
@@ -55,9 +56,11 @@ class _Waiting:
 class GroupedSender:
     """Sends to one queue."""
 
-    def __init__(self, transport: GroupTransport, queue: str) -> None:
+    def __init__(self, transport: GroupTransport, queue: str, flush: Callable[[], Awaitable[None]]) -> None:
+        """`flush` makes the records of the requests survive a power cut; without it no message counts as sent."""
         self._transport = transport
         self._queue = queue
+        self._flush = flush
         self._waiting: deque[_Waiting] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -69,9 +72,10 @@ class GroupedSender:
         return self._transport.max_message_bytes(queue)
 
     async def send(self, queue: str, message: Message) -> None:
-        """Return once the queue accepted the message. Raises `MessageTooLarge`, `ServiceBusFailure`.
+        """Return once the queue accepted the message and the store is flushed.
 
-        A caller that stops waiting does not take the message back: it may be on its way.
+        Raises `MessageTooLarge`, `ServiceBusFailure` and `TemporarilyUnavailable`. A caller that stops waiting does not
+        take the message back: it may be on its way.
         """
         waiting = _Waiting(message, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
@@ -98,7 +102,7 @@ class GroupedSender:
 
     def _start(self) -> None:
         if self._waiting and len(self._under_way) < _MAX_PARALLEL:
-            task = asyncio.create_task(self._send_group(self._next_group()))
+            task = asyncio.create_task(self._send_and_flush(self._next_group()))
             self._under_way.add(task)
             task.add_done_callback(self._finish)
 
@@ -124,24 +128,34 @@ class GroupedSender:
             group.append(self._waiting.popleft())
         return group
 
-    async def _send_group(self, group: list[_Waiting]) -> None:
+    async def _send_and_flush(self, group: list[_Waiting]) -> None:
+        flushing = asyncio.ensure_future(self._flush())
+        try:
+            await self._send_group(group, flushing)
+        except BaseException:  # the loop closes
+            for one in group:
+                one.accepted.cancel()
+            raise
+        finally:
+            await asyncio.wait([flushing])
+            if not flushing.cancelled():
+                flushing.exception()  # each caller has it already
+
+    async def _send_group(self, group: list[_Waiting], flushing: Awaitable[None]) -> None:
         try:
             if len(group) == 1:
                 await self._transport.send(self._queue, group[0].message)
             else:
                 await self._transport.send_all(self._queue, [one.message for one in group])
+            await flushing
         except MessageTooLarge as error:
             if len(group) == 1:
                 _fail(group, error)
                 return
             for one in group:  # together only: the envelope of a batch takes room, too
-                await self._send_group([one])
+                await self._send_group([one], flushing)
         except Exception as error:  # noqa: BLE001 - each caller gets the failure of its group
             _fail(group, error)
-        except BaseException:  # the loop closes
-            for one in group:
-                one.accepted.cancel()
-            raise
         else:
             for one in group:
                 if not one.accepted.done():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,9 +25,6 @@ from flow_worker.gateway.callers import Acting, Caller
 from flow_worker.gateway.problems import Problem, of_outage
 from flow_worker.gateway.spans import Spans
 from flow_worker.gateway.store.port import GatewayStore, RequestRecord
-from flow_worker.telemetry.logs import log
-
-_log = logging.getLogger(__name__)
 
 _ENVELOPE_BYTES: Final = 4096
 """More than the properties of a message need beside its body."""
@@ -40,10 +36,14 @@ _MAX_UNDER_WAY: Final = 1000
 
 
 class RequestSender(Protocol):
-    """Sends to the request queue; Service Bus does."""
+    """Sends to the request queue; `GroupedSender` does."""
 
     async def send(self, queue: str, message: Message) -> None:
-        """Return once the queue has accepted the message. Raises `MessageTooLarge`, `ServiceBusFailure`."""
+        """Return once the queue has accepted the message, and the request's record survives a power cut.
+
+        Without the record nobody could read the result. Raises `MessageTooLarge`, `ServiceBusFailure` and
+        `TemporarilyUnavailable`.
+        """
         ...
 
     def max_message_bytes(self, queue: str) -> int | None:
@@ -148,14 +148,8 @@ class Submissions:
                 return Accepted(existing, is_new=False)
             # The first attempt ended before the queue accepted it, or before the store knew that. The queue's duplicate
             # detection and the worker's journal drop a copy.
-        # A power cut must not lose the record of a request that is in the queue: nobody could read its result.
-        syncing = asyncio.create_task(self._store.sync())
-        try:
-            await self._send(message)
-        finally:
-            await asyncio.wait([syncing])
-        syncing.result()
-        await self._mark_sent(record)
+        await self._send(message)
+        await self._store.mark_sent(record.id)
         audit.accepted(acting.principal, record.flow, self._message_id(record))
         return Accepted(existing or record, is_new=existing is None)
 
@@ -208,15 +202,6 @@ class Submissions:
 
     def _message_id(self, record: RequestRecord) -> str:
         return prefix_of(self._queue) + record.id
-
-    async def _mark_sent(self, record: RequestRecord) -> None:
-        """A failure loses nothing: a repetition of the request sends the message again, which the queue drops."""
-        try:
-            await self._store.mark_sent(record.id)
-        except TemporarilyUnavailable as error:
-            sentence = "The gateway's store does not know that the request queue accepted a request."
-            message_id = self._message_id(record)
-            log(_log, logging.WARNING, "gateway.mark_failed", sentence, message_id=message_id, error=error.message)
 
 
 def _digest(acting: Acting, submission: Submission) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
 
 _DELAY_SECONDS = 1.0
-_MAX_CONCURRENT = 8
 _MAX_PENDING = 10_000
 """Beyond that, marks are dropped: a repeated request is then sent again, and Service Bus drops the copy."""
 
@@ -19,8 +19,12 @@ _MAX_PENDING = 10_000
 class SentMarks:
     """Marks that need not be durable at once. Most results come within the delay, and make the mark needless."""
 
-    def __init__(self, write: Callable[[str], Awaitable[None]], *, delay_seconds: float = _DELAY_SECONDS) -> None:
+    def __init__(
+        self, write: Callable[[Sequence[str]], Awaitable[None]], *, step: int, delay_seconds: float = _DELAY_SECONDS
+    ) -> None:
+        """`write` writes up to `step` marks at once."""
         self._write = write
+        self._step = step
         self._delay = delay_seconds
         self._pending: dict[str, None] = {}
         self._is_closing = asyncio.Event()
@@ -38,6 +42,10 @@ class SentMarks:
         """Do not write the mark: the request has its result."""
         self._pending.pop(request_id, None)
 
+    def __contains__(self, request_id: str) -> bool:
+        """Return whether the mark waits to be written."""
+        return request_id in self._pending
+
     async def _write_all(self) -> None:
         while self._pending:
             try:
@@ -45,15 +53,19 @@ class SentMarks:
                     await self._is_closing.wait()
             except TimeoutError:
                 pass
-            batch, self._pending = list(self._pending), {}
-            for start in range(0, len(batch), _MAX_CONCURRENT):
-                await asyncio.gather(*(self._try(one) for one in batch[start : start + _MAX_CONCURRENT]))
+            batch = list(self._pending)
+            for start in range(0, len(batch), self._step):
+                await self._try([one for one in batch[start : start + self._step] if one in self._pending])
 
-    async def _try(self, request_id: str) -> None:
+    async def _try(self, batch: Sequence[str]) -> None:
         try:
-            await self._write(request_id)
+            await self._write(batch)
         except TemporarilyUnavailable as error:
-            _log.debug("The mark of a sent request was not written: %s", error)
+            sentence = "The gateway's store does not know that the request queue accepted some requests."
+            log(_log, logging.WARNING, "gateway.mark_failed", sentence, requests=len(batch), error=error.message)
+        finally:
+            for request_id in batch:
+                self._pending.pop(request_id, None)
 
     async def aclose(self) -> None:
         """Write the pending marks."""

@@ -152,8 +152,8 @@ class Changes:
 class GatewayStore(Protocol):
     """Keeps requests, states and results for all replicas of a gateway.
 
-    Every method except `aclose` raises `TemporarilyUnavailable` with the code `unavailable` if the store does not work
-    at the moment. On return, a write survives the death of the process, and every replica reads it.
+    Every method except `mark_sent` and `aclose` raises `TemporarilyUnavailable` with the code `unavailable` if the
+    store does not work at the moment. On return, a write survives the death of the process, and every replica reads it.
     `sync` makes it survive a power cut, too.
     """
 
@@ -165,7 +165,10 @@ class GatewayStore(Protocol):
         ...
 
     async def mark_sent(self, request_id: str) -> None:
-        """Record that the request queue accepted the request. A crash may lose the mark."""
+        """Record soon that the request queue accepted the request. It returns at once, and raises nothing.
+
+        A lost mark loses nothing: a repetition of the request sends the message again, which the queue drops.
+        """
         ...
 
     async def get(self, request_id: str) -> StoredRequest | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Self
 
 from flow_worker import clock
 from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.gateway.store.marks import SentMarks
 from flow_worker.gateway.store.port import (
     MAX_ID_CHARACTERS,
     NOW,
@@ -35,6 +37,9 @@ _LARGE_BYTES = 256 * 1024
 """Reading or writing a result of this size takes a millisecond. A separate thread handles larger ones."""
 _ROW_BYTES = 40 * 1024
 """The log's growth by a change of a request: the pages of its row, of the index, of the change and of the counter."""
+_MARK_BYTES = 8 * 1024
+_MARKS_AT_A_TIME = 100
+"""A transaction of so many takes a millisecond of the loop."""
 _PURGED_BYTES = 8 * 1024
 _PURGE_STEP = 200
 """Rows of one transaction of a purge: so many take some milliseconds, in a thread."""
@@ -57,6 +62,7 @@ class SqliteGatewayStore:
         self._limits = limits
         self._retention = retention
         self._now = now
+        self._marks = SentMarks(self._write_marks, step=_MARKS_AT_A_TIME)
         self._is_behind = False
         """There may be changes that `changes` has not returned."""
 
@@ -81,11 +87,14 @@ class SqliteGatewayStore:
         row: Row | None = await self._file.read(partial(select, request_id=record.id))
         if row is None:  # purged since then
             return await self.add(record)
-        return row.record()
+        return replace(row.record(), sent=True) if record.id in self._marks else row.record()
 
     async def mark_sent(self, request_id: str) -> None:
-        """See `GatewayStore.mark_sent`."""
-        await self._file.run(partial(_mark_sent, request_id=request_id), Cost(_ROW_BYTES))
+        """See `GatewayStore.mark_sent`. Most results come before the mark is written, and make it needless."""
+        self._marks.add(request_id)
+
+    async def _write_marks(self, request_ids: Sequence[str]) -> None:
+        await self._file.run(partial(_mark_sent, request_ids=request_ids), Cost(_MARK_BYTES * len(request_ids)))
 
     async def get(self, request_id: str) -> StoredRequest | None:
         """See `GatewayStore.get`."""
@@ -128,6 +137,7 @@ class SqliteGatewayStore:
         )
         cost = Cost(_ROW_BYTES + size * 101 // 100, slow=size > _LARGE_BYTES)
         stored: PutResult = await self._file.run(put, cost)
+        self._marks.discard(request_id)
         return stored
 
     async def changes(self, cursor: Cursor) -> Changes:
@@ -182,6 +192,7 @@ class SqliteGatewayStore:
 
     async def aclose(self) -> None:
         """See `GatewayStore.aclose`."""
+        await self._marks.aclose()
         await self._file.close()
 
     @property
@@ -195,8 +206,9 @@ def _insert(connection: sqlite3.Connection, values: tuple[object, ...]) -> bool 
     return connection.execute(INSERT, values).rowcount == 1 or None
 
 
-def _mark_sent(connection: sqlite3.Connection, request_id: str) -> None:
-    connection.execute("UPDATE request SET sent = 1 WHERE id = ? AND sent = 0", (request_id,))
+def _mark_sent(connection: sqlite3.Connection, request_ids: Sequence[str]) -> None:
+    rows = [(request_id,) for request_id in request_ids]
+    connection.executemany("UPDATE request SET sent = 1 WHERE id = ? AND sent = 0", rows)
 
 
 def _body(connection: sqlite3.Connection, request_id: str) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -49,6 +49,7 @@ _LARGE_BYTES = 256 * 1024
 _MAX_ATTEMPTS = 8
 """Attempts to change an entity that other replicas change at the same time."""
 _MAX_CONCURRENT = 16
+_MARKS_AT_A_TIME = 8
 _PROBE = "p"
 _PROBE_KEPT = timedelta(hours=1)
 
@@ -62,7 +63,7 @@ class TableGatewayStore:
         self._table = table
         self._rows = Rows(table)
         self._changes = TableChanges(self._rows, table.clock)
-        self._marks = SentMarks(self._mark_sent)
+        self._marks = SentMarks(self._write_marks, step=_MARKS_AT_A_TIME)
         self._retention = retention
         self._now = now
 
@@ -109,8 +110,11 @@ class TableGatewayStore:
         """See `GatewayStore.mark_sent`. It returns at once: the result may come first, and makes the mark needless."""
         self._marks.add(request_id)
 
-    async def _mark_sent(self, request_id: str) -> None:
-        await self._rows.change(_changed(request_id, sent=True), None)
+    async def _write_marks(self, request_ids: Sequence[str]) -> None:
+        writing = (self._rows.change(_changed(one, sent=True), None) for one in request_ids)
+        for result in await asyncio.gather(*writing, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def get(self, request_id: str) -> StoredRequest | None:
         """See `GatewayStore.get`."""
