@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import httpx
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import Tracer
 
 from flow_contracts.message import Message
 from flow_worker.access.authorities import Evidence, ProvenSender
@@ -30,14 +32,16 @@ from flow_worker.gateway.edge import Edge
 from flow_worker.gateway.events import EventStreams
 from flow_worker.gateway.flows import FlowCatalog
 from flow_worker.gateway.limits import ActiveRequests, CallerWaiters, RateLimiter
+from flow_worker.gateway.measures import Measures
 from flow_worker.gateway.results import Results
 from flow_worker.gateway.server import HttpServer
-from flow_worker.gateway.spans import Spans
+from flow_worker.gateway.spans import Bounded, Server, Spans
 from flow_worker.gateway.store.port import StoredResult
 from flow_worker.gateway.submissions import Submissions
 from flow_worker.gateway.waiters import Waiters
 from flow_worker.settings import GatewayLimits, GatewaySettings, InputCheckSettings
 from flow_worker.settings.gateway_process import GatewayFlow
+from flow_worker.telemetry.metrics import Metrics
 from tests.support.memory_gateway_store import MemoryGatewayStore
 
 TENANT = "11111111-1111-1111-1111-111111111111"
@@ -144,6 +148,8 @@ async def running_http_gateway(
     *,
     privileges: Privileges | None = None,
     explains: bool = False,
+    metrics: Metrics | None = None,
+    tracer: Tracer | None = None,
     **limits: Any,
 ) -> AsyncIterator[HttpGateway]:
     """Run the HTTP side on a free port. `limits`: settings of `gateway.limits`."""
@@ -155,7 +161,7 @@ async def running_http_gateway(
     settings = {name: GatewayFlow.model_validate(flow) for name, flow in flows.items()}
     store, queue = MemoryGatewayStore(), FakeQueue()
     async with InputChecks(settings, InputCheckSettings()) as checks:
-        parts = _Parts(options, settings, store, queue, privileges, explains, checks)
+        parts = _Parts(options, settings, store, queue, privileges, explains, checks, metrics, tracer)
         await parts.server.open()
         task = asyncio.create_task(parts.server.run())
         try:
@@ -176,8 +182,12 @@ class _Parts:
         privileges: Privileges | None,
         explains: bool,
         checks: InputChecks,
+        metrics: Metrics | None,
+        tracer: Tracer | None,
     ) -> None:
         limits = options.limits
+        self.measures = Measures(metrics or Metrics(NoOpMeterProvider().get_meter("test")))
+        self.spans = Spans(tracer, Bounded(flows, Server("bus.example", 5671)))
         rights = Rights(Asserters([USERS["service"]]), privileges, known_privileges=["prvCreatenew_quote"])
         registry = Registry(flows)
         admission = GatewayAdmission(
@@ -197,7 +207,7 @@ class _Parts:
             queue=QUEUE,
             seconds=limits.submit_seconds,
             now=_now,
-            spans=Spans(None),
+            spans=self.spans,
             on_sent=lambda _: None,
         )
         streams = EventStreams(
@@ -225,7 +235,9 @@ class _Parts:
             active,
             base_url=api.base_url,
             write_seconds=limits.write_seconds,
-            measured=lambda *_: None,
+            measured=self.measures.request,
+            counted=self.measures.problem,
+            spans=self.spans,
         )
 
         def drain() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import httpx
 import pytest
@@ -23,9 +22,9 @@ from flow_worker.flows.answer import Answer
 from flow_worker.flows.registry import Flow
 from flow_worker.pipeline.ports import Caller
 from flow_worker.settings import Settings
-from flow_worker.telemetry import logs
 from tests.support.otlp import Collector, running_collector
 from tests.support.system import WAIT, System, running_system
+from tests.support.talkative_log import talkative_log
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
@@ -34,7 +33,6 @@ INPUT: JsonValue = {f"{CANARY}key": f"{CANARY}input", "nested": [{"amount": 77_0
 OUTPUT: JsonValue = {f"{CANARY}outputkey": f"{CANARY}output"}
 ERROR: JsonValue = {"error": {"code": f"{CANARY}Code", "message": f"{CANARY} message"}}
 KEY = new_reply_key()
-FORMATS = {"text": logs._Text(), "json": logs._Json()}
 VARIABLES = ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "OTEL_TRACES_SAMPLER", "OTEL_METRICS_EXPORTER")
 
 
@@ -74,38 +72,6 @@ def _chained(error: Exception) -> Exception:
 
 
 @dataclass
-class Lines(logging.Handler):
-    """Keeps the lines of the log in both forms, as at the most talkative level."""
-
-    written: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in FORMATS})
-
-    def __post_init__(self) -> None:
-        super().__init__(logging.DEBUG)
-
-    __hash__ = logging.Handler.__hash__
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not record.name.startswith("servicebus_emulator"):
-            for name, formatter in FORMATS.items():
-                self.written[name].append(formatter.format(record))
-
-
-@contextmanager
-def talkative_log() -> Iterator[Lines]:
-    lines, own = Lines(), [logging.getLogger(name) for name in ("flow_worker", "flow_contracts")]
-    levels = [logger.level for logger in own]
-    logging.getLogger().addHandler(lines)
-    for logger in own:
-        logger.setLevel(logging.DEBUG)
-    try:
-        yield lines
-    finally:
-        logging.getLogger().removeHandler(lines)
-        for logger, level in zip(own, levels, strict=True):
-            logger.setLevel(level)
-
-
-@dataclass
 class Exported:
     """What one worker exported, by exporter, after requests of every kind."""
 
@@ -140,8 +106,7 @@ async def exported() -> AsyncIterator[Exported]:
             secrets = {*callers[0].secrets, *claims, CANARY, "77001177", KEY.get_secret_value()}
             # The metrics' last export comes at the end, so all exporters are done now.
             otlp = b"".join(collector.raw).decode("latin-1")
-            logged = {f"log in {name}": "\n".join(texts) for name, texts in lines.written.items()}
-            texts = {"OTLP": otlp, **pages, **logged}
+            texts = {"OTLP": otlp, **pages, **lines.texts()}
             yield Exported(texts, secrets, statuses, collector)
 
 

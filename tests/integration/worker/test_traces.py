@@ -166,7 +166,7 @@ async def run_until_killed(system: System, settings: Settings) -> None:
 
 
 async def test_a_request_that_succeeds_is_one_trace(
-    system: System, background: Background, collector: Collector
+    system: System, settings: Settings, background: Background, collector: Collector
 ) -> None:
     sender = Sender.new()
     result = await ask(system, background, "create-quote", sender)
@@ -193,11 +193,15 @@ async def test_a_request_that_succeeds_is_one_trace(
         "messaging.servicebus.message.delivery_count": 1,
         "messaging.servicebus.message.enqueued_time": int(accepted),
         "server.address": "127.0.0.1",
+        "server.port": settings.servicebus.server[1],
         "az.namespace": "Microsoft.ServiceBus",
         "flow_worker.flow": "create-quote",
         "flow_worker.status": "succeeded",
     }
     assert process.events == [("authorize", {"flow_worker.authority": "entra"})]
+    ids = ("messaging.message.id", "messaging.message.conversation_id", "server.port")
+    completed = named(spans, "complete flow-requests").attributes
+    assert {name: completed[name] for name in ids} == {name: process.attributes[name] for name in ids}
     assert named(spans, "complete flow-requests").attributes["messaging.servicebus.disposition_status"] == "complete"
     assert not any(span.is_error for span in spans)
 
@@ -448,6 +452,11 @@ async def test_a_malformed_trace_context_begins_another_trace(
         "create-quote", INPUT, WAIT, claim=claim, traceparent=traceparent, message_id=message_id
     )
     assert result.status == "succeeded"
-    await until(lambda: any(span.attributes.get("messaging.message.id") == message_id for span in collector.spans))
-    [process] = [span for span in collector.spans if span.attributes.get("messaging.message.id") == message_id]
+
+    def processes() -> list[Received]:
+        consumers = [span for span in collector.spans if span.kind == "CONSUMER"]
+        return [span for span in consumers if span.attributes["messaging.message.id"] == message_id]
+
+    await until(lambda: bool(processes()))
+    [process] = processes()
     assert (process.parent, process.links) == ("", [])

@@ -33,6 +33,7 @@ def gateway(
     from flow_worker.settings.gateway_process import load_gateway
     from flow_worker.settings.gateway_queue import request_queues, unserved
     from flow_worker.telemetry import logs
+    from flow_worker.telemetry.uncaught import log_uncaught
 
     try:
         loaded = load_gateway(config, env_file)
@@ -42,7 +43,8 @@ def gateway(
     changes = {"level": log_level and log_level.value, "format": log_format and log_format.value}
     log = loaded.log.model_copy(update={name: value for name, value in changes.items() if value is not None})
     loaded = loaded.model_copy(update={"log": log})
-    logs.configure(loaded.log.level, loaded.log.format)
+    logs.configure(loaded.log.level, loaded.log.format, logs.GATEWAY)
+    log_uncaught()
     _say_start(loaded)
     if warning is not None:
         logs.log(_log, logging.WARNING, "gateway.unserved", warning)

@@ -54,9 +54,11 @@ def run(config: Config = None, env_file: EnvFile = None, log_level: Level = None
     from flow_worker.runtime.stop_deadline import StopDeadline
     from flow_worker.settings import InvalidSettings
     from flow_worker.telemetry import logs
+    from flow_worker.telemetry.uncaught import log_uncaught
 
     loaded = _with_log(_load(config, env_file), log_level, log_format)
     logs.configure(loaded.log.level, loaded.log.format)
+    log_uncaught()
     _say_start(loaded)
     deadline = StopDeadline(loaded.stop_seconds)
     try:

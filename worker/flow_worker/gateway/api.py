@@ -23,6 +23,7 @@ from flow_worker.gateway.headers import Waiting
 from flow_worker.gateway.limits import CallerWaiters, RateLimiter
 from flow_worker.gateway.problems import Problem
 from flow_worker.gateway.results import Results
+from flow_worker.gateway.spans import current_traceparent, name_request
 from flow_worker.gateway.store.port import RequestRecord, RequestState, StateName, StoredRequest
 from flow_worker.gateway.submissions import Submission, Submissions
 from flow_worker.settings import GatewayLimits
@@ -74,7 +75,8 @@ class Api:
         acting = self.callers.acting(caller, user)
         value = await self._input(request, caller)
         flow, size = request.match_info["flow"], len(await request.read())  # aiohttp keeps the body
-        submission = Submission(flow, value, key, user, headers.traceparent(request), size)
+        trace_parent = current_traceparent(headers.traceparent(request))
+        submission = Submission(flow, value, key, user, trace_parent, size)
         accepted = await self.submissions.submit(caller, acting, submission)
         if accepted.is_new and not waiting.seconds:
             return self._response(request, _queued(accepted.record), waiting)  # spares a read of the store
@@ -164,6 +166,7 @@ class Api:
                 raise Problem("request_timeout", f"The body did not arrive within {seconds}; send it again.") from None
 
     def _response(self, request: web.Request, found: StoredRequest, waiting: Waiting) -> web.Response:
+        name_request(found.record.id, found.record.trace_parent)
         applied = waiting.headers(is_pending=found.result is None)
         location = self._location(request, found.record.id)
         if found.result is not None:

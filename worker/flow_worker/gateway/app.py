@@ -40,7 +40,7 @@ from flow_worker.gateway.reader import ReplyReader, reconnection_log
 from flow_worker.gateway.results import Results
 from flow_worker.gateway.sending import GroupedSender
 from flow_worker.gateway.server import HttpServer
-from flow_worker.gateway.spans import Spans
+from flow_worker.gateway.spans import Bounded, Server, Spans
 from flow_worker.gateway.store.build import open_gateway_store
 from flow_worker.gateway.store.port import GatewayStore
 from flow_worker.gateway.submissions import Submissions
@@ -52,7 +52,7 @@ from flow_worker.runtime.supervisor import OnStop, Service, Supervisor
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings.gateway_process import GatewayProcess
 from flow_worker.telemetry.health import serve_health
-from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.logs import GATEWAY, log
 from flow_worker.telemetry.opening import Telemetry, open_telemetry
 
 _log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ async def assembled(settings: GatewayProcess, *, on_stop: OnStop = lambda _: Non
     health = GatewayHealth()
     options = settings.gateway
     async with AsyncExitStack() as stack:
-        telemetry = await stack.enter_async_context(open_telemetry())
+        telemetry = await stack.enter_async_context(open_telemetry(GATEWAY))
         # Next, so that liveness probes get an answer while the other parts open.
         endpoint = serve_health(
             health,
@@ -165,6 +165,9 @@ class _Parts:
         self._now = clock.now
         self._telemetry = telemetry
         self._health = health
+        self._measures = Measures(telemetry.metrics)
+        bounded = Bounded(settings.flows, Server(*settings.servicebus.server), self._options.public_url)
+        self._spans = Spans(telemetry.tracer, bounded, links_only=settings.telemetry.parent == "link")
         self._waiters = Waiters(max_count=self._limits.max_waiters)
         self._active = ActiveRequests(self._limits.max_active_requests)
         self._results = Results(store, self._waiters, self._active, CallerWaiters(self._limits.max_waiters_per_caller))
@@ -191,7 +194,8 @@ class _Parts:
         server = HttpServer(
             api.application(edge), self._options, on_stop=lambda: self._drain(edge), drain=submissions.drain
         )
-        Measures(self._telemetry.metrics).watch(server, self._waiters, submissions)
+        self._measures.begin()
+        self._measures.watch(server, self._waiters, submissions, self._health)
         return server
 
     def services(self, server: HttpServer) -> list[Service]:
@@ -244,7 +248,7 @@ class _Parts:
             queue=self._options.request_queue,
             seconds=self._limits.submit_seconds,
             now=self._now,
-            spans=Spans(self._telemetry.tracer),
+            spans=self._spans,
             on_sent=self._queue_probe.sent,
         )
 
@@ -277,7 +281,9 @@ class _Parts:
             self._active,
             base_url=self._base_url,
             write_seconds=self._limits.write_seconds,
-            measured=Measures(self._telemetry.metrics).request,
+            measured=self._measures.request,
+            counted=self._measures.problem,
+            spans=self._spans,
         )
 
     def _base_url(self, request: web.Request) -> str:
@@ -296,5 +302,6 @@ class _Parts:
             reconnect_max_seconds=self._settings.servicebus.reconnect_max_seconds,
             outages=self._outages,
             metrics=self._telemetry.metrics,
+            spans=self._spans,
             now=self._now,
         )

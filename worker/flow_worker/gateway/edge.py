@@ -17,6 +17,7 @@ from flow_worker.gateway.cors import Cors, RefusedOrigins
 from flow_worker.gateway.limits import ActiveRequests
 from flow_worker.gateway.problems import Problem, of_http, of_outage
 from flow_worker.gateway.slow_clients import taken_within
+from flow_worker.gateway.spans import Spans, end_request, name_problem
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ _LARGE_BYTES: Final = 32 * 1024
 """A larger response may not fit into the socket's buffers, so that writing it waits for the client."""
 
 Measured = Callable[[str, str, int, float], None]
-"""Learns the method, the route, the status and the duration of a request in seconds."""
+"""Learns the method, the route, the status and the duration of a request in seconds. Status 0: its caller has gone."""
 
 
 class Edge:
@@ -39,13 +40,18 @@ class Edge:
         base_url: Callable[[web.Request], str],
         write_seconds: float,
         measured: Measured,
+        counted: Callable[[str], None],
+        spans: Spans,
     ) -> None:
+        """`counted` learns the code of each problem."""
         self._cors = cors
         self._refused_origins = RefusedOrigins()
         self._active = active
         self._base_url = base_url
         self._write_seconds = write_seconds
         self._measured = measured
+        self._counted = counted
+        self._spans = spans
         self.is_draining = False
         """Each response closes its connection, so that the client opens the next one to another replica."""
 
@@ -74,7 +80,18 @@ class Edge:
             headers["Connection"] = "close"  # aiohttp has decided about it already
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        began = time.perf_counter()
+        began, route, status = time.perf_counter(), _route(request), 0
+        with self._spans.serving(request, route) as span:
+            try:
+                response = await self._finished(request, handler)
+                status = response.status
+                return response
+            finally:
+                end_request(span, status)
+                self._measured(request.method, route, status, time.perf_counter() - began)
+
+    async def _finished(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Return the response, of which a large one is written already."""
         response = await self._response(request, handler)
         if response.status >= 400 and not request.content.is_eof() and isinstance(request.protocol, Connection):
             request.protocol.discard_body()
@@ -82,7 +99,6 @@ class Edge:
         is_large = isinstance(response, web.Response) and (response.content_length or 0) > _LARGE_BYTES
         if is_large and not response.prepared:
             await taken_within(request, self._write_seconds, _written(request, response))
-        self._measured(request.method, _route(request), response.status, time.perf_counter() - began)
         return response
 
     async def _response(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -92,18 +108,23 @@ class Edge:
             with self._active.entered():
                 return await handler(request)
         except Problem as problem:
-            return problem.response(self._base_url(request), request.path)
+            return self._answered(problem, request)
         except web.HTTPException as error:
-            return of_http(error).response(self._base_url(request), request.path)
+            return self._answered(of_http(error), request)
         except TemporarilyUnavailable as error:
-            return of_outage(error).response(self._base_url(request), request.path)
+            return self._answered(of_outage(error), request)
         except (asyncio.CancelledError, ConnectionError):
             raise  # the client has gone
         except Exception:  # noqa: BLE001 - no exception's text may reach a caller
             sentence = "The gateway failed at a request with an internal error."
             log(_log, logging.ERROR, "gateway.internal_error", sentence, route=_route(request), method=request.method)
             detail = "The gateway failed at this request; its log has the cause."
-            return Problem("internal_error", detail).response(self._base_url(request), request.path)
+            return self._answered(Problem("internal_error", detail), request)
+
+    def _answered(self, problem: Problem, request: web.Request) -> web.Response:
+        self._counted(problem.name)
+        name_problem(problem.name)
+        return problem.response(self._base_url(request), request.path)
 
     def _preflight(self, request: web.Request) -> web.Response:
         """Answer a preflight request, which carries no token. The methods are those of the route."""

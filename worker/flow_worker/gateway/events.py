@@ -18,6 +18,7 @@ from flow_worker.gateway.problems import Problem
 from flow_worker.gateway.results import Results
 from flow_worker.gateway.settling import is_settling, may_be_settled
 from flow_worker.gateway.slow_clients import taken_within
+from flow_worker.gateway.spans import name_request
 from flow_worker.gateway.store.port import PrincipalId, StoredRequest, StoredResult
 from flow_worker.gateway.waiters import TooManyWaiters, Watch
 
@@ -66,6 +67,7 @@ class EventStreams:
             try:
                 async with self._results.waiters.watch(request_id) as watch:
                     found = await self._results.find(caller, request_id)
+                    name_request(found.record.id, found.record.trace_parent)
                     if _has_all(last, found, settled=settled):
                         return web.Response(status=204)  # tells a browser's EventSource not to connect again
                     response = _response()

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.gateway.documents import ProblemDocument
+from flow_worker.telemetry.metrics import OTHER
 
 PROBLEMS_PATH: Final = "/problems"
 MEDIA_TYPE: Final = "application/problem+json"
@@ -55,6 +56,12 @@ KINDS: Final[Mapping[str, Kind]] = {
     "unavailable": Kind(503, "The gateway cannot take the request now", True),
 }
 """`docs/reference/gateway.md` explains them, and so does the page at `PROBLEMS_PATH`."""
+
+
+def bounded_problem(name: str) -> str:
+    """Return a code of the list, for metrics and spans."""
+    return name if name in KINDS else OTHER
+
 
 _OF_STATUS: Final = {
     404: ("not_found", "There is nothing at this URL; see /openapi.json."),

@@ -16,6 +16,7 @@ from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure
 from flow_worker import clock
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.gateway.replies import Reply, ResultReply, StateReply, UnreadableReply, reply_of, without_output
+from flow_worker.gateway.spans import Spans
 from flow_worker.gateway.store.port import GatewayStore, PutResult, ResultTooLarge
 from flow_worker.gateway.waiters import Waiters
 from flow_worker.runtime.message_lock import kept_locked, set_within
@@ -85,6 +86,7 @@ class ReplyReader:
         reconnect_max_seconds: float,
         outages: OutageLog | None = None,
         metrics: Metrics | None = None,
+        spans: Spans | None = None,
         now: Callable[[], datetime] = clock.now,
     ) -> None:
         """`waiters` of this replica wake at once; those of others learn of a result by the store's changes.
@@ -102,6 +104,7 @@ class ReplyReader:
         self._reconnect_max = reconnect_max_seconds
         self._tally = (lambda *_: None) if metrics is None else metrics.gateway_replies.add
         self._record_delay = (lambda _: None) if metrics is None else metrics.gateway_result_delay.record
+        self._spans = spans or Spans(None)
         self._now = now
         self._returned = Seldom()
         self._paused_at = float("-inf")
@@ -149,7 +152,8 @@ class ReplyReader:
             # Nothing cancels the receive, because that leaves the state of the link unknown. It ends by itself.
             delivery = await receiver.receive()
             if delivery is not None:
-                await self._process(receiver, delivery)
+                with self._spans.processing(self._queue, delivery.message):
+                    await self._process(receiver, delivery)
 
     async def _process(self, receiver: QueueReceiver, delivery: Delivery) -> None:
         try:

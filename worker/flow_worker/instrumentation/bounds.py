@@ -21,7 +21,7 @@ class Bounds:
         self._flows = frozenset(settings.flows)
         self._authorities = {queue.name: queue.authority for queue in settings.request_queues}
         self._servers = frozenset(_server(flow.url.get_secret_value()) for flow in settings.flows.values())
-        self.namespace = settings.servicebus.host
+        self.namespace, self.namespace_port = settings.servicebus.server
 
     def flow(self, name: str | None) -> str:
         """Return the name of a registered flow."""

@@ -192,7 +192,7 @@ class ObservedReceiver:
     async def complete_all(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """See `QueueReceiver.complete_all`."""
         spans = [self._measured(id(delivery), "") for delivery in deliveries]
-        settling = self._bus.spans.settle("complete", self._queue, spans, len(deliveries))
+        settling = self._bus.spans.settle("complete", self._queue, spans, [one.message for one in deliveries])
         try:
             lost = await self._timed("complete", "settle", self._receiver.complete_all(deliveries), settling)
         finally:
@@ -244,7 +244,7 @@ class ObservedReceiver:
     async def _settled(self, operation: str, delivery: Delivery, work: Awaitable[None]) -> None:
         failure = _NOT_COMPLETED.get(operation, "")
         span = self._measured(id(delivery), failure)
-        settling = self._bus.spans.settle(operation, self._queue, [span])
+        settling = self._bus.spans.settle(operation, self._queue, [span], [delivery.message])
         try:
             await self._timed(operation, "settle", work, settling)
         except BaseException as error:

@@ -90,15 +90,19 @@ class Spans:
         if span is not None and self._batch.get(key) is span:
             del self._batch[key]
 
-    def settle(self, operation: str, queue: str, processing: Iterable[Span | None], count: int = 1) -> Span | None:
+    def settle(
+        self, operation: str, queue: str, processing: Iterable[Span | None], messages: Sequence[Message]
+    ) -> Span | None:
         """Return the span of the settlement of a delivery, or of several, below or linked to their processing."""
         if self._tracer is None:
             return None
+        count = len(messages)
         if count == 1 and any(_is_dropped(span) for span in processing):
             return None
         spans = [span for span in processing if span is not None]
         attributes = self._messaging(operation, "settle", queue) | {names.DISPOSITION: operation}
         if count == 1:
+            attributes |= _of_message(messages[0])
             parent = _below(spans[0]) if spans else _ROOT
             return self._tracer.start_span(f"{operation} {queue}", parent, SpanKind.CLIENT, attributes)
         attributes[names.BATCH_COUNT] = count
@@ -214,6 +218,7 @@ class Spans:
                 names.OPERATION_TYPE: kind,
                 names.DESTINATION: queue,
                 names.SERVER_ADDRESS: self._bounds.namespace,
+                names.SERVER_PORT: self._bounds.namespace_port,
                 names.NAMESPACE: names.SERVICE_BUS_NAMESPACE,
             }
         return dict(fixed)

@@ -57,6 +57,13 @@ class ServiceBusSettings(_Group):
         return host if parts is None or parts.port is None else f"{host}:{parts.port}"
 
     @property
+    def server(self) -> tuple[str, int]:
+        """The host and the port to which the connection goes."""
+        parts = self.connection_parts
+        port = None if parts is None else parts.port
+        return self.host, port or (443 if self.effective_transport == "websocket" else 5671)
+
+    @property
     def effective_transport(self) -> Transport:
         """The transport that `transport` or the connection string names."""
         parts = self.connection_parts

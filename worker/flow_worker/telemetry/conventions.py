@@ -24,6 +24,10 @@ DISPOSITION = "messaging.servicebus.disposition_status"
 # --- HTTP and general ------------------------------------------------------------------------------------------------
 
 METHOD = "http.request.method"
+ROUTE = "http.route"
+URL_PATH = "url.path"
+URL_SCHEME = "url.scheme"
+PROTOCOL_VERSION = "network.protocol.version"
 STATUS_CODE = "http.response.status_code"
 SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"

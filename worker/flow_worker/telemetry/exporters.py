@@ -201,9 +201,9 @@ def _weight(parameters: Sequence[str]) -> float:
         return 0.0
 
 
-def resource_of(version: str) -> Resource:
+def resource_of(version: str, service: str) -> Resource:
     """Return the resource. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come before the worker's own values."""
-    own = {_SERVICE_NAME: "flow-worker", "service.version": version, "service.instance.id": str(uuid.uuid4())}
+    own = {_SERVICE_NAME: service, "service.version": version, "service.instance.id": str(uuid.uuid4())}
     given = dict(Resource.create().attributes)
     if str(given[_SERVICE_NAME]).startswith("unknown_service"):  # the SDK's default
         del given[_SERVICE_NAME]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal, assert_never
+from typing import Final, Literal, assert_never
 from urllib.parse import unquote
 
 from flow_worker.masking import masked
@@ -19,6 +19,10 @@ from flow_worker.telemetry import conventions as names
 from flow_worker.telemetry.folding import FoldingHandler, is_from_sdk
 from flow_worker.telemetry.stacktraces import stacktrace, type_name
 from flow_worker.telemetry.trace_context import current_flags, current_ids
+
+WORKER: Final = "flow-worker"
+GATEWAY: Final = "flow-worker-gateway"
+"""The names of the services, by default."""
 
 Field = str | int | float | bool | None
 
@@ -190,9 +194,9 @@ class _Json(_Formatter):
     Some collectors and editors end a line at U+0085 or U+2028, and terminals obey control characters.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, service: str = WORKER) -> None:
         super().__init__()
-        self._service = _service_name()
+        self._service = _service_name(service)
 
     def format(self, record: logging.LogRecord) -> str:
         return _within_limits(partial(self._line, record))
@@ -222,13 +226,13 @@ class _Json(_Formatter):
         return json.dumps(line).replace("\x7f", "\\u007f")
 
 
-def _service_name() -> str:
+def _service_name(default: str) -> str:
     """Return the name that the exporters of metrics and spans use, too."""
     if name := os.environ.get("OTEL_SERVICE_NAME", "").strip():
         return name
     pairs = (pair.partition("=") for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
     named = (unquote(value.strip()) for key, _, value in pairs if key.strip() == "service.name")
-    return next(named, "") or "flow-worker"
+    return next(named, "") or default
 
 
 def _json_value(value: object, limit: int) -> object:
@@ -239,23 +243,23 @@ def _json_value(value: object, limit: int) -> object:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def configure(level: str, form: Literal["text", "json"]) -> None:
-    """Send the worker's log lines to stderr, from `level` on and in this form.
+def configure(level: str, form: Literal["text", "json"], service: str = WORKER) -> None:
+    """Send the log lines of this service to stderr, from `level` on and in this form.
 
     The SDKs log from WARNING on whatever `level` is: below it they log every frame and every HTTP header.
     """
     handler = FoldingHandler(sys.stderr)
-    handler.setFormatter(_formatter(form))
+    handler.setFormatter(_formatter(form, service))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in ("azure", "httpx", "aiohttp.access", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _formatter(form: Literal["text", "json"]) -> logging.Formatter:
+def _formatter(form: Literal["text", "json"], service: str) -> logging.Formatter:
     match form:
         case "text":
             return _Text()
         case "json":
-            return _Json()
+            return _Json(service)
         case _:
             assert_never(form)

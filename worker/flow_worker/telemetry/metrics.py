@@ -41,6 +41,9 @@ _API = "opentelemetry.metrics"
 OTHER = "_OTHER"
 """The value for every name or code that is not on a list of ours; the semantic conventions use the same one."""
 
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+"""The HTTP methods that may be values of a label."""
+
 # --- messaging, by the semantic conventions for Azure Service Bus ----------------------------------------------------
 
 _OPERATION = "messaging.operation.name"
@@ -243,7 +246,21 @@ HTTP_SERVER_DURATION = Definition(
     Kind.HISTOGRAM,
     "s",
     "Duration of the gateway's HTTP requests, with the time that a long poll waits.",
-    ("http.request.method", "http.route", "http.response.status_code"),
+    ("http.request.method", "http.route", "http.response.status_code", ERROR_TYPE),
+)
+GATEWAY_PROBLEMS = Definition(
+    "flow_worker.gateway.problems",
+    Kind.COUNTER,
+    "{response}",
+    "Problem documents that the gateway answered, by their code.",
+    ("code",),
+)
+GATEWAY_QUEUE_AVAILABLE = Definition(
+    "flow_worker.gateway.queue.available",
+    Kind.GAUGE,
+    "1",
+    "1 while the gateway has a connection to the queue, else 0.",
+    ("queue",),
 )
 GATEWAY_CONNECTIONS = Definition(
     "flow_worker.gateway.connections", Kind.GAUGE, "{connection}", "Open connections of the gateway's clients."
@@ -297,6 +314,7 @@ class Metrics:
         self.journal_duration = Timer(JOURNAL_DURATION, meter, histograms)
         self.loop_lag = Timer(LOOP_LAG, meter, histograms)
         self.http_server_duration = Timer(HTTP_SERVER_DURATION, meter, histograms)
+        self.gateway_problems = Tally(GATEWAY_PROBLEMS, meter)
         self.gateway_store_duration = Timer(GATEWAY_STORE_DURATION, meter, histograms)
         self.gateway_result_delay = Timer(GATEWAY_RESULT_DELAY, meter, histograms)
         self.gateway_replies = Tally(GATEWAY_REPLIES, meter)
@@ -329,6 +347,11 @@ def error_type(error: BaseException) -> str:
     if isinstance(error, Refused | TemporarilyUnavailable | CallFailed):
         return error.code if error.code in RESULT_CODES else OTHER
     return type(error).__name__
+
+
+def bounded_method(method: str) -> str:
+    """Return the name of a known HTTP method."""
+    return method if method in _METHODS else OTHER
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from opentelemetry.metrics import MeterProvider, get_meter_provider
 from opentelemetry.trace import Tracer, TracerProvider, get_tracer_provider
 
 from flow_worker.telemetry.histograms import Histogram
-from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.logs import WORKER, log
 from flow_worker.telemetry.metrics import BUILD_INFO, Metrics
 from flow_worker.telemetry.metrics_page import MetricsPage, Page, absent
 
@@ -65,12 +65,12 @@ class _Shared:
 
 
 @asynccontextmanager
-async def open_telemetry() -> AsyncIterator[Telemetry]:
-    """Open metrics and traces. At the end, export once more and close.
+async def open_telemetry(service: str = WORKER) -> AsyncIterator[Telemetry]:
+    """Open metrics and traces of this service. At the end, export once more and close.
 
     A collector that is away costs a log line, and about a second at the end.
     """
-    shared = None if _is_disabled() else _shared()
+    shared = None if _is_disabled() else _shared(service)
     async with _opened_metrics(shared) as telemetry:
         spans = None if shared is None else _span_exporters(shared)
         provider = get_tracer_provider() if spans is None else spans.provider
@@ -93,7 +93,7 @@ def _does_nothing(provider: MeterProvider | TracerProvider) -> bool:
     return type(provider).__module__.startswith(_APIS)
 
 
-def _shared() -> _Shared | None:
+def _shared(service: str) -> _Shared | None:
     """Return what the exporters share; None if their packages are not installed."""
     try:
         from flow_worker.telemetry import exporters
@@ -106,7 +106,7 @@ def _shared() -> _Shared | None:
 
         return CollectorOutage()
 
-    return _Shared(exporters.resource_of(version("flow-worker")), outage)
+    return _Shared(exporters.resource_of(version("flow-worker"), service), outage)
 
 
 def _span_exporters(shared: _Shared) -> SpanExporters | None:
