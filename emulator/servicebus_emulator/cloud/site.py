@@ -87,10 +87,11 @@ class Site:
         self.issuer = Issuer(url, definition.identity)
         self._issuer_faults: FaultSchedule[Fault] = FaultSchedule()
         self.identity = IdentityEndpoint(self.issuer, definition.identity, identity_header)
-        self.flows = FlowHost(definition.flows, TriggerGuard(self.issuer, definition.identity))
         self.page = Page(definition.page, self.issuer)
         dataverse_url = f"{url}{urls.DATAVERSE_PATH}"
         self.dataverse = DataverseHost(dataverse_url, definition.dataverse, self.issuer, definition.identity)
+        guard_of_triggers = TriggerGuard(self.issuer, definition.identity)
+        self.flows = FlowHost(definition.flows, guard_of_triggers, self.dataverse.flow_runs.observe)
 
     async def serve(self, listener: socket.socket, first: socket.socket | None) -> None:
         """Serve the first caller, whose connection is accepted already, and all later ones, until cancelled."""

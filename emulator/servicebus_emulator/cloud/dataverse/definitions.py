@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
+from servicebus_emulator.cloud.dataverse.flow_runs import FlowRunsDefinition
 from servicebus_emulator.cloud.dataverse.table_definitions import BUILT_IN, TableDefinition
 from servicebus_emulator.cloud.faults.definitions import Fault
 from servicebus_emulator.cloud.fields import Definition, Name
@@ -80,6 +81,7 @@ class DataverseDefinition(Definition):
     users: tuple[DataverseUser, ...] = ()
     tables: tuple[TableDefinition, ...] = ()
     """The organization's own tables, beside the built-in ones."""
+    flow_runs: FlowRunsDefinition = Field(default_factory=FlowRunsDefinition)
     faults: tuple[DataverseFault, ...] = ()
 
     @model_validator(mode="after")

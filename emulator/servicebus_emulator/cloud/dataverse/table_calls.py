@@ -137,8 +137,15 @@ class TableCalls:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
+    def create(self, table: Table, rights: Rights, document: Mapping[str, JsonValue]) -> Row:
+        """Create a row from the body of a create, and return it. Raise `WebApiError`."""
+        return self._insert(table, rights, parse_payload(table, document, self._resolve), None)
+
     def _create(self, request: RowRequest, rights: Rights, payload: Payload, row_id: UUID | None) -> web.Response:
-        table, values = request.table, payload.values
+        return self._written(request, rights, self._insert(request.table, rights, payload, row_id), 201)
+
+    def _insert(self, table: Table, rights: Rights, payload: Payload, row_id: UUID | None) -> Row:
+        values = payload.values
         depth = rights.require(table.privilege("Create"), table.name)
         own = values.pop(table.id_column, None)
         row_id = row_id or (UUID(str(own)) if own is not None else uuid.uuid4())
@@ -152,8 +159,7 @@ class TableCalls:
             raise WebApiError(412, DUPLICATE_ROW, "A record with matching key values already exists.")
         self._require_unique(table, values, row_id)
         created = {"createdby": user, "createdonbehalfby": _delegate(rights)}
-        row = self._tables.put(table, row_id, values | created | _modified(rights))
-        return self._written(request, rights, row, 201)
+        return self._tables.put(table, row_id, values | created | _modified(rights))
 
     def _upsert(self, request: RowRequest, rights: Rights, key: RowKey, payload: Payload) -> web.Response:
         table = request.table

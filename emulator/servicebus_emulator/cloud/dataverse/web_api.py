@@ -17,17 +17,20 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from servicebus_emulator.cloud import urls
-from servicebus_emulator.cloud.dataverse import odata, privilege_query
+from servicebus_emulator.cloud.dataverse import notifications, odata, privilege_query
 from servicebus_emulator.cloud.dataverse.definitions import DataverseDefinition, DataverseFault, ServiceProtectionCode
 from servicebus_emulator.cloud.dataverse.directory import Directory, PrivilegeGrant, privilege_id
+from servicebus_emulator.cloud.dataverse.flow_runs import FlowRuns
 from servicebus_emulator.cloud.dataverse.members import Members, Rights
 from servicebus_emulator.cloud.dataverse.privilege_query import PrivilegeQuery
 from servicebus_emulator.cloud.dataverse.table_calls import TableCalls
+from servicebus_emulator.cloud.dataverse.table_definitions import APP_NOTIFICATIONS
 from servicebus_emulator.cloud.dataverse.tables import Tables
 from servicebus_emulator.cloud.dataverse.web_api_errors import (
     BAD_REQUEST,
     UNAUTHENTICATED,
     WebApiError,
+    empty_response,
     error_response,
     json_response,
     no_such_row,
@@ -93,6 +96,8 @@ class DataverseHost:
         self._calls: deque[WebApiCall] = deque(maxlen=MAX_RECORDS)
         self.tables = Tables(definition.tables)
         """The tables and their rows."""
+        self.flow_runs = FlowRuns(self.tables, lambda: self._directory.definition.flow_runs)
+        """Takes note of the flows' runs."""
         self._table_calls = TableCalls(f"{url}{VERSION_PATH}", self.tables, self._members)
 
     @property
@@ -153,6 +158,9 @@ class DataverseHost:
             call.system_user_id = None if query.system_user_id is None else str(query.system_user_id)
             return lambda _, __: self._privileges(query)
         segments = odata.segments(request.rel_url.raw_path.removeprefix(API_PATH))
+        if request.method == "POST" and segments == [notifications.ACTION]:
+            call.function = notifications.ACTION
+            return self._send_notification
         literals = odata.aliases(request.rel_url.raw_query_string)
         row_request = self._table_calls.parse(request, segments[0], literals) if len(segments) == 1 else None
         if row_request is None:
@@ -203,6 +211,14 @@ class DataverseHost:
             "OrganizationId": str(definition.organization_id),
         }
         return json_response(body)
+
+    def _send_notification(self, rights: Rights, body: bytes) -> web.Response:
+        rights.require(notifications.PRIVILEGE)
+        table = self.tables.by_name(APP_NOTIFICATIONS.logical_name)
+        if table is None:
+            raise no_such_segment(notifications.ACTION)
+        self._table_calls.create(table, rights, notifications.to_row(body))
+        return empty_response()
 
     def _privileges(self, query: PrivilegeQuery) -> web.Response:
         context = f"{self.url}{VERSION_PATH}/$metadata#{privilege_query.NAMESPACE}{query.function}Response"

@@ -55,6 +55,13 @@ class AsynchronousResponse(Definition):
     """The status URL answers 404, as for a run that the platform has lost."""
 
 
+class RunError(Definition):
+    """The error of a run that failed."""
+
+    code: str = Field(default="ActionFailed", min_length=1, max_length=200)
+    message: str = Field(default="An action failed. No dependent actions succeeded.", max_length=10_000)
+
+
 class FlowDefinition(Definition):
     """A flow with an HTTP trigger for specific users: the managed identity unless `allowed_object_ids` is set."""
 
@@ -72,6 +79,12 @@ class FlowDefinition(Definition):
     faults: tuple[Fault, ...] = ()
     poll_faults: tuple[Fault, ...] = ()
     """The faults of calls to a status URL."""
+    in_solution: bool = True
+    """False: the flow's runs have no rows in Dataverse."""
+    run_status: Literal["Succeeded", "Failed", "Cancelled"] = "Succeeded"
+    """The status of the flow's runs in Dataverse's table `flowrun`. The answers to callers do not depend on it."""
+    run_error: RunError = Field(default_factory=RunError)
+    """The error of runs whose status is Failed."""
 
     @model_validator(mode="after")
     def _has_an_outcome(self) -> Self:

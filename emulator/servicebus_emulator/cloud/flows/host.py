@@ -15,7 +15,7 @@ from servicebus_emulator.cloud.faults.definitions import Fault
 from servicebus_emulator.cloud.faults.injection import inject, replace_answer, sends_status_line
 from servicebus_emulator.cloud.faults.schedule import FaultSchedule
 from servicebus_emulator.cloud.flows.definitions import FlowDefinition, FlowResponse
-from servicebus_emulator.cloud.flows.runs import MAX_RECORDS, FlowCall, Run, Runs, StatusUrl
+from servicebus_emulator.cloud.flows.runs import MAX_RECORDS, FlowCall, Run, RunObserver, Runs, StatusUrl
 from servicebus_emulator.cloud.flows.templates import fill
 from servicebus_emulator.cloud.flows.trigger_guard import (
     InputSchema,
@@ -36,8 +36,9 @@ _REMOVED_HEADERS = re.compile(
 class Flow:
     """One flow: its definition, its active faults, the recorded calls, and the runs with a status URL."""
 
-    def __init__(self, definition: FlowDefinition) -> None:
+    def __init__(self, definition: FlowDefinition, observer: RunObserver) -> None:
         self.definition = definition
+        self._observer = observer
         self.faults = FaultSchedule(definition.faults)
         self.poll_faults = FaultSchedule(definition.poll_faults)
         self.schema = InputSchema(definition.input_schema)
@@ -56,17 +57,28 @@ class Flow:
     def begin_run(self, call: FlowCall, request: web.Request, fault: Fault | None) -> Run:
         """Begin a run. A `delay` fault prolongs it."""
         extra_seconds = fault.delay_seconds if fault is not None and fault.kind == "delay" else 0
-        run = Run(self.definition, call, request, extra_seconds)
+        run = Run(self.definition, call, request, self._changed, extra_seconds)
         if run.status is not None:
             self.runs.add(run)
         return run
+
+    def _changed(self, run: Run) -> None:
+        if run.flow.in_solution:
+            self._observer(run)
 
 
 class FlowHost:
     """All flows, by name."""
 
-    def __init__(self, definitions: Iterable[FlowDefinition], trigger_guard: TriggerGuard) -> None:
-        self._flows = {definition.name: Flow(definition) for definition in definitions}
+    def __init__(
+        self,
+        definitions: Iterable[FlowDefinition],
+        trigger_guard: TriggerGuard,
+        observer: RunObserver = lambda _: None,
+    ) -> None:
+        """`observer` takes note of the runs of flows that are in a solution."""
+        self._observer = observer
+        self._flows = {definition.name: Flow(definition, observer) for definition in definitions}
         self._trigger_guard = trigger_guard
 
     def names(self) -> list[str]:
@@ -79,7 +91,7 @@ class FlowHost:
         current = flow.definition.model_dump(mode="json") if flow else {}
         definition = FlowDefinition.model_validate(current | dict(patch) | {"name": name}, by_name=True, by_alias=False)
         if flow is None:
-            self._flows[name] = Flow(definition)
+            self._flows[name] = Flow(definition, self._observer)
         else:
             flow.redefine(definition, patch)
         return definition

@@ -6,8 +6,10 @@ import asyncio
 import secrets
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal, TypeAlias
 from urllib.parse import urlencode
 
 from aiohttp import web
@@ -18,6 +20,9 @@ from servicebus_emulator.cloud.flows.trigger_guard import TriggerGuard, TriggerR
 
 MAX_RECORDS = 10_000
 """The calls, and the runs with a status URL, that the emulator keeps of each flow. It drops the oldest of more."""
+
+RunObserver: TypeAlias = "Callable[[Run], None]"
+"""Takes note that a run began or ended."""
 
 _VERSION = "08584000000000000001"
 _API_VERSION = "2016-06-01"
@@ -62,13 +67,26 @@ class FlowCall:
 
 
 class Run:
-    """One run, from its start. It takes `extra_seconds` longer than the flow's definition says."""
+    """One run, from its start. It takes `extra_seconds` longer than the flow's definition says.
 
-    def __init__(self, flow: FlowDefinition, call: FlowCall, request: web.Request, extra_seconds: float = 0) -> None:
+    It calls `changed` at its start and at its end.
+    """
+
+    def __init__(
+        self,
+        flow: FlowDefinition,
+        call: FlowCall,
+        request: web.Request,
+        changed: RunObserver,
+        extra_seconds: float = 0,
+    ) -> None:
         self.id = f"0858{secrets.randbelow(10**26):026}CU{secrets.randbelow(100):02}"  # the form of the platform's IDs
         self.flow = flow
         self.call = call
         self.status: StatusUrl | None = None
+        self.started = datetime.now(UTC)
+        self.ended: datetime | None = None
+        self._changed = changed
         self._done = asyncio.Event()
         self._polls_left = 0
         seconds = flow.delay_seconds + extra_seconds
@@ -77,7 +95,29 @@ class Run:
             self._polls_left = flow.asynchronous.done_after_polls
             seconds += flow.asynchronous.done_after_seconds
         call.run_id, call.effect = self.id, True
+        changed(self)
         self._begin(seconds)
+
+    @property
+    def flow_name(self) -> str:
+        """The flow's name."""
+        return self.flow.name
+
+    @property
+    def tracking_id(self) -> str:
+        """The caller's client tracking ID, else the run's ID."""
+        return self.call.client_tracking_id or self.id
+
+    @property
+    def outcome_status(self) -> Literal["Succeeded", "Failed", "Cancelled"]:
+        """The status of the run when it has ended."""
+        return self.flow.run_status
+
+    @property
+    def error(self) -> tuple[str, str] | None:
+        """Code and message of the error of a run that failed."""
+        error = self.flow.run_error
+        return (error.code, error.message) if self.flow.run_status == "Failed" else None
 
     def _begin(self, seconds: float) -> None:
         self._time_is_up = seconds == 0
@@ -92,9 +132,11 @@ class Run:
         self._conclude()
 
     def _conclude(self) -> None:
-        if self._time_is_up and self._polls_left == 0:
+        if self._time_is_up and self._polls_left == 0 and self.ended is None:
             self.call.finished = True
+            self.ended = datetime.now(UTC)
             self._done.set()
+            self._changed(self)
 
     async def outcome(self) -> None:
         """Wait until the run reaches its Response action."""
@@ -111,7 +153,7 @@ class Run:
     def headers(self) -> dict[str, str]:
         """Return the tracking headers and the headers that name the run."""
         return tracking_headers() | {
-            "x-ms-client-tracking-id": self.call.client_tracking_id or self.id,
+            "x-ms-client-tracking-id": self.tracking_id,
             "x-ms-execution-location": "localhost",
             "x-ms-trigger-history-name": self.id,
             "x-ms-workflow-id": self.flow.name,
