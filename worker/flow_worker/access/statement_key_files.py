@@ -36,7 +36,7 @@ _MIN_PEM_BYTES = 200
 _EARLIER_KEYS = 3
 """The earlier keys that stay in the file of public keys: messages signed with them may still wait in the queue."""
 
-UNAVAILABLE: Final = "statement_keys_unavailable"
+STATEMENT_KEYS_UNAVAILABLE: Final = "statement_keys_unavailable"
 """The code of a request that waits for the public keys."""
 
 
@@ -162,7 +162,9 @@ class PublicKeys:
         if known is None or self._fault is not None or self._now() - self._checked_at > self._settings.refresh_seconds:
             await self._check(self._path)
         if self._fault is not None:
-            raise TemporarilyUnavailable(UNAVAILABLE, f"the worker cannot read the gateway's keys: {self._fault}")
+            raise TemporarilyUnavailable(
+                STATEMENT_KEYS_UNAVAILABLE, f"the worker cannot read the gateway's keys: {self._fault}"
+            )
         return self._reported(kid, self._keys.get(kid))
 
     def _reported(self, kid: str, key: StatementKey | None) -> StatementKey | None:

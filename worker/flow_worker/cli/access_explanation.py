@@ -14,7 +14,7 @@ from flow_worker.access.authorities import Evidence, ProvenSender
 from flow_worker.access.build import Access, build_access, build_identity
 from flow_worker.access.principal import Principal
 from flow_worker.access.rights import user_of
-from flow_worker.access.statement_key_files import UNAVAILABLE, find_public_keys
+from flow_worker.access.statement_key_files import STATEMENT_KEYS_UNAVAILABLE, find_public_keys
 from flow_worker.cli.terminal import utc
 from flow_worker.errors import Refused, TemporarilyUnavailable
 from flow_worker.flows.registry import Flow
@@ -155,7 +155,7 @@ class _Checks:
         try:
             keys = find_public_keys(self._settings.statements)
         except InvalidSettings as error:
-            self.record("not known", f"The worker would retry a request later: {error}.", UNAVAILABLE)
+            self.record("not known", f"The worker would retry a request later: {error}.", STATEMENT_KEYS_UNAVAILABLE)
             return
         self.record("allowed", f"It has the keys {', '.join(keys)}. The gateway checks the claim as follows.")
 
