@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from flow_worker.gateway.changes import ChangeFeed
 from flow_worker.gateway.reader import ReplyReader
 from flow_worker.gateway.store import PrincipalId, PutResult, RequestRecord, Retention, Standing, StoredResult
 from flow_worker.gateway.store.sqlite import SqliteGatewayStore
+from flow_worker.gateway.unknown_results import UnknownResults
 from flow_worker.gateway.waiters import Waiters
 from flow_worker.journal.sqlite_file import SqliteLimits
 from flow_worker.runtime.supervisor import Service
@@ -252,6 +254,32 @@ async def test_each_message_of_the_queue_ends_where_it_belongs(world: World, cap
     events = [getattr(each, "event", "") for each in caplog.records]
     assert events.count("gateway.result_unknown") == 1
     assert events.count("gateway.reply_unreadable") == 4
+
+
+async def test_a_dead_lettered_result_comes_back_once_the_store_has_its_request(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gateways with different stores shared the queue, or the store was lost; then it was mended."""
+    caplog.set_level(logging.INFO, "flow_worker")
+    async with world.replica() as replica:
+        await world.send(*(message(result(request_id, request_id)) for request_id in ("lost", "other", "gone")))
+        await world.send(Message(body=b"\xff"))  # a dead letter with another reason stays, too
+        await until(lambda: world.depth("dead_lettered") == 4)
+        unknown = UnknownResults(QUEUE, bus=world.client, store=replica.store, waiters=replica.waiters)
+        await unknown.recover()
+        assert world.depth("dead_lettered") == 4
+        for request_id in ("lost", "gone"):
+            await replica.store.add(record(request_id))
+        await replica.store.put_result("gone", StoredResult(b"{}", NOW))  # somebody was faster
+        waiting = asyncio.create_task(replica.result("lost"))
+        await unknown.recover()
+        assert json.loads(await waiting)["output"] == "lost"
+        assert await replica.result("gone") == b"{}"
+        assert world.depth("dead_lettered") == 2
+        await unknown.recover()
+        assert world.depth("dead_lettered") == 2
+    events = [each for each in caplog.records if getattr(each, "event", "") == "gateway.results_recovered"]
+    assert len(events) == 1
 
 
 async def test_a_lost_connection_is_reported_and_rebuilt(world: World) -> None:

@@ -44,6 +44,7 @@ from flow_worker.gateway.spans import Bounded, Server, Spans
 from flow_worker.gateway.store.build import open_gateway_store
 from flow_worker.gateway.store.port import GatewayStore
 from flow_worker.gateway.submissions import Submissions
+from flow_worker.gateway.unknown_results import UnknownResults
 from flow_worker.gateway.waiters import Waiters
 from flow_worker.runtime.journal_purge import JournalPurge
 from flow_worker.runtime.periodic_task import PeriodicTask
@@ -210,8 +211,18 @@ class _Parts:
             ChangeFeed(self._store, self._waiters),
             *(self._reader(number) for number in range(_READERS)),
             PeriodicTask("request queue check", self._queue_probe.check, every_seconds=QueueProbe.EVERY_SECONDS),
+            self._unknown_results(),
             PeriodicTask("store purge", purge.purge, every_seconds=0.0, pause_seconds=purge.pause_seconds),
         ]
+
+    def _unknown_results(self) -> PeriodicTask:
+        unknown = UnknownResults(self._options.reply_queue, bus=self._bus, store=self._store, waiters=self._waiters)
+        return PeriodicTask(
+            "unknown results",
+            unknown.recover,
+            every_seconds=UnknownResults.EVERY_SECONDS,
+            pause_seconds=unknown.pause_seconds,
+        )
 
     def _drain(self, edge: Edge) -> None:
         edge.is_draining = True

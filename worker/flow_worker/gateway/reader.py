@@ -18,6 +18,7 @@ from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.gateway.replies import Reply, ResultReply, StateReply, UnreadableReply, reply_of, without_output
 from flow_worker.gateway.spans import Spans
 from flow_worker.gateway.store.port import GatewayStore, PutResult, ResultTooLarge
+from flow_worker.gateway.unknown_results import REQUEST_UNKNOWN
 from flow_worker.gateway.waiters import Waiters
 from flow_worker.runtime.message_lock import kept_locked, set_within
 from flow_worker.runtime.ports import Bus, QueueReceiver
@@ -212,7 +213,7 @@ class ReplyReader:
                 "may read the same queue, or the store was lost."
             )
             self._note(logging.WARNING, "gateway.result_unknown", sentence, delivery, flow=reply.flow)
-            return _DeadLetter("request_unknown", "no store of the gateways that received the result has its request")
+            return _DeadLetter(REQUEST_UNKNOWN, "no store of the gateways that received the result has its request")
         self._tally("result", "returned")
         if self._returned.is_due(self._queue):
             sentence = (
