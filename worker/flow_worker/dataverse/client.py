@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -29,6 +29,7 @@ Method = Literal["GET", "POST", "PATCH"]
 
 MAX_ANSWER_BYTES = 1 << 20
 _MAX_ERROR_CHARACTERS = 10_000
+_PIECE_BYTES = 64 * 1024
 _HEADERS = {
     "accept": "application/json",
     # A compressed answer could expand to any size, and these answers are small.
@@ -144,7 +145,7 @@ class DataverseClient:
             answer = await self._once(method, path, body, headers or {}, fresh=True)
         if answer.status == 429:
             # Dataverse limits the worker's user, not this request, so every request has to pause.
-            self._throttled_until = answer.retry_after
+            self._throttled_until = _later(self._throttled_until, answer.retry_after)
         return answer
 
     def _require_no_throttling(self) -> None:
@@ -158,11 +159,13 @@ class DataverseClient:
         token = await self._tokens.token(fresh=fresh)
         sent = {**_HEADERS, **headers, "authorization": f"Bearer {token}"}
         if body is not None:
-            sent["content-type"] = "application/json; charset=utf-8"
+            # With its length, as a body in pieces would be sent in chunks otherwise.
+            sent |= {"content-type": "application/json; charset=utf-8", "content-length": str(len(body))}
+        content = None if body is None else _pieces(body)
         try:
             async with (
                 asyncio.timeout(self._request_seconds),
-                self._client.stream(method, self._api + path, content=body, headers=sent) as response,
+                self._client.stream(method, self._api + path, content=content, headers=sent) as response,
             ):
                 return await self._read(response)
         except (httpx.HTTPError, aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -183,6 +186,16 @@ class DataverseClient:
             retry_after=retry_after(response.headers.get("retry-after"), self._now()),
             entity_id=response.headers.get("odata-entityid"),
         )
+
+
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max((moment for moment in (one, other) if moment is not None), default=None)
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    """Yield the body in pieces: aiohttp writes bytes at once, which holds the event loop while they are long."""
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield body[start : start + _PIECE_BYTES]
 
 
 def _unreachable(error: Exception) -> TemporarilyUnavailable:

@@ -15,9 +15,19 @@ from flow_worker.settings.sinks import RowField, RowStatus
 
 PENDING = "pending"
 TOO_LARGE = "output_too_large"
-_MAX_CHARACTERS: Mapping[RowField, int] = {"name": 100, "message": 2000, "run_url": 500}
-"""Columns whose text may be cut: the lengths that Dataverse gives a new column of their kind."""
-_DEFAULT_MAX_CHARACTERS = 256
+_MAX_CHARACTERS: Mapping[RowField, int] = {
+    "message_id": 128,
+    "correlation_id": 128,
+    "flow": 128,
+    "message": 2000,
+    "output_type": 200,
+    "run_id": 200,
+    "run_url": 500,
+    "replayed_as": 128,
+}
+"""The lengths that the columns need; a longer text is cut."""
+_DEFAULT_MAX_CHARACTERS = 100
+"""The length that Dataverse gives a new column of text."""
 
 
 @dataclass(frozen=True, slots=True)
