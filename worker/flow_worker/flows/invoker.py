@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import string
 from collections.abc import Callable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Protocol, Self
-from urllib.parse import quote
 
 import aiohttp
 import httpx
@@ -27,6 +25,7 @@ from flow_worker.flows.framing_limit import ExclusiveRequest, StaleConnection, l
 from flow_worker.flows.paced_stream import READ_BUFFER_BYTES, PacedStream
 from flow_worker.flows.registry import Flow
 from flow_worker.flows.status_url import PollAccess
+from flow_worker.flows.tracking import TRACKING_HEADER, tracking_id
 
 STATUS_URL_NOT_ALLOWED = "status_url_not_allowed"
 STATUS_URL_NOT_SIGNED = "status_url_not_signed"
@@ -95,8 +94,7 @@ class Invoker:
             "authorization": f"Bearer {token}",
             "content-type": "application/json",
             "accept": "application/json, */*;q=0.5",
-            # Quoted, since a correlation ID may hold line breaks and other characters that no header may hold.
-            "x-ms-client-tracking-id": quote(correlation_id, safe=string.punctuation),
+            TRACKING_HEADER: tracking_id(correlation_id),
         }
         if traceparent:
             headers["traceparent"] = traceparent

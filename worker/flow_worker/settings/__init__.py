@@ -24,6 +24,7 @@ from flow_worker.settings.groups import (
     RetrySettings,
 )
 from flow_worker.settings.loading import InvalidSettings, Layered
+from flow_worker.settings.run_records import RunRecordSettings
 from flow_worker.settings.service_bus import ServiceBusSettings
 from flow_worker.settings.settings import Settings, load, load_as
 from flow_worker.settings.statements import StatementSettings
@@ -51,6 +52,7 @@ __all__ = [
     "ReplySettings",
     "RequestQueue",
     "RetrySettings",
+    "RunRecordSettings",
     "ServiceBusSettings",
     "Settings",
     "StatementSettings",

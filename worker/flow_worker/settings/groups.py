@@ -299,6 +299,8 @@ class FlowSettings(_Group):
     retry: RetrySettings | None = Field(default=None, description="default: the worker's own `retry`")
     limits: LimitSettings | None = Field(default=None, description="default: the worker's own `limits`")
     deliver_to: tuple[str, ...] | None = Field(default=None, description="sinks; default: the request queue's")
+    run_records: bool | None = Field(default=None, description="default: run_records.enabled")
+    workflow_id: Guid | None = Field(default=None, description="ID of the flow's row in Dataverse, for run_records")
 
     @property
     def has_legacy_url(self) -> bool:

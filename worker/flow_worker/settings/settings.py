@@ -32,6 +32,7 @@ from flow_worker.settings.groups import (
     SenderSettings,
 )
 from flow_worker.settings.loading import InvalidSettings, Layered, load_checked
+from flow_worker.settings.run_records import RunRecordSettings
 from flow_worker.settings.service_bus import ServiceBusSettings
 from flow_worker.settings.statements import StatementSettings
 from flow_worker.settings.tracing import TelemetrySettings
@@ -70,6 +71,7 @@ class Settings(Layered):
     senders: SenderSettings = SenderSettings()
     delivery: dict[str, DeliverySettings] = Field(default_factory=dict, description="The sinks of results, by name.")
     outbox: OutboxSettings = OutboxSettings()
+    run_records: RunRecordSettings = RunRecordSettings()
     flow_hosts: tuple[str, ...] = Field(default=(), description="hosts of flows beside the cloud's own")
     plain_http_hosts: tuple[str, ...] = Field(default=(), description="host:port that the worker may call without TLS")
     http: HttpSettings = HttpSettings()
@@ -296,6 +298,8 @@ class Settings(Layered):
 
     @model_validator(mode="after")
     def _require_known_sinks(self) -> Self:
+        for fault in self.run_records.faults(self.flows, self.dataverse.url, self.journal):
+            raise ValueError(fault)
         for fault in delivery_faults(self.delivery, self.request_queues, self.flows, self.journal, self.dataverse):
             raise ValueError(fault)
         return self
@@ -316,6 +320,8 @@ class Settings(Layered):
         for name, sink in self.delivery.items():
             if sink.url is not None:
                 self._check_dataverse_url(f"delivery.{name}.url", sink.url)
+        if self.run_records.url is not None:
+            self._check_dataverse_url("run_records.url", self.run_records.url)
         return self
 
     def _check_dataverse_url(self, setting: str, url: str) -> None:
