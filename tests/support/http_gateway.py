@@ -38,6 +38,7 @@ from flow_worker.gateway.server import HttpServer
 from flow_worker.gateway.spans import Bounded, Server, Spans
 from flow_worker.gateway.store.port import StoredResult
 from flow_worker.gateway.submissions import Submissions
+from flow_worker.gateway.uploads import Uploads
 from flow_worker.gateway.waiters import Waiters
 from flow_worker.settings import GatewayLimits, GatewaySettings, InputCheckSettings
 from flow_worker.settings.gateway_process import GatewayFlow
@@ -217,6 +218,7 @@ class _Parts:
             write_seconds=limits.write_seconds,
             now=_now,
         )
+        uploads = Uploads(limits.body_seconds, limits.max_uploads_per_caller)
         api = Api(
             limits,
             Callers(FakeAuthority(), rights, _now),
@@ -226,7 +228,7 @@ class _Parts:
             FlowCatalog(flows, registry, admission),
             RateLimiter(limits.submissions_per_second, limits.submission_burst, time.monotonic),
             RateLimiter(limits.reads_per_second, limits.read_burst, time.monotonic),
-            CallerWaiters(limits.max_uploads_per_caller),
+            uploads,
             headers.own_url,
             _now,
         )
@@ -243,6 +245,7 @@ class _Parts:
         def drain() -> None:
             edge.is_draining = True
             self.results.drain()
+            uploads.drain()
 
         self.server = HttpServer(api.application(edge), options, on_stop=drain, drain=self.submissions.drain)
 

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from pydantic import JsonValue
 
 from flow_contracts import strict_json
 from flow_worker.access.gateway_message_ids import request_id_of
 from flow_worker.gateway import headers, openapi, problems
 from flow_worker.gateway.callers import Caller, Callers
+from flow_worker.gateway.connection import CONTINUE, TooManyPieces
 from flow_worker.gateway.documents import pending, retry_after
 from flow_worker.gateway.edge import Edge
 from flow_worker.gateway.events import EventStreams
 from flow_worker.gateway.flows import FlowCatalog
 from flow_worker.gateway.headers import Waiting
-from flow_worker.gateway.limits import CallerWaiters, RateLimiter
+from flow_worker.gateway.limits import RateLimiter
 from flow_worker.gateway.problems import Problem
 from flow_worker.gateway.results import Results
 from flow_worker.gateway.spans import current_traceparent, name_request
 from flow_worker.gateway.store.port import RequestRecord, RequestState, StateName, StoredRequest
 from flow_worker.gateway.submissions import Submission, Submissions
+from flow_worker.gateway.uploads import Uploads
 from flow_worker.settings import GatewayLimits
 
 REQUESTS: Final = "/v1/flows/{flow}/requests"
@@ -48,8 +49,7 @@ class Api:
     catalog: FlowCatalog
     submission_rate: RateLimiter
     read_rate: RateLimiter
-    uploads: CallerWaiters
-    """The bodies of each caller that have not arrived yet."""
+    uploads: Uploads
     base_url: Callable[[web.Request], str]
     now: Callable[[], datetime]
 
@@ -57,7 +57,7 @@ class Api:
         """Return the aiohttp application."""
         app = web.Application(middlewares=[edge.middleware], client_max_size=self.limits.max_body_bytes)
         app.on_response_prepare.append(edge.prepare)
-        app.router.add_post(REQUESTS, self.submit)
+        app.router.add_post(REQUESTS, self.submit, expect_handler=_after_authentication)
         app.router.add_get(REQUEST, self.read, allow_head=False)
         app.router.add_get(EVENTS, self.events, allow_head=False)
         app.router.add_get(FLOWS, self.flows, allow_head=False)
@@ -140,7 +140,11 @@ class Api:
         if (request.content_length or 0) > self.limits.max_body_bytes:
             raise problems.of_http(web.HTTPRequestEntityTooLarge(self.limits.max_body_bytes, 0))
         # Most bodies come together with the head.
-        body = await (request.read() if request.content.is_eof() else self._slow_body(request, caller))
+        try:
+            body = await (request.read() if request.content.is_eof() else self._slow_body(request, caller))
+        except TooManyPieces:
+            sentence = "The body arrives in too many small pieces; send it at once, or in chunks of a kilobyte or more."
+            raise Problem("malformed_request", sentence) from None
         if not body:
             return None
         headers.require_json(request)
@@ -154,16 +158,12 @@ class Api:
 
         Otherwise two callers, who need no role for it, could take all places with bodies that never end.
         """
-        with self.uploads.held(caller.id) as may_upload:
-            if not may_upload:
-                raise Problem("rate_limited", "You send too many bodies at a time, too slowly.", retry_after=1)
-            try:
-                async with asyncio.timeout(self.limits.body_seconds):
-                    with self.results.active.suspended():
-                        return await request.read()
-            except TimeoutError:
-                seconds = f"{self.limits.body_seconds:g} s"
-                raise Problem("request_timeout", f"The body did not arrive within {seconds}; send it again.") from None
+        async with self.uploads.deadline(caller.id):
+            with self.results.active.suspended():
+                if request.headers.get("Expect", "").lower() == CONTINUE and request.version == HttpVersion11:
+                    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    request.writer.output_size = 0  # the response has not begun
+                return await request.read()
 
     def _response(self, request: web.Request, found: StoredRequest, waiting: Waiting) -> web.Response:
         name_request(found.record.id, found.record.trace_parent)
@@ -182,6 +182,10 @@ class Api:
 def _id(request: web.Request) -> str:
     """Return the request's ID. Operators find the message ID in logs and results, and it leads there, too."""
     return request_id_of(request.match_info["id"])
+
+
+async def _after_authentication(_: web.Request) -> None:
+    """Send no `100 Continue` yet, for which a client with `Expect` waits: strangers need not send their body."""
 
 
 def _queued(record: RequestRecord) -> StoredRequest:

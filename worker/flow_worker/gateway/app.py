@@ -45,6 +45,7 @@ from flow_worker.gateway.store.build import open_gateway_store
 from flow_worker.gateway.store.port import GatewayStore
 from flow_worker.gateway.submissions import Submissions
 from flow_worker.gateway.unknown_results import UnknownResults
+from flow_worker.gateway.uploads import Uploads
 from flow_worker.gateway.waiters import Waiters
 from flow_worker.runtime.journal_purge import JournalPurge
 from flow_worker.runtime.periodic_task import PeriodicTask
@@ -172,6 +173,7 @@ class _Parts:
         self._waiters = Waiters(max_count=self._limits.max_waiters)
         self._active = ActiveRequests(self._limits.max_active_requests)
         self._results = Results(store, self._waiters, self._active, CallerWaiters(self._limits.max_waiters_per_caller))
+        self._uploads = Uploads(self._limits.body_seconds, self._limits.max_uploads_per_caller)
         self._outages = reconnection_log(self._options.reply_queue)
         self._queue_probe = QueueProbe(bus, self._options.request_queue, health.lane(self._options.request_queue))
 
@@ -227,6 +229,7 @@ class _Parts:
     def _drain(self, edge: Edge) -> None:
         edge.is_draining = True
         self._results.drain()
+        self._uploads.drain()
 
     async def _rights(self, stack: AsyncExitStack) -> Rights:
         claims = self._settings.claims
@@ -281,7 +284,7 @@ class _Parts:
             catalog,
             RateLimiter(limits.submissions_per_second, limits.submission_burst, time.monotonic),
             RateLimiter(limits.reads_per_second, limits.read_burst, time.monotonic),
-            CallerWaiters(limits.max_uploads_per_caller),
+            self._uploads,
             self._base_url,
             self._now,
         )

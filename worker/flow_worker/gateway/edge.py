@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.gateway.connection import SERVER, Connection
+from flow_worker.gateway.connection import SERVER, Connection, TooManyPieces
 from flow_worker.gateway.cors import Cors, RefusedOrigins
 from flow_worker.gateway.limits import ActiveRequests
 from flow_worker.gateway.problems import Problem, of_http, of_outage
@@ -96,6 +96,9 @@ class Edge:
         if response.status >= 400 and not request.content.is_eof() and isinstance(request.protocol, Connection):
             request.protocol.discard_body()
             response.force_close()
+            if isinstance(request.content.exception(), TooManyPieces) and not response.prepared:
+                await _written(request, response)
+                await request.protocol.linger()
         is_large = isinstance(response, web.Response) and (response.content_length or 0) > _LARGE_BYTES
         if is_large and not response.prepared:
             await taken_within(request, self._write_seconds, _written(request, response))

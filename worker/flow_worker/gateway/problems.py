@@ -47,6 +47,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "gone": Kind(410, "The result is gone"),
     "payload_too_large": Kind(413, "The input is too large"),
     "unsupported_media_type": Kind(415, "The input is no JSON"),
+    "expectation_failed": Kind(417, "The gateway cannot meet the expectation"),
     "idempotency_key_reused": Kind(422, "The idempotency key belongs to another request"),
     "input_schema_mismatch": Kind(422, "The input does not match the flow's schema"),
     "input_too_complex": Kind(422, "The input is too complex"),
