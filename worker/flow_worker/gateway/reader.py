@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -12,7 +11,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from flow_contracts.backoff import ExponentialBackoff
-from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure
+from flow_contracts.servicebus import Delivery, LockLost
 from flow_worker import clock
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.gateway.replies import Reply, ResultReply, StateReply, UnreadableReply, reply_of, without_output
@@ -22,17 +21,16 @@ from flow_worker.gateway.unknown_results import REQUEST_UNKNOWN
 from flow_worker.gateway.waiters import Waiters
 from flow_worker.runtime.message_lock import kept_locked, set_within
 from flow_worker.runtime.ports import Bus, QueueReceiver
-from flow_worker.runtime.stopping import unless_set
+from flow_worker.runtime.reconnection import GATEWAY_RECEIVERS, Reconnection
 from flow_worker.telemetry.health import LaneHealth
 from flow_worker.telemetry.logs import Field, log
 from flow_worker.telemetry.metrics import Metrics
-from flow_worker.telemetry.outage_log import OutageEvents, OutageLog
+from flow_worker.telemetry.outage_log import OutageLog
 from flow_worker.telemetry.seldom import Seldom
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_RECONNECT_FIRST_SECONDS = 0.25
 _STORE_RETRY_FIRST_SECONDS = 0.1
 _STORE_RETRY_MAX_SECONDS = 2.0
 _LARGE_BYTES = 128 * 1024
@@ -48,18 +46,9 @@ _BETWEEN_PAUSES_SECONDS = 1.0
 """A reader pauses for a tenth of its time at most: after the loss of a store, thousands of results may be unknown."""
 
 
-_RECONNECTING = OutageEvents(
-    failing="gateway.reconnecting",
-    failing_sentence="The gateway reconnects to '{}'",
-    recovered="gateway.reconnected",
-    recovered_sentence="Every receiver of '{}' is connected again.",
-    participants="receivers",
-)
-
-
 def reconnection_log(queue: str) -> OutageLog:
     """Return the log of the outages of the reply queue, for all its receivers."""
-    return OutageLog(_log, queue, _RECONNECTING)
+    return OutageLog(_log, queue, GATEWAY_RECEIVERS)
 
 
 class _GiveBack(Exception):
@@ -97,12 +86,8 @@ class ReplyReader:
         """
         self.name = name
         self._queue = queue
-        self._bus = bus
         self._store = store
         self._waiters = waiters
-        self._health = health
-        self._outages = outages or reconnection_log(queue)
-        self._reconnect_max = reconnect_max_seconds
         self._tally = (lambda *_: None) if metrics is None else metrics.gateway_replies.add
         self._record_delay = (lambda _: None) if metrics is None else metrics.gateway_result_delay.record
         self._spans = spans or Spans(None)
@@ -111,6 +96,15 @@ class ReplyReader:
         self._paused_at = float("-inf")
         self._stopping = asyncio.Event()
         self._interrupted = asyncio.Event()
+        self._reconnection = Reconnection(
+            self,
+            queue,
+            bus=bus,
+            health=health,
+            outages=outages or reconnection_log(queue),
+            max_seconds=reconnect_max_seconds,
+            stopping=self._stopping,
+        )
 
     def stop(self) -> None:
         """Receive no further message; finish the current one."""
@@ -123,30 +117,7 @@ class ReplyReader:
 
     async def run(self) -> None:
         """Work until stopped. Raise only for an internal error of the gateway."""
-        try:
-            await self._run()
-        finally:
-            self._outages.gave_up(self)
-
-    async def _run(self) -> None:
-        failures = 0
-        pauses = ExponentialBackoff(_RECONNECT_FIRST_SECONDS, self._reconnect_max, jitter_from=0.5)
-        while not self._stopping.is_set():
-            try:
-                async with contextlib.AsyncExitStack() as stack:
-                    opening = stack.enter_async_context(self._bus.receiver(self._queue))
-                    receiver = await unless_set(self._stopping, opening)
-                    if receiver is None:
-                        return
-                    failures = 0
-                    self._health.mark_connected()
-                    self._outages.recovered(self)
-                    await self._consume(receiver)
-            except ServiceBusFailure as error:
-                failures += 1
-                self._health.mark_disconnected(str(error))
-                self._outages.failed(self, error)
-                await set_within(self._stopping, pauses.seconds(failures))
+        await self._reconnection.run(self._consume)
 
     async def _consume(self, receiver: QueueReceiver) -> None:
         while not self._stopping.is_set():

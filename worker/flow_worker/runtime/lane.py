@@ -8,41 +8,32 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar, assert_never
 
-from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.message import ReceivedMessage
 from flow_contracts.result import FlowResult
-from flow_contracts.servicebus import Delivery, LockLost, ServiceBusFailure, ServiceBusUnavailable
+from flow_contracts.servicebus import Delivery, LockLost, ServiceBusUnavailable
 from flow_worker.flows.known_codes import logged_code
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Continue, DeadLetter, Outcome, PassOn, Reply
 from flow_worker.runtime.burst import Burst, Sorting
 from flow_worker.runtime.message_lock import kept_locked, set_within
 from flow_worker.runtime.ports import Bus, OutcomeSender, QueueReceiver
-from flow_worker.runtime.stopping import unless_set
+from flow_worker.runtime.reconnection import LANES, Reconnection
 from flow_worker.telemetry.health import LaneHealth
 from flow_worker.telemetry.logs import Field, log
-from flow_worker.telemetry.outage_log import OutageEvents, OutageLog
+from flow_worker.telemetry.outage_log import OutageLog
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _MIN_LOCK_SECONDS = 2.0
 """A lane does not begin a request whose lock seems to expire sooner: Service Bus may be about to deliver it again."""
-_RECONNECT_FIRST_SECONDS = 0.25
 _DRAINING_PAUSE_SECONDS = 0.05
 _STOPPED = "the worker stopped before a queue accepted the outcome's message"
-_RECONNECTING = OutageEvents(
-    failing="lane.reconnecting",
-    failing_sentence="The lanes reconnect to '{}'",
-    recovered="lane.reconnected",
-    recovered_sentence="Every lane of '{}' is connected again.",
-    participants="lanes",
-)
 
 
 def reconnection_log(queue: str) -> OutageLog:
     """Return the log of the outages of one queue, for all its lanes."""
-    return OutageLog(_log, queue, _RECONNECTING)
+    return OutageLog(_log, queue, LANES)
 
 
 class Decide(Protocol):
@@ -92,16 +83,22 @@ class Lane:
         """`is_halted`: whether the worker must take no more requests, although it runs on for the operator."""
         self.name = name
         self._queue = queue
-        self._bus = bus
         self._journey = journey
         self._read = read
         self._dispatcher = dispatcher
         self._health = health
-        self._outages = outages
         self._burst = burst
-        self._reconnect_max = reconnect_max_seconds
         self._is_halted = is_halted
         self._stopping = asyncio.Event()
+        self._reconnection = Reconnection(
+            self,
+            queue,
+            bus=bus,
+            health=health,
+            outages=outages,
+            max_seconds=reconnect_max_seconds,
+            stopping=self._stopping,
+        )
         self._interrupted = False
         self._interruptible_task: asyncio.Task[Any] | None = None
 
@@ -120,33 +117,10 @@ class Lane:
 
     async def run(self) -> None:
         """Work until stopped. Raise only for an internal error of the worker."""
-        try:
-            await self._run()
-        finally:
-            self._outages.gave_up(self)
+        await self._reconnection.run(self._consume, self._halted)
 
-    async def _run(self) -> None:
-        failures = 0
-        while not self._stopping.is_set():
-            if self._is_halted():
-                self._health.mark_disconnected("the lane is halted: the journal was replaced")
-                await set_within(self._stopping, self._reconnect_max)
-                continue
-            try:
-                async with contextlib.AsyncExitStack() as stack:
-                    opening = stack.enter_async_context(self._bus.receiver(self._queue))
-                    receiver = await unless_set(self._stopping, opening)
-                    if receiver is None:
-                        return
-                    failures = 0
-                    self._health.mark_connected()
-                    self._outages.recovered(self)
-                    await self._consume(receiver)
-            except ServiceBusFailure as error:
-                failures += 1
-                self._health.mark_disconnected(str(error))
-                self._outages.failed(self, error)
-                await set_within(self._stopping, reconnect_pause(failures, self._reconnect_max))
+    def _halted(self) -> str | None:
+        return "the lane is halted: the journal was replaced" if self._is_halted() else None
 
     async def _consume(self, receiver: QueueReceiver) -> None:
         while not self.is_stopping:
@@ -377,8 +351,3 @@ def _summary(result: FlowResult) -> dict[str, Field]:
 
 def _lock_held(delivery: Delivery) -> Callable[[], bool]:
     return lambda: delivery.lock_seconds_left > 0
-
-
-def reconnect_pause(failures: int, max_seconds: float) -> float:
-    """Return the seconds to wait after that many failures in a row: doubling, with jitter between a half and one."""
-    return ExponentialBackoff(_RECONNECT_FIRST_SECONDS, max_seconds, jitter_from=0.5).seconds(failures)

@@ -1,10 +1,10 @@
-"""The pauses of a lane before it reconnects."""
+"""The pauses before a receiver reconnects."""
 
 from __future__ import annotations
 
 import pytest
 
-from flow_worker.runtime.lane import reconnect_pause
+from flow_worker.runtime.reconnection import reconnect_pause
 
 
 @pytest.mark.parametrize("failures", [1, 5, 2_000, 1_000_000])
