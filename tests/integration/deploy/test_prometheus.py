@@ -36,7 +36,7 @@ PAGE = CHECKOUT / "docs" / "observability.md"
 DASHBOARD = DEPLOY / "grafana" / "flow-worker.json"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 _VARIABLES = {"$__rate_interval": "1m", "$job": ".*", "$instance": ".*", "$flow": ".*"}
-_METRIC = re.compile(r"\b(?:flow_worker|messaging|http_client|process)_\w+")
+_METRIC = re.compile(r"\b(?:flow_worker|messaging|http_client|http_server|process)_\w+")
 _EXPLAINED = {"summary", "description"}
 
 
@@ -129,11 +129,15 @@ async def test_every_expression_of_the_dashboard_has_data(prometheus: Prometheus
 
 
 async def test_every_expression_of_the_alerts_has_data(prometheus: Prometheus) -> None:
-    rules = [rule for group in (await prometheus.get("rules"))["groups"] for rule in group["rules"]]
-    assert len(rules) > 8
+    rules = await rules_of(prometheus)
+    assert len(rules) > 15
     compared = [(rule["name"], operand) for rule in rules for operand in operands(rule["query"])]
     assert len(compared) > len(rules)
     assert await without_data(prometheus, compared) == []
+
+
+async def rules_of(prometheus: Prometheus) -> list[dict[str, Any]]:
+    return [rule for group in (await prometheus.get("rules"))["groups"] for rule in group["rules"]]
 
 
 def operands(expression: str) -> list[str]:
@@ -190,7 +194,7 @@ async def test_the_picture_of_the_dashboard_shows_every_panel(prometheus: Promet
     picture = ElementTree.fromstring(await asyncio.to_thread(drawn))  # noqa: S314 - the test drew it
     texts = [one.text for one in picture.iter() if one.text]
     assert {panel["title"] for panel in panels()} <= set(texts)
-    assert "create-quote" in texts
+    assert {"create-quote", "/v1/flows/{flow}/requests 200"} <= set(texts)
 
 
 async def test_the_variables_of_the_dashboard_have_values(prometheus: Prometheus) -> None:
@@ -208,16 +212,16 @@ async def test_the_variables_of_the_dashboard_have_values(prometheus: Prometheus
 
 
 async def test_the_alerts_are_loaded_and_their_metrics_exist(prometheus: Prometheus) -> None:
-    [group] = (await prometheus.get("rules"))["groups"]
+    rules = await rules_of(prometheus)
     async with asyncio.timeout(WAIT):
-        while any(rule["health"] == "unknown" for rule in group["rules"]):  # not evaluated yet
+        while any(rule["health"] == "unknown" for rule in rules):  # not evaluated yet
             await asyncio.sleep(0.2)
-            [group] = (await prometheus.get("rules"))["groups"]
-    assert [rule["name"] for rule in group["rules"] if rule["health"] != "ok"] == []
-    assert all(set(rule["annotations"]) >= _EXPLAINED for rule in group["rules"])
-    assert {rule["labels"]["severity"] for rule in group["rules"]} == {"page", "ticket"}
+            rules = await rules_of(prometheus)
+    assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
+    assert all(set(rule["annotations"]) >= _EXPLAINED for rule in rules)
+    assert {rule["labels"]["severity"] for rule in rules} == {"page", "ticket"}
     existing = set(await prometheus.get("label/__name__/values"))
-    named = {name for rule in group["rules"] for name in _METRIC.findall(rule["query"])}
+    named = {name for rule in rules for name in _METRIC.findall(rule["query"])}
     assert len(named) > 5
     assert named <= existing
 

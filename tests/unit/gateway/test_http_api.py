@@ -17,7 +17,7 @@ from flow_contracts.request import FlowRequest
 from flow_contracts.servicebus import MessageTooLarge, ServiceBusUnavailable
 from flow_worker.access.gateway_message_ids import prefix_of
 from flow_worker.gateway.store.port import RequestState, StateName, StoredResult
-from tests.support.http_gateway import ORIGIN, QUEUE, USERS, HttpGateway, running_http_gateway
+from tests.support.http_gateway import ORIGIN, QUEUE, TENANT, USERS, HttpGateway, running_http_gateway
 from tests.support.system import until
 
 START = "/v1/flows/create-quote/requests"
@@ -406,7 +406,7 @@ async def test_a_stop_answers_long_polls_and_ends_streams_and_finishes_submissio
             await ada.get(location)
 
 
-async def test_a_caller_that_floods_gets_429_and_others_go_on() -> None:
+async def test_a_caller_that_floods_gets_429_and_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     async with (
         running_http_gateway(submissions_per_second=1, submission_burst=3) as gateway,
         gateway.client() as ada,
@@ -415,6 +415,8 @@ async def test_a_caller_that_floods_gets_429_and_others_go_on() -> None:
         answers = [await ada.post(START, json={}) for _ in range(5)]
         assert [answer.status_code for answer in answers].count(202) == 3
         assert (answers[4].json()["code"], answers[4].headers["Retry-After"]) == ("rate_limited", "1")
+        noted = [record.__dict__["fields"] for record in caplog.records if "event" in record.__dict__]
+        assert noted == [{"tenant": TENANT, "caller": USERS["ada"]}]  # one line, for an operator who asks who it is
         assert (await bob.post(START, json={})).status_code == 202
 
 

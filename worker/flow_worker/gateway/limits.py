@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from flow_worker.gateway.problems import Problem
 from flow_worker.gateway.store.port import PrincipalId
+from flow_worker.telemetry.logs import log
+from flow_worker.telemetry.seldom import Seldom
+
+_log = logging.getLogger(__name__)
 
 _MAX_CALLERS: Final = 20_000
 """Callers whose rate is in memory. The one seen longest ago is forgotten first, and begins with a full burst again."""
@@ -24,6 +29,7 @@ class RateLimiter:
         self._now = now
         self._buckets: OrderedDict[PrincipalId, tuple[float, float]] = OrderedDict()
         """The tokens of each caller, and when they were counted."""
+        self._noted = Seldom()
 
     def take(self, caller: PrincipalId) -> None:
         """Take one token. Raises `Problem` (429) if there is none."""
@@ -35,8 +41,14 @@ class RateLimiter:
         if len(self._buckets) > _MAX_CALLERS:
             self._buckets.popitem(last=False)
         if tokens < 1:
+            self._note(caller)
             seconds = (1 - tokens) / self._rate
             raise Problem("rate_limited", "You send requests too fast; wait, then send again.", retry_after=seconds)
+
+    def _note(self, caller: PrincipalId) -> None:
+        if self._noted.is_due(f"{caller.tenant}/{caller.oid}"):
+            sentence = "A caller sends requests faster than gateway.limits allow, and gets 429."
+            log(_log, logging.WARNING, "gateway.rate_limited", sentence, tenant=caller.tenant, caller=caller.oid)
 
 
 class ActiveRequests:
