@@ -23,8 +23,8 @@ from aiohttp import web
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from servicebus_emulator.cloud import urls
-from servicebus_emulator.cloud.dataverse.control_routes import Enqueue
 from servicebus_emulator.cloud.dataverse.control_routes import routes as dataverse_control_routes
+from servicebus_emulator.cloud.dataverse.custom_apis import Enqueue
 from servicebus_emulator.cloud.dataverse.web_api import API_PATH as DATAVERSE_API_PATH
 from servicebus_emulator.cloud.dataverse.web_api import DataverseHost
 from servicebus_emulator.cloud.definitions import HttpDefinition
@@ -89,7 +89,7 @@ class Site:
         self.identity = IdentityEndpoint(self.issuer, definition.identity, identity_header)
         self.page = Page(definition.page, self.issuer)
         dataverse_url = f"{url}{urls.DATAVERSE_PATH}"
-        self.dataverse = DataverseHost(dataverse_url, definition.dataverse, self.issuer, definition.identity)
+        self.dataverse = DataverseHost(dataverse_url, definition.dataverse, self.issuer, definition.identity, enqueue)
         guard_of_triggers = TriggerGuard(self.issuer, definition.identity)
         self.flows = FlowHost(definition.flows, guard_of_triggers, self.dataverse.flow_runs.observe)
 

@@ -26,7 +26,7 @@ from servicebus_emulator.transport.web_callers import WebCallers
 if TYPE_CHECKING:
     from aiohttp.web import RouteDef
 
-    from servicebus_emulator.cloud.dataverse.control_routes import Enqueue
+    from servicebus_emulator.cloud.dataverse.custom_apis import Enqueue
     from servicebus_emulator.cloud.dataverse.web_api import DataverseHost
     from servicebus_emulator.cloud.entra.issuer import Issuer
     from servicebus_emulator.cloud.entra.managed_identity import IdentityEndpoint

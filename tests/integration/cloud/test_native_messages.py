@@ -6,15 +6,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from azure.servicebus.aio import ServiceBusClient
 
 from flow_contracts.dataverse import ExecutionContext
-from flow_contracts.message import Message
 from servicebus_emulator import config
 from servicebus_emulator.cloud.entra.issuer import object_id_of
 from servicebus_emulator.host import Emulator, Endpoints, running_emulator
-
-QUEUE = "dataverse-requests"
+from tests.support.native_messages import QUEUE, received
 
 
 @pytest.fixture
@@ -27,32 +24,10 @@ async def posted(emulator: Emulator, client: httpx.AsyncClient, **changes: objec
     return await client.post(f"{emulator.web.url}/emulator/dataverse/post", json={"user": "ada"} | changes)
 
 
-async def received(emulator: Emulator) -> Message:
-    async with (
-        ServiceBusClient.from_connection_string(emulator.connection_string) as bus,
-        bus.get_queue_receiver(QUEUE) as receiver,
-    ):
-        (message,) = await receiver.receive_messages(max_wait_time=10)
-        await receiver.complete_message(message)
-        return Message(
-            body=b"".join(message.body),
-            content_type=message.content_type,
-            message_id=message.message_id,
-            reply_to=message.reply_to,
-            application_properties={
-                _text(name): _text(value) for name, value in (message.application_properties or {}).items()
-            },
-        )
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 async def test_a_posted_message_arrives_in_dataverses_form(emulator: Emulator, client: httpx.AsyncClient) -> None:
     answer = await posted(emulator, client, message="new_StartQuote", input={"customer": "Contoso"})
     assert (answer.status_code, answer.json()) == (201, {"queue": QUEUE})
-    message = await received(emulator)
+    message = await received(emulator.connection_string)
     assert message.content_type == "application/json"
     assert message.message_id
     assert message.reply_to is None
@@ -66,7 +41,10 @@ async def test_a_posted_message_arrives_in_dataverses_form(emulator: Emulator, c
 
 async def test_a_truncated_message_arrives_with_its_property(emulator: Emulator, client: httpx.AsyncClient) -> None:
     await posted(emulator, client, truncated=True)
-    assert any(name.endswith("MessageMaxSizeExceeded") for name in (await received(emulator)).application_properties)
+    assert any(
+        name.endswith("MessageMaxSizeExceeded")
+        for name in (await received(emulator.connection_string)).application_properties
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,24 +9,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 from aiohttp import web
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from servicebus_emulator.cloud.dataverse.custom_apis import Enqueue
 from servicebus_emulator.cloud.dataverse.execution_context import NativeMessageRequest, build
 from servicebus_emulator.cloud.dataverse.payload import convert
 from servicebus_emulator.cloud.dataverse.tables import Row, Table, Values
 from servicebus_emulator.cloud.dataverse.web_api import DataverseHost
 from servicebus_emulator.cloud.dataverse.web_api_errors import WebApiError
-from servicebus_emulator.servicebus.entities.message import BrokeredMessage
 from servicebus_emulator.servicebus.errors import ServiceBusError
 from servicebus_emulator.validation import explain
 
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
-Enqueue = Callable[[str, BrokeredMessage], object]
-"""Puts a message on the queue of this name. Raises `ServiceBusError`."""
 
 
 class NativeMessagePost(NativeMessageRequest):

@@ -7,7 +7,9 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
+from servicebus_emulator.cloud.dataverse.custom_api_definitions import CustomApiDefinition
 from servicebus_emulator.cloud.dataverse.flow_runs import FlowRunsDefinition
+from servicebus_emulator.cloud.dataverse.service_protection import RequestLimit
 from servicebus_emulator.cloud.dataverse.table_definitions import BUILT_IN, TableDefinition
 from servicebus_emulator.cloud.faults.definitions import Fault
 from servicebus_emulator.cloud.fields import Definition, Name
@@ -81,6 +83,9 @@ class DataverseDefinition(Definition):
     users: tuple[DataverseUser, ...] = ()
     tables: tuple[TableDefinition, ...] = ()
     """The organization's own tables, beside the built-in ones."""
+    custom_apis: tuple[CustomApiDefinition, ...] = ()
+    request_limit: RequestLimit | None = None
+    """The service protection limit of each caller; None: no limit."""
     flow_runs: FlowRunsDefinition = Field(default_factory=FlowRunsDefinition)
     faults: tuple[DataverseFault, ...] = ()
 

@@ -186,17 +186,8 @@ def _input(request: NativeMessageRequest, row: str) -> JsonValue:
         "modifiedon": _date(request),
         "modifiedby": _typed("EntityReference", _reference("systemuser", row)),
     }
-    target: Json = {
-        "Attributes": _pairs(request.input | system_columns),
-        "EntityState": None,
-        "FormattedValues": [],
-        "Id": str(_entity_id(request)),
-        "KeyAttributes": [],
-        "LogicalName": request.entity,
-        "RelatedEntities": [],
-        "RowVersion": None,
-    }
-    return _pairs({"Target": _typed("Entity", target)})
+    target = _entity(request.entity, str(_entity_id(request)), request.input | system_columns)
+    return _pairs({"Target": target})
 
 
 def _truncated(members: Json, request: NativeMessageRequest) -> Json:
@@ -225,6 +216,20 @@ def _typed(name: str, members: Json) -> Json:
     return {"__type": f"{name}:{CONTRACTS}", **members}
 
 
+def _entity(table: str | None, id_: str, attributes: Json) -> Json:
+    members: Json = {
+        "Attributes": _pairs(attributes),
+        "EntityState": None,
+        "FormattedValues": [],
+        "Id": id_,
+        "KeyAttributes": [],
+        "LogicalName": table,
+        "RelatedEntities": [],
+        "RowVersion": None,
+    }
+    return _typed("Entity", members)
+
+
 def _reference(table: str, id_: str) -> Json:
     return {"Id": id_, "KeyAttributes": [], "LogicalName": table, "Name": None, "RowVersion": None}
 
@@ -238,5 +243,20 @@ def _row(name: str) -> str:
 
 
 def _date(request: NativeMessageRequest) -> str:
-    milliseconds = int(datetime.now(UTC).timestamp() * 1000)
-    return f"/Date({milliseconds})/" if request.old_dates else f"/Date({milliseconds}+0000)/"
+    now = dotnet_date(datetime.now(UTC))
+    return now.replace("+0000", "") if request.old_dates else now
+
+
+def dotnet_date(at: datetime) -> str:
+    """Return a time as .NET's JSON serializer writes it."""
+    return f"/Date({int(at.timestamp() * 1000)}+0000)/"
+
+
+def open_entity(columns: Json) -> Json:
+    """Return a value of an open type: an entity without a table. No sample shows one."""
+    attributes: Json = {
+        name: open_entity(value) if isinstance(value, dict) else value
+        for name, value in columns.items()
+        if "@odata" not in name
+    }
+    return _entity(None, str(NIL_GUID), attributes)

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from servicebus_emulator.cloud.dataverse.parameters import ParameterDefinition, parse_parameters
+from servicebus_emulator.cloud.dataverse.custom_api_definitions import ParameterDefinition
+from servicebus_emulator.cloud.dataverse.parameters import parse_parameters
 
 ACTION = "SendAppNotification"
 PRIVILEGE = "prvSendAppNotification"

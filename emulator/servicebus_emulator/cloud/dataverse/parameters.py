@@ -7,25 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 
+from servicebus_emulator.cloud.dataverse.custom_api_definitions import ParameterDefinition, ParameterType
 from servicebus_emulator.cloud.dataverse.payload import parse_object, parse_time
 from servicebus_emulator.cloud.dataverse.web_api_errors import invalid_payload
-from servicebus_emulator.cloud.fields import Definition
 
-ParameterType = Literal["String", "Integer", "Boolean", "Guid", "DateTime", "Decimal", "Float", "StringArray", "Entity"]
 _INT32 = 2**31
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-
-class ParameterDefinition(Definition):
-    """A request parameter."""
-
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
-    type: ParameterType = "String"
-    optional: bool = False
 
 
 def parse_parameters(action: str, parameters: Iterable[ParameterDefinition], body: bytes) -> dict[str, JsonValue]:

@@ -17,12 +17,14 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from servicebus_emulator.cloud import urls
-from servicebus_emulator.cloud.dataverse import notifications, odata, privilege_query
+from servicebus_emulator.cloud.dataverse import cors, notifications, odata, privilege_query
+from servicebus_emulator.cloud.dataverse.custom_apis import CustomApis, Enqueue
 from servicebus_emulator.cloud.dataverse.definitions import DataverseDefinition, DataverseFault, ServiceProtectionCode
 from servicebus_emulator.cloud.dataverse.directory import Directory, PrivilegeGrant, privilege_id
 from servicebus_emulator.cloud.dataverse.flow_runs import FlowRuns
 from servicebus_emulator.cloud.dataverse.members import Members, Rights
 from servicebus_emulator.cloud.dataverse.privilege_query import PrivilegeQuery
+from servicebus_emulator.cloud.dataverse.service_protection import RequestCounter
 from servicebus_emulator.cloud.dataverse.table_calls import TableCalls
 from servicebus_emulator.cloud.dataverse.table_definitions import APP_NOTIFICATIONS
 from servicebus_emulator.cloud.dataverse.tables import Tables
@@ -47,8 +49,13 @@ API_PATH = f"{urls.DATAVERSE_PATH}{VERSION_PATH}"
 MAX_RECORDS = 10_000
 """The calls that the emulator keeps; it drops the oldest beyond that."""
 
+
+def _too_many_requests(limit: int, window_seconds: float) -> str:
+    return f"Number of requests exceeded the limit of {limit} over time window of {window_seconds:g} seconds."
+
+
 _LIMITS: Mapping[ServiceProtectionCode, str] = {
-    "0x80072322": "Number of requests exceeded the limit of 6000 over time window of 300 seconds.",
+    "0x80072322": _too_many_requests(6000, 300),
     "0x80072321": "Combined execution time of incoming requests exceeded the limit of 1,200,000 milliseconds over time "
     "window of 300 seconds.",
     "0x80072326": "Number of concurrent requests exceeded the limit of 52.",
@@ -86,7 +93,14 @@ class WebApiCall:
 class DataverseHost:
     """The Web API of one organization."""
 
-    def __init__(self, url: str, definition: DataverseDefinition, issuer: Issuer, identity: IdentityDefinition) -> None:
+    def __init__(
+        self,
+        url: str,
+        definition: DataverseDefinition,
+        issuer: Issuer,
+        identity: IdentityDefinition,
+        enqueue: Enqueue,
+    ) -> None:
         """`url` is the organization's, without a trailing slash; it is also the audience of its tokens."""
         self.url = url
         self._issuer = issuer
@@ -98,6 +112,8 @@ class DataverseHost:
         """The tables and their rows."""
         self.flow_runs = FlowRuns(self.tables, lambda: self._directory.definition.flow_runs)
         """Takes note of the flows' runs."""
+        self._requests = RequestCounter()
+        self._custom_apis = CustomApis(f"{url}{VERSION_PATH}", lambda: self._directory, enqueue)
         self._table_calls = TableCalls(f"{url}{VERSION_PATH}", self.tables, self._members)
 
     @property
@@ -121,6 +137,8 @@ class DataverseHost:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a call of `{url}/api/data/v9.2/…`."""
+        if request.method == "OPTIONS":
+            return cors.preflight(request)
         path = request.rel_url.path_qs.removeprefix(f"{API_PATH}/")
         call = WebApiCall(datetime.now(UTC).isoformat(), request.method, path)
         self._calls.append(call)
@@ -132,7 +150,7 @@ class DataverseHost:
         response = response or real or await self._answer(request, call, operation)
         if sends_status_line(fault):
             call.status = response.status
-        return response
+        return cors.share(request, response)
 
     def _parse(self, request: web.Request, call: WebApiCall) -> Operation | WebApiError:
         """Return the operation and record it; or the error that even an admitted caller would get."""
@@ -161,6 +179,10 @@ class DataverseHost:
         if request.method == "POST" and segments == [notifications.ACTION]:
             call.function = notifications.ACTION
             return self._send_notification
+        api = self._custom_apis.find(segments[0]) if request.method == "POST" and len(segments) == 1 else None
+        if api is not None:
+            call.function = api.unique_name
+            return lambda rights, body: self._custom_apis.call(api, rights, body)
         literals = odata.aliases(request.rel_url.raw_query_string)
         row_request = self._table_calls.parse(request, segments[0], literals) if len(segments) == 1 else None
         if row_request is None:
@@ -173,6 +195,11 @@ class DataverseHost:
     ) -> web.StreamResponse:
         try:
             rights = self._admit(request, call)
+            limit = self._directory.definition.request_limit
+            wait = None if limit is None else self._requests.wait_seconds(str(rights.caller.object_id), limit)
+            if limit is not None and wait is not None:
+                message = _too_many_requests(limit.requests, limit.window_seconds)
+                return error_response(429, "0x80072322", message, {"Retry-After": str(wait)})
             if isinstance(operation, WebApiError):
                 raise operation
             return operation(rights, await request.read())
