@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import typer
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from flow_contracts.servicebus import DeadLetteredMessage, ServiceBus, ServiceBusFailure
 from flow_worker.cli import dead_letter_render, terminal
@@ -29,11 +29,15 @@ from flow_worker.runtime.seal_keys import find_seal, key_file
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import (
     ContinuationSettings,
+    DataverseSettings,
+    HttpSettings,
     IdentitySettings,
     InvalidSettings,
     JournalSettings,
     Layered,
+    RecordedFlow,
     RequestQueue,
+    RunRecordSettings,
     ServiceBusSettings,
     load_as,
 )
@@ -49,6 +53,10 @@ class DeadLetterCommandSettings(Layered):
     continuations: ContinuationSettings = ContinuationSettings()
     identity: IdentitySettings = IdentitySettings()
     journal: JournalSettings = JournalSettings()
+    dataverse: DataverseSettings = DataverseSettings()
+    run_records: RunRecordSettings = RunRecordSettings()
+    http: HttpSettings = HttpSettings()
+    flows: dict[str, RecordedFlow] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +125,31 @@ def replay(
     """Replay the matches after confirmation, print the outcomes, and exit."""
     views = _choose(settings, criteria)
     left = [DeadLetterOutcome(view, left=view.not_replayable) for view in views if view.not_replayable is not None]
-    replayable = [view for view in views if view.not_replayable is None]
+    replayable = _with_run_notes(settings, [view for view in views if view.not_replayable is None])
+    if not as_json:
+        dead_letter_render.print_run_notes(terminal.err(), replayable)
     if dry_run:
         _finish([*map(DeadLetterOutcome, replayable), *left], "Would replay", as_json=as_json)
     if not replayable:
         _finish(left, "Replayed", as_json=as_json)
-    _confirm(replayable, "Replay", "The worker calls their flows again, even if they ran before.", yes=yes)
+    ran = sum(view.run is not None and view.run.has_run for view in replayable)
+    known = f" {ran} of them have a recorded flow run." if ran else ""
+    consequence = f"The worker calls their flows again, even if they ran before.{known}"
+    _confirm(replayable, "Replay", consequence, yes=yes, always=ran > 0)
     continuations, readers, seal = settings.continuations.queue, _readers(settings), _require_seal(settings)
     outcomes = _settle(settings, replayable, lambda bus: replay_with(bus, continuations, readers, seal), "replaying")
     _finish([*outcomes, *left], "Replayed", as_json=as_json)
+
+
+def _with_run_notes(settings: DeadLetterCommandSettings, views: Sequence[DeadLetterView]) -> list[DeadLetterView]:
+    """Return the dead letters with what the records of their runs say, as far as `run_records` is configured."""
+    recorded = settings.run_records.flows(settings.flows)
+    if not any(view.flow in recorded for view in views):
+        return list(views)
+    # Imported here: most commands need no HTTP client.
+    from flow_worker.cli.dead_letter_runs import read_run_records
+
+    return read_run_records(settings, views)
 
 
 def discard(
@@ -194,13 +218,16 @@ def _choose(settings: DeadLetterCommandSettings, criteria: Criteria) -> list[Dea
     return views
 
 
-def _confirm(views: Sequence[DeadLetterView], verb: str, consequence: str, *, yes: bool) -> None:
-    if yes or len(views) <= 1:
+def _confirm(views: Sequence[DeadLetterView], verb: str, consequence: str, *, yes: bool, always: bool = False) -> None:
+    """Ask before an action on several messages; with `always` also before one on a single message."""
+    if yes or (len(views) <= 1 and not always):
         return
+    messages = "this message" if len(views) == 1 else f"these {len(views)} messages"
     if not sys.stdin.isatty():
-        terminal.fail(f"{verb} {len(views)} messages? Without a terminal, confirm with --yes.", 2)
+        sentence = f"{verb} {messages}? {consequence} " if always else f"{verb} {len(views)} messages? "
+        terminal.fail(f"{sentence}Without a terminal, confirm with --yes.", 2)
     terminal.err().print(dead_letter_render.totals(views))
-    typer.confirm(f"{verb} these {len(views)} messages? {consequence}", abort=True, err=True)
+    typer.confirm(f"{verb} {messages}? {consequence}", abort=True, err=True)
 
 
 def _settle(

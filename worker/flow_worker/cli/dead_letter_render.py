@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
@@ -100,6 +101,20 @@ def _cell(name: str, value: JsonValue) -> Text:
 def _label(name: str) -> str:
     """Return a field's name as the pages write it: `message_id` becomes "message ID"."""
     return " ".join("ID" if word == "id" else word for word in name.split("_"))
+
+
+def print_run_notes(console: Console, views: Sequence[DeadLetterView]) -> None:
+    """Print what the records of flow runs say: a line for each dead letter with a run, and a line for the others."""
+    others: Counter[str] = Counter()
+    for view in views:
+        if view.run is None:
+            continue
+        if view.run.has_run:
+            console.print(plain(f"{_name(view)}: {view.run.sentence}", "yellow"), soft_wrap=True)
+        else:
+            others[view.run.sentence] += 1
+    for sentence, count in others.items():
+        console.print(plain(f"{_messages(count)}: {sentence}"), soft_wrap=True)
 
 
 def print_outcomes(console: Console, outcomes: Sequence[DeadLetterOutcome], verb: str) -> None:

@@ -25,6 +25,15 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class RunNote:
+    """What the record of the flow run says."""
+
+    sentence: str
+    has_run: bool = False
+    """The flow ran for the request, or runs for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetterView:
     """A dead letter without its body, so that a command can hold very many."""
 
@@ -46,6 +55,10 @@ class DeadLetterView:
 
     A continuation message has an ID of its own, which nobody but the broker knows.
     """
+    accepted: datetime | None = None
+    """The time when the broker enqueued the request; None if the message is unreadable."""
+    run: RunNote | None = None
+    """None unless the command has read the records of runs."""
 
     @classmethod
     def of(cls, queue: str, dead: DeadLetteredMessage, reader: Reader) -> Self:
@@ -64,11 +77,12 @@ class DeadLetterView:
             body_bytes=len(message.body),
             not_replayable=not_replayable,
             request_message_id=None if job is None else job.replay_of or job.message_id,
+            accepted=None if job is None else job.accepted,
         )
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return the view as JSON."""
-        return {
+        document: dict[str, JsonValue] = {
             "queue": self.queue,
             "sequence_number": self.sequence_number,
             "enqueued_at": self.enqueued_at.isoformat(),
@@ -81,6 +95,7 @@ class DeadLetterView:
             "body_bytes": self.body_bytes,
             "not_replayable": self.not_replayable,
         }
+        return document if self.run is None else document | {"run_record": self.run.sentence}
 
 
 def decode_job(message: ReceivedMessage, reader: Reader) -> Job:

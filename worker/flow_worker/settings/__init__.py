@@ -24,7 +24,7 @@ from flow_worker.settings.groups import (
     RetrySettings,
 )
 from flow_worker.settings.loading import InvalidSettings, Layered
-from flow_worker.settings.run_records import RunRecordSettings
+from flow_worker.settings.run_records import RecordedFlow, RunRecordSettings
 from flow_worker.settings.service_bus import ServiceBusSettings
 from flow_worker.settings.settings import Settings, load, load_as
 from flow_worker.settings.statements import StatementSettings
@@ -49,6 +49,7 @@ __all__ = [
     "LimitSettings",
     "LogSettings",
     "OutboxSettings",
+    "RecordedFlow",
     "ReplySettings",
     "RequestQueue",
     "RetrySettings",

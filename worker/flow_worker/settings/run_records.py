@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Protocol
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from flow_contracts.guid import Guid
 from flow_worker.settings.groups import FlowSettings, JournalSettings, Seconds, _Group
 
 _MAX_RUN_SECONDS = 28 * 86_400
@@ -17,6 +18,22 @@ def _check_page_url(url: str) -> str:
     if not url.startswith("https://") or "{run}" not in url:
         raise ValueError("must begin with https:// and contain {run}; it may contain {flow}")
     return url
+
+
+class _Recorded(Protocol):
+    """A flow that may have a setting of its own."""
+
+    @property
+    def run_records(self) -> bool | None: ...
+
+
+class RecordedFlow(BaseModel):
+    """The part of a flow's settings that concerns its run records, for a command that needs no more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    run_records: bool | None = None
+    workflow_id: Guid | None = None
 
 
 class RunRecordSettings(_Group):
@@ -35,7 +52,7 @@ class RunRecordSettings(_Group):
         default=None, description="https://make.powerautomate.com/environments/ENVIRONMENT/flows/{flow}/runs/{run}"
     )
 
-    def flows(self, flows: Mapping[str, FlowSettings]) -> frozenset[str]:
+    def flows(self, flows: Mapping[str, _Recorded]) -> frozenset[str]:
         """Return the names of the flows whose runs the worker looks for."""
         return frozenset(
             name for name, flow in flows.items() if (self.enabled if flow.run_records is None else flow.run_records)
