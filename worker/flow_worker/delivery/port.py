@@ -56,9 +56,12 @@ class Delivery:
     attempts: int = 0
     """The number of attempts at this state that failed before."""
     replay_of: str | None = None
-    is_owner: bool = True
-    """False for a refusal that has no entry in the journal. Any proven sender can name any message ID. So a sink may
-    create something for such a delivery, but must not overwrite anything."""
+    is_owner: bool = False
+    """False while pending, and for a refusal that has no entry in the journal.
+
+    Any proven sender can name any message ID. So a sink may create something for such a delivery, but must not
+    overwrite anything.
+    """
     reply: ReplyTarget | None = None
     """Only for a sink with `needs_reply_target`."""
 
@@ -73,6 +76,8 @@ class Delivered:
     """The sink has the state of the request, or needs nothing more of it."""
 
     note: str | None = None
+    is_new: bool = False
+    """The sink had nothing for this `request_id` before. A later refusal of the same request may then change it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -291,13 +291,13 @@ class Conclusions:
         queue = self._rules.reply_queue(job.address, job.request_queue)
         # The entry under the request's own key is that of a proven sender: its fingerprint covers the principal.
         is_strange = job.principal is None and not own
-        return Reply(result, job.address, queue, journalled, variant=variant, of_stranger=is_strange)
+        return Reply(result, job.address, queue, journalled, variant=variant, of_stranger=is_strange, job=job)
 
     def _unjournalled(self, job: Job, result: FlowResult, *, variant: str = "") -> Reply:
         queue, key = self._rules.reply_queue(job.address, job.request_queue), stand_in(job.origin)
         is_strange = job.principal is None
         return Reply(
-            result, job.address, queue, variant=variant or key.message_id, stand_in=key, of_stranger=is_strange
+            result, job.address, queue, variant=variant or key.message_id, stand_in=key, of_stranger=is_strange, job=job
         )
 
     def _unknown(self, job: Job, code: str, message: str) -> FlowResult:

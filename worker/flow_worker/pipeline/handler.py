@@ -30,7 +30,7 @@ from flow_worker.pipeline.ending import Endings
 from flow_worker.pipeline.job import InvalidContinuation, Job, UnprovenContinuation, origin_of
 from flow_worker.pipeline.keys import LockHeld, Sole, always_held, never_sole, person_of, sender_of
 from flow_worker.pipeline.outcome import Abandon, AlreadyHandled, Outcome, Reply
-from flow_worker.pipeline.ports import Caller, NoProgress, Progress
+from flow_worker.pipeline.ports import Caller, Deliveries, NoDeliveries, NoProgress, Progress
 from flow_worker.pipeline.proof_lanes import ProofLanes
 from flow_worker.pipeline.recall import LeasedJob, Recall
 from flow_worker.pipeline.unproven import UnprovenContinuations
@@ -87,6 +87,7 @@ class Handler:
         reached: Callable[[], datetime] | None = None,
         proof_lanes: ProofLanes | None = None,
         progress: Progress | None = None,
+        deliveries: Deliveries | None = None,
     ) -> None:
         """`reached`: returns a time that has provably come, by which requests expire; default `now`.
 
@@ -104,6 +105,7 @@ class Handler:
         self._reached = reached or now
         self._proof_lanes = proof_lanes or ProofLanes({})
         self._progress = progress or NoProgress()
+        self._deliveries = deliveries or NoDeliveries()
 
     async def handle(
         self, message: ReceivedMessage, read: Reader, queue: str, *, lock_held: LockHeld = always_held
@@ -174,6 +176,7 @@ class Handler:
                 return await self._refuse(job, refusal, sole)
             if self._is_expired(job):
                 return await self._endings.expire(job, sole)
+            await self._deliveries.admitted(job)
             # Before the lease: a lease whose holder fails counts as a call whose answer was lost.
             token = await self._caller.token(fresh=job.fresh_token)
             # Also before the lease: a request that its flow's limits hold back must not hold a lease meanwhile.

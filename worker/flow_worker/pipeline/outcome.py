@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import assert_never
 
@@ -42,6 +42,8 @@ class Reply:
     """Nobody has proven to be the sender of the request, and nobody can: the journal keeps as little as possible."""
     of_stranger: bool = False
     """The message proves nothing, also not by an entry of the journal. A gateway must prefer every other result."""
+    job: Job | None = field(default=None, repr=False, compare=False)
+    """The request, for the sinks beside the reply queue; None if the worker could not read it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,21 @@ class NoProgress:
         return nullcontext()
 
 
+class Deliveries(Protocol):
+    """Learns which requests are admitted, for the sinks beside the reply queue."""
+
+    async def admitted(self, job: Job) -> None:
+        """Note that the proven sender may start the job's flow. Raises no error."""
+        ...
+
+
+class NoDeliveries:
+    """A `Deliveries` without sinks."""
+
+    async def admitted(self, job: Job) -> None:
+        """See `Deliveries.admitted`."""
+
+
 class Caller(Protocol):
     """Calls flows and polls their runs."""
 

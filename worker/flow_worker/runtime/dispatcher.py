@@ -23,6 +23,14 @@ EndOversized = Callable[[Job], Awaitable[Outcome]]
 """Ends a request whose continuation is too large for its queue. Raises `TemporarilyUnavailable`."""
 
 
+Published = Callable[[Reply], Awaitable[None]]
+"""Learns that a reply queue has accepted a result. It raises no error."""
+
+
+async def _nobody(_: Reply) -> None:
+    return
+
+
 class _AnsweredMeanwhile(Exception):
     """Another worker published the result after this one lost the message's lock."""
 
@@ -41,13 +49,18 @@ class Dispatcher:
         *,
         end_oversized: EndOversized,
         reply_retention: timedelta,
+        published: Published = _nobody,
     ) -> None:
-        """`reply_retention`: how long the journal remembers a published result of a request without an entry."""
+        """`reply_retention`: how long the journal remembers a published result of a request without an entry.
+
+        `published` is awaited for each reply that its queue has accepted, before the message can be settled.
+        """
         self._replies = replies
         self._schedule = schedule
         self._journal = journal
         self._end_oversized = end_oversized
         self._reply_retention = reply_retention
+        self._published = published
 
     async def send(self, outcome: Outcome, *, lock_held: LockHeld = always_held) -> Outcome:
         """Send the messages of an outcome, and return the outcome that took effect.
@@ -99,6 +112,8 @@ class Dispatcher:
             sentence = f"A queue did not accept a batch of messages, so the worker sends each alone: {error}"
             log(_log, logging.WARNING, "send.batch_failed", sentence)
             return False
+        for reply in replies:
+            await self._published(reply)
         return True
 
     async def _without_continuation(self, job: Job) -> Outcome:
@@ -138,8 +153,11 @@ class Dispatcher:
             publishing.cancel()
             await asyncio.wait([publishing])
             if not publishing.cancelled() and publishing.exception() is None:
+                await self._published(reply)
                 await self.mark_published(reply)
             raise
+        # Before the mark: a redelivery of a marked result does nothing any more.
+        await self._published(reply)
 
     async def mark_published(self, outcome: Outcome) -> None:
         """Record in the journal that the worker published the outcome's result, if there is one; log a failure.

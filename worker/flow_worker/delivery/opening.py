@@ -1,0 +1,209 @@
+"""Opens the deliveries of requests: `pending` once a request is admitted, `ended` once its reply is published.
+
+Nothing here delays a request by more than one write to the outbox, and no failure here reaches the request.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from flow_contracts.result import FlowResult
+from flow_worker.access.principal import Principal
+from flow_worker.delivery import owed as records
+from flow_worker.delivery.outbox import Held, Outbox
+from flow_worker.delivery.owed import Owed
+from flow_worker.delivery.port import Asker, Delivery, DeliveryState, Sink
+from flow_worker.errors import TemporarilyUnavailable
+from flow_worker.pipeline.job import Job
+from flow_worker.pipeline.outcome import Reply
+from flow_worker.telemetry.logs import log
+
+_log = logging.getLogger(__name__)
+
+_MAX_UNWRITTEN = 10_000
+_MAX_RECENT = 10_000
+_REPEATED = 100
+"""Records of one attempt to write what could not be written before."""
+
+
+class Routes:
+    """Knows the sinks of a request by its request queue and its flow."""
+
+    def __init__(self, named: Callable[[str, str], Sequence[str]], sinks: Iterable[Sink], always: Sequence[Sink] = ()):
+        """`named` returns the names in the settings for a queue and a flow. `always`: the worker's own sinks."""
+        self._named = named
+        self._sinks = {sink.name: sink for sink in sinks}
+        self._always = tuple(always)
+        self._known: dict[tuple[str, str], tuple[Sink, ...]] = {}
+
+    def sinks(self, queue: str, flow: str) -> tuple[Sink, ...]:
+        """Return the sinks of a request."""
+        key = (queue.lower(), flow)
+        known = self._known.get(key)
+        if known is None:
+            found = (self._sinks[name] for name in self._named(*key) if name in self._sinks)
+            known = (*found, *self._always)
+            if len(self._known) < _MAX_RECENT:  # a sender may name any flow
+                self._known[key] = known
+        return known
+
+
+class DeliveryOpener:
+    """Opens deliveries, and repeats the writes that failed. See `pipeline.ports.Deliveries` and `port.Settlements`."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        routes: Routes,
+        now: Callable[[], datetime],
+        *,
+        offer: Callable[[Iterable[Held]], None] = lambda _: None,
+    ) -> None:
+        """`offer` lets the runner attempt the deliveries at once."""
+        self._outbox = outbox
+        self._routes = routes
+        self._now = now
+        self.offer = offer
+        self._admitted: OrderedDict[str, None] = OrderedDict()
+        """The origins of the latest requests whose `pending` this process has opened."""
+        self._unwritten: OrderedDict[str, Owed] = OrderedDict()
+
+    async def admitted(self, job: Job) -> None:
+        """Open `pending`, unless a call has gone out already or the deliveries are open."""
+        if job.kind != "call" or job.calls or job.principal is None or job.origin in self._admitted:
+            return
+        sinks = self._routes.sinks(job.request_queue, job.flow)
+        if sinks and await self._open(self._of_job(job, job.principal, sinks, "pending"), must_keep=False):
+            self._admitted[job.origin] = None
+            if len(self._admitted) > _MAX_RECENT:
+                self._admitted.popitem(last=False)
+
+    async def published(self, reply: Reply) -> None:
+        """Open `ended` for a request of a proven sender."""
+        job = reply.job
+        if job is None or job.principal is None or reply.is_unproven or reply.of_stranger:
+            return
+        sinks = self._routes.sinks(job.request_queue, job.flow)
+        if sinks:
+            await self._open(self._of_job(job, job.principal, sinks, "ended", reply), must_keep=True)
+
+    async def settled(self, delivery: Delivery, result: FlowResult) -> None:
+        """See `port.Settlements.settled`."""
+        own = await self._outbox.find(records.key_of(delivery.sink, delivery.request_id, delivery.asker))
+        if own is None:
+            return  # another worker has taken the delivery over, and does the same
+        sinks = self._routes.sinks(delivery.request_queue, delivery.flow or "")
+        record = replace(
+            own,
+            state="settled",
+            result=records.embedded(result),
+            is_owner=True,
+            reply=None,
+            opened=self._now(),
+            expires=self._now() + self._outbox.retention,
+            generation=0,
+            attempts=0,
+            trouble=None,
+            lease=None,
+            lease_until=None,
+        )
+        await self._open_wanted(record, [sink for sink in sinks if sink.name != delivery.sink])
+
+    async def repeat(self) -> None:
+        """Write what could not be written before. Raises `TemporarilyUnavailable`."""
+        while self._unwritten:
+            some = list(self._unwritten.values())[:_REPEATED]
+            self.offer(await self._outbox.open(some))
+            for owed in some:
+                if self._unwritten.get(owed.key) is owed:
+                    del self._unwritten[owed.key]
+
+    # --- records ---------------------------------------------------------------------------------------------------
+
+    async def _open_wanted(self, record: Owed, sinks: Iterable[Sink]) -> None:
+        wanted = [owed for sink in sinks if (owed := self._for_sink(record, sink, record.result)) is not None]
+        if wanted:
+            self.offer(await self._outbox.open(wanted))
+
+    async def _open(self, wanted: Sequence[Owed], *, must_keep: bool) -> bool:
+        """Open the deliveries, and return whether that succeeded; with `must_keep` repeat the write later."""
+        if not wanted:
+            return True
+        try:
+            self.offer(await self._outbox.open(wanted))
+        except TemporarilyUnavailable as error:
+            for owed in wanted if must_keep else ():
+                self._keep(owed, error)
+            return False
+        return True
+
+    def _keep(self, owed: Owed, error: TemporarilyUnavailable) -> None:
+        if not self._unwritten:
+            sentence = f"The worker cannot open a delivery, and tries again; replies are not affected: {error.message}"
+            log(_log, logging.WARNING, "outbox.write_failed", sentence, message_id=owed.message_id, sink=owed.sink)
+        self._unwritten[owed.key] = owed
+        if len(self._unwritten) > _MAX_UNWRITTEN:
+            # If the record of `pending` is in the outbox, a later look into the journal finds the result.
+            self._unwritten.popitem(last=False)
+
+    def _of_job(
+        self, job: Job, principal: Principal, sinks: Iterable[Sink], state: DeliveryState, reply: Reply | None = None
+    ) -> list[Owed]:
+        now = self._now()
+        result = None if reply is None else reply.result
+        is_owner = reply is not None and reply.journalled is not None and reply.journalled.message_id == job.message_id
+        record = Owed(
+            sink="",
+            message_id=job.message_id,
+            correlation_id=job.correlation_id,
+            flow=job.flow if result is None else result.flow,
+            request_queue=job.request_queue,
+            asker=_asker(principal),
+            fingerprint=job.fingerprint,
+            accepted=job.accepted,
+            since=job.tried_since,
+            replay_of=job.replay_of,
+            is_owner=is_owner,
+            state=state,
+            result=result and records.embedded(result),
+            reply=None if reply is None else _reply(reply),
+            opened=now,
+            expires=now + self._outbox.retention,
+            due=now,
+        )
+        return [owed for sink in sinks if (owed := self._for_sink(record, sink, result)) is not None]
+
+    def _for_sink(self, record: Owed, sink: Sink, result: FlowResult | None) -> Owed | None:
+        due = record.opened + timedelta(seconds=sink.first_delay_seconds)
+        reply = record.reply if sink.needs_reply_target else None
+        owed = replace(record, sink=sink.name, due=due, reply=reply)
+        return owed if sink.wants(owed.delivery(result)) else None
+
+
+def _asker(principal: Principal) -> Asker:
+    if principal.on_behalf_of is not None:
+        return Asker(principal.tenant, principal.on_behalf_of)
+    return Asker(principal.tenant, principal.oid or None, None if principal.oid else principal.system_user)
+
+
+def _reply(reply: Reply) -> records.Reply:
+    key = reply.address.reply_key
+    return records.Reply(
+        reply.queue, reply.address.session_id, reply.variant, None if key is None else key.get_secret_value()
+    )
+
+
+def named_by(
+    queues: Mapping[str, Sequence[str]], flows: Mapping[str, Sequence[str] | None]
+) -> Callable[[str, str], Sequence[str]]:
+    """Return the names of the sinks of a queue, in lower case, and a flow: the flow's list replaces the queue's."""
+
+    def named(queue: str, flow: str) -> Sequence[str]:
+        of_flow = flows.get(flow)
+        return queues.get(queue, ()) if of_flow is None else of_flow
+
+    return named
