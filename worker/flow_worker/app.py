@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from flow_worker.access.build import Access, build_access, build_identity, verify_organizations
-from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.access.build import build_access, build_identity, verify_organizations
+from flow_worker.assembly import build_admission, call_limiter, invoker, lane_counts
 from flow_worker.broker_clock import BrokerClock
+from flow_worker.delivery.build import open_deliveries
+from flow_worker.delivery.opening import DeliveryOpener
 from flow_worker.flows.input_checks import InputChecks
-from flow_worker.flows.invoker import Invoker
-from flow_worker.flows.limits import CallLimiter, FlowLimits, SenderLimits
+from flow_worker.flows.limits import CallLimiter
 from flow_worker.flows.registry import Registry
 from flow_worker.instrumentation import Instrumentation
 from flow_worker.journal import Journal, open_journal
+from flow_worker.journal.build import open_store
 from flow_worker.pipeline import decode
-from flow_worker.pipeline.authorize import Admission, Decided
+from flow_worker.pipeline.authorize import Admission
 from flow_worker.pipeline.conclude import ConclusionRules, Conclusions
 from flow_worker.pipeline.decode import Reader
 from flow_worker.pipeline.ending import Endings
@@ -134,21 +136,22 @@ async def assembled(
         )
         # Before any lane exists. The seal is the first wall; this one keeps strangers' messages out of the queue.
         await require_sole_sender(bus, settings.continuations.queue, settings.continuations.sole_sender)
+        store = await open_store(settings.journal, settings.identity.client_id)
         journal = await stack.enter_async_context(
             open_journal(
                 settings.journal,
-                client_id=settings.identity.client_id,
                 now=clock.now,
                 reached=clock.reached,
                 health=health.journal,
                 metrics=metrics,
+                opened=store,
             )
         )
         seal = await open_seal(settings.continuations, settings.journal)  # after the journal, which makes their folder
         health.seal = seal.summary()
-        caller = await stack.enter_async_context(_invoker(settings, identity))
+        caller = await stack.enter_async_context(invoker(settings, identity))
         access = await stack.enter_async_context(build_access(settings, identity, clock.now, metrics))
-        checks = InputChecks(settings.flows, settings.input_checks, _lane_counts(settings))
+        checks = InputChecks(settings.flows, settings.input_checks, lane_counts(settings))
         await stack.enter_async_context(checks)
         await verify_organizations(settings, access)
         ports = wrap(
@@ -158,20 +161,25 @@ async def assembled(
                 instrumentation.caller(caller),
             )
         )
-        limiter = _call_limiter(settings, clock.now)
+        limiter = call_limiter(settings, clock.now)
         instrumentation.watch_limits(limiter.state)
-        admission = _admission(settings, access, checks, instrumentation.decided)
+        admission = build_admission(settings, access, checks, instrumentation.decided)
         # The bus without its instrumentation: a state belongs to no trace of its own.
         progress = ProgressReports(bus, settings.progress_queues, clock.now)
-        handler = _handler(settings, ports, admission, access.registry, limiter, clock, progress)
-        dispatcher = ReportingDispatcher(_dispatcher(settings, ports, handler, seal), progress)
+        deliveries = await stack.enter_async_context(
+            open_deliveries(settings, (), store, ports.journal, time=clock, health=health, metrics=metrics)
+        )
+        opener = deliveries.opener
+        handler = _handler(settings, ports, admission, access.registry, limiter, clock, progress, opener)
+        dispatcher = ReportingDispatcher(_dispatcher(settings, ports, handler, seal, opener), progress)
         of_lanes = instrumentation.dispatcher(dispatcher)
         of_watches = instrumentation.dispatcher(dispatcher, for_dead_letters=True)
         queues = _queues(settings, seal)
         services: list[Service] = [
             *_lanes(settings, queues, ports, handler, of_lanes, health),
             *_dead_letter_watches(settings, queues, ports, handler, of_watches, health, clock.now),
-            _purge(settings, ports, clock),
+            _purge(settings, ports, clock, deliveries.purge),
+            *deliveries.services,
             *([progress] if settings.progress_queues else []),
         ]
         health.status = WorkerStatus(settings, health, limiter, clock.now(), clock.now)
@@ -195,12 +203,7 @@ Queues = list[tuple[str, Reader, int]]
 
 def _queues(settings: Settings, seal: Seal) -> Queues:
     readers = decode.readers(settings.request_queues, settings.continuations.queue, seal)
-    return [(queue, readers[queue], lanes) for queue, lanes in _lane_counts(settings).items()]
-
-
-def _lane_counts(settings: Settings) -> dict[str, int]:
-    requests = {queue.name: queue.lanes for queue in settings.request_queues}
-    return requests | {settings.continuations.queue: settings.continuations.lanes}
+    return [(queue, readers[queue], lanes) for queue, lanes in lane_counts(settings).items()]
 
 
 def _lanes(
@@ -278,13 +281,20 @@ def _is_disconnected(health: Health, queue: str) -> bool:
     return not health.is_connected(queue)
 
 
-def _purge(settings: Settings, ports: Ports, clock: BrokerClock) -> PeriodicTask:
+def _purge(
+    settings: Settings, ports: Ports, clock: BrokerClock, purge_outbox: Callable[[], Awaitable[int]]
+) -> PeriodicTask:
+    async def purge_both() -> int:
+        return await ports.journal.purge() + await purge_outbox()
+
     every = settings.journal.purge_interval_seconds
-    purge = JournalPurge(ports.journal.purge, lambda: clock.has_evidence, every_seconds=every)
+    purge = JournalPurge(purge_both, lambda: clock.has_evidence, every_seconds=every)
     return PeriodicTask("journal purge", purge.purge, every_seconds=0.0, pause_seconds=purge.pause_seconds)
 
 
-def _dispatcher(settings: Settings, ports: Ports, handler: Handler, seal: Seal) -> Dispatcher:
+def _dispatcher(
+    settings: Settings, ports: Ports, handler: Handler, seal: Seal, opener: DeliveryOpener | None
+) -> Dispatcher:
     outbox = Outbox(ports.bus)
     time_to_live = timedelta(seconds=settings.replies.time_to_live_seconds)
     replies = Replies(
@@ -296,21 +306,12 @@ def _dispatcher(settings: Settings, ports: Ports, handler: Handler, seal: Seal) 
     continuations = settings.continuations
     schedule = Schedule(outbox, continuations.queue, seal=seal, schedule_seconds=continuations.schedule_seconds)
     return Dispatcher(
-        replies, schedule, ports.journal, end_oversized=handler.end_oversized, reply_retention=time_to_live
-    )
-
-
-def _admission(settings: Settings, access: Access, checks: InputChecks, decided: Decided) -> Admission:
-    return Admission(
-        authorities=access.authorities,
-        rights=access.rights,
-        registry=access.registry,
-        input_checks=checks,
-        reply_queues=settings.replies.queues,
-        gateway_queues=settings.gateway_reply_queues,
-        binding_claim=settings.claims.binding_claim,
-        explain_refusals=settings.explain_refusals,
-        decided=decided,
+        replies,
+        schedule,
+        ports.journal,
+        end_oversized=handler.end_oversized,
+        reply_retention=time_to_live,
+        published=None if opener is None else opener.published,
     )
 
 
@@ -322,6 +323,7 @@ def _handler(
     limiter: CallLimiter,
     clock: BrokerClock,
     progress: Progress,
+    opener: DeliveryOpener | None,
 ) -> Handler:
     now = clock.now
     max_outage = timedelta(seconds=settings.journal.max_outage_seconds)
@@ -359,29 +361,9 @@ def _handler(
         unproven=UnprovenContinuations(ports.journal, wait_seconds=settings.continuations.unreadable_seconds, now=now),
         now=now,
         reached=clock.reached,
-        proof_lanes=ProofLanes(_lane_counts(settings)),
+        proof_lanes=ProofLanes(lane_counts(settings)),
         progress=progress,
-    )
-
-
-def _call_limiter(settings: Settings, now: Callable[[], datetime]) -> CallLimiter:
-    limits = {
-        name: FlowLimits(**(flow.limits or settings.limits).model_dump()) for name, flow in settings.flows.items()
-    }
-    of_sender = settings.senders
-    senders = SenderLimits(of_sender.max_in_flight, of_sender.max_calls, of_sender.window_seconds)
-    return CallLimiter(limits, now, lanes=_lane_counts(settings), senders=senders)
-
-
-def _invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:
-    return Invoker(
-        identity.tokens(settings.facts.flow_scope),
-        connect_seconds=settings.http.connect_seconds,
-        max_connections=settings.http.max_connections,
-        keepalive_seconds=settings.http.keepalive_seconds,
-        status_seconds=settings.http.status_seconds,
-        max_response_bytes=settings.http.max_response_bytes,
-        decode_seconds=settings.http.decode_seconds,
+        deliveries=opener,
     )
 
 

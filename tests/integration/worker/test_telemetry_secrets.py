@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from flow_contracts.client import Background
 from flow_contracts.reply_key import new_reply_key
-from flow_worker import app
+from flow_worker import app, assembly
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.demo.processes import free_port
 from flow_worker.errors import CallFailed
@@ -91,7 +91,7 @@ async def exported() -> AsyncIterator[Exported]:
         async with running_system(monkeypatch) as system:
             settings = await _settings(system)
             callers: list[Failing] = []
-            invoker = app._invoker
+            invoker = assembly.invoker
 
             @asynccontextmanager
             async def below_the_instrumentation(settings: Settings, identity: ManagedIdentity) -> AsyncIterator[Caller]:
@@ -99,7 +99,7 @@ async def exported() -> AsyncIterator[Exported]:
                     callers.append(Failing(opened))
                     yield callers[0]
 
-            monkeypatch.setattr(app, "_invoker", below_the_instrumentation)
+            monkeypatch.setattr(app, "invoker", below_the_instrumentation)
             async with system.worker(settings), system.client() as client, client.background() as background:
                 statuses, claims = await _ask(system, background)
                 pages = await _scraped(settings.health.port)

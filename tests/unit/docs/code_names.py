@@ -59,6 +59,13 @@ def setting_fields(model: type[BaseModel] = Settings, prefix: str = "") -> Itera
             yield f"{prefix}{name}", field
 
 
+def delivery_codes() -> set[str]:
+    """Return the constants that are codes of failed deliveries."""
+    calls = (call for tree in _trees(WORKER / "delivery") for call in _calls(tree))
+    failures = (call for call in calls if _callee(call) in {"RetryLater", "GiveUp"})
+    return {code for call in failures for argument in call.args[:1] for code in _texts(argument)}
+
+
 def _classes(path: Path) -> set[str]:
     return {node.name for node in _tree(path).body if isinstance(node, ast.ClassDef)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
-from tests.unit.docs.code_names import command_options, control_paths, log_events, result_codes
+from tests.unit.docs.code_names import command_options, control_paths, delivery_codes, log_events, result_codes
 from tests.unit.docs.pages import ROOT, first_cells, section, text
 
 _SHOWN_OPTION = re.compile(r"--[a-z][a-z-]*")
@@ -14,6 +14,11 @@ _SHOWN_OPTION = re.compile(r"--[a-z][a-z-]*")
 def test_every_code_a_result_can_carry_is_documented() -> None:
     rows = first_cells(section("reference/result-codes.md", "Codes"))
     assert {name for name in rows if not name.startswith("http_")} == result_codes()
+
+
+def test_every_code_of_a_failed_delivery_is_documented() -> None:
+    assert delivery_codes() <= first_cells(section("reference/deliveries.md", "Codes"))
+    assert len(delivery_codes()) > 1
 
 
 def test_every_event_of_the_log_is_documented() -> None:

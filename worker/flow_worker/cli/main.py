@@ -29,6 +29,7 @@ class _Commands(LazyGroup):
             "result": "requests:result",
             "deadletters": "dead_letters:cli",
             "journal": "journal:cli",
+            "deliveries": "deliveries:cli",
             "demo": "demo:demo",
             "schema": "init:schema_cli",
         }

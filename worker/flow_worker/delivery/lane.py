@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from flow_contracts.backoff import ExponentialBackoff
 from flow_contracts.result import FlowResult
 from flow_worker.delivery import owed as records
-from flow_worker.delivery.outbox import Held, Outbox
+from flow_worker.delivery.outbox import DeliveryOutbox, Held
 from flow_worker.delivery.owed import Owed, Trouble
 from flow_worker.delivery.port import Attempt, Delivered, GiveUp, Postponed, RetryLater, Sink
 from flow_worker.delivery.report import SinkReport
@@ -66,7 +66,7 @@ class SinkLane:
         self,
         sink: Sink,
         rules: LaneRules,
-        outbox: Outbox,
+        outbox: DeliveryOutbox,
         find: FindEntry,
         report: SinkReport,
         *,
@@ -137,7 +137,10 @@ class SinkLane:
                 self.offer(held)
 
     def _target(self, owed: Owed) -> _Target:
-        name = self.sink.target_of(owed.delivery(None))
+        try:
+            name = self.sink.target_of(owed.delivery(None))
+        except Exception:  # noqa: BLE001 - the attempt meets the same error, and reports it
+            name = self.sink.name
         return self._targets.setdefault(name, _Target())
 
     # --- attempts --------------------------------------------------------------------------------------------------
@@ -252,9 +255,10 @@ class SinkLane:
         pause = self._rules.pauses.seconds(target.failures if attempt.is_outage else owed.attempts)
         due = max(now + timedelta(seconds=pause), attempt.not_before or now)
         if attempt.is_outage:
-            target.failures += 1
-            target.until = max(due, target.until or due)
-            due = target.until
+            if target.until is None or not target.is_closed(now):  # once for all attempts that failed together
+                target.failures += 1
+                target.until = due
+            due = target.until = max(target.until, attempt.not_before or now)
         else:
             target.answered()
         self._report.failed(owed, attempt.code, attempt.cause)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from flow_contracts.result import FlowResult
 from flow_worker.access.principal import Principal
 from flow_worker.delivery import owed as records
-from flow_worker.delivery.outbox import Held, Outbox
+from flow_worker.delivery.outbox import DeliveryOutbox, Held
 from flow_worker.delivery.owed import Owed
 from flow_worker.delivery.port import Asker, Delivery, DeliveryState, Sink
 from flow_worker.errors import TemporarilyUnavailable
@@ -33,7 +33,9 @@ _REPEATED = 100
 class Routes:
     """Knows the sinks of a request by its request queue and its flow."""
 
-    def __init__(self, named: Callable[[str, str], Sequence[str]], sinks: Iterable[Sink], always: Sequence[Sink] = ()):
+    def __init__(
+        self, named: Callable[[str, str], Sequence[str]], sinks: Iterable[Sink], always: Sequence[Sink] = ()
+    ) -> None:
         """`named` returns the names in the settings for a queue and a flow. `always`: the worker's own sinks."""
         self._named = named
         self._sinks = {sink.name: sink for sink in sinks}
@@ -57,15 +59,15 @@ class DeliveryOpener:
 
     def __init__(
         self,
-        outbox: Outbox,
-        routes: Routes,
+        outbox: DeliveryOutbox,
         now: Callable[[], datetime],
+        routes: Routes | None = None,
         *,
         offer: Callable[[Iterable[Held]], None] = lambda _: None,
     ) -> None:
         """`offer` lets the runner attempt the deliveries at once."""
         self._outbox = outbox
-        self._routes = routes
+        self.routes = routes or Routes(lambda *_: (), ())
         self._now = now
         self.offer = offer
         self._admitted: OrderedDict[str, None] = OrderedDict()
@@ -76,8 +78,7 @@ class DeliveryOpener:
         """Open `pending`, unless a call has gone out already or the deliveries are open."""
         if job.kind != "call" or job.calls or job.principal is None or job.origin in self._admitted:
             return
-        sinks = self._routes.sinks(job.request_queue, job.flow)
-        if sinks and await self._open(self._of_job(job, job.principal, sinks, "pending"), must_keep=False):
+        if await self._open(job, job.principal, "pending", None):
             self._admitted[job.origin] = None
             if len(self._admitted) > _MAX_RECENT:
                 self._admitted.popitem(last=False)
@@ -87,16 +88,14 @@ class DeliveryOpener:
         job = reply.job
         if job is None or job.principal is None or reply.is_unproven or reply.of_stranger:
             return
-        sinks = self._routes.sinks(job.request_queue, job.flow)
-        if sinks:
-            await self._open(self._of_job(job, job.principal, sinks, "ended", reply), must_keep=True)
+        await self._open(job, job.principal, "ended", reply)
 
     async def settled(self, delivery: Delivery, result: FlowResult) -> None:
         """See `port.Settlements.settled`."""
         own = await self._outbox.find(records.key_of(delivery.sink, delivery.request_id, delivery.asker))
         if own is None:
             return  # another worker has taken the delivery over, and does the same
-        sinks = self._routes.sinks(delivery.request_queue, delivery.flow or "")
+        sinks = self.routes.sinks(delivery.request_queue, delivery.flow or "")
         record = replace(
             own,
             state="settled",
@@ -129,15 +128,23 @@ class DeliveryOpener:
         if wanted:
             self.offer(await self._outbox.open(wanted))
 
-    async def _open(self, wanted: Sequence[Owed], *, must_keep: bool) -> bool:
-        """Open the deliveries, and return whether that succeeded; with `must_keep` repeat the write later."""
-        if not wanted:
+    async def _open(self, job: Job, principal: Principal, state: DeliveryState, reply: Reply | None) -> bool:
+        """Open the deliveries of a request, and return whether that succeeded; repeat the write of an end later."""
+        sinks = self.routes.sinks(job.request_queue, job.flow)
+        if not sinks:
             return True
+        wanted: list[Owed] = []
         try:
-            self.offer(await self._outbox.open(wanted))
+            wanted = self._of_job(job, principal, sinks, state, reply)
+            if wanted:
+                self.offer(await self._outbox.open(wanted))
         except TemporarilyUnavailable as error:
-            for owed in wanted if must_keep else ():
+            for owed in wanted if reply is not None else ():
                 self._keep(owed, error)
+            return False
+        except Exception:  # noqa: BLE001 - an internal error of a sink must not reach the request
+            sentence = "An internal error kept the worker from opening a delivery."
+            log(_log, logging.ERROR, "delivery.internal_error", sentence, message_id=job.message_id)
             return False
         return True
 
@@ -151,7 +158,7 @@ class DeliveryOpener:
             self._unwritten.popitem(last=False)
 
     def _of_job(
-        self, job: Job, principal: Principal, sinks: Iterable[Sink], state: DeliveryState, reply: Reply | None = None
+        self, job: Job, principal: Principal, sinks: Iterable[Sink], state: DeliveryState, reply: Reply | None
     ) -> list[Owed]:
         now = self._now()
         result = None if reply is None else reply.result
@@ -190,9 +197,9 @@ def _asker(principal: Principal) -> Asker:
     return Asker(principal.tenant, principal.oid or None, None if principal.oid else principal.system_user)
 
 
-def _reply(reply: Reply) -> records.Reply:
+def _reply(reply: Reply) -> records.StoredReply:
     key = reply.address.reply_key
-    return records.Reply(
+    return records.StoredReply(
         reply.queue, reply.address.session_id, reply.variant, None if key is None else key.get_secret_value()
     )
 

@@ -30,7 +30,7 @@ class Held:
     version: str
 
 
-class Outbox:
+class DeliveryOutbox:
     """Opens, leases and ends deliveries. Every method raises `TemporarilyUnavailable` if the store does not work."""
 
     def __init__(
@@ -179,7 +179,7 @@ class Outbox:
         held = _loaded(row)
         if held is None:
             message = "this version of the worker cannot read the delivery, which a later version wrote"
-            raise TemporarilyUnavailable("outbox_unavailable", message)
+            raise TemporarilyUnavailable("journal_unavailable", message)
         return held
 
     async def _write(self, key: str, owed: Owed, version: str | None) -> Held | None:
@@ -203,7 +203,7 @@ class Outbox:
                 return await work
         except TimeoutError:
             sentence = f"the outbox did not answer within {self._deadline:g} s"
-            raise TemporarilyUnavailable("outbox_unavailable", sentence) from None
+            raise TemporarilyUnavailable("journal_unavailable", sentence) from None
 
 
 def _loaded(row: StoredRow) -> Held | None:
@@ -215,4 +215,4 @@ def _loaded(row: StoredRow) -> Held | None:
 
 
 def _contended() -> TemporarilyUnavailable:
-    return TemporarilyUnavailable("outbox_unavailable", "other workers change the same delivery all the time")
+    return TemporarilyUnavailable("journal_unavailable", "other workers change the same delivery all the time")

@@ -9,13 +9,14 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import SecretStr, TypeAdapter, ValidationError
+from pydantic import JsonValue, SecretStr, TypeAdapter, ValidationError
 
 from flow_contracts import strict_json
 from flow_contracts.result import FlowResult
 from flow_worker.delivery.port import Asker, Delivery, DeliveryState, ReplyTarget
+from flow_worker.masking import masked
 
 _RANKS: dict[DeliveryState, int] = {"pending": 0, "ended": 1, "settled": 2}
 _MAX_MESSAGE_CHARACTERS = 4000
@@ -32,7 +33,7 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class StoredReply:
     """`ReplyTarget` as the document holds it."""
 
     queue: str
@@ -68,7 +69,7 @@ class Owed:
     """The newest state that the sink must get."""
     result: FlowResult | None = field(default=None, repr=False)
     """Without its output; for a result that the journal does not hold, or not any more."""
-    reply: Reply | None = field(default=None, repr=False)
+    reply: StoredReply | None = field(default=None, repr=False)
     opened: datetime
     """The time when `state` was opened."""
     expires: datetime
@@ -157,11 +158,28 @@ def load(document: bytes) -> Owed:
         raise UnreadableRecord from None
 
 
-def as_json(owed: Owed) -> dict[str, Any]:
-    """Return the record for a person, without its secret and its internal fields."""
-    hidden = {"reply", "fingerprint", "generation", "lease", "version"}
-    shown: dict[str, Any] = _records.dump_python(owed, mode="json", exclude=hidden)
-    return {**shown, "request_id": owed.replay_of or owed.message_id}
+def as_json_line(owed: Owed) -> dict[str, JsonValue]:
+    """Return what a list shows of the record: neither its secret nor its internal fields."""
+    result, trouble = owed.result, owed.trouble
+    return {
+        "sink": owed.sink,
+        "state": owed.state,
+        "message_id": owed.message_id,
+        "correlation_id": owed.correlation_id,
+        "replay_of": owed.replay_of,
+        "flow": owed.flow,
+        "request_queue": owed.request_queue,
+        "user": owed.asker.oid or owed.asker.system_user,
+        "status": None if result is None else result.status.value,
+        "code": None if result is None or result.error is None else result.error.code,
+        "is_given_up": owed.is_given_up,
+        "is_delivered": owed.is_parked,
+        "attempts": owed.attempts,
+        "trouble": None if trouble is None else {"code": trouble.code, "cause": masked(trouble.cause)},
+        "opened": owed.opened.isoformat(),
+        "next_attempt": None if owed.next_look is None else owed.next_look.isoformat(),
+        "expires": owed.expires.isoformat(),
+    }
 
 
 # --- transitions ---------------------------------------------------------------------------------------------------

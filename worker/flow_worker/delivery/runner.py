@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from flow_worker.delivery.lane import SinkLane
-from flow_worker.delivery.outbox import Held, Outbox
+from flow_worker.delivery.outbox import DeliveryOutbox, Held
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.telemetry.logs import log
 
@@ -29,7 +29,7 @@ class DeliveryRunner:
 
     def __init__(
         self,
-        outbox: Outbox,
+        outbox: DeliveryOutbox,
         lanes: Iterable[SinkLane],
         *,
         interval_seconds: float,

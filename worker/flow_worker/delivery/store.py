@@ -47,7 +47,7 @@ class OutboxStore(Protocol):
         ...
 
     async def delete(self, key: str, version: str) -> bool:
-        """Delete the document if it still has this version. Return whether it had."""
+        """Delete the document if it still has this version. Return False if it has another one."""
         ...
 
     async def due(self, sink: str, now: datetime, limit: int) -> list[StoredRow]:

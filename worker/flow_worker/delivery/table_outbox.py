@@ -23,7 +23,7 @@ _KIND = TableKind(
     name="outbox's table",
     process="worker",
     settings="journal.",
-    code="outbox_unavailable",
+    code="journal_unavailable",
     unreachable_event="outbox.unreachable",
 )
 

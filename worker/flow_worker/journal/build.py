@@ -35,8 +35,11 @@ async def open_journal(
     reached: Callable[[], datetime] | None = None,
     health: JournalHealth | None = None,
     metrics: Metrics | None = None,
+    opened: SqliteStore | TableStore | None = None,
 ) -> AsyncIterator[Journal]:
     """Open the journal of the settings; close it at the end of the context.
+
+    `opened`: the store of the settings, if the caller has opened it already. The context closes it, too.
 
     With `health`, report there if the journal works, also while it is idle. `metrics` get the size of its log.
     `client_id` names a user-assigned managed identity. `now` returns the time in UTC. `reached`: see
@@ -46,7 +49,7 @@ async def open_journal(
     rules = RetentionRules(
         retention=timedelta(seconds=settings.retention_seconds), overdue=timedelta(seconds=settings.overdue_seconds)
     )
-    store: SqliteStore | TableStore | ObservedStore = await open_store(settings, client_id)
+    store: SqliteStore | TableStore | ObservedStore = opened or await open_store(settings, client_id)
     if metrics is not None and isinstance(store, SqliteStore):
         metrics.gauge(JOURNAL_LOG_SIZE, partial(_log_size, store))
     probing = None

@@ -84,6 +84,11 @@ class SqliteStore:
         return purged
 
     @property
+    def file(self) -> SqliteFile:
+        """The file, for another table beside the journal's."""
+        return self._file
+
+    @property
     def log_bytes(self) -> int | None:
         """The bytes of the write-ahead log in use; None while the file is not open."""
         return self._file.log_bytes

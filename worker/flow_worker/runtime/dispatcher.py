@@ -49,7 +49,7 @@ class Dispatcher:
         *,
         end_oversized: EndOversized,
         reply_retention: timedelta,
-        published: Published = _nobody,
+        published: Published | None = None,
     ) -> None:
         """`reply_retention`: how long the journal remembers a published result of a request without an entry.
 
@@ -60,7 +60,7 @@ class Dispatcher:
         self._journal = journal
         self._end_oversized = end_oversized
         self._reply_retention = reply_retention
-        self._published = published
+        self._published = published or _nobody
 
     async def send(self, outcome: Outcome, *, lock_held: LockHeld = always_held) -> Outcome:
         """Send the messages of an outcome, and return the outcome that took effect.

@@ -16,6 +16,7 @@ from flow_contracts.result import FlowResult
 from flow_worker.telemetry.listening import listening
 from flow_worker.telemetry.metrics_page import MetricsPage, no_metrics
 from flow_worker.telemetry.recent_results import RecentResults
+from flow_worker.telemetry.sink_health import SinkHealth
 from flow_worker.telemetry.status_page import StatusCallers, StatusSource, no_status, status_handler
 
 
@@ -76,6 +77,8 @@ class Health:
         """Makes the worker's status; None while the worker starts."""
         self.seal: Mapping[str, str | None] | None = None
         """The IDs of the keys that seal the continuation messages; None until the worker has them."""
+        self.sinks: dict[str, SinkHealth] = {}
+        """The sinks beside the reply queue, by name."""
         self._lanes: list[LaneHealth] = []
         self._clock_offset = clock_offset
         self.draining = False
@@ -118,6 +121,8 @@ class Health:
         # The worker corrects for a wrong clock, so that it remains ready.
         clock = {"offset_seconds": round(self._clock_offset(), 1) + 0.0}  # without the sign of -0.0
         report = {"ready": ready, "draining": self.draining, "clock": clock, "journal": journal, "queues": queues}
+        if self.sinks:  # they do not decide about readiness: requests and replies work without them
+            report["deliveries"] = {name: sink.report() for name, sink in self.sinks.items()}
         return report if self.seal is None else {**report, "continuations": dict(self.seal)}
 
 

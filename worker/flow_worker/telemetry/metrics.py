@@ -232,6 +232,19 @@ GATEWAY_REPLIES = Definition(
     "Messages of the gateway's reply queue; outcome is stored, duplicate, unknown, late or unreadable.",
     ("kind", "outcome"),
 )
+DELIVERIES = Definition(
+    "flow_worker.deliveries",
+    Kind.COUNTER,
+    "{attempt}",
+    "Attempts to deliver a request's state to a sink; outcome is delivered, postponed, failed or given_up.",
+    ("sink", "state", "outcome"),
+)
+DELIVERY_DURATION = Definition(
+    "flow_worker.delivery.duration", Kind.HISTOGRAM, "s", "Duration of the attempts of a sink.", ("sink", "outcome")
+)
+SINK_AVAILABLE = Definition(
+    "flow_worker.sink.available", Kind.GAUGE, "1", "1 if the sink's latest attempt succeeded, else 0.", ("sink",)
+)
 CLOCK_OFFSET = Definition(
     "flow_worker.broker.clock_offset",
     Kind.GAUGE,
@@ -312,6 +325,8 @@ class Metrics:
         self.token_duration = Timer(TOKEN_DURATION, meter, histograms)
         self.keys_duration = Timer(KEYS_DURATION, meter, histograms)
         self.journal_duration = Timer(JOURNAL_DURATION, meter, histograms)
+        self.deliveries = Tally(DELIVERIES, meter)
+        self.delivery_duration = Timer(DELIVERY_DURATION, meter, histograms)
         self.loop_lag = Timer(LOOP_LAG, meter, histograms)
         self.http_server_duration = Timer(HTTP_SERVER_DURATION, meter, histograms)
         self.gateway_problems = Tally(GATEWAY_PROBLEMS, meter)

@@ -1,0 +1,58 @@
+"""Builds parts of the worker from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from flow_worker.access.build import Access
+from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.flows.input_checks import InputChecks
+from flow_worker.flows.invoker import Invoker
+from flow_worker.flows.limits import CallLimiter, FlowLimits, SenderLimits
+from flow_worker.pipeline.authorize import Admission, Decided
+from flow_worker.settings import Settings
+
+
+def lane_counts(settings: Settings) -> dict[str, int]:
+    """Return the number of lanes of each queue."""
+    requests = {queue.name: queue.lanes for queue in settings.request_queues}
+    return requests | {settings.continuations.queue: settings.continuations.lanes}
+
+
+def build_admission(settings: Settings, access: Access, checks: InputChecks, decided: Decided) -> Admission:
+    """Return the part that admits or refuses requests."""
+    return Admission(
+        authorities=access.authorities,
+        rights=access.rights,
+        registry=access.registry,
+        input_checks=checks,
+        reply_queues=settings.replies.queues,
+        gateway_queues=settings.gateway_reply_queues,
+        binding_claim=settings.claims.binding_claim,
+        explain_refusals=settings.explain_refusals,
+        decided=decided,
+    )
+
+
+def call_limiter(settings: Settings, now: Callable[[], datetime]) -> CallLimiter:
+    """Return the limits of all flows and senders."""
+    limits = {
+        name: FlowLimits(**(flow.limits or settings.limits).model_dump()) for name, flow in settings.flows.items()
+    }
+    of_sender = settings.senders
+    senders = SenderLimits(of_sender.max_in_flight, of_sender.max_calls, of_sender.window_seconds)
+    return CallLimiter(limits, now, lanes=lane_counts(settings), senders=senders)
+
+
+def invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:
+    """Return the caller of the flows."""
+    return Invoker(
+        identity.tokens(settings.facts.flow_scope),
+        connect_seconds=settings.http.connect_seconds,
+        max_connections=settings.http.max_connections,
+        keepalive_seconds=settings.http.keepalive_seconds,
+        status_seconds=settings.http.status_seconds,
+        max_response_bytes=settings.http.max_response_bytes,
+        decode_seconds=settings.http.decode_seconds,
+    )

@@ -1,0 +1,164 @@
+"""Assembles the outbox, its lanes and its runner from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+
+from flow_contracts.backoff import ExponentialBackoff
+from flow_worker import clock
+from flow_worker.delivery.lane import LaneRules, SinkLane
+from flow_worker.delivery.opening import DeliveryOpener, Routes, named_by
+from flow_worker.delivery.outbox import DeliveryOutbox
+from flow_worker.delivery.port import Settlements, Sink
+from flow_worker.delivery.report import Measures, SinkReport
+from flow_worker.delivery.runner import DeliveryRunner
+from flow_worker.delivery.sqlite_outbox import SqliteOutbox
+from flow_worker.delivery.store import OutboxStore
+from flow_worker.journal import Journal
+from flow_worker.journal.sqlite import SqliteStore
+from flow_worker.runtime.supervisor import Service
+from flow_worker.settings import DeliverySettings, JournalSettings, OutboxSettings, Settings
+from flow_worker.telemetry.health import Health
+from flow_worker.telemetry.metrics import SINK_AVAILABLE, Metrics
+from flow_worker.telemetry.sink_health import SinkHealth
+
+if TYPE_CHECKING:
+    from flow_worker.journal.table import TableStore
+
+_JITTER_FROM = 0.5
+_OF_THE_WORKER = DeliverySettings(kind="dataverse_row")
+"""The bounds of the sinks that the worker itself adds: the defaults."""
+
+
+class _Clock(Protocol):
+    def now(self) -> datetime: ...
+
+    def reached(self) -> datetime: ...
+
+
+class _Measures:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def attempted(self, sink: str, state: str, outcome: str, seconds: float) -> None:
+        self._metrics.deliveries.add(sink, state, outcome)
+        self._metrics.delivery_duration.record(seconds, sink, outcome)
+
+
+async def _no_purge() -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Deliveries:
+    """The parts that the worker runs; all of them are empty without sinks."""
+
+    opener: DeliveryOpener | None = None
+    services: Sequence[Service] = field(default_factory=tuple)
+    purge: Callable[[], Awaitable[int]] = _no_purge
+
+
+OwnSinks = Callable[[Settlements], Sequence[Sink]]
+"""Returns the sinks that the worker itself adds, for all queues and flows."""
+
+
+@asynccontextmanager
+async def open_deliveries(
+    settings: Settings,
+    sinks: Sequence[Sink],
+    store: SqliteStore | TableStore,
+    journal: Journal,
+    *,
+    time: _Clock,
+    health: Health,
+    metrics: Metrics,
+    own_sinks: OwnSinks = lambda _: (),
+) -> AsyncIterator[Deliveries]:
+    """Open the outbox beside the journal's store, and close it and the sinks at the end of the context."""
+    routes = named_by(
+        {queue.name.lower(): queue.deliver_to for queue in settings.request_queues},
+        {name: flow.deliver_to for name, flow in settings.flows.items()},
+    )
+    outbox = DeliveryOutbox(
+        await outbox_store(settings.journal, settings.outbox, store, settings.identity.client_id),
+        retention=timedelta(seconds=settings.journal.retention_seconds),
+        deadline_seconds=settings.journal.deadline_seconds,
+        now=time.now,
+        reached=time.reached,
+    )
+    opener = DeliveryOpener(outbox, time.now)
+    own = own_sinks(opener)
+    try:
+        if not sinks and not own:
+            yield Deliveries()
+            return
+        opener.routes = Routes(routes, sinks, own)
+        measures = _Measures(metrics)
+        lanes = [
+            _lane(sink, settings, outbox, journal, time.now, _health(health, sink), measures) for sink in (*sinks, *own)
+        ]
+        metrics.gauge(
+            SINK_AVAILABLE, lambda: [(int(each.is_available), {"sink": name}) for name, each in health.sinks.items()]
+        )
+        runner = DeliveryRunner(outbox, lanes, interval_seconds=settings.outbox.interval_seconds, repeat=opener.repeat)
+        opener.offer = runner.offer
+        yield Deliveries(opener, (runner,), outbox.purge)
+    finally:
+        for sink in (*sinks, *own):
+            await sink.close()
+        await outbox.close()
+
+
+def _health(health: Health, sink: Sink) -> SinkHealth:
+    return health.sinks.setdefault(sink.name, SinkHealth())
+
+
+def _lane(
+    sink: Sink,
+    settings: Settings,
+    outbox: DeliveryOutbox,
+    journal: Journal,
+    now: Callable[[], datetime],
+    health: SinkHealth,
+    measures: Measures,
+) -> SinkLane:
+    bounds = settings.delivery.get(sink.name, _OF_THE_WORKER)
+    rules = LaneRules(
+        max_concurrent=bounds.max_concurrent,
+        attempt_seconds=bounds.attempt_seconds,
+        pauses=ExponentialBackoff(bounds.base_seconds, bounds.max_pause_seconds, jitter_from=_JITTER_FROM),
+        max_age=timedelta(seconds=bounds.max_age_seconds),
+        check=timedelta(seconds=settings.outbox.check_seconds),
+    )
+    report = SinkReport(sink.name, health, measures)
+    return SinkLane(sink, rules, outbox, journal.find, report, now=now)
+
+
+async def outbox_store(
+    journal: JournalSettings, outbox: OutboxSettings, store: SqliteStore | TableStore, client_id: str | None
+) -> OutboxStore:
+    """Return the outbox's store beside the journal's. Raises `InvalidSettings`."""
+    if isinstance(store, SqliteStore):
+        return SqliteOutbox(store.file)
+    # Imported here: a worker with an SQLite journal need not load the Azure Tables SDK.
+    from flow_worker.delivery.table_outbox import TableOutbox
+
+    name, seconds = outbox.table_name or f"{journal.table_name}deliveries", journal.deadline_seconds
+    if journal.table_connection_string is not None:
+        secret = journal.table_connection_string.get_secret_value()
+        return await TableOutbox.by_connection_string(secret, name, call_seconds=seconds)
+    return await TableOutbox.by_identity(journal.table_endpoint or "", name, client_id=client_id, call_seconds=seconds)
+
+
+def outbox_of_command(store: OutboxStore, journal: JournalSettings) -> DeliveryOutbox:
+    """Return the outbox for a command that reads it or retries deliveries."""
+    return DeliveryOutbox(
+        store,
+        retention=timedelta(seconds=journal.retention_seconds),
+        deadline_seconds=journal.deadline_seconds,
+        now=clock.now,
+    )
