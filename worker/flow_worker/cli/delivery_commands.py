@@ -78,7 +78,7 @@ def retry(criteria: Criteria, *, every: bool, as_json: bool, config: Path | None
         terminal.fail("No delivery waits or was given up that matches. `flow-worker deliveries list` shows all.", 3)
     if not as_json:
         count = f"{len(retried)} {'delivery is' if len(retried) == 1 else 'deliveries are'}"
-        terminal.out.print(f"{count} due now. A running worker attempts {'it' if len(retried) == 1 else 'them'}.")
+        terminal.out().print(f"{count} due now. A running worker attempts {'it' if len(retried) == 1 else 'them'}.")
 
 
 async def _found(outbox: DeliveryOutbox, criteria: Criteria) -> list[Owed]:
