@@ -246,3 +246,44 @@ def test_settings_that_cannot_be_read_end_with_status_2(monkeypatch: pytest.Monk
     in_json = CliRunner().invoke(cli, ["doctor", "--json"])
     assert in_json.exit_code == 2
     assert "claims: required" in " ".join(json.loads(in_json.stdout)["settings"])
+
+
+SINKS: JsonObject = {
+    "rows": {"kind": "dataverse_row"},
+    "bell": {"kind": "in_app_notification", "opens": "rows"},
+    "unused": {"kind": "in_app_notification"},
+}
+
+
+async def test_the_role_and_the_table_that_sinks_need_are_checked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with emulator(config.load(None), monkeypatch) as running:
+        document = settings_of(running, tmp_path) | {"delivery": SINKS}
+        document["request_queues"] = [{"name": "flow-requests", "deliver_to": ["rows", "bell"]}]
+        url = running.web.dataverse_url
+        sound = await doctor(document, monkeypatch, tmp_path)
+        assert [line for line in lines(sound, "✗") if "delivery" in line] == []
+        assert f"✓ delivery: rows: table at {url}: 'new_flowrequest' has the 20 columns of the sink" in sound.output
+        assert f"✓ delivery: rows: privileges at {url}: the worker holds prvCreatenew_flowrequest" in sound.output
+        assert f"{UNSEEN} delivery: unused: no request queue or flow delivers to it" in sound.output
+        # Without the privileges, and with a column that the table lacks.
+        poor = {"prvReadUser": "Global", "prvReadnew_flowrequest": "Basic", "prvCreatenew_flowrequest": "Global"}
+        await System(running, tmp_path).put("dataverse", {"application_privileges": poor})
+        document["delivery"] = SINKS | {"rows": {"kind": "dataverse_row", "columns": {"note": "new_remark"}}}
+        faulty = await doctor(document, monkeypatch, tmp_path)
+        assert "'new_flowrequests' has no column 'new_remark' → Add it, or correct the sink's columns." in faulty.output
+        missing = "prvReadnew_flowrequest (Organization), prvWritenew_flowrequest (Organization), prvActOnBehalfOf"
+        assert f"✗ delivery: rows: privileges at {url}: the worker's role lacks {missing}" in faulty.output
+        assert (
+            f"✗ delivery: bell: privileges at {url}: the worker's role lacks prvCreateappnotification" in faulty.output
+        )
+        # A table that does not exist, and an organization that does not answer.
+        document["delivery"] = SINKS | {"rows": {"kind": "dataverse_row", "table": "new_other"}}
+        absent = await doctor(document, monkeypatch, tmp_path)
+        assert (
+            "there is no table with the set name 'new_others', or the URL is wrong → Correct the sink" in absent.output
+        )
+        await System(running, tmp_path).put("dataverse", {"faults": [{"kind": "html", "status": 200}]})
+        foreign = await doctor(document, monkeypatch, tmp_path)
+        assert "the answer is none of Dataverse's Web API → Check the URL" in foreign.output

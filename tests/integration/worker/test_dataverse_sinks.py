@@ -156,8 +156,8 @@ async def test_an_answer_that_is_lost_after_the_write_leaves_one_row_and_one_not
 ) -> None:
     async with dataverse.sinks(rows=ROW, bell=BELL) as (rows, bell):
         for found in (None, result(Status.UNKNOWN), result()):
-            for sink in (rows, bell) if found else (rows,):
-                lost = {"kind": "close_midway", "takes_effect": True, "next_calls": 1, "method": "PATCH"}
+            for sink, table in ((rows, ROWS), (bell, BELLS)) if found else ((rows, ROWS),):
+                lost = {"kind": "close_midway", "takes_effect": True, "next_calls": 1, "path": table}
                 await dataverse.put(faults=[lost])
                 state = "settled" if found and found.status is Status.SUCCEEDED else "ended" if found else "pending"
                 attempt = delivery(found, asker=ADA, state=state)

@@ -23,7 +23,8 @@ UNKNOWN_COLUMN = "dataverse_column_unknown"
 
 _TOO_LONG = {"0x80044331", "0x80040360"}
 """A text that is longer than its column."""
-_DUPLICATE_KEY = {"0x80060892", "0x80040237"}
+_DUPLICATE_ROW = "0x80040237"
+_DUPLICATE_KEY = {"0x80060892", _DUPLICATE_ROW}
 _PLUG_IN = "0x80040265"
 _ERROR_CODE = re.compile(r"0x[0-9a-f]{1,8}")
 _GATEWAY_STATUSES = {408, 502, 503, 504}
@@ -39,7 +40,7 @@ class Write:
     """What the write needs, for the remedy of a refusal."""
     columns: Collection[str] = ()
     is_create: bool = False
-    """The write creates a row, and changes none (`If-None-Match: *`)."""
+    """The write creates a row, and changes none: a POST, or `If-None-Match: *`."""
 
 
 def attempt_of(answer: WebApiAnswer, write: Write) -> Attempt:
@@ -47,6 +48,8 @@ def attempt_of(answer: WebApiAnswer, write: Write) -> Attempt:
     status = answer.status
     if is_written(answer):
         return Delivered()
+    if write.is_create and answer.error_code == _DUPLICATE_ROW:
+        return Delivered(note="exists")
     if status == 412:
         return _precondition(answer, write)
     if status == 429:

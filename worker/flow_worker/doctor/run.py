@@ -13,6 +13,7 @@ from flow_worker.access.build import build_access, build_identity
 from flow_worker.doctor import (
     clocks,
     dataverse,
+    deliveries,
     flows,
     gateway,
     gateway_process,
@@ -75,6 +76,7 @@ async def _examine(settings: Settings, report: Callable[[Finding], None]) -> lis
             *journal.checks(settings),
             *issuers.checks(settings, client),
             *dataverse.checks(settings, access, identity),
+            *deliveries.checks(settings, access),
             *flows.checks(settings),
             *clocks.checks(settings, client, nearby),
         ]

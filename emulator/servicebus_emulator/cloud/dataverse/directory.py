@@ -13,7 +13,7 @@ from servicebus_emulator.cloud.entra.issuer import object_id_of
 
 _ROWS = uuid.UUID("5d0c7a52-3d0e-5b0f-9d5e-6f2a4b8c1e37")
 """The namespace of row IDs derived from names (RFC 9562, section 5.5)."""
-_DEPTHS: tuple[DepthName, ...] = get_args(DepthName)
+DEPTHS: tuple[DepthName, ...] = get_args(DepthName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class PrivilegeGrant:
     @property
     def rank(self) -> int:
         """The depth as a number: 0 (Basic) to 3 (Global)."""
-        return _DEPTHS.index(self.depth)
+        return DEPTHS.index(self.depth)
 
 
 class Directory:

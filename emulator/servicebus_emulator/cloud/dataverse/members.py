@@ -5,11 +5,11 @@ Source: Microsoft Learn, "Impersonate another user using the Web API", "How acce
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from servicebus_emulator.cloud.dataverse.directory import Directory, object_id, system_user_id
+from servicebus_emulator.cloud.dataverse.directory import DEPTHS, Directory, PrivilegeGrant, object_id, system_user_id
 from servicebus_emulator.cloud.dataverse.tables import Action, Row, Table, Values
 from servicebus_emulator.cloud.dataverse.web_api_errors import (
     BAD_REQUEST,
@@ -22,7 +22,6 @@ from servicebus_emulator.cloud.dataverse.web_api_errors import (
 )
 
 IMPERSONATION = "prvActOnBehalfOfAnotherUser"
-_DEPTHS = {"Basic": 0, "Local": 1, "Deep": 2, "Global": 3}
 _EVERY_DEPTH = 3
 _NO_DEPTH = -1
 
@@ -43,6 +42,11 @@ class Member:
     def depth(self, privilege: str) -> int:
         """Return the depth of a privilege; -1 if the member does not hold it."""
         return _EVERY_DEPTH if self.depths is None else self.depths.get(privilege.lower(), _NO_DEPTH)
+
+    def grants(self, privileges: Collection[str]) -> list[PrivilegeGrant]:
+        """Return the grants of these privileges, as those of a role of the member's own."""
+        depths = {name: self.depth(name) for name in privileges}
+        return [PrivilegeGrant(name, DEPTHS[depth], by_team=False) for name, depth in depths.items() if depth >= 0]
 
     def columns(self) -> Values:
         """Return the values of the member's row of `systemuser`."""
@@ -69,6 +73,10 @@ class Members:
         """Return the member with this Entra object ID."""
         return next((member for member in self.all() if member.object_id == oid), None)
 
+    def application(self, key: UUID | None) -> Member | None:
+        """Return the application user that is no entry of `Users`, by object ID or row ID: both are the same."""
+        return next((member for member in self.all() if member.application and key == member.row), None)
+
     def by_row(self, row: UUID) -> Member | None:
         """Return the member whose row has this ID."""
         return next((member for member in self.all() if member.row == row), None)
@@ -84,7 +92,7 @@ class Members:
             yield Member(user.name, system_user_id(user), object_id(user), depths, user.is_disabled, applies)
         given = definition.application_privileges
         depths_of_applications = (
-            None if given is None else {name.lower(): _DEPTHS[depth] for name, depth in given.items()}
+            None if given is None else {name.lower(): DEPTHS.index(depth) for name, depth in given.items()}
         )
         for oid in sorted(self._applications - known):
             # Such an application user has no name, and so no row ID of its own: it has its object ID.

@@ -261,6 +261,8 @@ class DataverseHost:
             user = directory.by_system_user_id(query.system_user_id)
         if user is not None:
             return directory.grants(user, query.privileges, exclude_team_basic=query.exclude_team_basic)
+        if (application := self._members().application(query.object_id or query.system_user_id)) is not None:
+            return application.grants(query.privileges)
         if query.object_id is not None and directory.definition.unknown_object_id == "empty":
             return []
         missing = query.object_id or query.system_user_id
