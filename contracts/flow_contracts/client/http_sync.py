@@ -3,52 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self, Unpack
 
 from pydantic import JsonValue
 
 from flow_contracts.client.http_client import FlowDescription, HttpFlowClient, HttpRequestOptions
-from flow_contracts.client.loop_thread import LoopThread
+from flow_contracts.client.loop_thread import BlockingClient
 from flow_contracts.result import FlowResult
 from flow_contracts.servicebus.credentials import BlockingCredential, for_asyncio
 
 
-class HttpFlowClientSync:
+class HttpFlowClientSync(BlockingClient[HttpFlowClient]):
     """See `HttpFlowClient`: the same methods, blocking. A context manager; several threads may use it."""
 
     def __init__(
         self, gateway_url: str, credential: BlockingCredential, *, scope: str, patience_seconds: float = 120
     ) -> None:
         """`credential` is a blocking one, for example `azure.identity.DefaultAzureCredential()`."""
-        client = HttpFlowClient(gateway_url, for_asyncio(credential), scope=scope, patience_seconds=patience_seconds)
-        self._start(client)
+        asynchronous = for_asyncio(credential)
+        self._start(lambda: HttpFlowClient(gateway_url, asynchronous, scope=scope, patience_seconds=patience_seconds))
 
     @classmethod
     def from_token(cls, gateway_url: str, token: str | Callable[[], str], *, patience_seconds: float = 120) -> Self:
         """Make a client from a token, or from a function that returns one for each call."""
         client = cls.__new__(cls)
-        client._start(HttpFlowClient.from_token(gateway_url, token, patience_seconds=patience_seconds))
+        client._start(lambda: HttpFlowClient.from_token(gateway_url, token, patience_seconds=patience_seconds))
         return client
-
-    def _start(self, client: HttpFlowClient) -> None:
-        self._client = client
-        self._thread = LoopThread()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """See `HttpFlowClient.close`."""
-        try:
-            self._thread.run(self._client.close())
-        finally:
-            self._thread.stop()
 
     def submit(self, flow: str, input: JsonValue = None, **options: Unpack[HttpRequestOptions]) -> str:  # noqa: A002 - the contract's word
         """See `HttpFlowClient.submit`."""

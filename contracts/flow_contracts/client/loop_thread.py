@@ -1,4 +1,4 @@
-"""An event loop in a thread, on which the blocking clients run the asynchronous ones."""
+"""The event loop in a thread on which a blocking client runs the asynchronous one, and how it begins and ends."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import wait as wait_for
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 _T = TypeVar("_T")
+
+
+class Closeable(Protocol):
+    """An asynchronous client."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+_C = TypeVar("_C", bound=Closeable)
 
 
 class LoopThread:
@@ -53,3 +64,33 @@ class LoopThread:
             await self._stopping.wait()
 
         asyncio.run(serve())
+
+
+class BlockingClient(Generic[_C]):
+    """The start and the end of a blocking client. A context manager."""
+
+    _thread: LoopThread
+    _client: _C
+
+    def _start(self, make: Callable[[], _C]) -> None:
+        self._thread = LoopThread()
+        try:
+            self._client = self._thread.call(make)
+        except BaseException:
+            self._thread.stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the asynchronous client, and end its thread."""
+        try:
+            self._thread.run(self._client.close())
+        finally:
+            self._thread.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -10,14 +9,14 @@ from pydantic import JsonValue, SecretStr
 
 from flow_contracts.client.background import Background
 from flow_contracts.client.flow_client import FlowClient
-from flow_contracts.client.loop_thread import LoopThread
+from flow_contracts.client.loop_thread import BlockingClient, LoopThread
 from flow_contracts.client.request_builder import RequestOptions
 from flow_contracts.result import FlowResult
 from flow_contracts.servicebus import Deadlines, Transport
 from flow_contracts.servicebus.credentials import BlockingCredential, for_asyncio
 
 
-class FlowClientSync:
+class FlowClientSync(BlockingClient[FlowClient]):
     """See `FlowClient`: the same methods, blocking. A context manager; several threads may use it."""
 
     def __init__(
@@ -73,29 +72,6 @@ class FlowClientSync:
             )
         )
         return client
-
-    def _start(self, make: Callable[[], FlowClient]) -> None:
-        self._thread = LoopThread()
-        try:
-            self._client = self._thread.call(make)
-        except BaseException:
-            self._thread.stop()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """See `FlowClient.close`."""
-        try:
-            self._thread.run(self._client.close())
-        finally:
-            self._thread.stop()
 
     def submit(self, flow: str, input: JsonValue = None, **options: Unpack[RequestOptions]) -> str:  # noqa: A002 - the contract's word
         """See `FlowClient.submit`."""

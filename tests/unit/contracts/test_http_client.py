@@ -266,7 +266,7 @@ async def test_the_blocking_client_has_the_same_methods() -> None:
 
 
 def public(kind: type) -> set[str]:
-    return {name for name in vars(kind) if not name.startswith("_")} - {"from_token"}
+    return {name for name in dir(kind) if not name.startswith("_")} - {"from_token"}
 
 
 def test_both_clients_have_the_same_public_methods() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flow_worker.cli import terminal
+from flow_worker.cli.process import Format, Level, run_until_stopped, with_log
 from flow_worker.cli.terminal import Config, EnvFile, plain
 
 if TYPE_CHECKING:
@@ -19,66 +19,21 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class LogLevel(StrEnum):
-    """The values of `log.level`."""
-
-    DEBUG = "DEBUG"
-    INFO = "INFO"
-    WARNING = "WARNING"
-    ERROR = "ERROR"
-
-
-class LogFormat(StrEnum):
-    """The values of `log.format`."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-Level = Annotated[
-    LogLevel | None,
-    typer.Option("--log-level", case_sensitive=False, help="The lowest level that is logged. Default: log.level."),
-]
-Format = Annotated[
-    LogFormat | None,
-    typer.Option("--log-format", case_sensitive=False, help="The form of a log line. Default: log.format."),
-]
-
-
 def run(config: Config = None, env_file: EnvFile = None, log_level: Level = None, log_format: Format = None) -> None:
     """Process requests until SIGTERM or Ctrl-C; then finish the running requests and exit with 0."""
     # Imported here: `send` and `result` would otherwise import all of the worker.
-    import asyncio
+    from functools import partial
 
     from flow_worker import app
-    from flow_worker.runtime.stop_deadline import StopDeadline
-    from flow_worker.settings import InvalidSettings
     from flow_worker.telemetry import logs
     from flow_worker.telemetry.uncaught import log_uncaught
 
-    loaded = _with_log(_load(config, env_file), log_level, log_format)
+    loaded = with_log(_load(config, env_file), log_level, log_format)
     logs.configure(loaded.log.level, loaded.log.format)
     log_uncaught()
     _say_start(loaded)
-    deadline = StopDeadline(loaded.stop_seconds)
-    try:
-        asyncio.run(app.run(loaded, deadline.start))
-    except InvalidSettings as error:  # the start checks the queues and the journal as well
-        terminal.fail_settings(error)
-    except OSError as error:  # mostly `CannotListen`, which names the port and its setting
-        terminal.fail(str(error), 1)
-    except Exception:  # noqa: BLE001 - Python would print the error's text, which may quote a request
-        logs.log(_log, logging.CRITICAL, "worker.failed", "The worker ends with an internal error.")
-        raise typer.Exit(1) from None
-    finally:
-        deadline.cancel()
-
-
-def _with_log(loaded: Settings, level: LogLevel | None, form: LogFormat | None) -> Settings:
-    """Return the settings with the log of the command line's options, which override every other source."""
-    changes = {"level": level and level.value, "format": form and form.value}
-    log = loaded.log.model_copy(update={name: value for name, value in changes.items() if value is not None})
-    return loaded.model_copy(update={"log": log})
+    log_failure = partial(logs.log, _log, logging.CRITICAL, "worker.failed", "The worker ends with an internal error.")
+    run_until_stopped(partial(app.run, loaded), loaded.stop_seconds, log_failure)
 
 
 def _say_start(loaded: Settings) -> None:
