@@ -25,40 +25,42 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL"),
 ]
 
-START = "/v1/flows/create-quote/requests"
 POINTS = (
-    *("before-add", "after-add", "after-send", "after-mark_sent"),
-    *("before-put_result", "after-put_result", "after-sync", "after-get", "after-changes"),
+    *("before-add", "after-put_state", "after-send", "before-put_result", "before-put_state", "after-sync"),
+    *("after-put_result", "before-complete", "after-complete", "after-get", "before-get", "after-changes"),
+    *("after-add", "before-send", "after-mark_sent", "before-sync", "before-mark_sent"),
 )
-MAX_REQUESTS = 150
+SEQUENCES = (POINTS[::2], POINTS[1::2])
+"""The points at which each of the two replicas dies, one after another. It starts again each time."""
+MAX_REQUESTS = 600
 CONCURRENCY = 4
 
 
 @dataclass
-class Replica:
-    """A gateway in a process."""
+class Deaths:
+    """The replicas, and the points at which they have died."""
 
-    point: str
-    url: str
-    is_alive: bool = True
+    urls: list[str]
+    points: list[str] = field(default_factory=list)
+    surviving: int = 0
+    """The number of replicas that do not die any more."""
 
 
 @dataclass
 class Owner:
-    """A caller that starts requests, reads their results, and goes to another replica whenever one fails."""
+    """A caller that starts requests, reads their results, and goes to the other replica whenever one fails."""
 
-    replicas: list[Replica]
+    deaths: Deaths
     client: httpx.AsyncClient
-    outputs: dict[int, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
     turn: int = 0
 
     async def request(self, method: str, path: str, **more: Any) -> httpx.Response:
         """Repeat until a replica answers with something else than a failure."""
         while True:
-            alive = [replica for replica in self.replicas if replica.is_alive]
             self.turn += 1
             try:
-                response = await self.client.request(method, alive[self.turn % len(alive)].url + path, **more)
+                response = await self.client.request(method, self.deaths.urls[self.turn % 2] + path, **more)
             except httpx.TransportError:
                 await asyncio.sleep(0.05)
                 continue
@@ -67,32 +69,26 @@ class Owner:
             await asyncio.sleep(0.1)
 
     async def start_and_read(self, number: int) -> None:
+        flow = "slow-report" if number % 4 == 0 else "create-quote"  # only a slow call has a state
         body = {"customer": f"Contoso {number}", "amount": number + 1}
-        posted = await self.request("POST", START, json=body, headers={"Idempotency-Key": f'"key-{number}"'})
+        key = {"Idempotency-Key": f'"key-{number}"'}
+        posted = await self.request("POST", f"/v1/flows/{flow}/requests", json=body, headers=key)
         assert posted.status_code in (200, 202), posted.text
         path = httpx.URL(posted.headers["Location"]).path
-        while True:
-            answer = await self.request("GET", f"{path}?wait=5")
-            if answer.status_code == 200:
-                break
+        while (answer := await self.request("GET", f"{path}?wait=5")).status_code != 200:
             assert answer.status_code == 202, answer.text
-        self.outputs[number] = answer.json()
-        for replica in self.replicas:  # the survivors agree
-            if replica.point == "never":
-                again = await self.client.get(replica.url + path)
-                assert again.json() == answer.json()
+        self.results[path] = answer.json()
 
 
 @asynccontextmanager
-async def replicas(system: System, store: dict[str, Any]) -> AsyncIterator[list[Replica]]:
-    arguments, started = [], {}
-    for point in (*POINTS, "never"):
+async def replicas(system: System, store: dict[str, Any]) -> AsyncIterator[Deaths]:
+    arguments, deaths = [], Deaths([])
+    for number, points in enumerate(SEQUENCES):
         port = free_port()
-        document = gateway_document(system, port=port, store=store)
-        file = system.folder / f"{point}.json"
-        file.write_text(json.dumps(document), encoding="utf-8")
-        arguments.append(f"{file}:{point}")
-        started[point] = Replica(point, f"http://127.0.0.1:{port}")
+        file = system.folder / f"replica-{number}.json"
+        file.write_text(json.dumps(gateway_document(system, port=port, store=store)), encoding="utf-8")
+        arguments.append(f"{file}:{','.join((*points, 'never'))}")
+        deaths.urls.append(f"http://127.0.0.1:{port}")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.support.crashing_gateway", *arguments),
         stdin=asyncio.subprocess.PIPE,
@@ -100,33 +96,23 @@ async def replicas(system: System, store: dict[str, Any]) -> AsyncIterator[list[
         stderr=asyncio.subprocess.DEVNULL,
     )
     assert process.stdin is not None
-    watching = asyncio.create_task(watch_deaths(process, started))
+    watching = asyncio.create_task(watch_deaths(process, deaths))
     try:
-        async with httpx.AsyncClient() as client:
-            for replica in started.values():
-                await until_listening(client, replica)
-        yield list(started.values())
+        yield deaths
     finally:
         process.stdin.close()
         await watching
         await process.wait()
 
 
-async def watch_deaths(process: asyncio.subprocess.Process, started: dict[str, Replica]) -> None:
+async def watch_deaths(process: asyncio.subprocess.Process, deaths: Deaths) -> None:
     assert process.stdout is not None
     while line := await process.stdout.readline():
-        started[line.decode().split()[1]].is_alive = False
-
-
-async def until_listening(client: httpx.AsyncClient, replica: Replica) -> None:
-    """Return once the replica answers, or is dead already: some points come at the start."""
-    async with asyncio.timeout(60):
-        while replica.is_alive:
-            try:
-                await client.get(f"{replica.url}/openapi.json")
-                return
-            except httpx.TransportError:
-                await asyncio.sleep(0.1)
+        match line.decode().split():
+            case ["ended", point]:
+                deaths.points.append(point)
+            case ["begun", "never"]:
+                deaths.surviving += 1
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "table"])
@@ -140,20 +126,23 @@ async def test_every_accepted_request_has_its_one_result(
             tables = await stack.enter_async_context(azurite(tmp_path))
             store = {"backend": "table", "table_connection_string": tables.connection_string}
         await stack.enter_async_context(system.worker(worker_of_gateway(system)))
-        gateways = await stack.enter_async_context(replicas(system, store))
+        deaths = await stack.enter_async_context(replicas(system, store))
         client = httpx.AsyncClient(headers={"Authorization": f"Bearer {system.claim()}"}, timeout=30)
-        owner = Owner(gateways, await stack.enter_async_context(client))
+        owner = Owner(deaths, await stack.enter_async_context(client))
         numbers = iter(range(MAX_REQUESTS))
 
         async def keep_starting() -> None:
             for number in numbers:
                 await owner.start_and_read(number)
-                if [replica.point for replica in gateways if replica.is_alive] == ["never"]:
+                if deaths.surviving == len(deaths.urls):
                     return
 
         await asyncio.gather(*(keep_starting() for _ in range(CONCURRENCY)))
-        assert [replica.point for replica in gateways if replica.is_alive] == ["never"]
-        assert not [result for result in owner.outputs.values() if result["status"] != "succeeded"]
-        calls = Counter(json.dumps(call["body"], sort_keys=True) for call in await system.calls("create-quote"))
-        assert set(calls.values()) == {1}
-        assert len(calls) == len(owner.outputs)
+        assert sorted(deaths.points) == sorted(point for points in SEQUENCES for point in points)
+        assert not [result for result in owner.results.values() if result["status"] != "succeeded"]
+        for path, result in owner.results.items():  # both replicas agree
+            assert [(await owner.request("GET", path)).json() for _ in range(2)] == [result, result]
+        calls = [call for flow in ("create-quote", "slow-report") for call in await system.calls(flow)]
+        times = Counter(json.dumps(call["body"], sort_keys=True) for call in calls)
+        assert set(times.values()) == {1}
+        assert len(times) == len(owner.results)
