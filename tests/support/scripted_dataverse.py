@@ -114,5 +114,6 @@ def delivery(found: FlowResult | None = None, **changes: Any) -> Delivery:
         "accepted": NOW,
         "state": "pending" if found is None else "ended",
         "result": found,
+        "is_owner": found is not None,
     }
     return Delivery(**(values | changes))

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from flow_worker.access.build import build_access, build_identity, verify_organizations
-from flow_worker.assembly import build_admission, call_limiter, invoker, lane_counts
+from flow_worker.assembly import build_admission, call_limiter, invoker, lane_counts, sinks
 from flow_worker.broker_clock import BrokerClock
 from flow_worker.delivery.build import open_deliveries
 from flow_worker.delivery.opening import DeliveryOpener
@@ -167,7 +167,15 @@ async def assembled(
         # The bus without its instrumentation: a state belongs to no trace of its own.
         progress = ProgressReports(bus, settings.progress_queues, clock.now)
         deliveries = await stack.enter_async_context(
-            open_deliveries(settings, (), store, ports.journal, time=clock, health=health, metrics=metrics)
+            open_deliveries(
+                settings,
+                sinks(settings, access, clock.now),
+                store,
+                ports.journal,
+                time=clock,
+                health=health,
+                metrics=metrics,
+            )
         )
         opener = deliveries.opener
         handler = _handler(settings, ports, admission, access.registry, limiter, clock, progress, opener)

@@ -7,6 +7,8 @@ from datetime import datetime
 
 from flow_worker.access.build import Access
 from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.delivery.dataverse_sinks import dataverse_sinks
+from flow_worker.delivery.port import Sink
 from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.invoker import Invoker
 from flow_worker.flows.limits import CallLimiter, FlowLimits, SenderLimits
@@ -56,3 +58,9 @@ def invoker(settings: Settings, identity: ManagedIdentity) -> Invoker:
         max_response_bytes=settings.http.max_response_bytes,
         decode_seconds=settings.http.decode_seconds,
     )
+
+
+def sinks(settings: Settings, access: Access, now: Callable[[], datetime]) -> list[Sink]:
+    """Return the sinks in the settings."""
+    clients = {url: organization.client for url, organization in access.organizations.items()}
+    return dataverse_sinks(settings, clients, now) if settings.delivery else []

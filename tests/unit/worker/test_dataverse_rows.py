@@ -43,7 +43,7 @@ async def attempt(dataverse: ScriptedDataverse, what: Delivery | None = None, **
 
 async def written(what: Delivery, fields: RowSinkFields | None = None) -> dict[str, Any]:
     dataverse = ScriptedDataverse()
-    assert await sink(dataverse, fields).deliver(what) == Delivered()
+    assert await sink(dataverse, fields).deliver(what) == Delivered(is_new=not what.is_owner)
     return dataverse.content()
 
 
@@ -394,6 +394,6 @@ async def test_without_impersonation_the_worker_changes_only_its_own_row_and_the
 async def test_without_impersonation_the_worker_creates_the_row() -> None:
     dataverse = ScriptedDataverse()
     dataverse.script(error(403, *FORBIDDEN))
-    assert await attempt(dataverse, impersonates=True, fallback="own") == Delivered()
+    assert await attempt(dataverse, impersonates=True, fallback="own") == Delivered(is_new=True)
     assert dataverse.writes[-1].headers["if-none-match"] == "*"
     assert "callerobjectid" not in dataverse.writes[-1].headers

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from flow_worker.journal.table import TableStore
 
 _JITTER_FROM = 0.5
-_OF_THE_WORKER = DeliverySettings(kind="dataverse_row")
-"""The bounds of the sinks that the worker itself adds: the defaults."""
 
 
 class _Clock(Protocol):
@@ -117,6 +115,16 @@ def _health(health: Health, sink: Sink) -> SinkHealth:
     return health.sinks.setdefault(sink.name, SinkHealth())
 
 
+def _bounds_of_settling(settings: Settings) -> DeliverySettings:
+    records = settings.run_records
+    return DeliverySettings.model_construct(
+        max_concurrent=records.max_concurrent,
+        attempt_seconds=records.attempt_seconds,
+        max_pause_seconds=records.max_pause_seconds,
+        max_age_seconds=records.max_seconds,
+    )
+
+
 def _lane(
     sink: Sink,
     settings: Settings,
@@ -126,7 +134,7 @@ def _lane(
     health: SinkHealth,
     measures: Measures,
 ) -> SinkLane:
-    bounds = settings.delivery.get(sink.name, _OF_THE_WORKER)
+    bounds = settings.delivery.get(sink.name) or _bounds_of_settling(settings)
     rules = LaneRules(
         max_concurrent=bounds.max_concurrent,
         attempt_seconds=bounds.attempt_seconds,

@@ -47,7 +47,7 @@ def attempt_of(answer: WebApiAnswer, write: Write) -> Attempt:
     """Return the outcome of the attempt that got this answer."""
     status = answer.status
     if is_written(answer):
-        return Delivered()
+        return Delivered(is_new=write.is_create)
     if write.is_create and answer.error_code == _DUPLICATE_ROW:
         return Delivered(note="exists")
     if status == 412:
