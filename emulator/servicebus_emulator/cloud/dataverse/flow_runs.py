@@ -7,16 +7,18 @@ the caller's header unchanged. The emulator keeps the header as it came; the res
 
 from __future__ import annotations
 
-import asyncio
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
 from pydantic import Field
 
 from servicebus_emulator.cloud.dataverse.table_definitions import FLOW_RUNS
-from servicebus_emulator.cloud.dataverse.tables import Table, Tables, Values, timestamp
+from servicebus_emulator.cloud.dataverse.tables import MAX_FLOW_RUNS, Tables, Values, timestamp
 from servicebus_emulator.cloud.fields import Definition, Name, Seconds
 
 _ROWS = uuid.UUID("2f8b5c1d-9e47-5a30-8c6b-7d1e0f2a3b4c")
@@ -79,33 +81,49 @@ class FlowRun(Protocol):
         """Code and message of the error of a run that failed."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """The start or the end of a run, whose row is due at a time of the monotonic clock."""
+
+    due: float
+    run: FlowRun
+    ended: datetime | None
+    spellings: StatusSpellings
+
+
 class FlowRuns:
     """Records the runs of flows that are in a solution."""
 
     def __init__(self, tables: Tables, definition: Callable[[], FlowRunsDefinition]) -> None:
         self._tables = tables
         self._definition = definition
+        self._changes: deque[_Change] = deque(maxlen=MAX_FLOW_RUNS)
+        tables.refresh_before_reading(FLOW_RUNS.set_name, self._write_due)
 
     def observe(self, run: FlowRun) -> None:
-        """Take note that a run began or ended."""
+        """Take note that a run began or ended.
+
+        The rows are written when somebody reads them: a benchmark of flows would measure their creation otherwise.
+        """
         definition = self._definition()
-        if not definition.enabled or (run.ended is None and not definition.shows_running):
+        if definition.enabled and (run.ended is not None or definition.shows_running):
+            due = time.monotonic() + definition.delay_seconds
+            self._changes.append(_Change(due, run, run.ended, definition.spellings))
+
+    def _write_due(self) -> None:
+        table = self._tables.by_set(FLOW_RUNS.set_name)
+        if table is None or not self._changes:
             return
-        # The values of this moment: the end of the run has a row update of its own.
-        values = _values(run, definition.spellings)
-        if definition.delay_seconds == 0:
-            self._write(run.id, values)
-            return
-        loop = asyncio.get_running_loop()
-        loop.call_later(definition.delay_seconds, self._write, run.id, values)
-
-    def _write(self, run_id: str, values: Values) -> None:
-        table = self._tables.by_name(FLOW_RUNS.logical_name)
-        if isinstance(table, Table):
-            self._tables.put(table, uuid.uuid5(_ROWS, run_id), values)
+        now = time.monotonic()
+        changes = list(self._changes)
+        self._changes = deque((change for change in changes if change.due > now), maxlen=MAX_FLOW_RUNS)
+        for change in changes:
+            if change.due <= now:
+                self._tables.put(table, uuid.uuid5(_ROWS, change.run.id), _values(change))
 
 
-def _values(run: FlowRun, spellings: StatusSpellings) -> Values:
+def _values(change: _Change) -> Values:
+    run, spellings = change.run, change.spellings
     values: Values = {
         "name": run.id,
         "clienttrackingid": run.tracking_id,
@@ -116,7 +134,7 @@ def _values(run: FlowRun, spellings: StatusSpellings) -> Values:
         "isprimary": True,
         "ttlinseconds": RETENTION_SECONDS,
     }
-    return values if run.ended is None else values | _end(run, run.ended, spellings)
+    return values if change.ended is None else values | _end(run, change.ended, spellings)
 
 
 def _end(run: FlowRun, ended: datetime, spellings: StatusSpellings) -> Values:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from servicebus_emulator.cloud.dataverse.table_definitions import (
     BUILT_IN,
+    FLOW_RUNS,
     SYSTEM_USERS,
     ColumnDefinition,
     ColumnType,
@@ -23,8 +24,12 @@ Action = Literal["Create", "Read", "Write", "Delete", "Append", "AppendTo", "Ass
 Values = dict[str, JsonValue]
 """The values of a row by the columns' logical names. IDs are in lower case, times in UTC to the second."""
 
+_KeyValues = tuple[JsonValue, ...]
+
 MAX_ROWS = 100_000
 """The rows that the emulator keeps of each table; it drops the oldest beyond that."""
+MAX_FLOW_RUNS = 10_000
+"""The same for the runs of flows, as for the calls that a flow keeps."""
 
 
 def _system(name: str, type_: ColumnType, target: str | None = None) -> ColumnDefinition:
@@ -59,6 +64,7 @@ class Table:
         # A definition may replace a system column, such as `statuscode` with options of its own.
         columns: tuple[ColumnDefinition, ...] = (row_id, *_SYSTEM_COLUMNS, *states, *definition.columns)
         self.columns = {column.name: column for column in columns}
+        self.max_rows = MAX_FLOW_RUNS if definition is FLOW_RUNS else MAX_ROWS
         self.by_property = {column.property_name: column for column in self.columns.values()}
         self.by_bind_name = {column.bind_name: column for column in self.columns.values() if column.type == "Lookup"}
 
@@ -95,22 +101,71 @@ class Row:
         return f'W/"{self.version}"'
 
 
+class _Rows:
+    """The rows of a table, with an index of each alternate key."""
+
+    def __init__(self, table: Table) -> None:
+        self.by_id: dict[UUID, Row] = {}
+        self._by_key: dict[tuple[str, ...], dict[_KeyValues, UUID]] = {}
+        self.index(table)
+
+    def index(self, table: Table) -> None:
+        """Build the indexes again, for the keys that the table has now."""
+        self._by_key = {tuple(sorted(columns)): {} for columns in table.definition.keys.values()}
+        for row in self.by_id.values():
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        """Add a row, or add it again after a change of its values."""
+        self.by_id[row.id] = row
+        for columns, ids in self._by_key.items():
+            ids[_key_values(row.values, columns)] = row.id
+
+    def remove(self, row_id: UUID) -> bool:
+        """Remove a row; return whether there was one."""
+        row = self.by_id.pop(row_id, None)
+        if row is not None:
+            self.forget_keys(row)
+        return row is not None
+
+    def forget_keys(self, row: Row) -> None:
+        """Take a row out of the indexes, before a change of its values."""
+        for columns, ids in self._by_key.items():
+            values = _key_values(row.values, columns)
+            if ids.get(values) == row.id:
+                del ids[values]
+
+    def find(self, key: Mapping[str, JsonValue]) -> Row | None:
+        """Return the row with these values of a key's columns."""
+        columns = tuple(sorted(key))
+        row_id = self._by_key[columns].get(_key_values(key, columns))
+        return None if row_id is None else self.by_id[row_id]
+
+
 class Tables:
     """All tables by entity set, and their rows."""
 
     def __init__(self, definitions: Iterable[TableDefinition]) -> None:
-        self._rows: dict[str, dict[UUID, Row]] = {}
+        self._rows: dict[str, _Rows] = {}
         self._versions = itertools.count(1_000_001)
         self._by_set: dict[str, Table] = {}
         self._by_name: dict[str, Table] = {}
+        self._refresh: dict[str, Callable[[], object]] = {}
         self.redefine(definitions)
+
+    def refresh_before_reading(self, set_name: str, refresh: Callable[[], object]) -> None:
+        """Call `refresh` before the rows of an entity set are read or deleted."""
+        self._refresh[set_name] = refresh
 
     def redefine(self, definitions: Iterable[TableDefinition]) -> None:
         """Replace the tables; the rows of those that remain are kept."""
         tables = [Table(definition) for definition in (*BUILT_IN, *definitions)]
         self._by_set = {table.set_name: table for table in tables}
         self._by_name = {table.name: table for table in tables}
-        self._rows = {name: rows for name, rows in self._rows.items() if name in self._by_set}
+        kept = self._rows
+        self._rows = {table.set_name: kept.get(table.set_name) or _Rows(table) for table in tables}
+        for table in tables:
+            self._rows[table.set_name].index(table)
 
     def by_set(self, set_name: str) -> Table | None:
         """Return the table of this entity set."""
@@ -122,38 +177,46 @@ class Tables:
 
     def rows(self, table: Table) -> Iterator[Row]:
         """Return the rows, oldest first."""
-        return iter(list(self._rows.get(table.set_name, {}).values()))
+        return iter(list(self._fresh(table).by_id.values()))
 
     def get(self, table: Table, row_id: UUID) -> Row | None:
         """Return the row with this ID."""
-        return self._rows.get(table.set_name, {}).get(row_id)
+        return self._fresh(table).by_id.get(row_id)
 
     def find(self, table: Table, key: Mapping[str, JsonValue]) -> Row | None:
-        """Return the row with these column values. Text ignores its case, as the keys of Dataverse do."""
-        return next((row for row in self.rows(table) if _has(row.values, key)), None)
+        """Return the row with these values of an alternate key. Text ignores its case, as Dataverse's keys do."""
+        return self._fresh(table).find(key)
 
     def put(self, table: Table, row_id: UUID, values: Values) -> Row:
         """Create the row, or merge values into it."""
-        rows = self._rows.setdefault(table.set_name, {})
+        rows = self._rows[table.set_name]
         version = next(self._versions)
         now = timestamp()
-        row = rows.get(row_id)
+        row = rows.by_id.get(row_id)
         if row is None:
-            row = rows[row_id] = Row(row_id, version, table.defaults() | {"createdon": now})
-            if len(rows) > MAX_ROWS:
-                del rows[next(iter(rows))]
+            row = Row(row_id, version, table.defaults() | {"createdon": now})
+            if len(rows.by_id) >= table.max_rows:
+                rows.remove(next(iter(rows.by_id)))
+        else:
+            rows.forget_keys(row)
         row.values |= {"modifiedon": now} | values | {table.id_column: str(row_id), "versionnumber": version}
         row.version = version
+        rows.add(row)
         return row
 
     def delete(self, table: Table, row_id: UUID | None = None) -> int:
         """Delete the row, or without an ID all rows; return their number."""
-        rows = self._rows.get(table.set_name, {})
+        rows = self._fresh(table)
         if row_id is not None:
-            return 0 if rows.pop(row_id, None) is None else 1
-        count = len(rows)
-        rows.clear()
+            return int(rows.remove(row_id))
+        count = len(rows.by_id)
+        self._rows[table.set_name] = _Rows(table)
         return count
+
+    def _fresh(self, table: Table) -> _Rows:
+        if (refresh := self._refresh.get(table.set_name)) is not None:
+            refresh()
+        return self._rows[table.set_name]
 
 
 def timestamp(at: datetime | None = None) -> str:
@@ -161,11 +224,6 @@ def timestamp(at: datetime | None = None) -> str:
     return f"{(at or datetime.now(UTC)).astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
-def _has(values: Values, key: Mapping[str, JsonValue]) -> bool:
-    return all(_same(values.get(name), value) for name, value in key.items())
-
-
-def _same(one: JsonValue, other: JsonValue) -> bool:
-    if isinstance(one, str) and isinstance(other, str):
-        return one.casefold() == other.casefold()
-    return one == other
+def _key_values(values: Mapping[str, JsonValue], columns: tuple[str, ...]) -> _KeyValues:
+    found = (values.get(name) for name in columns)
+    return tuple(value.casefold() if isinstance(value, str) else value for value in found)

@@ -37,6 +37,7 @@ from servicebus_emulator.cloud.dataverse.web_api_errors import (
     json_response,
     no_such_row,
     no_such_segment,
+    not_emulated,
 )
 from servicebus_emulator.cloud.entra.definitions import IdentityDefinition
 from servicebus_emulator.cloud.entra.issuer import Issuer
@@ -186,7 +187,7 @@ class DataverseHost:
         literals = odata.aliases(request.rel_url.raw_query_string)
         row_request = self._table_calls.parse(request, segments[0], literals) if len(segments) == 1 else None
         if row_request is None:
-            raise no_such_segment(segments[0])
+            raise not_emulated("batches") if segments[0] == "$batch" else no_such_segment(segments[0])
         call.table = row_request.table.set_name
         return lambda rights, body: self._table_calls.carry_out(row_request, rights, body)
 
