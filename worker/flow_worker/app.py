@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from flow_worker.access.build import build_access, build_identity, verify_organizations
-from flow_worker.assembly import build_admission, call_limiter, invoker, lane_counts, sinks
+from flow_worker.assembly import build_admission, call_limiter, invoker, lane_counts, own_sinks, replies, sinks
 from flow_worker.broker_clock import BrokerClock
 from flow_worker.delivery.build import open_deliveries
 from flow_worker.delivery.opening import DeliveryOpener
@@ -45,7 +45,6 @@ from flow_worker.runtime.outbox import Outbox
 from flow_worker.runtime.periodic_task import PeriodicTask
 from flow_worker.runtime.ports import Bus, OutcomeSender
 from flow_worker.runtime.progress import ProgressReports, ReportingDispatcher
-from flow_worker.runtime.replies import Replies
 from flow_worker.runtime.schedule import Schedule
 from flow_worker.runtime.seal_keys import open_seal
 from flow_worker.runtime.sole_sender import require_sole_sender
@@ -175,6 +174,7 @@ async def assembled(
                 time=clock,
                 health=health,
                 metrics=metrics,
+                own_sinks=own_sinks(settings, access, ports.journal, ports.bus, clock.now),
             )
         )
         opener = deliveries.opener
@@ -303,22 +303,16 @@ def _purge(
 def _dispatcher(
     settings: Settings, ports: Ports, handler: Handler, seal: Seal, opener: DeliveryOpener | None
 ) -> Dispatcher:
-    outbox = Outbox(ports.bus)
-    time_to_live = timedelta(seconds=settings.replies.time_to_live_seconds)
-    replies = Replies(
-        outbox,
-        time_to_live=time_to_live,
-        publish_seconds=settings.replies.publish_seconds,
-        gateway_queues=settings.gateway_reply_queues.values(),
-    )
     continuations = settings.continuations
-    schedule = Schedule(outbox, continuations.queue, seal=seal, schedule_seconds=continuations.schedule_seconds)
+    schedule = Schedule(
+        Outbox(ports.bus), continuations.queue, seal=seal, schedule_seconds=continuations.schedule_seconds
+    )
     return Dispatcher(
-        replies,
+        replies(settings, ports.bus),
         schedule,
         ports.journal,
         end_oversized=handler.end_oversized,
-        reply_retention=time_to_live,
+        reply_retention=timedelta(seconds=settings.replies.time_to_live_seconds),
         published=None if opener is None else opener.published,
     )
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from flow_worker.access.build import Access
 from flow_worker.azure_identity import ManagedIdentity
+from flow_worker.delivery.build import OwnSinks
 from flow_worker.delivery.dataverse_sinks import dataverse_sinks
-from flow_worker.delivery.port import Sink
+from flow_worker.delivery.port import Settlements, Sink
+from flow_worker.delivery.run_records import RunRecords
+from flow_worker.delivery.run_resolver import ResolverRules, RunResolver
 from flow_worker.flows.input_checks import InputChecks
 from flow_worker.flows.invoker import Invoker
 from flow_worker.flows.limits import CallLimiter, FlowLimits, SenderLimits
+from flow_worker.journal import Journal
 from flow_worker.pipeline.authorize import Admission, Decided
+from flow_worker.runtime.outbox import Outbox
+from flow_worker.runtime.ports import Bus
+from flow_worker.runtime.replies import Replies
 from flow_worker.settings import Settings
 
 
@@ -64,3 +71,46 @@ def sinks(settings: Settings, access: Access, now: Callable[[], datetime]) -> li
     """Return the sinks in the settings."""
     clients = {url: organization.client for url, organization in access.organizations.items()}
     return dataverse_sinks(settings, clients, now) if settings.delivery else []
+
+
+def replies(settings: Settings, bus: Bus, *, publish_seconds: float | None = None) -> Replies:
+    """Return the publisher of results. `publish_seconds`: by default the one of the settings."""
+    of_replies = settings.replies
+    return Replies(
+        Outbox(bus),
+        time_to_live=timedelta(seconds=of_replies.time_to_live_seconds),
+        publish_seconds=of_replies.publish_seconds if publish_seconds is None else publish_seconds,
+        gateway_queues=settings.gateway_reply_queues.values(),
+    )
+
+
+def own_sinks(settings: Settings, access: Access, journal: Journal, bus: Bus, now: Callable[[], datetime]) -> OwnSinks:
+    """Return the sinks that the worker itself adds: the resolver of `unknown` results, if it is configured."""
+    records = settings.run_records
+    url = records.url_for(settings.flows, settings.dataverse)
+    if url is None:
+        return lambda _: ()
+    rules = ResolverRules(
+        grace=timedelta(seconds=records.grace_seconds),
+        pause=timedelta(seconds=records.pause_seconds),
+        max_pause=timedelta(seconds=records.max_pause_seconds),
+        max_age=timedelta(seconds=records.max_seconds),
+        skew=timedelta(seconds=records.clock_skew_seconds),
+        page_url=records.page_url,
+    )
+
+    def resolver(settlements: Settlements) -> list[Sink]:
+        return [
+            RunResolver(
+                RunRecords(access.organizations[url].client),
+                journal,
+                replies(settings, bus, publish_seconds=records.attempt_seconds / 2),
+                settlements,
+                rules,
+                flows=records.flows(settings.flows),
+                workflows={name: flow.workflow_id for name, flow in settings.flows.items() if flow.workflow_id},
+                now=now,
+            )
+        ]
+
+    return resolver

@@ -35,11 +35,11 @@ class RunRecordCommandSettings(Protocol):
 def read_run_records(settings: RunRecordCommandSettings, views: Sequence[DeadLetterView]) -> list[DeadLetterView]:
     """Return the dead letters with what the records of their runs say, as far as `run_records` is configured."""
     recorded = settings.run_records.flows(settings.flows)
-    url = settings.run_records.url or settings.dataverse.url
+    url = settings.run_records.url_for(settings.flows, settings.dataverse)
     wanted = sum(view.flow in recorded for view in views)
     if url is None or not wanted:
         return list(views)
-    return asyncio.run(_read(settings, views, url.rstrip("/"), wanted))
+    return asyncio.run(_read(settings, views, url, wanted))
 
 
 async def _read(

@@ -11,7 +11,7 @@ from datetime import timedelta
 from flow_contracts.gateway_replies import UNPROVEN_PROPERTY
 from flow_contracts.message import Message
 from flow_contracts.result import FlowResult
-from flow_contracts.servicebus import BeforeSend, MessageTooLarge, ServiceBusMisconfigured
+from flow_contracts.servicebus import BeforeSend, MessageTooLarge, ServiceBusMisconfigured, unconditionally
 from flow_worker.pipeline.outcome import Reply
 from flow_worker.runtime.outbox import Outbox
 
@@ -35,7 +35,7 @@ class Replies:
         self._publish_seconds = publish_seconds
         self._gateway_queues = frozenset(gateway_queues)
 
-    async def publish(self, reply: Reply, before: BeforeSend) -> None:
+    async def publish(self, reply: Reply, before: BeforeSend = unconditionally) -> None:
         """Return once the reply queue has accepted the result; see `Outbox.deliver` for `before`.
 
         This publishes a result without its output, and then without its details, if the queue does not take a message

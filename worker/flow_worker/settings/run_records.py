@@ -8,7 +8,7 @@ from typing import Annotated, Protocol
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flow_contracts.guid import Guid
-from flow_worker.settings.groups import FlowSettings, JournalSettings, Seconds, _Group
+from flow_worker.settings.groups import DataverseSettings, FlowSettings, JournalSettings, Seconds, _Group
 
 _MAX_RUN_SECONDS = 28 * 86_400
 """Dataverse keeps the record of a run for 28 days by default (Microsoft Learn, "Cloud flow run metadata")."""
@@ -58,13 +58,17 @@ class RunRecordSettings(_Group):
             name for name, flow in flows.items() if (self.enabled if flow.run_records is None else flow.run_records)
         )
 
+    def url_for(self, flows: Mapping[str, _Recorded], dataverse: DataverseSettings) -> str | None:
+        """Return the URL of the organization with the records; None unless the worker looks for any."""
+        return (self.url or dataverse.url) if self.flows(flows) else None
+
     def faults(
-        self, flows: Mapping[str, FlowSettings], dataverse_url: str | None, journal: JournalSettings
+        self, flows: Mapping[str, FlowSettings], dataverse: DataverseSettings, journal: JournalSettings
     ) -> Iterator[str]:
         """Yield what is wrong with these settings beside the others."""
         if not self.flows(flows):
             return
-        if self.url is None and dataverse_url is None:
+        if self.url_for(flows, dataverse) is None:
             yield "run_records: the worker looks for runs in Dataverse; set run_records.url or dataverse.url"
         if self.max_seconds > journal.retention_seconds:
             yield (

@@ -239,7 +239,8 @@ class Settings(Layered):
     def dataverse_urls(self) -> tuple[str, ...]:
         """The URLs of all organizations that the worker queries or writes to, without repetition."""
         of_queues = {url for queue in self.request_queues if (url := self.dataverse_url(queue))}
-        return tuple(sorted(of_queues | {sink.url for sink in self.delivery.values() if sink.url}))
+        others = {sink.url for sink in self.delivery.values()} | {self.run_records.url_for(self.flows, self.dataverse)}
+        return tuple(sorted(of_queues | {url for url in others if url}))
 
     @model_validator(mode="after")
     def _require_dataverse_for_privileges(self) -> Self:
@@ -298,7 +299,7 @@ class Settings(Layered):
 
     @model_validator(mode="after")
     def _require_known_sinks(self) -> Self:
-        for fault in self.run_records.faults(self.flows, self.dataverse.url, self.journal):
+        for fault in self.run_records.faults(self.flows, self.dataverse, self.journal):
             raise ValueError(fault)
         for fault in delivery_faults(self.delivery, self.request_queues, self.flows, self.journal, self.dataverse):
             raise ValueError(fault)
