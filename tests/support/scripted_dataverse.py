@@ -14,7 +14,7 @@ import httpx
 from flow_contracts.result import FlowResult, Status, Times
 from flow_worker.dataverse.client import DataverseClient
 from flow_worker.delivery.organization import Organization, Organizations
-from flow_worker.delivery.port import Asker, Delivery
+from flow_worker.delivery.port import Asker, Delivered, Delivery
 from flow_worker.delivery.users import Users
 
 URL = "https://contoso.crm4.dynamics.com"
@@ -23,6 +23,8 @@ OID = "6b4e2f0a-5d1c-4b3a-9f8e-7d6c5b4a3f21"
 ROW = "a1b2c3d4-0000-4000-8000-00000000ada1"
 OWN_ROW = "a1b2c3d4-0000-4000-8000-00000000f10e"
 NOW = datetime(2026, 11, 30, 17, 0, tzinfo=UTC)
+
+CREATED = Delivered(is_new=True)
 
 Answer = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
 

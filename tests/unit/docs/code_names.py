@@ -61,9 +61,10 @@ def setting_fields(model: type[BaseModel] = Settings, prefix: str = "") -> Itera
 
 def delivery_codes() -> set[str]:
     """Return the constants that are codes of failed deliveries."""
+    constants = dict(pair for tree in _trees(WORKER) for pair in _assigned(tree))
     calls = (call for tree in _trees(WORKER / "delivery") for call in _calls(tree))
     failures = (call for call in calls if _callee(call) in {"RetryLater", "GiveUp"})
-    return {code for call in failures for argument in call.args[:1] for code in _texts(argument)}
+    return {code for call in failures for argument in call.args[:1] for code in _resolved(argument, constants)}
 
 
 def _classes(path: Path) -> set[str]:

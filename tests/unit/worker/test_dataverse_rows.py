@@ -17,7 +17,7 @@ from flow_worker.delivery.port import Asker, Attempt, Delivered, Delivery, GiveU
 from flow_worker.delivery.row_content import RowTable
 from flow_worker.delivery.row_ids import row_id
 from flow_worker.settings.sinks import RowSinkFields
-from tests.support.scripted_dataverse import NOW, OID, OWN_ROW, ROW, ScriptedDataverse, delivery, error, result
+from tests.support.scripted_dataverse import CREATED, NOW, OID, OWN_ROW, ROW, ScriptedDataverse, delivery, error, result
 
 OTHER = "a1b2c3d4-0000-4000-8000-0000000b0b00"
 FORBIDDEN = ("0x80040220", "SecLib::AccessCheckEx failed, missing prvActOnBehalfOfAnotherUser")
@@ -43,7 +43,7 @@ async def attempt(dataverse: ScriptedDataverse, what: Delivery | None = None, **
 
 async def written(what: Delivery, fields: RowSinkFields | None = None) -> dict[str, Any]:
     dataverse = ScriptedDataverse()
-    assert await sink(dataverse, fields).deliver(what) == Delivered(is_new=not what.is_owner)
+    assert await sink(dataverse, fields).deliver(what) == (CREATED if what.result is None else Delivered())
     return dataverse.content()
 
 
@@ -394,6 +394,6 @@ async def test_without_impersonation_the_worker_changes_only_its_own_row_and_the
 async def test_without_impersonation_the_worker_creates_the_row() -> None:
     dataverse = ScriptedDataverse()
     dataverse.script(error(403, *FORBIDDEN))
-    assert await attempt(dataverse, impersonates=True, fallback="own") == Delivered(is_new=True)
+    assert await attempt(dataverse, impersonates=True, fallback="own") == CREATED
     assert dataverse.writes[-1].headers["if-none-match"] == "*"
     assert "callerobjectid" not in dataverse.writes[-1].headers

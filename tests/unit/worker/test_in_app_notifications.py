@@ -16,7 +16,7 @@ from flow_worker.delivery.notification_content import NotificationTexts
 from flow_worker.delivery.port import Asker, Delivered, RetryLater
 from flow_worker.delivery.row_ids import notification_id, row_id
 from flow_worker.settings.sinks import NotificationSinkFields
-from tests.support.scripted_dataverse import OID, ROW, ScriptedDataverse, delivery, error, result
+from tests.support.scripted_dataverse import CREATED, OID, ROW, ScriptedDataverse, delivery, error, result
 
 EVERY = [status.value for status in Status]
 TEXTS = NotificationTexts({}, {}, "timed", 60, "Open", {"create-quote": "Create a quote"})
@@ -92,7 +92,7 @@ async def test_an_asker_who_is_no_user_gets_none(asker: Asker) -> None:
 async def test_a_row_is_a_recipient_only_in_the_organization_that_named_it() -> None:
     dataverse = ScriptedDataverse()
     found = delivery(result(), asker=Asker("organization", None, ROW))
-    assert await sink(dataverse).deliver(found) == Delivered(is_new=True)
+    assert await sink(dataverse).deliver(found) == CREATED
     elsewhere = sink(dataverse, url="https://copy.crm4.dynamics.com")
     assert await elsewhere.deliver(found) == Delivered(note="no_recipient")
 
