@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flow_worker.telemetry.health import Health
+from flow_worker.telemetry.sink_health import SinkHealth
 
 
 def test_a_worker_without_lanes_is_not_ready() -> None:
@@ -52,3 +53,21 @@ def test_a_draining_worker_is_not_ready() -> None:
     health.lane("requests").mark_connected()
     health.draining = True
     assert health.report()["ready"] is False
+
+
+def test_a_failing_sink_is_shown_and_does_not_make_the_worker_unready() -> None:
+    health = Health()
+    health.lane("flow-requests").mark_connected()
+    sink = health.sinks["row"] = SinkHealth()
+    sink.mark_failing("dataverse_unavailable: Dataverse answered 503")
+    report = health.report()
+    assert report["ready"] is True
+    assert report["deliveries"] == {
+        "row": {
+            "available": False,
+            "last_error": "dataverse_unavailable: Dataverse answered 503",
+            "in_flight": 0,
+            "delivered": 0,
+            "given_up": 0,
+        }
+    }

@@ -202,3 +202,13 @@ def test_watch_says_at_once_on_a_terminal_what_it_waits_for(monkeypatch: pytest.
     result = CliRunner().invoke(cli, ["status", "--watch", "--url", "http://127.0.0.1:1"])
     assert result.exit_code == 0
     assert "Asking the worker at http://127.0.0.1:1, and Service Bus" in " ".join(shown[0].split())
+
+
+def test_each_sink_has_a_line() -> None:
+    working = {"available": True, "last_error": None, "in_flight": 0, "delivered": 7, "given_up": 0}
+    error = "dataverse_throttled: Dataverse throttles the worker"
+    failing = working | {"available": False, "last_error": error, "given_up": 2}
+    text = " ".join(" ".join(printed(STATUS | {"deliveries": {"row": working, "bell": failing}}, 80)).split())
+    assert "delivery row: ready, 7 delivered" in text
+    assert "delivery bell: fails, 7 delivered, 2 given up (flow-worker deliveries list --given-up): " + error in text
+    assert "delivery" not in " ".join(printed(STATUS, 80))

@@ -46,7 +46,7 @@ class StatusReport:
 def render(report: StatusReport, console: Console, max_lines: int | None = None) -> RenderableType:
     """Return the report, in `max_lines` at most: it leaves out idle flows and older results first."""
     worker = report.worker or {}
-    queues, errors = _queues(report), [*_gateway(report), *_errors(report)]
+    queues, errors = _queues(report), [*_gateway(report), *_sinks(worker), *_errors(report)]
     if report.worker is None:
         return Group(plain(f"{report.url}: {report.fault}", "bold red"), Text(), queues, *errors)
     flows, results = _object(worker, "flows"), _object(worker, "results")
@@ -120,6 +120,21 @@ def _gateway(report: StatusReport) -> list[Text]:
         return []
     url, fault = _text(report.gateway, "url"), _text(report.gateway, "fault")
     return [plain(f"gateway {url}: {fault or 'ready'}", "red" if fault else "green")]
+
+
+def _sinks(worker: Json) -> list[Text]:
+    """Return a line for each sink beside the reply queue."""
+    lines = []
+    for name, sink in _object(worker, "deliveries").items():
+        state = sink if isinstance(sink, dict) else {}
+        is_failing = state.get("available") is False
+        text = f"delivery {name}: {'fails' if is_failing else 'ready'}, {_text(state, 'delivered')} delivered"
+        if given_up := state.get("given_up"):
+            text += f", {given_up} given up (flow-worker deliveries list --given-up)"
+        if error := _text(state, "last_error"):
+            text += f": {error}"
+        lines.append(plain(text, "red" if is_failing or given_up else "green"))
+    return lines
 
 
 def _flows(flows: Json, count: int, *, names: int) -> Table:

@@ -41,6 +41,7 @@ class WorkerStatus:
             "clock": _json(report["clock"]),
             "journal": _json(report["journal"]),
             "queues": _json(report["queues"]),
+            "deliveries": _json(report.get("deliveries", {})),
             "flows": {name: self._flow(name, states) for name in self.settings.flows},
             "results": {
                 "counts": dict(self.health.recent.counts),
