@@ -123,6 +123,7 @@ class Site:
                 web.get(f"{tenant}/discovery/v2.0/keys", self._keys),
                 web.route("*", f"{urls.FLOWS_PATH}/{{name}}/triggers/manual/paths/invoke", self.flows.invoke),
                 web.get(f"{urls.FLOWS_PATH}/{{name}}/runs/{{run_id}}/operations/{{operation_id}}", self.flows.poll),
+                web.get(f"{urls.DATAVERSE_PATH}/WebResources/{{name}}", self.dataverse.web_resources.answer),
                 web.route("*", f"{DATAVERSE_API_PATH}/{{rest:.*}}", self.dataverse.answer),
                 web.get("/emulator/queues", self._get_queues),
                 web.post("/emulator/token", self._mint_token),

@@ -198,6 +198,42 @@ async def test_a_user_asks_who_they_are_and_holds_no_more_than_their_roles(as_ad
     assert refusal(await as_ada("GET", "systemusers")) == (403, "0x80040220")
 
 
+async def test_a_page_acts_by_its_session_without_a_token(emulator: Emulator) -> None:
+    origin, url = emulator.web.url, f"{emulator.web.dataverse_url}/api/data/v9.2"
+    async with httpx.AsyncClient(headers={"Origin": origin}) as browser:
+        assert (await browser.get(f"{url}/WhoAmI")).status_code == 401
+        unknown = await browser.post(f"{origin}/emulator/dataverse/sessions", json={"user": "mallory"})
+        assert unknown.status_code == 404
+        signed_in = await browser.post(f"{origin}/emulator/dataverse/sessions", json={"user": "ada"})
+        assert signed_in.status_code == 201
+        cookie = signed_in.headers["Set-Cookie"]
+        assert all(part in cookie for part in ("HttpOnly", "SameSite=Strict", "Path=/dataverse"))
+        assert (await browser.get(f"{url}/WhoAmI")).json()["UserId"] == signed_in.json()["user_id"]
+        assert (await browser.post(f"{url}/{API}", json=BODY)).status_code == 200
+        invalid = await browser.get(f"{url}/WhoAmI", headers={"Authorization": "Bearer x"})
+        assert invalid.status_code == 401, "a token counts before the session"
+        foreign = await browser.get(f"{url}/WhoAmI", headers={"Origin": "http://other.test"})
+        assert foreign.status_code == 403
+        browser.cookies.clear()
+        ended = await browser.get(f"{url}/WhoAmI", headers={"Cookie": "CrmOwinAuth=none"})
+        assert (ended.status_code, "session has ended" in ended.text) == (401, True)
+    context = ExecutionContext.from_message(await received(emulator.connection_string))
+    assert context.initiating_user_oid == str(object_id_of("ada"))
+
+
+async def test_a_web_resource_is_served_at_the_origin_of_the_web_api(
+    emulator: Emulator, client: httpx.AsyncClient
+) -> None:
+    put = f"{emulator.web.url}/emulator/dataverse/webresources"
+    stored = await client.put(f"{put}/new_form.js", content=b"export const x = 1;")
+    assert stored.json() == {"url": f"{emulator.web.dataverse_url}/WebResources/new_form.js"}
+    served = await client.get(stored.json()["url"])
+    assert (served.text, served.headers["Content-Type"]) == ("export const x = 1;", "text/javascript; charset=utf-8")
+    assert (await client.get(f"{emulator.web.dataverse_url}/WebResources/none.js")).status_code == 404
+    assert (await client.put(f"{put}/new_form.exe", content=b"")).status_code == 400
+    assert (await client.put(f"{put}/new_form.css", content=b"x" * (5 * 1024 * 1024 + 1))).status_code == 400
+
+
 async def test_requests_beyond_the_limit_are_throttled_per_caller(as_ada: WebApi, as_application: WebApi) -> None:
     await as_ada.define(request_limit={"requests": 2, "window_seconds": 60})
     assert [(await as_ada("GET", "WhoAmI")).status_code for _ in range(3)] == [200, 200, 429]

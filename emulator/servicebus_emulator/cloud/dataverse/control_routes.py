@@ -3,6 +3,8 @@
 - `PUT`, `GET /emulator/dataverse`                  merge fields into the organization (`DataverseDefinition`)
 - `GET /emulator/dataverse/calls`                   the calls that reached the Web API (`WebApiCall`)
 - `POST /emulator/dataverse/post`                   put a message of Dataverse's on a queue (`NativeMessagePost`)
+- `POST /emulator/dataverse/sessions`               sign a user in: the answer sets the session's cookie
+- `PUT /emulator/dataverse/webresources/{name}`     put a file of a page
 - `GET`, `DELETE /emulator/dataverse/rows/{set}`    list or delete all rows of a table, appnotifications too
 - `PUT`, `DELETE /emulator/dataverse/rows/{set}/{id}`   put a row without a check of privileges, or delete it
 """
@@ -21,6 +23,7 @@ from servicebus_emulator.cloud.dataverse.payload import convert
 from servicebus_emulator.cloud.dataverse.tables import Row, Table, Values
 from servicebus_emulator.cloud.dataverse.web_api import DataverseHost
 from servicebus_emulator.cloud.dataverse.web_api_errors import WebApiError
+from servicebus_emulator.cloud.fields import Definition, Name
 from servicebus_emulator.servicebus.errors import ServiceBusError
 from servicebus_emulator.validation import explain
 
@@ -31,6 +34,13 @@ class NativeMessagePost(NativeMessageRequest):
     """The body of `POST /emulator/dataverse/post`: the message to build and the queue to put it on."""
 
     queue: str = "dataverse-requests"
+
+
+class SessionPost(Definition):
+    """The body of `POST /emulator/dataverse/sessions`."""
+
+    user: Name
+    """The name of one of the organization's users."""
 
 
 class _InvalidValue(ValueError):
@@ -45,6 +55,8 @@ def routes(host: DataverseHost, enqueue: Enqueue) -> Sequence[web.RouteDef]:
         web.put("/emulator/dataverse", api.put),
         web.get("/emulator/dataverse/calls", api.get_calls),
         web.post("/emulator/dataverse/post", api.post_message),
+        web.post("/emulator/dataverse/sessions", api.post_session),
+        web.put("/emulator/dataverse/webresources/{name}", api.put_web_resource),
         web.get("/emulator/dataverse/rows/{set}", api.get_rows),
         web.delete("/emulator/dataverse/rows/{set}", api.delete_rows),
         web.put("/emulator/dataverse/rows/{set}/{id}", api.put_row),
@@ -79,6 +91,26 @@ class _Api:
         except ServiceBusError as error:
             return _bad_request(str(error))
         return web.json_response({"queue": post.queue}, status=201)
+
+    async def post_session(self, request: web.Request) -> web.Response:
+        try:
+            post = SessionPost.model_validate_json(await request.read(), by_name=True, by_alias=False)
+        except ValidationError as error:
+            return _bad_request(explain(error))
+        member = self._host.members.by_name(post.user)
+        if member is None:
+            return _error(404, "NoSuchUser", "The organization has no such user; PUT /emulator/dataverse defines them.")
+        response = web.json_response({"user_id": str(member.row)}, status=201)
+        self._host.sign_in.open_session(member.object_id, response)
+        return response
+
+    async def put_web_resource(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        try:
+            self._host.web_resources.put(name, await request.read())
+        except ValueError as error:
+            return _bad_request(str(error))
+        return web.json_response({"url": f"{self._host.url}/WebResources/{name}"}, status=201)
 
     async def get_rows(self, request: web.Request) -> web.Response:
         table = self._table(request)

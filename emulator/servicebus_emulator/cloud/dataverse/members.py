@@ -61,28 +61,39 @@ class Member:
 
 
 class Members:
-    """Finds members."""
+    """Finds members of a directory, which does not change."""
 
     def __init__(self, directory: Directory, default_application_user: UUID) -> None:
         """`default_application_user` is the application user unless the definition names others."""
         self._directory = directory
         configured = directory.definition.application_users
         self._applications = {default_application_user} if configured is None else set(configured)
+        self._all = tuple(self._build())
+        self._by_object_id = {member.object_id: member for member in self._all}
+        self._by_row = {member.row: member for member in self._all}
 
     def by_object_id(self, oid: UUID) -> Member | None:
         """Return the member with this Entra object ID."""
-        return next((member for member in self.all() if member.object_id == oid), None)
+        return self._by_object_id.get(oid)
 
     def application(self, key: UUID | None) -> Member | None:
         """Return the application user that is no entry of `Users`, by object ID or row ID: both are the same."""
-        return next((member for member in self.all() if member.application and key == member.row), None)
+        member = None if key is None else self.by_row(key)
+        return member if member is not None and member.application else None
 
     def by_row(self, row: UUID) -> Member | None:
         """Return the member whose row has this ID."""
-        return next((member for member in self.all() if member.row == row), None)
+        return self._by_row.get(row)
 
-    def all(self) -> Iterator[Member]:
+    def all(self) -> tuple[Member, ...]:
         """Return the users, then the application users that are no entry of `Users`."""
+        return self._all
+
+    def by_name(self, name: str) -> Member | None:
+        """Return the user of this name."""
+        return next((member for member in self._all if member.name == name), None)
+
+    def _build(self) -> Iterator[Member]:
         definition = self._directory.definition
         known = set()
         for user in definition.users:

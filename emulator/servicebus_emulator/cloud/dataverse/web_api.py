@@ -25,12 +25,12 @@ from servicebus_emulator.cloud.dataverse.flow_runs import FlowRuns
 from servicebus_emulator.cloud.dataverse.members import Members, Rights
 from servicebus_emulator.cloud.dataverse.privilege_query import PrivilegeQuery
 from servicebus_emulator.cloud.dataverse.service_protection import RequestCounter
+from servicebus_emulator.cloud.dataverse.sign_in import SignIn
 from servicebus_emulator.cloud.dataverse.table_calls import TableCalls
 from servicebus_emulator.cloud.dataverse.table_definitions import APP_NOTIFICATIONS
 from servicebus_emulator.cloud.dataverse.tables import Tables
 from servicebus_emulator.cloud.dataverse.web_api_errors import (
     BAD_REQUEST,
-    UNAUTHENTICATED,
     WebApiError,
     empty_response,
     error_response,
@@ -39,11 +39,11 @@ from servicebus_emulator.cloud.dataverse.web_api_errors import (
     no_such_segment,
     not_emulated,
 )
+from servicebus_emulator.cloud.dataverse.web_resources import WebResources
 from servicebus_emulator.cloud.entra.definitions import IdentityDefinition
 from servicebus_emulator.cloud.entra.issuer import Issuer
 from servicebus_emulator.cloud.faults.injection import inject, retry_after_header, sends_status_line
 from servicebus_emulator.cloud.faults.schedule import FaultSchedule
-from servicebus_emulator.servicebus.access.entra import InvalidToken
 
 VERSION_PATH = "/api/data/v9.2"
 API_PATH = f"{urls.DATAVERSE_PATH}{VERSION_PATH}"
@@ -104,9 +104,13 @@ class DataverseHost:
     ) -> None:
         """`url` is the organization's, without a trailing slash; it is also the audience of its tokens."""
         self.url = url
-        self._issuer = issuer
-        self._identity = identity
+        self._application_user = identity.managed_identity.object_id
         self._directory = Directory(definition)
+        self._members = Members(self._directory, self._application_user)
+        self.sign_in = SignIn(url, issuer)
+        """Identifies callers."""
+        self.web_resources = WebResources()
+        """The files of the organization's pages."""
         self._faults = FaultSchedule(definition.faults)
         self._calls: deque[WebApiCall] = deque(maxlen=MAX_RECORDS)
         self.tables = Tables(definition.tables)
@@ -115,18 +119,24 @@ class DataverseHost:
         """Takes note of the flows' runs."""
         self._requests = RequestCounter()
         self._custom_apis = CustomApis(f"{url}{VERSION_PATH}", lambda: self._directory, enqueue)
-        self._table_calls = TableCalls(f"{url}{VERSION_PATH}", self.tables, self._members)
+        self._table_calls = TableCalls(f"{url}{VERSION_PATH}", self.tables, lambda: self._members)
 
     @property
     def directory(self) -> Directory:
         """The current users and their privileges."""
         return self._directory
 
+    @property
+    def members(self) -> Members:
+        """The current members."""
+        return self._members
+
     def put(self, patch: Mapping[str, JsonValue]) -> None:
         """Merge fields into the organization's definition. Raise `pydantic.ValidationError` on a mistake."""
         current = self._directory.definition.model_dump(mode="json")
         definition = DataverseDefinition.model_validate(current | dict(patch), by_name=True, by_alias=False)
         self._directory = Directory(definition)
+        self._members = Members(self._directory, self._application_user)
         if "faults" in patch:
             self._faults.replace(definition.faults)
         if "tables" in patch:
@@ -209,25 +219,13 @@ class DataverseHost:
 
     def _admit(self, request: web.Request, call: WebApiCall) -> Rights:
         """Return the rights of the call. Raise `WebApiError` unless the caller is a member of the organization."""
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            raise WebApiError(401, UNAUTHENTICATED, "The request has no bearer token.")
-        try:
-            claims = self._issuer.verify(token)
-        except InvalidToken as error:
-            raise WebApiError(401, UNAUTHENTICATED, f"The bearer token is not valid: {error}.") from None
-        if claims.get("aud") not in {self.url, f"{self.url}/"}:
-            raise WebApiError(401, UNAUTHENTICATED, "The bearer token is for another audience.")
-        members = self._members()
-        caller = members.admit(str(claims.get("oid", "")))
+        members = self._members
+        caller = members.admit(self.sign_in.object_id(request))
         call.caller = str(caller.object_id)
         user = members.impersonated(request.headers, caller)
         rights = Rights(caller, user)
         call.on_behalf_of = None if rights.delegate is None else str(user.object_id)
         return rights
-
-    def _members(self) -> Members:
-        return Members(self._directory, self._identity.managed_identity.object_id)
 
     def _who_am_i(self, rights: Rights) -> web.Response:
         """Return the answer of the function `WhoAmI`: the caller's row, its business unit, and the organization."""
@@ -262,7 +260,7 @@ class DataverseHost:
             user = directory.by_system_user_id(query.system_user_id)
         if user is not None:
             return directory.grants(user, query.privileges, exclude_team_basic=query.exclude_team_basic)
-        if (application := self._members().application(query.object_id or query.system_user_id)) is not None:
+        if (application := self._members.application(query.object_id or query.system_user_id)) is not None:
             return application.grants(query.privileges)
         if query.object_id is not None and directory.definition.unknown_object_id == "empty":
             return []
