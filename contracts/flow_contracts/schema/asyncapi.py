@@ -264,7 +264,8 @@ def _correlated() -> Document:
     return {
         "correlationId": {
             "location": "$message.header#/properties/correlation-id",
-            "description": "The same value in the request, the flow run (x-ms-client-tracking-id) and the result.",
+            "description": "The same value in the request and the result. The flow run has it in "
+            "x-ms-client-tracking-id, or a hash if it has other characters than letters, digits, '.', '_' and '-'.",
         }
     }
 

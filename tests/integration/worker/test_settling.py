@@ -12,6 +12,8 @@ from flow_contracts.result import FlowResult, Status
 from flow_worker.settings import Settings
 from tests.support.system import WAIT, JsonObject, System, running_system
 
+pytestmark = pytest.mark.timeout(120)
+
 FLOW = "notify-team"
 LOST: JsonObject = {"faults": [{"kind": "reset_after_reading", "next_calls": 1}]}
 
@@ -26,8 +28,21 @@ def settings(system: System, **changes: Any) -> Settings:
         dataverse={"url": url, "request_seconds": 2},
         run_records=records,
         outbox={"interval_seconds": 0.2},
+        delivery={"rows": {"kind": "dataverse_row"}},
+        request_queues=[{"name": "flow-requests", "lanes": 2, "deliver_to": ["rows"]}],
         plain_http_hosts=hosts,
     )
+
+
+async def settled_rows(system: System, count: int) -> list[JsonObject]:
+    """Return the rows of the requests once so many are settled."""
+    async with httpx.AsyncClient() as client, asyncio.timeout(WAIT):
+        while True:
+            url = f"{system.emulator.web.url}/emulator/dataverse/rows/new_flowrequests"
+            rows: list[JsonObject] = (await client.get(url)).raise_for_status().json()["rows"]
+            if sum(bool(row.get("new_settledby")) for row in rows) == count:
+                return rows
+            await asyncio.sleep(0.1)
 
 
 async def test_a_lost_answer_is_unknown_at_once_and_then_settled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,9 +65,14 @@ async def test_a_lost_answer_is_unknown_at_once_and_then_settled(monkeypatch: py
             ends.append((settled.status, settled.error and settled.error.code))
         assert ends == [(Status.SUCCEEDED, None), (Status.FAILED, "ActionFailed")]
         assert len(await system.calls(FLOW)) == 2
+        rows = await settled_rows(system, 2)
+        assert {(row["new_status"], row["new_settledby"]) for row in rows} == {
+            ("succeeded", "flow_run"),
+            ("failed", "flow_run"),
+        }
 
 
-async def test_a_killed_worker_leaves_the_settling_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_stops_leaves_the_settling_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_system(monkeypatch) as system:
         await system.put(f"flows/{FLOW}", LOST)
         async with system.client() as client:

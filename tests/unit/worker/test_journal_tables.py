@@ -8,11 +8,12 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 
+from flow_contracts.result import FlowResult, FlowRun, Status
 from flow_worker.cli import terminal
-from flow_worker.cli.journal_render import print_list
+from flow_worker.cli.journal_render import as_json, line_as_json, print_entry, print_list
 from flow_worker.cli.short_ids import is_meant, short_ids
 from flow_worker.journal.entry import Entry
-from flow_worker.journal.search import FoundEntries
+from flow_worker.journal.search import FoundEntries, ids_of
 from tests.support.pipeline import NOW
 
 GUID = "0b7e4c1a-5e44-454d-9b59-52f9bb9e8530"
@@ -66,3 +67,38 @@ def test_a_pipe_is_wide() -> None:
 )
 def test_a_part_of_an_id_or_another_spelling_means_it(given: str, meant: bool) -> None:
     assert is_meant(GUID, given) == meant
+
+
+def test_show_and_list_print_the_settling_result() -> None:
+    unknown = FlowResult(status=Status.UNKNOWN, correlation_id="c", request_message_id="m", attempts=1)
+    changes = {
+        "status": Status.SUCCEEDED,
+        "settled_by": "flow_run",
+        "run": FlowRun(run_id="08585"),
+        "run_url": "https://make.powerautomate.com/environments/e/flows/f/runs/08585",
+    }
+    settled = Entry(
+        "m",
+        "f",
+        "q",
+        "concluded",
+        1,
+        NOW,
+        result=unknown,
+        settled=unknown.model_copy(update=changes),
+        flow="create-quote",
+    )
+    console = Console(file=io.StringIO(), width=200)
+    print_list(console, FoundEntries([settled], 1))
+    print_entry(console, settled, with_output=False)
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert "create-quote: succeeded, settled by flow_run" in printed
+    assert "unknown" in printed
+    assert str(changes["run_url"]) in printed
+    line = line_as_json(settled)
+    assert (line["status"], line["settled_by"], line["run_id"]) == ("succeeded", "flow_run", "08585")
+    document = as_json(settled, with_output=True)
+    assert isinstance(document["settled"], dict)
+    assert "output" not in document["settled"]
+    assert "08585" in ids_of(settled)

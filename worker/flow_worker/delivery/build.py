@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from flow_worker.journal.table import TableStore
 
 _JITTER_FROM = 0.5
+_TO_PUBLISH_SECONDS = 86_400.0
+"""The time to publish a settling result after the last search for the run."""
 
 
 class _Clock(Protocol):
@@ -121,7 +123,7 @@ def _bounds_of_settling(settings: Settings) -> DeliverySettings:
         max_concurrent=records.max_concurrent,
         attempt_seconds=records.attempt_seconds,
         max_pause_seconds=records.max_pause_seconds,
-        max_age_seconds=records.max_seconds,
+        max_age_seconds=records.max_seconds + _TO_PUBLISH_SECONDS,
     )
 
 

@@ -180,7 +180,7 @@ def _refusal(answer: WebApiAnswer) -> RetryLater:
         return RetryLater(DATAVERSE_UNAVAILABLE, f"Dataverse answered {status}", answer.retry_after, is_outage=True)
     if status == 403:
         cause = "Dataverse refused to read flow runs; give the worker's application user read on Flow Run"
-        return RetryLater("run_records_refused", f"{cause} (prvReadFlowRun, organization)")
+        return RetryLater("run_records_refused", f"{cause} (prvReadflowrun, organization)")
     cause = f"Dataverse answered {status} to a query of flowruns; check run_records.url"
     return RetryLater("run_records_refused", cause)
 
