@@ -10,6 +10,7 @@ from flow_worker.gateway.store.port import (
     NOW,
     Changes,
     Cursor,
+    PrincipalId,
     PutResult,
     RequestRecord,
     RequestState,
@@ -41,9 +42,11 @@ class MemoryGatewayStore:
         found = self.requests[request_id]
         self.requests[request_id] = replace(found, record=replace(found.record, sent=True))
 
-    async def get(self, request_id: str) -> StoredRequest | None:
+    async def get(self, request_id: str, *, reader: PrincipalId | None = None) -> StoredRequest | None:
         self._require()
-        return self.requests.get(request_id)
+        found = self.requests.get(request_id)
+        is_hidden = found is not None and reader is not None and not found.record.may_read(reader)
+        return replace(found, result=None) if found is not None and is_hidden else found
 
     async def put_state(self, request_id: str, state: RequestState) -> bool:
         self._require()

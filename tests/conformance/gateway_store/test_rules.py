@@ -203,6 +203,24 @@ async def test_a_result_of_an_unproven_request_gives_way_to_every_other(place: P
     assert await body_of(store, record.id) == b"first"
 
 
+@pytest.mark.parametrize("size", [1, 300_000])
+async def test_a_result_is_not_read_for_somebody_who_may_not_read_it(
+    place: Place, store: GatewayStore, size: int
+) -> None:
+    """The time of reading a large one would tell that the request exists."""
+    asserted = replace(place.record(), asserter=PrincipalId("tenant", "app"))
+    await store.add(asserted)
+    await store.put_result(asserted.id, StoredResult(noise(size), place.now))
+    for reader in (asserted.owner, asserted.asserter):
+        found = await store.get(asserted.id, reader=reader)
+        assert found is not None
+        assert found.result is not None
+    for stranger in (PrincipalId("tenant", "nobody"), PrincipalId("elsewhere", asserted.owner.oid)):
+        hidden = await store.get(asserted.id, reader=stranger)
+        assert hidden is not None
+        assert hidden.result is None
+
+
 @pytest.mark.parametrize("size", [0, 1, 100_000, 300_000, 3_000_000])
 async def test_results_of_any_size_are_read_as_they_were_stored(place: Place, store: GatewayStore, size: int) -> None:
     record = place.record()

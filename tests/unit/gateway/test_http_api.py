@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator
+from itertools import islice
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ import pytest_asyncio
 from flow_contracts.request import FlowRequest
 from flow_contracts.servicebus import MessageTooLarge, ServiceBusUnavailable
 from flow_worker.access.gateway_message_ids import prefix_of
+from flow_worker.gateway.headers import _elements
 from flow_worker.gateway.store.port import RequestState, StateName, StoredResult
 from tests.support.http_gateway import ORIGIN, QUEUE, TENANT, USERS, HttpGateway, running_http_gateway
 from tests.support.system import until
@@ -136,6 +138,48 @@ async def test_a_second_content_coding_is_refused_too(gateway: HttpGateway) -> N
         fields = [("Content-Type", "application/json"), *(("Content-Encoding", coding) for coding in codings)]
         async with gateway.client() as ada:
             assert (await ada.post(START, content=b"{}", headers=fields)).status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("preference", "applied"),
+    [
+        ('foo="a,wait=9", wait=0', "wait=0"),  # a comma within a quoted string separates nothing
+        ('foo="a;b", wait=0', "wait=0"),
+        (r'foo="\"",wait=0', "wait=0"),
+        ('foo="a, wait=9', None),  # the string has no end
+        ("wait=0;foo=1, respond-async", "respond-async, wait=0"),
+        ('WAIT = "0" ,, handling=lenient', "wait=0"),
+        ("wait=0, wait=9", "wait=0"),
+        ("wait", None),
+        ("wait=-1", None),
+        ("wait=NaN", None),
+        ("wait=1e9", None),
+        ("wait=0.5", None),
+    ],
+)
+async def test_preferences_are_read_as_a_list_of_fields(
+    gateway: HttpGateway, preference: str, applied: str | None
+) -> None:
+    async with gateway.client() as ada:
+        answer = await ada.post(START, json={}, headers={"Prefer": preference})
+    assert (answer.status_code, answer.headers.get("Preference-Applied")) == (202, applied)
+
+
+def test_the_worst_preferences_cost_little() -> None:
+    began = time.perf_counter()
+    for field in ('"' * 30_000, '"\\' * 10_000, '\\"' * 10_000, "," * 30_000, ";" * 30_000, 'a"' * 15_000):
+        assert len(list(islice(_elements(field), 16))) <= 16
+    assert time.perf_counter() - began < 0.5
+
+
+async def test_a_client_that_claims_to_have_the_result_still_gets_it(gateway: HttpGateway) -> None:
+    async with gateway.client() as ada:
+        location = (await ada.post(START, json={})).headers["Location"]
+        claimed = {"Last-Event-ID": "result"}
+        async with ada.stream("GET", f"{location}/events", headers=claimed) as pending:
+            assert pending.status_code == 200
+        await gateway.finish(location.rsplit("/", 1)[1])
+        assert (await ada.get(f"{location}/events", headers=claimed)).status_code == 204
 
 
 async def test_the_audit_log_holds_the_beginning_of_a_refused_name(

@@ -22,7 +22,7 @@ RECORD = RequestRecord("id", PrincipalId("tenant", "ada"), None, "flow", "digest
 class Hanging(MemoryGatewayStore):
     """A store whose reads hang."""
 
-    async def get(self, request_id: str) -> StoredRequest | None:
+    async def get(self, request_id: str, *, reader: PrincipalId | None = None) -> StoredRequest | None:
         await asyncio.Event().wait()
         raise AssertionError
 

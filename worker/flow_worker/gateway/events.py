@@ -154,12 +154,14 @@ class _Writer:
 
 
 def _has_all(last: str, found: StoredRequest, *, settled: bool) -> bool:
-    """Return whether the client has the last event, whose ID is `last`."""
+    """Return whether the client has the last event, whose ID is `last`. Without a result there is more to come."""
+    if found.result is None:
+        return False
     if not settled:
         return last in (_RESULT_ID, _SETTLED_ID)
     if last == _SETTLED_ID:
         return True
-    return last == _RESULT_ID and not (found.result and (may_be_settled(found.result) or is_settling(found.result)))
+    return last == _RESULT_ID and not (may_be_settled(found.result) or is_settling(found.result))
 
 
 def _response() -> web.StreamResponse:

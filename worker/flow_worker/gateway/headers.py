@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from aiohttp import web
@@ -20,6 +22,9 @@ _BARE: Final = re.compile(r"[\x21\x23-\x7e][\x20-\x7e]*")
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
+_PART: Final = re.compile(r'"(?:[^"\\]|\\.?)*"?|[^",;]+|[,;]')
+"""A part of a list: a quoted string, whose commas separate nothing, other text, or a separator. It fails nowhere."""
+_MAX_ELEMENTS: Final = 16
 _MAX_TOKEN_CHARACTERS: Final = 1 << 16
 
 
@@ -136,9 +141,11 @@ def require_json(request: web.Request) -> None:
 
 def require_no_coding(request: web.Request) -> None:
     """Require a body without a content coding: a small one could become huge. Raises `Problem` (415)."""
-    codings = ",".join(request.headers.getall("Content-Encoding", [])).lower().split(",")
-    if any(coding.strip() not in ("", "identity") for coding in codings):
+    if _tokens(request, "Content-Encoding") - {"identity"}:
         raise Problem("unsupported_media_type", "Send the input without 'Content-Encoding'.")
+    # aiohttp decodes the last coding, which must be this one, and passes on what the others have made of the body.
+    if _tokens(request, "Transfer-Encoding") - {"chunked"}:
+        raise Problem("unsupported_media_type", "Send the input without other codings in 'Transfer-Encoding'.")
 
 
 def _single(request: web.Request, name: str) -> str | None:
@@ -152,7 +159,27 @@ def _preferences(request: web.Request) -> dict[str, str]:
     """Return the preferences by name; the first of two with one name counts (RFC 7240, section 2)."""
     found: dict[str, str] = {}
     for field in request.headers.getall("Prefer", [])[:8]:
-        for part in field.split(",")[:16]:
-            name, _, value = part.split(";", 1)[0].partition("=")
+        for element in islice(_elements(field), _MAX_ELEMENTS):
+            name, _, value = element.partition("=")
             found.setdefault(name.strip().lower(), value.strip().strip('"'))
     return found
+
+
+def _elements(field: str) -> Iterator[str]:
+    """Yield the elements of a list, without their parameters."""
+    element, is_parameter = "", False
+    for part in _PART.finditer(field):
+        if part[0] == ",":
+            yield element
+            element, is_parameter = "", False
+        elif part[0] == ";":
+            is_parameter = True
+        elif not is_parameter:
+            element += part[0]
+    yield element
+
+
+def _tokens(request: web.Request, name: str) -> set[str]:
+    """Return the elements of a list in header fields, in lower case."""
+    elements = ",".join(request.headers.getall(name, [])).lower().split(",")
+    return {element.strip() for element in elements} - {""}

@@ -34,7 +34,7 @@ class Results:
 
     async def find(self, caller: PrincipalId, request_id: str) -> StoredRequest:
         """Return the caller's request. Raises `Problem`: 404 for everybody else's, 410 if its result is gone."""
-        found = await self._get(request_id) if _ID.fullmatch(request_id) else None
+        found = await self._get(caller, request_id) if _ID.fullmatch(request_id) else None
         if found is None or not found.record.may_read(caller):
             raise Problem("not_found", "The caller has no request of this ID.")
         if found.is_gone:
@@ -73,8 +73,8 @@ class Results:
                     if not await watch.changed(left):
                         return found
 
-    async def _get(self, request_id: str) -> StoredRequest | None:
+    async def _get(self, caller: PrincipalId, request_id: str) -> StoredRequest | None:
         try:
-            return await self._store.get(request_id)
+            return await self._store.get(request_id, reader=caller)
         except TemporarilyUnavailable as error:
             raise of_outage(error) from None

@@ -13,6 +13,7 @@ from flow_worker.gateway.store.port import (
     Changes,
     Cursor,
     GatewayStore,
+    PrincipalId,
     PutResult,
     RequestRecord,
     RequestState,
@@ -58,9 +59,9 @@ class ObservedGatewayStore:
         """See `GatewayStore.mark_sent`. It does nothing that takes time."""
         await self._store.mark_sent(request_id)
 
-    async def get(self, request_id: str) -> StoredRequest | None:
+    async def get(self, request_id: str, *, reader: PrincipalId | None = None) -> StoredRequest | None:
         """See `GatewayStore.get`. A read that succeeds proves little: a full disk can still be read."""
-        return await self._observed("get", self._store.get(request_id))
+        return await self._observed("get", self._store.get(request_id, reader=reader))
 
     async def put_state(self, request_id: str, state: RequestState) -> bool:
         """See `GatewayStore.put_state`."""

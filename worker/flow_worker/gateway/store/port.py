@@ -171,10 +171,11 @@ class GatewayStore(Protocol):
         """
         ...
 
-    async def get(self, request_id: str) -> StoredRequest | None:
+    async def get(self, request_id: str, *, reader: PrincipalId | None = None) -> StoredRequest | None:
         """Return the request with its newest state and its result; None if there is no such request.
 
-        The ID may be any text: it comes from the path of an HTTP request.
+        The ID may be any text: it comes from the path of an HTTP request. A `reader` who may not read the request costs
+        no read of the result, and gets none: the time of a large one would tell that the request exists.
         """
         ...
 

@@ -18,6 +18,7 @@ from flow_worker.gateway.store.port import (
     NOW,
     Changes,
     Cursor,
+    PrincipalId,
     PutResult,
     RequestRecord,
     RequestState,
@@ -96,15 +97,16 @@ class SqliteGatewayStore:
     async def _write_marks(self, request_ids: Sequence[str]) -> None:
         await self._file.run(partial(_mark_sent, request_ids=request_ids), Cost(_MARK_BYTES * len(request_ids)))
 
-    async def get(self, request_id: str) -> StoredRequest | None:
+    async def get(self, request_id: str, *, reader: PrincipalId | None = None) -> StoredRequest | None:
         """See `GatewayStore.get`."""
         if len(request_id) > MAX_ID_CHARACTERS or not request_id.isprintable():
             return None
-        row: Row | None = await self._file.read(partial(select, request_id=request_id))
+        row: Row | None = await self._file.read(partial(select, request_id=request_id, reader=reader))
         if row is None:
             return None
         request = row.request()
-        if row.result_at is None or request.is_gone:
+        is_hidden = reader is not None and not request.record.may_read(reader)
+        if row.result_at is None or request.is_gone or is_hidden:
             return request
         body = row.body
         if body is None:  # a large one

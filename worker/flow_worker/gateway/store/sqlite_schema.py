@@ -66,9 +66,10 @@ def gateway_file(setting: str) -> FileKind:
 
 _RECORD = "id, owner_tenant, owner_oid, asserter_tenant, asserter_oid, flow, digest, created, trace_parent, sent"
 _STATE = "state, state_at, state_until, state_code, attempts"
-# A large result is read in a thread.
-_BODY = "CASE WHEN result_bytes <= 262144 THEN (SELECT body FROM result WHERE result.id = request.id) END"
-SELECT = f"SELECT {_RECORD}, {_STATE}, result_at, result_bytes, is_gone, {_BODY} FROM request WHERE id = ?"  # noqa: S608
+# A large result is read in a thread, and none for a reader who may not read it.
+_IS_SMALL = "result_bytes <= 262144 AND (:reader IS NULL OR :reader IN (owner_oid, asserter_oid))"
+_BODY = f"CASE WHEN {_IS_SMALL} THEN (SELECT body FROM result WHERE result.id = request.id) END"  # noqa: S608
+SELECT = f"SELECT {_RECORD}, {_STATE}, result_at, result_bytes, is_gone, {_BODY} FROM request WHERE id = :id"  # noqa: S608
 INSERT = f"INSERT INTO request ({_RECORD}, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"  # noqa: S608
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -139,7 +140,7 @@ class Row:
         return RequestState(StateName(state), from_microseconds(at), until_at, code, attempts)
 
 
-def select(connection: sqlite3.Connection, request_id: str) -> Row | None:
-    """Return the row of a request."""
-    values = connection.execute(SELECT, (request_id,)).fetchone()
+def select(connection: sqlite3.Connection, request_id: str, reader: PrincipalId | None = None) -> Row | None:
+    """Return the row of a request; without its result for a reader who may not read it."""
+    values = connection.execute(SELECT, {"id": request_id, "reader": reader and reader.oid}).fetchone()
     return None if values is None else Row(values)

@@ -16,6 +16,7 @@ from flow_worker.gateway.store.port import (
     MAX_ID_CHARACTERS,
     Changes,
     Cursor,
+    PrincipalId,
     PutResult,
     RequestRecord,
     RequestState,
@@ -116,7 +117,7 @@ class TableGatewayStore:
             if isinstance(result, BaseException):
                 raise result
 
-    async def get(self, request_id: str) -> StoredRequest | None:
+    async def get(self, request_id: str, *, reader: PrincipalId | None = None) -> StoredRequest | None:
         """See `GatewayStore.get`."""
         if len(request_id) > MAX_ID_CHARACTERS:
             return None
@@ -125,7 +126,8 @@ class TableGatewayStore:
             if entity is None:
                 return None
             request = request_of(entity)
-            if request.is_gone or "result_at" not in entity:
+            is_hidden = reader is not None and not request.record.may_read(reader)
+            if request.is_gone or is_hidden or "result_at" not in entity:
                 return request
             body = await self._body(entity)
             if body is not None:
