@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from flow_contracts.backoff import ExponentialBackoff
+from flow_contracts.result import FlowResult
 from flow_worker import clock
 from flow_worker.delivery.lane import LaneRules, SinkLane
 from flow_worker.delivery.opening import DeliveryOpener, Routes, named_by
 from flow_worker.delivery.outbox import DeliveryOutbox
-from flow_worker.delivery.port import Settlements, Sink
+from flow_worker.delivery.port import Delivery, Settlements, Sink
 from flow_worker.delivery.report import Measures, SinkReport
 from flow_worker.delivery.runner import DeliveryRunner
 from flow_worker.delivery.sqlite_outbox import SqliteOutbox
 from flow_worker.delivery.store import OutboxStore
+from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Journal
 from flow_worker.journal.sqlite import SqliteStore
 from flow_worker.runtime.supervisor import Service
@@ -78,11 +80,15 @@ async def open_deliveries(
     metrics: Metrics,
     own_sinks: OwnSinks = lambda _: (),
 ) -> AsyncIterator[Deliveries]:
-    """Open the outbox beside the journal's store, and close it and the sinks at the end of the context."""
-    routes = named_by(
-        {queue.name.lower(): queue.deliver_to for queue in settings.request_queues},
-        {name: flow.deliver_to for name, flow in settings.flows.items()},
-    )
+    """Open the outbox beside the journal's store, and close it and the sinks at the end of the context.
+
+    Without sinks nothing is opened: a table journal then needs no second table.
+    """
+    settlements = _Settlements()
+    every = (*sinks, *(own := own_sinks(settlements)))
+    if not every:
+        yield Deliveries()
+        return
     outbox = DeliveryOutbox(
         await outbox_store(settings.journal, settings.outbox, store, settings.identity.client_id),
         retention=timedelta(seconds=settings.journal.retention_seconds),
@@ -90,27 +96,47 @@ async def open_deliveries(
         now=time.now,
         reached=time.reached,
     )
-    opener = DeliveryOpener(outbox, time.now)
-    own = own_sinks(opener)
     try:
-        if not sinks and not own:
-            yield Deliveries()
-            return
-        opener.routes = Routes(routes, sinks, own)
+        routes = Routes(_named(settings), sinks, own)
+        opener = settlements.opener = DeliveryOpener(outbox, time.now, routes)
         measures = _Measures(metrics)
-        lanes = [
-            _lane(sink, settings, outbox, journal, time.now, _health(health, sink), measures) for sink in (*sinks, *own)
-        ]
-        metrics.gauge(
-            SINK_AVAILABLE, lambda: [(int(each.is_available), {"sink": name}) for name, each in health.sinks.items()]
-        )
+        lanes = [_lane(sink, settings, outbox, journal, time.now, _health(health, sink), measures) for sink in every]
+        _observe(metrics, health)
         runner = DeliveryRunner(outbox, lanes, interval_seconds=settings.outbox.interval_seconds, repeat=opener.repeat)
         opener.offer = runner.offer
         yield Deliveries(opener, (runner,), outbox.purge)
+        with suppress(TemporarilyUnavailable):  # the last replies came after the runner's last look
+            await opener.repeat()
     finally:
-        for sink in (*sinks, *own):
+        for sink in every:
             await sink.close()
         await outbox.close()
+
+
+class _Settlements:
+    """Passes settlements on to the opener, which needs the sinks first."""
+
+    opener: DeliveryOpener | None = None
+
+    async def settled(self, delivery: Delivery, result: FlowResult) -> None:
+        if self.opener is not None:
+            await self.opener.settled(delivery, result)
+
+
+def _named(settings: Settings) -> Callable[[str, str], Sequence[str]]:
+    return named_by(
+        {queue.name.lower(): queue.deliver_to for queue in settings.request_queues},
+        {name: flow.deliver_to for name, flow in settings.flows.items()},
+    )
+
+
+def _observe(metrics: Metrics, health: Health) -> None:
+    """Register the gauge, and export zeros, so that an alert sees the first event."""
+    sinks = health.sinks
+    metrics.gauge(SINK_AVAILABLE, lambda: [(int(each.is_available), {"sink": name}) for name, each in sinks.items()])
+    for name in sinks:
+        for outcome in ("delivered", "failed", "given_up"):
+            metrics.deliveries.begin(name, "ended", outcome)
 
 
 def _health(health: Health, sink: Sink) -> SinkHealth:
