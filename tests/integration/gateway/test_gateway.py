@@ -93,3 +93,35 @@ async def test_waiting_callers_of_every_replica_have_a_result_within_a_second(
             ages += await asyncio.gather(*(wait(caller, path) for caller in callers for wait in (poll, stream)))
     late = [age for age in ages if age > timedelta(seconds=1)]
     assert len(late) <= len(ages) // 10, late
+
+
+async def test_the_owner_reads_unknown_at_once_and_later_the_settling_result(system: System) -> None:
+    web = system.emulator.web
+    hosts = [httpx.URL(each).netloc.decode() for each in (web.dataverse_url, web.url)]
+    records = {"enabled": True, "grace_seconds": 1, "pause_seconds": 0.3, "max_seconds": 60}
+    worker = worker_of_gateway(
+        system,
+        dataverse={"url": web.dataverse_url},
+        run_records=records,
+        outbox={"interval_seconds": 0.2},
+        plain_http_hosts=hosts,
+    )
+    await system.put("flows/create-quote", {"faults": [{"kind": "reset_after_reading", "next_calls": 1}]})
+    async with (
+        running_gateway(gateway_settings(system)) as first,
+        running_gateway(gateway_settings(system)) as second,
+        system.worker(worker),
+        client(first, system.claim()) as ada,
+        client(second, system.claim()) as elsewhere,
+    ):
+        answer = await ada.post(START, json={"customer": "Contoso", "amount": 1}, headers={"Prefer": "wait=30"})
+        assert (answer.json()["status"], answer.json()["settled_by"]) == ("unknown", None)
+        path = httpx.URL(answer.headers["Location"]).path
+        waits = {"wait": "30", "settled": "true"}
+        poll, stream = await asyncio.gather(
+            ada.get(path, params=waits), elsewhere.get(f"{path}/events", params={"settled": "true"})
+        )
+        assert (poll.json()["status"], poll.json()["settled_by"]) == ("succeeded", "flow_run")
+        events = [line for line in stream.text.splitlines() if line.startswith("event:")]
+        assert events == ["event: result", "event: settled"]
+        assert (await elsewhere.get(path)).json() == poll.json()
