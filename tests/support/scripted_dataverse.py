@@ -13,6 +13,7 @@ import httpx
 
 from flow_contracts.result import FlowResult, Status, Times
 from flow_worker.dataverse.client import DataverseClient
+from flow_worker.dataverse.request_budget import RequestBudget
 from flow_worker.delivery.organization import Organization, Organizations
 from flow_worker.delivery.port import Asker, Delivered, Delivery
 from flow_worker.delivery.users import Users
@@ -40,6 +41,8 @@ class ScriptedDataverse:
     tokens: list[bool] = field(default_factory=list)
     """For each token that was asked for: whether it had to be fresh."""
     now: datetime = NOW
+    max_requests: int = 1000
+    clients: list[DataverseClient] = field(default_factory=list)
 
     async def token(self, *, fresh: bool = False) -> str:
         self.tokens.append(fresh)
@@ -50,7 +53,10 @@ class ScriptedDataverse:
 
     def client(self) -> DataverseClient:
         http = httpx.AsyncClient(transport=httpx.MockTransport(self._answer), follow_redirects=False)
-        return DataverseClient(http, URL, self, request_seconds=5, now=lambda: self.now)
+        budget = RequestBudget(self.max_requests, lambda: self.now)
+        client = DataverseClient(http, URL, self, request_seconds=5, now=lambda: self.now, budget=budget)
+        self.clients.append(client)
+        return client
 
     def organizations(self, url: str | None = None) -> Organizations:
         client = self.client()

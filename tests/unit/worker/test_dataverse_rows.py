@@ -13,7 +13,7 @@ import pytest
 from flow_contracts.result import FlowError, FlowRun, Status
 from flow_worker.delivery.column_text import length
 from flow_worker.delivery.dataverse_row import DataverseRowSink, Fallback, RowRules
-from flow_worker.delivery.port import Asker, Attempt, Delivered, Delivery, GiveUp, RetryLater
+from flow_worker.delivery.port import Asker, Attempt, Delivered, Delivery, GiveUp, Postponed, RetryLater
 from flow_worker.delivery.row_content import RowTable
 from flow_worker.delivery.row_ids import row_id
 from flow_worker.settings.sinks import RowSinkFields
@@ -335,6 +335,20 @@ async def test_a_429_names_the_next_attempt_and_holds_back_every_other_request_u
     assert await rows.deliver(delivery(result())) == Delivered()
 
 
+async def test_deliveries_leave_a_part_of_the_limit_to_the_queries_for_privileges() -> None:
+    dataverse = ScriptedDataverse(max_requests=2)
+    rows = sink(dataverse)
+    assert [await rows.deliver(delivery(result())) for _ in range(2)] == [Delivered()] * 2
+    until = NOW + timedelta(seconds=300)
+    later = [await rows.deliver(delivery(result())) for _ in range(3)]
+    assert later == [Postponed(until), Postponed(until), Postponed(until + timedelta(seconds=300))], "in turn"
+    assert len(dataverse.requests) == 2
+    answer = await dataverse.clients[0].get("/WhoAmI", is_urgent=True)
+    assert answer.status == 200
+    dataverse.now = until
+    assert await rows.deliver(delivery(result())) == Delivered()
+
+
 # --- impersonation ----------------------------------------------------------------------------------------------------
 
 
@@ -349,7 +363,14 @@ async def test_the_row_is_written_for_the_asker() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [error(403, *FORBIDDEN), error(403, "0x80072560"), error(400, "0x80040225"), error(401, "0x80072560")]
+    "answer",
+    [
+        error(403, *FORBIDDEN),
+        error(403, "0x80072560"),
+        error(400, "0x80040225"),
+        error(401, "0x80072560"),
+        error(404, "0x80040217"),
+    ],
 )
 async def test_a_refused_impersonation_waits_for_an_administrator_and_writes_nothing_else(
     answer: httpx.Response,

@@ -23,6 +23,7 @@ from flow_worker.access.rights import Asserters, QueuePrivileges, Rights
 from flow_worker.access.statement_key_files import PublicKeys
 from flow_worker.azure_identity import ManagedIdentity
 from flow_worker.dataverse.client import DataverseClient
+from flow_worker.dataverse.request_budget import RequestBudget
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.invoker import http_client
 from flow_worker.flows.registry import Registry
@@ -273,7 +274,9 @@ async def open_dataverse(
     )
     async with client:
         tokens = identity.tokens(f"{url}/.default", "dataverse")
-        yield DataverseClient(client, url, tokens, request_seconds=settings.dataverse.request_seconds, now=now)
+        budget = RequestBudget(settings.dataverse.max_delivery_requests, now)
+        seconds = settings.dataverse.request_seconds
+        yield DataverseClient(client, url, tokens, request_seconds=seconds, now=now, budget=budget)
 
 
 @asynccontextmanager

@@ -138,7 +138,7 @@ class DataversePrivileges:
 
     async def _get(self, path: str) -> WebApiAnswer:
         async with self._slots:
-            return await self.client.get(path)
+            return await self.client.get(path, is_urgent=True)
 
 
 class OrganizationPrivileges:

@@ -18,6 +18,7 @@ import httpx
 from pydantic import JsonValue
 
 from flow_worker.clock import retry_after
+from flow_worker.dataverse.request_budget import RequestBudget
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.flows.framing_limit import StaleConnection
 from flow_worker.flows.invoker import TokenSource
@@ -102,14 +103,19 @@ class DataverseClient:
         *,
         request_seconds: float,
         now: Callable[[], datetime],
+        budget: RequestBudget | None = None,
     ) -> None:
-        """`url`: the organization's URL without a trailing slash. `request_seconds`: the deadline of one request."""
+        """`url`: the organization's URL without a trailing slash. `request_seconds`: the deadline of one request.
+
+        `budget` limits the requests that are not urgent.
+        """
         self.url = url
         self._client = client
         self._api = f"{url}/api/data/v9.2"
         self._tokens = tokens
         self._request_seconds = request_seconds
         self._now = now
+        self._budget = budget
         self._throttled_until: datetime | None = None
 
     @property
@@ -118,9 +124,11 @@ class DataverseClient:
         until = self._throttled_until
         return until if until is not None and self._now() < until else None
 
-    async def get(self, path: str, *, headers: Mapping[str, str] | None = None) -> WebApiAnswer:
+    async def get(
+        self, path: str, *, headers: Mapping[str, str] | None = None, is_urgent: bool = False
+    ) -> WebApiAnswer:
         """Send a GET; see `send`."""
-        return await self.send("GET", path, headers=headers)
+        return await self.send("GET", path, headers=headers, is_urgent=is_urgent)
 
     async def send(
         self,
@@ -129,16 +137,21 @@ class DataverseClient:
         *,
         content: JsonValue = None,
         headers: Mapping[str, str] | None = None,
+        is_urgent: bool = False,
     ) -> WebApiAnswer:
         """Send a request for `path`, the part of the URL after the API's version. Return the answer of any status.
 
         After a 401 it sends the request once more with a token past every cache, because Entra may have revoked the
         token before its expiry.
 
+        `is_urgent`: a flow's request waits for the answer, so the budget of deliveries does not count.
+
         Raises `AnswerLost` if the request may have arrived, and `TemporarilyUnavailable` if it did not: Dataverse is
-        unreachable, no token is available, or Dataverse throttles the worker.
+        unreachable, no token is available, or Dataverse throttles the worker. The same if the budget is spent.
         """
         self._require_no_throttling()
+        if self._budget is not None and not is_urgent:
+            self._budget.spend()
         body = None if content is None else json.dumps(content, separators=(",", ":")).encode()
         answer = await self._once(method, path, body, headers or {}, fresh=False)
         if answer.status == 401:

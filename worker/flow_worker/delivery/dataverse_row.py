@@ -21,8 +21,8 @@ Fallback = Literal["retry", "own"]
 """`retry`: the row waits until the worker may write it for the asker. `own`: the worker itself owns it."""
 
 _CREATE_ONLY = {"if-none-match": "*"}
-_NOT_A_MEMBER = {"0x80072560", "0x80040225", "0x80041d1f"}
-"""The caller is no user of the organization, or a disabled one."""
+_NOT_A_MEMBER = {"0x80072560", "0x80040225", "0x80041d1f", "0x80040217"}
+"""The caller is no user of the organization, or a disabled one, or a row that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,4 +158,4 @@ def _exists(attempt: Attempt) -> bool:
 
 
 def _is_refused(answer: WebApiAnswer) -> bool:
-    return answer.status == 403 or (answer.status in (400, 401) and answer.error_code in _NOT_A_MEMBER)
+    return answer.status == 403 or (answer.status in (400, 401, 404) and answer.error_code in _NOT_A_MEMBER)

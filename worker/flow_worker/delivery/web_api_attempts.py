@@ -11,7 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from flow_worker.dataverse.client import DATAVERSE_THROTTLED, DATAVERSE_UNAVAILABLE, WebApiAnswer
-from flow_worker.delivery.port import Attempt, Delivered, GiveUp, RetryLater
+from flow_worker.dataverse.request_budget import BudgetSpent
+from flow_worker.delivery.port import Attempt, Delivered, GiveUp, Postponed, RetryLater
 from flow_worker.errors import TemporarilyUnavailable
 
 UNAUTHORIZED = "dataverse_unauthorized"
@@ -63,8 +64,10 @@ def attempt_of(answer: WebApiAnswer, write: Write) -> Attempt:
     return _refused(answer, write)
 
 
-def unavailable(error: TemporarilyUnavailable) -> RetryLater:
+def unavailable(error: TemporarilyUnavailable) -> Attempt:
     """Return the outcome of an attempt without an answer."""
+    if isinstance(error, BudgetSpent):
+        return Postponed(error.turn)
     return RetryLater(error.code, error.message, not_before=error.until, is_outage=True)
 
 

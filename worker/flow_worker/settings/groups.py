@@ -279,6 +279,7 @@ class DataverseSettings(_Group):
     missing_privilege_cache_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     request_seconds: Seconds = 10.0
     max_concurrent_queries: Annotated[int, Field(ge=1, le=52)] = 8
+    max_delivery_requests: Annotated[int, Field(ge=1, le=6000)] = 3000
 
 
 class FlowSettings(_Group):
