@@ -24,6 +24,8 @@ _VARIABLES = {"$__rate_interval": "30s", "$job": ".*", "$instance": ".*", "$flow
 _X, _Y, _GAP = 50, 20, 8  # pixels of a grid unit, and between two panels
 _STEPS = 120
 _MAX_SERIES = 8
+_MAX_STATES = 10
+_STATE_CHARACTERS = 20
 _LEGEND_CHARACTERS = 58
 _COLOURS = ("#3274d9", "#e0752d", "#56a64b", "#a352cc", "#e02f44", "#b7950b", "#17828a", "#8a8a8a")
 _STYLE = (
@@ -179,12 +181,13 @@ def _stat(box: Box, series: list[Series], defaults: Mapping[str, Any]) -> str:
 
 def _states(box: Box, series: list[Series], _: Mapping[str, Any]) -> str:
     """Draw a bar for each series, red where its value is not 0."""
-    height = min(16.0, (box.height - 32) / max(1, len(series)))
+    shown = series[:_MAX_STATES]
+    height = min(16.0, (box.height - 32) / max(1, len(shown)))
     parts = []
-    for index, one in enumerate(series):
+    for index, one in enumerate(shown):
         y, left = box.y + 26 + index * height, box.x + 110
         unit = (box.width - 118) / (_STEPS + 1)
-        parts.append(_text(left - 4, y + height - 4, one.name, "a", "end"))
+        parts.append(_text(left - 4, y + height - 4, one.name[:_STATE_CHARACTERS], "a", "end"))
         for first, last, value in _runs(one.points):
             place = f'x="{left + first * unit:.1f}" width="{(last - first + 1) * unit:.1f}"'
             colour = "#e02f44" if value else "#b5dfae"

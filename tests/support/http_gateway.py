@@ -247,7 +247,13 @@ class _Parts:
             self.results.drain()
             uploads.drain()
 
-        self.server = HttpServer(api.application(edge), options, on_stop=drain, drain=self.submissions.drain)
+        self.server = HttpServer(
+            api.application(edge),
+            options,
+            on_stop=drain,
+            drain=self.submissions.drain,
+            counted=self.measures.problem,
+        )
 
 
 def _now() -> datetime:

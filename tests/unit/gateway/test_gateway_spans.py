@@ -228,3 +228,4 @@ async def test_hostile_names_make_no_values_of_labels(observed: Observed) -> Non
     routes = {"/v1/requests/{id}", "/v1/flows/{flow}/requests"}
     assert values <= {"GET", "POST", "_OTHER", "200", "202", "403", "404", "405", "429"} | routes | set(KINDS)
     assert not any(name in span.to_json() for span in spans for name in names)
+    assert "malformed_request" in values  # no HTTP: such a method is counted, too

@@ -58,6 +58,11 @@ def slowly(client: socket.socket) -> None:
         time.sleep(0.02)
 
 
+def no_tls(client: socket.socket) -> None:
+    """Answer in plain text to a client that expects TLS."""
+    garbage(client)
+
+
 def reset(client: socket.socket) -> None:
     """Break the connection."""
     client.recv(1)
@@ -67,7 +72,8 @@ def reset(client: socket.socket) -> None:
 def collector(serve: Serve | None) -> Iterator[str]:
     """Yield the URL of a collector; None: nobody listens."""
     server = socket.create_server(("127.0.0.1", 0))
-    url = f"http://user:{CANARY}@127.0.0.1:{server.getsockname()[1]}"
+    scheme = "https" if serve is no_tls else "http"
+    url = f"{scheme}://user:{CANARY}@127.0.0.1:{server.getsockname()[1]}"
     if serve is None:
         server.close()
         yield url
@@ -100,7 +106,7 @@ def _spans_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
 
 
-COLLECTORS = [None, never, error, not_found, garbage, slowly, reset]
+COLLECTORS = [None, never, error, not_found, garbage, slowly, reset, no_tls]
 
 
 def spans(telemetry: Telemetry, count: int) -> list[float]:

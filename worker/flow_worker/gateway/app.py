@@ -195,7 +195,11 @@ class _Parts:
         api = self._api(Callers(entra, rights, self._now), submissions, catalog)
         edge = self._edge()
         server = HttpServer(
-            api.application(edge), self._options, on_stop=lambda: self._drain(edge), drain=submissions.drain
+            api.application(edge),
+            self._options,
+            on_stop=lambda: self._drain(edge),
+            drain=submissions.drain,
+            counted=self._measures.problem,
         )
         self._measures.begin()
         self._measures.watch(server, self._waiters, submissions, self._health)

@@ -48,6 +48,7 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_body",
+        "_counted",
         "_discarded",
         "_framing_bytes",
         "_head_bytes",
@@ -58,8 +59,18 @@ class Connection(web.RequestHandler):
         "_reads",
     )
 
-    def __init__(self, manager: web.Server, *, head_seconds: float, max_head_bytes: int, **options: Any) -> None:
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        head_seconds: float,
+        max_head_bytes: int,
+        counted: Callable[[str], None],
+        **options: Any,
+    ) -> None:
+        """`counted` learns the code of each problem that this connection answers itself."""
         super().__init__(manager, **options)
+        self._counted = counted
         self._head_seconds = head_seconds
         self._head_timer: asyncio.TimerHandle | None = None
         self._max_head_bytes = max_head_bytes
@@ -198,6 +209,7 @@ class Connection(web.RequestHandler):
             sentence = "The gateway failed at a connection with an internal error."
             log(_log, logging.ERROR, "gateway.internal_error", sentence)
             problem = Problem("internal_error", "The gateway failed at this request; its log has the cause.")
+        self._counted(problem.name)
         return _closing(problem.response("", "/"))
 
 

@@ -34,8 +34,12 @@ class HttpServer:
         *,
         on_stop: Callable[[], None],
         drain: Callable[[], Awaitable[None]],
+        counted: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`on_stop` ends all waits. `drain` returns once the submissions under way have ended."""
+        """`on_stop` ends all waits. `drain` returns once the submissions under way have ended.
+
+        `counted` learns the code of each problem that a connection answers itself.
+        """
         limits = settings.limits
         self._app = app
         self._settings = settings
@@ -52,6 +56,7 @@ class HttpServer:
             "access_log": None,
             "head_seconds": limits.header_seconds,
             "max_head_bytes": 2 * limits.max_header_bytes,
+            "counted": counted,
         }
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
         self._listener: asyncio.Server | None = None

@@ -50,10 +50,10 @@ class CollectorOutage:
     def _report(failing: bool) -> None:
         if failing:
             # Without the error: it quotes the endpoint, which may hold a key.
-            sentence = "The collector does not take the telemetry; the worker tries on. Check the OTLP endpoint."
+            sentence = "The collector does not take the telemetry; this process keeps trying. Check the OTLP endpoint."
             log(_log, logging.WARNING, "telemetry.export_failing", sentence)
         else:
-            sentence = "The collector takes the worker's telemetry again."
+            sentence = "The collector takes the telemetry again."
             log(_log, logging.INFO, "telemetry.export_recovered", sentence)
 
 
