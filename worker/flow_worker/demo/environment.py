@@ -110,8 +110,11 @@ class DemoEnvironment:
 
 
 @contextmanager
-def running_demo(folder: Path) -> Iterator[DemoEnvironment]:
-    """Start the processes, and stop them at the end. Logs and settings are in `folder`. Raise `DemoError`."""
+def running_demo(folder: Path, announce: Callable[[str, str], None] = lambda *_: None) -> Iterator[DemoEnvironment]:
+    """Start the processes, and stop them at the end. Logs and settings are in `folder`. Raise `DemoError`.
+
+    `announce` learns the metrics' URLs of worker and gateway before these start: a scraper sees the counters at 0.
+    """
     with ExitStack() as stack:
         emulator = stack.enter_context(running_emulator(folder))
         flows.define(emulator.web_url)
@@ -121,14 +124,14 @@ def running_demo(folder: Path) -> Iterator[DemoEnvironment]:
             return worker_settings(client, health_port) + gateway.settings(ports, client.web_url)
 
         (folder / SETTINGS).write_text(settings(emulator, port), encoding="utf-8")
+        metrics_url = f"http://127.0.0.1:{port}/metrics"
+        announce(metrics_url, ports.metrics_url)
         # The worker and the gateway start side by side.
         front = stack.enter_context(gateway.running_gateway(folder, worker_environment(emulator)))
         worker = stack.enter_context(running_worker(folder, emulator, settings, port))
         gateway.wait_until_ready(front, ports, folder)
         emulator.control("PUT", "page", {"gateway": ports.url})
-        yield DemoEnvironment(
-            emulator, folder, worker, f"http://127.0.0.1:{port}/metrics", ports.metrics_url, ports.url
-        )
+        yield DemoEnvironment(emulator, folder, worker, metrics_url, ports.metrics_url, ports.url)
 
 
 @contextmanager

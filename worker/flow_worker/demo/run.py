@@ -67,12 +67,15 @@ def _run_in(
     folder: Path, console: Console, spinner: Spinner, *, as_json: bool, keep: bool, burst: int, verbose: bool
 ) -> DemoReport:
     _import_ahead("flow_worker.demo.suite")
-    with running_demo(folder) as environment:
+
+    def announce(worker_url: str, gateway_url: str) -> None:
+        if keep:
+            _print_all(console, metrics_lines(worker_url, gateway_url))
+
+    with running_demo(folder, announce) as environment:
         from flow_worker.demo.report import show  # imported here: see `_import_ahead`
         from flow_worker.demo.suite import run_scenarios
 
-        if keep:  # now, so that a Prometheus sees the counters begin at 0
-            _print_all(console, metrics_lines(environment))
         report = asyncio.run(run_scenarios(environment, burst, spinner.say))
         spinner.stop()
         show(report, console, as_json=as_json, verbose=verbose, keep=keep, command=_own_command())
@@ -134,18 +137,18 @@ def _activation() -> list[str]:
     return [f"{line}        (PowerShell: {powershell})" if powershell.exists() else line]
 
 
-def metrics_lines(environment: DemoEnvironment) -> list[str]:
+def metrics_lines(worker_url: str, gateway_url: str) -> list[str]:
     """Return the lines about the pages that Prometheus can scrape."""
     title = "Metrics for Prometheus: "
     return [
-        f"{title}{environment.metrics_url} (worker)",
-        f"{' ' * len(title)}{environment.gateway_metrics_url} (gateway)",
+        f"{title}{worker_url} (worker)",
+        f"{' ' * len(title)}{gateway_url} (gateway)",
     ]
 
 
 def telemetry_lines(environment: DemoEnvironment, variables: Mapping[str, str]) -> list[str]:
     """Return the lines about metrics. The endpoint of the collector stays out of them: it may hold a key."""
-    lines = metrics_lines(environment)
+    lines = metrics_lines(environment.metrics_url, environment.gateway_metrics_url)
     if variables.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip():
         lines.append("Both also push to the collector in OTEL_EXPORTER_OTLP_ENDPOINT.")
     return lines
