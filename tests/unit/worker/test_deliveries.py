@@ -25,7 +25,7 @@ from tests.support.outbox import NOW, RETENTION, Clock, MemoryOutbox, RecordingS
 
 pytestmark = pytest.mark.asyncio
 CHECK = timedelta(seconds=900)
-LEASE_SECONDS = 30.0 + 15.0
+LEASE_SECONDS = 30.0 + 30.0
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -12,6 +13,7 @@ from pydantic import SecretStr
 
 from flow_contracts.result import FlowResult, Status
 from flow_worker.access.principal import Principal
+from flow_worker.delivery import opening
 from flow_worker.delivery.opening import DeliveryOpener, Routes, named_by
 from flow_worker.delivery.outbox import DeliveryOutbox, Held
 from flow_worker.delivery.owed import Owed, key_of
@@ -167,6 +169,27 @@ async def test_the_end_is_written_later_if_the_outbox_is_down(caplog: pytest.Log
     operations = bench.store.operations
     await bench.opener.repeat()
     assert bench.store.operations == operations
+
+
+async def test_a_silent_outbox_costs_one_request_a_second_and_the_next_ones_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(opening, "_WRITE_SECONDS", 0.05)
+    bench = Bench()
+    silent = asyncio.Event()
+
+    async def wait(*_: Any) -> None:
+        await silent.wait()
+
+    monkeypatch.setattr(bench.store, "write", wait)
+    for number in range(100):
+        one = job(message_id=f"m-{number}", origin=f"o-{number}")
+        async with asyncio.timeout(2):
+            await bench.opener.admitted(one)
+            await bench.opener.published(reply(one))
+    monkeypatch.undo()
+    await bench.opener.repeat()
+    assert len(await bench.records()) == 200
 
 
 async def test_an_error_of_a_sink_does_not_reach_the_request(caplog: pytest.LogCaptureFixture) -> None:

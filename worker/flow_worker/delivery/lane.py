@@ -18,8 +18,8 @@ from flow_worker.delivery.report import SinkReport
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Entry
 
-_LEASE_MARGIN_SECONDS = 15.0
-"""The time after an attempt's deadline for the writes before and after it."""
+_LEASE_MARGIN_SECONDS = 30.0
+"""The time beside an attempt's deadline for the lookup before it and the writes around it."""
 _JOURNAL_PAUSE_SECONDS = 10.0
 _MAX_READY = 256
 _MIN_BATCH = 16
@@ -164,6 +164,9 @@ class SinkLane:
         except TemporarilyUnavailable as error:
             # The outbox. The lease ends by itself, and another attempt follows.
             self._report.health.last_error = f"{error.code}: {error.message}"
+            return
+        except Exception:  # noqa: BLE001 - an internal error; the lease ends by itself
+            self._report.internal_error(held.owed)
             return
         if ended is not None and ended.owed.due is not None and ended.owed.due <= self._now():
             self._again[held.owed.key] = ended  # the request got another state meanwhile

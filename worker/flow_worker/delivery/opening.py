@@ -5,7 +5,9 @@ Nothing here delays a request by more than one write to the outbox, and no failu
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +28,10 @@ _log = logging.getLogger(__name__)
 
 _MAX_UNWRITTEN = 10_000
 _MAX_RECENT = 10_000
+_WRITE_SECONDS = 1.0
+"""The longest time for which a request waits for the outbox."""
+_CLOSED_SECONDS = 5.0
+"""The time after a failure in which no request waits for the outbox."""
 _REPEATED = 100
 """Records of one attempt to write what could not be written before."""
 
@@ -64,8 +70,11 @@ class DeliveryOpener:
         routes: Routes | None = None,
         *,
         offer: Callable[[Iterable[Held]], None] = lambda _: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`offer` lets the runner attempt the deliveries at once."""
+        self._monotonic = monotonic
+        self._closed_until = float("-inf")
         self._outbox = outbox
         self.routes = routes or Routes(lambda *_: (), ())
         self._now = now
@@ -136,8 +145,7 @@ class DeliveryOpener:
         wanted: list[Owed] = []
         try:
             wanted = self._of_job(job, principal, sinks, state, reply)
-            if wanted:
-                self.offer(await self._outbox.open(wanted))
+            await self._write(wanted)
         except TemporarilyUnavailable as error:
             for owed in wanted if reply is not None else ():
                 self._keep(owed, error)
@@ -147,6 +155,21 @@ class DeliveryOpener:
             log(_log, logging.ERROR, "delivery.internal_error", sentence, message_id=job.message_id)
             return False
         return True
+
+    async def _write(self, wanted: Sequence[Owed]) -> None:
+        """Write the records, within a second. While the outbox does not work, most requests do not wait for it."""
+        if not wanted:
+            return
+        if self._monotonic() < self._closed_until:
+            raise TemporarilyUnavailable("journal_unavailable", "the outbox does not work")
+        try:
+            async with asyncio.timeout(_WRITE_SECONDS):
+                held = await self._outbox.open(wanted)
+        except (TemporarilyUnavailable, TimeoutError) as error:
+            self._closed_until = self._monotonic() + _CLOSED_SECONDS
+            text = str(error) or f"the outbox did not answer within {_WRITE_SECONDS:g} s"
+            raise TemporarilyUnavailable("journal_unavailable", text) from error
+        self.offer(held)
 
     def _keep(self, owed: Owed, error: TemporarilyUnavailable) -> None:
         if not self._unwritten:

@@ -18,7 +18,8 @@ from flow_worker.errors import TemporarilyUnavailable
 _T = TypeVar("_T")
 _MAX_SWAPS = 20
 _MAX_RECENT = 2048
-_PURGE_BATCH = 500
+_PURGE_BATCH = 50
+"""So few that the log of a small SQLite journal holds them."""
 _MAX_PURGED = 100_000
 
 

@@ -27,10 +27,6 @@ Published = Callable[[Reply], Awaitable[None]]
 """Learns that a reply queue has accepted a result. It raises no error."""
 
 
-async def _nobody(_: Reply) -> None:
-    return
-
-
 class _AnsweredMeanwhile(Exception):
     """Another worker published the result after this one lost the message's lock."""
 
@@ -60,7 +56,7 @@ class Dispatcher:
         self._journal = journal
         self._end_oversized = end_oversized
         self._reply_retention = reply_retention
-        self._published = published or _nobody
+        self._published = published
 
     async def send(self, outcome: Outcome, *, lock_held: LockHeld = always_held) -> Outcome:
         """Send the messages of an outcome, and return the outcome that took effect.
@@ -112,8 +108,8 @@ class Dispatcher:
             sentence = f"A queue did not accept a batch of messages, so the worker sends each alone: {error}"
             log(_log, logging.WARNING, "send.batch_failed", sentence)
             return False
-        for reply in replies:
-            await self._published(reply)
+        if self._published is not None:
+            await asyncio.gather(*map(self._published, replies))
         return True
 
     async def _without_continuation(self, job: Job) -> Outcome:
@@ -153,11 +149,15 @@ class Dispatcher:
             publishing.cancel()
             await asyncio.wait([publishing])
             if not publishing.cancelled() and publishing.exception() is None:
-                await self._published(reply)
+                await self._tell(reply)
                 await self.mark_published(reply)
             raise
         # Before the mark: a redelivery of a marked result does nothing any more.
-        await self._published(reply)
+        await self._tell(reply)
+
+    async def _tell(self, reply: Reply) -> None:
+        if self._published is not None:
+            await self._published(reply)
 
     async def mark_published(self, outcome: Outcome) -> None:
         """Record in the journal that the worker published the outcome's result, if there is one; log a failure.
