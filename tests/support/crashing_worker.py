@@ -17,6 +17,8 @@ from typing import Any
 
 from flow_contracts.servicebus import Delivery, Receiver
 from flow_worker.app import run
+from flow_worker.delivery.opening import DeliveryOpener
+from flow_worker.delivery.run_resolver import RunResolver
 from flow_worker.flows.invoker import Invoker
 from flow_worker.journal.stored import StoredJournal
 from flow_worker.runtime.replies import Replies
@@ -34,6 +36,11 @@ POINTS: dict[str, tuple[type, str]] = {
     "between schedule and complete": (Receiver, "complete"),
 }
 """The points and the method that the worker is about to call at each."""
+SETTLING: dict[str, tuple[type, str]] = {
+    "after the journal, before the second result": (RunResolver, "_publish"),
+    "after the second result, before it is marked": (DeliveryOpener, "settled"),
+}
+"""The same, of the settlement of an `unknown` result."""
 
 
 def crash_at(owner: type, method: str, count: int) -> None:
@@ -58,7 +65,7 @@ def crash_at(owner: type, method: str, count: int) -> None:
 def main() -> None:
     path, *point = sys.argv[1:]
     if point:
-        crash_at(*POINTS[point[0]], int(point[1]))
+        crash_at(*(POINTS | SETTLING)[point[0]], int(point[1]))
     configure("INFO", "text")
     asyncio.run(run(Settings.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))))
 
