@@ -259,7 +259,7 @@ async def test_the_role_and_the_table_that_sinks_need_are_checked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async with emulator(config.load(None), monkeypatch) as running:
-        document = settings_of(running, tmp_path) | {"delivery": SINKS}
+        document = settings_of(running, tmp_path) | {"delivery": SINKS, "run_records": {"enabled": True}}
         document["request_queues"] = [{"name": "flow-requests", "deliver_to": ["rows", "bell"]}]
         url = running.web.dataverse_url
         sound = await doctor(document, monkeypatch, tmp_path)
@@ -267,6 +267,8 @@ async def test_the_role_and_the_table_that_sinks_need_are_checked(
         assert f"✓ delivery: rows: table at {url}: 'new_flowrequest' has the 20 columns of the sink" in sound.output
         assert f"✓ delivery: rows: privileges at {url}: the worker holds prvCreatenew_flowrequest" in sound.output
         assert f"{UNSEEN} delivery: unused: no request queue or flow delivers to it" in sound.output
+        assert f"✓ run records: table at {url}: the flow runs can be read" in sound.output
+        assert f"✓ run records: privileges at {url}: the worker holds prvReadflowrun (Organization)" in sound.output
         # Without the privileges, and with a column that the table lacks.
         poor = {"prvReadUser": "Global", "prvReadnew_flowrequest": "Basic", "prvCreatenew_flowrequest": "Global"}
         await System(running, tmp_path).put("dataverse", {"application_privileges": poor})
@@ -278,6 +280,8 @@ async def test_the_role_and_the_table_that_sinks_need_are_checked(
         assert (
             f"✗ delivery: bell: privileges at {url}: the worker's role lacks prvCreateappnotification" in faulty.output
         )
+        assert "the worker's role lacks prvReadflowrun (Organization)" in faulty.output
+        assert "✗ run records: table at" in faulty.output
         # A table that does not exist, and an organization that does not answer.
         document["delivery"] = SINKS | {"rows": {"kind": "dataverse_row", "table": "new_other"}}
         absent = await doctor(document, monkeypatch, tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
-from flow_worker.doctor.worker_role import needed_by
+from flow_worker.doctor.worker_role import RUN_RECORDS, needed_by
 from flow_worker.flows.privilege import Depth
 from flow_worker.settings import DeliverySettings
 from tests.unit.docs.pages import ROOT, section
@@ -33,7 +33,7 @@ def test_the_role_holds_what_the_sinks_and_the_queries_need_and_nothing_more() -
     rows = DeliverySettings(kind="dataverse_row", without_impersonation="own")
     needed = [*needed_by(rows), *needed_by(DeliverySettings(kind="in_app_notification"))]
     of_sinks = {each.name: {Depth.BASIC: "Basic", Depth.GLOBAL: "Global"}[each.depth] for each in needed}
-    others = {"prvReadUser": "Global", "prvReadRole": "Global", "prvReadflowrun": "Global"}
+    others = {"prvReadUser": "Global", "prvReadRole": "Global", RUN_RECORDS.name: "Global"}
     assert privileges_of_the_role() == of_sinks | others
 
 

@@ -20,7 +20,7 @@ from flow_worker.dataverse.client import DATAVERSE_UNAVAILABLE, DataverseClient,
 from flow_worker.delivery.port import RetryLater
 from flow_worker.errors import TemporarilyUnavailable
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     *("name", "status", "starttime", "endtime", "errorcode", "errormessage"),
     *("clienttrackingid", "parentrunid", "workflowid"),
 )
@@ -171,7 +171,7 @@ class RunRecords:
 def path_of(tracking_id: str) -> str:
     """Return the path of the query; a quote in the ID is doubled (OData 4.01, URL conventions)."""
     literal = quote("'" + tracking_id.replace("'", "''") + "'", safe="")
-    return f"/flowruns?$select={','.join(_COLUMNS)}&$filter=clienttrackingid%20eq%20{literal}&$top={_MAX_RUNS + 1}"
+    return f"/flowruns?$select={','.join(COLUMNS)}&$filter=clienttrackingid%20eq%20{literal}&$top={_MAX_RUNS + 1}"
 
 
 def _refusal(answer: WebApiAnswer) -> RetryLater:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
 from flow_worker import clock
@@ -11,11 +12,12 @@ from flow_worker.access.privileges import DataversePrivileges
 from flow_worker.access.user import User
 from flow_worker.dataverse.client import DATAVERSE_UNAVAILABLE, DataverseClient
 from flow_worker.delivery.port import GiveUp, RetryLater
+from flow_worker.delivery.run_records import COLUMNS
 from flow_worker.delivery.users import UserQueryRefused, Users
 from flow_worker.delivery.web_api_attempts import Write, attempt_of
 from flow_worker.doctor.causes import with_proxy
 from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
-from flow_worker.doctor.worker_role import NeededPrivilege, needed_by, urls_of
+from flow_worker.doctor.worker_role import RUN_RECORDS, NeededPrivilege, needed_by, urls_of
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.settings import DeliverySettings, Settings
 
@@ -36,7 +38,18 @@ def checks(settings: Settings, access: Access) -> list[Check]:
                 found.append(Check("delivery", f"{name}: table at {url}", partial(_table, sink, organization.client)))
             privileges = partial(_privileges, list(needed_by(sink)), organization)
             found.append(Check("delivery", f"{name}: privileges at {url}", privileges))
-    return found
+    return found + _run_record_checks(settings, access)
+
+
+def _run_record_checks(settings: Settings, access: Access) -> list[Check]:
+    url = settings.run_records.url_for(settings.flows, settings.dataverse)
+    if url is None:
+        return []
+    organization = access.organizations[url]
+    return [
+        Check("run records", f"table at {url}", partial(_run_records, organization.client)),
+        Check("run records", f"privileges at {url}", partial(_privileges, [RUN_RECORDS], organization)),
+    ]
 
 
 async def _unused() -> Result:
@@ -46,22 +59,31 @@ async def _unused() -> Result:
 async def _table(sink: DeliverySettings, client: DataverseClient) -> Result:
     """Read the columns of at most one row. An empty table answers too, and a missing column is named."""
     columns = tuple(sink.column_names.values())
+    readable = f"'{sink.table_name}' has the {len(columns)} columns of the sink"
+    return await _first_row(client, Write(sink.set_name, f"prvRead{sink.table_name}", columns), readable)
+
+
+async def _run_records(client: DataverseClient) -> Result:
+    return await _first_row(client, Write("flowruns", RUN_RECORDS.name, COLUMNS), "the flow runs can be read")
+
+
+async def _first_row(client: DataverseClient, table: Write, readable: str) -> Result:
     try:
-        answer = await client.get(f"/{sink.set_name}?$select={','.join(columns)}&$top=1")
+        answer = await client.get(f"/{table.table}?$select={','.join(table.columns)}&$top=1")
     except TemporarilyUnavailable as error:
         return _unavailable(error, client.url)
     if answer.status == 200:
-        return _readable(answer.body, sink)
-    attempt = attempt_of(answer, Write(sink.set_name, f"prvRead{sink.table_name} to the worker's role", columns))
+        return _readable(answer.body, readable)
+    attempt = attempt_of(answer, replace(table, privileges=f"{table.privileges} to the worker's role"))
     cause = attempt.cause if isinstance(attempt, RetryLater | GiveUp) else f"Dataverse answered {answer.status}"
     detail, _, remedy = cause.partition("; ")
     return failed(detail, _sentence(remedy or _UNREACHABLE_REMEDY))
 
 
-def _readable(body: bytes, sink: DeliverySettings) -> Result:
+def _readable(body: bytes, readable: str) -> Result:
     if not body.startswith(b"{"):
         return failed("the answer is none of Dataverse's Web API", "Check the URL, and any proxy on the way to it.")
-    return ok(f"'{sink.table_name}' has the {len(sink.column_names)} columns of the sink")
+    return ok(readable)
 
 
 async def _privileges(needed: Iterable[NeededPrivilege], organization: DataversePrivileges) -> Result:

@@ -42,6 +42,10 @@ def needed_by(sink: DeliverySettings) -> Iterator[NeededPrivilege]:
         yield NeededPrivilege("prvReadUser", Depth.GLOBAL)
 
 
+RUN_RECORDS = NeededPrivilege("prvReadflowrun", Depth.GLOBAL)
+"""What the search for flow runs needs: the flows' owners own the records."""
+
+
 def urls_of(name: str, settings: Settings) -> list[str]:
     """Return the URLs of the organizations that a sink writes to."""
     sink = settings.delivery[name]
