@@ -181,12 +181,15 @@ def _time(text: str) -> str | None:
 
 
 def parse_time(text: str) -> datetime | None:
-    """Return the time of an Edm.DateTimeOffset; None for any other text. A time without an offset counts as UTC."""
+    """Return the time of an Edm.DateTimeOffset in UTC; None for any other text, and beyond the years 1 to 9999.
+
+    A time without an offset counts as UTC.
+    """
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def _guid(text: str) -> str | None:
