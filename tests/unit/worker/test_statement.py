@@ -128,6 +128,17 @@ async def test_a_token_claim_of_another_form_is_left_out_of_the_statement(value:
     assert (statement.bound_to, statement.scopes, statement.client) == (None, None, None)
 
 
+async def test_a_signature_has_its_length_also_if_a_number_of_it_is_short() -> None:
+    for issued_at in range(100_000):  # each number begins with a zero by chance, one time in 256
+        text = sign(replace(STATEMENT, issued_at=issued_at), KEY)
+        signature = base64.urlsafe_b64decode(text.rsplit(".", 1)[1] + "==")
+        assert len(signature) == 64
+        if 0 in (signature[0], signature[32]):
+            assert (await verify(text, Keys())).issued_at == issued_at
+            return
+    pytest.fail("no signature has a short number")
+
+
 async def test_a_statement_is_short_and_holds_no_token() -> None:
     text = sign(STATEMENT, KEY)
     assert len(text) < 1100

@@ -7,6 +7,9 @@ import json
 
 from pydantic import JsonValue
 
+_encode = json.JSONEncoder(sort_keys=True).encode
+"""`json.dumps` with an option would make a new encoder each time."""
+
 
 def input_hash(value: JsonValue) -> str:
     """Return the SHA-256 of the input in hexadecimal.
@@ -14,4 +17,4 @@ def input_hash(value: JsonValue) -> str:
     Over the value with sorted keys and not over the bytes of the message: a continuation and a replay encode the same
     value anew.
     """
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_encode(value).encode()).hexdigest()

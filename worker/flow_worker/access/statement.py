@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Final, Literal, Protocol
 
-from jwt.algorithms import ECAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
 
 from flow_contracts import strict_json
@@ -33,7 +35,9 @@ MAX_LIFETIME_SECONDS: Final = 3600
 _MAX_TIME = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 _MAX_KID_CHARACTERS = 64
 _MAX_CLAIM_CHARACTERS = 4096
-_ES256: Final = ECAlgorithm(ECAlgorithm.SHA256)
+_ECDSA: Final = ec.ECDSA(hashes.SHA256())
+_NUMBER_BYTES: Final = 32
+"""The length of each number of a signature (RFC 7518, section 3.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,9 @@ def sign(statement: Statement, key: SigningKey) -> str:
     payload |= {name: value for name, value in optional.items() if value is not None}
     # Not by PyJWT's own writer, which writes and checks the same header each time, as slowly as it signs.
     text = _header(key.kid) + b"." + _encoded(strict_json.dump(payload))
-    return (text + b"." + _encoded(_ES256.sign(text, key.private))).decode()
+    numbers = decode_dss_signature(key.private.sign(text, _ECDSA))
+    signature = b"".join(number.to_bytes(_NUMBER_BYTES, "big") for number in numbers)
+    return (text + b"." + _encoded(signature)).decode()
 
 
 @lru_cache(maxsize=8)

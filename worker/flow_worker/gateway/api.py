@@ -73,8 +73,8 @@ class Api:
         waiting = headers.waiting(request, self.limits.max_wait_seconds, by_preference=True)
         key, user = headers.idempotency_key(request), headers.on_behalf_of(request)
         acting = self.callers.acting(caller, user)
-        value = await self._input(request, caller)
-        flow, size = request.match_info["flow"], len(await request.read())  # aiohttp keeps the body
+        value, size = await self._input(request, caller)
+        flow = request.match_info["flow"]
         trace_parent = current_traceparent(headers.traceparent(request))
         submission = Submission(flow, value, key, user, trace_parent, size)
         accepted = await self.submissions.submit(caller, acting, submission)
@@ -134,8 +134,8 @@ class Api:
         with self.results.active.suspended():
             return await self.callers.authenticate(request)
 
-    async def _input(self, request: web.Request, caller: Caller) -> JsonValue:
-        """Return the input; None for an empty body. Raises `Problem`."""
+    async def _input(self, request: web.Request, caller: Caller) -> tuple[JsonValue, int]:
+        """Return the input, None for an empty body, and the bytes of the body. Raises `Problem`."""
         headers.require_no_coding(request)
         if (request.content_length or 0) > self.limits.max_body_bytes:
             raise problems.of_http(web.HTTPRequestEntityTooLarge(self.limits.max_body_bytes, 0))
@@ -146,10 +146,10 @@ class Api:
             sentence = "The body arrives in too many small pieces; send it at once, or in chunks of a kilobyte or more."
             raise Problem("malformed_request", sentence) from None
         if not body:
-            return None
+            return None, 0
         headers.require_json(request)
         try:
-            return strict_json.parse(body, max_values=strict_json.MAX_VALUES)
+            return strict_json.parse(body, max_values=strict_json.MAX_VALUES), len(body)
         except strict_json.NotJson as error:
             raise Problem("malformed_request", f"The input {error}.") from None
 
