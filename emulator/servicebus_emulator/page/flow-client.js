@@ -3,6 +3,7 @@
 const ANSWER_SECONDS = 30; // a connection without a byte for this time is dead: the gateway's heartbeats come every 15 s
 const POLL_SECONDS = 25; // below the limits of proxies on a silent request
 const PATIENCE_SECONDS = 120;
+const SETTLED_SECONDS = 3600;
 
 export class FlowError extends Error {
   constructor(message, details) {
@@ -78,6 +79,22 @@ export async function waitForResult(request, options) {
       if ([404, 410].includes(error.status)) done();
       throw error;
     }
+  }
+}
+
+export async function waitForSettled(request, options) {
+  const id = request.id ?? request;
+  const end = Date.now() + (options.seconds ?? SETTLED_SECONDS) * 1000;
+  let unknown;
+  for (;;) {
+    const began = Date.now();
+    const seconds = Math.floor(Math.min(POLL_SECONDS, Math.max(0, (end - began) / 1000)));
+    const path = `requests/${encodeURIComponent(id)}` + (seconds ? `?wait=${seconds}&settled=true` : "");
+    const { status, answer, retryAfter = 2 } = await call(options, path, {}, seconds);
+    if (status === 200 && answer.status !== "unknown") return answer;
+    if (status === 200) unknown = answer;
+    if (Date.now() >= end && unknown) return unknown;
+    await pause(retryAfter * 1000 + began - Date.now(), options.signal);
   }
 }
 
