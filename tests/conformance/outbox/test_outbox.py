@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +28,7 @@ from flow_worker.journal.sqlite import SqliteStore
 from flow_worker.journal.sqlite_file import SqliteLimits
 from tests.support.azurite import Azurite, azurite
 from tests.support.outbox import NOW, RETENTION, Clock, ended, owed, result
+from tests.support.small_disk import small_disk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 LIMITS = SqliteLimits(busy_seconds=5, max_log_bytes=16 * 1024 * 1024, reserve_bytes=0)
@@ -304,3 +306,32 @@ async def test_a_replaced_file_takes_no_delivery(tmp_path: Path) -> None:
 def _tables(path: Path) -> set[str]:
     with sqlite3.connect(path) as connection:
         return {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+async def test_on_a_full_disk_open_deliveries_can_change_and_end_and_new_ones_wait(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 24) as disk:
+        limits = SqliteLimits(busy_seconds=1, max_log_bytes=2 * 1024 * 1024, reserve_bytes=2 * 1024 * 1024)
+        journal = await SqliteStore.open(disk / "journal.sqlite3", limits)
+        outbox = Place(path=disk / "journal.sqlite3").outbox(SqliteOutbox(journal.file))
+        begun = [owed(message_id=f"m-{number}") for number in range(20)]
+        await outbox.open(begun)
+        filler = disk / "filler"
+        with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+
+        async def open_new() -> None:
+            for number in range(10_000):
+                await outbox.open([owed(message_id=f"new-{number}", correlation_id="c" * 100)])
+
+        with pytest.raises(TemporarilyUnavailable, match="full"):
+            await open_new()
+        held = await outbox.open([ended(message_id=one.message_id) for one in begun])
+        assert len(held) == 20
+        for each in held:
+            lease = await outbox.lease(each, MINUTE)
+            assert lease is not None
+            assert await outbox.end(lease, lambda _: None) is None
+        filler.unlink()
+        assert await outbox.open([owed(message_id="after")])
+        await journal.close()

@@ -1,4 +1,4 @@
-"""The dispatcher tells the deliveries of each reply that its queue has accepted, before the mark, and of no other."""
+"""The dispatcher reports each reply that its queue has accepted, before the mark, and no other."""
 
 from __future__ import annotations
 
@@ -85,20 +85,20 @@ def reply(message_id: str = "m-1") -> Reply:
 
 
 @pytest.mark.parametrize("outcome", [reply(), DeadLetter("code", "why", reply())], ids=["reply", "dead letter"])
-async def test_an_accepted_reply_is_told_before_its_mark(outcome: Outcome) -> None:
+async def test_an_accepted_reply_is_reported_before_its_mark(outcome: Outcome) -> None:
     events: list[str] = []
     sending = dispatcher(Queue(), events)
     await sending.mark_published(await sending.send(outcome))
     assert events == ["published m-1", "marked"]
 
 
-async def test_a_batch_is_told_reply_by_reply() -> None:
+async def test_a_batch_is_reported_reply_by_reply() -> None:
     events: list[str] = []
     assert await dispatcher(Queue(), events).send_together([(reply("a"), lambda: True), (reply("b"), lambda: True)])
     assert events == ["published a", "published b"]
 
 
-async def test_a_reply_that_no_queue_accepted_is_not_told() -> None:
+async def test_a_reply_that_no_queue_accepted_is_not_reported() -> None:
     events: list[str] = []
     sending = dispatcher(Queue(is_down=True), events)
     assert not await sending.send_together([(reply(), lambda: True)])
@@ -107,7 +107,7 @@ async def test_a_reply_that_no_queue_accepted_is_not_told() -> None:
     assert events == []
 
 
-async def test_a_reply_that_is_accepted_while_the_worker_is_interrupted_is_told_before_its_mark() -> None:
+async def test_a_reply_that_is_accepted_while_the_worker_is_interrupted_is_reported_before_its_mark() -> None:
     events: list[str] = []
     queue = Queue()
     queue.hold = asyncio.Event()

@@ -149,13 +149,13 @@ class Dispatcher:
             publishing.cancel()
             await asyncio.wait([publishing])
             if not publishing.cancelled() and publishing.exception() is None:
-                await self._tell(reply)
+                await self._note_published(reply)
                 await self.mark_published(reply)
             raise
         # Before the mark: a redelivery of a marked result does nothing any more.
-        await self._tell(reply)
+        await self._note_published(reply)
 
-    async def _tell(self, reply: Reply) -> None:
+    async def _note_published(self, reply: Reply) -> None:
         if self._published is not None:
             await self._published(reply)
 
