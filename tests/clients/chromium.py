@@ -31,6 +31,8 @@ class Page:
     socket: aiohttp.ClientWebSocketResponse
     errors: list[str] = field(default_factory=list)
     """The exceptions that the page did not catch, and what its security policy blocked."""
+    traffic: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """The events of the network, by their names."""
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _waiting: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
 
@@ -40,6 +42,8 @@ class Page:
             document = message.json()
             if (waiting := self._waiting.pop(document.get("id", 0), None)) is not None:
                 waiting.set_result(document)
+            elif document.get("method", "").startswith("Network."):
+                self.traffic.append((document["method"], document["params"]))
             elif document.get("method") == "Runtime.exceptionThrown":
                 self.errors.append(str(document["params"]["exceptionDetails"]))
             elif document.get("method") == "Log.entryAdded" and document["params"]["entry"]["source"] == "security":

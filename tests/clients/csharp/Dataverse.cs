@@ -1,4 +1,4 @@
-// Stand-ins for the types of Microsoft.Xrm.Sdk that docs/samples/plug-in/StartQuote.cs uses, with the members it uses.
+// Stand-ins for the types of Microsoft.Xrm.Sdk that the plug-ins in docs/samples use, with the members they use.
 // The signatures are those of the reference, https://learn.microsoft.com/dotnet/api/microsoft.xrm.sdk.
 // The real interfaces have more members. A plug-in calls the interfaces and does not implement them.
 
@@ -14,6 +14,7 @@ namespace Microsoft.Xrm.Sdk
 
     public interface IExecutionContext
     {
+        Guid CorrelationId { get; }
         ParameterCollection InputParameters { get; }
         ParameterCollection OutputParameters { get; }
     }

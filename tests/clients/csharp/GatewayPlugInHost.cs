@@ -8,6 +8,7 @@ using Microsoft.Xrm.Sdk;
 
 public sealed class GatewayPlugInHost : IServiceProvider, IPluginExecutionContext2, IManagedIdentityService
 {
+    public Guid CorrelationId { get; } = Guid.NewGuid();
     public ParameterCollection InputParameters { get; } = new ParameterCollection();
     public ParameterCollection OutputParameters { get; } = new ParameterCollection();
     public Guid InitiatingUserAzureActiveDirectoryObjectId { get; private set; }
