@@ -271,3 +271,40 @@ async def test_a_notification_needs_a_user_and_a_privilege(dataverse: Organizati
     unread = await dataverse.deliver(sink=BELL)
     assert isinstance(unread, RetryLater)
     assert "systemuser" in unread.cause
+
+
+RAW_ANSWERS = {
+    "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "nothing": b"",
+    "no such status": b"HTTP/1.1 999 Odd\r\ncontent-length: 0\r\n\r\n",
+    "interim answers only": b"HTTP/1.1 100 Continue\r\n\r\n" * 3,
+    "broken header": b"HTTP/1.1 204 No Content\r\n\x00: \xff\r\n\r\n",
+    "cut body": b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{",
+    "bad chunk": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    "wrong gzip": b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}",
+    "not UTF-8": b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\n\xff\xfe",
+    "code is no text": b'HTTP/1.1 500 E\r\ncontent-length: 22\r\n\r\n{"error":{"code":[1]}}',
+    "error is no object": b'HTTP/1.1 403 F\r\ncontent-length: 13\r\n\r\n{"error":"x"}',
+    "long retry": b"HTTP/1.1 429 T\r\nretry-after: 1e308\r\ncontent-length: 0\r\n\r\n",
+    "retry is no number": b"HTTP/1.1 429 T\r\nretry-after: nan\r\ncontent-length: 0\r\n\r\n",
+}
+
+
+async def test_no_garbage_of_a_host_ends_a_delivery(dataverse: Organization) -> None:
+    answers = iter(RAW_ANSWERS.values())
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(next(answers))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/dataverse"
+        for name in RAW_ANSWERS:
+            failed = await dataverse.deliver(url)
+            assert isinstance(failed, RetryLater), name
+            assert failed.code.startswith("dataverse_"), name
+            assert failed.code != "dataverse_impersonation_refused", "only Dataverse itself can say so"
+            assert "{" not in failed.cause, name
+            assert failed.not_before is None or failed.not_before - clock.now() <= timedelta(days=1), name

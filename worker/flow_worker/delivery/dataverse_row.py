@@ -158,4 +158,6 @@ def _exists(attempt: Attempt) -> bool:
 
 
 def _is_refused(answer: WebApiAnswer) -> bool:
-    return answer.status == 403 or (answer.status in (400, 401, 404) and answer.error_code in _NOT_A_MEMBER)
+    """Return whether Dataverse itself refuses to write for the user. A firewall answers 403 too, without a code."""
+    code = answer.error_code
+    return (answer.status == 403 and code is not None) or (answer.status in (400, 401, 404) and code in _NOT_A_MEMBER)
