@@ -96,9 +96,9 @@ async def test_a_body_that_does_not_arrive_is_answered_with_408() -> None:
 
 
 async def test_a_client_that_does_not_read_its_result_is_cut_off() -> None:
-    async with running_http_gateway(write_seconds=0.3) as gateway, gateway.client() as ada:
+    async with running_http_gateway(write_seconds=1.5) as gateway, gateway.client() as ada:
         request_id = (await ada.post(START, json={})).json()["id"]
-        body = json.dumps({"output": "x" * 20_000_000}).encode()
+        body = json.dumps({"output": "x" * 12_000_000}).encode()
         await gateway.store.put_result(request_id, StoredResult(body, datetime.now(UTC)))
         _, writer = await raw(gateway)
         path = f"/v1/requests/{request_id}"
