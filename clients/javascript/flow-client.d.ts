@@ -42,11 +42,11 @@ export interface StartOptions extends Options {
 export interface WaitOptions extends Options {
   /** Gets each new state. With it the client reads server-sent events; without it, it uses long polls. */
   onState?: (pending: Pending) => void;
-}
-
-export interface SettledOptions extends Options {
-  /** The seconds after which an `unknown` result is returned, by default 3600. */
-  seconds?: number;
+  /**
+   * After an `unknown` result, wait up to 25 s for the result that settles it, and then return the newest one. Call
+   * again while it is `unknown`. The worker settles results minutes later, and only where `run_records` is configured.
+   */
+  settled?: boolean;
 }
 
 /** A request that the gateway accepted. */
@@ -123,16 +123,6 @@ export function resumeFlow(options: StartOptions): Promise<StartedFlow | null>;
 export function waitForResult<Output = Json>(
   request: StartedFlow | string,
   options: WaitOptions,
-): Promise<FlowResult<Output>>;
-
-/**
- * Wait until the result is another than `unknown`. The worker settles an `unknown` result minutes later if the
- * platform's record of the flow run says how it ended, and only where `run_records` is configured. After
- * `options.seconds` return the `unknown` result; without a result go on. Throws like `startFlow`.
- */
-export function waitForSettled<Output = Json>(
-  request: StartedFlow | string,
-  options: SettledOptions,
 ): Promise<FlowResult<Output>>;
 
 /** Return the output of a successful result; throw a `FlowError` for any other end. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { FlowError, listFlows, outputOf, resumeFlow, startFlow, waitForResult, waitForSettled } from "../flow-client.js";
+import { FlowError, listFlows, outputOf, resumeFlow, startFlow, waitForResult } from "../flow-client.js";
 import { accepted, answer, busy, cut, events, finished, pending, problem, result, scripted, silent, storage } from "./gateway.mjs";
 
 const keys = (requests) => requests.map(({ headers }) => headers["idempotency-key"]);
@@ -242,13 +242,15 @@ test("a storage that refuses stops no flow", async (context) => {
 });
 
 test("an unknown result is settled by a later one", async (context) => {
-  const unknown = answer(200, { ...result, status: "unknown" }, { "Retry-After": "0" });
-  const { gateway, requests } = await scripted(context, unknown, accepted, unknown, finished, unknown);
+  const unknown = answer(200, { ...result, status: "unknown" });
+  const { gateway, requests } = await scripted(context, unknown, accepted, unknown, finished);
   const options = { gateway, token: "T" };
   assert.equal((await waitForResult(pending.id, options)).status, "unknown");
-  assert.deepEqual(await waitForSettled(pending.id, options), result);
-  assert.match(requests[1].url, /\?wait=\d+&settled=true$/);
-  assert.equal((await waitForSettled(pending.id, { ...options, seconds: 0 })).status, "unknown");
+  let found;
+  do found = await waitForResult(pending.id, { ...options, settled: true, onState: () => {} });
+  while (found.status === "unknown");
+  assert.deepEqual(found, result);
+  for (const { url } of requests.slice(1)) assert.match(url, /\?wait=25&settled=true$/);
 });
 
 test("the flows of the user are listed", async (context) => {
