@@ -165,7 +165,7 @@ async function attempt(options, path, init, seconds, refused, read) {
   try {
     const bearer = typeof token === "function" ? await token(refused) : token;
     const headers = new Headers({ ...options.headers, ...init.headers, Authorization: `Bearer ${bearer}` });
-    url = new URL(`${gateway}`.replace(/\/$/, "") + `/v1/${path}`);
+    url = new URL(`${gateway}`.replace(/\/?$/, `/v1/${path}`));
     alive();
     const safe = { cache: "no-store", credentials: "omit", redirect: "error" };
     return await read(await fetch(url, { ...init, headers, signal: AbortSignal.any(signals), ...safe }), alive);
@@ -173,7 +173,7 @@ async function attempt(options, path, init, seconds, refused, read) {
     signal?.throwIfAborted();
     if (!url && globalThis.navigator?.onLine !== false) throw cause; // no token: but without a network, one may come
     const details = { code: "unreachable", retryable: true, cause };
-    return new FlowError("The gateway is away or refuses this page.", details);
+    return new FlowError("The gateway is away or does not allow this page.", details);
   } finally {
     clearTimeout(timer);
     stop(); // an answer that nobody reads to its end
