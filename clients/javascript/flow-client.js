@@ -173,7 +173,7 @@ async function attempt(options, path, init, seconds, refused, read) {
     signal?.throwIfAborted();
     if (!url && globalThis.navigator?.onLine !== false) throw cause; // no token: but without a network, one may come
     const details = { code: "unreachable", retryable: true, cause };
-    return new FlowError("The gateway is away or does not allow this page.", details);
+    return new FlowError("Gateway down, or it does not allow this page.", details);
   } finally {
     clearTimeout(timer);
     stop(); // an answer that nobody reads to its end
