@@ -164,6 +164,12 @@ def test_a_request_that_its_own_message_could_not_express_cannot_be_built() -> N
         ({"traceparent": TRACE.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32)}, None),
         ({"traceparent": f"{TRACE}\r\nx-evil: 1"}, None),
         ({"traceparent": 7}, None),
+        ({"traceparent": f"cc{TRACE[2:]}"}, TRACE),
+        ({"traceparent": f"cc{TRACE[2:]}-what-the-future-holds"}, TRACE),
+        ({"traceparent": f"cc{TRACE[2:]}.what"}, None),
+        ({"traceparent": f"cc{TRACE[2:]}-\r\nx-evil: 1"}, None),
+        ({"traceparent": f"ff{TRACE[2:]}-x"}, None),
+        ({"traceparent": f"{TRACE}-x"}, None),
         ({}, None),
     ],
 )

@@ -88,6 +88,78 @@ async def test_a_variable_that_the_sdk_cannot_read_does_not_stop_the_worker(
     assert b"flow_worker_build_info" in page.body
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),  # the SDK raises for this one and the next
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "-3"),
+        ("OTEL_PYTHON_TRACER_PROVIDER", "nobody's"),  # the API raises
+        ("OTEL_PYTHON_METER_PROVIDER", "nobody's"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),  # the SDK ignores the rest in silence
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "soon"),
+        ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "zip"),
+        ("OTEL_METRICS_EXEMPLAR_FILTER", "some"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "nan"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"),
+        ("OTEL_PROPAGATORS", "b3"),
+        ("OTEL_SDK_DISABLED", "yes"),
+    ],
+)
+async def test_a_variable_that_the_worker_cannot_use_is_named_and_takes_its_default(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str, value: str
+) -> None:
+    with collector(monkeypatch) as server:
+        server.status = 200
+        monkeypatch.setenv(variable, value)
+        async with open_telemetry() as telemetry:
+            assert telemetry.tracer is not None
+            assert telemetry.tracer.start_span("span").is_recording()
+    assert _ignored(caplog) == [variable]
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
+@pytest.mark.parametrize("value", ["Api-Key: s3cr3t", "s3cr3t", "a=b,s3cr3t", "=s3cr3t"])
+async def test_a_header_that_the_exporter_cannot_read_is_not_quoted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, value: str
+) -> None:
+    with collector(monkeypatch) as server:
+        server.status = 200
+        monkeypatch.setenv(name, value)
+        async with open_telemetry():
+            pass
+    assert _ignored(caplog) == [name]
+    assert "s3cr3t" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"OTEL_EXPORTER_OTLP_HEADERS": "api-key=a=b, x=%20y,", "OTEL_PROPAGATORS": "tracecontext,baggage"},
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "10"},  # smaller than the default of a batch
+        {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4096"},  # larger than the default of the queue
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_SPAN_EVENT_COUNT_LIMIT": ""},
+    ],
+)
+async def test_a_right_variable_costs_no_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, environment: dict[str, str]
+) -> None:
+    for variable in ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_METRIC_EXPORT_INTERVAL"):
+        monkeypatch.setenv(variable, "")  # as good as none; the end of the test restores them
+    with collector(monkeypatch) as server:
+        server.status = 200
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        async with open_telemetry():
+            pass
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def _ignored(caplog: pytest.LogCaptureFixture) -> list[str]:
+    events = [record.__dict__ for record in caplog.records if record.name.startswith("flow_worker")]
+    assert not any(each.get("event") == "telemetry.exporter_failed" for each in events)
+    return [each["fields"]["variable"] for each in events if each.get("event") == "telemetry.variable_ignored"]
+
+
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
@@ -100,6 +172,13 @@ async def test_a_variable_that_the_sdk_cannot_read_does_not_stop_the_worker(
         (f"{OPENMETRICS};version=1.0.0;q=0.6,{OPENMETRICS};version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3", True),
         (f"text/plain;q=0.9,{OPENMETRICS};q=0.2", False),
         (f"{OPENMETRICS};q=0", False),
+        (f"{OPENMETRICS};q=0.1,*/*;q=0.9", False),
+        (f"{OPENMETRICS};q=0.1,text/*;q=0.9", False),
+        (f"{OPENMETRICS};q=0.9,*/*;q=0.1", True),
+        (f"{OPENMETRICS.upper()},*/*", True),
+        (f"{OPENMETRICS};q=inf,text/plain", False),
+        ("application/*", True),
+        ("application/json,;;,,q=", False),
         (f"{OPENMETRICS};q=much", False),
         (f"{OPENMETRICS};version=nine;escaping=\x00", True),
     ],

@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp import web
 from pydantic import SecretStr
 
+from flow_contracts.trace_context import parse_traceparent
 from flow_worker.errors import Refused
 from flow_worker.gateway.problems import Problem, of_refusal
 
@@ -19,7 +20,6 @@ MAX_KEY_CHARACTERS: Final = 255
 _QUOTED: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 """A string of structured fields (RFC 9651, section 3.3.3)."""
 _BARE: Final = re.compile(r"[\x21\x23-\x7e][\x20-\x7e]*")
-_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _PART: Final = re.compile(r'"(?:[^"\\]|\\.?)*"?|[^",;]+|[,;]')
@@ -98,7 +98,7 @@ def traceparent(request: web.Request) -> str | None:
     """Return the trace context; None if there is none of the right form (W3C Trace Context: start a new trace)."""
     fields = request.headers.getall("traceparent", [])
     text = fields[0].strip() if len(fields) == 1 else ""
-    return text if _TRACEPARENT.fullmatch(text) else None
+    return parse_traceparent(text)
 
 
 def waiting(request: web.Request, max_seconds: int, *, by_preference: bool) -> Waiting:

@@ -183,22 +183,28 @@ def render(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
 
 
 def _prefers_openmetrics(accept: str) -> bool:
-    weights = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    weights: dict[str, float] = {}
     for part in accept.split(","):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        if kind in weights:
-            weights[kind] = max(weights[kind], _weight(parameters))
-    return weights["application/openmetrics-text"] > 0 and (
-        weights["application/openmetrics-text"] >= weights["text/plain"]
-    )
+        weights[kind] = max(weights.get(kind, 0.0), _weight(parameters))
+    openmetrics_, text = (_weight_of(kind, weights) for kind in ("application/openmetrics-text", "text/plain"))
+    # A scraper that names no format gets the text: every one reads it.
+    return openmetrics_ > text or (openmetrics_ == text > 0 and "application/openmetrics-text" in weights)
+
+
+def _weight_of(kind: str, weights: Mapping[str, float]) -> float:
+    """Return the weight of the most specific range that has the kind (RFC 9110, section 12.5.1)."""
+    ranges = (kind, f"{kind.split('/')[0]}/*", "*/*")
+    return next((weights[one] for one in ranges if one in weights), 0.0)
 
 
 def _weight(parameters: Sequence[str]) -> float:
     text = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
     try:
-        return float(text)
+        weight = float(text)
     except ValueError:
         return 0.0
+    return weight if 0 <= weight <= 1 else 0.0
 
 
 def resource_of(version: str, service: str) -> Resource:

@@ -173,7 +173,7 @@ def _ready(health: Health) -> Callable[[web.Request], Awaitable[web.Response]]:
 
 def _metrics(page: MetricsPage) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(request: web.Request) -> web.Response:
-        found = await page(request.headers.get("accept", ""))
+        found = await page(",".join(request.headers.getall("accept", [])))
         return web.Response(body=found.body, status=found.status, headers={"content-type": found.content_type})
 
     return answer

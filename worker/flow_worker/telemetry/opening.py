@@ -21,6 +21,7 @@ from flow_worker.telemetry.histograms import Histogram
 from flow_worker.telemetry.logs import WORKER, log
 from flow_worker.telemetry.metrics import BUILD_INFO, Metrics
 from flow_worker.telemetry.metrics_page import MetricsPage, Page, absent
+from flow_worker.telemetry.variables import drop_unreadable, provider
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -70,11 +71,12 @@ async def open_telemetry(service: str = WORKER) -> AsyncIterator[Telemetry]:
 
     A collector that is away costs a log line, and about a second at the end.
     """
+    drop_unreadable(os.environ)
     shared = None if _is_disabled() else _shared(service)
     async with _opened_metrics(shared) as telemetry:
         spans = None if shared is None else _span_exporters(shared)
-        provider = get_tracer_provider() if spans is None else spans.provider
-        tracer = None if _does_nothing(provider) else provider.get_tracer("flow_worker", version("flow-worker"))
+        tracers = _tracers() if spans is None else spans.provider
+        tracer = None if _does_nothing(tracers) else tracers.get_tracer("flow_worker", version("flow-worker"))
         try:
             yield replace(telemetry, tracer=tracer)
         finally:
@@ -91,6 +93,10 @@ def _is_disabled() -> bool:
 def _does_nothing(provider: MeterProvider | TracerProvider) -> bool:
     """Return whether no SDK is set up: the provider is the API's own."""
     return type(provider).__module__.startswith(_APIS)
+
+
+def _tracers() -> TracerProvider:
+    return provider(get_tracer_provider, os.environ, "OTEL_PYTHON_TRACER_PROVIDER")
 
 
 def _shared(service: str) -> _Shared | None:
@@ -113,7 +119,7 @@ def _span_exporters(shared: _Shared) -> SpanExporters | None:
     """Return the exporters of spans; None if another SDK of this process has them, or the variables name none."""
     from flow_worker.telemetry import exporters
 
-    if not _does_nothing(get_tracer_provider()):
+    if not _does_nothing(_tracers()):
         return None
     names = exporters.chosen_span_exporters(os.environ)
     if not names:
@@ -124,16 +130,16 @@ def _span_exporters(shared: _Shared) -> SpanExporters | None:
 
 @asynccontextmanager
 async def _opened_metrics(shared: _Shared | None) -> AsyncIterator[Telemetry]:
-    provider = get_meter_provider()
-    if not _does_nothing(provider):
-        async with _sampled(provider) as metrics:
+    meters = provider(get_meter_provider, os.environ, "OTEL_PYTHON_METER_PROVIDER")
+    if not _does_nothing(meters):
+        async with _sampled(meters) as metrics:
             yield Telemetry(metrics, absent(_ELSEWHERE, 404))
     elif _is_disabled():
-        yield Telemetry(_metrics(provider), absent(_DISABLED, 404))
+        yield Telemetry(_metrics(meters), absent(_DISABLED, 404))
     elif shared is None:
-        yield Telemetry(_metrics(provider), absent(_NOT_INSTALLED, 501))
+        yield Telemetry(_metrics(meters), absent(_NOT_INSTALLED, 501))
     else:
-        async with _exported(provider, shared) as telemetry:
+        async with _exported(meters, shared) as telemetry:
             yield telemetry
 
 
