@@ -221,3 +221,43 @@ async def test_settling_opens_the_other_sinks_again() -> None:
     assert found["row"].reply is None
     assert found["bell"].state == "ended"  # it does not want the new state
     assert found["settle"] == own
+
+
+SETTLED = result().model_copy(update={"settled_by": "flow_run"})
+REPLAY: dict[str, Any] = {"message_id": "replay-1", "replay_of": "m-1", "replayed": NOW + timedelta(hours=1)}
+
+
+@pytest.mark.parametrize(
+    ("opens", "is_replaced"),
+    [("nothing", True), ("pending", False), ("ended", False), ("refusal", True)],
+)
+async def test_a_late_settlement_replaces_nothing_that_a_sink_has_of_a_replay(opens: str, is_replaced: bool) -> None:
+    bench = Bench(always=(Settler("settle"),))
+    await bench.opener.published(reply(job(), result(Status.UNKNOWN)))
+    [own] = [each for each in await bench.records() if each.sink == "settle"]
+    replay = job(**REPLAY)
+    if opens == "pending":
+        await bench.opener.admitted(replay)
+    elif opens == "ended":
+        await bench.opener.published(reply(replay))
+    elif opens == "refusal":  # it creates rows only, and there is one
+        await bench.opener.published(reply(replay, result(Status.REFUSED), journalled=None))
+    for each in await bench.records():
+        if each.sink != "settle":  # the sinks have it
+            bench.store.rows_by_key.pop(each.key)
+    bench.opener = DeliveryOpener(bench.outbox, bench.clock.now, bench.opener.routes, offer=bench.opener.offer)
+    await bench.opener.settled(own.delivery(None), SETTLED)
+    opened = {each.sink for each in await bench.records() if each.state == "settled"}
+    assert opened == ({"row"} if is_replaced else set())
+
+
+async def test_a_refusal_that_waits_to_be_written_does_not_take_the_place_of_the_result() -> None:
+    bench = Bench()
+    bench.store.is_down = True
+    await bench.opener.published(reply(job()))
+    await bench.opener.published(reply(job(input_hash="other"), result(Status.REFUSED), journalled=None))
+    bench.store.is_down = False
+    await bench.opener.repeat()
+    assert {(each.is_owner, each.result and each.result.status) for each in await bench.records()} == {
+        (True, Status.SUCCEEDED)
+    }

@@ -74,6 +74,22 @@ async def test_each_end_each_replay_and_each_user_has_a_notification_of_its_own(
     assert len({dataverse.content(number)["appnotificationid"] for number in range(4)}) == 4
 
 
+async def test_a_late_attempt_at_the_first_end_and_the_attempt_at_its_settlement_tell_it_once() -> None:
+    dataverse = ScriptedDataverse()
+    bell = sink(dataverse)
+    settled = result(settled_by="flow_run")
+    await bell.deliver(delivery(settled, state="ended"))
+    await bell.deliver(delivery(settled, state="settled"))
+    assert len({dataverse.content(number)["appnotificationid"] for number in range(2)}) == 1
+
+
+async def test_a_status_that_is_not_chosen_does_not_notify_although_the_delivery_was_opened_for_another() -> None:
+    dataverse = ScriptedDataverse()
+    bell = sink(dataverse, statuses=frozenset({"unknown"}))
+    assert await bell.deliver(delivery(result(settled_by="flow_run"), state="ended")) == Delivered()
+    assert dataverse.writes == []
+
+
 async def test_the_user_is_found_by_a_filter_because_the_key_would_create_one() -> None:
     dataverse = ScriptedDataverse()
     await sink(dataverse).deliver(delivery(result()))

@@ -54,8 +54,8 @@ class InAppNotificationSink(Sink):
 
     async def deliver(self, delivery: Delivery) -> Attempt:
         """See `Sink.deliver`."""
-        if delivery.result is None:
-            return Delivered()
+        if delivery.result is None or not self.wants(delivery):
+            return Delivered()  # a settling result has replaced the one that the delivery was opened for
         try:
             return await self._notify(self._organizations.of(delivery), delivery, delivery.result)
         except TemporarilyUnavailable as error:
@@ -73,7 +73,15 @@ class InAppNotificationSink(Sink):
             return Delivered(note=NO_RECIPIENT)
         row = None if self._rules.table is None else (self._rules.table, row_id(delivery.request_id))
         content = notification_content(result, recipient, self._rules.texts, row)
-        content["appnotificationid"] = notification_id(delivery.message_id, delivery.state, delivery.asker)
+        content["appnotificationid"] = notification_id(delivery.message_id, _state_of(delivery, result), delivery.asker)
         # A POST needs the privilege to create only. A second row of the same ID gets 412.
         answer = await organization.client.send("POST", "/appnotifications", content=content)
         return attempt_of(answer, _NOTIFICATIONS)
+
+
+def _state_of(delivery: Delivery, result: FlowResult) -> str:
+    """Return the state that the content tells: an attempt at `ended` that comes late has the settling result.
+
+    The ID follows from it, so that the attempt at `settled` does not tell the same once more.
+    """
+    return delivery.state if result.settled_by is None else "settled"

@@ -45,7 +45,7 @@ class Routes:
         """`named` returns the names in the settings for a queue and a flow. `always`: the worker's own sinks."""
         self._named = named
         self._sinks = {sink.name: sink for sink in sinks}
-        self._always = tuple(always)
+        self.always = tuple(always)
         self._known: dict[tuple[str, str], tuple[Sink, ...]] = {}
 
     def sinks(self, queue: str, flow: str) -> tuple[Sink, ...]:
@@ -54,7 +54,7 @@ class Routes:
         known = self._known.get(key)
         if known is None:
             found = (self._sinks[name] for name in self._named(*key) if name in self._sinks)
-            known = (*found, *self._always)
+            known = (*found, *self.always)
             if len(self._known) < _MAX_RECENT:  # a sender may name any flow
                 self._known[key] = known
         return known
@@ -102,8 +102,8 @@ class DeliveryOpener:
     async def settled(self, delivery: Delivery, result: FlowResult) -> None:
         """See `port.Settlements.settled`."""
         own = await self._outbox.find(records.key_of(delivery.sink, delivery.request_id, delivery.asker))
-        if own is None:
-            return  # another worker has taken the delivery over, and does the same
+        if own is None or own.is_replayed:
+            return  # another worker has taken the delivery over, and does the same; or the sinks have a newer result
         sinks = self.routes.sinks(delivery.request_queue, delivery.flow or "")
         record = replace(
             own,
@@ -146,7 +146,9 @@ class DeliveryOpener:
         try:
             wanted = self._of_job(job, principal, sinks, state, reply)
             await self._write(wanted)
-        except TemporarilyUnavailable as error:
+            if job.replay_of is not None and (reply is None or _is_owner(job, reply)):
+                await self._supersede(job.replay_of, _asker(principal))
+        except (TemporarilyUnavailable, TimeoutError) as error:
             for owed in wanted if reply is not None else ():
                 self._keep(owed, error)
             return False
@@ -155,6 +157,12 @@ class DeliveryOpener:
             log(_log, logging.ERROR, "delivery.internal_error", sentence, message_id=job.message_id)
             return False
         return True
+
+    async def _supersede(self, request_id: str, asker: Asker) -> None:
+        """Keep a late settlement of the original from replacing what the sinks have of its replay."""
+        async with asyncio.timeout(_WRITE_SECONDS):
+            for sink in self.routes.always:
+                await self._outbox.supersede(records.key_of(sink.name, request_id, asker), request_id)
 
     async def _write(self, wanted: Sequence[Owed]) -> None:
         """Write the records, within a second. While the outbox does not work, most requests do not wait for it."""
@@ -171,11 +179,13 @@ class DeliveryOpener:
             raise TemporarilyUnavailable("journal_unavailable", text) from error
         self.offer(held)
 
-    def _keep(self, owed: Owed, error: TemporarilyUnavailable) -> None:
+    def _keep(self, owed: Owed, error: Exception) -> None:
         if not self._unwritten:
-            sentence = f"The worker cannot open a delivery, and tries again; replies are not affected: {error.message}"
+            sentence = f"The worker cannot open a delivery, and tries again; replies are not affected: {error}"
             log(_log, logging.WARNING, "outbox.write_failed", sentence, message_id=owed.message_id, sink=owed.sink)
-        self._unwritten[owed.key] = owed
+        waiting = self._unwritten.get(owed.key)
+        # A refusal of a second request under the same ID must not take the place of the first one's result.
+        self._unwritten[owed.key] = owed if waiting is None else records.opened(waiting, owed)
         if len(self._unwritten) > _MAX_UNWRITTEN:
             # If the record of `pending` is in the outbox, a later look into the journal finds the result.
             self._unwritten.popitem(last=False)
@@ -185,7 +195,7 @@ class DeliveryOpener:
     ) -> list[Owed]:
         now = self._now()
         result = None if reply is None else reply.result
-        is_owner = reply is not None and reply.journalled is not None and reply.journalled.message_id == job.message_id
+        is_owner = reply is not None and _is_owner(job, reply)
         record = Owed(
             sink="",
             message_id=job.message_id,
@@ -212,6 +222,10 @@ class DeliveryOpener:
         reply = record.reply if sink.needs_reply_target else None
         owed = replace(record, sink=sink.name, due=due, reply=reply)
         return owed if sink.wants(owed.delivery(result)) else None
+
+
+def _is_owner(job: Job, reply: Reply) -> bool:
+    return reply.journalled is not None and reply.journalled.message_id == job.message_id
 
 
 def _asker(principal: Principal) -> Asker:

@@ -136,6 +136,20 @@ class DeliveryOutbox:
         held = await self._within_deadline(self._read(key))
         return None if held is None else held.owed
 
+    async def supersede(self, key: str, message_id: str) -> None:
+        """Note in the record of this request, if there is one, that a replay has followed."""
+        await self._within_deadline(self._supersede(key, message_id))
+
+    async def _supersede(self, key: str, message_id: str) -> None:
+        for _ in range(_MAX_SWAPS):
+            current = await self._read(key)
+            if current is None or current.owed.message_id != message_id or current.owed.is_replayed:
+                return
+            changed = replace(current.owed, is_replayed=True)
+            if await self._write(key, changed, current.version) is not None:
+                return
+        raise _contended()
+
     async def all(self) -> AsyncIterator[Owed]:
         """Yield all records that have not expired, in no particular order."""
         async for row in self._store.rows():

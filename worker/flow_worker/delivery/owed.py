@@ -82,6 +82,8 @@ class Owed:
     attempts: int = 0
     trouble: Trouble | None = None
     is_given_up: bool = False
+    is_replayed: bool = False
+    """A later replay of the request has had its own deliveries."""
     lease: str | None = None
     lease_until: datetime | None = None
     version: Literal[1] = 1
