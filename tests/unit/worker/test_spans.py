@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 
 from flow_contracts.message import Message, PropertyValue, ReceivedMessage
 from flow_contracts.servicebus import Delivery
@@ -105,10 +106,26 @@ def test_each_message_of_a_batch_continues_its_own_trace() -> None:
     for message, span in zip(received, open_spans, strict=True):
         spans.forget(message, span)
         end(span)
-    operation, *processes = exporter.get_finished_spans()
-    own = [f"00-{one.context.trace_id:032x}-{one.context.span_id:016x}" for one in processes]
+    *created, operation, _, _ = finished = exporter.get_finished_spans()
+    assert [(one.name, one.kind.name) for one in created] == [("create flow-replies", "PRODUCER")] * 2
+    assert [one.parent for one in created] == [one.context for one in finished[3:]]
+    own = [f"00-{one.context.trace_id:032x}-{one.context.span_id:016x}" for one in created]
     assert [str(one.application_properties["traceparent"])[:-3] for one in sent] == own
-    assert [link.context.span_id for link in operation.links] == [one.context.span_id for one in processes]
+    assert [link.context.span_id for link in operation.links] == [one.context.span_id for one in created]
+    assert (created[0].attributes or {})["messaging.operation.type"] == "create"
+
+
+def test_a_batch_keeps_the_context_of_a_message_and_makes_no_span_in_a_dropped_trace() -> None:
+    spans, exporter = spans_of(ParentBased(ALWAYS_ON))
+    unsampled = RECEIVED.with_property("traceparent", f"{SENDER[:-2]}00")
+    received = replace(RECEIVED, correlation_id="a", application_properties=unsampled.application_properties)
+    spans.wait(received, spans.begin("flow-requests", received))
+    own = Message(body=b"", application_properties={"traceparent": SENDER})
+    sending, sent = spans.send_all("send", "flow-replies", [Message(body=b"", correlation_id="a"), own])
+    end(sending)
+    assert [str(one.application_properties["traceparent"])[:36] for one in sent] == [SENDER[:36]] * 2
+    assert [str(one.application_properties["traceparent"])[-2:] for one in sent] == ["00", SENDER[-2:]]
+    assert [one.name for one in exporter.get_finished_spans()] == ["send flow-replies"]
 
 
 async def test_the_tracing_of_the_azure_sdk_stays_off(monkeypatch: pytest.MonkeyPatch) -> None:

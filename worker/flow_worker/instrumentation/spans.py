@@ -129,18 +129,28 @@ class Spans:
         return span, message if has_context else _injected(message, span.get_span_context())
 
     def send_all(self, operation: str, queue: str, messages: Sequence[Message]) -> tuple[Span | None, list[Message]]:
-        """Do the same with a batch. Each message continues the trace of its own processing."""
-        parents = [self._parent_of(message).get_span_context() for message in messages]
-        injected = [
-            _injected(message, parent) if parent.is_valid else message
-            for message, parent in zip(messages, parents, strict=True)
-        ]
+        """Do the same with a batch. Each message continues the trace of its own processing, with a span `create`.
+
+        One send operation cannot be in several traces, so it has links to the spans of its messages.
+        """
+        created = [self._create(queue, message) for message in messages]
         if self._tracer is None:
-            return None, injected
+            return None, created
         attributes = self._messaging(operation, "send", queue) | {names.BATCH_COUNT: len(messages)}
-        links = [Link(parent) for parent in parents if parent.is_valid]
-        name = f"{operation} {queue}"
-        return self._tracer.start_span(name, _ROOT, SpanKind.CLIENT, attributes, links), injected
+        links = [Link(context) for message in created if (context := _context_of(message)) is not None]
+        return self._tracer.start_span(f"{operation} {queue}", _ROOT, SpanKind.CLIENT, attributes, links), created
+
+    def _create(self, queue: str, message: Message) -> Message:
+        if TRACEPARENT in message.application_properties:
+            return message
+        parent = self._parent_of(message)
+        context = parent.get_span_context()
+        if self._tracer is not None and not _is_dropped(parent):
+            attributes = self._messaging("create", "create", queue) | _of_message(message)
+            span = self._tracer.start_span(f"create {queue}", _below(parent), SpanKind.PRODUCER, attributes)
+            span.end()
+            context = span.get_span_context()
+        return _injected(message, context) if context.is_valid else message
 
     def _parent_of(self, message: Message) -> Span:
         current = get_current_span()
