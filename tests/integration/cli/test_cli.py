@@ -223,6 +223,11 @@ def test_the_demo_succeeds_and_reports_it_as_json(tmp_path: Path, demo_collector
     assert outcomes["A native Dataverse message; its user lacks the privilege"] == "refused: privilege_missing"
     assert outcomes["A plug-in sends a request on behalf of a user"] == "succeeded"
     assert outcomes["Dataverse is unavailable; the request waits"] == "succeeded"
+    settled = by_scenario["Dataverse's record of the flow run settles it"]
+    assert (settled["outcome"], settled["result"]["attempts"]) == ("succeeded, settled by flow_run", 1)
+    assert settled["correlation_id"] == card["correlation_id"]
+    assert outcomes["Its user's row in Dataverse holds the result"] == "succeeded"
+    assert outcomes["The user gets a notification in the app that opens the row"] == "notified"
     assert [view["reason"] for view in report["dead_letters"]] == ["correlation_id_too_long"]
     assert report["queues"]["flow-requests"]["dead_lettered"] == 1
     assert report["queues"]["flow-continuations"]["dead_lettered"] == 0

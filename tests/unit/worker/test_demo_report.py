@@ -89,11 +89,12 @@ def test_each_request_takes_one_line_and_the_summary_three(width: int) -> None:
         assert line.split()[-2:] == ["0.3", "1.4"], "the flow's own time apart from all of it"
     assert any("200 of 200 succeeded, 67/s" in line for line in lines)
     assert lines[-3].startswith(f"{len(SCENARIOS) + 1} of {len(SCENARIOS) + 1} ended as expected.")
-    assert lines[-2] == "1 result for each request with a usable reply address, 1 dead letter without."
+    assert lines[-2] == "1 result for each request with an address (settled: 2), 1 dead letter without."
 
 
-MORE = [("refused: privilege_missing", 3), ("succeeded", 3), ("failed: NoResponse", 1)]
-"""The requests of the whole demo beside `SCENARIOS`: those of plug-ins, and that of the dead letter."""
+MORE = [("refused: privilege_missing", 2), ("succeeded", 5), ("failed: NoResponse", 1)]
+"""The requests of the whole demo beside `SCENARIOS`: of Dataverse and plug-ins, over HTTP, and of the dead letter."""
+IN_DATAVERSE = [("succeeded", "row"), ("notified", "notification"), ("succeeded, settled by flow_run", "settled")]
 
 
 def whole() -> DemoReport:
@@ -102,6 +103,10 @@ def whole() -> DemoReport:
         replace(short.single[0], outcome=outcome, scenario=f"{outcome} {number}", brief=f"{outcome[:20]} {number}")
         for outcome, count in MORE
         for number in range(count)
+    ]
+    more += [
+        replace(short.single[0], outcome=outcome, scenario=f"in Dataverse {name}", brief=name, in_dataverse=name)
+        for outcome, name in IN_DATAVERSE
     ]
     return replace(short, single=[*short.single, *more], queues={"flow-replies": {"active": len(SCENARIOS)}})
 
@@ -112,19 +117,22 @@ def test_a_small_terminal_shows_all_requests_at_once(width: int, height: int, ke
     shown = whole()
     lines = printed(shown, width, console={"height": height, "force_terminal": True, "color_system": None}, keep=keep)
     assert max(map(len, lines)) <= width
-    assert len(lines) + 1 + 2 <= 24, "the prompt, and two requests that a later version adds"
+    assert len(lines) + 1 <= 24, "with the prompt"
     text = "\n".join(lines)
     refused = [outcome for outcome in shown.outcomes if outcome.outcome.startswith("refused")]
+    assert "✓  3 in Dataverse: row, notification, settled" in text
     assert f"✓  {len(refused)} refused without a call: role_missing, claim_missing, " in text
     for outcome in shown.outcomes:
-        if outcome in refused:
+        if outcome.in_dataverse:
+            assert f" {outcome.in_dataverse}" in text
+        elif outcome in refused:
             assert outcome.outcome.removeprefix("refused: ") in text
         else:
             assert (outcome.scenario if width >= 118 else outcome.brief) in text
     assert f"{len(shown.outcomes)} of {len(shown.outcomes)} ended as expected" in text
 
 
-@pytest.mark.parametrize("console", [{"height": 29, "force_terminal": True}, {"height": 24}])
+@pytest.mark.parametrize("console", [{"height": 33, "force_terminal": True}, {"height": 24}])
 def test_a_high_terminal_and_a_file_get_a_line_for_each_request(console: dict[str, Any]) -> None:
     assert len(printed(whole(), 80, console=console)) == 2 + 1 + len(whole().outcomes) + 3
 

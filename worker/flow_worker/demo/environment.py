@@ -23,10 +23,14 @@ ROLE = "Quotes.Create"
 """The app role that the demo's flows require."""
 ON_BEHALF = "Flow.Invoke.OnBehalf"
 """The app role of applications that may name a user."""
+GRACE_SECONDS = 4
+"""The time from an `unknown` result to the search for its run. The sender reads the result in about two seconds."""
 JOURNAL = "journal.sqlite3"
 """The worker's journal, in its working directory."""
 SETTINGS = "flow-worker.toml"
 """The worker's settings, in its working directory."""
+Row = Mapping[str, JsonValue]
+"""A row of a Dataverse table: the columns by logical name."""
 _READY = "ready "
 _TENANT_INDEX = 3  # of http://host:port/{tenant}/v2.0, split at the slashes
 
@@ -71,8 +75,22 @@ class EmulatorClient:
 
     def object_id(self, user: str) -> str:
         """Return the object ID of a Dataverse user. Raise `httpx.HTTPError`."""
+        return str(self._user(user)["object_id"])
+
+    def system_user_id(self, user: str) -> str:
+        """Return the `systemuserid` of a Dataverse user. Raise `httpx.HTTPError`."""
+        return str(self._user(user)["system_user_id"])
+
+    def _user(self, name: str) -> Row:
         response = httpx.get(f"{self.web_url}/emulator/dataverse", timeout=60).raise_for_status()
-        return next(str(row["object_id"]) for row in response.json()["users"] if row["name"] == user)
+        users: list[Row] = response.json()["users"]
+        return next(user for user in users if user["name"] == name)
+
+    def rows(self, table: str) -> list[Row]:
+        """Return the rows of a Dataverse table by its set name. Raise `httpx.HTTPError`."""
+        response = httpx.get(f"{self.web_url}/emulator/dataverse/rows/{table}", timeout=60).raise_for_status()
+        rows: list[Row] = response.json()["rows"]
+        return rows
 
     def activity(self, flow: str, correlation_id: str) -> FlowActivity:
         """Return a flow's counts for one request; zeros for an unknown flow."""
@@ -240,6 +258,7 @@ name = "dataverse-requests"
 authority = "dataverse"
 organization = "{emulator.dataverse_organization}"
 flows = {{ "new_StartQuote" = "private-quote" }}
+deliver_to = ["row", "bell"]
 lanes = 2
 
 [[request_queues]]
@@ -247,6 +266,20 @@ name = "flow-requests-gateway"
 authority = "gateway"
 reply_to = "flow-replies-gateway"
 lanes = 4
+
+[delivery.row]
+kind = "dataverse_row"
+
+[delivery.bell]
+kind = "in_app_notification"
+opens = "row"
+
+[outbox]
+interval_seconds = 0.5
+
+[run_records]  # for flows with run_records = true
+grace_seconds = {GRACE_SECONDS}
+pause_seconds = 0.5
 
 [servicebus]
 receive_wait_seconds = 1

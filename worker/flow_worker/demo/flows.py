@@ -54,7 +54,7 @@ FLOWS = (
             "response": {"template": {"approved": True, "run": "{run_id}"}},
         },
     ),
-    _defined("charge-card", {"faults": [_RESET], "response": _ENTRY}),
+    _defined("charge-card", {"faults": [_RESET], "response": _ENTRY}, run_records="true"),
     _defined("rebuild-index", {"faults": [_RESET], "response": _ENTRY}, idempotent="true"),
     _defined(
         "sync-inventory",

@@ -11,6 +11,7 @@ from pydantic import JsonValue, SecretStr
 from flow_contracts.client import FlowClient
 from flow_worker.demo.environment import ON_BEHALF, EmulatorClient
 from flow_worker.demo.scenarios import Scenario, ScenarioOutcome, wait_for_outcome
+from flow_worker.demo.sinks import run_sink_scenarios
 
 FLOW = "private-quote"
 MESSAGE = "new_StartQuote"
@@ -21,15 +22,8 @@ _QUOTE: dict[str, JsonValue] = {"customer": "Contoso", "amount": 1250}
 async def run_privilege_scenarios(emulator: EmulatorClient, client: FlowClient, name: str) -> list[ScenarioOutcome]:
     """Run all of them."""
     # The outage comes last: it would also delay the privilege queries of the other scenarios.
-    outcomes = await asyncio.gather(
-        _native(
-            emulator,
-            client,
-            "ada",
-            "A native Dataverse message; its user holds the privilege",
-            "Dataverse message",
-            "succeeded",
-        ),
+    with_sinks, refused, on_behalf = await asyncio.gather(
+        _native_with_sinks(emulator, client),
         _native(
             emulator,
             client,
@@ -41,7 +35,13 @@ async def run_privilege_scenarios(emulator: EmulatorClient, client: FlowClient, 
         ),
         _on_behalf(emulator, client, f"{name}-behalf"),
     )
-    return [*outcomes, await _outage(emulator, client)]
+    return [*with_sinks, refused, on_behalf, await _outage(emulator, client)]
+
+
+async def _native_with_sinks(emulator: EmulatorClient, client: FlowClient) -> list[ScenarioOutcome]:
+    title = "A native Dataverse message; its user holds the privilege"
+    native = await _native(emulator, client, "ada", title, "Dataverse message", "succeeded")
+    return [native, *await run_sink_scenarios(emulator, native, "ada")] if native.ok else [native]
 
 
 async def _native(
@@ -77,7 +77,9 @@ async def _on_behalf(emulator: EmulatorClient, client: FlowClient, correlation_i
 
 async def _outage(emulator: EmulatorClient, client: FlowClient) -> ScenarioOutcome:
     """The worker neither runs nor refuses the request while Dataverse is unavailable; it runs it afterwards."""
-    fault: JsonValue = {"kind": "throttle", "retry_after": "1", "next_calls": 2}
+    # Only the privilege queries: the rows of earlier requests must not use the outage up.
+    path = "RetrieveAadUserSetOfPrivilegesByNames"
+    fault: JsonValue = {"kind": "throttle", "retry_after": "1", "next_calls": 2, "path": path}
     await asyncio.to_thread(emulator.control, "PUT", "dataverse", {"faults": [fault]})
     return await _native(
         emulator,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ _FRAME_LINES = 7
 """The lines beside those of the requests: the legend, the heading, the summary, and the shell's prompt."""
 _MARKS = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
 _ASCII_MARKS = {True: "ok", False: "NO"}
-_STYLES = {"succeeded": "green", "refused": "yellow", "failed": "red", "unknown": "magenta"}
+_STYLES = {"succeeded": "green", "notified": "green", "refused": "yellow", "failed": "red", "unknown": "magenta"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,12 @@ class DemoReport:
 
     @property
     def expected_results(self) -> int:
-        """The number of results in the senders' reply queue if each request has one; the burst's have left it."""
-        return len({outcome.correlation_id for outcome in self.single if not outcome.over_http})
+        """The number of results in the senders' reply queue if each request has one; the burst's have left it.
+
+        A settled request has two: the `unknown` one stays.
+        """
+        settled = sum(outcome.result is not None and outcome.result.settled_by is not None for outcome in self.single)
+        return len({outcome.correlation_id for outcome in self.single if not outcome.over_http}) + settled
 
 
 def show(
@@ -113,17 +118,18 @@ def _marks(console: Console) -> dict[bool, str]:
 def _lines(report: DemoReport, console: Console, *, folded: bool) -> Iterator[Text]:
     """Yield one line for each request; below one that did not end as expected, what was expected.
 
-    `folded`: the refusals that were expected share a line.
+    `folded`: the refusals that were expected share a line, and so does what Dataverse shows.
     """
     marks = _marks(console)
     wide = console.width >= _WIDE
     title = max(len(outcome.scenario) for outcome in report.outcomes) if wide else MAX_BRIEF
     yield Text(f"   {'request':<{title}} {'result':<{_RESULT}} {'flow':>5} {'all':>5}", "bold")
-    refusals = [
-        outcome for outcome in report.outcomes if folded and outcome.ok and outcome.outcome.startswith(_REFUSED)
-    ]
+    expected = [outcome for outcome in report.outcomes if folded and outcome.ok]
+    refusals = [outcome for outcome in expected if outcome.outcome.startswith(_REFUSED)]
+    in_dataverse = [outcome for outcome in expected if outcome.in_dataverse]
     yield from _refusals(refusals, marks[True], console.width)
-    for outcome in (outcome for outcome in report.outcomes if outcome not in refusals):
+    yield from _in_dataverse(in_dataverse, marks[True])
+    for outcome in (outcome for outcome in report.outcomes if outcome not in [*refusals, *in_dataverse]):
         name = outcome.scenario if wide else outcome.brief or outcome.scenario
         flow = "" if outcome.flow_seconds is None else f"{outcome.flow_seconds:.1f}"
         result = outcome.outcome.replace(":", "", 1) + _effort(outcome)
@@ -132,7 +138,7 @@ def _lines(report: DemoReport, console: Console, *, folded: bool) -> Iterator[Te
         yield Text.assemble(
             (f"{marks[outcome.ok]:<2} ", "green" if outcome.ok else "bold red"),
             f"{name[:title]:<{title}} ",
-            (f"{result[:_RESULT]:<{_RESULT}} ", _STYLES.get(outcome.outcome.split(":")[0], "")),
+            (f"{result[:_RESULT]:<{_RESULT}} ", _style(outcome)),
             f"{flow:>5} {outcome.seconds:>5.1f}",
         )
         if not outcome.ok:
@@ -150,6 +156,17 @@ def _refusals(refusals: Sequence[ScenarioOutcome], mark: str, width: int) -> Ite
         yield Text.assemble((f"{'' if number else mark:<2} ", "green"), (line, _STYLES["refused"]))
 
 
+def _in_dataverse(outcomes: Sequence[ScenarioOutcome], mark: str) -> Iterator[Text]:
+    """Yield the line of what Dataverse shows as expected."""
+    if outcomes:
+        text = f"{len(outcomes)} in Dataverse: {', '.join(outcome.in_dataverse for outcome in outcomes)}"
+        yield Text.assemble((f"{mark:<2} ", "green"), (text, _STYLES["succeeded"]))
+
+
+def _style(outcome: ScenarioOutcome) -> str:
+    return _STYLES.get(re.split("[:,]", outcome.outcome)[0], "")
+
+
 def _summary(report: DemoReport, command: str, *, verbose: bool, keep: bool, folded: bool) -> list[Text]:
     """Return the summary: the requests, the queues, and what to do next. `folded`: the first two in one line."""
     expected = sum(outcome.ok for outcome in report.outcomes)
@@ -157,7 +174,7 @@ def _summary(report: DemoReport, command: str, *, verbose: bool, keep: bool, fol
     burst = f" Burst: {report.burst.outcome}, {report.burst.detail}." if report.burst else ""
     requests = f"{expected} of {count} ended as expected.{burst}"
     if report.queues_ok:
-        queues = "1 result for each request with a usable reply address, 1 dead letter without."
+        queues = "1 result for each request with an address (settled: 2), 1 dead letter without."
     else:
         reasons = ", ".join(view.reason for view in report.dead_letters) or "none"
         results = report.queues["flow-replies"]["active"]
@@ -188,7 +205,7 @@ def _scenarios(report: DemoReport, *, narrow: bool) -> Table:
     table.add_column("seconds\nflow/all", justify="right", no_wrap=True)
     for outcome in report.outcomes:
         mark = ("✓ ", "green") if outcome.ok else ("✗ ", "bold red")
-        style = _STYLES.get(outcome.outcome.split(":")[0], "")
+        style = _style(outcome)
         is_output = outcome.outcome == "succeeded"  # an error stays whole: a person needs all of it
         detail = textwrap.shorten(outcome.detail, _MAX_DETAIL, placeholder=" …") if is_output else outcome.detail
         result = Text.assemble(mark, (outcome.outcome, style), _effort(outcome), "\n", (detail, "dim"))

@@ -39,6 +39,8 @@ class Scenario:
     """The number of status polls."""
     brief: str = ""
     """The title for a narrow terminal: `MAX_BRIEF` characters at most."""
+    is_settled: bool = False
+    """The record of the flow run settles the `unknown` result."""
 
     @property
     def expectation(self) -> str:
@@ -65,6 +67,8 @@ class ScenarioOutcome:
     expectation: str = ""
     over_http: bool = False
     """The gateway took the request, so its result is not in the senders' reply queue."""
+    in_dataverse: str = ""
+    """What Dataverse shows about an earlier request. On a small terminal these outcomes share a line."""
 
     @property
     def flow_seconds(self) -> float | None:
@@ -168,6 +172,7 @@ def _faults(ada: SecretStr) -> list[Scenario]:
             "unknown",
             "flow_no_answer",
             brief="response lost: no second call",
+            is_settled=True,
         ),
         Scenario(
             "The response is lost; the flow is idempotent, so a second call",

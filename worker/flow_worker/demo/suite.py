@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -17,7 +18,15 @@ from flow_worker.demo.environment import ROLE, DemoEnvironment, EmulatorClient
 from flow_worker.demo.http_scenarios import run_http_scenarios
 from flow_worker.demo.privileges import run_privilege_scenarios
 from flow_worker.demo.report import DemoReport
-from flow_worker.demo.scenarios import ScenarioOutcome, request_scenarios, run_burst, run_scenario, unanswerable
+from flow_worker.demo.scenarios import (
+    Scenario,
+    ScenarioOutcome,
+    request_scenarios,
+    run_burst,
+    run_scenario,
+    unanswerable,
+)
+from flow_worker.demo.sinks import wait_for_settling
 from flow_worker.pipeline.seal import Seal
 from flow_worker.service_bus import open_service_bus
 from flow_worker.settings import ServiceBusSettings
@@ -65,14 +74,23 @@ async def _run_single(
     say(f"Sending single requests: {done} of {total} answered ...")
 
     requests = (
-        run_scenario(emulator, client, scenario, f"{name}-{number}") for number, scenario in enumerate(scenarios, 1)
+        _run_request(emulator, client, scenario, f"{name}-{number}") for number, scenario in enumerate(scenarios, 1)
     )
     dead_letters = run_dead_letter_scenarios(emulator, bus, client, seal, f"{name}-{len(scenarios) + 1}")
     privileges = run_privilege_scenarios(emulator, client, name)
     by_request, by_privilege, by_dead_letter = await asyncio.gather(
         asyncio.gather(*map(counted, requests)), counted(privileges), counted(dead_letters)
     )
-    return [*by_request, *by_privilege, *by_dead_letter]
+    return [*itertools.chain(*by_request), *by_privilege, *by_dead_letter]
+
+
+async def _run_request(
+    emulator: EmulatorClient, client: FlowClient, scenario: Scenario, correlation_id: str
+) -> list[ScenarioOutcome]:
+    outcome = await run_scenario(emulator, client, scenario, correlation_id)
+    if not (scenario.is_settled and outcome.ok):
+        return [outcome]
+    return [outcome, await wait_for_settling(client, outcome)]
 
 
 async def _run_burst(emulator: EmulatorClient, client: FlowClient, name: str, count: int, say: Say) -> ScenarioOutcome:
