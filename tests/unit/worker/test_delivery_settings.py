@@ -64,6 +64,8 @@ def test_the_flows_list_of_sinks_replaces_the_queues() -> None:
         ),
         ("dataverse_row", "email", "delivery.row.kind"),
         ("[delivery.row]", "[delivery.row]\nmax_age_seconds = 1000000", "journal.retention_seconds"),
+        ("[delivery.row]", '[delivery.row]\ncolumns = { note = "new_flowrequestid" }', "itself sets new_flowrequestid"),
+        ("[delivery.row]", '[delivery.row]\ncolumns = { accepted_on = "createdon" }', "itself sets createdon; name"),
         (GOOD[GOOD.index("[delivery.row]") :], "", "deliver_to names 'row', and there is no sink"),
     ],
 )

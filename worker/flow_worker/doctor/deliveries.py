@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from urllib.parse import quote
 
+from flow_contracts.guid import NIL_GUID
 from flow_worker import clock
 from flow_worker.access.build import Access
 from flow_worker.access.privileges import DataversePrivileges
@@ -16,10 +18,11 @@ from flow_worker.delivery.run_records import COLUMNS
 from flow_worker.delivery.users import UserQueryRefused, Users
 from flow_worker.delivery.web_api_attempts import Write, attempt_of
 from flow_worker.doctor.causes import with_proxy
-from flow_worker.doctor.finding import Check, Result, failed, ok, unseen
+from flow_worker.doctor.finding import Check, Outcome, Result, failed, ok, unseen
 from flow_worker.doctor.worker_role import RUN_RECORDS, NeededPrivilege, needed_by, urls_of
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.settings import DeliverySettings, Settings
+from flow_worker.settings.sinks import RowField
 
 _ROLE_REMEDY = "Add them to the security role of the worker's application user; see deploy/dataverse."
 _UNREACHABLE_REMEDY = "Make the worker's identity an application user of the organization."
@@ -60,7 +63,41 @@ async def _table(sink: DeliverySettings, client: DataverseClient) -> Result:
     """Read the columns of at most one row. An empty table answers too, and a missing column is named."""
     columns = tuple(sink.column_names.values())
     readable = f"'{sink.table_name}' has the {len(columns)} columns of the sink"
-    return await _first_row(client, Write(sink.set_name, f"prvRead{sink.table_name}", columns), readable)
+    found = await _first_row(client, Write(sink.set_name, f"prvRead{sink.table_name}", columns), readable)
+    return found if found.outcome is not Outcome.OK else await _of_other_types(sink, client) or found
+
+
+async def _of_other_types(sink: DeliverySettings, client: DataverseClient) -> Result | None:
+    """Return the failure of a sink with columns that cannot hold their values; None if there are none.
+
+    Dataverse refuses a filter that compares a column with a literal of another type, before it reads any row.
+    """
+    tests = {column: _test_of(field, column, sink) for field, column in sink.column_names.items()}
+    try:
+        if not await _is_refused(sink, client, tests.values()):
+            return None
+        wrong = [column for column, test in tests.items() if await _is_refused(sink, client, [test])]
+    except TemporarilyUnavailable as error:
+        return _unavailable(error, client.url)
+    if not wrong:
+        return None
+    detail = f"columns of another type than the sink writes: {', '.join(wrong)}"
+    return failed(detail, "Correct delivery.columns, delivery.status_choices or the table; see docs/reference.")
+
+
+def _test_of(field: RowField, column: str, sink: DeliverySettings) -> str:
+    if field in {"http_status", "attempts"} or (field == "status" and sink.status_choices):
+        return f"{column} eq 0"
+    if field in {"accepted_on", "finished_on"}:
+        return f"{column} eq 2000-01-01T00:00:00Z"
+    return f"contains({column},'x')"
+
+
+async def _is_refused(sink: DeliverySettings, client: DataverseClient, tests: Iterable[str]) -> bool:
+    # The comparison with an ID that no row has keeps Dataverse from searching the whole table.
+    condition = f"{sink.table_name}id eq {NIL_GUID} and ({' or '.join(tests)})"
+    path = f"/{sink.set_name}?$select={sink.table_name}id&$filter={quote(condition, safe='(),')}&$top=1"
+    return (await client.get(path)).status == 400
 
 
 async def _run_records(client: DataverseClient) -> Result:

@@ -53,6 +53,14 @@ def _check_text(text: str) -> str:
     return text
 
 
+_SYSTEM_COLUMNS = frozenset(
+    {
+        *("createdby", "createdon", "createdonbehalfby", "modifiedby", "modifiedon", "modifiedonbehalfby"),
+        *("ownerid", "owningbusinessunit", "owningteam", "owninguser", "statecode", "statuscode", "versionnumber"),
+        *("importsequencenumber", "overriddencreatedon", "timezoneruleversionnumber", "utcconversiontimezonecode"),
+    }
+)
+"""The columns of every custom table (Microsoft Learn, "Table columns")."""
 LogicalName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,127}$")]
 _Text = Annotated[str, AfterValidator(_check_text)]
 
@@ -119,6 +127,8 @@ def row_faults(row: RowSinkFields) -> str | None:
     columns = list(row.column_names.values())
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         return f"columns: {', '.join(twice)} would get two values; name another column"
+    if own := sorted(_SYSTEM_COLUMNS.union({f"{row.table_name}id"}).intersection(columns)):
+        return f"columns: Dataverse itself sets {', '.join(own)}; name a column of your own"
     if "status" not in row.column_names:
         return "columns.status is empty, and a row without its status tells nothing; name a column"
     missing = [status for status in get_args(RowStatus) if status not in row.status_choices]
