@@ -126,6 +126,7 @@ def test_a_backlog_for_a_throttled_flow_returns_after_the_pause_and_keeps_no_tur
         assert postponement is not None
         assert (postponement.code, postponement.until >= until) == ("flow_throttled", True)
     assert senders.limiter.state()["f"].waiting == 3, "the sender's share of the flow"
+    assert senders.limiter.state()["f"].all_waiting == 50, "a metric says how many wait"
 
 
 def test_a_status_poll_counts_for_its_flow_only() -> None:
@@ -259,3 +260,32 @@ def test_lanes_of_many_senders_leave_nothing_behind() -> None:
     for n in range(100):
         senders.call(f"minted{n}")
     assert not senders.limiter._sender_lanes._held
+
+
+# --- what a metric says about it -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flow", "sender"),
+    [
+        (replace(FLOW, max_calls=4), SENDER),  # the sender's share of the flow's rate
+        (replace(FLOW, max_in_flight=4), SENDER),
+        (FLOW, replace(SENDER, max_in_flight=3)),  # the sender's own limits over all flows
+        (FLOW, replace(SENDER, max_calls=3)),
+    ],
+)
+def test_requests_beyond_the_limits_of_their_sender_count_as_waiting(flow: FlowLimits, sender: SenderLimits) -> None:
+    senders = Senders(flow, sender)
+    assert senders.floods("ada", requests=8) == 3
+    waiting = {key: state.all_waiting for key, state in senders.limiter.state().items()}
+    assert waiting == {key: 5 if key == "f" else 0 for key in waiting}
+    senders.clock.now += timedelta(days=1)
+    assert senders.limiter.state()["f"].all_waiting == 0, "they went to another worker"
+
+
+def test_requests_that_went_to_another_worker_do_not_wait_here_for_ever() -> None:
+    senders = Senders(replace(FLOW, max_calls=1))
+    assert [senders.asks("", ticket=ticket) is None for ticket in "abc"] == [True, False, False]
+    assert senders.limiter.state()["f"].waiting == 2
+    senders.clock.now += timedelta(days=1)
+    assert senders.limiter.state()["f"].waiting == 0

@@ -27,7 +27,7 @@ from flow_worker.telemetry.metrics import Metrics
 
 _FLOW_GAUGES: Mapping[Definition, Callable[[FlowState], float]] = {
     definitions.IN_FLIGHT: lambda state: state.in_flight,
-    definitions.WAITING: lambda state: state.waiting,
+    definitions.WAITING: lambda state: state.all_waiting,
     definitions.CALLS_IN_WINDOW: lambda state: state.calls_in_window,
     definitions.CIRCUIT_OPEN: lambda state: _is_closed_by(state, "flow_circuit_open"),
     definitions.THROTTLED: lambda state: _is_closed_by(state, "flow_throttled"),

@@ -72,7 +72,7 @@ def _state(state: FlowState, limits: LimitSettings) -> JsonValue:
     average = state.average_seconds
     return {
         "in_flight": state.in_flight,
-        "waiting": state.waiting,
+        "waiting": state.all_waiting,
         "calls_in_window": state.calls_in_window,
         "average_seconds": None if average is None else round(average, 3),
         "failures_in_a_row": state.failures_in_a_row,

@@ -54,6 +54,8 @@ RESULT_CODES = frozenset(
         "request_too_old",
         "result_unreadable",
         "role_missing",
+        "run_cancelled",
+        "run_failed",
         "run_too_long",
         "sender_busy",
         "sender_rate_limited",

@@ -156,7 +156,7 @@ WAITING = Definition(
     "flow_worker.flow.waiting",
     Kind.GAUGE,
     "{request}",
-    "Requests that the flow's limits hold back, and that this worker expects back.",
+    "Requests that the limits of the flow or of their sender hold back, and that this worker expects back.",
     ("flow", "kind"),
 )
 CALLS_IN_WINDOW = Definition(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from flow_worker.flows.limits.flow_limiter import FlowLimiter, FlowLimits, FlowState, LimitReached, Postponement
@@ -90,9 +90,10 @@ class CallLimiter:
         # A request waits in one queue only: a place in the other one would keep the requests behind it from calling.
         if limiter is self._flows[flow]:
             self._senders.forget(sender, flow, ticket, now)
-        else:
-            self._flows[flow].forget(ticket)
-        return limiter.postpone(ticket, reached, now, sender=sender)
+            return limiter.postpone(ticket, reached, now, sender=sender)
+        self._flows[flow].forget(ticket)
+        # A sender's queue has requests of several flows, but of no other sender.
+        return limiter.postpone(ticket, reached, now, sender=flow)
 
     async def enter(
         self, flow: str, ticket: str, queue: str, *, sender: str = "", max_wait_seconds: float = MAX_WAIT_SECONDS
@@ -137,7 +138,8 @@ class CallLimiter:
     def state(self) -> Mapping[str, FlowState]:
         """Return the state of each flow's limits."""
         now = self._now()
-        return {key: flow.state(now) for key, flow in self._flows.items()}
+        beyond = self._senders.waiting(now)
+        return {key: replace(flow.state(now), beyond_shares=beyond[key]) for key, flow in self._flows.items()}
 
     def _begin(self, key: str, ticket: str, queue: str, now: datetime, sender: str) -> Held | None:
         """Begin the call and take its lane if no limit is reached; otherwise return the limit and its limiter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
@@ -68,6 +69,13 @@ class FlowState:
     failures_in_a_row: int
     closed: Postponement | None
     """The pause or the open circuit breaker that stops all calls, if there is one."""
+    beyond_shares: int = 0
+    """Postponed requests beyond their senders' shares of the flow. They wait in the senders' own queues."""
+
+    @property
+    def all_waiting(self) -> int:
+        """The number of requests that wait for the flow."""
+        return self.waiting + self.beyond_shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +143,14 @@ class FlowLimiter:
     def forget(self, ticket: str) -> None:
         """Keep no place for the ticket any more."""
         self._queue.remove(ticket)
+
+    def expected(self, now: datetime) -> int:
+        """Return the number of requests that wait here."""
+        return self._queue.expected(now)
+
+    def expected_by_sender(self, now: datetime) -> Mapping[str, int]:
+        """Return the number of requests that wait here, by the `sender` that `postpone` got."""
+        return self._queue.expected_by_sender(now)
 
     def turns_of(self, sender: str, besides: str) -> int:
         """Return how many requests of the sender wait here, without the ticket `besides`."""
@@ -258,7 +274,7 @@ class FlowLimiter:
         closed = self.closed(now)
         return FlowState(
             in_flight=len(self._concurrency),
-            waiting=len(self._queue),
+            waiting=self._queue.expected(now),
             calls_in_window=len(self._rate),
             average_seconds=self._concurrency.average_seconds,
             failures_in_a_row=self._breaker.failures_in_a_row,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,6 +106,15 @@ class SenderLimiter:
         known = self._senders.get(sender)
         limiter = None if known is None else known.by_flow.get(key)
         return limiter is not None and limiter.has_failed
+
+    def waiting(self, now: datetime) -> Counter[str]:
+        """Return the number of requests that wait in the senders' own queues, by the key of their flow."""
+        counts: Counter[str] = Counter()
+        for known in self._senders.values():
+            counts.update(known.all.expected_by_sender(now))
+            for key, limiter in known.by_flow.items():
+                counts[key] += limiter.expected(now)
+        return counts
 
     def forget(self, sender: str, key: str, ticket: str, now: datetime) -> None:
         """Take a request that now waits for its flow out of the sender's own queues."""

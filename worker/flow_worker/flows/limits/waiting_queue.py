@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -73,6 +74,14 @@ class WaitingQueue:
             self._by_sender[known.sender] -= 1
             if not self._by_sender[known.sender]:
                 del self._by_sender[known.sender]
+
+    def expected(self, now: datetime) -> int:
+        """Return the number of tickets that are not overdue for long: the others went to another replica."""
+        return len(self._dues) - bisect_left(self._dues, now - FORGOTTEN_AFTER, key=lambda due: due[0])
+
+    def expected_by_sender(self, now: datetime) -> Mapping[str, int]:
+        """Return the number of each sender's tickets; nothing if the queue expects none."""
+        return self._by_sender if self.expected(now) else {}
 
     def count_of(self, sender: str, besides: str) -> int:
         """Return the number of the sender's tickets, without the ticket `besides`."""
