@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -18,6 +18,7 @@ from flow_worker.delivery.owed import Owed
 from flow_worker.delivery.port import Attempt, Delivered, Delivery, GiveUp, Postponed, RetryLater
 from flow_worker.delivery.report import NoMeasures, SinkReport
 from flow_worker.delivery.runner import DeliveryRunner
+from flow_worker.delivery.store import StoredRow
 from flow_worker.errors import TemporarilyUnavailable
 from flow_worker.journal import Entry
 from flow_worker.telemetry.sink_health import SinkHealth
@@ -222,6 +223,37 @@ async def test_an_outage_of_one_organization_does_not_hold_back_another() -> Non
     left = [each.message_id async for each in bench.outbox.all()]
     assert sorted(left) == sorted(each.message_id for each in down)
     assert len([each for each in bench.sink.seen if each.request_queue == "down"]) < 20
+
+
+class OrderedByKey(MemoryOutbox):
+    """Returns what is due in the order of the keys, as Table Storage does."""
+
+    async def due(self, sink: str, now: datetime, limit: int) -> list[StoredRow]:
+        return sorted(await super().due(sink, now, 10_000), key=lambda row: row.key)[:limit]
+
+
+class Rejecting(RecordingSink):
+    """A sink whose organization answers one request with an outage each time, as a firewall may."""
+
+    poison: str = ""
+
+    async def deliver(self, delivery: Delivery) -> Attempt:
+        answer = await super().deliver(delivery)
+        return RetryLater("down", "503", is_outage=True) if delivery.message_id == self.poison else answer
+
+
+@pytest.mark.parametrize("store", [MemoryOutbox, OrderedByKey])
+async def test_one_delivery_that_always_meets_an_outage_does_not_hold_back_the_others(
+    store: type[MemoryOutbox],
+) -> None:
+    sink = Rejecting()
+    bench = Bench(store=store(), sinks=[sink], max_concurrent=1)
+    records = [ended(message_id=f"m-{number}") for number in range(5)]
+    sink.poison = min(records, key=lambda each: each.key).message_id
+    await bench.open(*sorted(records, key=lambda each: each.key))
+    for _ in range(4):
+        await bench.pass_seconds(10)
+    assert list(bench.store.rows_by_key) == [min(each.key for each in records)]
 
 
 async def test_the_lane_is_bounded() -> None:

@@ -21,6 +21,7 @@ from flow_worker.journal import Entry
 _LEASE_MARGIN_SECONDS = 30.0
 """The time beside an attempt's deadline for the lookup before it and the writes around it."""
 _JOURNAL_PAUSE_SECONDS = 10.0
+_BEHIND_OTHERS = timedelta(milliseconds=1)
 _MAX_READY = 256
 _MIN_BATCH = 16
 
@@ -128,7 +129,8 @@ class SinkLane:
         size = max(_MIN_BATCH, 4 * self._rules.max_concurrent)
         found = await self._outbox.due(self.sink.name, size)
         self._has_more = len(found) == size
-        for held in found:
+        # Table Storage cannot sort. Without the order, the same delivery would test a failing target each time.
+        for held in sorted(found, key=lambda each: each.owed.due or now):
             target = self._target(held.owed)
             if target.until is not None and target.is_closed(now):
                 # Out of the way of the others, as the store returns the earliest ones first.
@@ -261,7 +263,9 @@ class SinkLane:
             if target.until is None or not target.is_closed(now):  # once for all attempts that failed together
                 target.failures += 1
                 target.until = due
-            due = target.until = max(target.until, attempt.not_before or now)
+            target.until = max(target.until, attempt.not_before or now)
+            # Another delivery tests the target next: this one alone may be what it cannot take.
+            due = target.until + _BEHIND_OTHERS
         else:
             target.answered()
         self._report.failed(owed, attempt.code, attempt.cause)
