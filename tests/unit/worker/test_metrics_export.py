@@ -138,6 +138,7 @@ async def test_a_header_that_the_exporter_cannot_read_is_not_quoted(
         {"OTEL_BSP_MAX_QUEUE_SIZE": "10"},  # smaller than the default of a batch
         {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4096"},  # larger than the default of the queue
         {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_SPAN_EVENT_COUNT_LIMIT": ""},
+        {"OTEL_TRACES_SAMPLER": " ", "OTEL_TRACES_SAMPLER_ARG": "", "OTEL_PYTHON_TRACER_PROVIDER": ""},
     ],
 )
 async def test_a_right_variable_costs_no_line(

@@ -51,6 +51,8 @@ logging.getLogger("opentelemetry.util.re").setLevel(logging.ERROR)
 
 def drop_unreadable(environment: MutableMapping[str, str]) -> None:
     """Remove each value that the SDK cannot read, so that it takes the default. Log the variable, without the value."""
+    for name in [name for name, value in environment.items() if name.startswith("OTEL_") and not value.strip()]:
+        del environment[name]  # the same as no variable by the specification; the SDK and the API complain about some
     for name in _COUNTS:
         _require(environment, name, lambda text: int(text) >= 0, "an integer of 0 or more")
     for name in _POSITIVE_COUNTS:
@@ -82,8 +84,7 @@ def _require(
     environment: MutableMapping[str, str], name: str, is_readable: Callable[[str], bool], allowed: str
 ) -> None:
     text = environment.get(name, "").strip()
-    if not text:  # the same as no variable; the SDK logs a traceback for some
-        environment.pop(name, None)
+    if not text:
         return
     try:
         readable = is_readable(text)
