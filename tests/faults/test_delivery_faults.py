@@ -162,37 +162,35 @@ async def _sent_to_doomed_workers(
     system: System, folder: Path, settings: JsonObject, senders: Mapping[str, FlowClient]
 ) -> dict[str, str]:
     """Let one worker for each point take one request and die there; return the correlation IDs."""
+    document = worker_settings(system.emulator, system.flows) | settings | {"outbox": {"interval_seconds": 300}}
+    for queue, point in zip(settings["request_queues"], POINTS, strict=True):
+        text = json.dumps(document | {"request_queues": [queue]})
+        (folder / f"{point}.json").write_text(text, encoding="utf-8")
     sent: dict[str, str] = {}
-    async with AsyncExitStack() as stack:
-        workers = []
+    async with _doomed(system, folder) as workers:
         for number, (point, sender) in enumerate(senders.items()):
-            own = {"request_queues": [settings["request_queues"][number]], "outbox": {"interval_seconds": 300}}
-            workers.append(await stack.enter_async_context(_doomed(system, folder, point, settings | own)))
             value: JsonObject = {"customer": "Contoso", "amount": number + 1}
             sent[point] = await sender.submit(FLOW, value, claim=system.claim())
         async with asyncio.timeout(2 * WAIT):
-            statuses = await asyncio.gather(*(worker.wait() for worker in workers))
-    assert set(statuses) == {-9} or os.name == "nt", statuses
+            output, _ = await workers.communicate()
+    statuses = json.loads(output)
+    assert statuses == [-9] * len(POINTS) or os.name == "nt", statuses
     return sent
 
 
 @asynccontextmanager
-async def _doomed(
-    system: System, folder: Path, point: str, settings: JsonObject
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    path = folder / f"{point}.json"
-    path.write_text(json.dumps(worker_settings(system.emulator, system.flows) | settings), encoding="utf-8")
-    with (folder / f"{point}.log").open("wb") as log:
+async def _doomed(system: System, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    with (folder / "doomed.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.support.crashing_deliveries", str(path), point),
+            *(sys.executable, "-m", "tests.support.crashing_deliveries", str(folder)),
             cwd=CHECKOUT,
             env={**os.environ, **system.emulator.web.environment()},
-            stdout=log,
+            stdout=asyncio.subprocess.PIPE,
             stderr=log,
         )
         try:
             yield process
         finally:
             if process.returncode is None:
-                process.kill()
+                process.terminate()
                 await process.wait()

@@ -1,12 +1,15 @@
-"""Runs a worker that kills itself (SIGKILL, no clean-up) at a named point between journal, reply, row and notification.
+"""Runs workers that kill themselves (SIGKILL), each at another point between journal, reply, row and notification.
 
-`python -m tests.support.crashing_deliveries SETTINGS.json POINT` replaces only the method at the point.
+`python -m tests.support.crashing_deliveries FOLDER` starts one for each point, with the settings `FOLDER/POINT.json`,
+and prints their exit statuses as JSON. In each it replaces only the method at the point. They are forks of this process
+where the system can fork, so that the imports count once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -76,12 +79,27 @@ def _die() -> None:
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-def main() -> None:
-    path, point = sys.argv[1:]
+def work(folder: str, point: str) -> None:
+    """Be the worker that dies at the point."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     lane._LEASE_MARGIN_SECONDS = LEASE_MARGIN_SECONDS
     crash_at(POINTS[point])
     configure("INFO", "text")
-    asyncio.run(run(Settings.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))))
+    document = json.loads(Path(folder, f"{point}.json").read_text(encoding="utf-8"))
+    asyncio.run(run(Settings.model_validate(document)))
+
+
+def main() -> None:
+    # At the exit, multiprocessing ends the workers that have not died.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    can_fork = "fork" in multiprocessing.get_all_start_methods()
+    multiprocessing.set_start_method("fork" if can_fork else "spawn")
+    workers = [multiprocessing.Process(target=work, args=(sys.argv[1], point), daemon=True) for point in POINTS]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    sys.stdout.write(json.dumps([worker.exitcode for worker in workers]))
 
 
 if __name__ == "__main__":
