@@ -213,6 +213,12 @@ async def test_the_keyboard_reaches_everything_in_order(stage: Stage, browser: B
     )
     await page.press("Enter", 13, "\r")
     await page.until(f"{IDLE} && document.querySelector('#state').dataset.state === 'good'")
+    # A disabled button loses the focus: the next key would go to the page.
+    assert await page.run("document.activeElement.id") == "start"
+    await page.press("Enter", 13, "\r")
+    assert await page.run("document.activeElement.id") == "stop"
+    await page.press("Enter", 13, "\r")
+    await page.until(f"{IDLE} && document.activeElement.id === 'start'")
 
 
 async def test_a_screen_reader_gets_names_and_changes(stage: Stage, browser: Browser) -> None:

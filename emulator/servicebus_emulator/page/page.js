@@ -103,11 +103,18 @@ function describe(error) {
   return error instanceof FlowError ? `${error.message} (${error.code})` : error.message;
 }
 
+/** Disable a button, and enable the other one. The focus moves along: a disabled button would lose it to the page. */
+function swap(off, on, enabled = true) {
+  const focused = document.activeElement === element(off);
+  element(on).disabled = !enabled;
+  if (focused) element(on).focus();
+  element(off).disabled = true;
+}
+
 /** Let one request at a time use the page. `begin` starts or resumes it. */
 async function run(name, begin) {
   waiting = new AbortController();
-  element("start").disabled = true;
-  element("stop").disabled = false;
+  swap("start", "stop");
   const options = { ...optionsOf(name), signal: waiting.signal };
   try {
     const request = await begin(options);
@@ -123,8 +130,7 @@ async function run(name, begin) {
     note("bad", error.code ?? "stopped", describe(error));
   } finally {
     waiting = undefined;
-    element("stop").disabled = true;
-    element("start").disabled = listed.length === 0;
+    swap("stop", "start", listed.length > 0);
   }
 }
 

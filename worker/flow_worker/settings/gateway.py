@@ -114,9 +114,12 @@ class GatewaySettings(_Group):
         if value is None:
             return None
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in value:
+        # `urlsplit` drops white space, and a header field holds no other characters.
+        is_url = value.isascii() and value.isprintable() and not {" ", "@"} & {*value}
+        is_absolute = parts.scheme in ("http", "https") and bool(parts.hostname)
+        if not (is_url and is_absolute) or parts.query or parts.fragment:
             raise ValueError(
-                "must be an absolute URL without user name, query and fragment, such as https://flows.contoso.com"
+                "must be an absolute URL in ASCII without spaces, user name, query and fragment, such as https://flows.contoso.com"
             )
         return value.rstrip("/")
 
