@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flow_contracts.result import SETTLED_BY_FLOW_RUN, FlowResult, Status
+from flow_contracts.result import SETTLED_BY_FLOW_RUN, FlowResult, FlowRun, Status
 from flow_worker.delivery.port import Delivered, Postponed, RetryLater
 from flow_worker.delivery.run_records import path_of
 from flow_worker.flows.tracking import tracking_id
@@ -147,6 +147,23 @@ async def test_a_run_of_another_flow_is_not_the_request_s(caplog: pytest.LogCapt
     assert isinstance(await run.resolver().deliver(delivery(unknown())), Postponed)
     same = stage(row(workflowid=WORKFLOW.upper()), workflows={"create-quote": WORKFLOW})
     assert await same.resolver().deliver(delivery(unknown())) == Delivered()
+
+
+@pytest.mark.parametrize(
+    ("attempts", "runs", "ends"),
+    [
+        (1, ["of-another"], None),
+        (1, ["of-another", "own"], Status.FAILED),
+        (2, ["of-another"], Status.SUCCEEDED),  # the flow named the run of the first call, and the second may have run
+    ],
+)
+async def test_a_run_that_the_flow_named_is_the_only_one_that_counts(
+    attempts: int, runs: list[str], ends: Status | None
+) -> None:
+    run = stage(*(row(each, status="Failed" if each == "own" else "Succeeded") for each in runs))
+    attempt = await run.resolver().deliver(delivery(unknown(attempts=attempts, run=FlowRun(run_id="own"))))
+    assert isinstance(attempt, Postponed if ends is None else Delivered)
+    assert [each.status for each in run.queue.published.values()] == ([] if ends is None else [ends])
 
 
 async def test_runs_that_ended_differently_settle_nothing(caplog: pytest.LogCaptureFixture) -> None:

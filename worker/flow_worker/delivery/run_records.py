@@ -76,6 +76,8 @@ class Wanted:
     not_after: datetime
     workflow: str | None = None
     """Only runs of this flow count; None: of any flow."""
+    run_id: str | None = None
+    """The run, if the flow's answer named it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,9 @@ def wanted(result: FlowResult, tracking_id: str, skew: timedelta, workflow: str 
     begin = result.times.started or result.times.accepted
     if result.attempts == 0 or begin is None or result.times.finished is None:
         return None
-    return Wanted(tracking_id, begin - skew, result.times.finished + skew, workflow)
+    # After several calls, the run may be that of an earlier one.
+    run_id = result.run.run_id if result.run is not None and result.attempts == 1 else None
+    return Wanted(tracking_id, begin - skew, result.times.finished + skew, workflow, run_id)
 
 
 def judge(runs: Iterable[RunRecord], request: Wanted) -> Finding:
@@ -133,6 +137,8 @@ def judge(runs: Iterable[RunRecord], request: Wanted) -> Finding:
 def _may_be_of(run: RunRecord, request: Wanted) -> bool:
     if run.is_child or (run.tracking_id is not None and run.tracking_id != request.tracking_id):
         return False  # Dataverse compares texts without regard to case
+    if request.run_id is not None and run.run_id != request.run_id:
+        return False
     if request.workflow is not None and run.workflow is not None and run.workflow != request.workflow:
         return False
     # Any sender can name the same correlation ID. Without a time the run may be of any of them.
