@@ -89,7 +89,7 @@ def test_each_request_takes_one_line_and_the_summary_three(width: int) -> None:
         assert line.split()[-2:] == ["0.3", "1.4"], "the flow's own time apart from all of it"
     assert any("200 of 200 succeeded, 67/s" in line for line in lines)
     assert lines[-3].startswith(f"{len(SCENARIOS) + 1} of {len(SCENARIOS) + 1} ended as expected.")
-    assert lines[-2] == "1 result for each request with an address (settled: 2), 1 dead letter without."
+    assert lines[-2] == "1 result for each request with an address (2 if settled), 1 dead letter without."
 
 
 MORE = [("refused: privilege_missing", 2), ("succeeded", 5), ("failed: NoResponse", 1)]

@@ -13,7 +13,7 @@ from flow_worker.cli.terminal import AsJson
 
 def demo(
     as_json: AsJson = False,
-    keep: Annotated[bool, typer.Option(help="Keep the emulator and the worker running until Ctrl-C.")] = False,
+    keep: Annotated[bool, typer.Option(help="Keep all three processes running until Ctrl-C.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print outputs, queues and dead letters.")] = False,
     burst: Annotated[int, typer.Option(min=0, max=100_000, help="Number of requests in the burst.")] = 200,
 ) -> None:

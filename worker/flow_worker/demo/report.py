@@ -174,7 +174,7 @@ def _summary(report: DemoReport, command: str, *, verbose: bool, keep: bool, fol
     burst = f" Burst: {report.burst.outcome}, {report.burst.detail}." if report.burst else ""
     requests = f"{expected} of {count} ended as expected.{burst}"
     if report.queues_ok:
-        queues = "1 result for each request with an address (settled: 2), 1 dead letter without."
+        queues = "1 result for each request with an address (2 if settled), 1 dead letter without."
     else:
         reasons = ", ".join(view.reason for view in report.dead_letters) or "none"
         results = report.queues["flow-replies"]["active"]

@@ -18,7 +18,7 @@ def placeholders(settings: Settings) -> list[str]:
         ("identity.client_id", settings.identity.client_id),
         *(("claims.tenants", tenant) for tenant in settings.claims.tenants),
         *((f"the organization of queue '{queue.name}'", queue.organization) for queue in settings.request_queues),
-        *(("a dataverse_url", url) for url in settings.dataverse_urls),
+        *(("the URL of a Dataverse organization", url) for url in settings.dataverse_urls),
         *((f"flows.{name}.url", flow.url.get_secret_value()) for name, flow in settings.flows.items()),
     ]
     return list(dict.fromkeys(name for name, value in values if value is not None and _is_placeholder(str(value))))

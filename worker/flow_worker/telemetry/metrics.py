@@ -229,7 +229,7 @@ GATEWAY_REPLIES = Definition(
     "flow_worker.gateway.replies",
     Kind.COUNTER,
     "{message}",
-    "Messages of the gateway's reply queue; outcome is stored, duplicate, unknown, late or unreadable.",
+    "Messages of the gateway's reply queue; outcome is stored, duplicate, unknown, returned, late or unreadable.",
     ("kind", "outcome"),
 )
 DELIVERIES = Definition(
