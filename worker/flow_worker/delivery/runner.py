@@ -104,7 +104,7 @@ class DeliveryRunner:
                 continue
             self._reported.add(sink)
             sentence = (
-                f"Deliveries wait for the sink '{sink}', and the settings do not name it. Add [delivery.{sink}] again, "
+                f"Deliveries wait for the sink '{sink}', and the settings do not name it. Add 'delivery.{sink}' again, "
                 "or let the deliveries expire (flow-worker deliveries list)."
             )
             log(_log, logging.WARNING, "delivery.sink_missing", sentence, sink=sink)

@@ -120,8 +120,14 @@ def of_refusal(refusal: Refused) -> Problem:
 
 
 def of_outage(error: TemporarilyUnavailable | None = None) -> Problem:
-    """Return the problem of an outage. What exactly is away is for the operator, in the log."""
-    detail = "The gateway cannot take or answer the request at the moment; nothing was accepted. Send it again later."
+    """Return the problem of an outage. What exactly is away is for the operator, in the log.
+
+    It does not promise that nothing was accepted: the queue may have accepted a request and not answered in time.
+    """
+    detail = (
+        "The gateway cannot take or answer the request at the moment. Send it again later, with the same "
+        "Idempotency-Key if it has one."
+    )
     return Problem("unavailable", detail, retry_after=_UNAVAILABLE_RETRY_SECONDS)
 
 
