@@ -69,6 +69,25 @@ def test_send_prints_the_correlation_id_for_result(tmp_path: Path, sender: dict[
     assert "There is no result for" in polled_again.stderr
 
 
+def test_send_prints_the_ids_before_it_waits(tmp_path: Path, sender: dict[str, str]) -> None:
+    """A user who ends the wait can still ask for the result."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_WORKER_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "flow_worker", "send", "long-approval", "customer=Contoso", "--wait", "60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        cwd=tmp_path,
+        env=clean | {"PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8"} | sender,
+    ) as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline() for _ in range(2)]
+        is_waiting = process.poll() is None
+        process.kill()
+    assert [line.split(":")[0] for line in lines] == ["Correlation ID", "Message ID"]
+    assert is_waiting
+
+
 def test_result_accepts_only_what_a_worker_signed_with_the_senders_key(tmp_path: Path, sender: dict[str, str]) -> None:
     with_key = sender | {"FLOW_WORKER_REPLY_KEY": new_reply_key().get_secret_value()}
     with_another = sender | {"FLOW_WORKER_REPLY_KEY": new_reply_key().get_secret_value()}

@@ -76,7 +76,7 @@ def listed(*arguments: str) -> list[dict[str, Any]]:
 def test_the_list_shows_what_waits_and_what_needs_a_person() -> None:
     stored([GIVEN_UP, WAITING, PARKED, SETTLING])
     text = output("list")
-    for part in ("given up (table_missing: there is no table \\x1b[2J; create it)", "after 3 failed", "4 deliveries"):
+    for part in ("given up (table_missing: there is no table \\x1b[2J; create it)", "after 3 failed", "4 deliveries wait"):
         assert part in text
     assert "when the request ends" in text
     assert SECRET not in text + json.dumps(listed())
@@ -129,5 +129,5 @@ def test_a_retry_names_what_it_retries() -> None:
 def test_a_journal_without_deliveries_has_none_and_a_missing_one_is_an_error() -> None:
     assert "there is no journal" in output("list", status=2)
     stored([])
-    assert output("list") == "0 deliveries"
+    assert output("list") == "0 deliveries wait or were given up"
     assert listed() == []

@@ -90,3 +90,23 @@ def test_the_placeholders_of_the_template_are_named(tmp_path: Path, monkeypatch:
     text = file.read_text(encoding="utf-8").replace("contoso", "fabrikam").replace("0" * 8, "12345678")
     file.write_text(text.replace("0123456789abcdef0123456789abcd", "1" * 30), encoding="utf-8")
     assert placeholders(load(file)) == []
+
+
+def test_the_template_shows_sinks_that_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = init_files.TOML
+    start, end = text.index("# [delivery.rows]"), text.index("# One table for each flow.")
+    lines = text[start:end].replace("# Looks for", "#- Looks for").splitlines()
+    shown = "\n".join(line.removeprefix("# ") for line in lines)
+    text = text[:start] + shown + "\n" + text[end:]
+    text = text.replace('# url = "https://contoso.crm4', 'url = "https://contoso.crm4').replace(
+        "# [dataverse]", "[dataverse]"
+    )
+    text = text.replace("# privilege =", "privilege =").replace(
+        'name = "flow-requests"\n', 'name = "flow-requests"\ndeliver_to = ["rows"]\n'
+    )
+    (tmp_path / "flow-worker.toml").write_text(text, encoding="utf-8")
+    settings = load(tmp_path / "flow-worker.toml")
+    assert settings.request_queues[0].deliver_to == ("rows",)
+    assert settings.delivery["rows"].kind == "dataverse_row"
+    assert settings.run_records.enabled

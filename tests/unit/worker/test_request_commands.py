@@ -84,12 +84,14 @@ async def test_result_does_not_say_that_there_is_none_if_it_could_not_look(monke
 
 
 async def test_send_names_the_ids_of_a_sent_request_also_if_the_connection_is_lost(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost = ResultTimeout("c", 1, ServiceBusUnavailable("connection lost"))
     monkeypatch.setattr(request_commands, "_client", lambda *_: Client(waits=lost))
-    sent = await request_commands._send(SETTINGS, "f", None, "m", None, 1, SecretStr("k"), 10)
+    request = request_commands._Request("f", None, "m", None, SecretStr("k"))
+    sent = await request_commands._send(SETTINGS, request, 1, 10)
     assert sent == ("c", None)
+    assert capsys.readouterr().err.splitlines() == ["Correlation ID: c", "Message ID: m"]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def print_list(console: Console, shown: Sequence[Owed], *, count: int) -> None:
             state = plain(f"{owed.sink}: {owed.state}")
             table.add_row(utc(owed.opened), state, _result(owed), _next(owed), _ids(owed))
         console.print(table)
-    console.print(f"{count} {'delivery' if count == 1 else 'deliveries'}", style="bold", highlight=False)
+    noun = "delivery waits or was" if count == 1 else "deliveries wait or were"
+    console.print(f"{count} {noun} given up", style="bold", highlight=False)
     if count > len(shown):
         console.print(f"{count - len(shown)} more are not shown; see --limit.", highlight=False)
 

@@ -49,6 +49,7 @@ lanes = 8                          # requests at a time
 # authority = "dataverse"
 # organization = "00000000-0000-0000-0000-000000000000"
 # flows = {{ "new_StartQuote" = "create-quote" }}
+# deliver_to = ["rows"]            # each request also becomes a row in Dataverse, see [delivery.rows] below
 
 # The queue of the HTTP gateway, `flow-worker gateway`, for browsers and other callers over HTTP:
 # [[request_queues]]
@@ -75,6 +76,15 @@ path = "flow-worker-journal.sqlite3"  # on a local disk that outlives the worker
 
 # [dataverse]
 # url = "https://contoso.crm4.dynamics.com"  # decides about privileges
+
+# Sinks: where results also go. A request queue or a flow names its sinks in deliver_to.
+# [delivery.rows]
+# kind = "dataverse_row"           # or "in_app_notification"
+# table = "new_flowrequest"
+
+# Looks for the run of a flow whose answer was lost, and settles the result `unknown`.
+# [run_records]
+# enabled = true
 
 # One table for each flow. The URL is a secret: better set FLOW_WORKER_FLOWS, or mount this file as a secret.
 [flows.create-quote]

@@ -145,15 +145,13 @@ def _facts(entry: Entry, *, with_output: bool) -> list[tuple[str, str | Text]]:
         facts.append(("published", f"yes, for {entry.published_for}" if entry.published_for else "not yet"))
     if entry.settled is not None:
         facts.append(("settled by", entry.settled.settled_by or "unknown"))
-        facts += _result(entry.settled, with_output=False)
+        facts += _result(entry.settled, with_output=False, name="settling result")
     return [*facts, ("expires at", f"{utc(entry.expires)} UTC")]
 
 
-def _result(result: FlowResult, *, with_output: bool) -> list[tuple[str, str | Text]]:
+def _result(result: FlowResult, *, with_output: bool, name: str = "result") -> list[tuple[str, str | Text]]:
     style = "green" if result.status == "succeeded" else "red"
-    facts: list[tuple[str, str | Text]] = [
-        ("result", Text(result.status.value, style)),
-    ]
+    facts: list[tuple[str, str | Text]] = [(name, Text(result.status.value, style))]
     if result.replay_of is not None:
         facts.append(("replay of", result.replay_of))
     if result.error is not None:

@@ -7,6 +7,7 @@ import json
 import sys
 import uuid
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import typer
@@ -81,7 +82,8 @@ def send(
         if settings.claim is None:
             terminal.echo(no_claim_hint(settings.claims.audiences), to_stderr=True)
         message_id = str(uuid.uuid4())
-        sent_id, flow_result = asyncio.run(_send(settings, flow, value, message_id, correlation_id, wait, key, connect))
+        request = _Request(flow, value, message_id, correlation_id, key)
+        sent_id, flow_result = asyncio.run(_send(settings, request, wait, connect))
     except (InvalidSettings, SenderError) as error:
         terminal.fail(str(error), 2)
     in_json = as_json and wait == 0
@@ -91,10 +93,9 @@ def send(
                 {"correlation_id": sent_id, "message_id": message_id, "reply_key": key.get_secret_value()}
             )
         )
-    else:
-        # With --wait stdout is for the result, so that a program can parse it.
-        terminal.echo(f"Correlation ID: {sent_id}" if wait > 0 else sent_id, to_stderr=wait > 0)
+    elif wait == 0:
         # On stdout is only what `result` needs: `flow-worker result $(flow-worker send …)`.
+        terminal.echo(sent_id)
         terminal.echo(f"Message ID: {message_id}", to_stderr=True)
     if flow_result is None and not in_json and settings.reply_key is None:
         terminal.echo(key_hint(key, on_terminal=sys.stderr.isatty()), to_stderr=True)
@@ -154,30 +155,37 @@ def _print_result(flow_result: FlowResult | None, correlation_id: str, *, as_jso
     raise typer.Exit(0 if flow_result.status == "succeeded" else 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What `send` posts."""
+
+    flow: str
+    input: JsonValue = field(repr=False)
+    message_id: str
+    correlation_id: str | None
+    reply_key: SecretStr
+
+
 async def _send(
-    settings: SenderSettings,
-    flow: str,
-    value: JsonValue,
-    message_id: str,
-    correlation_id: str | None,
-    wait_seconds: float,
-    key: SecretStr,
-    connect_seconds: float,
+    settings: SenderSettings, request: _Request, wait_seconds: float, connect_seconds: float
 ) -> tuple[str, FlowResult | None]:
     """Post a request; return its correlation ID, and the result if it arrives in time. Raise `SenderError`."""
     try:
         async with _client(settings, connect_seconds) as client:
             with connecting_hint(settings.servicebus.address):
                 sent_id = await client.submit(
-                    flow,
-                    value,
+                    request.flow,
+                    request.input,
                     claim=_claim(settings.claim),
-                    message_id=message_id,
-                    correlation_id=correlation_id,
-                    reply_key=key,
+                    message_id=request.message_id,
+                    correlation_id=request.correlation_id,
+                    reply_key=request.reply_key,
                 )
             found = None
             if wait_seconds > 0:
+                # Before the wait, which Ctrl-C may end. Stdout is for the result, which a program may parse.
+                terminal.echo(f"Correlation ID: {sent_id}", to_stderr=True)
+                terminal.echo(f"Message ID: {request.message_id}", to_stderr=True)
                 with suppress(ServiceBusUnavailable):  # the request was sent, and `where_is` meets the failure too
                     found = await _wait(client, sent_id, wait_seconds)
             return sent_id, found
