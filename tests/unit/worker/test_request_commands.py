@@ -103,6 +103,7 @@ def test_a_person_sees_the_run_without_the_headers_for_support(
     run = FlowRun(run_id="0858", tracking={"x-ms-workflow-run-id": "0858", "x-ms-request-id": "r"})
     result = FlowResult(status=Status.SUCCEEDED, run=run, correlation_id="c", request_message_id="m")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: on_terminal)
+    monkeypatch.setenv("TERM", "dumb")  # a terminal without styles, so that the output is JSON
     with pytest.raises(typer.Exit):
         request_commands._print_result(result, "c", as_json=as_json)
     output = capsys.readouterr().out
