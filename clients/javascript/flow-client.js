@@ -173,7 +173,7 @@ async function attempt(options, path, init, seconds, refused, read) {
     signal?.throwIfAborted();
     if (!url && globalThis.navigator?.onLine !== false) throw cause; // no token: but without a network, one may come
     const details = { code: "unreachable", retryable: true, cause };
-    return new FlowError("Gateway down, or it does not allow this page.", details);
+    return new FlowError("The gateway is down, or it does not allow this page.", details);
   } finally {
     clearTimeout(timer);
     stop(); // an answer that nobody reads to its end
@@ -200,7 +200,7 @@ function pause(milliseconds, signal, wakes) {
 function secondsOf(text) {
   if (!text) return undefined;
   const seconds = Number(text);
-  const known = Number.isNaN(seconds) ? (Date.parse(text) - Date.now()) / 1000 : seconds;
+  const known = isNaN(seconds) ? (Date.parse(text) - Date.now()) / 1000 : seconds;
   return known >= 0 ? known : undefined;
 }
 

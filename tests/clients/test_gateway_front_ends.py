@@ -255,5 +255,5 @@ async def test_the_page_of_the_tutorial_shows_a_refusal_and_forgets_it(world: Wo
 async def test_the_page_of_the_tutorial_says_that_it_cannot_reach_the_gateway(world: World) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     page = await _press_the_button_of_the_tutorial(world, address, world.stage.system.claim())
-    await page.until("/cannot be reached.* Reload the page/.test(document.querySelector('p').textContent)")
+    await page.until("/gateway is down.* Reload the page/.test(document.querySelector('p').textContent)")
     assert await page.run("sessionStorage.length") == 0

@@ -3,7 +3,6 @@
 const ANSWER_SECONDS = 30; // a connection without a byte for this time is dead: the gateway's heartbeats come every 15 s
 const POLL_SECONDS = 25; // below the limits of proxies on a silent request
 const PATIENCE_SECONDS = 120;
-const SETTLED_SECONDS = 3600;
 
 export class FlowError extends Error {
   constructor(message, details) {
@@ -46,8 +45,8 @@ export async function resumeFlow(options) {
 export async function waitForResult(request, options) {
   const id = request.id ?? request;
   const path = `requests/${encodeURIComponent(id)}`;
-  const { onState } = options;
-  let streams = Boolean(onState);
+  const { onState, settled } = options;
+  let streams = onState && !settled;
   let shown;
   const show = (pending) => {
     const text = JSON.stringify(pending);
@@ -70,7 +69,7 @@ export async function waitForResult(request, options) {
       if (result && !(result instanceof Error)) return done(result);
     }
     try {
-      const query = streams ? "" : `?wait=${POLL_SECONDS}`;
+      const query = streams ? "" : `?wait=${POLL_SECONDS}${settled ? "&settled=true" : ""}`;
       const { status, answer, retryAfter = 2 } = await call(options, path + query, {}, POLL_SECONDS);
       if (status === 200) return done(answer);
       show(answer);
@@ -79,22 +78,6 @@ export async function waitForResult(request, options) {
       if ([404, 410].includes(error.status)) done();
       throw error;
     }
-  }
-}
-
-export async function waitForSettled(request, options) {
-  const id = request.id ?? request;
-  const end = Date.now() + (options.seconds ?? SETTLED_SECONDS) * 1000;
-  let unknown;
-  for (;;) {
-    const began = Date.now();
-    const seconds = Math.floor(Math.min(POLL_SECONDS, Math.max(0, (end - began) / 1000)));
-    const path = `requests/${encodeURIComponent(id)}` + (seconds ? `?wait=${seconds}&settled=true` : "");
-    const { status, answer, retryAfter = 2 } = await call(options, path, {}, seconds);
-    if (status === 200 && answer.status !== "unknown") return answer;
-    if (status === 200) unknown = answer;
-    if (Date.now() >= end && unknown) return unknown;
-    await pause(retryAfter * 1000 + began - Date.now(), options.signal);
   }
 }
 
@@ -182,7 +165,7 @@ async function attempt(options, path, init, seconds, refused, read) {
   try {
     const bearer = typeof token === "function" ? await token(refused) : token;
     const headers = new Headers({ ...options.headers, ...init.headers, Authorization: `Bearer ${bearer}` });
-    url = new URL(`${gateway}`.replace(/\/$/, "") + `/v1/${path}`);
+    url = new URL(`${gateway}`.replace(/\/?$/, `/v1/${path}`));
     alive();
     const safe = { cache: "no-store", credentials: "omit", redirect: "error" };
     return await read(await fetch(url, { ...init, headers, signal: AbortSignal.any(signals), ...safe }), alive);
@@ -190,7 +173,7 @@ async function attempt(options, path, init, seconds, refused, read) {
     signal?.throwIfAborted();
     if (!url && globalThis.navigator?.onLine !== false) throw cause; // no token: but without a network, one may come
     const details = { code: "unreachable", retryable: true, cause };
-    return new FlowError("The gateway cannot be reached, or does not allow this page.", details);
+    return new FlowError("The gateway is down, or it does not allow this page.", details);
   } finally {
     clearTimeout(timer);
     stop(); // an answer that nobody reads to its end
@@ -217,7 +200,7 @@ function pause(milliseconds, signal, wakes) {
 function secondsOf(text) {
   if (!text) return undefined;
   const seconds = Number(text);
-  const known = Number.isNaN(seconds) ? (Date.parse(text) - Date.now()) / 1000 : seconds;
+  const known = isNaN(seconds) ? (Date.parse(text) - Date.now()) / 1000 : seconds;
   return known >= 0 ? known : undefined;
 }
 
