@@ -76,7 +76,8 @@ def listed(*arguments: str) -> list[dict[str, Any]]:
 def test_the_list_shows_what_waits_and_what_needs_a_person() -> None:
     stored([GIVEN_UP, WAITING, PARKED, SETTLING])
     text = output("list")
-    for part in ("given up (table_missing: there is no table \\x1b[2J; create it)", "after 3 failed", "4 deliveries wait"):
+    given_up = "given up (table_missing: there is no table \\x1b[2J; create it)"
+    for part in (given_up, "after 3 failed", "4 deliveries wait"):
         assert part in text
     assert "when the request ends" in text
     assert SECRET not in text + json.dumps(listed())

@@ -6,7 +6,7 @@ everybody who presses Ctrl-C during the start.
 
 from __future__ import annotations
 
-import _thread
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING
@@ -35,6 +35,14 @@ def is_interrupt(error: BaseException | None) -> bool:
 
 def _repeat(unraisable: UnraisableHookArgs) -> None:
     if is_interrupt(unraisable.exc_value):
-        threading.Timer(_AFTER_SECONDS, _thread.interrupt_main).start()  # this hook, too, would swallow it
+        threading.Timer(_AFTER_SECONDS, _interrupt).start()  # this hook, too, would swallow it
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def _interrupt() -> None:
+    """Send the signal itself. Python's `interrupt_main` does not end the wait of an idle event loop."""
+    if sys.platform != "win32" and (main := threading.main_thread().ident) is not None:
+        signal.pthread_kill(main, signal.SIGINT)
+    else:
+        signal.raise_signal(signal.SIGINT)
