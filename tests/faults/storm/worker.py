@@ -87,7 +87,7 @@ def publish_before_journalling() -> None:
 
 
 def settle_before_publishing() -> None:
-    """Publish a result half a second after its request was settled: a crash in between loses the result."""
+    """Publish a result two seconds after its request was settled: a crash in between loses the result."""
     from flow_worker.runtime.replies import Replies
 
     original = Replies.publish
@@ -95,7 +95,7 @@ def settle_before_publishing() -> None:
 
     async def publish(self: Replies, *arguments: Any, **options: Any) -> None:
         async def late() -> None:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(2)
             await original(self, *arguments, **options)
 
         task = asyncio.create_task(late())
