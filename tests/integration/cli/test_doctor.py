@@ -272,8 +272,8 @@ async def test_the_role_and_the_table_that_sinks_need_are_checked(
         wrong = {"note": "new_httpstatus", "http_status": "new_note", "accepted_on": "new_runurl", "run_url": ""}
         document["delivery"] = SINKS | {"rows": {"kind": "dataverse_row", "columns": wrong}}
         mixed = await doctor(document, monkeypatch, tmp_path)
-        told = "columns of another type than the sink writes: new_note, new_httpstatus, new_runurl → Correct"
-        assert told in mixed.output
+        finding = "columns of another type than the sink writes: new_note, new_httpstatus, new_runurl → Correct"
+        assert finding in mixed.output
         # Without the privileges, and with a column that the table lacks.
         poor = {"prvReadUser": "Global", "prvReadnew_flowrequest": "Basic", "prvCreatenew_flowrequest": "Global"}
         await System(running, tmp_path).put("dataverse", {"application_privileges": poor})

@@ -183,11 +183,7 @@ async def outbox_store(
     # Imported here: a worker with an SQLite journal need not load the Azure Tables SDK.
     from flow_worker.delivery.table_outbox import TableOutbox
 
-    name, seconds = outbox.table_name or f"{journal.table_name}deliveries", journal.deadline_seconds
-    if journal.table_connection_string is not None:
-        secret = journal.table_connection_string.get_secret_value()
-        return await TableOutbox.by_connection_string(secret, name, call_seconds=seconds)
-    return await TableOutbox.by_identity(journal.table_endpoint or "", name, client_id=client_id, call_seconds=seconds)
+    return await TableOutbox.open(journal, outbox.table_name or f"{journal.table_name}deliveries", client_id)
 
 
 def outbox_of_command(store: OutboxStore, journal: JournalSettings) -> DeliveryOutbox:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 from azure.data.tables import TableEntity, UpdateMode
 
 from flow_worker.delivery.store import Row, StoredRow
-from flow_worker.journal.shared_table import SharedTable, TableKind
+from flow_worker.journal.shared_table import StoreInTable, TableKind
 
 _PARTITION_DIGITS = 2
 _MAX_PAGE = 200
@@ -28,24 +28,10 @@ _KIND = TableKind(
 )
 
 
-class TableOutbox:
+class TableOutbox(StoreInTable):
     """An `OutboxStore` in one table."""
 
-    def __init__(self, table: SharedTable) -> None:
-        self._table = table
-        self._client = table.client
-
-    @classmethod
-    async def by_identity(cls, endpoint: str, table: str, *, client_id: str | None, call_seconds: float) -> Self:
-        """Open the table with the managed identity; see `SharedTable.by_identity`."""
-        return cls(
-            await SharedTable.by_identity(endpoint, table, _KIND, client_id=client_id, call_seconds=call_seconds)
-        )
-
-    @classmethod
-    async def by_connection_string(cls, connection_string: str, table: str, *, call_seconds: float) -> Self:
-        """Open the table with a key or a signature; see `SharedTable.by_connection_string`."""
-        return cls(await SharedTable.by_connection_string(connection_string, table, _KIND, call_seconds=call_seconds))
+    kind = _KIND
 
     async def read(self, key: str) -> StoredRow | None:
         """See `OutboxStore.read`."""

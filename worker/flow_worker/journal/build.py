@@ -101,11 +101,4 @@ async def _open_table(settings: JournalSettings, client_id: str | None) -> Table
     # Imported here: a worker with an SQLite journal need not load the Azure Tables SDK.
     from flow_worker.journal.table import TableStore
 
-    seconds = settings.deadline_seconds
-    if settings.table_connection_string is not None:
-        return await TableStore.by_connection_string(
-            settings.table_connection_string.get_secret_value(), settings.table_name, call_seconds=seconds
-        )
-    return await TableStore.by_identity(
-        settings.table_endpoint or "", settings.table_name, client_id=client_id, call_seconds=seconds
-    )
+    return await TableStore.open(settings, settings.table_name, client_id)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,7 +22,7 @@ from azure.identity.aio import ManagedIdentityCredential
 from flow_contracts.servicebus.http_transport import EnvironmentProxyTransport
 from flow_worker import clock
 from flow_worker.errors import TemporarilyUnavailable
-from flow_worker.settings import InvalidSettings
+from flow_worker.settings import InvalidSettings, JournalSettings
 from flow_worker.telemetry.logs import log
 
 _log = logging.getLogger(__name__)
@@ -197,6 +197,34 @@ class SharedTable:
     async def close(self) -> None:
         """Close the client and its credential."""
         await self._resources.aclose()
+
+
+class StoreInTable:
+    """A store of the worker in a table of its own, in the storage account of the journal."""
+
+    kind: ClassVar[TableKind]
+
+    def __init__(self, table: SharedTable) -> None:
+        self._table = table
+        self._client = table.client
+
+    @classmethod
+    async def open(cls, journal: JournalSettings, table: str, client_id: str | None) -> Self:
+        """Open the table as the journal's settings say: with a secret, else with the managed identity.
+
+        Raises `InvalidSettings`; see `SharedTable`.
+        """
+        if journal.table_connection_string is not None:
+            secret = journal.table_connection_string.get_secret_value()
+            return await cls.by_connection_string(secret, table, call_seconds=journal.deadline_seconds)
+        endpoint, seconds = journal.table_endpoint or "", journal.deadline_seconds
+        return cls(await SharedTable.by_identity(endpoint, table, cls.kind, client_id=client_id, call_seconds=seconds))
+
+    @classmethod
+    async def by_connection_string(cls, connection_string: str, table: str, *, call_seconds: float) -> Self:
+        """Open the table with a key or a signature; see `SharedTable.by_connection_string`."""
+        opened = SharedTable.by_connection_string(connection_string, table, cls.kind, call_seconds=call_seconds)
+        return cls(await opened)
 
 
 def _transport_options(call_seconds: float, service_clock: ServiceClock) -> dict[str, Any]:

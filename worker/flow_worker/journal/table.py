@@ -11,7 +11,7 @@ import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 from azure.core import MatchConditions
 from azure.core.exceptions import (
@@ -22,7 +22,7 @@ from azure.core.exceptions import (
 )
 from azure.data.tables import TableEntity, UpdateMode
 
-from flow_worker.journal.shared_table import MAX_PARTS, PART_BYTES, SharedTable, TableKind, is_too_large
+from flow_worker.journal.shared_table import MAX_PARTS, PART_BYTES, StoreInTable, TableKind, is_too_large
 from flow_worker.journal.store import PROBE_KEY, DocumentTooLarge, StoredDocument
 
 _log = logging.getLogger(__name__)
@@ -41,24 +41,10 @@ _KIND = TableKind(
 )
 
 
-class TableStore:
+class TableStore(StoreInTable):
     """A store in one table. The caller sets the deadline of each operation; `purge`, with many calls, sets its own."""
 
-    def __init__(self, table: SharedTable) -> None:
-        self._table = table
-        self._client = table.client
-
-    @classmethod
-    async def by_identity(cls, endpoint: str, table: str, *, client_id: str | None, call_seconds: float) -> Self:
-        """Open the table with the managed identity; see `SharedTable.by_identity`."""
-        return cls(
-            await SharedTable.by_identity(endpoint, table, _KIND, client_id=client_id, call_seconds=call_seconds)
-        )
-
-    @classmethod
-    async def by_connection_string(cls, connection_string: str, table: str, *, call_seconds: float) -> Self:
-        """Open the table with a key or a signature; see `SharedTable.by_connection_string`."""
-        return cls(await SharedTable.by_connection_string(connection_string, table, _KIND, call_seconds=call_seconds))
+    kind = _KIND
 
     async def read(self, key: str) -> StoredDocument | None:
         """See `Store.read`."""
